@@ -149,8 +149,13 @@ def _function_reward(name: str, function: Callable[..., Any]) -> ListReward:
             return [ids[row] for row in rows.tolist() if row >= 0]
 
         prompts = [named(history) for history in groups.histories]
-        lists = [[named(one) for one in group] for group in groups.lists]
+        is_list: NDArray[np.bool_] = np.any(groups.lists >= 0, axis=-1)  # (n, G)
+        lists = [
+            list(map(named, group[places]))
+            for group, places in zip(groups.lists, is_list, strict=True)
+        ]
         targets = [named(rows) for rows in groups.targets]
-        return call_function(name, function, prompts, lists, targets, context, kind="list")
+        given = (prompts, lists, targets, context)
+        return call_function(name, function, *given, places=is_list, kind="list")
 
     return reward

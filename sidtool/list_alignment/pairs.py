@@ -13,6 +13,7 @@ from sidtool.list_alignment.list_examples import ListExamples
 from sidtool.list_alignment.list_policy import ListPolicy
 from sidtool.list_alignment.list_rewards import ListGroups
 from sidtool.list_decoder.list_options import ListOptions
+from sidtool.policy.advantages import NO_SPREAD
 from sidtool.policy.example_fields import ExampleFields, example_prompt
 from sidtool.policy.policy import pad_left
 from sidtool.policy.reward_sum import Matrix
@@ -160,6 +161,8 @@ class PairMaker:
         for row, number in enumerate(numbers):
             of_prompt = rewards[row][~np.isnan(rewards[row])]
             extremes = [of_prompt.max(), of_prompt.min()] if len(of_prompt) else [0.0, 0.0]
+            if extremes[0] - extremes[1] <= NO_SPREAD:  # equal but for rounding
+                extremes[1] = extremes[0]
             pairs[number] = ListPair(
                 torch.tensor(prompts[row]),
                 code_tensor[row],

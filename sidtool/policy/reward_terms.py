@@ -61,27 +61,38 @@ def call_function(
     prompts: Sequence[Any],
     answers: Sequence[Sequence[Any]],
     *others: Any,
+    places: NDArray[np.bool_],
     kind: str,
 ) -> NDArray[np.float64]:
-    """(n, G) rewards of G answers to each of n prompts by a function of the user, which gets
-    prompts, answers and `others`. `kind` is what an answer is.
+    """(n, G) rewards of the answers to each of n prompts by a function of the user, which gets
+    prompts, answers and `others`. `places`, (n, G), is where the answers to a prompt are in its
+    group; elsewhere the reward is 0. `kind` is what an answer is.
 
-    Raises DataError if the function raises, or returns another shape, NaN or infinity."""
-    shape = (len(answers), len(answers[0]) if answers else 0)
+    Raises DataError if the function raises, or does not return a finite number for each answer."""
     try:
-        rewards = np.asarray(function(prompts, answers, *others), dtype=np.float64)
-    except Exception as error:  # whatever the user's code raises, and ragged lists
+        returned = [
+            np.asarray(row, dtype=np.float64) for row in function(prompts, answers, *others)
+        ]
+    except Exception as error:  # whatever the user's code raises, and what is no list of lists
         raise DataError(f"reward {name} failed: {_one_line(error)}") from error
-    if rewards.shape != shape:
+    if len(returned) != len(answers):
         raise DataError(
-            f"reward {name} returned shape {rewards.shape}, not {shape}: one list of {shape[1]} "
-            "floats per prompt"
+            f"reward {name} returned {len(returned)} lists, not one for each of {len(answers)} "
+            "prompts"
         )
-    if not np.isfinite(rewards).all():
-        group, place = np.argwhere(~np.isfinite(rewards))[0].tolist()
-        raise DataError(
-            f"reward {name} returned {rewards[group, place]} for {kind} {answers[group][place]!r}"
-        )
+    rewards = np.zeros(places.shape)
+    for group, (of_prompt, asked) in enumerate(zip(returned, answers, strict=True)):
+        if of_prompt.shape != (len(asked),):
+            raise DataError(
+                f"reward {name} returned shape {of_prompt.shape} for the {len(asked)} {kind}s of a "
+                f"prompt, not ({len(asked)},)"
+            )
+        if not np.isfinite(of_prompt).all():
+            place = int(np.isfinite(of_prompt).argmin())
+            raise DataError(
+                f"reward {name} returned {of_prompt[place]} for {kind} {asked[place]!r}"
+            )
+        rewards[group, places[group]] = of_prompt
     return rewards
 
 

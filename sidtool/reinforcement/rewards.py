@@ -150,12 +150,13 @@ def _function_reward(name: str, function: Callable[..., Any]) -> Reward:
         """Call `function(prompts, items, targets, context)` with item ids."""
         ids = context.bundle.items.ids
 
-        def named(row: int) -> str | None:
-            return ids[row] if row >= 0 else None
+        def named(rows: NDArray[np.int64]) -> list[str]:
+            return [ids[row] for row in rows.tolist() if row >= 0]
 
-        prompts = [[ids[row] for row in history[history >= 0]] for history in groups.histories]
-        items = [[named(row) for row in group] for group in groups.items.tolist()]
-        targets = [ids[row] for row in groups.targets.tolist()]
-        return call_function(name, function, prompts, items, targets, context, kind="item")
+        prompts = list(map(named, groups.histories))
+        items = list(map(named, groups.items))
+        targets = named(groups.targets)
+        given = (prompts, items, targets, context)
+        return call_function(name, function, *given, places=groups.items >= 0, kind="item")
 
     return reward

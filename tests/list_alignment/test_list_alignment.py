@@ -232,6 +232,10 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert pair.valid[2].tolist() == [place < len(following) for place in range(4)]
         assert pair.reference.shape == (2,)
         assert (pair.reference < 0).all()
+    # the same score up to rounding is no preference
+    flat = replace(maker, reward=lambda groups: 0.2 + 1e-16 * reward(groups))
+    (pair,) = flat.make(loaded.model, policy, [0], 0).values()
+    assert pair.rewards[0] == pair.rewards[1]
     save_records(pairs, tmp_path / "pairs.safetensors")
     stored = load_records(ListPair, tmp_path / "pairs.safetensors")
     assert list(stored) == [0, 3]

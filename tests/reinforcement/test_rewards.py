@@ -146,8 +146,8 @@ def raises(prompts, items, targets, context):
     raise KeyError("no\\nsuch item")
 def nan(prompts, items, targets, context):
     return [[0.0, float("nan"), 0.0]]
-def short(prompts, items, targets, context):
-    return [0.0, 1.0, 2.0]
+def flat(prompts, items, targets, context):
+    return [0.0]
 def ragged(prompts, items, targets, context):
     return [[0.0], [1.0, 2.0]]
 def nothing(prompts, items, targets, context):
@@ -168,8 +168,8 @@ def test_a_function_of_the_user_gets_item_ids(user_module: str) -> None:
     path = list(sys.path)
     groups = groups_of([[A, E, -1]], [E], histories=[np.array([B, -1, D])])
     result = rewards_of(f"{user_module}:length=2,exact", groups)
-    assert result.tolist() == [[4, 7, 4]]
-    assert sys.modules[user_module].calls == [([["b", "d"]], [["a", "e", None]], ["e"])]
+    assert result.tolist() == [[4, 7, 0]]
+    assert sys.modules[user_module].calls == [([["b", "d"]], [["a", "e"]], ["e"])]
     assert sys.path == path
 
 
@@ -178,9 +178,9 @@ def test_a_function_of_the_user_gets_item_ids(user_module: str) -> None:
     [
         ("raises", "failed: KeyError: 'no.*such item'"),
         ("nan", "returned nan for item 'e'"),
-        ("short", r"returned shape \(3,\), not \(1, 3\): one list of 3 floats per prompt"),
-        ("ragged", "failed: ValueError: "),
-        ("nothing", r"returned shape \(\)"),
+        ("flat", r"returned shape \(\) for the 3 items of a prompt, not \(3,\)"),
+        ("ragged", "returned 2 lists, not one for each of 1 prompts"),
+        ("nothing", "failed: TypeError: 'NoneType' object is not iterable"),
     ],
 )
 def test_a_failing_function_of_the_user_is_one_line(
