@@ -264,7 +264,6 @@ def _evaluation(
         },
         counts=_counts(sessions, users),
         settings=_settings(options),
-        users=users,
         names=names,
         values=values,
     )

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError
 from sidtool.evaluation.bootstrap import Difference, intervals, paired_differences
 from sidtool.json_record import JsonRecord
 
@@ -47,16 +46,14 @@ class ListEvaluation:
     """By system: share of the active items in the lists of any example"""
     counts: dict[str, int]
     settings: dict[str, Any]
-    users: tuple[str, ...]
-    """The user of each example"""
     names: tuple[str, ...]
     values: Mapping[str, Values]
-    """By system: every metric of every example, for `compare_lists`"""
+    """By system: every metric of every example"""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of all but the values of single examples."""
         value = asdict(self)
-        for name in ("users", "names", "values"):
+        for name in ("names", "values"):
             del value[name]
         return value
 
@@ -91,22 +88,6 @@ def differences(
         weights = {"all": defined.astype(np.float64)}
         result |= paired_differences(chosen, one, other, users, weights, seed=seed)["all"]
     return {name: result[name] for name in names if name in result}
-
-
-def compare_lists(
-    one: ListEvaluation, other: ListEvaluation, system: str, *, seed: int = 0
-) -> dict[str, Difference]:
-    """By how much the first system of one evaluation is better than a system of another one on the
-    same examples, by metric. Raises DataError if the examples, the length or the system differ."""
-    if one.users != other.users or one.names != other.names:
-        raise DataError(
-            f"the evaluations have different examples or lengths: {one.n} examples of "
-            f"{one.length} items and {other.n} of {other.length}"
-        )
-    if system not in other.values:
-        raise DataError(f"the evaluation has no system {system!r}, it has {list(other.values)}")
-    first = next(iter(one.values.values()))
-    return differences(one.names, first, other.values[system], one.users, seed=seed)
 
 
 def _by_definition(values: Values) -> list[tuple[list[int], NDArray[np.bool_]]]:

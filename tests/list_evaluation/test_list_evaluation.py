@@ -18,7 +18,6 @@ from sidtool.list_evaluation.list_evaluation import (
     evaluate_lists,
     list_maker,
 )
-from sidtool.list_evaluation.list_results import compare_lists
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from sidtool.splits.files import SplitOptions, make_split
@@ -142,25 +141,6 @@ def test_vectors_are_those_of_the_codebook(split: Split) -> None:
     summed = sum(level[code] for level, code in zip(bundle.codebook.levels, codes, strict=True))
     np.testing.assert_allclose(facts.directions[row], summed / np.linalg.norm(summed), rtol=1e-5)
     assert item_facts(small_bundle(40, codebook=False), split.train).directions is None
-
-
-def test_evaluations_of_the_same_examples_compare(split: Split) -> None:
-    bundle = small_bundle(40)
-    options = ListEvaluationOptions(length=3, baselines=False)
-    makers = {
-        "truth": truth_maker(split),
-        "fixed": lambda requests: [("i0",) for _ in requests],
-    }
-    parts = (split.test, split.train, options)
-    one = evaluate_list_makers(bundle, {"truth": makers["truth"]}, *parts)
-    other = evaluate_list_makers(bundle, {"fixed": makers["fixed"]}, *parts)
-    both = evaluate_list_makers(bundle, makers, *parts)
-    assert compare_lists(one, other, "fixed") == both.differences["fixed"]
-    with pytest.raises(DataError, match="no system 'lists'"):
-        compare_lists(one, other, "lists")
-    longer = dataclasses.replace(options, length=4)
-    with pytest.raises(DataError, match="different examples or lengths"):
-        compare_lists(one, evaluate_list_makers(bundle, makers, *parts[:2], longer), "fixed")
 
 
 def test_options_and_examples_are_checked(split: Split, tmp_path: Path) -> None:
