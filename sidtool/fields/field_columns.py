@@ -86,8 +86,11 @@ class FieldOptions:
         for name in names:
             if names.count(name) > 1:
                 raise UsageError(f"column {name!r} is named twice as feedback or context")
-        if self.target and TARGET in names:
-            raise UsageError(f"--target marks targets in a field {TARGET!r}, which is a column too")
+        if TARGET in names:
+            raise UsageError(
+                f"a field of events cannot have the name {TARGET!r}, which --target marks",
+                hint="give the column another name",
+            )
         if self.user_fields and self.users is None:
             raise UsageError("--user-field requires --users")
 
@@ -239,6 +242,8 @@ def _read_users(
     names = options.user_fields or tuple(FieldName(name) for name in available if name != id_column)
     for name in names:
         need_column(path, available, name.name, (), "user field", "")
+        if name.name == id_column:
+            raise UsageError(f"column {id_column!r} of {path} has the ids of users, it is no field")
     table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])
     row_of = _rows_by_id(path, [cell or "" for cell in table[id_column].to_pylist()])
     types: dict[str, FieldType] = {}

@@ -11,6 +11,8 @@ MAX_FIELD_TOKENS = 1 << 16
 TIMES = ("gap", "ago")
 _NAME = re.compile(r"(?:user|context|feedback|event)\.[^{}:=]+|gap|ago")
 
+_DECIMAL = re.compile(r"-?\d+\.\d+", re.ASCII)
+
 FieldValues = Mapping[str, tuple[str, ...]]
 """Field, as a slot spells it ("user.age", "gap") -> the texts of its values that have a token."""
 
@@ -66,6 +68,11 @@ def field_token_texts(number: int) -> tuple[str, ...]:
     return tuple(f"<field_{index}>" for index in range(number))
 
 
+def value_of_token(text: str) -> str:
+    """A value as prompts spell it: a decimal number without zeros at its end."""
+    return text.rstrip("0").rstrip(".") if _DECIMAL.fullmatch(text) else text
+
+
 @dataclass(frozen=True, eq=False)
 class FieldTokenLookup:
     """The text of the token of a value."""
@@ -93,4 +100,6 @@ class FieldTokenLookup:
     def text(self, name: str, value: str) -> str:
         """The token of a value of a field; that of the other values for one without its own."""
         other = self._starts[name] + len(self.values[name])
-        return f"<field_{self._known.get((name, value), other)}>"
+        # a text column may hold "4.0"
+        spelled = self._known.get((name, value_of_token(value)), other)
+        return f"<field_{self._known.get((name, value), spelled)}>"

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from sidtool.errors import DataError, UsageError
 from sidtool.fields.fields import Fields, Value, Values
-from sidtool.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues
+from sidtool.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
 from sidtool.prompt.segments import Segment, catalog, shorten, template
 
 SLOT = re.compile(
@@ -92,7 +92,8 @@ def value_text(value: Value | None) -> str:
 
 def parse_field_tokens(texts: Sequence[str]) -> FieldValues:
     """The values with tokens of "FIELD=VALUE,VALUE" and of "gap" and "ago", whose values are spans
-    of time. Raises UsageError for another text or a repeated field."""
+    of time; numbers as prompts show them, so "4.0" is "4". Raises UsageError for another text or a
+    repeated field."""
     values: dict[str, tuple[str, ...]] = {}
     for text in texts:
         name, equals, listed = text.partition("=")
@@ -104,7 +105,8 @@ def parse_field_tokens(texts: Sequence[str]) -> FieldValues:
         if name in values:
             raise UsageError(f"the tokens of {name} are given twice")
         spans = [span_name for _, span_name in SPANS]
-        values[name] = tuple(listed.split(",")) if equals else (*spans, LONGEST_SPAN)
+        named = tuple(value_of_token(value.strip()) for value in listed.split(","))
+        values[name] = named if equals else (*spans, LONGEST_SPAN)
     return values
 
 

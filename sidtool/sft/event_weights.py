@@ -17,7 +17,7 @@ from sidtool.fields.fields import need_feedback_of_numbers
 from sidtool.json_record import JsonRecord
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import LARGEST_WEIGHT
-from sidtool.sft.tasks import LIST_TASK
+from sidtool.sft.tasks import LIST_TASK, named_task
 from sidtool.splits.split import Event, Split, UserSequence
 
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
@@ -125,7 +125,10 @@ class EventWeights:
 
     def of_example(self, example: TrainingExample) -> float | list[float] | None:
         """The weight of each item of a sequence or a list, or that of the event whose item an
-        example is about; None for other examples, such as those of the catalog."""
+        example is about; None for other examples, such as those of the catalog, and for those whose
+        answer is feedback: bad feedback is as much of an answer as good one."""
+        if named_task(example.task).target == "feedback":
+            return None
         has_weights = self.record is not None  # else only a sequence shows events of weight 0
         if example.task == "sequence" or (example.task == LIST_TASK and has_weights):
             return [self._of_event(event) for event in example.events]

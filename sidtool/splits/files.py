@@ -189,7 +189,9 @@ def _split_of(events: Path, options: SplitOptions, spill: Spill | None) -> Split
     """The split of events, checked against the one that it extends."""
     if options.extends is None:
         return make_split(events, options, spill=spill)
-    earlier = open_split(options.extends, spill=spill)
+    # the files of one split's events are not those of the other's
+    aside = None if spill is None else Spill(spill.subfolder("earlier"), spill.budget)
+    earlier = open_split(options.extends, spill=aside)
     split = make_split(events, options, recorded=earlier.origin.columns, spill=spill)
     return extended(split, earlier)
 

@@ -213,6 +213,12 @@ def test_a_type_can_be_named(events: Path) -> None:
         ({"target": ("device>=tv",)}, UsageError, "texts are equal"),
         ({"target": ("rating>5",)}, DataError, "no event of events.csv fulfills"),
         ({"target": ("device=tv",), "feedback": (FieldName("target"),)}, UsageError, "marks"),
+        ({"context": (FieldName("target"),)}, UsageError, "another name|the name 'target'"),
+        (
+            {"users": Path("twice.csv"), "user_fields": (FieldName("user_id"),)},
+            UsageError,
+            "'user_id' of twice.csv has the ids of users",
+        ),
         ({"user_fields": (FieldName("age"),)}, UsageError, "--user-field requires --users"),
         ({"users": Path("users.csv"), "user_fields": (RATING,)}, UsageError, "no column 'rating'"),
         ({"users": Path("twice.csv")}, DataError, "user 'a' is in rows 1 and 2"),

@@ -124,6 +124,14 @@ def test_fields_and_their_values_are_given_as_texts() -> None:
         "user.job": ("writer", "artist"),
         "event.a": ("1",),
     }
+    # as prompts show them: numbers without zeros at their end, texts without space around them
+    assert parse_field_tokens(["event.rating=1.0,2.50,10", "user.job=writer, artist"]) == {
+        "event.rating": ("1", "2.5", "10"),
+        "user.job": ("writer", "artist"),
+    }
+    lookup = FieldTokenLookup(parse_field_tokens(["event.rating=1.0,2.5"]))
+    shown = [value_text(value) for value in (1.0, 1, 2.5, "1.0", 3)]
+    assert [lookup.text("event.rating", text)[-2] for text in shown] == ["0", "0", "1", "0", "2"]
     assert parse_field_tokens(["gap"])["gap"][:2] == ("seconds", "minutes")
     assert parse_field_tokens(["ago"])["ago"][-1] == "years"
     for texts in (["user.job"], ["gap=days"], ["user.job=a", "user.job=b"]):

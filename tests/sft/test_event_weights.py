@@ -107,9 +107,9 @@ def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
     weights = EventWeights.read(WeightOptions("rating"), split)
     assert weights is not None
     rating_of = ratings(events)
-    for sequence in split.train:
-        expected = [rating_of[sequence.user, item] for item in sequence.items]
-        assert weights.of_user(sequence.user).tolist() == expected
+    assert weights.values.tolist() == [
+        rating_of[sequence.user, item] for sequence in split.train for item in sequence.items
+    ]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,21 @@ def test_bad_values_are_refused(tmp_path: Path, events: Path) -> None:
     zero.write_text("\n".join([lines[0], *(line[: line.rindex(",")] + ",0" for line in lines[1:])]))
     with pytest.raises(DataError, match="all training events have the weight 0 by rating"):
         EventWeights.read(WeightOptions("rating"), rated_split(zero))
+
+
+@pytest.mark.parametrize("expression", [None, "rating"])
+def test_labels_have_no_weight(
+    tmp_path: Path, bundle: Bundle, catalog: Items, events: Path, expression: str | None
+) -> None:
+    """A model that predicts feedback learns bad feedback too."""
+    split = rated_split(events, target=("rating>=3",))
+    out = tmp_path / "train.jsonl"
+    weights = None if expression is None else WeightOptions(expression)
+    tasks = {"predict-rating": 1.0, "predict-target": 1.0}
+    make_sft(bundle, catalog, split, out, SftOptions(tasks), weights=weights)
+    examples = list(read_training_examples(out))
+    assert {"yes", "no"} <= {example["completion"].strip() for example in examples}
+    assert not any("weight" in example for example in examples)
 
 
 @pytest.mark.parametrize("expression", [None, "rating"])

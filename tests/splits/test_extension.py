@@ -111,3 +111,22 @@ def test_the_folder_of_a_split_records_what_it_extends(tmp_path: Path) -> None:
         split_events(
             tmp_path / "old.csv", tmp_path / "older", SplitOptions(extends=tmp_path / "new")
         )
+
+
+@pytest.mark.parametrize("kind", ["folder", "events"])
+def test_an_extension_is_the_same_within_a_memory_budget(tmp_path: Path, kind: str) -> None:
+    header = "user_id,item_id,timestamp\n"
+    old = [f"u{user},i{(n + user) % 7},{n}\n" for user in range(4) for n in range(5)]
+    leaks = [f"new,i{n},{n}\n" for n in range(4)] + old[:4] + old[5:]
+    grown = [f"new,i{n},{n}\n" for n in range(4)] + old + ["u0,i9,9\n"]
+    for name, lines in (("old", old), ("leaks", leaks), ("grown", grown)):
+        (tmp_path / f"{name}.csv").write_text(header + "".join(lines))
+    digest = split_events(tmp_path / "old.csv", tmp_path / "old").digest
+    extends = tmp_path / ("old" if kind == "folder" else "old.csv")
+    options = SplitOptions(extends=extends)
+    for memory in (None, 1 << 30):
+        out = tmp_path / f"grown-{memory}"
+        manifest = split_events(tmp_path / "grown.csv", out, options, memory=memory)
+        assert manifest.extends == (digest,)
+        with pytest.raises(CompatibilityError, match="which is a training event"):
+            split_events(tmp_path / "leaks.csv", tmp_path / "leaks", options, memory=memory)
