@@ -71,7 +71,8 @@ def text_answer_metrics(
     closing_tokens = set()
     correct_texts = []
     for question in questions:
-        closing_tokens.update(encoder.ids([question.answer[-1]])[:1])
+        closing = [segment for segment in question.answer[-1:] if segment.kind != "catalog"]
+        closing_tokens.update(encoder.ids(closing)[:1])
         texts = [segment.text for segment in question.answer if segment.kind == "catalog"]
         correct_texts.append("".join(texts))
     max_tokens = max(len(answer) for answer in answers) + EXTRA_TOKENS

@@ -155,6 +155,14 @@ class Contract(JsonRecord):
                 return record.params.example_format
         return None
 
+    def training_of(self, task: str) -> TrainParams | None:
+        """The last training stage whose examples have a task; None without one."""
+        for record in reversed(self.stages):
+            params = record.params
+            if isinstance(params, TrainParams) and task in params.task_weights:
+                return params
+        return None
+
     def with_stage(self, record: StageRecord, **changes: Any) -> "Contract":
         """The contract after one more stage, with these fields changed. A memory is left out unless
         it is among them: its weight was tuned for the weights before the stage."""

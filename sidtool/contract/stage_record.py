@@ -73,7 +73,7 @@ class SftRecord(JsonRecord):
 
     history_length: int
     columns: tuple[str, ...]
-    """columns of the catalog"""
+    """columns of the catalog that running text shows"""
     task_budgets: Mapping[str, int]
     """tokens of each task that has a budget"""
     templates: Mapping[str, Templates]

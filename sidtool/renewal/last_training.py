@@ -111,6 +111,7 @@ def last_sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOpt
             history_length=made.history_length,
             max_task_tokens=made.task_budgets,
             templates=made.templates,
+            columns=made.columns,
         )
     if contract.history_prompt is not None:
         return replace(options, history_length=contract.history_prompt.history_length)

@@ -18,12 +18,20 @@ _SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
 class ItemRenderer:
     """Items of a bundle, by their index in it, with titles and columns of a catalog.
 
-    The text of items whose ids are in `hide_text_of` is left out, as if they had none."""
+    The text of items whose ids are in `hide_text_of` is left out, as if they had none. Running text
+    shows `columns` of the catalog, by default all that were read."""
 
-    def __init__(self, bundle: Bundle, items: Items, hide_text_of: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        items: Items,
+        hide_text_of: Collection[str] = (),
+        columns: Collection[str] | None = None,
+    ) -> None:
         self._space = bundle.space
         self._map = bundle.items
         self._catalog = items
+        self._columns_shown = [name for name in items.fields if columns is None or name in columns]
         # The catalog may lack items of the bundle, and have others.
         catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
         self._catalog_index = [catalog_index.get(item_id) for item_id in bundle.items.ids]
@@ -82,6 +90,6 @@ class ItemRenderer:
         return [segment for segment in segments if segment.text or segment.sid_tokens]
 
     def _columns(self, index: int) -> str:
-        """Every column that has text, each on its own line."""
-        texts = {name: self.text(name, index) for name in self._catalog.fields}
+        """Every shown column that has text, each on its own line."""
+        texts = {name: self.text(name, index) for name in self._columns_shown}
         return "".join(f"\n{name}: {text}" for name, text in texts.items() if text)

@@ -88,7 +88,7 @@ class Lineage(JsonRecord):
     field_tokens: FieldValues = field(default_factory=dict)
     """The values of fields that have tokens in the model, if an example shows such tokens."""
     columns: tuple[str, ...] = ()
-    """The columns of the catalog that were read, besides ids and titles."""
+    """The columns of the catalog that running text shows."""
     own_templates: Mapping[str, Templates] = field(default_factory=dict)
     """Task -> the user's templates, in place of its own (`make-sft --template`)."""
     format: int = LINEAGE_FORMAT

@@ -34,6 +34,9 @@ class SftOptions:
     max_task_tokens: Mapping[str, int] = field(default_factory=dict)
     hide_text_of: frozenset[str] = frozenset()
     templates: Mapping[str, Templates] = field(default_factory=dict)
+    columns: tuple[str, ...] | None = None
+    """Columns of the catalog that running text shows; None shows those that `--field` names, or all
+    of a catalog that is a value."""
     lists: ListTargets | None = None
     """The lists of the task `list`; None has those of LENGTH items."""
 

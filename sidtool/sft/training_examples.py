@@ -93,7 +93,7 @@ class ExampleMaker:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
         self._frames = frames_of_mix(options, tokenizer, self._types, field_tokens, trained_prompt)
         self.prompts = ServedPrompts(options, self._frames, bundle.space, self._encoder)
-        self._items = ItemRenderer(bundle, items, options.hide_text_of)
+        self._items = ItemRenderer(bundle, items, options.hide_text_of, options.columns)
         self._histories = Histories(bundle, options.history_length)
         self._event_counts: dict[bool, NDArray[np.int64]] = {}
         self._check_inputs(items)

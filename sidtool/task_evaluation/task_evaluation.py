@@ -95,6 +95,11 @@ def evaluate_task(
     source = None if source is None else Path(source)
     task = options.task
     per_user = named_task(task).per == "user"
+    if loaded.contract.user_tokens and per_user:
+        raise UsageError(
+            f"the model has user tokens, and questions of task {task} have none",
+            hint="sidtool evaluate without --task measures recommendations, with them",
+        )
     has_parts = per_user and source is not None and not _holds_training_examples(source)
     if options.on != "test" and not has_parts:
         raise UsageError(f"--on {options.on} has no effect without a split")
@@ -198,33 +203,62 @@ def _example_maker(
     queries: Sequence[Query] = ()
     if options.items is not None:
         recorded = recorded_columns(loaded.bundle.manifest.source)
-        items, queries = read_catalog(options.items, [options.task], options.catalog, recorded)
+        catalog = options.catalog
+        if not catalog.fields and (columns := _trained_columns(loaded, options.task)):
+            catalog = replace(catalog, fields=columns)
+        items, queries = read_catalog(options.items, [options.task], catalog, recorded)
     else:
         if options.catalog.fields or options.catalog.query_text is not None:
             raise UsageError("columns of the catalog need the catalog", hint="--items FILE")
         items = _titles(loaded.bundle)
         if options.catalog.queries is not None:
             queries = read_queries(options.catalog.queries)
-    if loaded.contract.user_tokens and named_task(options.task).per == "user":
-        raise UsageError(
-            f"the model has user tokens, and questions of task {options.task} have none",
-            hint="sidtool evaluate without --task measures recommendations, with them",
-        )
     prompt = _trained_prompt(loaded, options.task)
-    positions = max_positions(loaded.model)
-    # questions are made as the model's training examples were, as far as its contract records them
-    sft_options = SftOptions(
-        tasks={options.task: 1.0},
-        format=cast(Format | None, loaded.contract.example_format) or "auto",
-        max_length=min(SftOptions.max_length, positions or SftOptions.max_length),
-        history_length=(prompt or SftOptions).history_length,
-    )
+    sft_options = _sft_options(loaded, options, prompt)
     # a query of a user may not be trained on before its event, but may be evaluated: drop the users
     anonymous = tuple(replace(query, user=None) for query in queries)
     field_tokens = loaded.contract.field_tokens
     made_with = (loaded.tokenizer, anonymous, types, prompt, field_tokens)
     maker = ExampleMaker(loaded.bundle, items, sft_options, *made_with)
     return maker, sft_options.history_length
+
+
+def _sft_options(
+    loaded: LoadedModel, options: TaskEvaluationOptions, prompt: HistoryPrompt | None
+) -> SftOptions:
+    """How the training examples of the task were made, as far as the model's contract records it:
+    its questions are made so."""
+    sft_options = SftOptions(
+        tasks={options.task: 1.0},
+        format=cast(Format | None, loaded.contract.example_format) or "auto",
+        history_length=(prompt or SftOptions).history_length,
+    )
+    trained = loaded.contract.training_of(options.task)
+    if trained is not None:
+        made = trained.sft
+        sft_options = replace(
+            sft_options,
+            max_length=trained.max_length or sft_options.max_length,
+            history_length=made.history_length if made else sft_options.history_length,
+            templates={
+                name: each
+                for name, each in (made.templates if made else {}).items()
+                if name == options.task
+            },
+        )
+    positions = max_positions(loaded.model) or sft_options.max_length
+    columns = options.catalog.fields or _trained_columns(loaded, options.task)
+    return replace(
+        sft_options, max_length=min(sft_options.max_length, positions), columns=columns or None
+    )
+
+
+def _trained_columns(loaded: LoadedModel, task: str) -> tuple[str, ...]:
+    """The columns of the catalog that the training examples of a running text show."""
+    trained = loaded.contract.training_of(task)
+    if trained is None or trained.sft is None or named_task(task).target != "text":
+        return ()
+    return trained.sft.columns
 
 
 def _trained_prompt(loaded: LoadedModel, task: str) -> HistoryPrompt | None:

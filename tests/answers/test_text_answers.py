@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.answers.text_answers import _write, answer_losses
+from sidtool.answers.questions import Question
+from sidtool.answers.text_answers import _write, answer_losses, text_answer_metrics
 from sidtool.errors import UsageError
+from sidtool.prompt.encoder import prompt_encoder
+from sidtool.prompt.segments import catalog, template
+from sidtool.prompt.tokens import SidTokens
+from sidtool.sid import SidSpace
 from tests.models import PAD, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
@@ -63,3 +68,23 @@ def test_written_answers_are_the_most_likely_tokens(architecture: str) -> None:
         stops = np.flatnonzero(np.isin(expected, [PAD, tokenizer.eos_token_id]))
         expected = expected[: stops[0]] if len(stops) else expected
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_an_answer_without_an_end_has_no_closing_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the answers would stop at the first token of a correct one."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model("llama", vocab_size=VOCAB_SIZE)
+    tokens = SidTokens(SidSpace((3, 3)), len(tokenizer))
+    loaded: Any = SimpleNamespace(model=model, tokenizer=tokenizer, tokens=tokens)
+    closing_tokens: list[set[int]] = []
+
+    def write(loaded: Any, prompts: Any, length: int, closing: set[int], progress: Any) -> Any:
+        closing_tokens.append(set(closing))
+        return ["red"]
+
+    monkeypatch.setattr("sidtool.answers.text_answers._write", write)
+    prompt, answer = (template("a film"),), (catalog("red"),)
+    text_answer_metrics(loaded, [Question(prompt, answer)], None)
+    text_answer_metrics(loaded, [Question(prompt, (*answer, template("!")))], None)
+    encoder = prompt_encoder(tokenizer, tokens)
+    assert closing_tokens == [set(), set(encoder.ids([template("!")])[:1])]

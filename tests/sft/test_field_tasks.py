@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.stage_record import SftRecord, StageRecord
 from sidtool.data.items import Items
 from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
@@ -31,6 +32,7 @@ from sidtool.task_evaluation.task_evaluation import (
     _make_questions,
     evaluate_task,
 )
+from tests.contract.cases import TRAINED
 from tests.loaded import loaded_model
 from tests.sft.cases import RATING_TASKS as TASKS
 from tests.sft.test_field_prompts import (
@@ -210,6 +212,23 @@ def test_tasks_are_evaluated_on_a_split(bundle: Bundle, rated: Split, tmp_path: 
         assert result.n == len(rated.test)
         assert names <= set(result.metrics)
         json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_questions_are_made_as_the_training_examples_were(bundle: Bundle, rated: Split) -> None:
+    """Also of a task by which the model does not recommend."""
+    task = "history-to-title"
+    templates = {task: Templates(("Mine: {history} and?",), ";")}
+    made = SftRecord(2, (), {}, templates, None, 0, False)
+    trained = dataclasses.replace(TRAINED, task_weights={task: 1.0}, sft=made, max_length=500)
+    model = loaded_model(bundle)
+    contract = model.contract.with_stage(StageRecord("full", trained))
+    model = dataclasses.replace(model, contract=contract)
+    questions, _ = _make_questions(model, rated.test, TaskEvaluationOptions(task), rated.fields)
+    for question in questions:
+        text, _ = segments_to_text(bundle.space, question.prompt)
+        assert text.startswith("Mine: ")
+        assert text.endswith(" and?\n")
+        assert text.count(";") == 1  # between the two items of the history
 
 
 def test_a_trained_template_makes_the_questions(bundle: Bundle, rated: Split) -> None:
