@@ -239,9 +239,15 @@ def _fields(text: str | None, history: str | None) -> "Fields":
     except ValueError as error:
         raise UsageError(f"--fields is not JSON: {error}") from error
     try:
-        return Fields.from_json(value, len(_items(history)))
+        fields = Fields.from_json(value, len(_items(history)))
     except DataError as error:
         raise UsageError(f"--fields: {error}") from error
+    if history is None and (fields.event or fields.times is not None):
+        raise UsageError(
+            "--fields has fields of events without --history, whose events they are",
+            hint='a request of --file has its own "fields"',
+        )
+    return fields
 
 
 def _items(history: str | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import typer
 from sidtool.errors import UsageError
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_task
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table
+from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table, warn
 from sidtool.terminal.inputs import assignments, numbers, read_ids
 
 if TYPE_CHECKING:
@@ -167,9 +167,22 @@ def make_sft(
         say_json(lineage.to_json())
     else:
         _say_lineage(lineage)
+    if model is None:
+        _warn_of_open_answers(lineage)
     if dry_run:
         return note(f"nothing written to {out}")
     return next_step(f"sidtool train {model or 'MODEL+sid'} {out} -o tuned")
+
+
+def _warn_of_open_answers(lineage: "Lineage") -> None:
+    from sidtool.sft.tasks import named_task, writes_sids
+
+    texts = [name for name in lineage.tasks if not writes_sids(named_task(name))]
+    if texts:
+        warn(
+            f"the text of {', '.join(texts)} has no end, which only a tokenizer has: a model never "
+            "learns to stop (--model)"
+        )
 
 
 def _list_targets(

@@ -18,7 +18,7 @@ from sidtool.tables.containers import suffix
 from sidtool.tables.json_tables import is_id, json_lines
 from sidtool.tables.tables import column_names, read_columns
 
-JSON_LINES = (".jsonl", ".ndjson", ".json")
+JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)

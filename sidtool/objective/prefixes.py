@@ -79,12 +79,14 @@ def _target_items(
     """(items,) each: the examples of the items that may end a prefix, ascending, and where in the
     example their codes start.
 
-    They are the target items of a sequence but for its first one, which nothing precedes."""
+    They are the target items of a sequence whose weight is above 0, but for its first one, which
+    nothing precedes."""
     starts = np.flatnonzero(tokens.is_code(examples.ids, 0))  # (items,)
     owners = np.searchsorted(examples.offsets, starts, side="right") - 1  # (items,)
     places = starts[:, None] + np.arange(tokens.space.levels)  # (items, levels)
     # a prefix of a SID in running text may be cut short by the end
-    is_target = examples.targets[np.minimum(places, len(examples.ids) - 1)].all(axis=1)  # (items,)
+    places = np.minimum(places, len(examples.ids) - 1)
+    is_target = (examples.targets & (examples.weights > 0))[places].all(axis=1)  # (items,)
     is_leading = np.ones(len(starts), dtype=np.bool_)
     is_leading[1:] = owners[1:] != owners[:-1]
     may_end = is_target & ~is_leading & examples.is_sequence[owners]

@@ -35,6 +35,10 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     if chosen is not None:
         _check_chosen(name, chosen)
     templates = chosen or read_templates(task.templates)
+    has_separator = chosen is not None and bool(templates.separator)
+    if has_separator and not templates.items and history_source(name) == "sid":
+        # a history that is SIDs alone has no room for a separator
+        templates = replace(templates, items=("{sid}",) * len(templates.prompts))
     if chosen is None and not needs_fields(name):
         return templates
     if task.feedback:

@@ -1,11 +1,12 @@
 """make-sft: writes the training examples of a bundle, a catalog and a split, with their lineage."""
 
 import json
+import warnings
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.spilled_events import Spill, spill_beside
-from sidtool.errors import RefusedError, UsageError
+from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.general_text import GeneralOptions
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
@@ -36,6 +37,7 @@ from sidtool.sft.general_examples import GeneralExamples
 from sidtool.sft.lineage import Lineage, TaskCounts, side_files, write_lineage
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
+from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker
 from sidtool.splits.examples import write_examples
 from sidtool.splits.files import open_split
@@ -139,8 +141,11 @@ def _open_job(
         catalog_options = catalog_options or CatalogOptions()
         if queries and catalog_options.has_queries:
             raise UsageError("queries are given twice, as a value and by the catalog options")
+        _check_uses(options, catalog_options)
         items, read = read_catalog(Path(items), options.tasks, catalog_options, recorded)
         queries = queries or read
+        if options.columns is None:
+            options = replace(options, columns=catalog_options.fields)
     elif catalog_options is not None:
         raise UsageError("catalog options say how a file is read, but the catalog is a value")
     if not isinstance(split, Split):
@@ -153,6 +158,18 @@ def _open_job(
     if general is not None:
         general_examples = GeneralExamples(general, maker, tokenizer, options)
     return SftJob(bundle, items, split, options, maker, event_weights, general_examples, progress)
+
+
+def _check_uses(options: SftOptions, catalog: CatalogOptions) -> None:
+    """Raise UsageError for a part of the catalog that no task shows."""
+    tasks = list(map(named_task, options.tasks))
+    if catalog.has_queries and not any(task.per == "query" for task in tasks):
+        raise UsageError("queries are for a task about them", hint="--task query-to-sid=1")
+    if catalog.fields and "item-text" not in options.tasks:
+        raise UsageError(
+            f"columns ({', '.join(catalog.fields)}) are shown by the task item-text only",
+            hint="--task item-text=1, or a task of a column, as sid-to-COLUMN",
+        )
 
 
 _OfModel = tuple[HistoryPrompt | None, FieldValues]
@@ -261,8 +278,22 @@ class SftJob:
         lengths[example.task].append(self.maker.length(example.segments) or 0)
 
     def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:
-        """The lineage of the examples that were written."""
+        """The lineage of the examples that were written. Raises DataError if there are none; a
+        SidtoolWarning names tasks without examples, whose prompts are not served."""
         options = self.options
+        missing = [task for task in options.tasks if task not in tasks]
+        if len(missing) == len(options.tasks):
+            raise DataError(
+                f"no training example of {', '.join(missing)} can be made",
+                hint="have users two training events at least, and items text?",
+            )
+        if missing:
+            warnings.warn(
+                f"there is no training example of {', '.join(missing)}",
+                SidtoolWarning,
+                stacklevel=3,
+            )
+        prompts = replace(self.maker.prompts, without=frozenset(missing))
         return Lineage(
             bundle=self.bundle.identity,
             catalog=self.items.digest,
@@ -276,11 +307,11 @@ class SftJob:
             hidden_items=len(options.hide_text_of),
             seed=options.seed,
             templates=self.maker.templates,
-            history_prompt=self.maker.prompts.history,
-            list_prompt=self.maker.prompts.list,
+            history_prompt=prompts.history,
+            list_prompt=prompts.list,
             lists=options.list_targets,
-            label_prompts=self.maker.prompts.labels(self.split),
-            text_prompt=self.maker.prompts.text,
+            label_prompts=prompts.labels(self.split),
+            text_prompt=prompts.text,
             tasks=tasks,
             dropped_events=self.maker.count_dropped_events(self.split),
             dropped_queries=self.maker.count_dropped_queries(self.split),
@@ -288,8 +319,8 @@ class SftJob:
             files=files,
             weights=None if self.weights is None else self.weights.record,
             general=None if self.general is None else self.general.record,
-            field_tokens=self.maker.prompts.field_tokens,
-            columns=tuple(self.items.fields),
+            field_tokens=prompts.field_tokens,
+            columns=tuple(self.items.fields) if options.columns is None else options.columns,
             own_templates=options.templates,
         )
 

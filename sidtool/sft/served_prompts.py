@@ -14,6 +14,7 @@ from sidtool.sft.mix_frames import Frames
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import LIST_TASK, history_prompt_task, named_task, text_prompt_task
 from sidtool.sid import SidSpace
+from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.split import Split
 
 
@@ -28,14 +29,25 @@ class ServedPrompts:
     frames: Frames
     space: SidSpace
     encoder: PromptEncoder | None
+    without: frozenset[str] = frozenset()
+    """Tasks that no example was made of"""
+
+    @property
+    def _tasks(self) -> dict[str, float]:
+        tasks = self.options.tasks
+        return {name: weight for name, weight in tasks.items() if name not in self.without}
+
+    @property
+    def _list_targets(self) -> ListTargets | None:
+        return None if LIST_TASK in self.without else self.options.list_targets
 
     @property
     def history(self) -> HistoryPrompt | None:
         """The prompt that asks for an item after a history, or None without such a task."""
-        task = history_prompt_task(self.options.tasks)
+        task = history_prompt_task(self._tasks)
         if task is None:
             return None
-        targets = self.options.list_targets
+        targets = self._list_targets
         # the first item of a list: the prompt is cut as it was in training
         n_sids = targets.length if targets is not None and task == LIST_TASK else 1
         return HistoryPrompt(**self._after_history(task, self._answer_length(task, n_sids)))
@@ -43,7 +55,7 @@ class ServedPrompts:
     @property
     def list(self) -> ListPrompt | None:
         """The prompt that asks for a list of items, or None without such a task."""
-        targets = self.options.list_targets
+        targets = self._list_targets
         if targets is None:
             return None
         n_answer = self._answer_length(LIST_TASK, targets.length)
@@ -53,7 +65,7 @@ class ServedPrompts:
         """The prompts that ask for feedback, of each task whose answers in the training events are
         a few different labels."""
         prompts = []
-        for task in self.options.tasks:
+        for task in self._tasks:
             labels = labels_of_task(task, split)
             if labels:
                 close = self.frames[task][0].close
@@ -66,7 +78,7 @@ class ServedPrompts:
     @property
     def text(self) -> TextPrompt | None:
         """The prompt that asks for an item by its text, or None without such a task."""
-        task = text_prompt_task(self.options.tasks)
+        task = text_prompt_task(self._tasks)
         if task is None:
             return None
         frame = self.frames[task][0]

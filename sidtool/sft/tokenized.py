@@ -76,6 +76,11 @@ def _token_weights(
     return np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
 
 
+def _is_of_user(example: Mapping[str, Any]) -> bool:
+    task = find_task(example["task"])
+    return task is not None and task.per == "user"
+
+
 def _with_token(example: TokenizedExample, place: int, token_id: int) -> TokenizedExample:
     """The example with a token at a place, which is no target."""
     return example._replace(
@@ -138,9 +143,10 @@ class TokenizedExamples:
         after_prompts: bool = False,
         user_tokens: UserTokens | None = None,
     ) -> "TokenizedExamples":
-        """Tokenize a file of training examples; examples without a target are left out, and, with
-        `after_prompts`, item sequences of a single item, which nothing precedes. With
-        `user_tokens`, the examples of a user's events begin with the user's token.
+        """Tokenize a file of training examples; examples without a target of a weight above 0 are
+        left out, and, with `after_prompts`, item sequences of a single item, which nothing
+        precedes. With `user_tokens`, the examples of a user's history begin with the user's token;
+        those of queries do not, since a search has no user.
 
         Raises DataError, with the line, for a malformed example, and if no example has a target."""
         ids = array("i")
@@ -155,11 +161,11 @@ class TokenizedExamples:
             except DataError as error:
                 raise DataError(f"{path}:{number}: {error}") from error
             # the codes of a history of one item may have nothing before them
-            if not encoded.targets.any():
+            if not (encoded.targets & (encoded.weights > 0)).any():
                 continue
             if after_prompts and encoded.is_sequence and _n_sids(encoded.ids, tokens) < 2:
                 continue
-            if user_tokens is not None and example.get("user"):
+            if user_tokens is not None and example.get("user") and _is_of_user(example):
                 place = user_tokens.place(encoded.ids.tolist(), encoder.begin_id)
                 encoded = _with_token(encoded, place, user_tokens.id(example["user"]))
             ids.frombytes(encoded.ids.tobytes())

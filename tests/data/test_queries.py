@@ -23,7 +23,7 @@ def test_queries_are_read(tmp_path: Path) -> None:
     assert read_queries(path) == (Query("a", "a funny film"), Query("7", "x", "9"))
 
 
-@pytest.mark.parametrize("name", ["queries.parquet", "queries.csv", "queries.tsv"])
+@pytest.mark.parametrize("name", ["queries.parquet", "queries.csv", "queries.tsv", "queries.json"])
 def test_queries_are_read_from_tables(tmp_path: Path, name: str) -> None:
     table = {"item": ["a", "7"], "text": [" a  film ", "x"], "user": ["", "9"]}
     path = write_table(tmp_path / name, table)

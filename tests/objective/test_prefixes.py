@@ -22,7 +22,7 @@ def tokenized(context: list, targets: list, *, begins: bool) -> TokenizedExample
     sids = TOKENS.ids(np.array([*context, *targets])).ravel()
     ids = np.concatenate([[1] * begins, sids]).astype(np.int32)
     is_target = np.arange(len(ids)) >= max(1, begins + 2 * len(context))
-    weights = np.arange(len(ids), dtype=np.float32)
+    weights = np.arange(1, len(ids) + 1, dtype=np.float32)
     return TokenizedExample(ids, is_target, weights, is_sequence=True)
 
 
@@ -51,7 +51,7 @@ def test_every_prefix_is_an_example_once(drawn: list, begins: bool) -> None:
         ids, targets, weights, *_ = prefixes.draw(number, rng)
         assert ids[int(begins) :].tolist() == TOKENS.ids(np.array(history)).ravel().tolist()
         assert np.flatnonzero(targets).tolist() == [len(ids) - 2, len(ids) - 1]
-        assert weights.tolist() == list(range(len(ids)))
+        assert weights.tolist() == list(range(1, len(ids) + 1))
         assert prefixes.users[number] == user
 
 
@@ -110,6 +110,14 @@ def test_what_an_example_is_decides_not_how_it_looks() -> None:
         varied = Augmentation(item_dropout=1.0)(example, TOKENS, rng)
         # an item that is left out takes the text behind it along
         assert len(varied.ids) == (4 if is_sequence else 7)
+
+
+def test_a_prefix_never_ends_with_an_item_of_weight_0() -> None:
+    example = tokenized([], [(0, 1), (1, 2), (3, 0), (2, 2)], begins=False)
+    weights = np.array([1, 1, 0, 0, 2, 2, 0, 0], dtype=np.float32)
+    prefixes = PrefixExamples(joined([example._replace(weights=weights)]), TOKENS, every=True)
+    (cut,) = (prefixes.draw(number, np.random.default_rng(0)) for number in range(len(prefixes)))
+    assert len(cut.ids) == 6
 
 
 def test_items_left_out_of_a_prefix_never_include_its_target() -> None:

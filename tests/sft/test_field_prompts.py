@@ -138,13 +138,23 @@ def test_a_served_prompt_equals_the_training_prompt(
 
 
 @pytest.mark.parametrize("history_length", [2, 10])
+@pytest.mark.parametrize(
+    "templates",
+    [
+        TEMPLATES["sequence"],
+        Templates(("{user.age}:{history}",), "\n"),
+        Templates(("{history}",), " | "),
+    ],
+    ids=["slots", "separator and a slot", "separator"],
+)
 def test_a_sequence_contains_every_served_prompt(
-    tmp_path: Path, bundle: Bundle, catalog: Items, history_length: int
+    tmp_path: Path, bundle: Bundle, catalog: Items, templates: Templates, history_length: int
 ) -> None:
     split = random_split(history_length, tmp_path)
     tokenizer, tokens = extended_tokenizer(bundle)
-    templates = {"sequence": TEMPLATES["sequence"]}
-    options = SftOptions({"sequence": 1.0}, "plain", 9000, history_length, templates=templates)
+    options = SftOptions(
+        {"sequence": 1.0}, "plain", 9000, history_length, templates={"sequence": templates}
+    )
     maker = ExampleMaker(bundle, catalog, options, tokenizer, (), split.fields)
     encoder = PromptEncoder(tokenizer, tokens)
     sequences = []
@@ -156,6 +166,20 @@ def test_a_sequence_contains_every_served_prompt(
         if position <= history_length:
             ids = served(maker, request, bundle, catalog, tokenizer, tokens)
             assert any(owner == of and sequence[: len(ids)] == ids for of, sequence in sequences)
+
+
+def test_a_separator_stands_between_the_sids_of_a_history(
+    tmp_path: Path, bundle: Bundle, catalog: Items
+) -> None:
+    split = split_of([(1, "tv", 1) for _ in range(15)], [(7, "Ulm")] * 3, tmp_path)
+    templates = {"next-item": Templates(("{history}?",), ", ")}
+    options = SftOptions({"next-item": 1.0}, templates=templates)
+    maker = ExampleMaker(bundle, catalog, options, None, (), split.fields)
+    shown = {
+        "".join(segment.text or "#" for segment in example.prompt).partition("?")[0]
+        for example in maker.examples(split)
+    }
+    assert shown == {"#", "#, #"}
 
 
 def test_a_sequence_ends_with_the_sid_of_its_last_target(

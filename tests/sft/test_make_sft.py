@@ -10,7 +10,7 @@ import pytest
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items, read_items
-from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.output import partial_path
 from sidtool.sft import make_sft as module
 from sidtool.sft.catalog import CatalogOptions
@@ -21,7 +21,7 @@ from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
 from sidtool.splits.examples import read_examples
 from sidtool.splits.files import write_split
-from sidtool.splits.split import Example, Split
+from sidtool.splits.split import Example, Split, UserSequence
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES
 from tests.training_fixtures import N_ITEMS
@@ -196,13 +196,57 @@ def catalog_file(folder: Path, *columns: str) -> Path:
     return path
 
 
+def test_what_no_example_is_made_of_is_said(tmp_path: Path, bundle: Bundle, split: Split) -> None:
+    items = catalog_file(tmp_path, "title", "brand")
+    out = tmp_path / "train.jsonl"
+    train = tuple(UserSequence(each.user, each.items[:1], (0,)) for each in split.train)
+    short = dataclasses.replace(split, train=train)
+    with pytest.raises(DataError, match="no training example of next-item can be made"):
+        make_sft(bundle, items, short, out, SftOptions({"next-item": 1.0}))
+    assert not out.exists()
+    mix = SftOptions({"item-text": 1.0, "next-item": 5.0})
+    with pytest.warns(SidtoolWarning, match="there is no training example of next-item"):
+        lineage = make_sft(bundle, items, short, out, mix)
+    assert lineage.history_prompt is None
+    whole = make_sft(bundle, items, split, tmp_path / "whole.jsonl", mix)
+    assert whole.history_prompt is not None
+
+
+def test_parts_of_the_catalog_that_no_task_shows_are_refused(
+    tmp_path: Path, bundle: Bundle, split: Split
+) -> None:
+    items = catalog_file(tmp_path, "title", "brand")
+    for catalog_options, message in (
+        (CatalogOptions(fields=("brand",)), r"columns \(brand\) are shown by the task item-text"),
+        (CatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            make_sft(bundle, items, split, tmp_path / "x.jsonl", catalog_options=catalog_options)
+
+
+def test_running_text_shows_the_columns_that_were_asked_for(
+    tmp_path: Path, bundle: Bundle, split: Split
+) -> None:
+    items = catalog_file(tmp_path, "title", "brand", "color")
+    options = SftOptions({"item-text": 1.0, "sid-to-brand": 1.0})
+    for fields in ((), ("color",)):
+        out = tmp_path / f"{len(fields)}.jsonl"
+        made = CatalogOptions(fields=fields)
+        lineage = make_sft(bundle, items, split, out, options, catalog_options=made)
+        assert lineage.columns == fields
+        texts = [each["text"] for each in read_training_examples(out) if "text" in each]
+        assert texts
+        assert not any("brand:" in text for text in texts)
+        assert all(("color:" in text) == bool(fields) for text in texts)
+
+
 def test_titles_are_needed_only_by_tasks_that_show_them(
     tmp_path: Path, bundle: Bundle, split: Split
 ) -> None:
     items = catalog_file(tmp_path, "brand")
     options = SftOptions({"sequence": 1.0, "sid-to-brand": 1.0})
     lineage = make_sft(bundle, items, split, tmp_path / "train.jsonl", options)
-    assert lineage.columns == ("brand",)
+    assert lineage.columns == ()  # which running text would show
     options = SftOptions({"sid-to-title": 1.0})
     with pytest.raises(UsageError, match="task sid-to-title shows titles") as error:
         make_sft(bundle, items, split, tmp_path / "titles.jsonl", options)

@@ -1,5 +1,6 @@
 """A model with user tokens: a history begins with its user's token, as trained and as served."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -101,6 +102,27 @@ def test_a_served_prompt_is_that_of_its_training_example(
         assert session.from_history(rows) == served[1:]
         checked += 1
     assert checked > 20
+
+
+def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
+    with_users: Path, tmp_path: Path
+) -> None:
+    loaded = load_model_folder(with_users)
+    sid = loaded.bundle.space.spell((0,) * loaded.bundle.space.levels)
+    path = tmp_path / "train.jsonl"
+    examples = [
+        {"task": "query-to-sid", "user": "u0", "prompt": "a lamp", "completion": sid},
+        {"task": "next-item", "user": "u0", "prompt": sid, "completion": sid},
+        {"task": "next-item", "user": "u0", "prompt": sid, "completion": sid, "weight": 0.0},
+    ]
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    users = loaded.contract.users
+    assert users is not None
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    made = {"codes_only": True, "user_tokens": users}
+    read = TokenizedExamples.read(path, encoder, loaded.tokens, **made)
+    has_token = [users.id("u0") in read[number].ids for number in range(len(read))]
+    assert has_token == [False, True]
 
 
 def test_recommendations_depend_on_the_user(
