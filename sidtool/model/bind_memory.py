@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
 from sidtool.contract.locate import model_folder
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
@@ -29,6 +30,7 @@ def bind_memory(
     folder = model_folder(folder)
     contract, bundle, _ = check_model_folder(folder)
     memory.check_bundle(bundle)
+    refuse_base_as_output(Path(out), contract)
     # checkpoints have the old contract
     skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, MEMORY_COPY, "checkpoint-*")
     with new_dir(Path(out), force=force) as target:

@@ -8,6 +8,7 @@ from typing import Literal
 from sidtool.build.align import check_alignable
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.finite import check_finite_files
+from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.locate import model_folder
@@ -65,6 +66,7 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
         return restore(folder, bundle, out, force=force)
     contract, bundle, verdict = check_model_folder(folder, bundle)
     _check_memory(folder, contract, bundle)
+    refuse_base_as_output(out, contract)
     check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
     rebound = contract.with_stage(
@@ -90,6 +92,7 @@ def check_rebind(folder: str | Path, bundle: Bundle, out: Path, *, force: bool =
         return verdict
     contract, bundle, verdict = check_model_folder(folder, bundle)
     _check_memory(folder, contract, bundle)
+    refuse_base_as_output(out, contract)
     return verdict
 
 

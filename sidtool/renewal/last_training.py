@@ -147,10 +147,19 @@ def check_fields(last: TrainParams, types: FieldTypes) -> None:
 def training_settings(
     last: TrainParams, options: RefreshOptions
 ) -> tuple[TrainOptions, Mapping[str, Any]]:
-    """The settings of the model's last training stage, shortened."""
+    """The settings of the model's last training stage, shortened; adapters are merged by now, so
+    all weights are trained in their place. Raises UsageError for those without a learning rate for
+    that."""
     names = {field.name for field in fields(TrainOptions)}
     recorded = {name: value for name, value in last.options.items() if name in names}
-    train_options = replace(TrainOptions(**recorded), stage="full")
+    train_options = TrainOptions(**recorded)
+    if train_options.stage == "lora":
+        if options.learning_rate is None:
+            raise UsageError(
+                "the last stage trained adapters, whose learning rate is too large for all weights",
+                hint="--learning-rate 1e-4",
+            )
+        train_options = replace(train_options, stage="full", dtype=TrainOptions.dtype)
     if train_options.token_budget is not None:
         budget = round(train_options.token_budget * options.share)
         train_options = replace(train_options, token_budget=budget)

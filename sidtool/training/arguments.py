@@ -13,6 +13,7 @@ from sidtool.sft.lineage import Lineage
 from sidtool.trainer.fsdp import check_fsdp
 from sidtool.trainer.machine import stored_dtype, supports_bf16
 from sidtool.training.settings import DEFAULTS, TrainOptions
+from sidtool.training.training_run import TrainingRun
 
 
 def complete_fields(
@@ -36,6 +37,19 @@ def complete_fields(
             hint="make-sft --model counts them",
         )
     return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / lineage.tokens}
+
+
+def run_config(run: TrainingRun) -> Any:
+    """The configuration of a run, as `trainer_config`. Raises UsageError if its settings do not
+    fit together."""
+    _ = run.softmax_over  # does not fit all examples
+    return trainer_config(
+        run.work,
+        run.options,
+        run.sft_fields,
+        kind=run.contract.kind,
+        validated=run.valid is not None,
+    )
 
 
 def trainer_config(

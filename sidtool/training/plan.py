@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.read import read_contract
@@ -52,6 +53,8 @@ def plan_training(
     teacher_dirs = tuple(
         model_folder(teacher, trust_remote_code=trust_remote_code) for teacher in teachers
     )
+    if options.stage == "lora":
+        refuse_base_as_output(out, contract, model_dir)
     check_same_bundle(lineage, bundle, examples)
     _check_field_tokens(lineage, contract, examples)
     by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}

@@ -20,7 +20,7 @@ from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.arguments import trainer_config
+from sidtool.training.arguments import run_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.plan import plan_training
@@ -138,13 +138,7 @@ def train(
     # with `reuse`, the output of another run
     refuse_existing(out, force, FOLDER)
     with quiet(), offline():
-        arguments = trainer_config(
-            run.work,
-            run.options,
-            run.sft_fields,
-            kind=run.contract.kind,
-            validated=run.valid is not None,
-        )
+        arguments = run_config(run)
 
         def build() -> Any:
             from sidtool.training.setup import build_trainer

@@ -14,7 +14,7 @@ from sidtool.evaluation.validation import Validator
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
 from sidtool.model.memory import WeightedMemory
-from sidtool.model.positions import max_positions
+from sidtool.model.positions import max_positions, prompt_positions
 from sidtool.model.structure import share_embedding_layers
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import Augmentation, AugmentationCallback, AugmentedExamples
@@ -23,7 +23,7 @@ from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.objective.teachers import load_teachers
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.recommendation.query import Progress
+from sidtool.recommendation.query import Progress, shortened
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
 from sidtool.trainer.causal import CausalTrainer
@@ -204,10 +204,14 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
     if run.memory is not None:
         options = run.options
         memory = WeightedMemory(run.memory.memory, options.memory_weight, options.memory_power)
+    # a prompt with its answer fits the positions of the model, as in `recommend`
+    n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
+    prompt = shortened(run.history_prompt, prompt_positions(loaded.model, n_answer))
+    assert prompt is not None
     return Validator(
         tuple(read_examples(run.valid)),
         run.bundle,
-        run.history_prompt,
+        prompt,
         loaded.tokenizer,
         loaded.tokens,
         users=run.options.eval_users,

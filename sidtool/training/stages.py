@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sidtool.checkpoint.hub import offline
 from sidtool.extras import require
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.recommendation.query import Progress
 from sidtool.sft.lineage import validation_users
 from sidtool.splits.split import Split
+from sidtool.trainer.machine import quiet
+from sidtool.training.arguments import run_config
 from sidtool.training.plan import plan_training
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings
@@ -91,6 +94,8 @@ def plan_stages(
             run = replace(run, valid=validation_users(valid, run.examples, run.lineage))
         elif valid is not None and len(stages) == 1:
             run = replace(run, valid=Path(valid))  # for `train` to refuse
+        with quiet(), offline():
+            run_config(run)  # raises for settings that do not fit together
         planned.append(PlannedStage(settings, run))
     return planned
 

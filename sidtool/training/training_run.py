@@ -4,6 +4,7 @@ model that it makes."""
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,8 +112,8 @@ class TrainingRun:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of the fingerprint."""
-        return json_digest(self.fingerprint)
+        """SHA-256 (hex) of what determines the weights, whatever divides a step."""
+        return json_digest(self.resumable(int(os.environ.get("WORLD_SIZE", "1"))))
 
     @property
     def softmax_over(self) -> SoftmaxOver:

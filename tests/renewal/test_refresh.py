@@ -31,7 +31,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.output import locked
 from sidtool.prompt.frames import Templates
 from sidtool.renewal import refresh as refresh_module
-from sidtool.renewal.last_training import RefreshOptions
+from sidtool.renewal.last_training import RefreshOptions, training_settings
 from sidtool.renewal.refresh import refresh
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.make_sft import make_sft
@@ -42,6 +42,7 @@ from sidtool.splits.split import Split, SplitOrigin
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
+from tests.contract.cases import TRAINED
 from tests.training_fixtures import (
     N_ITEMS,
     bundle,
@@ -477,3 +478,13 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     names = ["resumed", "resumed-refresh", "whole"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
+    adapters = replace(TRAINED, options={"stage": "lora", "dtype": "bfloat16"})
+    with pytest.raises(UsageError, match="learning rate is too large for all weights"):
+        training_settings(adapters, RefreshOptions())
+    options, fields = training_settings(adapters, RefreshOptions(learning_rate=1e-4))
+    assert (options.stage, options.dtype, fields["learning_rate"]) == ("full", "auto", 1e-4)
+    rows = replace(TRAINED, options={"stage": "embeddings"})
+    assert training_settings(rows, RefreshOptions())[0].stage == "embeddings"

@@ -20,17 +20,19 @@ from sidtool.errors import CompatibilityError, DataError, SidtoolError, UsageErr
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
 from sidtool.model.bind_memory import bind_memory
+from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.sft.make_sft import make_sft
+from sidtool.sft.sft_options import SftOptions
 from sidtool.splits.split import Split
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.stages import plan_stages, train_stages
-from tests.models import tiny_tokenizer
+from tests.models import tiny_model, tiny_tokenizer
 from tests.training_fixtures import make_split
 
 Make = Callable[..., Path]
@@ -444,3 +446,77 @@ def test_unknown_layers_are_refused(tmp_path: Path, models: Make, examples: Make
             options=lora(lora_targets="nonsense"),
             sft_fields=FAST,
         )
+
+
+def test_adapters_never_replace_their_base(
+    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
+) -> None:
+    made, base = examples(sequence=1.0), tmp_path / "base"
+    shutil.copytree(models("llama"), base)
+    before = weights(base)
+    fast = {"max_steps": 1, "per_device_train_batch_size": 2}
+    with pytest.raises(UsageError, match="is the base of the adapters that would replace it"):
+        train(base, made, base, options=lora(), sft_fields=fast, force=True)
+    adapters = tmp_path / "adapters"
+    train(base, made, adapters, options=lora(), sft_fields=fast)
+    with pytest.raises(UsageError, match="is the base of the adapters"):
+        train(adapters, made, base, options=lora(), sft_fields=fast, force=True)
+    memory = build_memory(split, bundle)
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
+    with pytest.raises(UsageError, match="is the base of the adapters"):
+        bind_memory(adapters, memory, binding, base, force=True)
+    assert all(torch.equal(value, before[name]) for name, value in weights(base).items())
+    assert load_model_folder(adapters).bundle.digest == bundle.digest
+
+
+def test_every_stage_is_checked_before_the_first_one_runs(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    first = StageSettings(TrainOptions(stage="embeddings"), {})
+    for options, fields, message in (
+        (TrainOptions(), {"save_strategy": "steps"}, "settings do not fit together"),
+        (TrainOptions(softmax_over="trie"), {}, "requires that all training examples answer with"),
+    ):
+        made = examples(**{"sequence" if fields else "sid_to_title": 1.0})
+        with pytest.raises(UsageError, match=message):
+            plan_stages(
+                models("llama"), made, tmp_path / "out", [first, StageSettings(options, fields)]
+            )
+
+
+def test_a_run_is_the_same_however_a_step_is_divided(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    def digest(**fields: int) -> str:
+        stage = StageSettings(TrainOptions(), fields)
+        (planned,) = plan_stages(models("llama"), examples(sequence=1.0), tmp_path / "out", [stage])
+        return planned.run.digest
+
+    one = digest(per_device_train_batch_size=16)
+    assert digest(per_device_train_batch_size=8, gradient_accumulation_steps=2) == one
+    assert digest(per_device_train_batch_size=8) != one
+
+
+def test_validation_prompts_fit_the_positions_of_the_model(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    longest = max(len(sequence.items) for sequence in split.train)
+    positions = longest * (bundle.space.levels + 2 * bundle.space.has_begin_end_tokens)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "base")
+    sizes = {"max_position_embeddings": positions, "n_positions": positions}
+    tiny_model("gpt2", vocab_size=len(tokenizer), **sizes).save_pretrained(tmp_path / "base")
+    extend_model(tmp_path / "base", bundle, tmp_path / "base+sid")
+    made = tmp_path / "examples" / "train.jsonl"
+    made.parent.mkdir()
+    options = SftOptions({"sequence": 1.0}, history_length=50)
+    make_sft(bundle, catalog, split, made, options, model=tmp_path / "base+sid")
+    summary = train(
+        tmp_path / "base+sid",
+        made,
+        tmp_path / "out",
+        options=TrainOptions(eval_users=0, eval_num_beams=4),
+        sft_fields={"max_steps": 1},
+        valid=valid_of(made),
+    )
+    assert summary.best is not None
