@@ -1,16 +1,18 @@
 """The prompts that a model was trained with, stored in its contract: one that contains a history,
 one by which it recommends a list, those by which it predicts labels, one that contains a text."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
 
 from sidtool.errors import DataError
+from sidtool.fields.fields import Fields
 from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
-from sidtool.prompt.slots import opening, slots
+from sidtool.prompt.slots import Slot, opening, slots
 from sidtool.splits.list_targets import MAX_LENGTH
 
 MAX_ITEMS = 1 << 16
@@ -91,10 +93,33 @@ class HistoryPrompt(_Prompt):
         return opening(self.item) if self.task == "sequence" else ""
 
     @property
+    def _field_slots(self) -> list[Slot]:
+        texts = (self.frame.before, self.frame.after, self.item)
+        found = [slot for text in texts for slot in slots(text)]
+        return [slot for slot in found if slot.part not in ("sid", "title")]
+
+    @property
     def shows_fields(self) -> bool:
         """Whether a request must have fields."""
-        texts = (self.frame.before, self.frame.after, self.item)
-        return any(slot.part not in ("sid", "title") for text in texts for slot in slots(text))
+        return bool(self._field_slots)
+
+    def unknown_fields(self, n_items: int) -> Fields:
+        """All fields that a request with a history of so many items must have, each unknown."""
+        names: dict[str, set[str]] = defaultdict(set)
+        for slot in self._field_slots:
+            names[slot.part].add(slot.field)
+        unknown = {part: dict.fromkeys(fields) for part, fields in names.items()}
+        event = dict.fromkeys(names["event"], (None,) * n_items)
+        # what stands before the next item is its context
+        context = {**unknown.get("context", {}), **dict.fromkeys(names["event"])}
+        return Fields(
+            unknown.get("user", {}),
+            event,
+            context,
+            (0.0,) * n_items,
+            0.0,
+            unknown.get("feedback", {}),
+        )
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,9 @@ def _add_inference(app: FastAPI) -> None:
 async def _answer(request: Request, *, scores: bool) -> Response:
     service: Service = request.app.state.service
     limits = service.options.limits
-    call = read_call(await read_body(request, limits), limits, scores=scores)
-    return _spell_answers(call, await service.answer(call))
+    deadline = service.deadline()
+    call = read_call(await read_body(request, limits, deadline), limits, scores=scores)
+    return _spell_answers(call, await service.answer(call, deadline))
 
 
 def _spell_answers(call: Call, answered: list[Answered]) -> Response:
@@ -115,14 +116,16 @@ def _add_lookups(app: FastAPI) -> None:
     @app.post("/v1/encode", **schema.ENCODE)
     async def encode(request: Request) -> Response:
         service: Service = request.app.state.service
-        inputs = read_vectors(await read_body(request, service.options.limits))
-        return json_reply({"encodings": await service.encodings(inputs)})
+        deadline = service.deadline()
+        inputs = read_vectors(await read_body(request, service.options.limits, deadline))
+        return json_reply({"encodings": await service.encodings(inputs, deadline)})
 
     @app.post("/v1/decode", **schema.DECODE)
     async def decode(request: Request) -> Response:
         service: Service = request.app.state.service
-        texts = read_texts(await read_body(request, service.options.limits))
-        return json_reply({"decoded": await service.decoded(texts)})
+        deadline = service.deadline()
+        texts = read_texts(await read_body(request, service.options.limits, deadline))
+        return json_reply({"decoded": await service.decoded(texts, deadline)})
 
 
 def _add_operations(app: FastAPI) -> None:

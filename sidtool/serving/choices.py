@@ -32,7 +32,8 @@ class Choices:
         if self.list is not None:
             chosen |= {"k": self.list, "list": ListOptions()}
         if candidates is not None:
-            chosen |= {"k": self.k or max(1, len(candidates)), "list": None}
+            k = max(1, len(candidates)) if self.k is None else self.k
+            chosen |= {"k": k, "list": None}
         return replace(defaults, **chosen)
 
 

@@ -8,15 +8,15 @@ from starlette.requests import ClientDisconnect, Request
 from sidtool.serving.serve_options import ServeLimits
 
 
-async def read_body(request: Request, limits: ServeLimits) -> bytes:
-    """The body of a call. Raises HTTPException 413 if it is too long, 408 if it does not arrive in
-    time, 400 if it ends early."""
+async def read_body(request: Request, limits: ServeLimits, deadline: float) -> bytes:
+    """The body of a call, which arrives until `deadline`, a time of the loop. Raises HTTPException
+    413 if it is too long, 408 if it does not arrive in time, 400 if it ends early."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.max_body:
         raise _too_long(limits)
     body = bytearray()
     try:
-        async with asyncio.timeout(limits.seconds):
+        async with asyncio.timeout_at(deadline):
             async for piece in request.stream():
                 body += piece
                 if len(body) > limits.max_body:

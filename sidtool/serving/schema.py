@@ -40,6 +40,7 @@ _ANSWER: Mapping[str, Any] = {
         "sids": _IDS,
         "titles": _IDS,
         "unknown": {"type": "integer"},
+        "unknown_allowed": {"type": "integer"},
         "unknown_denied": {"type": "integer"},
         "missing": {"type": "integer"},
     },

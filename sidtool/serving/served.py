@@ -4,10 +4,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from sidtool.errors import RefusedError
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import Recommender
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import Request
+from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.serving.choices import Choices
 from sidtool.serving.sources import Version
 
@@ -75,11 +76,11 @@ class Served:
         return beams * (trie.levels - 1)
 
     def warm_up(self) -> None:
-        """Answer one request, so that what is made at first use exists. Raises SidtoolError if
-        the model cannot answer at all."""
-        items = self.loaded.bundle.items
-        first = (items.ids[0],) if len(items) else ()
-        list(self.base.answer([Request(history=first)]))
+        """Answer one request, so that what is made at first use exists. Raises RefusedError if the
+        model cannot answer at all."""
+        (answer,) = self.base.answer([_trial(self.loaded)])
+        if isinstance(answer, BadRequest):
+            raise RefusedError(f"the model cannot answer: {answer.error}")
 
     def to_json(self) -> dict[str, Any]:
         """What is served, for /readyz."""
@@ -93,3 +94,17 @@ class Served:
             "compatibility": self.loaded.verdict.kind,
             "memory": None if memory is None else memory.memory.digest,
         }
+
+
+def _trial(loaded: LoadedModel) -> Request:
+    """A request that a model can answer, of its first item and unknown fields, or of a text if it
+    is asked by texts alone."""
+    contract = loaded.contract
+    prompt = contract.history_prompt
+    if prompt is None and contract.text_prompt is not None:
+        return Request(text="a text")
+    ids = loaded.bundle.items.ids
+    history = (ids[0],) if len(ids) else ()
+    if prompt is None or not prompt.shows_fields:
+        return Request(history=history)
+    return Request(history=history, fields=prompt.unknown_fields(len(history)))

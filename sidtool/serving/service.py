@@ -86,9 +86,13 @@ class Service:
         await asyncio.to_thread(self._batcher.stop)
         self._side.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, call: Call) -> list[Answered]:
+    def deadline(self) -> float:
+        """The time of the loop until which a call that begins now is answered."""
+        return asyncio.get_running_loop().time() + self.options.limits.seconds
+
+    async def answer(self, call: Call, deadline: float | None = None) -> list[Answered]:
         """The answers to the requests of a call, in order. Raises Busy if too many wait,
-        TimeoutError after the time limit."""
+        TimeoutError after the deadline, by default that of a call that begins now."""
         loop = asyncio.get_running_loop()
         served = self.served
         futures: list[asyncio.Future[Answered]] = []
@@ -102,7 +106,7 @@ class Service:
                 future.set_result(Answered(request, served))
         self._batcher.submit(waiting)
         try:
-            async with asyncio.timeout(self.options.limits.seconds):
+            async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
                 return [await future for future in futures]
         finally:
             for future in futures:
@@ -113,28 +117,30 @@ class Service:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_resolve, delivery)
 
-    async def encodings(self, inputs: list[str] | Vectors) -> list[dict[str, Any]]:
+    async def encodings(self, inputs: list[str] | Vectors, deadline: float) -> list[dict[str, Any]]:
         """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
         `sidtool.encode`, Busy and TimeoutError."""
         bundle = self.served.loaded.bundle
-        encodings = await self._aside(lambda: self._encode(bundle, inputs))
+        encodings = await self._aside(lambda: self._encode(bundle, inputs), deadline)
         return [asdict(encoding) for encoding in encodings]
 
-    async def decoded(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+    async def decoded(self, texts: Sequence[str], deadline: float) -> list[list[dict[str, Any]]]:
         """The SIDs in each text, as `sidtool decode --json` prints them. Raises Busy and
         TimeoutError."""
         bundle = self.served.loaded.bundle
-        sids_of_texts = await self._aside(lambda: [decode(bundle, text) for text in texts])
+        sids_of_texts = await self._aside(
+            lambda: [decode(bundle, text) for text in texts], deadline
+        )
         return [[asdict(sid) for sid in sids] for sids in sids_of_texts]
 
-    async def _aside(self, function: Callable[[], T]) -> T:
+    async def _aside(self, function: Callable[[], T], deadline: float) -> T:
         """The result of a function that runs in a thread beside the model's."""
         if self._side_calls >= MAX_SIDE_CALLS:
             raise Busy(1)
         self._side_calls += 1
         future = self._side.submit(function)
         future.add_done_callback(lambda _: self._count_side_call())
-        async with asyncio.timeout(self.options.limits.seconds):
+        async with asyncio.timeout_at(deadline):
             return await asyncio.wrap_future(future)
 
     def _count_side_call(self) -> None:

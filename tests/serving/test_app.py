@@ -232,9 +232,13 @@ def test_a_body_that_does_not_arrive_is_408(client: TestClient) -> None:
     async def never() -> Any:
         await asyncio.sleep(3600)
 
+    async def read() -> bytes:
+        limits = ServeLimits(seconds=0.02, batch_seconds=0)
+        return await read_body(request, limits, asyncio.get_running_loop().time() + 0.02)
+
     request = HttpRequest({"type": "http", "headers": []}, never)
     with pytest.raises(Exception, match="did not arrive within") as caught:
-        asyncio.run(read_body(request, ServeLimits(seconds=0.02, batch_seconds=0)))
+        asyncio.run(read())
     assert caught.value.status_code == 408  # type: ignore[attr-defined]
 
 

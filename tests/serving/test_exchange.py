@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from sidtool.errors import RefusedError
 from sidtool.memory.build import build_memory
-from sidtool.model.load import load_model_folder
+from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.memory import MemoryOptions
+from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
@@ -20,8 +22,12 @@ from sidtool.registry.publish import tag
 from sidtool.registry.references import open_bundle
 from sidtool.serving.app import make_app
 from sidtool.serving.serve_options import ServeOptions
+from sidtool.serving.served import Served
 from sidtool.serving.service import Service
+from sidtool.serving.sources import Version
 from sidtool.splits.split import Split, UserSequence
+from tests.loaded import with_prompts
+from tests.serving.conftest import OPTIONS
 from tests.serving.disk import N_GROWN, N_ITEMS, catalog_bundle, save_model
 
 K = RecommendOptions(k=N_GROWN, num_beams=N_GROWN)
@@ -181,3 +187,39 @@ def test_what_is_no_model_is_refused_at_the_start(
     for kind, options, message in cases:
         with pytest.raises(kind, match=message):
             Service.open(replace(ServeOptions("x"), **options), tmp_path / "copies")
+
+
+def test_a_model_that_cannot_answer_is_refused(shop: LoadedModel) -> None:
+    untrained = with_prompts(shop)
+    with pytest.raises(RefusedError, match="the model cannot answer: the model was not trained"):
+        Served.of(untrained, Version("v1"), OPTIONS.recommend).warm_up()
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"text_prompt": TextPrompt("title-to-sid", "{item}:", 100)},
+        {
+            "history_prompt": HistoryPrompt(
+                "sequence",
+                "{user.age}{history}",
+                5,
+                300,
+                separator=" ",
+                item="{gap}{event.device}{sid}{event.rating}",
+            )
+        },
+        {
+            "history_prompt": HistoryPrompt(
+                "next-item-by-rating",
+                "{context.place}{history}{feedback.rating}{gap}",
+                5,
+                300,
+                item="{ago}{sid}",
+            )
+        },
+    ],
+    ids=["text", "sequence with fields", "fields"],
+)
+def test_the_trial_is_a_request_that_the_model_can_answer(shop: LoadedModel, prompts: Any) -> None:
+    Served.of(with_prompts(shop, **prompts), Version("v1"), OPTIONS.recommend).warm_up()
