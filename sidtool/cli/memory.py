@@ -103,7 +103,7 @@ def build_memory(
     json: options.Json = False,
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
-    from sidtool.memory.build import DEFAULT
+    from sidtool.memory.build import DEFAULT, check_memory_split
     from sidtool.memory.build import build_memory as build
     from sidtool.memory.sharded import shards_beside
     from sidtool.output import refuse_existing
@@ -125,6 +125,9 @@ def build_memory(
     previous = _earlier(earlier, earlier_split)
     events = open_split(split)
     opened = open_bundle(bundle)
+    base = DEFAULT if previous is None else previous.memory.manifest.settings
+    settings = replace(base, **chosen)
+    check_memory_split(opened, events)
     if dry_run:
         return _say_memory_plan(events, opened, out, chosen, previous is not None, json=json)
     vectors = _vectors(opened, items, encoder, embeddings or [])
@@ -134,9 +137,8 @@ def build_memory(
             weight = {} if content_weight is None else {"content_weight": content_weight}
             built = _build_tuned(events, opened, content, chosen | weight, users, exclude_seen)
         else:
-            base = DEFAULT if previous is None else previous.memory.manifest.settings
             how: dict[str, Any] = {"earlier": previous, "content": content, "shards": shards}
-            built = build(events, opened, replace(base, **chosen), **how)
+            built = build(events, opened, settings, **how)
         built.save(out, force=force)
     manifest = built.manifest
     if json:
@@ -280,18 +282,19 @@ def _content(
     weight: float | None,
     previous: "EarlierMemory | None",
 ) -> "ItemContent | None":
-    """The content of a bundle's items; None if it is not used. Without vectors and weight it is
-    that of an earlier memory."""
+    """The content of a bundle's items; None if it is not used. Without vectors it is that of an
+    earlier memory, which a weight changes."""
     from sidtool.memory.build import content_of
     from sidtool.memory.content import DEFAULT_WEIGHT, ItemContent
 
     if weight == 0:
         return None
     recorded = None if previous is None else previous.memory.manifest.content
+    if vectors is None and previous is not None and recorded is not None:
+        content = content_of(previous.memory, bundle)
+        return content if weight is None or content is None else content.weighted(weight)
     if vectors is None and weight is None:
-        if previous is None or recorded is None:
-            return None
-        return content_of(previous.memory, bundle)
+        return None
     if weight is None:
         weight = DEFAULT_WEIGHT if recorded is None else recorded.weight
     return ItemContent.of(bundle, vectors, weight)

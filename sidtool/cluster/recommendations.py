@@ -17,7 +17,7 @@ from sidtool.data.digests import digest_strings
 from sidtool.errors import DataError, SidtoolWarning
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.outcome import Answer, Outcome
-from sidtool.recommendation.recommend import answer_each, warn_of_unknown
+from sidtool.recommendation.recommend import answer_each, count_unknown, warn_of_unknown
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, read_parquet_requests
 from sidtool.recommendation.result_table import write_result_table
@@ -68,8 +68,7 @@ def _write_lines(path: Path, answers: Iterable[Answer]) -> tuple[Counter[str], s
                 first_error = first_error or str(answer.error)
             else:
                 counts["short"] += answer.missing > 0
-                counts["unknown"] += answer.unknown
-                counts["unknown_denied"] += answer.unknown_denied
+                counts.update(count_unknown(answer))
             line = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False)
             stream.write(line + "\n")
     return counts, first_error
@@ -113,7 +112,7 @@ def recommend_folder(
         job, requests, out, made_from, run or RunOptions(), shard_rows=shard_rows
     )
     counts = report.counts
-    warn_of_unknown(counts.get("unknown", 0), counts.get("unknown_denied", 0))
+    warn_of_unknown(counts)
     first_bad = None
     if report.notes:
         first_bad = BadRequest(DataError(report.notes[0]), None)

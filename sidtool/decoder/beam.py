@@ -216,7 +216,8 @@ class _TreeSearch:
         totals = totals.masked_fill_(~valid, -torch.inf)
         is_last = level == self.trie.levels - 1
         if mixture is not None and is_last and self.trie.log_size is not None:
-            totals -= self.trie.log_size[children]  # items share the probability of their SID
+            # items share the probability of their SID, where a memory tells them apart
+            totals -= self.trie.log_size[children] * mixture.is_mixed[:, None, None]
         totals = totals.flatten(1)  # (batch, beams * fan-out)
         beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
         if mixture is None:

@@ -33,10 +33,15 @@ class Prior:
     """From 0 to 1."""
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether the memory has a share."""
+        return self.weight > 0 and len(self.distribution) > 0
+
+    @property
     def log_shares(self) -> tuple[float, float]:
         """Logs of the weights of model and memory; a memory without items leaves all to the
         model."""
-        if not len(self.distribution) or self.weight == 0:
+        if not self.is_mixed:
             return 0.0, -np.inf
         model = np.log1p(-self.weight) if self.weight < 1 else LOG_ZERO
         return float(model), float(np.log(self.weight))

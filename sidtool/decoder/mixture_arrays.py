@@ -45,6 +45,9 @@ class MixtureArrays:
         self._beams = self._places
         """(batch, most) the beam that has each item's prefix; any one if none has it, and then the
         share is 0"""
+        is_mixed = [prior is not None and prior.is_mixed for prior in priors]
+        self.is_mixed = torch.tensor(is_mixed, device=device)
+        """(batch,): whether the memory has a share; elsewhere the model alone ranks"""
         log_models = [0.0 if prior is None else prior.log_shares[0] for prior in priors]
         self.log_model = torch.tensor(log_models, device=device).unsqueeze(1)
 

@@ -52,6 +52,14 @@ class EarlierMemory:
             )
 
 
+def check_memory_split(bundle: Bundle, split: Split) -> None:
+    """Raise CompatibilityError if the codebook of a bundle may have learned from events that a
+    split holds out."""
+    codebook = f"the codebook of bundle {bundle.manifest.name!r}"
+    made_from = recorded_split(bundle.manifest.source)
+    check_split(codebook, made_from, "the split of the memory", split.reference)
+
+
 def build_memory(
     split: Split,
     bundle: Bundle,
@@ -80,9 +88,7 @@ def build_memory(
         >>> memory = sidtool.build_memory(split, sidtool.open_bundle("shop.zarr"))
         >>> memory.save("memory.zarr")
     """
-    codebook = f"the codebook of bundle {bundle.manifest.name!r}"
-    made_from = recorded_split(bundle.manifest.source)
-    check_split(codebook, made_from, "the split of the memory", split.reference)
+    check_memory_split(bundle, split)
     before = None if earlier is None else earlier.memory.manifest
     if settings is None:
         settings = DEFAULT if before is None else before.settings

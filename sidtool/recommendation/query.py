@@ -125,8 +125,8 @@ class QuerySession:
             loaded.bundle,
             loaded.tokenizer,
             loaded.tokens,
-            _shortened(history_prompt, room),
-            _shortened(contract.text_prompt, room),
+            shortened(history_prompt, room),
+            shortened(contract.text_prompt, room),
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
             contract.users,
@@ -257,8 +257,8 @@ class QuerySession:
     def score_items(
         self, model: Any, queries: Sequence[Query], candidates: ItemIndex, *, k: int
     ) -> list[RankedItems]:
-        """The k best candidates of each query that pass its filter, by exact scores. Only with a
-        memory, items that share a SID share its probability."""
+        """The k best candidates of each query that pass its filter, by exact scores. Only where a
+        memory has a share, items that share a SID share its probability."""
         trie = self.trie
         positions = trie.positions(candidates)
         rows = positions if trie.rows is None else trie.rows[positions]
@@ -267,7 +267,7 @@ class QuerySession:
         for query, prior, scores in zip(queries, self._priors(queries), all_scores, strict=True):
             check_scores(scores)
             model_scores = scores.astype(np.float64)
-            if prior is not None:
+            if prior is not None and prior.is_mixed:
                 model_scores -= np.log(trie.items_per_leaf(trie.leaves(positions)))
             eligible = np.isfinite(model_scores)
             if query.leaf_filter is not None:
@@ -321,7 +321,7 @@ def _list_prompt(contract: Contract) -> ListPrompt:
     return contract.list_prompt
 
 
-def _shortened(prompt: Prompt, room: int | None) -> Prompt:
+def shortened(prompt: Prompt, room: int | None) -> Prompt:
     """A prompt of at most `room` tokens: a contract may allow more than the model has positions.
     Raises DataError if there is no room."""
     if prompt is None or room is None or prompt.max_length <= room:

@@ -1,7 +1,8 @@
 """Recommendations: requests in, items out, in the order of the requests and in bounded memory."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,8 +82,7 @@ def answer_each(
     pause."""
     run = Recommender.of(model, options or RecommendOptions(), candidates)
     total = len(requests) if isinstance(requests, Sequence) else 0
-    unknown = 0
-    unknown_denied = 0
+    unknown: Counter[str] = Counter()
     if isinstance(requests, LiveRequests):
         windows = reporting(requests.windows(WINDOW), total, progress)
     else:
@@ -93,10 +93,9 @@ def answer_each(
                 if stop:
                     raise answer.error
             else:
-                unknown += answer.unknown
-                unknown_denied += answer.unknown_denied
+                unknown.update(count_unknown(answer))
             yield answer
-    warn_of_unknown(unknown, unknown_denied)
+    warn_of_unknown(unknown)
 
 
 def recommend_to_file(
@@ -133,12 +132,22 @@ def recommend_to_file(
     return outcome
 
 
-def warn_of_unknown(unknown: int, unknown_denied: int) -> None:
-    """Warn of ids of requests that the bundle lacks: in histories, and in deny lists."""
-    if unknown:
-        _warn(f"{unknown} ids in the histories are not in the bundle and were skipped")
-    if unknown_denied:
-        _warn(f"{unknown_denied} ids in the deny lists of requests are not in the bundle")
+def count_unknown(answer: Recommendation) -> dict[str, int]:
+    """The numbers of ids that the bundle lacks, by the key of an answer."""
+    return {
+        "unknown": answer.unknown,
+        "unknown_allowed": answer.unknown_allowed,
+        "unknown_denied": answer.unknown_denied,
+    }
+
+
+def warn_of_unknown(counts: Mapping[str, int]) -> None:
+    """Warn of ids of requests that the bundle lacks, counted as by `count_unknown`."""
+    if counts.get("unknown"):
+        _warn(f"{counts['unknown']} ids in the histories are not in the bundle and were skipped")
+    for name, key in (("allow", "unknown_allowed"), ("deny", "unknown_denied")):
+        if counts.get(key):
+            _warn(f"{counts[key]} ids in the {name} lists of requests are not in the bundle")
 
 
 def _warn(message: str) -> None:
@@ -224,8 +233,9 @@ class Recommender:
             scores=tuple(ranking.scores),
             sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in ranking.rows),
             titles=tuple(items.title(row) for row in ranking.rows),
-            unknown=int((prepared.history < 0).sum()),
-            unknown_denied=int((prepared.denied < 0).sum()),
+            unknown=_n_unknown(prepared.history),
+            unknown_allowed=_n_unknown(prepared.allowed),
+            unknown_denied=_n_unknown(prepared.denied),
             missing=self.options.k - len(ranking.rows),
             explanations=ranking.explanations,
             list_score=float(sum(ranking.scores)) if is_list else None,
@@ -238,20 +248,30 @@ class Recommender:
         items = self.session.bundle.items
         history = items.rows(request.history)
         denied = items.rows(request.deny)
+        allowed = None if request.allow is None else items.rows(request.allow)
         try:
-            if self.options.strict and (unknown := _unknown_ids(request.deny, denied)):
-                raise DataError(f"the deny list of the request has {unknown}")
-            query = self._query(request, history, denied)
+            for name, ids, rows in (
+                ("allow", request.allow or (), allowed),
+                ("deny", request.deny, denied),
+            ):
+                if self.options.strict and rows is not None and (bad := _unknown_ids(ids, rows)):
+                    raise DataError(f"the {name} list of the request has {bad}")
+            query = self._query(request, history, allowed, denied)
         except SidtoolError as error:
             return BadRequest(at_line(error, request.line), request.line, request.user)
-        return Prepared(request, history, denied, query)
+        return Prepared(request, history, allowed, denied, query)
 
-    def _query(self, request: Request, history: ItemIndex, denied_by_request: ItemIndex) -> Query:
+    def _query(
+        self,
+        request: Request,
+        history: ItemIndex,
+        allowed_by_request: ItemIndex | None,
+        denied_by_request: ItemIndex,
+    ) -> Query:
         session = self.session
-        items = session.bundle.items
         allowed = self.allowed
-        if request.allow is not None:
-            allowed = AllowList.of(session.trie, items.rows(request.allow))
+        if allowed_by_request is not None:
+            allowed = AllowList.of(session.trie, allowed_by_request)
             if self.allowed is not None:
                 allowed = allowed.intersect(self.allowed)
         denied = [self.denied, denied_by_request]
@@ -274,6 +294,7 @@ class Prepared:
 
     request: Request
     history: ItemIndex
+    allowed: ItemIndex | None
     denied: ItemIndex
     query: Query
 
@@ -299,6 +320,10 @@ def _report_unknown(session: QuerySession, options: RecommendOptions) -> None:
             raise DataError(f"the {name} list has {unknown}")
         if unknown:
             _warn(f"the {name} list has {unknown}")
+
+
+def _n_unknown(rows: ItemIndex | None) -> int:
+    return 0 if rows is None else int((rows < 0).sum())
 
 
 def _unknown_ids(ids: Sequence[str], index: ItemIndex) -> str:

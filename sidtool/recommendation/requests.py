@@ -112,6 +112,8 @@ class Recommendation:
     titles: tuple[str, ...]
     unknown: int = 0
     """Number of ids of the history that the bundle lacks."""
+    unknown_allowed: int = 0
+    """Number of ids of the request's allow list that the bundle lacks."""
     unknown_denied: int = 0
     """Number of ids of the request's deny list that the bundle lacks."""
     missing: int = 0

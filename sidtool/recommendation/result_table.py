@@ -9,7 +9,7 @@ from typing import Any
 BATCH = 4096
 """Rows that are in memory at once."""
 TEXTS = ("items", "sids", "titles")
-NUMBERS = ("unknown", "unknown_denied", "missing", "line")
+NUMBERS = ("unknown", "unknown_allowed", "unknown_denied", "missing", "line")
 
 
 def write_result_table(lines: Path, path: Path) -> None:

@@ -31,10 +31,11 @@ def brute_force(
     """Positions by mixed probability, best first, and these probabilities."""
     starts = np.arange(trie.n_leaves + 1) if trie.leaf_start is None else trie.leaf_start
     sizes = np.diff(starts)
-    model = np.repeat(np.exp(scores.astype(np.float64)) / sizes, sizes)
+    weight = prior.weight if len(prior.distribution) else 0.0
+    # items share the probability of their SID only where a memory tells them apart
+    model = np.repeat(np.exp(scores.astype(np.float64)) / (sizes if weight else 1), sizes)
     memory = np.zeros(trie.n_items)
     memory[prior.distribution.positions] = np.exp(prior.distribution.log_probs)
-    weight = prior.weight if len(prior.distribution) else 0.0
     mixed = (1 - weight) * model + weight * memory
     order = [
         position

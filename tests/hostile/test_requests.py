@@ -254,6 +254,7 @@ def check_answer(
     assert len(answer.items) == len(set(answer.items)) == min(options.k, len(eligible))
     assert answer.missing == options.k - len(answer.items)
     assert answer.unknown == sum(not is_item(each) for each in request.history)
+    assert answer.unknown_allowed == sum(not is_item(each) for each in request.allow or ())
     assert answer.unknown_denied == sum(not is_item(each) for each in request.deny)
     assert list(answer.scores) == sorted(answer.scores, reverse=True)
 

@@ -117,7 +117,7 @@ def test_filters_of_the_run_and_of_a_request_are_combined(any_shop: LoadedModel)
     history = tuple(ids[:4])
     requests = [
         Request("deny", history, deny=tuple(ids[4:20])),
-        Request("allow", history, allow=(*ids[:2], *ids[30:40], "nobody")),
+        Request("allow", history, allow=(*ids[:2], *ids[30:40])),
         Request("none", history, allow=()),
     ]
     answers = answers_to(any_shop, requests, k=60, num_beams=2, exclude_seen=True)
@@ -284,6 +284,16 @@ def test_unknown_ids_that_a_request_denies_are_counted(shop: LoadedModel) -> Non
         first, second = recommend(shop, requests, RecommendOptions(k=1))
     assert (first.unknown_denied, second.unknown_denied) == (1, 0)
     with pytest.raises(DataError, match="1 of 2 ids that the bundle lacks: 'gone'"):
+        answers_to(shop, requests, strict=True)
+
+
+def test_unknown_ids_that_a_request_allows_are_counted(shop: LoadedModel) -> None:
+    requests = [Request(history=("i1",), allow=("i2", "gone")), Request(history=("i1",))]
+    with pytest.warns(SidtoolWarning, match="1 ids in the allow lists"):
+        first, second = recommend(shop, requests, RecommendOptions(k=1))
+    assert (first.unknown_allowed, second.unknown_allowed) == (1, 0)
+    assert first.items == ("i2",)
+    with pytest.raises(DataError, match="the allow list of the request has 1 of 2 ids"):
         answers_to(shop, requests, strict=True)
 
 

@@ -101,7 +101,7 @@ def test_filters_change_no_score(duplicates: bool) -> None:
     everything = answer(loaded, Request(history=HISTORY), k=60)
     scores = dict(zip(everything.items, everything.scores, strict=True))
     best = everything.items
-    request = Request(history=HISTORY, allow=(*best[::3], *HISTORY), deny=(best[0], best[9]))
+    request = Request(history=HISTORY, allow=(*best[::3], *HISTORY[:2]), deny=(best[0], best[9]))
     result = answer(loaded, request, k=60, exclude_seen=True, deny=(best[3],))
     allowed = set(request.allow or ()) - {best[0], best[9], best[3], *HISTORY}
     assert result.items == tuple(item for item in best if item in allowed)
@@ -254,3 +254,24 @@ def test_a_weight_replaces_the_gate_of_a_contract(tmp_path: Path) -> None:
         assert weighted is not None
         chosen.append((weighted.gate, weighted.weight, weighted.power))
     assert chosen == [(gate, 0.4, 2.0), (gate, 0.4, 3.0), (None, 0.1, 2.0)]
+
+
+def test_an_answer_does_not_depend_on_the_others_of_its_batch() -> None:
+    """A text has no memory, and an empty history none either: the model alone ranks, also where
+    items share a SID."""
+    loaded = loaded_model(
+        small_bundle(60, duplicates=True), text_prompt=TextPrompt("title-to-sid", "{item}:", 100)
+    )
+    loaded = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+    with_memory = mixed(loaded, 0.5)
+    alone = [Request(text="red"), Request(text="category"), Request()]
+    options = RecommendOptions(k=8, num_beams=60)
+    for candidates in (None, [f"i{row}" for row in range(60)]):
+        by_model = list(recommend(loaded, alone, options, candidates=candidates))
+        beside = [*alone, Request(history=HISTORY)]
+        *answers, of_history = recommend(with_memory, beside, options, candidates=candidates)
+        for one, other in zip(by_model, answers, strict=True):
+            assert other.items == one.items
+            assert other.scores == pytest.approx(one.scores, abs=1e-5)
+        single = list(recommend(with_memory, beside[-1:], options, candidates=candidates))
+        assert single[0].items == of_history.items

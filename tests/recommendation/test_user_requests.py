@@ -58,7 +58,7 @@ def test_bad_rows_of_parquet_requests_are_named(tmp_path: Path) -> None:
 
 def test_results_are_a_table(tmp_path: Path) -> None:
     answer = {"user": "u", "items": ["a"], "scores": [-0.5], "sids": ["<s_a_1>"], "titles": ["A"]}
-    counts = {"unknown": 0, "unknown_denied": 0, "missing": 1}
+    counts = {"unknown": 0, "unknown_allowed": 0, "unknown_denied": 0, "missing": 1}
     explanations = [{"memory_share": 0.5, "because_of": {"b": 1.0}}]
     lines = [
         {**answer, **counts, "explanations": explanations},
