@@ -90,6 +90,8 @@ def test_settings_are_chosen_on_validation_users(road: Road, tmp_path: Path) -> 
         ("--tune", "--users", 0),
     ):
         refused(2, "build-memory", road.split, road.bundle, "-o", tmp_path / "x", *wrong)
+    plan = ("build-memory", road.split, road.bundle, "-o", tmp_path / "x", "--dry-run")
+    refused(2, *plan, "--recency", 5, "--neighbors", 0)
     assert not (tmp_path / "x").exists()
 
 
@@ -120,6 +122,12 @@ def test_the_content_of_vectors(road: Road, tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", vectors.astype(np.float32))
     write_lines(tmp_path / "v.ids.txt", ids)
     build(road, tmp_path / "m.zarr", "--embeddings", tmp_path / "v.npy")
+    # another weight changes the weight alone
+    earlier = ("--earlier", tmp_path / "m.zarr", "--earlier-split", road.split)
+    build(road, tmp_path / "half.zarr", *earlier, "--content-weight", 0.5)
+    half = Memory.open(tmp_path / "half.zarr").manifest.content
+    assert half is not None
+    assert (half.source, half.weight) == ("vectors", 0.5)
     content = Memory.open(tmp_path / "m.zarr").manifest.content
     expected = hashlib.sha256(vectors.astype(np.float32).tobytes()).hexdigest()
     assert content is not None
