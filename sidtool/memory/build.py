@@ -142,9 +142,14 @@ def rebuild_memory(
     """The memory of another split and bundle, with the settings of an earlier memory.
 
     Raises UsageError if that compared the items' vectors, the bundle is another one, and (n, dim)
-    `vectors` are not given."""
+    `vectors` are not given, or if they are and it compared none."""
     manifest = memory.manifest
     content = None
+    if vectors is not None and (manifest.content is None or manifest.content.source == "codes"):
+        raise UsageError(
+            "the memory compares no vectors: --embeddings would have no effect",
+            hint="sidtool build-memory --embeddings, then tune-memory",
+        )
     if manifest.content is not None:
         content = content_of(memory, bundle, vectors)
     return build_memory(

@@ -18,7 +18,7 @@ from sidtool.errors import (
     UsageError,
 )
 from sidtool.evaluation.tune_similarity import tune_similarity
-from sidtool.memory.build import EarlierMemory, build_memory
+from sidtool.memory.build import EarlierMemory, build_memory, rebuild_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.splits.split import Example, Split, UserSequence
@@ -195,3 +195,13 @@ def test_a_codebook_of_another_split_is_refused() -> None:
         build_memory(held_out, bundle)
     with pytest.raises(CompatibilityError, match="the codebook of bundle"):
         tune_similarity(held_out, bundle)
+
+
+def test_vectors_that_a_memory_does_not_compare_are_refused() -> None:
+    bundle = small_bundle()
+    memory = small_memory(bundle)
+    split = split_of(random_histories(0, 40, len(bundle.items)))
+    vectors = np.random.default_rng(0).normal(size=(len(bundle.items), 4)).astype(np.float32)
+    with pytest.raises(UsageError, match="compares no vectors"):
+        rebuild_memory(memory, split, bundle, vectors)
+    assert rebuild_memory(memory, split, bundle).digest == memory.digest
