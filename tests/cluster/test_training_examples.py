@@ -46,7 +46,7 @@ def inputs_of(
         folder / "items.parquet",
         folder / "split",
         SftOptions(**options),
-        CatalogOptions(queries=queries),
+        CatalogOptions(queries=queries if "query-to-sid" in options.get("tasks", {}) else None),
         weights=weights,
     )
 

@@ -292,14 +292,14 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
         "add_target": True,
         "eval_users": 0,
     }
-    fields = {"beta": 0.0, "learning_rate": 5e-2}
+    fields = {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
     out = tmp_path / "out"
     with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:
         run(tuned, made, out, fields=fields, allow_worse_slices=False, **harmful)
     assert "--allow-worse-slices" in str(error.value.hint)
     assert not out.exists()
     summary = run(tuned, made, out, fields=fields, **harmful)
-    assert (summary.resumed_from, summary.steps) == ("checkpoint-4", 4)
+    assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 2)
     assert read_contract(out).stages[-1].stage == "rl"
 
 
