@@ -155,7 +155,8 @@ def _function_reward(name: str, function: Callable[..., Any]) -> ListReward:
             for group, places in zip(groups.lists, is_list, strict=True)
         ]
         targets = [named(rows) for rows in groups.targets]
-        given = (prompts, lists, targets, context)
-        return call_function(name, function, *given, places=is_list, kind="list")
+        return call_function(
+            name, function, prompts, lists, targets, context, places=is_list, kind="list"
+        )
 
     return reward

@@ -95,8 +95,7 @@ class HistoryPrompt(_Prompt):
     @property
     def _field_slots(self) -> list[Slot]:
         texts = (self.frame.before, self.frame.after, self.item)
-        found = [slot for text in texts for slot in slots(text)]
-        return [slot for slot in found if slot.part not in ("sid", "title")]
+        return [slot for text in texts for slot in slots(text) if slot.part not in ("sid", "title")]
 
     @property
     def shows_fields(self) -> bool:

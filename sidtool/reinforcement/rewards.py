@@ -156,7 +156,8 @@ def _function_reward(name: str, function: Callable[..., Any]) -> Reward:
         prompts = list(map(named, groups.histories))
         items = list(map(named, groups.items))
         targets = named(groups.targets)
-        given = (prompts, items, targets, context)
-        return call_function(name, function, *given, places=groups.items >= 0, kind="item")
+        return call_function(
+            name, function, prompts, items, targets, context, places=groups.items >= 0, kind="item"
+        )
 
     return reward

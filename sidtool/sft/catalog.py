@@ -33,6 +33,17 @@ class CatalogOptions:
         if self.queries is not None and self.query_text is not None:
             raise UsageError("give either --queries or --query-text, not both")
 
+    def check_uses(self, tasks: Iterable[str]) -> None:
+        """Raise UsageError for queries or columns that none of these tasks shows."""
+        tasks = list(tasks)
+        if self.has_queries and not any(named_task(task).per == "query" for task in tasks):
+            raise UsageError("queries are for a task about them", hint="--task query-to-sid=1")
+        if self.fields and "item-text" not in tasks:
+            raise UsageError(
+                f"columns ({', '.join(self.fields)}) are shown by the task item-text only",
+                hint="--task item-text=1, or a task of a column, as sid-to-COLUMN",
+            )
+
 
 def read_catalog(
     items: Path,

@@ -37,7 +37,6 @@ from sidtool.sft.general_examples import GeneralExamples
 from sidtool.sft.lineage import Lineage, TaskCounts, side_files, write_lineage
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
-from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker
 from sidtool.splits.examples import write_examples
 from sidtool.splits.files import open_split
@@ -141,7 +140,7 @@ def _open_job(
         catalog_options = catalog_options or CatalogOptions()
         if queries and catalog_options.has_queries:
             raise UsageError("queries are given twice, as a value and by the catalog options")
-        _check_uses(options, catalog_options)
+        catalog_options.check_uses(options.tasks)
         items, read = read_catalog(Path(items), options.tasks, catalog_options, recorded)
         queries = queries or read
         if options.columns is None:
@@ -158,18 +157,6 @@ def _open_job(
     if general is not None:
         general_examples = GeneralExamples(general, maker, tokenizer, options)
     return SftJob(bundle, items, split, options, maker, event_weights, general_examples, progress)
-
-
-def _check_uses(options: SftOptions, catalog: CatalogOptions) -> None:
-    """Raise UsageError for a part of the catalog that no task shows."""
-    tasks = list(map(named_task, options.tasks))
-    if catalog.has_queries and not any(task.per == "query" for task in tasks):
-        raise UsageError("queries are for a task about them", hint="--task query-to-sid=1")
-    if catalog.fields and "item-text" not in options.tasks:
-        raise UsageError(
-            f"columns ({', '.join(catalog.fields)}) are shown by the task item-text only",
-            hint="--task item-text=1, or a task of a column, as sid-to-COLUMN",
-        )
 
 
 _OfModel = tuple[HistoryPrompt | None, FieldValues]
