@@ -74,9 +74,10 @@ def build_memory(
 
     With `earlier`, only users whose events changed are counted again; the result equals that of
     building anew, and `settings` defaults to those of the earlier memory. With `content`, items
-    are also similar by content, new ones too. `tuned_on` is the number of validation users that
-    chose the settings, if they did. With `shards`, the arrays of the memory lie in files of their
-    folder; the values are the same.
+    are also similar by content, new ones too; the content of the earlier memory is used only if it
+    is given here. `tuned_on` is the number of validation users that chose the settings, if they
+    did. With `shards`, the arrays of the memory lie in files of their folder; the values are the
+    same.
 
     Raises CompatibilityError if the bundle's codebook may have learned from events that the split
     holds out, RefusedError if a held-out event is among the training events, DataError if no two

@@ -86,7 +86,8 @@ def refresh(
     killed resumes its training. A memory of the model is built again from the split and the bundle,
     with its settings, weight and power; `embeddings` are files of the items' vectors, which only a
     memory that compares them needs, for other items. It is in the loss again if it was in that of
-    the model. Without a split the memory is left out.
+    the model. Without a split the memory is left out. Teachers of the last stage are not used, of
+    which `notify` receives a line.
 
     Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
@@ -120,6 +121,8 @@ def refresh(
     )
     if plan.split is None or plan.last is None:
         return RefreshSummary(str(out), carry(out, force=force), None)
+    if plan.last.teachers and notify:
+        notify("the model was distilled: refresh trains it without its teachers")
     sft_options = last_sft_options(plan.contract, plan.last, options.seed)
     catalog = _catalog(plan.bundle, items, plan.last, catalog_options or CatalogOptions())
     train_options, sft_fields = training_settings(plan.last, options)

@@ -18,7 +18,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.cli.main import app
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import StageRecord, TrainParams
+from sidtool.contract.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.contract.write import write_contract
 from sidtool.data.items import Items
 from sidtool.errors import CompatibilityError, RefusedError, UsageError
@@ -250,6 +250,30 @@ def test_a_memory_in_the_loss_is_in_the_loss_again(
     assert refreshed.memory is not None
     assert params.memory == refreshed.memory.digest != memory.digest
     assert (params.options["memory_weight"], params.options["memory_power"]) == (0.2, 1.5)
+
+
+def test_a_line_says_that_teachers_are_not_used(
+    tmp_path: Path, trained: Path, retrained: Bundle, bundle: Bundle, later: Split
+) -> None:
+    contract = read_contract(trained)
+    assert isinstance(contract.params, TrainParams)
+    teachers = (ModelReference("teacher", {"model.safetensors": "0" * 64}),)
+    stage = StageRecord("full", replace(contract.params, teachers=teachers))
+    contract = replace(contract, stages=(*contract.stages[:-1], stage))
+    shutil.copytree(trained, tmp_path / "student")
+    write_contract(tmp_path / "student", contract, bundle)
+    line = "the model was distilled: refresh trains it without its teachers"
+    lines: list[str] = []
+    chosen = RefreshOptions(share=0.05)
+    how: Any = {"split": later, "options": chosen, "notify": lines.append}
+    refresh(tmp_path / "student", retrained, tmp_path / "out", **how)
+    assert line in lines
+    refreshed = read_contract(tmp_path / "out").params
+    assert isinstance(refreshed, TrainParams)
+    assert refreshed.teachers == ()
+    lines.clear()
+    refresh(trained, retrained, tmp_path / "other", **how)
+    assert line not in lines
 
 
 @pytest.mark.parametrize(
