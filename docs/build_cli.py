@@ -39,6 +39,8 @@ def table_row(parameter: Any, hint: Any) -> str:
         name = f"`{parameter.metavar or parameter.name.upper()}`"
     else:
         name = ", ".join(f"`{flag}`" for flag in [*parameter.opts, *parameter.secondary_opts])
+        if parameter.metavar:
+            name += f" {parameter.metavar.replace('|', '/')}"
     value = parameter.default
     default = f"`{value}`"
     if parameter.required:

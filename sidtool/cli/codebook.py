@@ -129,7 +129,7 @@ def build_codebook(
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Most tokens read of a text.", rich_help_panel=ENCODER),
+        typer.Option(min=1, help="Maximum tokens per text.", rich_help_panel=ENCODER),
     ] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Precision of the model.", rich_help_panel=ENCODER)

@@ -84,24 +84,25 @@ class Command(TyperCommand):
         try:
             result = super().invoke(ctx)
         except KeyboardInterrupt:
-            note(f"interrupted{_resumption(out)}")
+            note(f"interrupted{_resumption(out, by_option='resume' in ctx.params)}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         detail(f"{ctx.info_name} took {time.monotonic() - start:.1f} s")
         return result
 
 
-def _resumption(out: Any) -> str:
+def _resumption(out: Any, *, by_option: bool) -> str:
     """What an interrupted command says of its unfinished work beside its output, if there is
-    any."""
+    any; `by_option` if it resumes with --resume only."""
     if out is None:
         return ""
+    command = "the same command with --resume" if by_option else "the same command"
     folder = Path(out)
     works = list(folder.parent.glob(f"{glob.escape(folder.name)}*.partial"))
     checkpoints = [path for work in works for path in work.glob("checkpoint-*")]
     if checkpoints:
         newest = max(checkpoints, key=lambda path: path.stat().st_mtime)
-        return f": the same command goes on from {newest}"
-    return f": {works[0]} has the unfinished work; the same command goes on" if works else ""
+        return f": {command} continues from {newest}"
+    return f": {works[0]} has the unfinished work; {command} continues it" if works else ""
 
 
 def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:

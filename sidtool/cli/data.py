@@ -98,15 +98,17 @@ def prepare(
         typer.Option(help="Lowest rating that counts as an event. Of kuairand: 1, a click."),
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="First moment that stays: a number or an ISO date.")
+        str | None, typer.Option(help="Keep events at or after this number or ISO date.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help="First moment that does not stay any more.")
+        str | None, typer.Option(help="Keep events before this number or ISO date.")
     ] = None,
     k_core: Annotated[
-        int, typer.Option(help="Fewest events of each user and each item that stay; 0: all.")
+        int, typer.Option(help="Minimum events per user and per item; 0 keeps all.")
     ] = 0,
-    min_history: Annotated[int, typer.Option(help="Fewest events of a user, beyond the core.")] = 0,
+    min_history: Annotated[
+        int, typer.Option(help="Minimum events per user, if larger than --k-core.")
+    ] = 0,
     all_items: Annotated[
         bool, typer.Option("--all-items", help="Keep items without events, too.")
     ] = False,

@@ -32,9 +32,7 @@ def embed(
         ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Text put before each item's text.")] = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens read of a text.")
-    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=1, help="Maximum tokens per text.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Precision of the model.")] = None,
     trust_remote_code: options.Trust = False,
     id_column: options.IdColumn = None,

@@ -33,7 +33,7 @@ def evaluate(
     split: Annotated[
         Path | None,
         typer.Argument(
-            metavar="SPLIT",
+            metavar="[SPLIT]",
             help="Folder that `sidtool split` wrote, or a file of events (split by leave-one-out). "
             "With --task, also a file of training examples.",
         ),

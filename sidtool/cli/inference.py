@@ -41,8 +41,8 @@ OtherBundle = Annotated[
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="A memory of build-memory, or URL/NAME@VERSION, in place of the model's own; "
-        "refreshed nightly."
+        help="A memory of build-memory, or URL/NAME@VERSION, in place of the model's own, "
+        "for example tonight's."
     ),
 ]
 MemoryWeight = Annotated[

@@ -60,7 +60,8 @@ def import_(
     embeddings: Annotated[
         Path | None,
         typer.Option(
-            help="Vectors of the items: the share of the map that the codebook gives back.",
+            help="Vectors of the items: measures for which share of them the codebook gives the "
+            "map's SID.",
             rich_help_panel=CODEBOOK,
         ),
     ] = None,
@@ -97,7 +98,7 @@ def import_(
     ] = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Most tokens that it reads.", rich_help_panel=CODEBOOK),
+        typer.Option(min=1, help="Maximum tokens per text.", rich_help_panel=CODEBOOK),
     ] = None,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Its precision.", rich_help_panel=CODEBOOK)

@@ -54,8 +54,8 @@ def build_memory(
     items: Annotated[
         Path | None,
         typer.Option(
-            help="Catalog of the bundle's items: by its texts and the bundle's encoder, items are "
-            "also similar by content, those without events too."
+            help="Catalog of the bundle's items. Its texts, encoded by the bundle's encoder, add "
+            "similarity by content, also to items without events."
         ),
     ] = None,
     encoder: options.MovedEncoder = None,
@@ -66,8 +66,8 @@ def build_memory(
     content_weight: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the content, by default 0.8; without --items and --embeddings that "
-            "of the items' codes, which is less exact. 0: no similarity by content."
+            help="Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If "
+            "given without them, the items' codes are compared, which is less exact."
         ),
     ] = None,
     tune: Annotated[

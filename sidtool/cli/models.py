@@ -46,6 +46,7 @@ def init_model(
             autocompletion=complete_setting("init-model"),
             envvar="SIDTOOL_INIT_MODEL_SET",
             help="Field of the model's configuration, key=value.",
+            rich_help_panel="Options",
         ),
     ] = None,
     seed: options.Seed = 0,

@@ -13,7 +13,7 @@ from sidtool.terminal.console import is_verbose, next_step, note, say, say_json,
 from sidtool.terminal.inputs import read_ids
 
 TOKEN_VARIABLE = "SIDTOOL_TOKEN"
-LIMITS = "ServeLimits"
+LIMITS = "Limits"
 
 
 def serve(
@@ -39,8 +39,8 @@ def serve(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            help="File of the bearer token that calls need. Default: the variable that "
-            "docs/serving.md names, if it is set."
+            help="File of the bearer token that calls need. Default: the value of the variable "
+            f"{TOKEN_VARIABLE}, if it is set."
         ),
     ] = None,
     poll: Annotated[
@@ -113,9 +113,9 @@ def serve(
     """Serve a model over HTTP: recommend, score, encode and decode, with requests of many clients
     in one batch.
 
-    A moved tag, or another bundle or memory at its location, is taken without a lost call after
-    the checks of a start; else it is refused and the old one stays. SIGTERM answers what was
-    received and ends. Prints the URL."""
+    If a tag moves, or the model, bundle or memory at its location changes, the service checks the
+    new version and switches to it without losing a request; a version that does not fit is refused.
+    On SIGTERM it answers what it has received and exits. Prints the URL."""
     from sidtool.extras import require
 
     require("serve")

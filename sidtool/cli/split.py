@@ -38,7 +38,9 @@ def split(
             "given: the files are already split."
         ),
     ] = "leave-one-out",
-    valid: Annotated[Path | None, typer.Option(help="Validation windows (given).")] = None,
+    valid: Annotated[
+        Path | None, typer.Option(help="Validation windows (given).", rich_help_panel="Options")
+    ] = None,
     test: Annotated[Path | None, typer.Option(help="Test windows (given).")] = None,
     valid_from: Annotated[
         str | None,

@@ -66,8 +66,8 @@ def train(
     memory: Annotated[
         str | None,
         typer.Option(
-            help="Memory, or URL/NAME@VERSION, whose mixture with the model the loss is of; "
-            "memory_weight and memory_power are settings."
+            help="A memory, or URL/NAME@VERSION: the loss is that of its mixture with the model "
+            "(settings memory_weight, memory_power)."
         ),
     ] = None,
     split: Annotated[
@@ -160,7 +160,8 @@ def refresh(
     embeddings: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Vectors of the items, if the memory compares them and the items are others."
+            help="Vectors of the items, if the model's memory compares them and the new bundle has "
+            "other items."
         ),
     ] = None,
     id_column: options.IdColumn = None,
@@ -169,7 +170,10 @@ def refresh(
         float, typer.Option(help="Length of the training stage, as a share of the model's last.")
     ] = 0.2,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Default: that of the model's last training stage.")
+        float | None,
+        typer.Option(
+            help="Default: that of the model's last training stage; required if it was `lora`."
+        ),
     ] = None,
     seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,

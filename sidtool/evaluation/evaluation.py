@@ -338,7 +338,7 @@ def _counts(examples: IndexedExamples, users: Sequence[str]) -> dict[str, int]:
     return {
         "users": len(set(users)),
         "active_items": len(examples.bundle.active),
-        "targets_not_in_bundle": int(missing.sum()),
+        "targets_not_recommendable": int(missing.sum()),
         "targets_seen": int((~missing & ~recommendable).sum()),
         "empty_histories": sum(not len(history) for history in examples.histories),
     }

@@ -219,7 +219,22 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on(
     (tmp_path / "tuned2.partial").mkdir()
     ran = run(*command)
     assert (ran.code, ran.out) == (130, "")
-    assert ran.err == f"interrupted: the same command goes on from {checkpoint}\n"
+    assert ran.err == f"interrupted: the same command continues from {checkpoint}\n"
+
+
+def test_an_interrupted_command_that_resumes_by_an_option_names_it(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sidtool.recommendation.recommend.recommend_to_file", interrupted)
+    work = tmp_path / "out.jsonl.partial"
+    work.mkdir()
+    command = ("recommend", road.model, "--events", road.events, "--all-users", "-o")
+    ran = run(*command, tmp_path / "out.jsonl")
+    unfinished = f"{work} has the unfinished work; the same command with --resume continues it"
+    assert (ran.code, ran.err) == (130, f"interrupted: {unfinished}\n")
 
 
 def test_a_full_disk_is_one_line(

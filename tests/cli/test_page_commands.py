@@ -129,6 +129,7 @@ def in_shop(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for path in shop.iterdir():
         Path(path.name).symlink_to(path)
     catalog(Path("items-new.jsonl"), n=70)
+    Path("items-all.jsonl").symlink_to("items-new.jsonl")
     rows = list(csv.reader(Path("interactions.csv").read_text(encoding="utf-8").splitlines()))
     last = {row[0]: int(row[2]) for row in rows[1:]}
     rows.extend([user, "b001", str(time + 1)] for user, time in last.items())
@@ -151,6 +152,8 @@ def run_commands(name: str, words: Mapping[str, str], further: Mapping[str, Sequ
 def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) -> None:
     Path("foreign").symlink_to(road.foreign)
     own_codebook(Path("shop.zarr"), Path("codebooks.npz"))
+    done("export", "shop.zarr", "--to", "minionerec", "--items", "items.jsonl", "-o", "theirs")
+    Path("their.index.json").symlink_to("theirs/index.json")
     run_page("refreshing.md", encoder, levels="4x4x8")
     run_page("migrating.md", encoder)
     assert json.loads(Path("maps/index.json").read_text(encoding="utf-8")).keys() >= {"b001"}

@@ -186,7 +186,7 @@ def test_targets_that_the_bundle_lacks_are_misses_and_counted() -> None:
     assert result.n == 3
     assert result.metrics["hr@1"] == pytest.approx(1 / 3)
     assert result.baselines["popularity"]["hr@50"] == pytest.approx(1 / 3)
-    assert result.counts["targets_not_in_bundle"] == 2
+    assert result.counts["targets_not_recommendable"] == 2
     assert result.counts["empty_histories"] == 1
 
 

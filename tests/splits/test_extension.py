@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidtool.errors import CompatibilityError
+from sidtool.errors import CompatibilityError, SidtoolWarning
 from sidtool.splits.extension import extended
 from sidtool.splits.files import SplitOptions, open_split, split_events
 from sidtool.splits.split import Example, Split, UserSequence
@@ -48,6 +48,17 @@ def test_a_split_extends_what_the_earlier_one_extends() -> None:
     assert first.reference.excludes_held_out(third.reference)
 
 
+def test_a_file_of_new_events_alone_is_warned_of() -> None:
+    earlier = leave_one_out({user: ["a", "b", "c", "d", "e"] for user in ("ann", "bob", "cat")})
+    new = {"ann": ["f", "g", "h"], "bob": ["f", "g", "h"], "cat": ["a", "b", "c", "d", "e", "f"]}
+    message = "2 of the 3 users of the earlier split have fewer training events"
+    with pytest.warns(SidtoolWarning, match=message):
+        extended(leave_one_out(new), earlier)
+    # that one user's old events were dropped is no reason
+    new["bob"] = new["cat"]
+    extended(leave_one_out(new), earlier)
+
+
 @pytest.mark.parametrize(
     ("later", "message"),
     [
@@ -82,6 +93,7 @@ def test_a_grown_history_always_extends_its_beginning(users: list[tuple[list[str
     extended(leave_one_out(later), leave_one_out(earlier))
 
 
+@pytest.mark.filterwarnings("ignore:.*have fewer training events")
 @given(histories, histories)
 def test_an_accepted_split_holds_out_no_occurrence_that_was_learned(
     earlier_items: list[str], later_items: list[str]
