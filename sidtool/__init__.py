@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from sidtool.serving.serve_options import ServeOptions as ServeOptions
     from sidtool.setting_list import list_settings as list_settings
     from sidtool.sft.event_weights import WeightOptions as WeightOptions
-    from sidtool.sft.make_sft import SftInputs as SftInputs
+    from sidtool.sft.job import SftInputs as SftInputs
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.sft_options import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
@@ -140,7 +140,7 @@ _MODULES = {
     "ServeLimits": "serving.serve_options",
     "ServeOptions": "serving.serve_options",
     "SessionRule": "splits.sessions",
-    "SftInputs": "sft.make_sft",
+    "SftInputs": "sft.job",
     "SftOptions": "sft.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "sid",

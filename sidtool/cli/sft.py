@@ -202,7 +202,7 @@ def _writer(
     workers cannot do."""
     from sidtool.cluster.run import RunOptions
     from sidtool.cluster.training_examples import ClusterExamples
-    from sidtool.sft.make_sft import SftInputs
+    from sidtool.sft.job import SftInputs
 
     if engine == "ray":
         return ClusterExamples(SftInputs(*inputs), RunOptions(engine, workers))

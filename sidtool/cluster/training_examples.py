@@ -16,8 +16,8 @@ import numpy as np
 from sidtool.cluster.output import PartFolder, PartReport
 from sidtool.cluster.run import RunOptions, make_parts, part_name
 from sidtool.errors import RefusedError, UsageError
+from sidtool.sft.job import SftInputs, SftJob
 from sidtool.sft.lineage import TaskCounts
-from sidtool.sft.make_sft import SftInputs, SftJob
 from sidtool.sft.tasks import named_task
 from sidtool.splits.split import Event, Split, count_leaks
 

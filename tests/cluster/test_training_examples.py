@@ -16,7 +16,8 @@ from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.general_text import GeneralOptions
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.event_weights import WeightOptions
-from sidtool.sft.make_sft import SftInputs, make_sft
+from sidtool.sft.job import SftInputs
+from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.splits.files import SplitOptions, make_split, write_split
 from sidtool.splits.split import Split
