@@ -13,6 +13,7 @@ MAX_JSON_DEPTH = 64
 MAX_YAML_CHARACTERS = 1 << 17
 """PyYAML reads some hundred thousand characters per second."""
 MAX_YAML_DEPTH = 64
+TYPED_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp")}
 MAX_YAML_NODES = 100_000
 """Values of a YAML document, each counted as often as aliases repeat it."""
 
@@ -65,8 +66,11 @@ def check_strings(value: Any) -> None:
         raise ValueError("the nesting is too deep") from error
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, *, text_levels: int = 0) -> Any:
     """The value of a YAML document of plain types.
+
+    Scalars in so many outer `text_levels`, the document's own one included, are texts as they are
+    written, except null: YAML reads 00123 as 83, and `on` as true.
 
     Raises ValueError also for a key that occurs twice in a mapping, for aliases that repeat values
     more than MAX_YAML_NODES times or contain themselves, and for a tag that makes Python objects.
@@ -77,6 +81,7 @@ def parse_yaml(text: str) -> Any:
         loader = _yaml_loader()(text)
         root = loader.get_single_node()
         _count_nodes(root, {})
+        _keep_texts(root, text_levels)
         return None if root is None else loader.construct_document(root)
     except RecursionError as error:
         raise ValueError("the nesting is too deep, or a value contains itself") from error
@@ -157,6 +162,19 @@ def _finite(digits: str) -> float:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _keep_texts(node: Any, levels: int) -> None:
+    """Make the scalars in the outer levels of a YAML node texts, except null."""
+    if node is None or levels <= 0:
+        return
+    if isinstance(node.value, str):
+        if node.tag in TYPED_SCALARS:
+            node.tag = "tag:yaml.org,2002:str"
+        return
+    for member in node.value:
+        for part in member if isinstance(member, tuple) else (member,):
+            _keep_texts(part, levels - 1)
 
 
 def _count_nodes(node: Any, sizes: dict[int, int]) -> int:

@@ -1,5 +1,6 @@
 """Precedence of flags, environment and options file, and the errors that every command shares."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> Non
         ("levels: {a: 2021-01-01}\n", "--levels takes one value, not a dict"),
         ("seed: 1\nseed: 2\n", "the key 'seed' occurs twice"),
         ("id-column: a\nid_column: b\n", "the option 'id_column' occurs twice"),
-        ("seed: 2021-13-45\n", "cannot be read"),
+        ("seed: 2021-13-45\n", "should be a valid integer"),
         ("[" * 3000, "too deep"),
         ("set: &a [*a]\n", "cannot be read"),
     ],
@@ -194,6 +195,18 @@ def test_a_path_that_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> No
     assert f"no bundle at {tmp_path}/[red]x[/].zarr" in refused(
         1, "verify", f"{tmp_path}/[red]x[/].zarr"
     )
+
+
+def test_ids_in_a_file_are_texts(road: Road, tmp_path: Path) -> None:
+    """YAML reads 00123 as the octal number 83, which another user may be named."""
+    events = tmp_path / "events.csv"
+    rows = [("00123", "b001"), ("00123", "b002"), ("83", "b003"), ("83", "b004"), ("yes", "b005")]
+    lines = [f"{user},{item},{time}" for time, (user, item) in enumerate(rows)]
+    events.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n", encoding="utf-8")
+    config = tmp_path / "c.yaml"
+    config.write_text("user: [00123, yes]\nexclude-seen: true\n", encoding="utf-8")
+    ran = done("recommend", road.tuned, "--events", events, "--config", config, "--json")
+    assert [json.loads(line)["user"] for line in ran.out.splitlines()] == ["00123", "yes"]
 
 
 def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -> None:
