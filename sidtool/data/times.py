@@ -19,6 +19,15 @@ SMALL_FRACTION = re.compile(r"(?<=[.,][0-9]{6})[0-9]+")
 FLOAT_DIGITS = 15
 """Decimal numbers of no more digits differ as float64."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
+"""Numbers from each first number on are times since 1970 with so many to a second: each range
+begins in 1973."""
+
+
+def units_per_second(number: float) -> float | None:
+    """In which unit a number is a time since 1970: so many to a second; None for a number that is
+    no time."""
+    return next((unit for start, unit in UNITS if abs(number) >= start), None)
 
 
 def parse_time(text: str) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.interactions import Interactions
-from sidtool.data.times import NUMBER
+from sidtool.data.times import NUMBER, units_per_second
 from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.fields.conditions import Condition
 from sidtool.fields.fields import (
@@ -28,9 +28,6 @@ from sidtool.fields.fields import (
 from sidtool.tables.tables import column_names, read_columns
 
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
-"""Numbers from each first number on are times since 1970 with so many to a second: each range
-begins in 1973."""
 FITTING_KINDS: Mapping[FieldType, tuple[FieldType, ...]] = {
     "str": ("int", "float", "str"),
     "float": ("int", "float"),
@@ -289,7 +286,7 @@ def event_seconds(
     """The times of events in seconds since 1970. Raises DataError, which names the option that
     needs them, if their order is no time."""
     largest = float(np.abs(events.order).max())
-    per_second = next((unit for start, unit in UNITS if largest >= start), None)
+    per_second = units_per_second(largest)
     if events.columns.order is None or per_second is None:
         order = "the order of the rows" if events.columns.order is None else f"{largest:g}"
         raise DataError(

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.times import NUMBER, parse_time
+from sidtool.data.times import NUMBER, parse_time, units_per_second
 from sidtool.errors import UsageError
-from sidtool.ingest.moments import MILLISECONDS
 from sidtool.ingest.raw import RawEvents
 from sidtool.json_record import JsonRecord
 
@@ -96,22 +95,23 @@ def core(
 
 
 def _in_window(
-    times: NDArray[np.float64], options: FilterOptions, units_per_second: int
+    times: NDArray[np.float64], options: FilterOptions, unit: float
 ) -> NDArray[np.bool_]:
+    """`unit`: of the data set's times, so many to a second; a table may have another one."""
     inside = np.ones(len(times), dtype=np.bool_)
-    if units_per_second == 1 and len(times) and np.median(times) >= MILLISECONDS[0]:
-        units_per_second = 1000  # a table has either
+    if unit == 1 and len(times):
+        unit = units_per_second(float(np.median(times))) or 1
     if options.since is not None:
-        inside &= times >= _moment(options.since, units_per_second)
+        inside &= times >= _moment(options.since, unit)
     if options.until is not None:
-        inside &= times < _moment(options.until, units_per_second)
+        inside &= times < _moment(options.until, unit)
     return inside
 
 
-def _moment(text: str, units_per_second: int) -> float:
+def _moment(text: str, unit: float) -> float:
     """A number as it is, or a date in the unit of the times. Raises UsageError."""
     try:
-        return parse_time(text) * (1 if NUMBER.fullmatch(text) else units_per_second)
+        return parse_time(text) * (1 if NUMBER.fullmatch(text) else unit)
     except (ValueError, OverflowError) as error:
         raise UsageError(f"a moment is a number or an ISO date: {error}") from error
 
