@@ -4,7 +4,7 @@ A later split has new events, items and users, so its digest differs. It extends
 if nothing that it holds out was seen in training or in validation there."""
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 
@@ -16,13 +16,14 @@ Occurrences = Counter[tuple[str, str]]
 
 
 def extended(split: Split, earlier: Split) -> Split:
-    """`split`, with a record that it extends `earlier` and the splits that `earlier` extends.
+    """`split`, with a record that it extends `earlier`, and the splits that `earlier` extends if
+    that one has all their events.
 
     Positions may differ, because events can be added anywhere, so events are counted by (user,
     item). Raises CompatibilityError if an event that `split` holds out may have been a training
     event of `earlier`, or one that it holds out for test a training or validation event there.
-    That most users of `earlier` have fewer training events now is a SidtoolWarning: a file of the
-    new events alone was probably split.
+    That `split` lacks training events of most users of `earlier` is a SidtoolWarning: a file of
+    the new events alone was probably split.
     """
     held_out = {*_targets(split.valid), *_targets(split.test)}
     train = _occurrences(split.train, held_out)
@@ -31,10 +32,12 @@ def extended(split: Split, earlier: Split) -> Split:
     train.update(_targets(split.valid))
     earlier_train.update(_targets(earlier.valid))
     _check(split, split.test, "training or validation", earlier_train, train)
-    _warn_of_lost_events(split, earlier)
+    drops_events = _drops_events(split, earlier)
     reference = earlier.reference
-    extends = tuple(dict.fromkeys((reference.digest, *reference.extends)))
-    return replace(split, origin=replace(split.origin, extends=extends))
+    # where `earlier` lacks events of a split before it, `split` may hold out one of them
+    before = () if earlier.origin.drops_events else reference.extends
+    extends = tuple(dict.fromkeys((reference.digest, *before)))
+    return replace(split, origin=replace(split.origin, extends=extends, drops_events=drops_events))
 
 
 def _check(
@@ -55,20 +58,40 @@ def _check(
             )
 
 
-def _warn_of_lost_events(split: Split, earlier: Split) -> None:
-    n_events = {sequence.user: len(sequence.items) for sequence in split.train}
+def _drops_events(split: Split, earlier: Split) -> bool:
+    """Whether `split` lacks training events of `earlier`, or events that this one trains or
+    validates on. Warns if it lacks training events of most users."""
+    rows = {sequence.user: row for row, sequence in enumerate(split.train)}
+    valid = _items_by_user(split.valid)
+    earlier_valid = _items_by_user(earlier.valid)
     n_users = 0
-    n_shorter = 0
+    n_lost_train = 0
+    n_lost = 0
     for sequence in earlier.train:
+        row = rows.get(sequence.user)
+        train = Counter(() if row is None else split.train[row].items)
+        earlier_train = Counter(sequence.items)
         n_users += 1
-        n_shorter += n_events.get(sequence.user, 0) < len(sequence.items)
-    if 2 * n_shorter > n_users:
+        n_lost_train += not earlier_train <= train
+        train.update(valid.get(sequence.user, ()))
+        earlier_train.update(earlier_valid.pop(sequence.user, ()))
+        n_lost += not earlier_train <= train
+    if 2 * n_lost_train > n_users:
         warnings.warn(
-            f"{n_shorter} of the {n_users} users of the earlier split have fewer training events "
-            "than there: a split is made from all events, old and new",
+            f"training events of {n_lost_train} of the {n_users} users of the earlier split are "
+            "missing: a split is made from all events, old and new",
             SidtoolWarning,
             stacklevel=3,
         )
+    # the rest are users without training events there
+    return n_lost_train > 0 or n_lost > 0 or len(earlier_valid) > 0
+
+
+def _items_by_user(examples: Iterable[Example]) -> dict[str, list[str]]:
+    items: dict[str, list[str]] = defaultdict(list)
+    for user, item in _targets(examples):
+        items[user].append(item)
+    return dict(items)
 
 
 def _occurrences(

@@ -272,6 +272,7 @@ def read_split(folder: Path, arrays: Path | None = None) -> Split:
             manifest.extends,
             manifest.fields,
             manifest.sessions,
+            manifest.drops_events,
         ),
     )
     # the files may be intact and still belong to another manifest

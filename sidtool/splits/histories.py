@@ -43,16 +43,15 @@ def _histories_of_events(split: Split) -> dict[str, History]:
 
 
 def _histories_of_windows(split: Split) -> dict[str, History]:
-    events: dict[str, set[tuple[int, str]]] = {}
+    """Windows may show events that no window has as its target."""
+    events: dict[str, dict[int, str]] = {}  # user -> position -> item
     for sequence in split.train:
-        events[sequence.user] = set(zip(sequence.positions, sequence.items, strict=True))
+        events[sequence.user] = dict(zip(sequence.positions, sequence.items, strict=True))
     for example in (*split.valid, *split.test):
-        of_user = events.setdefault(example.user, set())
-        if not of_user:
-            first = example.position - len(example.history)
-            of_user.update(enumerate(example.history, first))
-        of_user.add((example.position, example.item))
+        of_user = events.setdefault(example.user, {})
+        of_user.update(enumerate(example.history, example.position - len(example.history)))
+        of_user[example.position] = example.item
     return {
-        user: (tuple(item for _, item in sorted(of_user)), NO_FIELDS)
+        user: (tuple(item for _, item in sorted(of_user.items())), NO_FIELDS)
         for user, of_user in events.items()
     }

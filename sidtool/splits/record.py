@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from sidtool.data.columns import EventColumns
+from sidtool.data.times import units_per_second
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.fields.fields import FieldTypes
 from sidtool.json_record import JsonRecord
@@ -54,16 +55,27 @@ class SplitReference(JsonRecord):
             del value["columns"]
         return value
 
+    @property
+    def time_unit(self) -> float | None:
+        """Units of the cuts in a second, 0 for numbers that are no times since 1970; None without
+        cuts, and where they count the rows of a file, as another file has others."""
+        if self.cuts is None or self.columns is None or self.columns.order is None:
+            return None
+        units = {units_per_second(cut) for cut in (self.cuts.valid_from, self.cuts.test_from)}
+        return (units.pop() or 0) if len(units) == 1 else None
+
     def excludes_held_out(self, other: "SplitReference") -> bool:
         """Whether the training events of this split cannot be among the held-out events of `other`.
 
-        True for equal digests, if `other` extends this one, and for two temporal splits where
-        neither cut of this one is later than that of the other: its training events end before
-        `other` starts to hold out.
+        True for equal digests, if `other` extends this one, and for two temporal splits by times of
+        one unit where neither cut of this one is later than that of the other: its training events
+        end before `other` starts to hold out.
         """
         if self.digest == other.digest or self.digest in other.extends:
             return True
         if self.cuts is None or other.cuts is None:
+            return False
+        if self.time_unit is None or self.time_unit != other.time_unit:
             return False
         train_ends_first = self.cuts.valid_from <= other.cuts.valid_from
         valid_ends_first = self.cuts.test_from <= other.cuts.test_from
@@ -158,13 +170,16 @@ class SplitManifest(JsonRecord):
     """The fields of events and users, None without any."""
     sessions: SessionRule | None = None
     """What a session is, None where the split records none."""
+    drops_events: bool = False
+    """As `SplitOrigin.drops_events`."""
     format: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored, without fields or sessions where there are none."""
+        """The JSON object that is stored, without fields or sessions where there are none, and
+        without `drops_events` where it is false."""
         value = super().to_json()
-        for name in ("fields", "sessions"):
-            if value[name] is None:
+        for name in ("fields", "sessions", "drops_events"):
+            if not value[name] and value[name] != {}:
                 del value[name]
         return value
 

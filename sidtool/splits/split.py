@@ -141,6 +141,9 @@ class SplitOrigin:
     """The fields of events and users, None for a split without any."""
     sessions: SessionRule | None = None
     """What a session is, None where the split records none."""
+    drops_events: bool = False
+    """Whether the split lacks events that the earlier split it extends was trained or validated
+    on. What that one extends is then not known to be extended by later splits."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ class Split:
             extends=self.origin.extends,
             fields=self.origin.fields,
             sessions=self.origin.sessions,
+            drops_events=self.origin.drops_events,
             format=split_format(self.origin.fields, self.origin.sessions),
         )
 

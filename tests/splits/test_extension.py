@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from sidtool.errors import CompatibilityError, SidtoolWarning
 from sidtool.splits.extension import extended
-from sidtool.splits.files import SplitOptions, open_split, split_events
+from sidtool.splits.files import (
+    SplitOptions,
+    open_split,
+    read_split,
+    split_events,
+    write_split,
+)
 from sidtool.splits.split import Example, Split, UserSequence
 
 Sequences = dict[str, list[str]]
@@ -51,12 +57,42 @@ def test_a_split_extends_what_the_earlier_one_extends() -> None:
 def test_a_file_of_new_events_alone_is_warned_of() -> None:
     earlier = leave_one_out({user: ["a", "b", "c", "d", "e"] for user in ("ann", "bob", "cat")})
     new = {"ann": ["f", "g", "h"], "bob": ["f", "g", "h"], "cat": ["a", "b", "c", "d", "e", "f"]}
-    message = "2 of the 3 users of the earlier split have fewer training events"
+    message = "training events of 2 of the 3 users of the earlier split are missing"
     with pytest.warns(SidtoolWarning, match=message):
         extended(leave_one_out(new), earlier)
     # that one user's old events were dropped is no reason
     new["bob"] = new["cat"]
     extended(leave_one_out(new), earlier)
+
+
+def test_what_an_earlier_split_lacks_is_not_extended_through_it() -> None:
+    """Weekly splits of windows of time: the third may hold out what only the first trained on."""
+    others = {user: ["a", "b", "c", "d"] for user in ("bob", "cat", "dan")}
+    first = leave_one_out({**others, "ann": list("abcdefgh")})
+    second = extended(leave_one_out(others), first)
+    assert second.origin.drops_events
+    assert first.reference.excludes_held_out(second.reference)
+    third = extended(leave_one_out({**others, "ann": list("abcdef")}), second)
+    assert third.reference.extends == (second.reference.digest,)
+    assert not first.reference.excludes_held_out(third.reference)
+    with pytest.raises(CompatibilityError, match="a training event of the earlier split"):
+        extended(leave_one_out({**others, "ann": list("abcdef")}), first)
+
+
+def test_validation_events_that_are_missing_are_dropped_events() -> None:
+    first = leave_one_out({"ann": ["a", "b", "c", "d"], "bob": ["a", "b", "c"]})
+    complete = extended(leave_one_out({"ann": ["a", "b", "c", "e"], "bob": ["a", "b", "c"]}), first)
+    assert not complete.origin.drops_events  # a test event was never learned
+    lacking = extended(leave_one_out({"ann": ["a", "b", "f", "e"], "bob": ["a", "b", "c"]}), first)
+    assert lacking.origin.drops_events
+
+
+def test_dropped_events_are_recorded_in_the_folder(tmp_path: Path) -> None:
+    first = leave_one_out({user: ["a", "b", "c", "d"] for user in ("ann", "bob", "cat")})
+    second = extended(leave_one_out({user: ["a", "b", "c", "d"] for user in ("ann", "bob")}), first)
+    write_split(second, tmp_path / "second")
+    assert read_split(tmp_path / "second").origin.drops_events
+    assert "drops_events" not in write_split(first, tmp_path / "first").to_json()
 
 
 @pytest.mark.parametrize(
@@ -93,7 +129,7 @@ def test_a_grown_history_always_extends_its_beginning(users: list[tuple[list[str
     extended(leave_one_out(later), leave_one_out(earlier))
 
 
-@pytest.mark.filterwarnings("ignore:.*have fewer training events")
+@pytest.mark.filterwarnings("ignore:training events of")
 @given(histories, histories)
 def test_an_accepted_split_holds_out_no_occurrence_that_was_learned(
     earlier_items: list[str], later_items: list[str]

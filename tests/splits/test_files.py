@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import EventNames
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.splits.files import (
@@ -185,13 +186,36 @@ def test_cuts_are_numbers_or_dates(tmp_path: Path) -> None:
         make_split(tmp_path / "none.csv", dataclasses.replace(options, valid_from="someday"))
 
 
+@pytest.mark.parametrize(
+    ("cuts", "other", "order", "excluded"),
+    [
+        ((1.525e9, 1.528e9), (1.6e9, 1.7e9), "time", True),
+        ((1.525e9, 1.528e9), (1.507e12, 1.513e12), "time", False),  # milliseconds of 2017
+        ((160, 180), (320, 360), "day", True),
+        ((160, 180), (320, 360), None, False),  # row 320 of another file may be older
+        ((3, 4), (1.525e9, 1.528e9), "time", False),
+        ((5e7, 2e8), (5e7, 2e8), "time", False),
+    ],
+)
+def test_cuts_compare_in_one_unit_of_time(
+    cuts: tuple[float, float], other: tuple[float, float], order: str | None, excluded: bool
+) -> None:
+    columns = EventColumns("user", "item", order)
+    early = SplitReference("temporal", "a", Cuts(*cuts), columns=columns)
+    late = SplitReference("temporal", "b", Cuts(*other), columns=columns)
+    assert early.excludes_held_out(late) == excluded
+    assert not dataclasses.replace(early, columns=None).excludes_held_out(late)
+
+
 def test_only_a_split_that_ends_first_excludes_what_another_holds_out() -> None:
     reference = SplitReference("leave-one-out", "a")
     assert reference.excludes_held_out(SplitReference("given", "a"))
     assert not reference.excludes_held_out(SplitReference("leave-one-out", "b"))
-    early = SplitReference("temporal", "c", Cuts(3, 4))
+    by_time = EventColumns("user", "item", "time")
+    early = SplitReference("temporal", "c", Cuts(3, 4), columns=by_time)
     for cuts, excluded in (((3, 4), True), ((5, 6), True), ((2, 9), False), ((3, 3.5), False)):
-        assert early.excludes_held_out(SplitReference("temporal", "d", Cuts(*cuts))) == excluded
+        late = SplitReference("temporal", "d", Cuts(*cuts), columns=by_time)
+        assert early.excludes_held_out(late) == excluded
     assert not early.excludes_held_out(reference)
     assert not reference.excludes_held_out(early)
     assert SplitReference.from_json(early.to_json()) == early

@@ -1,5 +1,6 @@
 """Whole histories of users: of events, and of the splits that are made of them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,14 @@ def test_recorded_columns_are_read(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", table)
     histories = user_histories(path, recorded=EventColumns("who", "what", "when"))
     assert histories == {"u": (("b", "a"), NO_FIELDS)}
+
+
+def test_windows_show_events_that_no_window_has_as_its_target(tmp_path: Path) -> None:
+    """The windows of a sample of targets: b and e are targets of none."""
+    parts = {"train": (["a"], "c"), "valid": (["a", "b", "c"], "d"), "test": (list("abcdef"), "g")}
+    for part, (history, item) in parts.items():
+        cells = {"user_id": ["u"], "history_item_id": [json.dumps(history)], "item_id": [item]}
+        write_table(tmp_path / f"{part}.csv", cells)
+    options = SplitOptions("given", tmp_path / "valid.csv", tmp_path / "test.csv")
+    split_events(tmp_path / "train.csv", tmp_path / "split", options)
+    assert items_of(tmp_path / "split") == {"u": tuple("abcdefg")}
