@@ -200,6 +200,13 @@ class Bundle:
         """(n_active,) int64: the rows of `items` that are not retired."""
         return np.flatnonzero(~self.items.retired).astype(np.int64)
 
+    @property
+    def is_active(self) -> NDArray[np.bool_]:
+        """(n,) whether a row of `items` is in `active`."""
+        is_active = np.zeros(len(self.items), dtype=np.bool_)
+        is_active[self.active] = True
+        return is_active
+
     def without(self, rows: NDArray[np.int64]) -> "Bundle":
         """The same bundle with these rows of `items` left out of `active`, and so of the trie."""
         smaller = Bundle(self.manifest, self.arrays)

@@ -12,7 +12,7 @@ def check_same_catalog(one: Bundle, other: Bundle) -> None:
     differ."""
     for bundle, without in ((one, other), (other, one)):
         rows = matching_rows(bundle.items, without.items)[bundle.active]  # (active,)
-        is_missing = (rows < 0) | without.items.retired[rows]
+        is_missing = (rows < 0) | ~without.is_active[rows]
         if is_missing.any():
             first = bundle.items.ids[int(bundle.active[np.argmax(is_missing)])]
             raise CompatibilityError(

@@ -34,7 +34,7 @@ class IndexedExamples:
     fields: tuple[Fields, ...]
     """The fields of each example, without those of items that the bundle lacks."""
     targets: NDArray[np.int64]
-    """(n,) int64: -1 where the bundle lacks the item or has retired it."""
+    """(n,) int64: -1 where the item is not active: absent, retired, or without tokens."""
     exclude_seen: bool
 
     @classmethod
@@ -58,8 +58,8 @@ class IndexedExamples:
             feedback = example.feedback
             fields.append(replace(of_items, feedback=feedback) if feedback else of_items)
         targets = np.array([index_of[example.item] for example in examples], dtype=np.int64)
-        # retired items have a SID, so they stay in a history, but they are never recommended
-        targets[(targets >= 0) & bundle.items.retired[targets]] = -1
+        # items that are not active have a SID, so they stay in a history
+        targets[(targets >= 0) & ~bundle.is_active[targets]] = -1
         parts = (tuple(examples), tuple(histories), tuple(fields))
         return cls(bundle, *parts, targets, exclude_seen)
 

@@ -52,6 +52,7 @@ class ListValidation:
 
         Raises DataError if none is left."""
         items = session.bundle.items
+        is_active = session.bundle.is_active
         users = []
         histories = []
         targets = []
@@ -62,7 +63,7 @@ class ListValidation:
             history = rows[in_bundle]
             following = items.rows(example.items)
             following = following[following >= 0]
-            following = following[~items.retired[following]]
+            following = following[is_active[following]]
             if exclude_seen:
                 following = following[~np.isin(following, history)]
             if len(following):

@@ -34,8 +34,8 @@ class HeldOutSessions:
         return cls(bundle, tuple(examples), truths, exclude_seen)
 
     def rows(self, number: int, ids: Sequence[str]) -> Rows:
-        """The rows of a list for an example; -1 for an item that the bundle lacks or has retired,
-        and for one of the history where those are excluded."""
+        """The rows of a list for an example; -1 for an item that is not active, and for
+        one of the history where those are excluded."""
         rows = _recommendable(self.bundle, ids)
         if self.exclude_seen:
             seen = self.bundle.items.rows(list(self.examples[number].history))
@@ -54,7 +54,7 @@ def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
     ids = [item for sequence in events for item in sequence.items]
     rows = items.rows(ids)
     counts = np.bincount(rows[rows >= 0], minlength=len(items))
-    counts[items.retired] = 0
+    counts[~bundle.is_active] = 0
     return ItemFacts(directions, information(counts))
 
 
@@ -73,7 +73,7 @@ def _truth(bundle: Bundle, example: Example, exclude_seen: bool, order: str | No
 
 
 def _recommendable(bundle: Bundle, ids: Sequence[str]) -> Rows:
-    """The rows of items, -1 for those that the bundle lacks or has retired."""
+    """The rows of items, -1 for those that are not active: absent, retired, or without tokens."""
     rows = np.array(bundle.items.rows(list(ids)), dtype=np.int64)
-    rows[(rows >= 0) & bundle.items.retired[rows]] = UNKNOWN
+    rows[(rows >= 0) & ~bundle.is_active[rows]] = UNKNOWN
     return rows

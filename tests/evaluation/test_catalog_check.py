@@ -1,5 +1,6 @@
 """Models of the same items compare, whatever their SIDs are."""
 
+import numpy as np
 import pytest
 
 from sidtool.errors import CompatibilityError
@@ -49,3 +50,12 @@ def test_a_model_of_another_bundle_is_one_more_system() -> None:
             options,
             against=loaded_model(shop(shared=False, retired=["i3"])),
         )
+
+
+def test_items_that_a_model_has_no_tokens_for_are_not_in_its_catalog() -> None:
+    whole = shop(shared=False)
+    adopted = whole.without(np.array([0, 1]))
+    for one, other in ((whole, adopted), (adopted, whole)):
+        with pytest.raises(CompatibilityError, match="2 active items"):
+            check_same_catalog(one, other)
+    check_same_catalog(adopted, adopted)

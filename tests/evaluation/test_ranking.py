@@ -96,6 +96,10 @@ def test_targets_that_cannot_be_recommended_are_misses() -> None:
     ]
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=True)
     assert (indexed.target_positions >= 0).tolist() == [True, False, False, False]
+    # nor can an item for which a model has no tokens
+    adopted = bundle.without(bundle.items.rows(["i0"]))
+    targets = IndexedExamples.of(adopted, examples, exclude_seen=False).targets
+    assert (targets >= 0).tolist() == [False, False, False, True]
     # a retired item stays in the history
     assert indexed.histories[0].tolist() == bundle.items.rows(["i2", "i1"]).tolist()
     assert (
