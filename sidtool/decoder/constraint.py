@@ -78,7 +78,9 @@ class SidLogitsProcessor(LogitsProcessor):
             complete = depth == self._trie.levels
             outside = (depth == 0) & (input_ids[:, -1] != self._begin)
             for rows, token in ((complete, self._end), (outside, self._begin)):
-                out[:, token] = torch.where(rows, scores[:, token], out[:, token])
+                # the only token that may follow: its probability among these is 1
+                score = scores[:, token] if self._normalize == "vocabulary" else 0.0
+                out[:, token] = torch.where(rows, score, out[:, token])
             at_edge = complete | outside
         else:
             depth = torch.where(depth == self._trie.levels, 0, depth)

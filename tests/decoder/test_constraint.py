@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList
 
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import AllowList, LeafFilter
+from sidtool.decoder.normalize import Normalize
 from sidtool.errors import DataError
 from tests.decoder.cases import catalog, generate, make, valid_sids, vocabulary
 from tests.models import tiny_model
@@ -122,6 +123,16 @@ def test_level_normalization_is_over_all_codes_of_the_level() -> None:
     want = scores[0, tokens.start : tokens.start + 6].log_softmax(-1)
     good = torch.isfinite(result[0, tokens.start : tokens.start + 6])
     torch.testing.assert_close(result[0, tokens.start : tokens.start + 6][good], want[good])
+
+
+@pytest.mark.parametrize("normalize", ["level", "trie"])
+def test_a_begin_or_end_token_that_must_follow_has_the_probability_1(normalize: Normalize) -> None:
+    trie, tokens = make(SIZES, 30)
+    processor = SidLogitsProcessor(trie, tokens, begin_end_tokens=True, normalize=normalize)
+    sid = tokens.ids(trie.leaf_codes(np.arange(1)), begin_end_tokens=False)[0].tolist()
+    result = processor(torch.tensor([[7, 7, 7], sid]), torch.randn(2, vocabulary(tokens)))
+    assert (result[0, tokens.begin], result[1, tokens.end]) == (0, 0)
+    assert torch.isfinite(result).sum() == 2
 
 
 def test_each_prompt_has_a_separate_filter() -> None:
