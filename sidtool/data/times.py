@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +120,10 @@ def _exact_keys(column: Column, numbers: NDArray[np.float64]) -> NDArray[Any]:
 
 def _exact(text: str) -> Decimal:
     """The number of a text, or the seconds since 1970 of a date, with all digits."""
-    if NUMBER.fullmatch(text):
+    try:
         return Decimal(text)
-    microseconds = (_date(text) - EPOCH) // timedelta(microseconds=1)
+    except InvalidOperation:  # a date
+        microseconds = (_date(text) - EPOCH) // timedelta(microseconds=1)
     rest = SMALL_FRACTION.search(text)
     fraction = Decimal(f"0.{rest.group()}") if rest else Decimal(0)
     return (microseconds + fraction) / 1_000_000

@@ -30,8 +30,9 @@ ROWS = 1 << 16
 class Format:
     """How a public data set is read."""
 
-    find: Callable[[Path], tuple[list[Path], list[Path]]]
-    """The files of events and the files of items in a folder."""
+    find: Callable[[Path], tuple[list[Path], list[Path]]] | None
+    """The files of events and the files of items in a folder; None for tables, whose paths may be
+    patterns, folders and URLs."""
     read_events: Callable[[Path], Iterator[Batch]]
     read_items: Callable[[Path], Iterator[dict[str, str]]]
     units_per_second: int = 1
@@ -78,7 +79,7 @@ class PrepareOptions:
         """The readers."""
         if self.source == "table":
             return Format(
-                table.find_files,
+                None,
                 partial(table.read_events, names=self.columns, rating=self.rating_column),
                 partial(table.read_items, id_column=self.id_column, title=self.title_column),
             )
@@ -181,9 +182,12 @@ def prepare(
 
 def _files(source: Path, options: PrepareOptions) -> tuple[list[Path], Path | None]:
     """The files of events, and the file of items if there is one."""
+    find = options.format.find
+    if find is None:
+        return [source], options.items
     if not source.exists():
         raise DataError(f"{source} does not exist")
-    events, items = options.format.find(source if source.is_dir() else source.parent)
+    events, items = find(source if source.is_dir() else source.parent)
     if not source.is_dir():
         events = [source]
         items = [path for path in items if path != source]

@@ -45,8 +45,3 @@ def read_items(
         if table.columns.title is not None:
             first["title"] = row.pop(table.columns.title)
         yield first | row
-
-
-def find_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """No guesses: tables are named by their paths."""
-    return [], []

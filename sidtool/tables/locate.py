@@ -59,7 +59,9 @@ def table_files(path: Path) -> TableFiles:
 
 def as_url(path: str | Path) -> str:
     """A path, or the URL that a Path was made of."""
-    return URL.sub(r"\1://", str(path), count=1)
+    text = URL.sub(r"\1://", str(path), count=1)
+    # a local file has no host, so its URL has a third slash
+    return text.replace("file://", "file:///", 1) if text.startswith("file://") else text
 
 
 def parquet_files(path: Path) -> tuple[Path, ...]:

@@ -43,18 +43,12 @@ def parquet_batches(
     path: Path, names: Sequence[str], ids: Container[str]
 ) -> Iterator[dict[str, Column]]:
     """As `read_parquet`, BATCH_ROWS rows at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     parquet_column_names(path)
-    for file in open_dataset(path).files:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(BATCH_ROWS, columns=list(names)):
-                table = pa.Table.from_batches([batch])
-                yield {
-                    name: (id_strings if name in ids else _strings)(path, name, table[name])
-                    for name in names
-                }
+    for table in _tables(path, BATCH_ROWS, names):
+        yield {
+            name: (id_strings if name in ids else _strings)(path, name, table[name])
+            for name in names
+        }
 
 
 def open_dataset(path: Path) -> Any:
@@ -77,12 +71,29 @@ def open_dataset(path: Path) -> Any:
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows as Python values, read in batches."""
+    for table in _tables(path, ROWS_AT_ONCE):
+        yield from table.to_pylist()
+
+
+def _tables(path: Path, rows: int, names: Sequence[str] | None = None) -> Iterator[Any]:
+    """pyarrow tables of so many rows with the named columns, or all: those of the files, and the
+    values in the names of folders such as day=1."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
-    for file in open_dataset(path).files:
-        with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+    dataset = open_dataset(path)
+    for fragment in dataset.fragments:
+        values = ds.get_partition_keys(fragment.partition_expression)
+        stored = None if names is None else [name for name in names if name not in values]
+        with pq.ParquetFile(fragment.path) as opened:
+            for batch in opened.iter_batches(rows, columns=stored):
+                table = pa.Table.from_batches([batch])
+                for name, value in values.items():
+                    if names is None or name in names:
+                        column = pa.repeat(pa.scalar(value), batch.num_rows)
+                        table = table.append_column(name, column)
+                yield table
 
 
 def _most_values(path: Path, footer: Any) -> int:

@@ -102,6 +102,7 @@ def items_in_order(path: Path, times: pa.Array | list[str]) -> str:
         ["1609459200.1234569", "1609459200.12345671", "1609459200.1234568"],
         [f"2021-01-01T00:00:00.12345600{end}" for end in ("3", "1", "2Z")],
         ["9007199254740993.0", "9007199254740992", "9007199254740992.5"],
+        ["12345678901234568e0001", "123456789012345678", "123456789012345679"],
     ],
 )
 def test_moments_that_are_equal_as_float64_are_ordered(tmp_path: Path, times: list[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -364,3 +365,14 @@ def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
     assert prepared.items == 2
     written = pq.read_table(tmp_path / "data/items.parquet")["item_id"].to_pylist()
     assert written == ["a", "b"]
+
+
+def test_a_table_may_be_in_several_files(tmp_path: Path) -> None:
+    for part, item in enumerate("ab"):
+        rows = {"user": ["u"], "item": [item], "time": [str(part)]}
+        write_table(tmp_path / f"part-{part}.csv", rows)
+        (tmp_path / "events").mkdir(exist_ok=True)
+        pq.write_table(pa.table(rows), tmp_path / "events" / f"part-{part}.parquet")
+    sources = (tmp_path / "part-*.csv", tmp_path / "events", (tmp_path / "events").as_uri())
+    for number, source in enumerate(sources):
+        assert prepare(source, tmp_path / str(number)).steps[0].events == 2

@@ -18,7 +18,7 @@ from sidtool.errors import DataError
 from sidtool.tables import containers, delimited
 from sidtool.tables.json_tables import json_lines
 from sidtool.tables.list_cells import parse_list
-from sidtool.tables.tables import column_names, read_columns
+from sidtool.tables.tables import column_batches, column_names, read_columns
 from tests.tables.files import CONTAINERS, write_table
 
 cells = st.text(
@@ -274,3 +274,18 @@ def test_a_compressed_file_that_expands_without_end_is_refused(
     (tmp_path / name).write_bytes(gzip.compress(head + row * 100_000))
     with pytest.raises(DataError, match="expands to more than 100 times its size"):
         read_columns(tmp_path / name, ["id"])
+
+
+def test_columns_in_the_names_of_folders_are_read_at_once_and_in_batches(tmp_path: Path) -> None:
+    for day in (1, 2):
+        folder = tmp_path / "x.parquet" / f"day={day}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"user": [f"u{day}", "v"]}), folder / "part.parquet")
+    expected = {"user": ["u1", "v", "u2", "v"], "day": ["1", "1", "2", "2"]}
+    for names in (["user", "day"], ["day"]):
+        table = read_columns(tmp_path / "x.parquet", names, ids=["user"])
+        assert {name: table[name].to_pylist() for name in names} == {n: expected[n] for n in names}
+        batches = list(column_batches(tmp_path / "x.parquet", names, ids=["user"]))
+        for name in names:
+            cells = [cell for batch in batches for cell in batch[name].to_pylist()]
+            assert cells == expected[name]
