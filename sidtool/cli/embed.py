@@ -62,9 +62,9 @@ def embed(
         flags = {"resume": resume, "force": force, "dry_run": dry_run}
         run = RunOptions(engine, workers, progress=reports.get("embed"), **flags)
         report = embed_folder(catalog, as_url(out), model, columns, run=run)
-    _say_parts("embed", report, out, json=json, dry_run=dry_run)
+    _say_parts("embed", report, as_url(out), json=json, dry_run=dry_run)
     if not dry_run:
-        next_step(f"sidtool build-codebook {catalog} --embeddings {out} -o BUNDLE.zarr")
+        next_step(f"sidtool build-codebook {catalog} --embeddings {as_url(out)} -o BUNDLE.zarr")
 
 
 def encode_items(
@@ -87,16 +87,16 @@ def encode_items(
         run = RunOptions(engine, progress=reports.get("encode"), **flags)
         chosen = ItemColumns(*columns)
         report = encode_folder(bundle, catalog, as_url(out), chosen, **moved, run=run)
-    _say_parts("encode", report, out, json=json, dry_run=run.dry_run)
+    _say_parts("encode", report, as_url(out), json=json, dry_run=run.dry_run)
 
 
-def _say_parts(verb: str, report: "RunReport", out: Path, *, json: bool, dry_run: bool) -> None:
+def _say_parts(verb: str, report: "RunReport", out: str, *, json: bool, dry_run: bool) -> None:
     if dry_run:
         say_plan(
             f"would {verb} {report.rows} items to {out}",
             json=json,
             items=report.rows,
-            out=str(out),
+            out=out,
         )
     elif json:
         files = {part.name: part.digest for part in report.parts}

@@ -104,8 +104,54 @@ def refuse_existing_folder(out: str, *, force: bool) -> None:
         refuse_existing(Path(root), force)
         return
     with library_errors(Path(out)):
-        if filesystem.exists(f"{root}/{LINEAGE}") and not force:
-            raise UsageError(f"{out} exists already", hint="--force replaces it")
+        if not force and _names(filesystem, root) and not _is_half_moved(filesystem, root):
+            raise _exists_already(out)
+
+
+def refuse_inputs(out: str, *inputs: str) -> None:
+    """Raise UsageError for an input that making the output would remove."""
+    filesystem, root = open_store(out)
+    removed = [_steps(filesystem, place) for place in (root, f"{root}.partial")]
+    for location in inputs:
+        store, path = open_store(location)
+        steps = _steps(store, path)
+        if type(store) is type(filesystem) and any(steps[: len(each)] == each for each in removed):
+            raise UsageError(
+                f"{out} is the input {location}, or contains it", hint="write to another path"
+            )
+
+
+def _steps(filesystem: Any, path: str) -> tuple[str, ...]:
+    """The steps of a path, of a local one without links."""
+    return (
+        Path(path).resolve().parts if is_local(filesystem) else tuple(path.rstrip("/").split("/"))
+    )
+
+
+def _exists_already(out: str) -> UsageError:
+    return UsageError(f"{out} exists already", hint="--force replaces it")
+
+
+def _names(filesystem: Any, root: str) -> set[str]:
+    """The names directly in a folder of a store; of a file, its own."""
+    filesystem.invalidate_cache(root)
+    try:
+        paths = [path.rstrip("/") for path in filesystem.ls(root, detail=False)]
+    except FileNotFoundError:
+        return set()
+    # a store may list the empty object that stands for a folder
+    is_file = filesystem.isfile(root)
+    return {path.rpartition("/")[2] for path in paths if path != root or is_file}
+
+
+def _is_half_moved(filesystem: Any, root: str) -> bool:
+    """Whether a folder has only parts that a killed run moved there: the lineage, which names them,
+    is moved last."""
+    names = _names(filesystem, root)
+    lineage = f"{root}.partial/{LINEAGE}"
+    if not names or not filesystem.exists(lineage):
+        return False
+    return names <= set(json.loads(filesystem.cat_file(lineage))["files"])
 
 
 @contextmanager
@@ -149,12 +195,16 @@ def _remote(
         text = json.dumps(fingerprint, sort_keys=True).encode()
         if filesystem.exists(stored) and filesystem.cat_file(stored) != text and resume:
             raise UsageError(f"{url}.partial is of a run with other settings", hint=RESTART)
+        if _is_half_moved(filesystem, root):
+            filesystem.rm(root, recursive=True)  # before the lineage, which tells that it may be
         if not resume and filesystem.exists(work):
             filesystem.rm(work, recursive=True)
         filesystem.makedirs(work, exist_ok=True)
         filesystem.pipe_file(stored, text)
     yield PartFolder(f"{url}.partial")
     with _write_errors(url):
+        if not force and _names(filesystem, root):
+            raise _exists_already(url)
         if filesystem.exists(root):
             filesystem.rm(root, recursive=True)
         filesystem.makedirs(root, exist_ok=True)

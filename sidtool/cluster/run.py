@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sidtool.cluster.engine import Engine, Job, Progress, check_engine, run_job
-from sidtool.cluster.output import PartFolder, PartReport, part_folder, refuse_existing_folder
+from sidtool.cluster.output import (
+    PartFolder,
+    PartReport,
+    part_folder,
+    refuse_existing_folder,
+    refuse_inputs,
+)
 from sidtool.cluster.shards import ROWS, Shard, list_shards
 
 LINEAGE_FORMAT = 1
@@ -71,8 +77,9 @@ def run_over_folder(
     """Make a part of every shard of a folder of Parquet by the job of the output's folder, and
     write `made_from` and the parts' digests as the lineage.
 
-    Raises what the job raises, UsageError if the output exists, DataError if the source holds no
-    rows."""
+    Raises what the job raises, UsageError if the output exists or would replace the source,
+    DataError if the source holds no rows."""
+    refuse_inputs(out, source)
     shards = list_shards(source, shard_rows)
     rows = sum(shard.rows for shard in shards)
     fingerprint = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}

@@ -12,7 +12,7 @@ import numpy as np
 
 from sidtool.build.encode import check_texts
 from sidtool.bundle.bundle import Bundle
-from sidtool.cluster.output import PartFolder, PartReport
+from sidtool.cluster.output import PartFolder, PartReport, refuse_inputs
 from sidtool.cluster.run import RunOptions, RunReport, part_name, run_over_folder
 from sidtool.cluster.shards import Shard
 from sidtool.data.columns import recorded_columns
@@ -20,7 +20,7 @@ from sidtool.data.items import Items, read_items
 from sidtool.encoder.loaded import LoadedEncoder, check_recipe, load_encoder
 from sidtool.encoder.model import check_location
 from sidtool.encoder.settings import Encoder
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import locate, open_bundle
 from sidtool.sid import Vectors
 
 SHARD_ROWS = 2048
@@ -153,6 +153,7 @@ def encode_folder(
         sidtool.errors.RefusedError: bundle 'shop' was built from given vectors
     """
     opened = open_bundle(bundle)
+    refuse_inputs(out, locate(bundle)[0])
     columns = columns or ItemColumns()
     if columns.text_template is None:
         template = (opened.manifest.recipe or {}).get("text_template")

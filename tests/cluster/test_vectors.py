@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from sidtool.embed import embed
 from sidtool.encoder.settings import Encoder
 from sidtool.errors import RefusedError
 from sidtool.registry.references import open_bundle
-from tests.cli.road import catalog, done
+from tests.cli.road import catalog, done, refused
 from tests.encoders import tiny_encoder
 
 
@@ -77,6 +78,27 @@ def test_encode(inputs: Path, tmp_path: Path) -> None:
     assert table_of(tmp_path / "titles")["sid"].to_pylist() != table["sid"].to_pylist()
 
 
+def test_outputs_at_urls(inputs: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(inputs / "shop.zarr"), "/shelf/shop.zarr", recursive=True)
+    items, vectors = inputs / "items", "memory://shelf/vectors"
+    ran = done("embed", items, "--encoder", inputs / "encoder", "-o", vectors)
+    assert ran.out == f"60 items in 1 files at {vectors}\n"
+    build = f"sidtool build-codebook {items} --embeddings {vectors} -o BUNDLE.zarr"
+    assert ran.last == f"next: {build}"
+    shop, before = "memory://shelf/shop.zarr", memory.find("/shelf")
+    encode_items = ("encode", shop, "--items", items, "--force", "-o")
+    for out in (shop, "memory://shelf"):
+        assert "is the input" in refused(2, *encode_items, out)
+    assert "exists already" in refused(2, *encode_items[:-2], "-o", vectors)
+    done("push", inputs / "shop.zarr", "memory://shelf/registry")
+    published = "memory://shelf/registry@1.0"
+    words = ("encode", published, "--items", items, "--force", "-o", "memory://shelf/registry")
+    assert "is the input" in refused(2, *words)
+    assert set(before) < set(memory.find("/shelf"))
+    memory.rm("/shelf", recursive=True)
+
+
 def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Path) -> None:
     import torch
 
@@ -94,8 +116,6 @@ def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Pa
 
 
 def test_options_of_items_without_items_are_refused(inputs: Path, tmp_path: Path) -> None:
-    from tests.cli.road import refused
-
     shop = inputs / "shop.zarr"
     assert "require --items" in refused(2, "encode", shop, "text", "-o", tmp_path / "out")
     assert "needs -o FOLDER" in refused(2, "encode", shop, "--items", inputs / "items")
