@@ -5,10 +5,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sidtool.memory.memory import Memory
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.memory import MemoryOptions
 from sidtool.model.pretrained import Dtype
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_bundle, resolve
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class ModelSource:
         )
 
     def record(self) -> dict[str, Any]:
-        """What a lineage says of it: the digest of its contract, which has those of its files, and
-        that of the bundle. Reads no weights; raises as `check_model_folder` does."""
+        """What a lineage says of it: the digest of its contract, which has those of its files, that
+        of the bundle, and that of another memory than the model's own. Reads no weights; raises as
+        `check_model_folder` and `Memory.open` do."""
         bundle = open_bundle(self.bundle) if self.bundle else None
         contract, bundle, _ = check_model_folder(self.model, bundle)
         text = json.dumps(contract.to_json(), sort_keys=True, ensure_ascii=False)
@@ -43,6 +45,8 @@ class ModelSource:
             name: None if value is None else str(value)
             for name, value in asdict(self.memory).items()
         }
+        if self.memory.location is not None:
+            memory["digest"] = Memory.open(resolve(str(self.memory.location))).digest
         return {
             "model": hashlib.sha256(text.encode()).hexdigest(),
             "bundle": bundle.identity.digest,

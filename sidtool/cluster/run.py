@@ -13,7 +13,7 @@ from sidtool.cluster.output import (
     refuse_existing_folder,
     refuse_inputs,
 )
-from sidtool.cluster.shards import ROWS, Shard, list_shards
+from sidtool.cluster.shards import ROWS, Shard, file_versions, list_shards
 
 LINEAGE_FORMAT = 1
 
@@ -80,9 +80,11 @@ def run_over_folder(
     Raises what the job raises, UsageError if the output exists or would replace the source,
     DataError if the source holds no rows."""
     refuse_inputs(out, source)
+    versions = file_versions(source)
     shards = list_shards(source, shard_rows)
     rows = sum(shard.rows for shard in shards)
-    fingerprint = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}
+    inputs = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}
+    fingerprint = {**inputs, "source_files": versions}
     if options.dry_run:
         refuse_existing_folder(out, force=options.force)
         return RunReport(rows, {}, ())
@@ -91,7 +93,7 @@ def run_over_folder(
         report = report_of(parts)
         lineage = {
             "format": LINEAGE_FORMAT,
-            **fingerprint,
+            **inputs,
             "counts": report.counts,
             "files": {part.name: part.digest for part in parts},
         }

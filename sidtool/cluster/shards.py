@@ -19,6 +19,13 @@ ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""
 
 
+_VERSION_KEYS = (
+    *("ETag", "etag", "md5Hash", "blob_id"),
+    *("mtime", "LastModified", "last_modified", "updated", "created"),
+)
+"""What the clients of stores call the version of an object, then the time of its last write."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Consecutive rows of one file."""
@@ -98,6 +105,19 @@ def parquet_urls(source: str) -> list[str]:
     if not names:
         raise DataError(f"{source} is no Parquet file, and no folder of such files")
     return [_url(filesystem, name) for name in names]
+
+
+def file_versions(source: str) -> dict[str, str]:
+    """The size of each Parquet file, and what else changes with its content and the store knows, by
+    its URL. Raises as `parquet_urls`."""
+    versions = {}
+    for url in parquet_urls(source):
+        filesystem, path = open_store(url)
+        with library_errors(Path(url)):
+            info = filesystem.info(path)
+        marks = [str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None]
+        versions[url] = " ".join([f"{info.get('size')} bytes", *marks[:1]])
+    return versions
 
 
 def _is_hidden(name: str) -> bool:

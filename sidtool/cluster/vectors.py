@@ -12,12 +12,22 @@ import numpy as np
 
 from sidtool.build.encode import check_texts
 from sidtool.bundle.bundle import Bundle
-from sidtool.cluster.output import PartFolder, PartReport, refuse_inputs
+from sidtool.cluster.output import (
+    PartFolder,
+    PartReport,
+    refuse_existing_folder,
+    refuse_inputs,
+)
 from sidtool.cluster.run import RunOptions, RunReport, part_name, run_over_folder
 from sidtool.cluster.shards import Shard
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
-from sidtool.encoder.loaded import LoadedEncoder, check_recipe, load_encoder
+from sidtool.encoder.loaded import (
+    LoadedEncoder,
+    check_recipe,
+    encoder_digests,
+    load_encoder,
+)
 from sidtool.encoder.model import check_location
 from sidtool.encoder.settings import Encoder
 from sidtool.registry.references import locate, open_bundle
@@ -121,13 +131,14 @@ def embed_folder(
     """
     check_location(encoder)
     columns = columns or ItemColumns()
+    run = run or RunOptions()
     made_from = {
         "command": "embed",
-        "encoder": _settings(encoder),
+        "encoder": {**_settings(encoder), **_digests(encoder, out, run)},
         "columns": _settings(columns),
     }
     job = partial(EmbedJob, encoder, columns)
-    return run_over_folder(job, items, out, made_from, run or RunOptions(), shard_rows=shard_rows)
+    return run_over_folder(job, items, out, made_from, run, shard_rows=shard_rows)
 
 
 def encode_folder(
@@ -158,14 +169,24 @@ def encode_folder(
     if columns.text_template is None:
         template = (opened.manifest.recipe or {}).get("text_template")
         columns = replace(columns, text_template=template)
-    check_texts(opened, (), model=model, trust_remote_code=trust_remote_code)
+    encoder, _ = check_texts(opened, (), model=model, trust_remote_code=trust_remote_code)
+    run = run or RunOptions()
     made_from = {
         "command": "encode",
         "bundle": opened.identity.digest,
+        "encoder": _digests(encoder, out, run),
         "columns": _settings(columns),
     }
     job = partial(EncodeJob, bundle, model, trust_remote_code, columns)
-    return run_over_folder(job, items, out, made_from, run or RunOptions(), shard_rows=shard_rows)
+    return run_over_folder(job, items, out, made_from, run, shard_rows=shard_rows)
+
+
+def _digests(encoder: Encoder, out: str, run: RunOptions) -> dict[str, dict[str, str]]:
+    """The digests of an encoder's files; none for a dry run, which makes nothing of them."""
+    if run.dry_run:
+        return {}
+    refuse_existing_folder(out, force=run.force)  # before gigabytes are read
+    return encoder_digests(encoder)
 
 
 def _settings(record: Any) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.checkpoint.encoder_modules import check_encoder
 from sidtool.data.vectors import check_finite
 from sidtool.encoder.model import BLOCK, encode_texts, encoder_folder, load_model
-from sidtool.encoder.record import make_record, recorded_probes
+from sidtool.encoder.record import file_digests, make_record, recorded_probes
 from sidtool.encoder.settings import Encoder
 from sidtool.errors import CompatibilityError, SidtoolWarning
 from sidtool.sid import Vectors
@@ -54,6 +55,14 @@ def record_encoder(encoder: Encoder) -> dict[str, Any]:
     folder = encoder_folder(encoder)
     model, settings = load_model(encoder, folder)
     return make_record(model, settings, folder)
+
+
+def encoder_digests(encoder: Encoder) -> dict[str, dict[str, str]]:
+    """SHA-256 of each file of an encoder, as its record has them; the weights are not loaded. A
+    model of the hub is downloaded. Raises as `embed`."""
+    folder = encoder_folder(encoder)
+    check_encoder(folder, trust_remote_code=encoder.trust_remote_code)
+    return file_digests(folder, encoder.trust_remote_code)
 
 
 def check_vectors(vectors: Vectors, encoder: Encoder, texts: Sequence[str]) -> None:

@@ -34,14 +34,22 @@ def make_record(model: Any, encoder: Encoder, folder: Path) -> dict[str, Any]:
     libraries = ("torch", "transformers", "sentence-transformers")
     return {
         **asdict(encoder),
-        "weights": _weight_digests(folder, encoder.trust_remote_code),
-        "files": settings_digests(folder, module_folders(folder)),
+        **file_digests(folder, encoder.trust_remote_code),
         "dim": probes.shape[1],
         "probes": [
             {"text": text, "vector": vector.tolist()}
             for text, vector in zip(PROBES, probes, strict=True)
         ],
         "libraries": {name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+def file_digests(folder: Path, trust_remote_code: bool) -> dict[str, dict[str, str]]:
+    """SHA-256 of each file of an encoder's folder, by its path there: `weights`, and the `files` of
+    its settings. Raises as `check_file`."""
+    return {
+        "weights": _weight_digests(folder, trust_remote_code),
+        "files": settings_digests(folder, module_folders(folder)),
     }
 
 

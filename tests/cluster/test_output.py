@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow.parquet as pq
 import pytest
 
 from sidtool.cluster.output import refuse_inputs
@@ -80,6 +81,21 @@ def test_what_appears_while_the_parts_are_made_is_not_removed(store: str, number
     with pytest.raises(UsageError, match="exists already"):
         double(numbers, f"{store}/data", RunOptions(progress=write))
     assert content(f"{store}/data") == {"notes.txt": b"of somebody"}
+
+
+def test_a_run_is_resumed_with_the_same_source_alone(store: str, numbers: Path) -> None:
+    for path in numbers.iterdir():
+        put(f"{store}/in/{path.name}", path.read_bytes())
+    with pytest.raises(DataError, match="9 is bad"):
+        double(f"{store}/in", f"{store}/data", RunOptions(), bad=9)
+    with pytest.raises(DataError, match="9 is bad"):
+        double(f"{store}/in", f"{store}/data", RunOptions(resume=True), bad=9)
+    changed = numbers / "2.parquet"
+    pq.write_table(pq.read_table(changed).take([11, *range(11)]), changed, row_group_size=3)
+    put(f"{store}/in/{changed.name}", changed.read_bytes())
+    with pytest.raises(UsageError, match="is of a run with other settings"):
+        double(f"{store}/in", f"{store}/data", RunOptions(resume=True))
+    double(f"{store}/in", f"{store}/data", RunOptions())
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -1,6 +1,7 @@
 """Vectors and SIDs of a folder are those of one call, whatever the shards."""
 
 import json
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -13,11 +14,12 @@ import sidtool
 from sidtool.build.encode import encode
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.vectors import ItemColumns, embed_folder, encode_folder
+from sidtool.data.digests import file_digest
 from sidtool.embed import embed
 from sidtool.encoder.settings import Encoder
 from sidtool.errors import RefusedError
 from sidtool.registry.references import open_bundle
-from tests.cli.road import catalog, done, refused
+from tests.cli.road import catalog, done, refused, run
 from tests.encoders import tiny_encoder
 
 
@@ -78,6 +80,50 @@ def test_encode(inputs: Path, tmp_path: Path) -> None:
     assert table_of(tmp_path / "titles")["sid"].to_pylist() != table["sid"].to_pylist()
 
 
+@pytest.mark.parametrize("changed", ["encoder/model.safetensors", "items/1.parquet"])
+@pytest.mark.parametrize("command", ["embed", "encode"])
+def test_a_run_is_resumed_with_the_same_inputs_alone(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, changed: str
+) -> None:
+    folder = tmp_path / "inputs"
+    shutil.copytree(inputs, folder)
+    items, encoder = folder / "items", folder / "encoder"
+    words = {
+        "embed": ("embed", items, "--encoder", encoder),
+        "encode": ("encode", folder / "shop.zarr", "--items", items, "--encoder", encoder),
+    }[command]
+    words = (*words, "-o", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("sidtool.cluster.run.run_job", _interrupt)
+        assert run(*words).code == 130
+    if changed.endswith(".parquet"):
+        table = pq.read_table(folder / changed)
+        pq.write_table(table.take(list(reversed(range(len(table))))), folder / changed)
+    else:
+        _change_weights(folder / changed, by=1e-4)
+    refusal = refused(2, *words, "--resume")
+    assert "has an unfinished run with different" in refusal
+    assert changed.rpartition("/")[2] in refusal
+    done(*words)
+    lineage = json.loads((tmp_path / "out" / "_lineage.json").read_text())
+    weights = file_digest(encoder / "model.safetensors")
+    assert lineage["encoder"]["weights"] == {"model.safetensors": weights}
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _change_weights(path: Path, by: float) -> None:
+    """Add noise to a file of weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    changed = {name: value + by * torch.randn_like(value) for name, value in weights.items()}
+    save_file(changed, path, {"format": "pt"})
+
+
 def test_outputs_at_urls(inputs: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(inputs / "shop.zarr"), "/shelf/shop.zarr", recursive=True)
@@ -100,15 +146,9 @@ def test_outputs_at_urls(inputs: Path) -> None:
 
 
 def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Path) -> None:
-    import torch
-
     (tmp_path / "bert").mkdir()
     other = tiny_encoder(tmp_path / "bert", tmp_path / "other")
-    from safetensors.torch import load_file, save_file
-
-    weights = other / "model.safetensors"
-    changed = {name: torch.randn_like(value) for name, value in load_file(weights).items()}
-    save_file(changed, weights, {"format": "pt"})
+    _change_weights(other / "model.safetensors", by=1.0)
     places = (str(inputs / "shop.zarr"), str(inputs / "items"), str(tmp_path / "out"))
     with pytest.raises(RefusedError, match="is not the one of the codebook"):
         encode_folder(*places, model=str(other))
