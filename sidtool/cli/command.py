@@ -79,7 +79,7 @@ class Command(TyperCommand):
         if out is not None and ctx.params.get("force"):
             with one_line_errors():
                 inputs = [value for name, value in ctx.params.items() if name != "out"]
-                check_inputs_survive(Path(out), inputs)
+                check_inputs_survive(self.name, Path(out), inputs)
         start = time.monotonic()
         try:
             result = super().invoke(ctx)

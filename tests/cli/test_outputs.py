@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from sidtool.bundle import verify
+from sidtool.cli.main import app
+from sidtool.cli.outputs import _WRITES
 from tests.cli.road import catalog as write_catalog
 from tests.cli.road import done, interactions, refused, tree, vectors, write_lines
 
@@ -57,10 +60,46 @@ def test_an_input_file_is_not_replaced(data: Path) -> None:
     assert events.read_bytes() == before
 
 
-def test_a_bundle_is_replaced_by_its_next_version(data: Path) -> None:
-    bundle = data / "shop.zarr"
+@pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
+def test_a_bundle_is_replaced_by_its_next_version(data: Path, name: str) -> None:
+    bundle = data / name
+    if name.endswith(".zip"):
+        done("pull", f"{data / 'registry' / 'shop'}@1.0", "-o", bundle)
     done("add-items", bundle, "--remove", data / "gone.txt", "-o", bundle, "--force")
     assert list(verify(bundle)) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("build-memory", "events", "shop.zarr", "-o", "shop.zarr"),
+        ("build-memory", "events", "shop.zarr.zip", "-o", "shop.zarr.zip"),
+        ("build-memory", "events", "shop.zarr", "-o", "events"),
+        ("export", "shop.zarr", "--to", "minionerec", "-o", "shop.zarr"),
+        (
+            *("build-codebook", "items.jsonl", "--levels", "4x4x8", "--embeddings", "vectors.npy"),
+            *("--interactions", "events", "-o", "events"),
+        ),
+        ("extend-model", "base", "shop.zarr", "-o", "shop.zarr"),
+        ("report", "shop.zarr", "-o", "shop.zarr"),
+    ],
+    ids=lambda command: f"{command[0]} -o {command[-1]}",
+)
+def test_an_artifact_is_not_replaced_by_one_of_another_kind(
+    data: Path, command: tuple[str, ...]
+) -> None:
+    done("split", data / "events.csv", "-o", data / "events")
+    done("pull", f"{data / 'registry' / 'shop'}@1.0", "-o", data / "shop.zarr.zip")
+    (data / "base").mkdir()
+    before = tree(data)
+    words = [data / word if (data / word).exists() else word for word in command]
+    assert "is an input" in refused(2, *words, "--force")
+    assert tree(data) == before
+
+
+def test_every_command_that_writes_an_artifact_exists() -> None:
+    commands = set(get_command(app).commands)
+    assert set(_WRITES) <= commands
 
 
 def test_a_pull_never_replaces_a_registry(data: Path) -> None:
