@@ -26,7 +26,7 @@ from sidtool.registry.kinds import (
     kind_of,
     read_manifest,
 )
-from sidtool.registry.records import CARD, UNKNOWN_LICENSE, Pointer, VersionRecord
+from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, VersionRecord
 from sidtool.registry.references import check_published, find_version, locate, split_reference
 from sidtool.registry.stored_model import StoredModel
 from sidtool.registry.transfer import Progress, download, upload, upload_root
@@ -242,9 +242,9 @@ def _registry_at(target: str) -> Storage:
             f"{base!r} has the name of a bundle or memory, but the target is a folder of versions",
             hint="omit the suffix",
         )
-    if "://" not in base:
-        check_parents(Path(base))
     registry = Storage(base)
+    if registry.local_path is not None:
+        check_parents(registry.local_path)
     if registry.has(ROOT):
         raise UsageError(
             f"{base} is a Zarr group, not a folder of versions", hint="push to another name"
@@ -253,7 +253,21 @@ def _registry_at(target: str) -> Storage:
         raise UsageError(
             f"{base} is a model, not a folder of versions", hint="push to another name"
         )
+    _refuse_parent(base, registry)
     return registry
+
+
+def _refuse_parent(base: str, registry: Storage) -> None:
+    """Raise UsageError for a new registry that would have another one inside: no name below it
+    could be pushed to again."""
+    if registry.has(POINTER):
+        return
+    for name in registry.child_names(files=False):
+        if registry.folder(name).has(POINTER):
+            raise UsageError(
+                f"{base} contains the registry {name}, so it is no folder of versions itself",
+                hint=f"push to {base}/NAME",
+            )
 
 
 def _refuse_adapter(location: str, model: StoredModel) -> None:

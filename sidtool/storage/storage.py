@@ -51,6 +51,11 @@ class Storage:
     def _is_local(self) -> bool:
         return "file" in protocols(self._filesystem)
 
+    @property
+    def local_path(self) -> Path | None:
+        """The path on this machine, None in a remote store."""
+        return Path(self._root) if self._is_local else None
+
     def folder(self, name: str) -> "Storage":
         """The folder `name` inside this one."""
         return Storage(f"{self.location}/{name}")
@@ -76,14 +81,16 @@ class Storage:
         """The names of all objects, sorted."""
         return sorted(self._zip_spans if is_zip(self.location) else self.listing())
 
-    def child_names(self) -> list[str]:
-        """The names directly in the folder; empty if the folder does not exist."""
+    def child_names(self, *, files: bool = True) -> list[str]:
+        """The names directly in the folder, without `files` those of folders; empty if the folder
+        does not exist."""
         with self._store_errors("read"):
             try:
-                paths = self._filesystem.ls(self._root, detail=False)
+                entries = self._filesystem.ls(self._root, detail=True)
             except FileNotFoundError:
                 return []
-        return [path.rstrip("/").rpartition("/")[2] for path in paths]
+        listed = [entry["name"] for entry in entries if files or entry["type"] != "file"]
+        return [path.rstrip("/").rpartition("/")[2] for path in listed]
 
     def listing(self) -> dict[str, Mapping[str, Any]]:
         """Every object of a folder by name, with the store's record of it (size, checksum ...)."""

@@ -460,6 +460,36 @@ def test_a_bundle_is_not_a_registry(first: Path) -> None:
         push(str(bare), str(bare))
 
 
+def test_a_folder_of_registries_is_not_a_registry(shop: str, first: Path) -> None:
+    push(str(first), shop)
+    parent = shop.rpartition("/")[0]
+    before = everything(parent)
+    with pytest.raises(UsageError, match="contains the registry shop"):
+        push(str(first), parent)
+    assert everything(parent) == before
+    assert push(str(first), f"{parent}/other").new
+    assert not push(str(first), shop).new
+
+
+def test_a_folder_of_other_things_becomes_a_registry(shop: str, first: Path) -> None:
+    Storage(shop).put({"notes/refs.txt": b"of somebody", "notes.txt": b"of somebody"})
+    assert push(str(first), shop).new
+    Storage(f"{shop}/notes").put({POINTER: b"{}"})  # what is a registry already stays one
+    assert not push(str(first), shop).new
+
+
+@pytest.mark.parametrize("spelling", ["{}", "file://{}", "local://{}"])
+def test_a_push_into_a_bundle_or_a_registry_is_refused(
+    first: Path, tmp_path: Path, spelling: str
+) -> None:
+    push(str(first), spelling.format(tmp_path / "shop"))
+    before = files(tmp_path)
+    for folder in (first, tmp_path / "shop"):
+        with pytest.raises(UsageError, match="is inside of the"):
+            push(str(first), spelling.format(folder / "x"))
+    assert files(tmp_path) == before
+
+
 def test_an_unknown_protocol_is_reported() -> None:
     with pytest.raises(UsageError, match="nowhere"):
         open_bundle("nowhere://bucket/shop")
