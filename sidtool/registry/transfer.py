@@ -267,13 +267,17 @@ def _not_arrived(target: Storage, name: str) -> IntegrityError:
 
 
 def _remove_incomplete(folder: Path, digests: Mapping[str, str]) -> set[str]:
-    """Remove files that are not objects of the artifact; the names of the complete ones."""
+    """Remove files that are not objects of the artifact, and folders without any; the names of the
+    complete ones."""
     complete = set()
     for name in Storage(folder).names():
         if file_digest(folder / name) == digests.get(name):
             complete.add(name)
         else:
             (folder / name).unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
     return complete
 
 

@@ -278,6 +278,8 @@ def test_an_interrupted_pull_continues(
     left = sorted(files(tmp_path / "out.zarr.partial"))
     (tmp_path / "out.zarr.partial" / left[0]).write_bytes(b"cut off")
     (tmp_path / "out.zarr.partial" / "stranger").write_bytes(b"of another version")
+    (tmp_path / "out.zarr.partial" / "checkpoint-1" / "empty").mkdir(parents=True)
+    (tmp_path / "out.zarr.partial" / "checkpoint-1" / "state").write_bytes(b"of another command")
     read_ranges = Storage.read_ranges
 
     def recorded(self: Storage, ranges: list[Range]) -> list[bytes]:
@@ -288,6 +290,8 @@ def test_an_interrupted_pull_continues(
     monkeypatch.setattr(Storage, "read_ranges", recorded)
     pull(shop, out)
     assert files(out) == files(first)
+    folders = {path.relative_to(out) for path in out.rglob("*") if path.is_dir()}
+    assert folders == {path.relative_to(first) for path in first.rglob("*") if path.is_dir()}
     assert set(fetched) == files(first).keys() - {ROOT} - set(left[1:])
 
 
