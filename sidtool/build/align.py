@@ -32,6 +32,12 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
             f"{old.space.spelled_sizes}",
             hint="build the new codebook with the old one's levels and collision policy",
         )
+    first_codes = (new.codebook.params.first_code, old.codebook.params.first_code)
+    if first_codes[0] != first_codes[1]:
+        raise RefusedError(
+            f"codes of the new bundle's codebook count from {first_codes[0]}, those of the old one "
+            f"from {first_codes[1]}"
+        )
     if new.identity.codebook == old.identity.codebook and new.space == old.space:
         raise RefusedError(
             f"both bundles have codebook {old.identity.codebook[:12]}: there is nothing to align",
@@ -50,10 +56,10 @@ def align(new: Bundle, old: Bundle) -> Bundle:
 
     Each level's codes are renamed by one permutation: the one that most common items agree with,
     first those that agree at all earlier levels (the Hungarian method on co-assignment counts);
-    codes without common items are matched by the distance of their centroids. Residuals do not
-    depend on names, so encoding and decoding do not change. The result has the spelling of `old`,
-    is its next major version, and names its codebook in `compatible_with`. Raises RefusedError as
-    `check_alignable` does.
+    codes without common items are matched by the distance of their centroids. Placeholders (codes
+    below `first_code`) keep their names. Residuals do not depend on names, so encoding and decoding
+    do not change. The result has the spelling of `old`, is its next major version, and names its
+    codebook in `compatible_with`. Raises RefusedError as `check_alignable` does.
 
     Examples:
         >>> new, old = sidtool.open_bundle("other.zarr"), sidtool.open_bundle("shop.zarr")
@@ -63,7 +69,7 @@ def align(new: Bundle, old: Bundle) -> Bundle:
     """
     codebook, old_codebook = check_alignable(new, old)
     old_codes, new_codes = common_codes(old, new)
-    names = _permutations(old_codes, new_codes, old_codebook.levels, codebook.levels)
+    names = _permutations(old_codes, new_codes, old_codebook, codebook)
     change = AlignChange(
         of=new.identity.digest,
         common=len(old_codes),
@@ -104,24 +110,23 @@ def common_codes(old: Bundle, new: Bundle) -> tuple[Codes, Codes]:
 
 
 def _permutations(
-    old_codes: Codes,
-    new_codes: Codes,
-    old_levels: Sequence[Vectors],
-    new_levels: Sequence[Vectors],
+    old_codes: Codes, new_codes: Codes, old: Codebook, new: Codebook
 ) -> list[Permutation]:
     """One permutation for each level of the codebook; an appended level keeps its names.
 
     An item whose earlier levels agree outweighs all others: only its SID can still be preserved.
     """
+    first = new.params.first_code  # codes below it are placeholders
     names: list[Permutation] = []
     agrees = np.ones(len(old_codes), dtype=np.bool_)
-    for level, (old_level, new_level) in enumerate(zip(old_levels, new_levels, strict=True)):
+    for level, (old_level, new_level) in enumerate(zip(old.levels, new.levels, strict=True)):
         old_code = old_codes[:, level]
         new_code = new_codes[:, level]
         counts = np.zeros((len(new_level), len(old_level)), dtype=np.int64)
         weights = np.where(agrees, len(old_codes), 1)
         np.add.at(counts, (new_code, old_code), weights)
-        name = _match(counts, old_level, new_level)
+        name = np.arange(len(new_level))
+        name[first:] = first + _match(counts[first:, first:], old_level[first:], new_level[first:])
         agrees &= name[new_code] == old_code
         names.append(name)
     return names

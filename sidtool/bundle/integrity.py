@@ -43,7 +43,8 @@ def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
             bundle.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
         )
         expected = replace(items, stored_index=None)
-        broken = _broken_order(items) + _repeated_ids(expected) + _broken_index(bundle, expected)
+        broken = _placeholders(bundle) + _broken_order(items) + _repeated_ids(expected)
+        broken += _broken_index(bundle, expected)
     except SidtoolError as error:
         return [("values", str(error))]
     for part in ("space", "codebook", "items"):
@@ -52,6 +53,19 @@ def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
             reason = f"{part} digest is {digest[:12]}…, the manifest says {stored[:12]}…"
             broken.append((part, reason))
     return broken
+
+
+def _placeholders(bundle: Bundle) -> list[tuple[str, str]]:
+    """What is wrong if items have codes that the codebook never gives."""
+    codebook = bundle.codebook
+    if codebook is None:
+        return []
+    first_code = codebook.params.first_code
+    codes = bundle.items.codes[:, : len(codebook.levels)]  # an appended level counts from 0
+    n_items = int((codes < first_code).any(axis=1).sum())
+    if not n_items:
+        return []
+    return [("items/sid", f"{n_items} items have a code below the first one, {first_code}")]
 
 
 def _broken_order(items: ItemMap) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@ another."""
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,6 +190,44 @@ def test_aligning_a_retrained_codebook_keeps_more_sids_and_the_same_vectors(
     )
     ours = old.items.codes == aligned.items.codes[aligned.items.rows(list(old.items.ids))]
     assert change.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
+
+
+def counted_from_one(bundle: Bundle) -> Bundle:
+    """The same bundle with a placeholder as code 0 of each level, like a map that counts from 1."""
+    book = bundle.codebook
+    assert book is not None
+    levels = tuple(np.pad(level, ((1, 0), (0, 0))) for level in book.levels)
+    space = SidSpace(tuple(size + 1 for size in bundle.space.sizes))
+    return Bundle.of(
+        ItemMap.of(space, list(bundle.items.ids), bundle.items.codes + np.uint16(1)),
+        replace(book, levels=levels, params=replace(book.params, first_code=1)),
+        "reassign",
+        name=bundle.manifest.name,
+    )
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_placeholders_keep_their_names(seed: int, tmp_path: Path) -> None:
+    """With few items, a placeholder may be nearer to an unused code than to the placeholder."""
+    old = counted_from_one(small_bundle(6))
+    new = counted_from_one(small_bundle(6, seed=seed))
+    aligned = align(new, old)
+    assert new.codebook is not None
+    assert aligned.codebook is not None
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    codes = aligned.encode(vectors)
+    assert (codes.min(), aligned.items.codes.min()) == (1, 1)
+    np.testing.assert_array_equal(
+        aligned.codebook.decode(codes), new.codebook.decode(new.encode(vectors))
+    )
+    aligned.save(tmp_path / "aligned.zarr")
+    assert verify(tmp_path / "aligned.zarr") == []
+
+
+def test_codebooks_that_count_from_different_codes_are_refused() -> None:
+    from_zero = small_bundle(sizes=(5, 6, 7))
+    with pytest.raises(RefusedError, match="count from 1, those of the old one from 0"):
+        align(counted_from_one(small_bundle()), from_zero)
 
 
 def test_each_level_is_matched_optimally(clusters: Vectors) -> None:

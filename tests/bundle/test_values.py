@@ -104,7 +104,13 @@ def tall_level(made: Draft) -> None:
     made.arrays["codebook/level_1"] = np.ones((6, 8), dtype=np.float32)
 
 
+def count_from_one(made: Draft) -> None:
+    made.manifest["format"] = 2
+    made.manifest["recipe"]["quantizer"]["parameters"]["first_code"] = 1
+
+
 CHANGES: dict[str, Callable[[Draft], None]] = {
+    "a code below the first one": count_from_one,
     "an id that is not UTF-8": strings("id", b"\xff\xfe"),
     "a surrogate in an id": strings("id", b"\xed\xa0\x80"),
     "an id that ends within a character": swap_characters,
