@@ -27,6 +27,8 @@ from sidtool.tables.containers import open_file, read_errors
 
 INDEX = "index.json"
 INFO = "info.txt"
+BETWEEN_CELLS = re.compile(r"[\t\r\n]+")
+"""What ends a cell or a line of `info.txt`."""
 
 Keys = Literal["id", "line"]
 
@@ -70,9 +72,12 @@ def write_minionerec(
     """Write `index.json`, and `info.txt` if the bundle or `items` has titles; returns the files.
 
     Entries are in the order of `items`, or else of the ids (by number if all are numbers). Raises
-    UsageError if keys are line numbers and `items` is missing, DataError if `items` lacks an item.
+    UsageError if keys are line numbers and `items` is missing, DataError if `items` lacks an item
+    or `info.txt` cannot hold an id.
     """
     rows, index_keys, titles = _entries(bundle, items, keys)
+    if titles is not None:
+        _check_cells(index_keys)
     codes = bundle.items.codes[rows].tolist()
     tokens = [[bundle.space.token(level, code) for level, code in enumerate(sid)] for sid in codes]
     with new_dir(folder, force=force) as work:
@@ -193,6 +198,16 @@ def _no_catalog() -> UsageError:
     return UsageError("keys are line numbers, but there is no catalog", hint="--items ITEMS")
 
 
+def _check_cells(keys: Sequence[str]) -> None:
+    """Raise DataError for a key that a line of `info.txt` cannot hold."""
+    broken = next((key for key in keys if BETWEEN_CELLS.search(key)), None)
+    if broken is not None:
+        raise DataError(
+            f"the id {broken[:60]!r} has a tab or a line end, which separate the cells of {INFO}",
+            hint="--keys line --items ITEMS writes line numbers of the catalog in place of ids",
+        )
+
+
 def _one_cell(title: str) -> str:
     """A title without tabs and line ends."""
-    return re.sub(r"[\t\r\n]+", " ", title)
+    return BETWEEN_CELLS.sub(" ", title)

@@ -268,6 +268,24 @@ def test_titles_cannot_break_the_lines_of_info(tmp_path: Path) -> None:
     assert [line.split("\t")[1:] for line in lines] == [["a b c", "0"], ["d", "1"]]
 
 
+@pytest.mark.parametrize("item", ["a\tb", "a\nb", "a\r"])
+def test_an_id_that_breaks_the_lines_of_info_is_refused(tmp_path: Path, item: str) -> None:
+    bundle = small_bundle(2)
+
+    def with_titles(*titles: str) -> Bundle:
+        items = ItemMap.of(bundle.space, [item, "c"], bundle.items.codes, titles)
+        return Bundle.of(items, None, "reassign", name="x")
+
+    with pytest.raises(DataError, match=r"the id 'a.* has a tab or a line end") as caught:
+        write_minionerec(with_titles("A", "C"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert "--keys line" in (caught.value.hint or "")
+    lines = {"items": catalog(item, "c"), "keys": "line"}
+    write_minionerec(with_titles("A", "C"), tmp_path / "lines", **lines)
+    # an index alone may have any id
+    assert len(write_minionerec(with_titles("", ""), tmp_path / "index")) == 1
+
+
 def test_retired_items_are_not_written(tmp_path: Path) -> None:
     bundle = retire(small_bundle(30), "i3", "i7")
     write_minionerec(bundle, tmp_path / "mini")
