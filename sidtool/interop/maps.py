@@ -1,5 +1,5 @@
-"""What the maps of all systems share: level sizes, token spelling, item order, and the bundle that
-a map becomes."""
+"""What the maps of all systems share: level sizes, token spelling, titles, item order, and the
+bundle that a map becomes."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +53,21 @@ def map_bundle(
         libraries=library_versions("numpy", "zarr"),
         created=now(),
     )
+
+
+def titles_from_catalog(
+    path: Path, ids: Sequence[str], items: Items, *, hint: str | None = None
+) -> list[str]:
+    """The titles of a map's items. Raises DataError if an id is not in the catalog."""
+    titles = dict(zip(items.ids, items.titles, strict=True))
+    unknown = [item for item in ids if item not in titles]
+    if unknown:
+        raise DataError(
+            f"{path}: {len(unknown)} of {len(ids)} ids are not items of the catalog (first: "
+            f"{unknown[0]!r})",
+            hint=hint,
+        )
+    return [titles[item] for item in ids]
 
 
 def level_sizes(codes: NDArray[np.int64], sizes: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -20,7 +20,14 @@ from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.documents import parse_json
 from sidtool.errors import DataError, UsageError
-from sidtool.interop.maps import NUMBER, level_sizes, map_bundle, parse_tokens, sorted_active_rows
+from sidtool.interop.maps import (
+    NUMBER,
+    level_sizes,
+    map_bundle,
+    parse_tokens,
+    sorted_active_rows,
+    titles_from_catalog,
+)
 from sidtool.output import new_dir
 from sidtool.sid import SidSpace
 from sidtool.tables.containers import open_file, read_errors
@@ -56,7 +63,8 @@ def read_minionerec(
     if info is not None:
         titles = _titles_from_info(info, index)
     elif items is not None:
-        titles = _titles_from_catalog(path, ids, items)
+        hint = "--keys line if keys are line numbers of the catalog"
+        titles = titles_from_catalog(path, ids, items, hint=hint)
     source = {"system": "minionerec", "index": file_digest(path)}
     return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
 
@@ -127,18 +135,6 @@ def _ids_at_lines(path: Path, keys: Sequence[str], items: Items | None) -> tuple
                 "(from 0)"
             )
     return tuple(items.ids[int(key)] for key in keys)
-
-
-def _titles_from_catalog(path: Path, ids: Sequence[str], items: Items) -> list[str]:
-    titles = dict(zip(items.ids, items.titles, strict=True))
-    unknown = [item for item in ids if item not in titles]
-    if unknown:
-        raise DataError(
-            f"{path}: {len(unknown)} of {len(ids)} keys are not items of the catalog (first: "
-            f"{unknown[0]!r})",
-            hint="--keys line if keys are line numbers of the catalog",
-        )
-    return [titles[item] for item in ids]
 
 
 def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:

@@ -22,6 +22,7 @@ from sidtool.interop.maps import (
     map_bundle,
     parse_tokens,
     sorted_active_rows,
+    titles_from_catalog,
 )
 from sidtool.output import new_file
 from sidtool.sid import SPELLINGS, SidSpace
@@ -34,17 +35,16 @@ def read_openonerec(
 ) -> Bundle:
     """The bundle of a Parquet map; titles come from `items`.
 
-    Raises DataError if a column is missing, a SID is malformed or an item is repeated, UsageError
-    if the sizes do not fit the codes.
+    Raises DataError if a column is missing, a SID is malformed or an item is repeated or not in
+    `items`, UsageError if the sizes do not fit the codes.
     """
     table = _read_table(path)
     ids = id_strings(path, "pid", table["pid"]).to_pylist()
     codes = _codes(path, ids, table["sid"])
     space = SidSpace(level_sizes(codes, sizes), **SPELLINGS["openonerec"])  # type: ignore[arg-type]
-    titles = dict(zip(items.ids, items.titles, strict=True)) if items is not None else {}
+    titles = None if items is None else titles_from_catalog(path, ids, items)
     source = {"system": "openonerec", "map": file_digest(path)}
-    titles_of_rows = [titles.get(item, "") for item in ids]
-    return map_bundle(space, ids, codes, titles_of_rows, name=name, source=source, catalog=items)
+    return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
 
 
 def write_openonerec(bundle: Bundle, path: Path, *, force: bool = False) -> None:

@@ -158,9 +158,7 @@ def test_keys_may_be_lines_of_a_catalog(tmp_path: Path) -> None:
             call()
     with pytest.raises(DataError, match="key '2' is not a line number of a catalog of 2 items"):
         read_minionerec(path, name="map", items=catalog("a", "b"), keys="line")
-    with pytest.raises(
-        DataError, match="3 of 3 keys are not items of the catalog \\(first: '0'\\)"
-    ):
+    with pytest.raises(DataError, match="3 of 3 ids are not items of the catalog \\(first: '0'\\)"):
         read_minionerec(path, name="map", items=items)
     with pytest.raises(
         DataError, match="the catalog lacks 2 of 3 items of the bundle \\(first: 'b'\\)"
@@ -302,13 +300,20 @@ def test_retired_items_are_not_written(tmp_path: Path) -> None:
 def test_openonerec_is_reproduced(tmp_path: Path) -> None:
     table = pa.table({"pid": [3, 20, 100], "sid": [[5, 0, 8191], [1, 2, 3], [1, 2, 3]]})
     pq.write_table(table, tmp_path / "map.parquet")
-    bundle = read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3"))
+    bundle = read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3", "20", "100"))
     assert (bundle.space.sizes, bundle.manifest.collisions.policy) == ((8, 4, 8192), "allow")
     assert bundle.space.tokens[-2:] == ("<|sid_begin|>", "<|sid_end|>")
     assert bundle.sid("3") == "<s_a_5><s_b_0><s_c_8191>"
     assert bundle.items.title(bundle.items.row("3")) == "title of 3"
     write_openonerec(bundle, tmp_path / "again.parquet")
     assert pq.read_table(tmp_path / "again.parquet").equals(table)
+
+
+def test_a_parquet_map_of_another_catalog_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"pid": [3, 20], "sid": [[5, 0], [1, 2]]})
+    pq.write_table(table, tmp_path / "map.parquet")
+    with pytest.raises(DataError, match=r"1 of 2 ids are not items of the catalog .first: '20'.$"):
+        read_openonerec(tmp_path / "map.parquet", name="map", items=catalog("3", "4"))
 
 
 def test_openonerec_lists_may_have_any_type(tmp_path: Path) -> None:
