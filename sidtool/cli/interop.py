@@ -221,7 +221,12 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Export a bundle's map for another system or an engine; retired items are omitted."""
-    from sidtool.interop.convert import EXPORTS, check_export_options, export_map
+    from sidtool.interop.convert import (
+        EXPORTS,
+        check_export_options,
+        count_exported,
+        export_map,
+    )
     from sidtool.model.model_tokens import model_tokens
     from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
@@ -232,7 +237,7 @@ def export(
     tokens = model_tokens(model, opened) if model is not None else None
     if dry_run:
         refuse_existing(out, force, EXPORTS[to])
-        n_items = len(opened.active)
+        n_items = count_exported(opened)
         return say_plan(
             f"would export {n_items} items of {bundle} for {to} to {out}",
             json=json,

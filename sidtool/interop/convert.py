@@ -185,8 +185,8 @@ def export_map(
     `out` is a folder for minionerec, a .parquet, .json, .npz or .bin file for the others. `items`
     and `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
     flashrec, which may need them for its --sid option; to static, whose table is then over token
-    ids; and to xllm, which requires them. Raises UsageError for options that do not apply or an
-    existing output.
+    ids; and to xllm, which requires them. Raises UsageError for options that do not apply, a bundle
+    without active items or an existing output.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -196,6 +196,7 @@ def export_map(
     out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=tokens is not None)
     check_suffix(out, EXPORTS[to])
+    count_exported(bundle)
     if to == "minionerec":
         catalog = items.read(bundle=bundle) if items is not None else None
         files = write_minionerec(bundle, out, items=catalog, keys=keys, force=force)
@@ -224,6 +225,15 @@ def check_export_options(
         raise UsageError(f"--model applies to --to {', '.join(WITH_TOKENS)}, not to {to}")
     if to == "xllm" and not has_model:
         raise UsageError("--to xllm writes token ids, and they depend on the model", hint="--model")
+
+
+def count_exported(bundle: Bundle) -> int:
+    """The number of items that an export writes. Raises UsageError if every item is retired."""
+    if not len(bundle.active):
+        raise UsageError(
+            f"bundle {bundle.manifest.name!r} has no items to export: all {len(bundle)} are retired"
+        )
+    return len(bundle.active)
 
 
 def _export_flashrec(

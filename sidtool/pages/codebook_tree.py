@@ -55,7 +55,9 @@ class CodebookTree:
         return len(self._rows) <= WHOLE
 
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes of the first level, most items first."""
+        """The nodes of the first level, most items first; none if every item is retired."""
+        if not len(self._rows):
+            return ()
         return self._children(0, len(self._rows), 0)[0]
 
     def _children(self, first: int, stop: int, depth: int) -> tuple[tuple[Node, ...], str]:

@@ -35,6 +35,9 @@ def neighbor_blocks(
     items = bundle.items
     ids = [items.ids[row] for row in bundle.active.tolist()]
     vectors = open_vectors(Path(embeddings), ids, by_row=False)
+    if len(ids) < 2:
+        yield Text(f"Neighbors need two active items, there are {len(ids)}.")
+        return
     codes = items.codes[bundle.active]
     measured = neighbor_preservation(vectors, codes, bundle.codebook, seed=seed)
     rows = tuple(enumerate(measured.jaccard, 1))

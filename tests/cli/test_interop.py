@@ -60,6 +60,15 @@ def test_an_imported_map_supports_every_command_except_encode(
     done("extend-model", road.base, tmp_path / "m.zarr", "-o", tmp_path / "m+sid", "--init", "mean")
 
 
+def test_a_bundle_of_retired_items_is_not_exported(road: Road, tmp_path: Path) -> None:
+    ids = write_lines(tmp_path / "ids.txt", Bundle.open(road.bundle).items.ids)
+    done("add-items", road.bundle, "--remove", ids, "-o", tmp_path / "none.zarr")
+    command = ("export", tmp_path / "none.zarr", "--to", "openonerec", "-o", tmp_path / "m.parquet")
+    for more in ((), ("--dry-run",)):
+        assert f"all {N_ITEMS} are retired" in refused(2, *command, *more)
+    assert not (tmp_path / "m.parquet").exists()
+
+
 def test_lines_of_a_catalog_as_keys(road: Road, tmp_path: Path) -> None:
     lines = ("--items", road.items, "--keys", "line")
     done("export", road.bundle, "--to", "minionerec", "-o", tmp_path / "mini", *lines)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.data.items import Items, make_items
 from sidtool.errors import DataError, RefusedError, SidtoolError, UsageError
-from sidtool.interop.convert import CatalogFile, export_map, import_map
+from sidtool.interop.convert import CatalogFile, System, export_map, import_map
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.interop.minionerec import read_minionerec, write_minionerec
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
@@ -295,6 +295,24 @@ def test_retired_items_are_not_written(tmp_path: Path) -> None:
     flash = json.loads((tmp_path / "flash.json").read_text())
     assert {each["pid"] for group in flash.values() for each in group} == left
     assert walked(static_index(bundle.trie()), 3) == set(sids(bundle).values())
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("minionerec", "map"),
+        ("openonerec", "map.parquet"),
+        ("flashrec", "map.json"),
+        ("static", "map.npz"),
+        ("xllm", "map.bin"),
+    ],
+)
+def test_a_bundle_of_retired_items_is_not_exported(tmp_path: Path, to: System, name: str) -> None:
+    bundle = retire(small_bundle(2), "i0", "i1")
+    tokens = block_tokens(bundle, 5) if to == "xllm" else None
+    with pytest.raises(UsageError, match="has no items to export: all 2 are retired"):
+        export_map(bundle, tmp_path / name, to, tokens=tokens)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_openonerec_is_reproduced(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The page of bundles: the tree, the map and the differences."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +47,17 @@ def test_the_tree_counts_active_items() -> None:
     assert [example.item_id for example in lamps.examples] == ["a", "b"]
     assert [example.item_id for example in soap.examples] == ["c"]
     assert soap.terms == ()
+
+
+def test_a_bundle_of_retired_items_has_a_page(tmp_path: Path) -> None:
+    bundle = small_bundle(3)
+    retired = replace(bundle.items, retired=np.ones(3, dtype=np.bool_))
+    empty = Bundle.of(retired, bundle.codebook, "reassign", name="empty")
+    assert CodebookTree(empty).nodes() == ()
+    np.save(tmp_path / "vectors.npy", np.ones((3, 8), dtype=np.float32))
+    (tmp_path / "vectors.ids.txt").write_text("i0\ni1\ni2\n")
+    page = bundle_page({"empty": empty}, embeddings=tmp_path / "vectors.npy")
+    assert "Neighbors need two active items, there are 0." in parsed(render(page)).text
 
 
 def test_the_tree_of_a_small_bundle_has_every_item() -> None:
