@@ -37,6 +37,30 @@ def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
     return np.flatnonzero(bundle.items.rows(ids) < 0)
 
 
+def planned_change(
+    bundle: Bundle, items: Items = NO_ITEMS, *, remove: Sequence[str] = ()
+) -> ItemsChange:
+    """What `add_items` would change, before it reads or makes vectors.
+
+    Raises DataError for a repeated id or an id in `remove` that the bundle does not contain,
+    UsageError for an id both added and removed.
+    """
+    _check_ids(items, remove)
+    old = bundle.items
+    rows = old.rows(items.ids)  # -1 for a new item
+    retitled = [
+        row
+        for row, title in zip(rows.tolist(), items.titles, strict=True)
+        if row >= 0 and title and title != old.title(row)
+    ]
+    return ItemsChange(
+        added=int((rows < 0).sum()),
+        restored=int(old.retired[rows[rows >= 0]].sum()),
+        retitled=len(retitled),
+        retired=int((~old.retired[_rows_to_remove(bundle, remove)]).sum()),
+    )
+
+
 def add_items(
     bundle: Bundle,
     items: Items = NO_ITEMS,
@@ -58,8 +82,7 @@ def add_items(
     An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
     comes back. If nothing changes, the result is `bundle`.
 
-    Raises DataError for a repeated id, an id in `remove` that the bundle does not contain, or
-    vectors that do not fit; UsageError for an id both added and removed; RefusedError without a
+    Raises as `planned_change`; DataError for vectors that do not fit; RefusedError without a
     codebook or without free SIDs.
 
     Examples:
@@ -68,12 +91,12 @@ def add_items(
         >>> len(bundle.sids()), len(newer.sids())
         (60, 59)
     """
-    _check_ids(items, remove)
+    change = planned_change(bundle, items, remove=remove)
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item
     existing_rows = rows[rows >= 0]
     new_positions = np.flatnonzero(rows < 0)
-    n_new = len(new_positions)
+    n_new = change.added
     if vectors is None and n_new and embeddings:
         vectors = read_sources(bundle, embeddings, items.ids, by_row=by_row)[new_positions]
     elif vectors is None and n_new:
@@ -87,18 +110,11 @@ def add_items(
     codes = old.codes  # published SIDs never move; new items are appended
     if vectors is not None and n_new:
         codes = np.concatenate([codes, _new_codes(bundle, vectors)])
-    titles, retitled = _titles(bundle, items, rows)
-    removed_rows = _rows_to_remove(bundle, remove)
+    titles = _titles(bundle, items, rows)
     retired = np.concatenate([old.retired, np.zeros(n_new, dtype=np.bool_)])
     retired[existing_rows] = False  # an item in the catalog is active again
-    retired[removed_rows] = True
-    change = ItemsChange(
-        added=n_new,
-        restored=int(old.retired[existing_rows].sum()),
-        retitled=retitled,
-        retired=int((~old.retired[removed_rows]).sum()),
-    )
-    _warn_of_existing(len(existing_rows) - change.restored, len(items.ids), retitled)
+    retired[_rows_to_remove(bundle, remove)] = True
+    _warn_of_existing(len(existing_rows) - change.restored, len(items.ids), change.retitled)
     if change == ItemsChange():
         return bundle
     ids = [*old.ids, *(items.ids[position] for position in new_positions)]
@@ -131,21 +147,16 @@ def _rows_to_remove(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
     return np.unique(bundle.items.rows(ids))
 
 
-def _titles(bundle: Bundle, items: Items, rows: NDArray[np.int64]) -> tuple[list[str], int]:
-    """Titles of the old rows, updated, then of the new items; and how many were updated.
-
-    An empty title updates nothing.
-    """
+def _titles(bundle: Bundle, items: Items, rows: NDArray[np.int64]) -> list[str]:
+    """Titles of the old rows, updated, then of the new items. An empty title updates nothing."""
     old = bundle.items
     titles = list(old.titles) if old.titles is not None else [""] * len(old)
-    retitled = 0
     for row, title in zip(rows.tolist(), items.titles, strict=True):
         if row < 0:
             titles.append(title)
-        elif title and title != titles[row]:
+        elif title:
             titles[row] = title
-            retitled += 1
-    return titles, retitled
+    return titles
 
 
 def _warn_of_existing(n_existing: int, n_items: int, retitled: int) -> None:

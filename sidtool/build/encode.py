@@ -11,7 +11,8 @@ import numpy as np
 from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import cached, is_hub_url
 from sidtool.data.items import Items
-from sidtool.data.vector_files import read_vectors
+from sidtool.data.vector_files import open_vectors
+from sidtool.data.vectors import VectorSource
 from sidtool.embed import embed
 from sidtool.encoder.loaded import LoadedEncoder, check_probes, check_recipe, load_encoder
 from sidtool.encoder.model import check_location
@@ -186,22 +187,37 @@ def read_sources(
     """One file of vectors per source that a bundle was built from -> (n, sum of dims). `by_row` as
     in `open_vectors`.
 
+    Raises as `open_sources`, and DataError for a vector that is not finite.
+    """
+    sources = open_sources(bundle, paths, ids, by_row=by_row)
+    return np.concatenate([source.all() for source in sources], axis=1)
+
+
+def open_sources(
+    bundle: Bundle,
+    paths: Sequence[str | Path],
+    ids: Sequence[str] | None = None,
+    *,
+    by_row: bool | None = None,
+) -> list[VectorSource]:
+    """The sources that `read_sources` reads; their vectors are not read.
+
     Raises RefusedError if the bundle has no codebook, UsageError if the number of files, their
-    widths or their lengths do not fit.
+    widths or their lengths do not fit, DataError as `open_vectors`.
     """
     dims = bundle.require_codebook().dims
-    sources = [read_vectors(Path(path), ids, by_row=by_row) for path in paths]
-    widths = tuple(vectors.shape[1] for vectors in sources)
+    sources = [open_vectors(Path(path), ids, by_row=by_row) for path in paths]
+    widths = tuple(source.shape[1] for source in sources)
     if widths != dims:
         raise UsageError(
             f"the given vectors have {_join(widths)} dimensions, bundle "
             f"{bundle.manifest.name!r} was built from {_join(dims)}",
             hint="give --embeddings once per source, in the order of build-codebook",
         )
-    lengths = [len(vectors) for vectors in sources]
+    lengths = [len(source) for source in sources]
     if len(set(lengths)) > 1:
         raise UsageError(f"the files of vectors have {_join(lengths)} rows")
-    return np.concatenate(sources, axis=1)
+    return sources
 
 
 def _join(numbers: Sequence[int]) -> str:

@@ -46,10 +46,10 @@ def add_items(
     json: options.Json = False,
 ) -> None:
     """Add items to a bundle and retire others; published SIDs never move."""
-    from sidtool.build.add import NO_ITEMS, read_new_items, unknown
+    from sidtool.build.add import NO_ITEMS, planned_change, read_new_items, unknown
     from sidtool.build.add import add_items as add
     from sidtool.build.build_options import CatalogOptions
-    from sidtool.build.encode import check_texts
+    from sidtool.build.encode import check_texts, open_sources
     from sidtool.output import refuse_existing
     from sidtool.output_name import BUNDLE
     from sidtool.registry.references import open_bundle
@@ -66,17 +66,20 @@ def add_items(
     catalog = NO_ITEMS if items is None else read_new_items(opened, items, columns)
     retired = [] if remove is None else read_ids(remove)
     if dry_run:
-        new = unknown(opened, catalog.ids)
-        if len(new) and not embeddings:
-            check_texts(opened, [catalog.texts[row] for row in new], model=encoder)
+        change = planned_change(opened, catalog, remove=retired)
+        if change.added and embeddings:
+            open_sources(opened, embeddings, catalog.ids, by_row=by_row)
+        elif change.added:
+            texts = [catalog.texts[row] for row in unknown(opened, catalog.ids)]
+            check_texts(opened, texts, model=encoder)
         return say_plan(
-            f"would add {len(new)} of {len(catalog)} items to {bundle} and retire {len(retired)}, "
-            f"at {out}",
+            f"would add {change.added} of {len(catalog)} items to {bundle} and retire "
+            f"{change.retired}, at {out}",
             json=json,
             bundle=str(out),
-            added=len(new),
+            added=change.added,
             items=len(catalog.ids),
-            retired=len(retired),
+            retired=change.retired,
         )
     with progress("embed") as stages:
         grown = add(

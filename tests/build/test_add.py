@@ -3,13 +3,14 @@
 import itertools
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.build.add import add_items, unknown
+from sidtool.build.add import add_items, planned_change, unknown
 from sidtool.build.encode import embed_texts
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.bundle.history import ItemsChange
@@ -213,6 +214,17 @@ def test_a_new_version_records_its_parents() -> None:
     assert third.manifest.change == ItemsChange(retired=1)
     assert third.manifest.collisions == first.manifest.collisions
     assert third.manifest.recipe == first.manifest.recipe
+
+
+def test_the_planned_change_is_that_of_the_new_version() -> None:
+    bundle = add_items(built(), remove=["old4", "old5"])
+    items = listed(["old1", "a", "old4", "b"], "novel")
+    remove = ["old2", "old2", "old5"]  # one twice, and one that is retired already
+    planned = planned_change(bundle, items, remove=remove)
+    assert planned == ItemsChange(added=2, restored=1, retitled=2, retired=1)
+    with pytest.warns(SidtoolWarning, match="1 of 4 items are in the bundle"):
+        after = add_items(bundle, items, vectors_of(["a", "b"]), remove=remove)
+    assert after.manifest.change == replace(planned, catalog=items.digest)
 
 
 def test_an_unchanged_bundle_is_no_new_version() -> None:

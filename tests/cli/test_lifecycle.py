@@ -141,6 +141,29 @@ def test_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     assert "was built from given vectors" in refused(3, *command)
 
 
+def test_a_dry_run_refuses_what_the_command_refuses(road: Road, tmp_path: Path) -> None:
+    items, vectors = newcomers(tmp_path)
+    command = ("add-items", road.bundle, "-o", tmp_path / "child.zarr")
+    nobody = write_lines(tmp_path / "nobody.txt", ["b001", "zz"])
+    added = write_lines(tmp_path / "added.txt", ["n0"])
+    with_vectors = (items, "--embeddings", vectors)
+    for code, words, message in (
+        (1, ("--remove", nobody), "1 ids to remove are not in the bundle, the first is 'zz'"),
+        (2, (*with_vectors, "--remove", added), "'n0' is both added and removed"),
+        (1, (items, "--embeddings", tmp_path / "no.npy"), "no.npy does not exist"),
+        (1, (items, "--embeddings", road.vectors), "no vector for 6 of 6 items"),
+        (2, (*with_vectors, "--embeddings", vectors), "8 and 8 dimensions"),
+    ):
+        for more in ((), ("--dry-run",)):
+            assert message in refused(code, *command, *words, *more)
+    gone = write_lines(tmp_path / "gone.txt", ["b001", "b001"])
+    done(*command, "--remove", gone)
+    again = write_lines(tmp_path / "again.txt", ["b001", "b002", "b002"])
+    removal = ("--remove", again, "-o", tmp_path / "next.zarr")
+    plan = done("add-items", tmp_path / "child.zarr", *removal, "--dry-run", "--json").json
+    assert plan["retired"] == 1
+
+
 def test_invalid_additions_are_one_line(road: Road, child: Path, tmp_path: Path) -> None:
     items, vectors = newcomers(tmp_path)
     nobody = write_lines(tmp_path / "nobody.txt", ["zz"])
