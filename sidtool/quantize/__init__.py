@@ -37,8 +37,8 @@ OPTION_MEANINGS = {
 
 
 def check_method(method: str, options: dict[str, Any]) -> None:
-    """Raise UsageError unless the method exists and has these options, with values of their types;
-    MissingPackageError if its packages are not installed."""
+    """Raise UsageError unless the method exists and has these options, with values of their types
+    (whole numbers from 1); MissingPackageError if its packages are not installed."""
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
     types = option_types(method)
@@ -49,6 +49,10 @@ def check_method(method: str, options: dict[str, Any]) -> None:
             )
         if type(value) not in (types[name], *get_args(types[name])):
             raise UsageError(f"option {name} of method {method} cannot be {value!r}")
+        if type(value) is int and value < 1:
+            raise UsageError(
+                f"option {name} of method {method} must be a whole number from 1, not {value}"
+            )
     if method in _USING_TORCH:
         require("models")
 

@@ -21,6 +21,8 @@ from sidtool.sid import Vectors
 CHUNK = 8192
 COLLABORATIVE = "collaborative"
 """Name of the network that predicts collaborative vectors."""
+MAX_OPTION = 1e30
+"""A larger penalty or prior has no further effect; near infinity it would give NaN."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class FusionOptions:
                 raise UsageError(f"option {name} must be a whole number from 1, not {value!r}")
         for name in ("collaborative_weight", "decay", "prior", "ridge"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not value >= 0:
-                raise UsageError(f"option {name} must be a number from 0, not {value!r}")
+            if type(value) not in (int, float) or not 0 <= value <= MAX_OPTION:
+                raise UsageError(
+                    f"option {name} must be a number from 0 to {MAX_OPTION:g}, not {value!r}"
+                )
         if not 0 < self.collaborative_weight < 1 or not 0 < self.decay <= 1:
             raise UsageError(
                 f"option collaborative_weight ({self.collaborative_weight}) must lie between 0 and "

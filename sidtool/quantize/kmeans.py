@@ -35,6 +35,8 @@ SIMILAR_ERROR = 1.02
 """Starts whose errors differ by less than this factor are compared by the evenness of their
 codes."""
 CHUNK = 4096
+MAX_VALUE = 1e8
+"""Float32 overflows with larger values: `balanced` squares squared distances, and sums them."""
 
 Progress = Callable[[int, int], None]
 """Reports finished and total steps."""
@@ -55,7 +57,7 @@ def training_rows(
 
     There are 256 rows per code of the largest level, or `at_least` if that is more; fewer if there
     are fewer vectors or the source's memory limit is lower. Raises DataError if a value is not
-    finite, or if there are fewer distinct rows than codes in the largest level.
+    finite or above MAX_VALUE, or if there are fewer distinct rows than codes in the largest level.
     """
     source = VectorSource.of(vectors)
     count = min(max(ROWS_PER_CENTROID * max(sizes), at_least), source.limit)
@@ -65,6 +67,13 @@ def training_rows(
         drawn = rng.choice(len(source), count, replace=False)
     rows = source.take(drawn)
     _require_distinct(rows, max(sizes))
+    largest = max(float(rows.max()), -float(rows.min()))
+    if largest > MAX_VALUE:
+        raise DataError(
+            f"vectors have values up to {largest:.3g}, more than {MAX_VALUE:g}: training would "
+            "overflow",
+            hint="scale the vectors down",
+        )
     return unit(rows) if normalize else rows
 
 

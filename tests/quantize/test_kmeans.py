@@ -160,6 +160,16 @@ def test_values_that_are_not_finite_are_refused():
         fit(vectors, (4, 8))
 
 
+@pytest.mark.parametrize("method", ["rq-kmeans", "opq"])
+def test_values_whose_squared_distances_overflow_are_refused(method):
+    vectors = vectors_of(0, 50, 4)
+    assert fit(vectors * np.float32(1e7), (4, 8), method=method).sizes == (4, 8)
+    for factor in (1e19, -1e19):
+        with pytest.raises(DataError, match=r"values up to .*e.19, more than 1e.08") as caught:
+            fit(vectors * np.float32(factor), (4, 8), method=method)
+        assert caught.value.hint == "scale the vectors down"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_no_code_holds_most_vectors_of_data_without_clusters(seed):
     noise = np.random.default_rng(seed).standard_normal((4000, 256), dtype=np.float32)

@@ -136,6 +136,9 @@ def test_methods_options_and_sizes_that_make_no_sense_are_refused():
         fit(vectors, (4,), method="rq-magic")
     with pytest.raises(UsageError, match="method pq has no option 'balanced'"):
         fit(vectors, (4,), method="pq", balanced=True)
+    for option in ({"width": 0}, {"width": -3}, {"epochs": 0}, {"epochs": -1}):
+        with pytest.raises(UsageError, match=r"must be a whole number from 1, not (0|-3|-1)$"):
+            fit(vectors, (4,), method="rq-vae", **option)
     with pytest.raises(UsageError):
         fit(vectors, (4, 0))
     with pytest.raises(UsageError, match="5 levels cannot share 4 dimensions"):
