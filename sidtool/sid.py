@@ -21,6 +21,9 @@ Keys = NDArray[np.uint64]
 Vectors = NDArray[np.float32]
 """(n, dim): one embedding per row."""
 
+Spelling = Literal["openonerec", "minionerec"]
+"""The systems in `SPELLINGS`."""
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MAX_CODES = 1 << 16
 MAX_TOKEN_BYTES = 64
@@ -161,6 +164,21 @@ class SidSpace(Levels, JsonRecord):
                 if self._is_code(token):
                     raise UsageError(f"token template {self.template!r} spells {token!r} alike")
 
+    @classmethod
+    def of_spelling(
+        cls, sizes: Sequence[int], spelling: Spelling, *, begin_end_tokens: bool = True
+    ) -> "SidSpace":
+        """The vocabulary of level sizes in the spelling of a system, with its begin and end tokens,
+        if it has any. Raises UsageError for another spelling."""
+        if spelling not in SPELLINGS:
+            raise UsageError(
+                f"there is no spelling {spelling!r}", hint=f"choose from {', '.join(SPELLINGS)}"
+            )
+        tokens = dict(SPELLINGS[spelling])
+        if not begin_end_tokens:
+            tokens |= {"begin": None, "end": None}
+        return cls(tuple(sizes), **tokens)  # type: ignore[arg-type]
+
     @property
     def has_begin_end_tokens(self) -> bool:
         """Whether the vocabulary has a begin and an end token."""
@@ -298,7 +316,6 @@ def _level(match: re.Match[str]) -> int:
     return LETTERS.index(match["level"])
 
 
-Spelling = Literal["openonerec", "minionerec"]
 SPELLINGS: dict[Spelling, dict[str, str | None]] = {
     "openonerec": {
         "template": "<s_{level}_{code}>",

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sidtool.collisions.policy import Policy
+from sidtool.collisions.policy import Policy, check_policy
 from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import EmptyText, Items, read_items
 from sidtool.errors import UsageError
 from sidtool.quantize import Method, check_method
 from sidtool.quantize.fusion import FusionOptions
-from sidtool.sid import SPELLINGS, SidSpace, Spelling
+from sidtool.sid import SidSpace, Spelling
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def read_catalog(
 class BuildOptions:
     """How vectors become SIDs, and how SIDs are spelled.
 
-    Raises UsageError for a method without one of its options and for a vocabulary that cannot be
-    spelled.
+    Raises UsageError for a method without one of its options, a collision policy that does not
+    exist and a vocabulary that cannot be spelled.
     """
 
     sizes: tuple[int, ...] = (256, 256, 256)
@@ -59,14 +59,12 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         check_method(self.method, dict(self.method_options))
+        check_policy(self.collisions)
         self.space(self.sizes)
 
     def space(self, sizes: tuple[int, ...]) -> SidSpace:
         """The SID vocabulary of these sizes (an appended collision level included, if any)."""
-        spelling = dict(SPELLINGS[self.spelling])
-        if not self.begin_end_tokens:
-            spelling |= {"begin": None, "end": None}
-        return SidSpace(sizes, **spelling)  # type: ignore[arg-type]
+        return SidSpace.of_spelling(sizes, self.spelling, begin_end_tokens=self.begin_end_tokens)
 
 
 def build_options(settings: Mapping[str, Any], *, has_events: bool, **choices: Any) -> BuildOptions:

@@ -17,12 +17,12 @@ from sidtool.bundle.manifest import Collisions, Manifest, Provenance, library_ve
 from sidtool.bundle.stored import stored_codebook, stored_items
 from sidtool.bundle.trie import Trie
 from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
-from sidtool.collisions.policy import Policy
+from sidtool.collisions.policy import Policy, check_policy
 from sidtool.errors import DataError, IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
 from sidtool.output_name import BUNDLE, check_suffix
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import SPELLINGS, Codes, SidSpace, Spelling, Vectors
+from sidtool.sid import Codes, SidSpace, Spelling, Vectors
 from sidtool.storage.storage import Storage
 from sidtool.storage.zips import is_zip
 
@@ -122,16 +122,18 @@ class Bundle:
         `sizes` are the codes per level; `method_options` are those of the method, like
         `balanced`. `save` writes the bundle. `sidtool.build_codebook` also embeds texts, uses
         co-occurrence and resumes. Raises DataError for ids or vectors that do not fit, UsageError
-        for a method, option or size that does not exist.
+        for a method, option, size, collision policy or spelling that does not exist.
         """
         from sidtool.codes.make import codes_of_vectors
 
         check_ids(ids)
+        check_policy(collisions)
+        SidSpace.of_spelling(sizes, spelling)
         if titles is not None and len(titles) != len(ids):
             raise DataError(f"{len(titles)} titles for {len(ids)} items")
         chosen = {"method": method, "seed": seed, **method_options}
         made = codes_of_vectors(ids, vectors, sizes, collisions, **chosen)
-        space = SidSpace(made.assigned.level_sizes, **SPELLINGS[spelling])  # type: ignore[arg-type]
+        space = SidSpace.of_spelling(made.assigned.level_sizes, spelling)
         return cls.of(
             ItemMap.of(space, ids, made.assigned.codes, titles),
             made.codebook,
@@ -305,7 +307,7 @@ class Bundle:
         """
         try:
             self.manifest.check()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, UsageError) as error:
             name = self.manifest.name
             raise UsageError(f"bundle {name!r} cannot be written: {error}") from error
         path = Path(location)

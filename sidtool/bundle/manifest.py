@@ -11,7 +11,7 @@ from typing import Any, Self, TypedDict
 from sidtool.bundle.history import Change, Version
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.recipe import Recipe
-from sidtool.collisions.policy import Policy
+from sidtool.collisions.policy import Policy, check_policy
 from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.sid import SidSpace
@@ -140,7 +140,7 @@ class Manifest(JsonRecord):
         return manifest
 
     def check(self) -> None:
-        """Raise TypeError or ValueError if a value breaks a rule that its type does not express."""
+        """Raise TypeError, ValueError or UsageError if a value breaks a rule of the format."""
         if not 0 <= self.items < MAX_ITEMS:
             raise ValueError(f"items is {self.items}, not 0 to {MAX_ITEMS - 1}")
         self._check_collisions()
@@ -177,6 +177,7 @@ class Manifest(JsonRecord):
         policy = self.collisions.policy
         capacity = self.collisions.capacity
         last_size = self.space.sizes[-1]
+        check_policy(policy)
         if policy == "append" and capacity != last_size:
             raise ValueError(
                 f"capacity is {capacity}, but the appended level has {last_size} codes"

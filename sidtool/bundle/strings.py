@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import IntegrityError
+from sidtool.errors import DataError, IntegrityError
 
 CHUNK = 1 << 16
 """Strings that are hashed at once: the tables need about 100 bytes per string."""
@@ -28,8 +28,13 @@ class StringArray:
 
     @classmethod
     def of(cls, strings: Sequence[str]) -> "StringArray":
-        """Pack strings."""
-        encoded = [text.encode("utf-8") for text in strings]
+        """Pack strings. Raises DataError for one with a lone surrogate."""
+        try:
+            encoded = [text.encode("utf-8") for text in strings]
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the text {error.object[:60]!r} has a lone surrogate, which UTF-8 cannot hold"
+            ) from error
         offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
         np.cumsum([len(text) for text in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.collisions.overflow import place_overflow
-from sidtool.collisions.policy import CollisionCounts, Policy, equal_rows
+from sidtool.collisions.policy import CollisionCounts, Policy, check_policy, equal_rows
 from sidtool.collisions.prefix_search import ranks
 from sidtool.data.vectors import VectorSource
 from sidtool.errors import UsageError
@@ -59,9 +59,10 @@ def assign(
     the last level under the same prefix, at the least total squared distance. If a prefix has more
     items than codes, the rest go to the nearest prefix with free codes (`place_overflow`).
     `append`: one more level distinguishes the items of a group, in the order of their ids. `allow`:
-    nothing changes. Raises UsageError if `reassign` would use more than 90% of all SIDs, or if
-    `append` needs too large a level.
+    nothing changes. Raises UsageError for another policy, if `reassign` would use more than 90% of
+    all SIDs, or if `append` needs too large a level.
     """
+    check_policy(policy)
     sizes = codebook.sizes
     if policy == "reassign":
         codes = _reassign(raw, VectorSource.of(vectors), codebook, ids)

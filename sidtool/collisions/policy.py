@@ -1,17 +1,27 @@
 """Collision policies, and the number of collisions in codes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.errors import UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes
 
 Policy = Literal["reassign", "append", "allow"]
 """What happens to items with the same codes: all but one are reassigned, a level is appended, or
 they share a SID."""
+
+
+def check_policy(policy: str) -> None:
+    """Raise UsageError unless there is a policy of this name."""
+    if policy not in get_args(Policy):
+        raise UsageError(
+            f"there is no collision policy {policy!r}",
+            hint=f"choose from {', '.join(get_args(Policy))}",
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The warning about collapsed levels."""
+"""Options of a build, and the warning about collapsed levels."""
 
 import warnings
 
@@ -8,7 +8,7 @@ import pytest
 from sidtool.build.build import build
 from sidtool.build.build_options import BuildOptions
 from sidtool.data.items import make_items
-from sidtool.errors import SidtoolWarning
+from sidtool.errors import SidtoolWarning, UsageError
 
 
 def bundle_of(alike: int, others: int):
@@ -39,3 +39,18 @@ def test_a_level_that_spreads_the_items_is_no_warning():
         warnings.simplefilter("always", SidtoolWarning)
         bundle_of(1, 199)
     assert [str(each.message) for each in caught if issubclass(each.category, SidtoolWarning)] == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"collisions": "drop"}, "there is no collision policy 'drop'"),
+        ({"spelling": "x"}, "there is no spelling 'x'"),
+        ({"method": "x"}, "there is no method 'x'"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused(choice, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        BuildOptions(**choice)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("choose from ")

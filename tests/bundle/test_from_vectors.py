@@ -58,6 +58,10 @@ def test_a_level_is_appended() -> None:
         ({"method": "x"}, UsageError, "no method 'x'"),
         ({"depth": 3}, UsageError, "no option 'depth'"),
         ({"sizes": (64,)}, DataError, "distinct"),
+        ({"collisions": "drop"}, UsageError, "no collision policy 'drop'"),
+        ({"spelling": "x"}, UsageError, "no spelling 'x'"),
+        ({"ids": ["\ud800", *IDS[1:]]}, DataError, r"'\\ud800' has a lone surrogate"),
+        ({"titles": ["\ud800", *TITLES[1:]]}, DataError, r"'\\ud800' has a lone surrogate"),
     ],
 )
 def test_what_does_not_fit_is_named(
@@ -66,6 +70,22 @@ def test_what_does_not_fit_is_named(
     arguments: dict[str, Any] = {"ids": IDS, "vectors": vectors(), "sizes": SIZES}
     with pytest.raises(error, match=message):
         Bundle.from_vectors(**(arguments | changed))
+
+
+def test_a_bundle_with_an_unknown_policy_is_not_written(tmp_path: Path) -> None:
+    bundle = small_bundle()
+    unknown: Any = "drop"
+    other = Bundle.of(bundle.items, bundle.codebook, unknown, name="other")
+    with pytest.raises(UsageError, match=r"'other' cannot be written: .* policy 'drop'"):
+        other.save(tmp_path / "other.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_that_no_bundle_can_hold_is_not_in_one(tmp_path: Path) -> None:
+    small_bundle(5000, (20, 20, 20)).save(tmp_path / "large.zarr")
+    for bundle in (small_bundle(), Bundle.open(tmp_path / "large.zarr")):
+        with pytest.raises(DataError, match="lone surrogate"):
+            bundle.sid("\ud800")
 
 
 def test_a_table_has_the_active_items() -> None:

@@ -153,6 +153,11 @@ def test_append_numbers_a_group_by_id_and_reserves_codes(case):
         assert assigned.codes[rows, -1].tolist() == list(range(len(rows)))
 
 
+def test_an_unknown_policy_is_refused():
+    with pytest.raises(UsageError, match="no collision policy 'drop'"):
+        settle(codebook_of(0, (2, 2), 3), vectors_of(0, 2, 3), ["a", "b"], "drop")
+
+
 def test_allow_changes_nothing_and_counts():
     codes = np.array([[0, 1], [0, 1], [1, 1], [1, 0], [0, 1], [1, 0]], dtype=np.uint16)
     assigned = assign(
