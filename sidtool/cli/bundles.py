@@ -24,7 +24,7 @@ def inspect(
         str | None,
         typer.Option(help="Start of a SID, like <s_a_12>: show what its items have in common."),
     ] = None,
-    examples: Annotated[int, typer.Option(help="Items to show.")] = 5,
+    examples: Annotated[int, typer.Option(min=0, help="Items to show.")] = 5,
     json: options.Json = False,
 ) -> None:
     """Show the contents of a bundle or model, or what the items under a SID prefix have in

@@ -188,6 +188,9 @@ def test_inspect_lists_what_the_items_of_a_code_have_in_common(road: Road) -> No
             )
         counted += group["items"]
     assert counted == N_ITEMS
+    fewer_than_none = run("inspect", road.bundle, "--prefix", "<s_a_1>", "--examples", -3)
+    assert (fewer_than_none.code, fewer_than_none.out) == (2, "")
+    assert "greater than or equal to 0" in fewer_than_none.err
     table = done("inspect", road.bundle, "--prefix", "<s_a_1>").out
     assert "in common:" in table
     assert "is not a semantic ID of 4x4x8" in refused(
