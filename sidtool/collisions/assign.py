@@ -59,8 +59,8 @@ def assign(
     the last level under the same prefix, at the least total squared distance. If a prefix has more
     items than codes, the rest go to the nearest prefix with free codes (`place_overflow`).
     `append`: one more level distinguishes the items of a group, in the order of their ids. `allow`:
-    nothing changes. Raises UsageError for another policy, if `reassign` would use more than 90% of
-    all SIDs, or if `append` needs too large a level.
+    nothing changes. Raises UsageError for another policy, if `reassign` has collisions to resolve
+    and would use more than 90% of all SIDs, or if `append` needs too large a level.
     """
     check_policy(policy)
     sizes = codebook.sizes
@@ -96,9 +96,10 @@ def _append(
 
 
 def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequence[str]) -> Codes:
-    _require_capacity(len(raw), Levels(codebook.sizes))
     codes = raw.copy()
     crowded = _CrowdedPrefixes.of(raw)
+    if len(crowded.bounds):
+        _require_capacity(len(raw), Levels(codebook.sizes))
     overflow: list[int] = []
     for groups in crowded.batches(source.limit):
         rows = crowded.colliding(groups, ids)
@@ -119,12 +120,16 @@ def _require_capacity(items: int, levels: Levels) -> None:
     if items <= MAX_FILLED * levels.capacity:
         return
     sizes = levels.sizes
-    while items > MAX_FILLED * prod(sizes):
-        sizes = (*sizes, max(2, sizes[-1]))
+    largest = max(sizes)  # there are as many distinct vectors, perhaps no more
+    hint = "the collision policy append gives equal items different semantic IDs"
+    if largest > 1:
+        while items > MAX_FILLED * prod(sizes):
+            sizes = (*sizes, largest)
+        hint = f"levels {'x'.join(map(str, sizes))} have room"
     raise UsageError(
         f"{items} items would fill {items / levels.capacity:.0%} of the {levels.capacity} semantic "
         f"IDs of {levels.spelled_sizes}, more than {MAX_FILLED:.0%}",
-        hint=f"levels {'x'.join(map(str, sizes))} have room",
+        hint=hint,
     )
 
 

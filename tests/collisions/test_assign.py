@@ -2,15 +2,17 @@
 of the items."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.codes.make import codes_of_vectors
 from sidtool.collisions.assign import Assigned, assign, assign_group, assign_pairs
 from sidtool.collisions.policy import CollisionCounts
-from sidtool.errors import UsageError
+from sidtool.errors import SidtoolError, UsageError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Levels
 from tests.quantize.material import codebook_of, vectors_of
@@ -135,6 +137,34 @@ def test_a_full_space_is_refused_with_the_depth_that_suffices():
     with pytest.raises(UsageError, match=r"15 items .* 94% of the 16") as caught:
         settle(codebook, vectors_of(1, 15, 3), [str(row) for row in range(15)], "reassign")
     assert "4x4x4" in caught.value.hint
+
+
+def test_a_full_space_without_collisions_is_accepted():
+    codebook = codebook_of(0, (1, 2), 3)
+    vectors = codebook.decode(np.array([[0, 0], [0, 1]], dtype=np.uint16))
+    assigned = settle(codebook, vectors, ["a", "b"], "reassign")
+    assert assigned.codes.tolist() == [[0, 0], [0, 1]]
+
+
+@pytest.mark.filterwarnings("ignore:level . is collapsed")
+@pytest.mark.parametrize(("n", "distinct"), [(1, 1), (5, 1), (2, 2), (40, 3), (9, 9)])
+def test_following_the_hints_ends_in_a_codebook(n, distinct):
+    vectors = vectors_of(0, distinct, 8)[np.arange(n) % distinct]
+    ids = [f"i{row}" for row in range(n)]
+    sizes = (256, 256)
+    policy = "reassign"
+    for _ in range(3):
+        try:
+            made = codes_of_vectors(ids, vectors, sizes, policy, method="rq-kmeans", seed=0)
+        except SidtoolError as error:
+            hint = error.hint or ""
+            if "policy append" in hint:
+                policy = "append"
+            elif found := re.search("levels of at most ([0-9]+) codes", hint):
+                sizes = (int(found[1]),) * 2
+            else:
+                sizes = Levels.from_text(hint.split()[1]).sizes
+    assert len(np.unique(made.assigned.codes, axis=0)) == n
 
 
 @settings(deadline=None)
