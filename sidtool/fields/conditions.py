@@ -4,6 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Self
 
 import numpy as np
@@ -51,13 +52,14 @@ class Condition:
         """(n,): where the comparison holds; a missing value never fulfills it. Raises UsageError
         if the type cannot be compared so."""
         compare = OPERATORS[self.sign]
-        other: Value = self.value
+        other: Value | Decimal = self.value
         if kind != "str":
             if not NUMBER.fullmatch(self.value):
                 raise UsageError(
                     f"{self.option} {self.text!r} compares numbers with {self.value!r}"
                 )
-            other = float(self.value)
+            # a float would round a whole number of more than 15 digits
+            other = Decimal(self.value) if kind == "int" else float(self.value)
         elif self.sign not in ("=", "==", "!="):
             raise UsageError(
                 f"{self.option} {self.text!r}: texts are equal (=) or not (!=)",

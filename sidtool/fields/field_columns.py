@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,13 @@ from sidtool.fields.fields import (
 )
 from sidtool.tables.tables import column_names, read_columns
 
+CellKind = FieldType | Literal["long"]
+"""The type of one cell; "long" is a whole number of more than 18 digits."""
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
-FITTING_KINDS: Mapping[FieldType, tuple[FieldType, ...]] = {
-    "str": ("int", "float", "str"),
-    "float": ("int", "float"),
+LONG = re.compile(r"[+-]?[0-9]{19,}", re.ASCII)
+FITTING_KINDS: Mapping[FieldType, tuple[CellKind, ...]] = {
+    "str": ("int", "long", "float", "str"),
+    "float": ("int", "long", "float"),
     "int": ("int",),
 }
 """The kinds of cells that a field of each type may have."""
@@ -180,7 +183,7 @@ def typed_values(
     """The type of a column and its values; `rows` are the numbers of the cells' rows, from 0, and
     `flag` names the column in errors. An empty cell is None. Raises DataError."""
     # in the order of the rows, so that an error names the first one
-    kinds: dict[str, FieldType] = {cell: _kind(cell) for cell in cells.names.tolist() if cell}
+    kinds: dict[str, CellKind] = {cell: _kind(cell) for cell in cells.names.tolist() if cell}
     if not kinds:
         raise DataError(f"{path}: {name.name} has no value")
     kind = name.type
@@ -204,18 +207,22 @@ def typed_values(
     return kind, Coded(object_array(values), cells.codes)
 
 
-def _widest(kinds: Collection[FieldType]) -> FieldType:
+def _widest(kinds: Collection[CellKind]) -> FieldType:
     """The type that all these kinds of cells fit."""
     if "str" in kinds:
         return "str"
-    return "float" if "float" in kinds else "int"
+    if "float" in kinds:
+        return "float"
+    # whole numbers that are too long for an int are ids: as floats, different ones would be equal
+    return "str" if "long" in kinds else "int"
 
 
-def _kind(cell: str) -> FieldType:
+def _kind(cell: str) -> CellKind:
     if INTEGER.fullmatch(cell):
         return "int"
-    is_number = NUMBER.fullmatch(cell) and np.isfinite(float(cell))
-    return "float" if is_number else "str"
+    if not (NUMBER.fullmatch(cell) and np.isfinite(float(cell))):
+        return "str"
+    return "long" if LONG.fullmatch(cell) else "float"
 
 
 def _row(cells: Coded[str], rows: NDArray[np.int64], cell: str) -> int:

@@ -19,7 +19,7 @@ from sidtool.errors import (
 )
 from sidtool.fields.conditions import Condition
 from sidtool.fields.field_columns import FieldName, FieldOptions
-from sidtool.fields.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.fields.fields import NO_FIELDS, Fields, FieldType, FieldTypes
 from sidtool.splits.files import (
     SplitOptions,
     make_split,
@@ -32,6 +32,9 @@ from sidtool.splits.split import Split
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 of 2 users of the events have no row")
 
+LONG = "1234567890123456780"
+LONG_TOO = "1234567890123456781"
+"""Different numbers, but the same as floats."""
 START = 880_000_000
 EVENTS = [
     # user, item, seconds after START, rating, device
@@ -168,6 +171,8 @@ def test_other_fields_than_the_manifest_says_are_refused(events: Path) -> None:
         (["1", "-2", " 3 "], "int", [1, -2, 3]),
         (["1", "2.5", ""], "float", [1.0, 2.5, None]),
         (["good", "", "bad"], "str", ["good", None, "bad"]),
+        ([LONG, "7", LONG_TOO], "str", [LONG, "7", LONG_TOO]),
+        ([LONG, "7.5", "2"], "float", [float(LONG), 7.5, 2.0]),
         (["1", "1e400", "2"], None, "number '1' in row 1 and the text '1e400' in row 2"),
         (["1", "good", "2"], None, "hint"),
         (["", "", ""], None, "has no value"),
@@ -194,6 +199,11 @@ def test_a_type_can_be_named(events: Path) -> None:
     assert as_text.train[0].fields.event["rating"] == ("5", "4", "2", "5", "1")
     as_float = split_of(events, feedback=(FieldName.parse("rating:float"),))
     assert as_float.train[0].fields.event["rating"] == (5.0, 4.0, 2.0, 5.0, 1.0)
+    write_events(events, [("a", f"i{n}", n, LONG, "tv") for n in range(5)])
+    as_float = split_of(events, feedback=(FieldName.parse("rating:float"),))
+    assert as_float.fields.feedback == {"rating": "float"}
+    with pytest.raises(DataError, match=r"events.csv, row 1: rating is '1234.*', no int"):
+        split_of(events, feedback=(FieldName.parse("rating:int"),))
     with pytest.raises(DataError, match=r"events.csv, row 1: device is 'tv', no int"):
         split_of(events, context=(FieldName.parse("device:int"),))
     assert FieldName.parse("a:b") == FieldName("a:b")
@@ -298,3 +308,16 @@ def test_conditions_compare_numbers(sign: str, number: int) -> None:
     python = "==" if sign == "=" else sign
     expected = [eval(f"{value} {python} {number}") for value in (-2, 0, 1.5)]
     assert held.tolist() == [*expected, False]
+
+
+@pytest.mark.parametrize("kind", ["int", "str"])
+def test_conditions_compare_whole_numbers_exactly(kind: FieldType) -> None:
+    first, second = 123456789012345678, 123456789012345679
+    assert float(first) == float(second)
+    values = [first, second, None] if kind == "int" else [str(first), str(second), None]
+    held = Condition.parse(f"campaign={first}").holds(values, kind)
+    assert held.tolist() == [True, False, False]
+    if kind == "int":
+        assert Condition.parse(f"x>{first}").holds(values, kind).tolist() == [False, True, False]
+        assert Condition.parse("x=4.0").holds([4, 5], kind).tolist() == [True, False]
+        assert Condition.parse("x<4.5e0").holds([4, 5], kind).tolist() == [True, False]
