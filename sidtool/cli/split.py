@@ -108,11 +108,11 @@ def split(
         ),
     ] = None,
     extends: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="SPLIT",
             help="Earlier split of the same data. Its bundles and models stay usable with the new "
-            "split, if nothing that is held out was trained on.",
+            "split, if nothing that is held out was trained on. Repeatable.",
         ),
     ] = None,
     memory: options.EventMemory = None,
@@ -138,7 +138,15 @@ def split(
     )
     sessions = SessionRule.parse(session_gap, session_column)
     chosen = SplitOptions(
-        protocol, valid, test, valid_from, test_from, columns, fields, extends, sessions
+        protocol,
+        valid,
+        test,
+        valid_from,
+        test_from,
+        columns,
+        fields,
+        tuple(extends or ()),
+        sessions,
     )
     budget = options.parse_bytes(memory) if memory is not None else None
     manifest = split_events(events, out, chosen, memory=budget, dry_run=dry_run, force=force)

@@ -32,12 +32,13 @@ def extended(split: Split, earlier: Split) -> Split:
     train.update(_targets(split.valid))
     earlier_train.update(_targets(earlier.valid))
     _check(split, split.test, "training or validation", earlier_train, train)
-    drops_events = _drops_events(split, earlier)
     reference = earlier.reference
     # where `earlier` lacks events of a split before it, `split` may hold out one of them
     before = () if earlier.origin.drops_events else reference.extends
-    extends = tuple(dict.fromkeys((reference.digest, *before)))
-    return replace(split, origin=replace(split.origin, extends=extends, drops_events=drops_events))
+    origin = split.origin
+    extends = tuple(dict.fromkeys((*origin.extends, reference.digest, *before)))
+    drops_events = origin.drops_events or _drops_events(split, earlier)
+    return replace(split, origin=replace(origin, extends=extends, drops_events=drops_events))
 
 
 def _check(

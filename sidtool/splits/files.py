@@ -67,8 +67,9 @@ class SplitOptions:
     """Columns of the events; not of windows, whose columns have fixed names."""
     fields: FieldOptions = field(default_factory=FieldOptions)
     """Further columns of the events, a table of users, and what counts as a target."""
-    extends: Path | None = None
-    """Folder of an earlier split whose models stay usable with this one (`extended`)."""
+    extends: tuple[Path, ...] = ()
+    """Earlier splits, as `open_split` reads them, whose models stay usable with this one
+    (`extended`)."""
     sessions: SessionRule | None = None
     """What a session is; required by last-session, recorded under leave-one-out and temporal."""
 
@@ -168,7 +169,7 @@ def split_events(
 
     A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
     exists or options contradict each other, DataError for malformed events or an empty part,
-    CompatibilityError if the split does not extend the one that `options.extends` names.
+    CompatibilityError if the split does not extend those that `options.extends` names.
 
     Examples:
         >>> manifest = sidtool.split_events("events.csv", "parts")
@@ -186,14 +187,17 @@ def split_events(
 
 
 def _split_of(events: Path, options: SplitOptions, spill: Spill | None) -> Split:
-    """The split of events, checked against the one that it extends."""
-    if options.extends is None:
-        return make_split(events, options, spill=spill)
-    # the files of one split's events are not those of the other's
-    aside = None if spill is None else Spill(spill.subfolder("earlier"), spill.budget)
-    earlier = open_split(options.extends, spill=aside)
-    split = make_split(events, options, recorded=earlier.origin.columns, spill=spill)
-    return extended(split, earlier)
+    """The split of events, checked against those that it extends."""
+    earlier = []
+    for number, path in enumerate(options.extends):
+        # the files of one split's events are not those of another's
+        aside = None if spill is None else Spill(spill.subfolder(f"earlier-{number}"), spill.budget)
+        earlier.append(open_split(path, spill=aside))
+    recorded = earlier[0].origin.columns if earlier else None
+    split = make_split(events, options, recorded=recorded, spill=spill)
+    for each in earlier:
+        split = extended(split, each)
+    return split
 
 
 def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifest:

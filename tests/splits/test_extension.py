@@ -79,6 +79,21 @@ def test_what_an_earlier_split_lacks_is_not_extended_through_it() -> None:
         extended(leave_one_out({**others, "ann": list("abcdef")}), first)
 
 
+def test_a_split_may_extend_several() -> None:
+    """Each is checked, so a chain that has dropped events can be joined again."""
+    others = {user: ["a", "b", "c", "d"] for user in ("bob", "cat", "dan")}
+    first = leave_one_out({**others, "ann": ["a", "b", "c"]})
+    second = extended(leave_one_out(others), first)
+    third = leave_one_out({**others, "ann": ["a", "b", "c", "d"]})
+    both = extended(extended(third, second), first)
+    assert both.reference.extends == (second.reference.digest, first.reference.digest)
+    assert not both.origin.drops_events
+    assert extended(extended(third, first), second).reference.extends[::-1] == (
+        second.reference.digest,
+        first.reference.digest,
+    )
+
+
 def test_validation_events_that_are_missing_are_dropped_events() -> None:
     first = leave_one_out({"ann": ["a", "b", "c", "d"], "bob": ["a", "b", "c"]})
     complete = extended(leave_one_out({"ann": ["a", "b", "c", "e"], "bob": ["a", "b", "c"]}), first)
@@ -151,14 +166,13 @@ def test_the_folder_of_a_split_records_what_it_extends(tmp_path: Path) -> None:
     (tmp_path / "old.csv").write_text(header + "".join(lines))
     (tmp_path / "new.csv").write_text(header + "".join([*lines, "u0,i9,9\n"]))
     old = split_events(tmp_path / "old.csv", tmp_path / "old")
-    options = SplitOptions(extends=tmp_path / "old")
+    options = SplitOptions(extends=(tmp_path / "old",))
     new = split_events(tmp_path / "new.csv", tmp_path / "new", options)
     assert new.extends == (old.digest,)
     assert open_split(tmp_path / "new").reference.extends == (old.digest,)
+    options = SplitOptions(extends=(tmp_path / "new",))
     with pytest.raises(CompatibilityError):
-        split_events(
-            tmp_path / "old.csv", tmp_path / "older", SplitOptions(extends=tmp_path / "new")
-        )
+        split_events(tmp_path / "old.csv", tmp_path / "older", options)
 
 
 @pytest.mark.parametrize("kind", ["folder", "events"])
@@ -171,7 +185,7 @@ def test_an_extension_is_the_same_within_a_memory_budget(tmp_path: Path, kind: s
         (tmp_path / f"{name}.csv").write_text(header + "".join(lines))
     digest = split_events(tmp_path / "old.csv", tmp_path / "old").digest
     extends = tmp_path / ("old" if kind == "folder" else "old.csv")
-    options = SplitOptions(extends=extends)
+    options = SplitOptions(extends=(extends,))
     for memory in (None, 1 << 30):
         out = tmp_path / f"grown-{memory}"
         manifest = split_events(tmp_path / "grown.csv", out, options, memory=memory)
