@@ -54,9 +54,15 @@ def parquet_batches(
 def open_dataset(path: Path) -> Any:
     """A pyarrow ParquetDataset. Raises DataError if a footer claims more rows than its file can
     hold."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
-    dataset = pq.ParquetDataset(path)
+    # names of folders such as user=007 are texts: pyarrow would read a number
+    steps = {step for file in path.rglob("*=*/**/*") for step in file.relative_to(path).parts[:-1]}
+    keys = sorted({step.partition("=")[0] for step in steps if "=" in step})
+    texts = ds.partitioning(pa.schema([(key, pa.string()) for key in keys]), flavor="hive")
+    dataset = pq.ParquetDataset(path, partitioning=texts)
     for file in dataset.files:
         size = Path(file).stat().st_size
         with pq.ParquetFile(file) as opened:
