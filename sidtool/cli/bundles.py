@@ -10,7 +10,7 @@ from sidtool.cli.codebook import say_report
 from sidtool.cli.embed import encode_items
 from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.terminal import options
-from sidtool.terminal.console import note, say, say_cells, say_json, say_table
+from sidtool.terminal.console import say, say_cells, say_json, say_table, warn
 from sidtool.terminal.inputs import standard_input
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def verify(artifact: options.Artifact, json: options.Json = False) -> None:
         objects = [{"object": name, "reason": reason} for name, reason in broken]
         say_json({"ok": not broken, "broken": objects})
     for name, reason in broken:
-        note(f"{name}: {reason}", label="broken:", style="bold red")
+        warn(f"{name}: {reason}", label="broken:", style="bold red")
     if broken:
         raise typer.Exit(EXIT_REFUSED)
     if not json:
@@ -174,7 +174,7 @@ def decode(
         failed += sum(sid.status != "item" for sid in sids)
         if not sids:
             failed += 1
-            note(repr(text[:80]), label="no semantic ID in", style="yellow")
+            warn(f"no semantic ID in {text[:80]!r}")
         for sid in sids:
             if json:
                 say_json(asdict(sid))

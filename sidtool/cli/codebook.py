@@ -92,7 +92,6 @@ def build_codebook(
         typer.Option(
             "--set",
             autocompletion=complete_setting("build-codebook"),
-            envvar="SIDTOOL_BUILD_CODEBOOK_SET",
             metavar="KEY=VALUE",
             help="Option of the method or of the fusion of vectors.",
             rich_help_panel=QUANTIZER,

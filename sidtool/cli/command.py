@@ -55,6 +55,7 @@ class Command(TyperCommand):
         for parameter in parameters:
             # the names of variables do not fit into the table; `sidtool --help` has their rule
             parameter.show_envvar = False
+            parameter.envvar = self._variable_of(parameter)
             if parameter.param_type_name == "argument":
                 parameter.metavar = parameter.metavar or parameter.name.upper()
             elif not parameter.rich_help_panel:
@@ -65,6 +66,14 @@ class Command(TyperCommand):
                 order.index(parameter.rich_help_panel) if parameter.rich_help_panel in order else -1
             )
         )
+
+    def _variable_of(self, parameter: Any) -> str | None:
+        """The environment variable of an option, by its long flag; click goes by the name that it
+        has in Python."""
+        flag = next((name for name in parameter.opts if name.startswith("--")), None)
+        if flag is None or self.name is None:
+            return None
+        return f"SIDTOOL_{self.name}_{flag[2:]}".replace("-", "_").upper()
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option --help, in the last panel."""

@@ -85,9 +85,7 @@ def prepare(
     out: options.Out,
     from_: Annotated[
         Source,
-        typer.Option(
-            "--from", envvar="SIDTOOL_PREPARE_FROM", help="Format; table: any, by column names."
-        ),
+        typer.Option("--from", help="Format; table: any, by column names."),
     ] = "table",
     items: Annotated[
         Path | None,

@@ -44,7 +44,6 @@ def init_model(
         typer.Option(
             "--set",
             autocompletion=complete_setting("init-model"),
-            envvar="SIDTOOL_INIT_MODEL_SET",
             help="Field of the model's configuration, key=value.",
             rich_help_panel="Options",
         ),

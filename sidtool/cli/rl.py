@@ -41,7 +41,6 @@ def rl(
         typer.Option(
             "--set",
             autocompletion=complete_setting("rl"),
-            envvar="SIDTOOL_RL_SET",
             help="Setting, key=value; `sidtool settings rl` lists them.",
         ),
     ] = None,

@@ -99,7 +99,6 @@ def make_sft(
         typer.Option(
             "--format",
             # derived from the parameter's name, the variable would end in an underscore
-            envvar="SIDTOOL_MAKE_SFT_FORMAT",
             help="Plain text or chat turns; auto: chat if the model has a chat template.",
         ),
     ] = "auto",

@@ -49,7 +49,6 @@ def train(
         typer.Option(
             "--set",
             autocompletion=complete_setting("train"),
-            envvar="SIDTOOL_TRAIN_SET",
             help="Training setting, key=value; `sidtool settings train` lists them.",
         ),
     ] = None,

@@ -54,6 +54,8 @@ def _as_command_line(path: Path, parameter: Any, value: Any) -> Any:
         raise UsageError(
             f"{path}: {parameter.opts[0]} takes one value, not a {type(value).__name__}"
         )
+    if isinstance(value, list) and not all(isinstance(member, str) for member in value):
+        raise UsageError(f"{path}: {parameter.opts[0]} takes a list of values, not {value}")
     if isinstance(value, dict):
         return [
             f"{key}={item if isinstance(item, str) else json.dumps(item, default=str)}"

@@ -151,9 +151,9 @@ def _print_line(text: str, label: str, style: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
-def warn(text: str) -> None:
-    """A warning on stderr."""
-    _print_line(text, "warning:", "yellow")
+def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
+    """A warning on stderr, with -q too."""
+    _print_line(text, label, style)
 
 
 def next_step(command: str) -> None:
@@ -195,8 +195,10 @@ def say_table(
     title: str | None = None,
     aside: bool = False,
 ) -> None:
-    """A table on stdout, or on stderr (`aside`) when stdout has JSON; columns of numbers are
-    aligned to the right."""
+    """A table on stdout, or on stderr (`aside`, and not with -q) when stdout has JSON; columns of
+    numbers are aligned to the right."""
+    if aside and _verbosity == QUIET:
+        return
     console = Console(highlight=False, stderr=aside)
     if not console.is_terminal:
         console.width = 160

@@ -276,7 +276,9 @@ def test_decode_reports_unknown_and_malformed_sids(road: Road) -> None:
         strict = run("decode", road.bundle, bad, "--strict")
         assert strict.code == 3
         assert "error: 1 SID" in strict.err
-    assert "no semantic ID in 'nothing here'" in run("decode", road.bundle, "nothing here").err
+    for quiet in ((), ("-q",)):
+        ran = run("decode", road.bundle, "nothing here", *quiet)
+        assert "warning: no semantic ID in 'nothing here'" in ran.err
 
 
 def test_encode_gives_the_nearest_code_of_each_vector(road: Road) -> None:

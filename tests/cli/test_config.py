@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import sidtool
 from sidtool.bundle import Bundle
+from sidtool.cli.main import app
 from tests.cli.road import Road, done, refused, run
 
 
@@ -195,6 +198,33 @@ def test_a_path_that_looks_like_markup_is_printed_as_it_is(tmp_path: Path) -> No
     assert f"no bundle at {tmp_path}/[red]x[/].zarr" in refused(
         1, "verify", f"{tmp_path}/[red]x[/].zarr"
     )
+
+
+@pytest.mark.parametrize("value", ["[~, u1]", "[[u1]]", "[{u1: 1}]"])
+def test_a_list_in_a_file_has_values_only(road: Road, tmp_path: Path, value: str) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"user: {value}\n", encoding="utf-8")
+    command = ("recommend", road.tuned, "--events", road.events, "--config", config)
+    assert "--user takes a list of values, not" in refused(2, *command)
+
+
+def test_every_option_has_a_variable_of_its_long_flag() -> None:
+    """Not of its name in Python: SIDTOOL_RECOMMEND_LIST_ would be one."""
+    commands: Any = get_command(app)
+    for name, command in commands.commands.items():
+        for parameter in command.params:
+            flags = [flag for flag in parameter.opts if flag.startswith("--")]
+            if flags and parameter.name != "help":
+                expected = f"SIDTOOL_{name}_{flags[0][2:]}".replace("-", "_").upper()
+                assert parameter.envvar == expected
+
+
+def test_a_variable_sets_an_option_that_has_another_name_in_python(
+    road: Road, tmp_path: Path
+) -> None:
+    ran = run("check", road.items, env={"SIDTOOL_CHECK_FIX": str(tmp_path / "fixed")})
+    assert ran.code == 0
+    assert (tmp_path / "fixed").is_dir()
 
 
 def test_ids_in_a_file_are_texts(road: Road, tmp_path: Path) -> None:
