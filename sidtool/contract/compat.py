@@ -35,7 +35,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts from a join of two item maps of one space, retired items included."""
+    """Counts from a join of two item maps of one space, retired items included but in `active`."""
 
     common: int
     """items in both"""
@@ -43,6 +43,8 @@ class Overlap:
     """common items whose SID changed"""
     reused: int
     """SIDs in both maps that no item has in both"""
+    active: int
+    """common items that are retired in neither"""
 
 
 def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
@@ -77,6 +79,7 @@ def compare(old: ItemMap, new: ItemMap) -> Overlap:
     new_rows = matching_rows(old, new)  # (n_old,)
     common = np.flatnonzero(new_rows >= 0)
     unchanged = old.keys[common] == new.keys[new_rows[common]]
+    retired = old.retired[common] | new.retired[new_rows[common]]
     unchanged_keys = np.unique(old.keys[common[unchanged]])
     shared_keys = np.intersect1d(_distinct(old.keys), _distinct(new.keys), assume_unique=True)
     # a SID in both maps is that of an unchanged item, or is reused
@@ -84,6 +87,7 @@ def compare(old: ItemMap, new: ItemMap) -> Overlap:
         common=len(common),
         reassigned=int((~unchanged).sum()),
         reused=len(shared_keys) - len(unchanged_keys),
+        active=int((~retired).sum()),
     )
 
 
@@ -136,8 +140,8 @@ def _distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _refresh_message(model_bundle: Bundle, bundle: Bundle, overlap: Overlap) -> str:
-    added = len(bundle.items) - overlap.common
-    removed = len(model_bundle.items) - overlap.common
+    added = int((~bundle.items.retired).sum()) - overlap.active
+    removed = int((~model_bundle.items.retired).sum()) - overlap.active
     return (
         f"the catalog changed since the model was made: {overlap.common} items kept their SID, "
         f"{added} were added, {removed} removed"

@@ -61,7 +61,14 @@ def test_removals_and_titles_are_a_refresh() -> None:
 
 def test_retired_items_keep_their_sid() -> None:
     retired = replace(OLD.items, retired=np.arange(20) < 3)
-    assert judge(OLD, Bundle.of(retired, None, "reassign", name="x")).kind == "refreshed"
+    fewer = Bundle.of(retired, None, "reassign", name="x")
+    verdict = judge(OLD, fewer)
+    assert verdict.kind == "refreshed"
+    assert "20 items kept their SID, 0 were added, 3 removed" in verdict.message
+    assert "20 items kept their SID, 3 were added, 0 removed" in judge(fewer, OLD).message
+    other = replace(OLD.items, retired=np.arange(20) < 2)
+    restored = judge(fewer, Bundle.of(other, None, "reassign", name="x"))
+    assert "20 items kept their SID, 1 were added, 0 removed" in restored.message
 
 
 def test_a_moved_sid_is_refused() -> None:
