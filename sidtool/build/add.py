@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.build.build_options import CatalogOptions, read_catalog
-from sidtool.build.encode import embed_texts, read_sources
+from sidtool.build.encode import embed_texts, open_sources, read_sources
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.history import ItemsChange
 from sidtool.bundle.item_map import ItemMap
@@ -99,6 +99,8 @@ def add_items(
     n_new = change.added
     if vectors is None and n_new and embeddings:
         vectors = read_sources(bundle, embeddings, items.ids, by_row=by_row)[new_positions]
+    elif vectors is None and embeddings:
+        open_sources(bundle, embeddings, items.ids, by_row=by_row)  # no new item: only checked
     elif vectors is None and n_new:
         texts = [items.texts[position] for position in new_positions]
         vectors = embed_texts(

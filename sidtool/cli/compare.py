@@ -60,6 +60,8 @@ def compare(
         raise UsageError("--field requires --items")
     if items is not None and field is None and embeddings is None:
         raise UsageError("--items requires --field or --embeddings")
+    if by_row and embeddings is None:
+        raise UsageError("--by-row requires --embeddings")
     catalog = catalog_file(items, id_column, title_column)
     fields = [field] if field is not None else []
     opened = [open_bundle(bundle) for bundle in bundles]

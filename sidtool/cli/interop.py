@@ -67,14 +67,15 @@ def import_(
     ] = None,
     by_row: Annotated[bool, options.by_row(CODEBOOK)] = False,
     fail_under: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Exit 3 if the codebook gives back a smaller share of the map.",
+            help="Exit 3 if the codebook gives back a smaller share of the map. Default: "
+            f"{LEAST_SHARE}.",
             rich_help_panel=CODEBOOK,
         ),
-    ] = LEAST_SHARE,
+    ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -129,7 +130,7 @@ def import_(
     how["codebook"] = codebook_file(
         codebook,
         embeddings=embeddings,
-        by_row=by_row,
+        by_row=by_row or None,
         encoder=Encoder.of(
             encoder,
             revision=revision,

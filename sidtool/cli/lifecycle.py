@@ -67,7 +67,7 @@ def add_items(
     retired = [] if remove is None else read_ids(remove)
     if dry_run:
         change = planned_change(opened, catalog, remove=retired)
-        if change.added and embeddings:
+        if embeddings:
             open_sources(opened, embeddings, catalog.ids, by_row=by_row)
         elif change.added:
             texts = [catalog.texts[row] for row in unknown(opened, catalog.ids)]

@@ -74,6 +74,17 @@ class PrepareOptions:
         if named and self.source != "table":
             raise UsageError(f"{named[0]} applies to --from table, not to {self.source}")
 
+    def check_catalog(self, item_file: Path | None) -> None:
+        """Raise UsageError for an option of a catalog if there is none."""
+        given = {
+            "--all-items": self.all_items,
+            "--id-column": self.id_column is not None,
+            "--title-column": self.title_column is not None,
+        }
+        flag = next((flag for flag, is_given in given.items() if is_given), None)
+        if item_file is None and flag is not None:
+            raise UsageError(f"{flag} requires a catalog", hint="give it by --items ITEMS")
+
     @property
     def format(self) -> Format:
         """The readers."""
@@ -134,7 +145,8 @@ def prepare(
     `source` is a file of events or a folder of the data set's files. Events are held in memory with
     20 bytes each and every id once; items are read twice, and written as they are read. Without a
     file of items, the catalog has the ids alone. A dry run writes nothing. Raises UsageError if the
-    output exists without `force`, DataError for a malformed row and if no event stays.
+    output exists without `force` and for an option of a catalog without one, DataError for a
+    malformed row and if no event stays.
 
     Examples:
         >>> prepared = sidtool.prepare("events.csv", "data")
@@ -145,6 +157,7 @@ def prepare(
     options = options or PrepareOptions()
     refuse_existing(out, force, FOLDER)
     event_files, item_file = _files(source, options)
+    options.check_catalog(item_file)
     raw_format = options.format
     filters = options.filters
     if filters.min_rating is None and raw_format.min_rating is not None:

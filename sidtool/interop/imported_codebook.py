@@ -59,15 +59,18 @@ class CodebookFile:
 
 
 def codebook_file(path: Path | None, **options: Any) -> CodebookFile | None:
-    """A codebook file with the options of `CodebookFile`, or None without a file.
+    """A codebook file with the options of `CodebookFile`, or None without a file; an option that
+    is None was not given.
 
-    Raises UsageError for an option that applies only with one."""
-    if path is not None:
-        return CodebookFile(path, **options)
-    for name in ("embeddings", "encoder", "text_template"):
-        if options.get(name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} applies only with --codebook")
-    return None
+    Raises UsageError for an option that applies only with a file, or only with vectors."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        flag = f"--{name.replace('_', '-')}"
+        if path is None:
+            raise UsageError(f"{flag} applies only with --codebook")
+        if name in ("by_row", "fail_under") and "embeddings" not in given:
+            raise UsageError(f"{flag} applies only with --embeddings")
+    return None if path is None else CodebookFile(path, **given)
 
 
 @dataclass(frozen=True)

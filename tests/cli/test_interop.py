@@ -209,6 +209,18 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
             "--encoder applies only with --codebook",
         ),
         (
+            ("import", "map.json", "-o", "OUT", "--fail-under", "0"),
+            "--fail-under applies only with --codebook",
+        ),
+        (
+            ("import", "map.json", "-o", "OUT", "--by-row"),
+            "--by-row applies only with --codebook",
+        ),
+        (
+            ("import", "map.json", "-o", "OUT", "--codebook", "c.pth", "--fail-under", "0.5"),
+            "--fail-under applies only with --embeddings",
+        ),
+        (
             ("import", "map.json", "-o", "OUT", "--codebook", "c.pth", "--pooling", "mean"),
             "--pooling applies only with --encoder",
         ),
@@ -225,6 +237,7 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
         (("import", "map.parquet", "-o", "OUT", "--info", "i.txt"), "apply to an index.json"),
         (("compare", "BUNDLE", "--field", "brand"), "--field requires --items"),
         (("compare", "BUNDLE", "--items", "items.csv"), "--items requires --field"),
+        (("compare", "BUNDLE", "--by-row"), "--by-row requires --embeddings"),
         (("compare", "BUNDLE", "--id-column", "sku"), "require --items"),
         (("import", "map.json", "-o", "OUT", "--id-column", "sku"), "require --items"),
         (("compare", "BUNDLE", "--seed", "-1"), "a seed is 0 or more"),

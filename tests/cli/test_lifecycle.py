@@ -156,6 +156,16 @@ def test_a_dry_run_refuses_what_the_command_refuses(road: Road, tmp_path: Path) 
     ):
         for more in ((), ("--dry-run",)):
             assert message in refused(code, *command, *words, *more)
+    # vectors are checked if no item is new, too
+    known = ("add-items", road.bundle, road.items, "-o", tmp_path / "known.zarr", "--embeddings")
+    for code, words, message in (
+        (1, (tmp_path / "no.npy",), "no.npy does not exist"),
+        (1, (vectors,), f"no vector for {N_ITEMS} of {N_ITEMS} items"),
+        (2, (road.vectors, "--embeddings", road.vectors), "8 and 8 dimensions"),
+    ):
+        for more in ((), ("--dry-run",)):
+            assert message in refused(code, *known, *words, *more)
+    done(*known, road.vectors)
     gone = write_lines(tmp_path / "gone.txt", ["b001", "b001"])
     done(*command, "--remove", gone)
     again = write_lines(tmp_path / "again.txt", ["b001", "b002", "b002"])

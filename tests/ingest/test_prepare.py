@@ -297,6 +297,32 @@ def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
         prepare(events, tmp_path / "x", PrepareOptions(filters=FilterOptions(k_core=5)))
 
 
+@pytest.mark.parametrize(
+    ("flag", "option"),
+    [
+        ("--all-items", {"all_items": True}),
+        ("--id-column", {"id_column": "bar"}),
+        ("--title-column", {"title_column": "foo"}),
+    ],
+)
+def test_options_of_a_catalog_require_one(
+    tmp_path: Path, flag: str, option: dict[str, Any]
+) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    with pytest.raises(UsageError, match=f"{flag} requires a catalog"):
+        prepare(events, tmp_path / "x", PrepareOptions(**option))
+    assert not (tmp_path / "x").exists()
+
+
+def test_all_items_needs_no_items_where_the_folder_has_a_catalog(tmp_path: Path) -> None:
+    options = PrepareOptions("amazon-2018", all_items=True)
+    assert prepare(amazon_2018(tmp_path), tmp_path / "data", options).items == 3
+    (ratings := tmp_path / "ratings").mkdir()
+    (tmp_path / "All_Beauty_5.json").rename(ratings / "All_Beauty_5.json")
+    with pytest.raises(UsageError, match="--all-items requires a catalog"):
+        prepare(ratings, tmp_path / "x", options)
+
+
 codes = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=40)
 
 
