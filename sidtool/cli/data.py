@@ -71,7 +71,8 @@ def check(
         _say_cleaned(cleaned, out)
     _raise_stops(cleaned.left, hint="cleaning cannot mend this")
     if events is None:
-        return next_step(f"sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr")
+        build = f"sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr"
+        return next_step(f"{build} --encoder ENCODER")
     return next_step(f"sidtool split {out}/events.parquet -o SPLIT")
 
 

@@ -1,6 +1,7 @@
 """The serve command."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -163,10 +164,19 @@ def serve(
         else:
             say(url)
         note(f"serving {model}; {url}/docs lists the endpoints, Ctrl-C or SIGTERM ends")
-        next_step(f"curl {url}/v1/recommend --data '{{\"history\": []}}'")
+        next_step(example_call(url, token_file, has_token=token is not None))
 
     run = serve_on_ray if engine == "ray" else serve_model
     run(served, Listening(host, port, workers), verbose=is_verbose(), started=say_started)
+
+
+def example_call(url: str, token_file: Path | None, *, has_token: bool) -> str:
+    """A call of the service for a shell; the token itself is not shown."""
+    call = f"curl {url}/v1/recommend --data '{{\"history\": []}}'"
+    if not has_token:
+        return call
+    token = f"${TOKEN_VARIABLE}" if token_file is None else f"$(cat {shlex.quote(str(token_file))})"
+    return f'{call} -H "Authorization: Bearer {token}"'
 
 
 def _token(path: Path | None) -> str | None:

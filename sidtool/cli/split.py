@@ -156,7 +156,8 @@ def split(
         _say_manifest(manifest)
     if dry_run:
         return note(f"nothing written to {out}")
-    return next_step(f"sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out}")
+    build = "sidtool build-codebook ITEMS -o BUNDLE.zarr"
+    return next_step(f"{build} --interactions {out} --encoder ENCODER")
 
 
 def _say_manifest(manifest: SplitManifest) -> None:

@@ -52,8 +52,8 @@ def check_normalize(normalize: Normalize) -> None:
     if normalize != "trie":
         raise UsageError(
             f"a memory needs scores that are normalized over the trie, not the {normalize}",
-            hint="a model trained with softmax_over=trie has them; --memory-weight 0 leaves the "
-            "memory out",
+            hint="a model trained with softmax_over=trie has them; recommend, evaluate and serve "
+            "leave the memory out with --memory-weight 0",
         )
 
 

@@ -294,9 +294,11 @@ def test_memories_that_do_not_fit_are_refused(
     ):
         assert "the memory was made from split" in refused(3, *command)
     assert "not the level" in refused(2, "recommend", road.tuned, *history, "--memory", memory)
-    assert "not the level" in refused(
-        2, "tune-memory", road.tuned, road.split, memory, "-o", tmp_path / "x"
-    )
+    tune = ("tune-memory", road.tuned, road.split, memory, "-o", tmp_path / "x")
+    error = refused(2, *tune)
+    assert "not the level" in error
+    # the option is of other commands
+    assert "recommend, evaluate and serve leave the memory out with --memory-weight 0" in error
     assert not (tmp_path / "x").exists()
     refused(1, "recommend", trie_model, *history, "--memory", road.bundle)
     refused(2, "recommend", trie_model, *history, "--memory-weight", 0.5)

@@ -56,6 +56,15 @@ def test_check_of_good_data_says_so(tmp_path: Path) -> None:
     assert done("check", items, "--json").json["problems"] == []
 
 
+def test_the_step_after_a_fix_of_items_alone_works(tmp_path: Path, encoder: Path) -> None:
+    catalog, _ = messy_shop(tmp_path)
+    last = done("check", catalog, "--fix", tmp_path / "clean").last
+    assert last.endswith("--encoder ENCODER")
+    pasted = last.removeprefix("next: sidtool ").replace("ENCODER", str(encoder))
+    words = pasted.replace("BUNDLE.zarr", str(tmp_path / "shop.zarr")).split()
+    done(*words, "--levels", "4x4x8")
+
+
 def test_check_without_an_order_needs_the_rows_to_be_meant(tmp_path: Path) -> None:
     items = write_table(tmp_path / "i.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
     events = write_table(tmp_path / "e.csv", {"user": ["u", "u", "u"], "sku": ["a", "b", "a"]})

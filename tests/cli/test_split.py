@@ -19,7 +19,7 @@ def test_the_folder_and_what_is_printed(road: Road, tmp_path: Path) -> None:
     }
     assert f"of {N_USERS} users" in said.out
     step = f"next: sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {road.split}"
-    assert said.last == step
+    assert said.last == f"{step} --encoder ENCODER"
     manifest = json.loads((road.split / "split.json").read_text())
     assert manifest["counts"]["test"] == N_USERS
     assert manifest["columns"] == {"user": "user_id", "item": "item_id", "order": "timestamp"}

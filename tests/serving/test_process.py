@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sidtool.cli.serve import example_call
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -49,6 +50,7 @@ def test_a_service_answers_what_page_and_examples_call_and_drains_at_its_end(
     token = {"SIDTOOL_TOKEN": "sesame"}
     with running(tmp_path / "log", model, "-v", env=token) as service:
         service.wait_until_ready()
+        check_next_step(service, tmp_path)
         check_page(service, tmp_path)
         check_examples(service, tmp_path)
         answer = call_across_sigterm(service, "authorization: Bearer sesame")
@@ -80,6 +82,23 @@ def call_across_sigterm(service: Running, header: str) -> Any:
     status, _, content = answer.partition(b"\r\n\r\n")
     assert status.startswith(b"HTTP/1.1 200 "), status
     return json.loads(content)
+
+
+def check_next_step(service: Running, folder: Path) -> None:
+    """The call that is shown at the start is answered, with the token of the variable."""
+    (call,) = (line for line in service.log.read_text().splitlines() if line.startswith("next: "))
+    answer = shell(call.removeprefix("next: "), folder, SIDTOOL_TOKEN="sesame")
+    assert "items" in json.loads(answer)
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+def test_the_call_that_is_shown_has_the_token_of_a_file(tmp_path: Path, has_token: bool) -> None:
+    token = tmp_path / "a token"
+    token.write_text("sesame\n")
+    call = example_call(URL, token, has_token=has_token)
+    words = shell(call.replace("curl", "printf '%s\\n'"), tmp_path).splitlines()
+    assert words[0] == f"{URL}/v1/recommend"
+    assert words[3:] == ["-H", "Authorization: Bearer sesame"] * has_token
 
 
 def check_page(service: Running, folder: Path) -> None:
