@@ -17,6 +17,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.codes.make import ItemCodes, make_codes
+from sidtool.collisions.assign import require_capacity
 from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
@@ -29,8 +30,9 @@ from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.output_name import BUNDLE
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
+from sidtool.quantize.fusion import source_shares
 from sidtool.quantize.resumable import fit_once
-from sidtool.sid import Vectors
+from sidtool.sid import Levels, Vectors
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 
@@ -121,6 +123,27 @@ def check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
         )
     if encoder is not None:
         check_location(encoder)
+
+
+def check_build(
+    items: Items,
+    options: BuildOptions,
+    *,
+    embeddings: Sequence[Source] = (),
+    split: Path | None = None,
+    by_row: bool = False,
+    memory: int | None = None,
+) -> None:
+    """Raise what `build_codebook` would raise for these arguments before it reads or makes vectors;
+    and its UsageError for more items than SIDs, of which some always collide."""
+    if split is not None:
+        open_split(split)
+    _open_sources(embeddings, items.ids, memory, by_row)
+    if embeddings:
+        source_shares(len(embeddings), options.weights)
+    levels = Levels(options.sizes)
+    if options.collisions == "reassign" and len(items) > levels.capacity:
+        require_capacity(len(items), levels)
 
 
 def _open_sources(

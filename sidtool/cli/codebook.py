@@ -150,7 +150,7 @@ def build_codebook(
     json: options.Json = False,
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.build.build import check_inputs
+    from sidtool.build.build import check_build, check_inputs
     from sidtool.build.build_options import build_options, parse_source
     from sidtool.encoder.settings import Encoder
 
@@ -176,23 +176,19 @@ def build_codebook(
         weights=tuple(weight for _, weight in sources),
         seed=seed,
     )
+    data: dict[str, Any] = {
+        "embeddings": [path for path, _ in sources],
+        "by_row": by_row,
+        "split": interactions,
+        "memory": options.parse_bytes(memory),
+    }
     if dry_run:
         refuse_existing(out, force, BUNDLE)
     catalog = _read_catalog(items, id_column, title_column, text_template, empty_text)
     if dry_run:
+        check_build(catalog, build, **data)
         return _say_plan(catalog, build, out, json)
-    return _build(
-        catalog,
-        out,
-        build,
-        json,
-        encoder=model,
-        embeddings=[path for path, _ in sources],
-        by_row=by_row,
-        split=interactions,
-        memory=options.parse_bytes(memory),
-        force=force,
-    )
+    return _build(catalog, out, build, json, encoder=model, force=force, **data)
 
 
 def _read_catalog(items: Path, *columns: Any) -> "Items":

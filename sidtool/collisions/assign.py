@@ -99,7 +99,7 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
     codes = raw.copy()
     crowded = _CrowdedPrefixes.of(raw)
     if len(crowded.bounds):
-        _require_capacity(len(raw), Levels(codebook.sizes))
+        require_capacity(len(raw), Levels(codebook.sizes))
     overflow: list[int] = []
     for groups in crowded.batches(source.limit):
         rows = crowded.colliding(groups, ids)
@@ -116,7 +116,8 @@ def _reassign(raw: Codes, source: VectorSource, codebook: Codebook, ids: Sequenc
     return codes
 
 
-def _require_capacity(items: int, levels: Levels) -> None:
+def require_capacity(items: int, levels: Levels) -> None:
+    """Raise UsageError if `reassign` would use more than 90% of all SIDs for colliding items."""
     if items <= MAX_FILLED * levels.capacity:
         return
     sizes = levels.sizes

@@ -56,6 +56,13 @@ def plan_of(*words: object) -> dict[str, Any]:
     return value
 
 
+def both_refuse(code: int, *words: object) -> str:
+    """The error of a command, which its dry run must have too."""
+    error = refused(code, *words)
+    assert refused(code, *words, "--dry-run") == error
+    return error
+
+
 def test_commands_that_write_have_a_dry_run() -> None:
     having = {
         str(command.name)
@@ -110,3 +117,17 @@ def test_a_plan_counts_what_would_be_read(
     assert (refreshed["bundle"], refreshed["tasks"]) == ("same", {"sequence": 1.0})
     assert refreshed["settings"]["num_train_epochs"] == pytest.approx(0.2)
     assert plan_of(*commands["rebind"], *out)["kind"] == "same"
+
+
+def test_a_codebook_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: Path) -> None:
+    build = ("build-codebook", inputs / "items.jsonl", "-o", tmp_path / "out.zarr")
+    given = (*build, "--embeddings", inputs / "vectors.npy")
+    none = both_refuse(1, *build, "--embeddings", tmp_path / "none.npy", "--levels", "4x4x8")
+    assert "none.npy does not exist" in none
+    both_refuse(1, *given, "--levels", "4x4x8", "--interactions", tmp_path / "none")
+    assert "4XB" in both_refuse(2, *given, "--levels", "4x4x8", "--memory", "4XB")
+    both_refuse(2, *given, "--levels", "4x4x8", "--memory", "1B")
+    both_refuse(2, *build, "--embeddings", f"{inputs / 'vectors.npy'}=-1", "--levels", "4x4x8")
+    assert "2x2x2" in both_refuse(2, *given, "--levels", "2x2x2")
+    allowed = (*given, "--levels", "2x2x2", "--collisions", "allow")
+    assert plan_of(*allowed)["items"] == 60
