@@ -78,7 +78,7 @@ def push(
     from sidtool.registry.publish import push as publish
 
     if dry_run:
-        plan = plan_push(artifact, target, license=license)
+        plan = plan_push(artifact, target, tag=tag, license=license)
         return say_plan(
             f"would push {plan.n_objects} objects as version {plan.record.version} of {target}",
             json=json,

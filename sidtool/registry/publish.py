@@ -65,16 +65,20 @@ class Pushed:
     """the latest version after the push"""
 
 
-def plan_push(source: str, target: str, *, license: str | None = None) -> PushPlan:
+def plan_push(
+    source: str, target: str, *, tag: str | None = None, license: str | None = None
+) -> PushPlan:
     """Check that a bundle, memory or model (a path, URL or reference) can be pushed to URL/NAME;
     writes nothing.
 
     The version is that of the bundle; a memory or model gets the next one after the last published
     one, or that of the last one if it is the same. `license` is by default that of the model's
-    contract, else unknown. Raises UsageError if the target cannot be a registry folder,
-    IntegrityError if the source is damaged, RefusedError if the version is published with another
-    digest, the folder has versions of another kind, or a model needs a base.
+    contract, else unknown. Raises UsageError if the target cannot be a registry folder or the tag
+    is not valid, IntegrityError if the source is damaged, RefusedError if the version is published
+    with another digest, the folder has versions of another kind, or a model needs a base.
     """
+    if tag is not None:
+        records.check_tag(tag)
     records.check_license(license or UNKNOWN_LICENSE)
     registry = _registry_at(target)
     location, source_record = locate(source)
@@ -120,9 +124,7 @@ def push(
         >>> pushed.version, pushed.new
         ('1.0', True)
     """
-    if tag is not None:
-        records.check_tag(tag)
-    plan = plan_push(source, target, license=license)
+    plan = plan_push(source, target, tag=tag, license=license)
     registry = plan.registry
     published = records.read_record(registry, plan.record.version)
     new = False

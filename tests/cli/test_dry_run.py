@@ -131,3 +131,9 @@ def test_a_codebook_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: 
     assert "2x2x2" in both_refuse(2, *given, "--levels", "2x2x2")
     allowed = (*given, "--levels", "2x2x2", "--collisions", "allow")
     assert plan_of(*allowed)["items"] == 60
+
+
+def test_a_push_with_a_bad_tag_is_not_planned(inputs: Path, tmp_path: Path) -> None:
+    push = ("push", inputs / "shop.zarr", tmp_path / "shop", "--tag")
+    assert "not a valid tag" in both_refuse(2, *push, "bad tag!")
+    assert plan_of(*push, "good")["version"] == "1.0"
