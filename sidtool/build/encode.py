@@ -142,6 +142,19 @@ def _check_not_empty(texts: Sequence[str]) -> None:
         raise DataError("an empty text has no semantic ID")
 
 
+def item_texts(bundle: Bundle, items: Items) -> list[str]:
+    """The texts of a bundle's items in a catalog, in the order of the bundle's rows.
+
+    Raises DataError if the catalog lacks an item."""
+    texts = dict(zip(items.ids, items.texts, strict=True))
+    missing = [item for item in bundle.items.ids if item not in texts]
+    if missing:
+        raise DataError(
+            f"{len(missing)} items of the bundle are not in the catalog (first: {missing[0]!r})"
+        )
+    return [texts[item] for item in bundle.items.ids]
+
+
 def embed_items(
     bundle: Bundle,
     items: Items,
@@ -152,15 +165,8 @@ def embed_items(
     """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, by the texts
     of a catalog.
 
-    Raises DataError if the catalog lacks an item, and as `embed_texts`."""
-    texts = dict(zip(items.ids, items.texts, strict=True))
-    missing = [item for item in bundle.items.ids if item not in texts]
-    if missing:
-        raise DataError(
-            f"{len(missing)} items of the bundle are not in the catalog (first: {missing[0]!r})"
-        )
-    in_order = [texts[item] for item in bundle.items.ids]
-    return embed_texts(bundle, in_order, model=model, progress=progress)
+    Raises as `item_texts` and `embed_texts`."""
+    return embed_texts(bundle, item_texts(bundle, items), model=model, progress=progress)
 
 
 def _recorded_location(encoder: Encoder) -> str:

@@ -14,6 +14,7 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle
+    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions
     from sidtool.memory.build import EarlierMemory
     from sidtool.memory.content import ItemContent
     from sidtool.memory.memory import Memory
@@ -118,10 +119,16 @@ def build_memory(
         raise UsageError("--tune chooses other settings than those of the --earlier memory")
     if memory is not None and (tune or earlier is not None):
         raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
+    if embeddings and (items is not None or encoder is not None):
+        raise UsageError("give either --embeddings, or --items and --encoder")
+    if encoder is not None and items is None:
+        raise UsageError("--encoder requires --items")
     budget = None if memory is None else options.parse_bytes(memory)
     flags: dict[str, Any] = {"distance": distance, "reverse": reverse, "recency": recency}
     flags |= {"normalization": normalization, "shrinkage": shrinkage, "neighbors": neighbors}
     chosen = {name: value for name, value in flags.items() if value is not None}
+    weight = {} if content_weight is None else {"content_weight": content_weight}
+    search = _search(chosen | weight, users, exclude_seen) if tune else None
     previous = _earlier(earlier, earlier_split)
     events = open_split(split)
     opened = open_bundle(bundle)
@@ -129,13 +136,13 @@ def build_memory(
     settings = replace(base, **chosen)
     check_memory_split(opened, events)
     if dry_run:
+        _check_vectors(opened, items, encoder, embeddings or [])
         return _say_memory_plan(events, opened, out, chosen, previous is not None, json=json)
     vectors = _vectors(opened, items, encoder, embeddings or [])
     content = _content(opened, vectors, content_weight, previous)
     with nullcontext() if budget is None else shards_beside(out, budget) as shards:
-        if tune:
-            weight = {} if content_weight is None else {"content_weight": content_weight}
-            built = _build_tuned(events, opened, content, chosen | weight, users, exclude_seen)
+        if search is not None:
+            built = _build_tuned(events, opened, content, search)
         else:
             how: dict[str, Any] = {"earlier": previous, "content": content, "shards": shards}
             built = build(events, opened, settings, **how)
@@ -229,23 +236,28 @@ def _say_memory_plan(
     )
 
 
+def _search(
+    fixed: dict[str, Any], users: int | None, exclude_seen: bool
+) -> "TuneSimilarityOptions":
+    """How --tune chooses settings. Raises UsageError for fewer than one user."""
+    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions
+
+    search = TuneSimilarityOptions(exclude_seen=exclude_seen, fixed=fixed)
+    return search if users is None else replace(search, users=users)
+
+
 def _build_tuned(
     split: "Split",
     bundle: "Bundle",
     content: "ItemContent | None",
-    fixed: dict[str, Any],
-    users: int | None,
-    exclude_seen: bool,
+    search: "TuneSimilarityOptions",
 ) -> "Memory":
     """A memory with the settings that are best on validation users; prints them."""
-    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions, tune_similarity
+    from sidtool.evaluation.tune_similarity import tune_similarity
     from sidtool.memory.build import build_memory
 
-    chosen = TuneSimilarityOptions(exclude_seen=exclude_seen, fixed=fixed)
-    if users is not None:
-        chosen = replace(chosen, users=users)
     with progress("tune") as reports:
-        tuned = tune_similarity(split, bundle, content, chosen, progress=reports.get("tune"))
+        tuned = tune_similarity(split, bundle, content, search, progress=reports.get("tune"))
     weight = 0 if tuned.content is None else tuned.content.settings.weight
     settings = {**tuned.settings.to_json(), "content_weight": weight}
     values = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -256,6 +268,19 @@ def _build_tuned(
     return build_memory(split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users)
 
 
+def _check_vectors(
+    bundle: "Bundle", items: Path | None, encoder: str | None, embeddings: list[Path]
+) -> None:
+    """Raise what `_vectors` would raise before it reads or makes vectors."""
+    from sidtool.build.add import read_new_items
+    from sidtool.build.encode import check_texts, item_texts, open_sources
+
+    if embeddings:
+        open_sources(bundle, embeddings, list(bundle.items.ids))
+    elif items is not None:
+        check_texts(bundle, item_texts(bundle, read_new_items(bundle, items)), model=encoder)
+
+
 def _vectors(
     bundle: "Bundle", items: Path | None, encoder: str | None, embeddings: list[Path]
 ) -> "Vectors | None":
@@ -263,10 +288,6 @@ def _vectors(
     from sidtool.build.add import read_new_items
     from sidtool.build.encode import embed_items, read_sources
 
-    if embeddings and (items is not None or encoder is not None):
-        raise UsageError("give either --embeddings, or --items and --encoder")
-    if encoder is not None and items is None:
-        raise UsageError("--encoder requires --items")
     if embeddings:
         return read_sources(bundle, embeddings, list(bundle.items.ids))
     if items is None:

@@ -13,7 +13,7 @@ from sidtool.contract.read import read_contract
 from sidtool.contract.write import write_contract
 from sidtool.registry import open_bundle
 from sidtool.splits.files import open_split
-from tests.cli.road import Road, done, refused, tree
+from tests.cli.road import Road, done, refused, tree, write_lines
 from tests.hostile.writing_commands import light_commands, light_inputs, writing_command_names
 
 Words = tuple[object, ...]
@@ -137,3 +137,16 @@ def test_a_push_with_a_bad_tag_is_not_planned(inputs: Path, tmp_path: Path) -> N
     push = ("push", inputs / "shop.zarr", tmp_path / "shop", "--tag")
     assert "not a valid tag" in both_refuse(2, *push, "bad tag!")
     assert plan_of(*push, "good")["version"] == "1.0"
+
+
+def test_a_memory_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: Path) -> None:
+    build = ("build-memory", inputs / "split", inputs / "shop.zarr", "-o", tmp_path / "memory.zarr")
+    items, given = ("--items", inputs / "items.jsonl"), ("--embeddings", inputs / "vectors.npy")
+    assert "requires --items" in both_refuse(2, *build, "--encoder", "encoder")
+    assert "give either" in both_refuse(2, *build, *items, *given)
+    assert "users must be" in both_refuse(2, *build, "--tune", "--users", 0)
+    assert "given vectors" in both_refuse(3, *build, *items)
+    both_refuse(1, *build, "--embeddings", tmp_path / "none.npy")
+    write_lines(tmp_path / "few.jsonl", [{"item_id": "b000", "title": "lamp"}])
+    assert "not in the catalog" in both_refuse(1, *build, "--items", tmp_path / "few.jsonl")
+    assert plan_of(*build, *given)["items"] == 60
