@@ -225,8 +225,8 @@ def export(
     from sidtool.interop.convert import (
         EXPORTS,
         check_export_options,
-        count_exported,
         export_map,
+        plan_export,
     )
     from sidtool.model.model_tokens import model_tokens
     from sidtool.output import refuse_existing
@@ -238,7 +238,7 @@ def export(
     tokens = model_tokens(model, opened) if model is not None else None
     if dry_run:
         refuse_existing(out, force, EXPORTS[to])
-        n_items = count_exported(opened)
+        n_items = plan_export(opened, to, items=catalog, keys=keys)
         return say_plan(
             f"would export {n_items} items of {bundle} for {to} to {out}",
             json=json,

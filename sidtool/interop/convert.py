@@ -13,7 +13,12 @@ from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.interop.grid import read_grid
 from sidtool.interop.imported_codebook import CodebookFile, with_codebook
-from sidtool.interop.minionerec import Keys, read_minionerec, write_minionerec
+from sidtool.interop.minionerec import (
+    Keys,
+    minionerec_entries,
+    read_minionerec,
+    write_minionerec,
+)
 from sidtool.interop.model_tokens import ModelTokens
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import write_static
@@ -196,7 +201,7 @@ def export_map(
     out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=tokens is not None)
     check_suffix(out, EXPORTS[to])
-    count_exported(bundle)
+    _count_exported(bundle)
     if to == "minionerec":
         catalog = items.read(bundle=bundle) if items is not None else None
         files = write_minionerec(bundle, out, items=catalog, keys=keys, force=force)
@@ -227,7 +232,19 @@ def check_export_options(
         raise UsageError("--to xllm writes token ids, and they depend on the model", hint="--model")
 
 
-def count_exported(bundle: Bundle) -> int:
+def plan_export(
+    bundle: Bundle, to: System, *, items: CatalogFile | None = None, keys: Keys = "id"
+) -> int:
+    """The number of items that an export would write. Raises as `export_map` for a bundle without
+    active items, and for keys and a catalog that do not fit."""
+    n_items = _count_exported(bundle)
+    if to == "minionerec":
+        catalog = items.read(bundle=bundle) if items is not None else None
+        minionerec_entries(bundle, catalog, keys)
+    return n_items
+
+
+def _count_exported(bundle: Bundle) -> int:
     """The number of items that an export writes. Raises UsageError if every item is retired."""
     if not len(bundle.active):
         raise UsageError(

@@ -80,12 +80,9 @@ def write_minionerec(
     """Write `index.json`, and `info.txt` if the bundle or `items` has titles; returns the files.
 
     Entries are in the order of `items`, or else of the ids (by number if all are numbers). Raises
-    UsageError if keys are line numbers and `items` is missing, DataError if `items` lacks an item
-    or `info.txt` cannot hold an id.
+    as `minionerec_entries`.
     """
-    rows, index_keys, titles = _entries(bundle, items, keys)
-    if titles is not None:
-        _check_cells(index_keys)
+    rows, index_keys, titles = minionerec_entries(bundle, items, keys)
     codes = bundle.items.codes[rows].tolist()
     tokens = [[bundle.space.token(level, code) for level, code in enumerate(sid)] for sid in codes]
     with new_dir(folder, force=force) as work:
@@ -161,6 +158,19 @@ def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
                 f"{titles[key][:40]!r}"
             )
     return [titles.get(key, "") for key in index]
+
+
+def minionerec_entries(
+    bundle: Bundle, items: Items | None, keys: Keys
+) -> tuple[NDArray[np.int64], list[str], list[str] | None]:
+    """Rows of the bundle, keys and titles, in the order in which `write_minionerec` writes them.
+
+    Raises UsageError if keys are line numbers and `items` is missing, DataError if `items` lacks an
+    item or `info.txt` cannot hold an id."""
+    rows, index_keys, titles = _entries(bundle, items, keys)
+    if titles is not None:
+        _check_cells(index_keys)
+    return rows, index_keys, titles
 
 
 def _entries(

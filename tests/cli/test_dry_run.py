@@ -150,3 +150,12 @@ def test_a_memory_that_cannot_be_built_is_not_planned(inputs: Path, tmp_path: Pa
     write_lines(tmp_path / "few.jsonl", [{"item_id": "b000", "title": "lamp"}])
     assert "not in the catalog" in both_refuse(1, *build, "--items", tmp_path / "few.jsonl")
     assert plan_of(*build, *given)["items"] == 60
+
+
+def test_an_export_without_its_catalog_is_not_planned(inputs: Path, tmp_path: Path) -> None:
+    export = ("export", inputs / "shop.zarr", "--to", "minionerec", "-o", tmp_path / "out")
+    assert "there is no catalog" in both_refuse(2, *export, "--keys", "line")
+    few = write_lines(tmp_path / "few.jsonl", [{"item_id": "b000", "title": "lamp"}])
+    assert "the catalog lacks 59 of 60" in both_refuse(1, *export, "--items", few)
+    items = ("--items", inputs / "items.jsonl", "--keys", "line")
+    assert plan_of(*export, *items)["items"] == 60
