@@ -16,7 +16,7 @@ from sidtool.build.encode import embed_texts, open_sources, read_sources
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.history import ItemsChange
 from sidtool.bundle.item_map import ItemMap
-from sidtool.collisions.overflow import place_new_items
+from sidtool.collisions.overflow import place_new_items, require_free
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
@@ -43,7 +43,7 @@ def planned_change(
     """What `add_items` would change, before it reads or makes vectors.
 
     Raises DataError for a repeated id or an id in `remove` that the bundle does not contain,
-    UsageError for an id both added and removed.
+    UsageError for an id both added and removed, RefusedError for more new items than free SIDs.
     """
     _check_ids(items, remove)
     old = bundle.items
@@ -53,8 +53,12 @@ def planned_change(
         for row, title in zip(rows.tolist(), items.titles, strict=True)
         if row >= 0 and title and title != old.title(row)
     ]
+    added = int((rows < 0).sum())
+    policy = bundle.manifest.collisions.policy
+    if added and bundle.codebook is not None and policy == "reassign":
+        require_free(bundle.codebook, old.codes, added)
     return ItemsChange(
-        added=int((rows < 0).sum()),
+        added=added,
         restored=int(old.retired[rows[rows >= 0]].sum()),
         retitled=len(retitled),
         retired=int((~old.retired[_rows_to_remove(bundle, remove)]).sum()),

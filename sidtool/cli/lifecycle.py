@@ -73,12 +73,14 @@ def add_items(
             texts = [catalog.texts[row] for row in unknown(opened, catalog.ids)]
             check_texts(opened, texts, model=encoder)
         return say_plan(
-            f"would add {change.added} of {len(catalog)} items to {bundle} and retire "
-            f"{change.retired}, at {out}",
+            f"would add {change.added} of {len(catalog)} items to {bundle}, restore "
+            f"{change.restored}, retitle {change.retitled} and retire {change.retired}, at {out}",
             json=json,
             bundle=str(out),
             added=change.added,
             items=len(catalog.ids),
+            restored=change.restored,
+            retitled=change.retitled,
             retired=change.retired,
         )
     with progress("embed") as stages:

@@ -35,7 +35,7 @@ def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes
     free SIDs than items.
     """
     levels = Levels(codebook.sizes)
-    _require_free(codebook, taken, len(vectors))
+    require_free(codebook, taken, len(vectors))
     codes = codebook.encode(vectors)
     keys = levels.pack(codes)
     _, first_of_each = np.unique(keys, return_index=True)
@@ -56,7 +56,7 @@ def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
     are fewer free SIDs than rows.
     """
     levels = Levels(codebook.sizes)
-    _require_free(codebook, taken, len(latent))
+    require_free(codebook, taken, len(latent))
     keys = np.sort(levels.pack(taken))
     first_code = codebook.params.first_code
     search = PrefixSearch(codebook.levels, levels.key_bits, first_code)
@@ -65,7 +65,8 @@ def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
     return _choose_last_codes(latent, codebook, keys, prefixes, distances)
 
 
-def _require_free(codebook: Codebook, taken: Codes, count: int) -> None:
+def require_free(codebook: Codebook, taken: Codes, count: int) -> None:
+    """Raise RefusedError if fewer than `count` SIDs are free besides those in `taken`."""
     capacity = prod(size - codebook.params.first_code for size in codebook.sizes)
     if len(taken) + count > capacity:
         raise RefusedError(

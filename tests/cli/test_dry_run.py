@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sidtool.cli.main import app
@@ -159,3 +160,23 @@ def test_an_export_without_its_catalog_is_not_planned(inputs: Path, tmp_path: Pa
     assert "the catalog lacks 59 of 60" in both_refuse(1, *export, "--items", few)
     items = ("--items", inputs / "items.jsonl", "--keys", "line")
     assert plan_of(*export, *items)["items"] == 60
+
+
+def test_more_items_than_free_sids_are_not_planned(inputs: Path, tmp_path: Path) -> None:
+    catalog = ({"item_id": f"n{n}", "title": f"lamp {n}"} for n in range(200))
+    many = write_lines(tmp_path / "many.jsonl", catalog)
+    rows = tmp_path / "many.npy"
+    np.save(rows, np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32))
+    add = ("add-items", inputs / "shop.zarr", many, "--embeddings", rows, "--by-row")
+    error = both_refuse(3, *add, "-o", tmp_path / "out.zarr")
+    assert "60 of 128 semantic IDs are taken, and 200 items need one" in error
+
+
+def test_a_plan_counts_what_items_change(inputs: Path, tmp_path: Path) -> None:
+    rows = [{"item_id": "b001", "title": "new"}, {"item_id": "b002", "title": "novel"}]
+    items = write_lines(tmp_path / "two.jsonl", rows)
+    add = ("add-items", inputs / "shop2.zarr", items, "-o", tmp_path / "out.zarr")
+    assert ", restore 1, retitle 2 and retire 0, at " in done(*add, "--dry-run").err
+    plan, ran = plan_of(*add), done(*add, "--json").json
+    counts = ("added", "restored", "retitled", "retired")
+    assert [plan[name] for name in counts] == [ran[name] for name in counts] == [0, 1, 2, 0]
