@@ -203,7 +203,7 @@ def _build(catalog: "Items", out: Path, build: "BuildOptions", json: bool, **inp
     with progress("embed", "quantize", "encode") as stages:
         bundle = build_bundle(catalog, out, build, progress=stages, **inputs)
     _say_built(bundle, out, json)
-    next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid")
+    next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
 
 
 def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) -> None:

@@ -71,9 +71,9 @@ def check(
         _say_cleaned(cleaned, out)
     _raise_stops(cleaned.left, hint="cleaning cannot mend this")
     if events is None:
-        build = f"sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr"
-        return next_step(f"{build} --encoder ENCODER")
-    return next_step(f"sidtool split {out}/events.parquet -o SPLIT")
+        command = "sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr --encoder ENCODER"
+        return next_step(command, out=out)
+    return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
 
 
 def prepare(
@@ -150,7 +150,7 @@ def prepare(
         say(f"{out}: {prepared.items} items, {prepared.steps[-1].events} events")
     if dry_run:
         return note(f"nothing written to {out}")
-    return next_step(f"sidtool split {out}/events.parquet -o SPLIT")
+    return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
 
 
 def _raise_stops(report: "Report", *, hint: str) -> None:

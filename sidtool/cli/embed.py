@@ -64,7 +64,8 @@ def embed(
         report = embed_folder(catalog, as_url(out), model, columns, run=run)
     _say_parts("embed", report, as_url(out), json=json, dry_run=dry_run)
     if not dry_run:
-        next_step(f"sidtool build-codebook {catalog} --embeddings {as_url(out)} -o BUNDLE.zarr")
+        command = "sidtool build-codebook {catalog} --embeddings {vectors} -o BUNDLE.zarr"
+        next_step(command, catalog=catalog, vectors=as_url(out))
 
 
 def encode_items(

@@ -308,7 +308,8 @@ def _evaluate_lists(inputs: _Inputs, settings: "ListEvaluationOptions", json: bo
     means = next(iter(measured.systems.values()))
     check_thresholds({name: each.mean for name, each in means.items()}, inputs.thresholds)
     option = "--list" if LISTS in measured.systems else "-k"
-    next_step(f"sidtool recommend {inputs.model} --history ITEM,ITEM {option} {settings.length}")
+    command = f"sidtool recommend {{model}} --history ITEM,ITEM {option} {settings.length}"
+    next_step(command, model=inputs.model)
 
 
 def _evaluate_rankings(
@@ -339,7 +340,7 @@ def _evaluate_rankings(
         )
     say_evaluation(evaluation, details=details, json=json)
     check_thresholds(evaluation.metrics, inputs.thresholds)
-    next_step(f"sidtool recommend {inputs.model} --history ITEM,ITEM -k 10")
+    next_step("sidtool recommend {model} --history ITEM,ITEM -k 10", model=inputs.model)
 
 
 def _refuse(options: Mapping[str, Any], why: str) -> None:

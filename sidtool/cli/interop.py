@@ -158,7 +158,9 @@ def import_(
     bundle = import_map(source, out, **how, force=force)
     _say_imported(bundle, out, json)
     start = "codebook" if bundle.codebook is not None else "mean"
-    return next_step(f"sidtool extend-model MODEL {out} -o MODEL+sid --init {start}")
+    return next_step(
+        "sidtool extend-model MODEL {out} -o MODEL+sid --init {start}", out=out, start=start
+    )
 
 
 def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:

@@ -96,7 +96,7 @@ def add_items(
         )
     grown.save(out, force=force)
     _say_grown(grown, out, changed=grown is not opened, json=json)
-    return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
+    return next_step("sidtool recommend MODEL --bundle {out} --history ...", out=out)
 
 
 def _say_grown(bundle: "Bundle", out: Path, *, changed: bool, json: bool) -> None:
@@ -180,7 +180,7 @@ def align(
         f"SIDs preserved: {change.before[-1]} of {change.common} common items before, "
         f"{change.after[-1]} after"
     )
-    return next_step(f"sidtool recommend MODEL --bundle {out} --history ...")
+    return next_step("sidtool recommend MODEL --bundle {out} --history ...", out=out)
 
 
 def rebind(
@@ -210,7 +210,7 @@ def rebind(
         say_json(value)
     else:
         say(f"{out}: {message}")
-    return next_step(f"sidtool recommend {out} --history ...")
+    return next_step("sidtool recommend {out} --history ...", out=out)
 
 
 def _say_diff(differences: "Diff", verdict: "Outlook") -> None:

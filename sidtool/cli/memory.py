@@ -154,7 +154,7 @@ def build_memory(
         f"{out}: {len(built.arrays['neighbors/item'])} neighbors of {manifest.items} items, from "
         f"{manifest.train_events} training events of split {manifest.split}, {built.digest}"
     )
-    return next_step(f"sidtool tune-memory MODEL {split} {out} -o OUT")
+    return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
 
 
 def tune_memory(
@@ -206,7 +206,7 @@ def tune_memory(
     say_table(["", ""], rows, title="validation")
     weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
     say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}")
-    return next_step(f"sidtool evaluate {out} {split}")
+    return next_step("sidtool evaluate {out} {split}", out=out, split=split)
 
 
 def _say_memory_plan(

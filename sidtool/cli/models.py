@@ -84,7 +84,7 @@ def init_model(
         say_json({"model": str(out), "preset": preset, "parameters": parameters})
     else:
         say(f"{out}: {preset}, {parameters:,} parameters")
-    return next_step(f"sidtool extend-model {out} BUNDLE -o {out}+sid")
+    return next_step("sidtool extend-model {out} BUNDLE -o {out}+sid", out=out)
 
 
 def _read_catalog(items: Path, bundle: str | None, columns: "CatalogOptions") -> "Items":
@@ -200,7 +200,11 @@ def extend_model(
         say_json({"model": str(out)} | token_range | {"bundle": contract.identity.digest})
     else:
         say(f"{out}: {tokens.stop - tokens.start} tokens from id {tokens.start}, {init} rows")
-    return next_step(f"sidtool make-sft {bundle} ITEMS SPLIT -o sft/train.jsonl --model {out}")
+    return next_step(
+        "sidtool make-sft {bundle} ITEMS SPLIT -o sft/train.jsonl --model {out}",
+        bundle=bundle,
+        out=out,
+    )
 
 
 def adopt(
@@ -269,7 +273,7 @@ def adopt(
     else:
         say(f"{out}: {model} with the {adoption.items} items of {source}")
     history = ",".join(adoption.prompt.history)
-    return next_step(f"sidtool recommend {out} --history {history} -k 10")
+    return next_step("sidtool recommend {out} --history {history} -k 10", out=out, history=history)
 
 
 def _say_adoption(adoption: "Adoption") -> None:
@@ -319,4 +323,4 @@ def merge(
         say_json({"model": str(out), "base": base.path, "dtype": dtype})
     else:
         say(f"{out}: adapters of {model} merged into {base.path}, {dtype}")
-    return next_step(f"sidtool recommend {out} --history ITEM,ITEM -k 10")
+    return next_step("sidtool recommend {out} --history ITEM,ITEM -k 10", out=out)

@@ -95,7 +95,7 @@ def push(
         say(f"{target}@{pushed.version}: pushed {pushed.sent} objects, {pushed.digest}")
     else:
         say(f"{target}@{pushed.version}: already published, nothing was sent, {pushed.digest}")
-    return next_step(f"sidtool pull {target}@{tag or pushed.version} -o DIR")
+    return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
 
 
 def pull(
@@ -133,7 +133,7 @@ def pull(
         say_json({record.kind: str(out), **fields})
     else:
         say(f"{out}: version {record.version}, {record.digest}, license {record.license}")
-    return next_step(NEXT_STEPS[record.kind].format(out=out))
+    return next_step(NEXT_STEPS[record.kind], out=out)
 
 
 def tag(

@@ -170,7 +170,7 @@ def make_sft(
         _warn_of_open_answers(lineage)
     if dry_run:
         return note(f"nothing written to {out}")
-    return next_step(f"sidtool train {model or 'MODEL+sid'} {out} -o tuned")
+    return next_step("sidtool train {model} {out} -o tuned", model=model or "MODEL+sid", out=out)
 
 
 def _warn_of_open_answers(lineage: "Lineage") -> None:

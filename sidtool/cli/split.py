@@ -156,8 +156,8 @@ def split(
         _say_manifest(manifest)
     if dry_run:
         return note(f"nothing written to {out}")
-    build = "sidtool build-codebook ITEMS -o BUNDLE.zarr"
-    return next_step(f"{build} --interactions {out} --encoder ENCODER")
+    command = "sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out} --encoder ENCODER"
+    return next_step(command, out=out)
 
 
 def _say_manifest(manifest: SplitManifest) -> None:

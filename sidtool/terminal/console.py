@@ -6,6 +6,7 @@ markup, and characters that steer a terminal are shown as escapes. JSON keeps it
 
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -156,8 +157,12 @@ def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
     _print_line(text, label, style)
 
 
-def next_step(command: str) -> None:
-    """The last line on stderr: the next command, with the user's own paths."""
+def next_step(command: str, **words: object) -> None:
+    """The last line on stderr: the next command, in which `words` (the user's own paths) are put
+    for {their names}, quoted for a shell."""
+    if words:
+        quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
+        command = command.format(**quoted)
     note(command, label="next:", style="dim")
 
 

@@ -52,7 +52,7 @@ def say_summaries(
     else:
         for summary in summaries:
             say(*_summary_lines(summary))
-    return next_step(f"sidtool evaluate {out} {split}")
+    return next_step("sidtool evaluate {out} {split}", out=out, split=split)
 
 
 def _is_first_process() -> bool:

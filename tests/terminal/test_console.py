@@ -323,3 +323,12 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     assert capsys.readouterr().err == (
         "embed: 3 of 11, about 124 s left\nembed: 5 of 11, about 93 s left\n"
     )
+
+
+def test_paths_in_the_next_command_are_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    next_step("sidtool split {out}/events.parquet -o {split}", out="a b", split=Path("c"))
+    next_step("""curl URL --data '{"history": []}'""")
+    assert capsys.readouterr().err.splitlines() == [
+        "next: sidtool split 'a b'/events.parquet -o c",
+        """next: curl URL --data '{"history": []}'""",
+    ]
