@@ -76,12 +76,12 @@ class PrepareOptions:
 
     def check_catalog(self, item_file: Path | None) -> None:
         """Raise UsageError for an option of a catalog if there is none."""
-        given = {
+        catalog_flags = {
             "--all-items": self.all_items,
             "--id-column": self.id_column is not None,
             "--title-column": self.title_column is not None,
         }
-        flag = next((flag for flag, is_given in given.items() if is_given), None)
+        flag = next((flag for flag, is_given in catalog_flags.items() if is_given), None)
         if item_file is None and flag is not None:
             raise UsageError(f"{flag} requires a catalog", hint="give it by --items ITEMS")
 

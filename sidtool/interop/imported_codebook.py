@@ -63,14 +63,14 @@ def codebook_file(path: Path | None, **options: Any) -> CodebookFile | None:
     is None was not given.
 
     Raises UsageError for an option that applies only with a file, or only with vectors."""
-    given = {name: value for name, value in options.items() if value is not None}
-    for name in given:
+    chosen = {name: value for name, value in options.items() if value is not None}
+    for name in chosen:
         flag = f"--{name.replace('_', '-')}"
         if path is None:
             raise UsageError(f"{flag} applies only with --codebook")
-        if name in ("by_row", "fail_under") and "embeddings" not in given:
+        if name in ("by_row", "fail_under") and "embeddings" not in chosen:
             raise UsageError(f"{flag} applies only with --embeddings")
-    return None if path is None else CodebookFile(path, **given)
+    return None if path is None else CodebookFile(path, **chosen)
 
 
 @dataclass(frozen=True)
