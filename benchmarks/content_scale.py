@@ -16,9 +16,9 @@ import numpy as np
 from environment import environment
 from table import markdown
 
+from sidtool.data.vectors import Vectors
 from sidtool.memory import nearest
 from sidtool.quantize.mlp import unit
-from sidtool.sid import Vectors
 
 
 def random_vectors(n: int, dim: int) -> Vectors:

@@ -29,10 +29,10 @@ from sidtool import Bundle, read_items
 from sidtool.build.add import read_new_items
 from sidtool.build.diff import diff
 from sidtool.build.encode import embed_items, read_sources
+from sidtool.data.vectors import Vectors
 from sidtool.errors import SidtoolError
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
-from sidtool.sid import Vectors
 from sidtool.splits.files import read_split
 from sidtool.splits.split import Split
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import Vectors
 from sidtool.output import new_dir
 from sidtool.quantize.mlp import unit
-from sidtool.sid import Vectors
 from sidtool.splits.split import Split
 
 COLUMNS = ("user_id", "history_item_id", "item_id")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from sidtool.data.digests import digest_strings
+from sidtool.data.vectors import Vectors
 from sidtool.encoder.loaded import check_vectors, load_encoder
 from sidtool.encoder.model import BATCH, BLOCK, encode_texts
 from sidtool.encoder.settings import Encoder
 from sidtool.output import cache_array, cached_array
-from sidtool.sid import Vectors
-
-Progress = Callable[[int, int], None]
+from sidtool.progress import Progress
 
 
 def embed(

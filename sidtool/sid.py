@@ -18,8 +18,6 @@ Codes = NDArray[np.uint16]
 """(n, levels): one semantic ID per row."""
 Keys = NDArray[np.uint64]
 """(n,): semantic IDs packed by `Levels.pack`."""
-Vectors = NDArray[np.float32]
-"""(n, dim): one embedding per row."""
 
 Spelling = Literal["openonerec", "minionerec"]
 """The systems in `SPELLINGS`."""

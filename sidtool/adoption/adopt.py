@@ -15,6 +15,7 @@ from sidtool.artifact import describe
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
 from sidtool.checkpoint.files import model_digests
+from sidtool.contract.card import check_license
 from sidtool.contract.contract import BUNDLE_COPY, Contract
 from sidtool.contract.stage_record import AdoptParams, StageRecord
 from sidtool.contract.write import write_contract
@@ -35,7 +36,6 @@ from sidtool.model.vocabulary import check_embedding_rows
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import FOLDER
 from sidtool.prompt.tokens import SidTokens
-from sidtool.registry.records import check_license
 from sidtool.registry.references import open_bundle
 
 

@@ -11,10 +11,10 @@ from sidtool.answers.questions import Question
 from sidtool.answers.text_answers import text_answer_metrics
 from sidtool.errors import DataError
 from sidtool.model.load import LoadedModel
+from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.labels import MOST_LABELS, are_numbers, sorted_labels
 from sidtool.prompt.segments import Segment, catalog
-from sidtool.recommendation.query import Progress
 
 SMALLEST = 1e-15
 """The smallest probability of which a log loss is taken."""

@@ -13,7 +13,7 @@ from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 
 
 @dataclass(frozen=True)

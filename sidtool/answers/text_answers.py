@@ -19,8 +19,8 @@ from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import check_positions, max_positions
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
+from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.recommendation.query import Progress
 
 LOGITS_PER_BATCH = 1 << 25
 TOKENS_PER_BATCH = 1 << 12

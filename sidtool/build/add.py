@@ -19,8 +19,9 @@ from sidtool.bundle.item_map import ItemMap
 from sidtool.collisions.overflow import place_new_items, require_free
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
-from sidtool.sid import Codes, Vectors
+from sidtool.sid import Codes
 
 NO_ITEMS = Items((), (), (), {}, "", "")
 

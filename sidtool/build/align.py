@@ -11,9 +11,10 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.history import AlignChange
 from sidtool.bundle.item_map import ItemMap
 from sidtool.collisions.assign import squared_distances
+from sidtool.data.vectors import Vectors
 from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import Codes, Vectors
+from sidtool.sid import Codes
 
 Permutation = NDArray[np.intp]
 """(K,): the old code for each new code."""

@@ -4,7 +4,7 @@ An interrupted build leaves `OUT.partial` with finished vectors and codes, and t
 resumes from there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,22 @@ from sidtool.collisions.assign import require_capacity
 from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.embed import embed
 from sidtool.encoder.model import check_location
 from sidtool.encoder.settings import Encoder
 from sidtool.errors import UsageError
 from sidtool.output import locked, publish, refuse_existing, remove
 from sidtool.output_name import BUNDLE
+from sidtool.progress import Progress
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.fusion import source_shares
 from sidtool.quantize.resumable import fit_once
-from sidtool.sid import Levels, Vectors
+from sidtool.sid import Levels
 from sidtool.splits.files import open_split
 from sidtool.splits.split import Split
 
-Progress = Callable[[int, int], None]
 Source = Vectors | VectorSource | str | Path
 """Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""
 

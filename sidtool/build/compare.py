@@ -16,9 +16,10 @@ from sidtool.codes.report import CodebookReport, LevelUse
 from sidtool.collisions.policy import CollisionCounts
 from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
-from sidtool.sid import Codes, Levels, Vectors
+from sidtool.sid import Codes, Levels
 from sidtool.splits.files import open_split
 from sidtool.splits.record import recorded_event_columns
 from sidtool.splits.split import UserSequence

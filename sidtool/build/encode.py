@@ -12,13 +12,13 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.checkpoint.hub import cached, is_hub_url
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.embed import embed
 from sidtool.encoder.loaded import LoadedEncoder, check_probes, check_recipe, load_encoder
 from sidtool.encoder.model import check_location
 from sidtool.encoder.settings import Encoder
 from sidtool.errors import DataError, RefusedError, UsageError
-from sidtool.sid import Codes, Vectors
+from sidtool.sid import Codes
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.data.vectors import Vectors
 from sidtool.quantize.fusion import fix_signs
-from sidtool.sid import Vectors
 
 MIN_EIGENVALUE = 1e-6
 """Eigenvalues below this share of the largest are rounding errors."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.build.ppmi import factors, ppmi
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.errors import DataError, UsageError
 from sidtool.quantize.fusion import (
     Fusion,
@@ -19,7 +19,6 @@ from sidtool.quantize.fusion import (
     source_shares,
 )
 from sidtool.quantize.mlp import Arrays
-from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import Cooccurrence, count_cooccurrence
 from sidtool.splits.split import Split
 

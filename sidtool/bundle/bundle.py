@@ -18,11 +18,12 @@ from sidtool.bundle.stored import stored_codebook, stored_items
 from sidtool.bundle.trie import Trie
 from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
 from sidtool.collisions.policy import Policy, check_policy
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError, IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir
 from sidtool.output_name import BUNDLE, check_suffix
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import Codes, SidSpace, Spelling, Vectors
+from sidtool.sid import Codes, SidSpace, Spelling
 from sidtool.storage.storage import Storage
 from sidtool.storage.zips import is_zip
 

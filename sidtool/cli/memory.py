@@ -14,11 +14,11 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle
+    from sidtool.data.vectors import Vectors
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions
     from sidtool.memory.build import EarlierMemory
     from sidtool.memory.content import ItemContent
     from sidtool.memory.memory import Memory
-    from sidtool.sid import Vectors
     from sidtool.splits.split import Split
 
 

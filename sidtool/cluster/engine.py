@@ -21,7 +21,6 @@ processes may take to begin where others keep the processors busy."""
 
 Shard = TypeVar("Shard", contravariant=True)
 Result = TypeVar("Result", covariant=True)
-Progress = Callable[[int, int], None]
 
 
 class Job(Protocol[Shard, Result]):

@@ -10,7 +10,8 @@ from sidtool.cluster.models import ModelSource
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.ranking import IndexedExamples, rank_mixture, rank_sids
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import WINDOW, Progress, RankedQueries
+from sidtool.progress import Progress
+from sidtool.recommendation.query import WINDOW, RankedQueries
 from sidtool.splits.split import Example
 
 EXAMPLES = 2 * WINDOW

@@ -22,6 +22,7 @@ from sidtool.cluster.run import RunOptions, RunReport, part_name, run_over_folde
 from sidtool.cluster.shards import Shard
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
+from sidtool.data.vectors import Vectors
 from sidtool.encoder.loaded import (
     LoadedEncoder,
     check_recipe,
@@ -31,7 +32,6 @@ from sidtool.encoder.loaded import (
 from sidtool.encoder.model import check_location
 from sidtool.encoder.settings import Encoder
 from sidtool.registry.references import locate, open_bundle
-from sidtool.sid import Vectors
 
 SHARD_ROWS = 2048
 """Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest

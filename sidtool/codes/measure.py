@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from sidtool.codes.report import CodebookReport, Collisions, LevelUse, Neighbors
 from sidtool.collisions.assign import Assigned
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.mlp import unit
-from sidtool.sid import Codes, Vectors
+from sidtool.sid import Codes
 
 NEIGHBORS = 20
 QUERIES = 500

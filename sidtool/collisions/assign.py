@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from sidtool.collisions.overflow import place_overflow
 from sidtool.collisions.policy import CollisionCounts, Policy, check_policy, equal_rows
 from sidtool.collisions.prefix_search import ranks
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import MAX_CODES, Codes, Levels, Vectors
+from sidtool.sid import MAX_CODES, Codes, Levels
 
 MAX_FILLED = 0.9
 """Largest share of all SIDs that `reassign` uses: beyond it, most items move far."""

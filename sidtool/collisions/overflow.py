@@ -21,9 +21,10 @@ from sidtool.collisions.prefix_search import (
     ranks,
     runs,
 )
+from sidtool.data.vectors import Vectors
 from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import Codes, Keys, Levels, Vectors
+from sidtool.sid import Codes, Keys, Levels
 
 
 def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes:

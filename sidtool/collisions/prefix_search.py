@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.sid import Keys, Levels, Vectors
+from sidtool.data.vectors import Vectors
+from sidtool.sid import Keys, Levels
 
 BEAM = 8
 """Prefixes that the search keeps at each depth."""

@@ -13,6 +13,7 @@ from sidtool.bundle.manifest import flat_record
 from sidtool.checkpoint.hub import PREFIX
 from sidtool.contract.contract import Contract, ModelKind
 from sidtool.contract.stage_record import RlParams, StageParams, TrainParams
+from sidtool.errors import UsageError
 from sidtool.markdown import key_value_table, literal, one_line, shell_word, table
 from sidtool.prompt.frames import HISTORY_SLOT
 from sidtool.prompt.prompts import HistoryPrompt
@@ -20,6 +21,8 @@ from sidtool.prompt.slots import slots
 from sidtool.prompt.tokens import SidTokens
 
 MODEL_CARD = "README.md"
+MAX_LICENSE = 1000
+"""Characters of the longest license."""
 TAGS = ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"]
 _CLASSES: Mapping[ModelKind, tuple[str, str]] = {
     "causal": ("AutoModelForCausalLM", "text-generation"),
@@ -57,6 +60,14 @@ settings = {"num_beams": 50, "num_return_sequences": 3, "do_sample": False}
 sids = model.generate(**prompt, **settings, max_new_tokens=$levels, logits_processor=[constraint])
 print([bundle.item_ids(sid)[0] for sid in tokenizer.batch_decode(sids[:, -$levels:])])
 ```"""
+
+
+def check_license(license: str) -> None:
+    """Raise UsageError if a license cannot stand on one line."""
+    if not license.isprintable() or len(license) > MAX_LICENSE:
+        raise UsageError(
+            f"{license[:MAX_LICENSE]!r} is not a license", hint="one line, such as CC-BY-4.0"
+        )
 
 
 def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = None) -> str:

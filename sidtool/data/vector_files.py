@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
 from sidtool.data.digests import digest_strings
-from sidtool.data.vectors import Stored, VectorSource, require_matrix, rows_within
+from sidtool.data.vectors import Stored, Vectors, VectorSource, require_matrix, rows_within
 from sidtool.data.zarr_vectors import open_zarr
 from sidtool.documents import parse_json
 from sidtool.errors import DataError
-from sidtool.sid import Vectors
 from sidtool.tables.containers import library_errors, open_file, read_errors, require_regular
 from sidtool.tables.json_tables import is_id
 from sidtool.tables.locate import parquet_files

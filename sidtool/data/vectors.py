@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.errors import DataError, UsageError
-from sidtool.sid import Vectors
+
+Vectors = NDArray[np.float32]
+"""(n, dim): one embedding per row."""
 
 BLOCK = 1 << 16
 """Rows that a pass over a source reads at once, if memory allows."""

@@ -9,10 +9,10 @@ import numpy as np
 from sidtool.checkpoint.encoder_modules import check_encoder
 from sidtool.checkpoint.guard import loading
 from sidtool.checkpoint.hub import PREFIX, download, is_hub_url
+from sidtool.data.vectors import Vectors
 from sidtool.encoder.settings import Dtype, Encoder
 from sidtool.errors import DataError, UsageError
 from sidtool.extras import require
-from sidtool.sid import Vectors
 
 BATCH = 32
 """Texts per forward pass: larger is slower on a CPU."""

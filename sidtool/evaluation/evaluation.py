@@ -36,7 +36,7 @@ from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, 
 from sidtool.memory.sharded import Shards
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.splits.files import open_split
 from sidtool.splits.record import SplitReference, check_split
 from sidtool.splits.split import Example, Split, UserSequence, evenly_spaced

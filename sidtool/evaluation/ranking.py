@@ -16,7 +16,8 @@ from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import WINDOW, Progress, Query, QuerySession, RankedQueries
+from sidtool.progress import Progress
+from sidtool.recommendation.query import WINDOW, Query, QuerySession, RankedQueries
 from sidtool.splits.split import Example
 
 COVERED = 10

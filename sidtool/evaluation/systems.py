@@ -23,7 +23,8 @@ from sidtool.evaluation.system_values import SystemValues
 from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import Progress, RankedQueries
+from sidtool.progress import Progress
+from sidtool.recommendation.query import RankedQueries
 from sidtool.splits.split import Example, UserSequence
 
 

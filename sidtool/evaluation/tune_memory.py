@@ -26,7 +26,8 @@ from sidtool.model.load import LoadedModel, check_model_folder, load_model_folde
 from sidtool.model.memory import WeightedMemory
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
-from sidtool.recommendation.query import WINDOW, Progress, QuerySession, in_windows
+from sidtool.progress import Progress
+from sidtool.recommendation.query import WINDOW, QuerySession, in_windows
 from sidtool.splits.record import check_split
 from sidtool.splits.split import Example, Split, evenly_spaced
 

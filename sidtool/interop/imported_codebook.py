@@ -21,6 +21,7 @@ from sidtool.codebook_files.layouts import ForeignCodebook, read_codebook
 from sidtool.collisions.policy import Policy
 from sidtool.data.digests import file_digest
 from sidtool.data.vector_files import read_vectors
+from sidtool.data.vectors import Vectors
 from sidtool.encoder.loaded import record_encoder
 from sidtool.encoder.settings import Encoder
 from sidtool.errors import (
@@ -33,7 +34,6 @@ from sidtool.errors import (
 from sidtool.interop.maps import sorted_active_rows
 from sidtool.json_record import JsonRecord
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import Vectors
 
 LEAST_SHARE = 0.5
 """Least share of items whose SID the codebook must give back, by default."""

@@ -27,7 +27,7 @@ from sidtool.list_evaluation.list_metrics import ItemFacts, Rows, all_values, me
 from sidtool.list_evaluation.list_results import ListEvaluation, differences, means
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request

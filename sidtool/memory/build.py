@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import library_versions, now
+from sidtool.data.vectors import Vectors
 from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
-from sidtool.sid import Vectors
 from sidtool.splits.cooccurrence import WINDOW, count_pairs, item_sequences
 from sidtool.splits.record import check_split, recorded_split
 from sidtool.splits.split import Split

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError, UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.memory.nearest import nearest_items
 from sidtool.quantize.mlp import unit
-from sidtool.sid import Vectors
 
 DEFAULT_WEIGHT = 0.8
 LARGEST_WEIGHT = 100.0

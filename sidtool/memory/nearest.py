@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import Vectors
 from sidtool.quantize.kmeans import ROWS_PER_CENTROID, kmeans
-from sidtool.sid import Vectors
 
 NEIGHBORS = 100
 """Nearest items per item."""

@@ -12,6 +12,7 @@ from typing import Any
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
 from sidtool.checkpoint.files import CONFIG
+from sidtool.contract.card import check_license
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.embedded import embedded_contract
 from sidtool.contract.stage_record import ExtendParams, StageRecord
@@ -58,7 +59,6 @@ from sidtool.output_name import FOLDER
 from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
-from sidtool.registry.records import check_license
 
 
 def extend_model(

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from typing import Any, Literal, get_args
 
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.errors import UsageError
 from sidtool.extras import require
 from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import Levels, Vectors
+from sidtool.sid import Levels
 
 Method = Literal["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"]
 METHODS: dict[str, Callable[..., Codebook]] = {

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sidtool.quantize.kmeans import Progress
-from sidtool.sid import Vectors
+from sidtool.data.vectors import Vectors
+from sidtool.progress import Progress
 
 COMMITMENT = 0.25
 BATCH = 512

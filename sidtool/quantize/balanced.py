@@ -10,9 +10,9 @@ The prices stay part of the codebook, so that later items spread as evenly.
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import Vectors
 from sidtool.quantize.kmeans import TOLERANCE, Distances, Labels, means
 from sidtool.quantize.kmeans import kmeans as plain_kmeans
-from sidtool.sid import Vectors
 
 MAX_ENTRIES = 1 << 28
 """Most entries of the table of distances: one GiB."""

@@ -12,11 +12,12 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError
 from sidtool.json_record import JsonRecord
 from sidtool.quantize.fusion import Fusion, check_fusion, fuse
 from sidtool.quantize.mlp import BLOCK, Arrays, by_blocks, check_network, forward, has, padded, unit
-from sidtool.sid import Codes, Vectors
+from sidtool.sid import Codes
 
 MAX_STACKED = 12_288
 """Codes of all levels together up to which a table of their inner products is made: 600 MB. Three

@@ -9,11 +9,11 @@ from math import log, prod
 
 import numpy as np
 
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.progress import Progress
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.kmeans import Progress, training_rows
+from sidtool.quantize.kmeans import training_rows
 from sidtool.quantize.rqvae import HIDDEN
-from sidtool.sid import Vectors
 
 CELLS = 5
 """Approximate cells per dimension: fewer lose too much."""

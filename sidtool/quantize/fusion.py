@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.vectors import Vectors
 from sidtool.errors import UsageError
 from sidtool.json_record import JsonRecord
 from sidtool.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
-from sidtool.sid import Vectors
 
 CHUNK = 8192
 COLLABORATIVE = "collaborative"

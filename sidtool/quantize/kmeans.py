@@ -13,15 +13,14 @@ direction alone does not depend on the length of a seed. With few rows and many 
 `balanced` prevents such collapsed codes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.errors import DataError
 from sidtool.quantize.mlp import unit
-from sidtool.sid import Vectors
 
 ROWS_PER_CENTROID = 256
 SEEDING_ROWS_PER_CENTROID = 64
@@ -38,8 +37,6 @@ CHUNK = 4096
 MAX_VALUE = 1e8
 """Float32 overflows with larger values: `balanced` squares squared distances, and sums them."""
 
-Progress = Callable[[int, int], None]
-"""Reports finished and total steps."""
 Labels = NDArray[np.intp]
 """(n,): one code per row."""
 Distances = NDArray[np.float32]

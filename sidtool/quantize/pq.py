@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.errors import UsageError
+from sidtool.progress import Progress
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.kmeans import Progress, kmeans, lloyd, nearest, training_rows
-from sidtool.sid import Vectors
+from sidtool.quantize.kmeans import kmeans, lloyd, nearest, training_rows
 
 ROUNDS = 10
 """Alternations between centroids and rotation."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from sidtool.data.vectors import VectorSource
 from sidtool.output import cache_array, cached_array, whole_file
+from sidtool.progress import Progress
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.kmeans import Progress
 from sidtool.sid import Codes
 
 

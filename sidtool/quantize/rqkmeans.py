@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.progress import Progress
 from sidtool.quantize.balanced import kmeans as balanced_kmeans
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.kmeans import CHUNK, TOLERANCE, Progress, kmeans, nearest, training_rows
-from sidtool.sid import Vectors
+from sidtool.quantize.kmeans import CHUNK, TOLERANCE, kmeans, nearest, training_rows
 
 ITERATIONS = 5
 """Most Lloyd iterations per level on the whole sample; the refinement does the rest."""

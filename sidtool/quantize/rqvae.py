@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sidtool.data.vectors import VectorSource
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.progress import Progress
 from sidtool.quantize import rqkmeans
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.quantize.kmeans import Progress, kmeans, nearest, training_rows
-from sidtool.sid import Vectors
+from sidtool.quantize.kmeans import kmeans, nearest, training_rows
 
 HIDDEN = (512, 256, 128)
 

@@ -30,6 +30,7 @@ from sidtool.errors import DataError, UsageError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
+from sidtool.progress import Progress
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
@@ -37,9 +38,6 @@ from sidtool.prompt.user_tokens import UserTokens
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of queries done, and their total or 0 if it is unknown."""
 
 ItemIndex = NDArray[np.int64]
 """(n,) positions of items in a bundle; -1 is an item that the bundle lacks."""

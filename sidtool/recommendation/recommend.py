@@ -13,13 +13,13 @@ from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.output import refuse_existing
 from sidtool.output_name import RESULTS
+from sidtool.progress import Progress
 from sidtool.recommendation.list_query import check_lists
 from sidtool.recommendation.live import LiveRequests
 from sidtool.recommendation.outcome import Answer, Outcome, at_line
 from sidtool.recommendation.query import (
     WINDOW,
     ItemIndex,
-    Progress,
     Query,
     QuerySession,
     in_windows,

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.zarr_group import ROOT, new_zip
-from sidtool.contract.card import MODEL_CARD
+from sidtool.contract.card import MODEL_CARD, check_license
 from sidtool.contract.contract import CONTRACT
 from sidtool.errors import IntegrityError, RefusedError, UsageError
 from sidtool.output import new_dir, refuse_existing
 from sidtool.output_name import check_parents
+from sidtool.progress import Progress
 from sidtool.registry import records
 from sidtool.registry.card import published_model_card, write_card
 from sidtool.registry.kinds import (
@@ -29,7 +30,7 @@ from sidtool.registry.kinds import (
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, VersionRecord
 from sidtool.registry.references import check_published, find_version, locate, split_reference
 from sidtool.registry.stored_model import StoredModel
-from sidtool.registry.transfer import Progress, download, upload, upload_root
+from sidtool.registry.transfer import download, upload, upload_root
 from sidtool.storage.storage import Storage
 from sidtool.storage.zips import is_zip
 
@@ -79,7 +80,7 @@ def plan_push(
     """
     if tag is not None:
         records.check_tag(tag)
-    records.check_license(license or UNKNOWN_LICENSE)
+    check_license(license or UNKNOWN_LICENSE)
     registry = _registry_at(target)
     location, source_record = locate(source)
     storage = Storage(location)

@@ -37,8 +37,6 @@ ATTEMPTS = 50
 
 MAX_DOCUMENT = 1 << 20
 """Bytes of the largest document that is read."""
-MAX_LICENSE = 1000
-"""Characters of the longest license."""
 MAX_VERSIONS = 10_000
 """The most versions that a registry may have."""
 
@@ -211,14 +209,6 @@ def check_tag(tag: str) -> None:
         raise UsageError(
             f"{tag!r} is not a valid tag",
             hint="a letter, then at most 127 letters, digits, '.', '_' or '-'; not 'latest'",
-        )
-
-
-def check_license(license: str) -> None:
-    """Raise UsageError if a license cannot stand on one line."""
-    if not license.isprintable() or len(license) > MAX_LICENSE:
-        raise UsageError(
-            f"{license[:MAX_LICENSE]!r} is not a license", hint="one line, such as CC-BY-4.0"
         )
 
 

@@ -6,7 +6,7 @@ An interrupted copy can be repeated: objects that arrived are not copied again.
 import base64
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from sidtool.bundle.zarr_group import MAX_ROOT_BYTES
 from sidtool.checkpoint.files import MAX_JSON
 from sidtool.data.digests import file_digest
 from sidtool.errors import DataError, IntegrityError
+from sidtool.progress import Progress
 from sidtool.registry.kinds import ROOTS, AnyManifest, Kind, parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
@@ -28,7 +29,6 @@ BATCH = 16
 BATCH_BYTES = 64 << 20
 """Bytes that are copied at once; a larger object goes in pieces."""
 
-Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sidtool.checkpoint.hub import offline
 from sidtool.errors import RefusedError
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.reinforcement.arguments import grpo_config
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.rl_run import RlRun

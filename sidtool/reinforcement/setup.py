@@ -20,8 +20,9 @@ from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
 from sidtool.policy.reward_sum import RewardContext, reward_sum
+from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.recommendation.query import Progress, QuerySession
+from sidtool.recommendation.query import QuerySession
 from sidtool.reinforcement.judge import Judge
 from sidtool.reinforcement.label_scorer import LabelScorer
 from sidtool.reinforcement.list_trainer import ListTrainer

@@ -24,7 +24,7 @@ from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.bind_memory import bind_memory
 from sidtool.model.carry import carry_model
 from sidtool.output import locked, remove
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.renewal.last_training import (
     RefreshOptions,
     last_sft_options,

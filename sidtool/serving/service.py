@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sidtool.build.encode import Encoding, encode, open_encoder
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.decode import decode
+from sidtool.data.vectors import Vectors
 from sidtool.encoder.loaded import LoadedEncoder
 from sidtool.errors import DataError
 from sidtool.recommendation.requests import Request
@@ -22,7 +23,6 @@ from sidtool.serving.serve_options import ServeOptions
 from sidtool.serving.served import Served
 from sidtool.serving.sources import Sources
 from sidtool.serving.watcher import Watcher
-from sidtool.sid import Vectors
 
 MAX_SIDE_CALLS = 32
 """Calls that may wait for the thread which encodes and decodes."""

@@ -22,9 +22,9 @@ from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.general_text import GeneralOptions
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
+from sidtool.progress import Progress
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.recommendation.query import Progress
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.event_weights import EventWeights, WeightOptions

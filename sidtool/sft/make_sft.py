@@ -13,7 +13,7 @@ from sidtool.data.spilled_events import spill_beside
 from sidtool.general_text import GeneralOptions
 from sidtool.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.output_name import JSON_LINES, check_suffix
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.job import ExampleWriter, SftJob, open_job

@@ -22,10 +22,10 @@ from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.positions import max_positions
+from sidtool.progress import Progress
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.segments import Segment
-from sidtool.recommendation.query import Progress
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.training.training_run import (
     HISTORY_FILE,
     MACHINE_FIGURES,

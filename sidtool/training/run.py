@@ -17,7 +17,7 @@ from sidtool.extras import require
 from sidtool.memory.memory import Memory
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.arguments import run_config

@@ -22,8 +22,9 @@ from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.objective.teachers import load_teachers
+from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
-from sidtool.recommendation.query import Progress, shortened
+from sidtool.recommendation.query import shortened
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.splits.examples import read_examples
 from sidtool.trainer.causal import CausalTrainer

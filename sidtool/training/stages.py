@@ -12,7 +12,7 @@ from sidtool.checkpoint.hub import offline
 from sidtool.extras import require
 from sidtool.output import refuse_existing
 from sidtool.output_name import FOLDER
-from sidtool.recommendation.query import Progress
+from sidtool.progress import Progress
 from sidtool.sft.lineage import validation_users
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import quiet

@@ -17,9 +17,10 @@ from sidtool.bundle.history import ItemsChange
 from sidtool.collisions.assign import assign
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import Items, make_items
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.sid import SidSpace, Vectors
+from sidtool.sid import SidSpace
 from tests.bundles import small_bundle
 
 SIZES, DIM = (3, 4, 5), 6

@@ -16,10 +16,11 @@ from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.bundle.manifest import Manifest
 from sidtool.collisions.assign import assign
+from sidtool.data.vectors import Vectors
 from sidtool.errors import RefusedError
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.sid import SidSpace, Vectors
+from sidtool.sid import SidSpace
 from tests.bundles import renamed as with_name
 from tests.bundles import small_bundle
 

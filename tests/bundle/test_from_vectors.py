@@ -13,8 +13,8 @@ from sidtool.build.build_options import BuildOptions
 from sidtool.build.report import read_report
 from sidtool.bundle import Bundle, verify
 from sidtool.data.items import make_items
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError, UsageError
-from sidtool.sid import Vectors
 from tests.bundles import small_bundle
 
 IDS = [f"i{n}" for n in range(60)]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from sidtool.collisions import prefix_search
 from sidtool.collisions.overflow import place_new_items, place_overflow
+from sidtool.data.vectors import Vectors
 from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
-from sidtool.sid import Codes, Vectors
+from sidtool.sid import Codes
 from tests.quantize.material import codebook_of, vectors_of
 
 SPACES = [(3, 4, 2), (5, 3), (2, 2, 3, 2), (8, 5, 6)]

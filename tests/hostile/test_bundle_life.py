@@ -22,10 +22,10 @@ from sidtool.build.align import align
 from sidtool.build.build import build_codebook
 from sidtool.build.build_options import BuildOptions
 from sidtool.bundle import Bundle, verify
+from sidtool.data.vectors import Vectors
 from sidtool.errors import DataError, IntegrityError, RefusedError
 from sidtool.registry import open_bundle, pull, push, tag
 from sidtool.registry.records import list_records, read_pointer, version_key
-from sidtool.sid import Vectors
 from sidtool.storage.storage import Storage
 from tests.build.test_add import listed
 from tests.hostile.harness import cases, count

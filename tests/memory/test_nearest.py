@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.data.vectors import Vectors
 from sidtool.memory import nearest as module
 from sidtool.memory.nearest import nearest_items
 from sidtool.quantize.mlp import unit
-from sidtool.sid import Vectors
 from tests.memory.cases import squared_cosines
 
 

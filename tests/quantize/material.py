@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sidtool.data.vectors import Vectors
 from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.sid import Codes, Vectors
+from sidtool.sid import Codes
 
 QUICK = {"rq-vae": {"epochs": 8}, "rq-kmeans+": {"epochs": 3}, "fsq": {"epochs": 8}}
 """Options that make a method quick enough for a test."""

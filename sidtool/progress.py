@@ -1,0 +1,6 @@
+"""How long work reports how far it is."""
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""Called with the number of finished steps, and their total or 0 if it is unknown."""
