@@ -67,7 +67,7 @@ def load_model(
     another bundle is compatible but not the same."""
     from sidtool.model.load import load_model_folder
     from sidtool.model.memory import MemoryOptions
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import located, open_bundle
 
     loaded = load_model_folder(
         model,
@@ -75,7 +75,7 @@ def load_model(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
-        memory=MemoryOptions(*memory),
+        memory=located(MemoryOptions(*memory)),
     )
     # an aligned bundle has raised a warning already
     if loaded.verdict.message and loaded.verdict.kind != "aligned":

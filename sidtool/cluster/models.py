@@ -9,7 +9,7 @@ from sidtool.memory.memory import Memory
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.memory import MemoryOptions
 from sidtool.model.pretrained import Dtype
-from sidtool.registry.references import open_bundle, resolve
+from sidtool.registry.references import located, open_bundle, resolve
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ModelSource:
             device=self.device,
             dtype=self.dtype,
             trust_remote_code=self.trust_remote_code,
-            memory=self.memory,
+            memory=located(self.memory),
         )
 
     def record(self) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from sidtool.contract.memory_binding import (
 )
 from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.gate import Gate
-from sidtool.memory.memory import Memory
-from sidtool.registry.references import open_memory
+from sidtool.memory.memory import Memory, open_verified
 
 DEFAULT_WEIGHT = 0.3
 """Weight of a memory that was not tuned with the model."""
@@ -67,7 +66,8 @@ class MemoryOptions:
     """Which memory to use with a model, in place of what its contract says."""
 
     location: str | Path | None = None
-    """A memory, or a reference to a published one; None is the model's own, if it has one."""
+    """The path or URL of a memory (`registry.references.located` resolves references); None is the
+    model's own, if it has one."""
     weight: float | None = None
     """None is the model's, or its gate's; 0 leaves the memory out."""
     power: float | None = None
@@ -87,7 +87,7 @@ def choose_memory(
                 hint="give --memory, or bind one with tune-memory",
             )
         return None
-    memory = open_memory(options.location or folder / MEMORY_COPY)
+    memory = open_verified(options.location or folder / MEMORY_COPY)
     if options.location is None and binding is not None and memory.digest != binding.digest:
         raise CompatibilityError(
             f"{folder / MEMORY_COPY} is memory {memory.digest[:12]}, the contract says "

@@ -1,6 +1,7 @@
 """References to published bundles, memories and models: URL/NAME (the latest version),
 URL/NAME@VERSION, URL/NAME@TAG."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from sidtool.bundle.bundle import Bundle
@@ -9,6 +10,7 @@ from sidtool.bundle.zarr_group import ROOT
 from sidtool.contract.contract import BUNDLE_COPY
 from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.memory.memory import Memory, open_verified
+from sidtool.model.memory import MemoryOptions
 from sidtool.registry.kinds import AnyManifest
 from sidtool.registry.records import (
     LATEST,
@@ -67,6 +69,18 @@ def open_memory(reference: str | Path) -> Memory:
     memory = open_verified(location)
     check_published(location, memory.manifest, record)
     return memory
+
+
+def located(memory: MemoryOptions) -> MemoryOptions:
+    """The same options with the location of the memory that a reference names.
+
+    Raises as `open_memory` does, but for damage, which is found when the memory is opened."""
+    if memory.location is None:
+        return memory
+    location, record = locate(str(memory.location))
+    if record is not None:
+        check_published(location, Memory.open(location).manifest, record)
+    return replace(memory, location=location)
 
 
 def resolve(reference: str) -> str:

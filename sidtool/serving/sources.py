@@ -15,7 +15,7 @@ from sidtool.model.load import LoadedModel, check_model_folder, load_model_folde
 from sidtool.registry.kinds import ROOTS, Kind
 from sidtool.registry.publish import pull
 from sidtool.registry.records import VersionRecord
-from sidtool.registry.references import locate, open_bundle, split_reference
+from sidtool.registry.references import locate, located, open_bundle, split_reference
 from sidtool.serving.serve_options import ServeOptions
 from sidtool.storage.storage import Storage
 
@@ -71,7 +71,7 @@ class Sources:
             device=options.device,
             dtype=options.dtype,
             trust_remote_code=options.trust_remote_code,
-            memory=options.memory,
+            memory=located(options.memory),
         )
 
     def reload(self, loaded: LoadedModel, old: Version, new: Version) -> LoadedModel:
@@ -79,7 +79,9 @@ class Sources:
         the checks of `load`. Raises as `load`."""
         if new.model != old.model:
             return self.load()
-        return with_bundle(loaded, self._model_folder(), self._bundle(), self.options.memory)
+        return with_bundle(
+            loaded, self._model_folder(), self._bundle(), located(self.options.memory)
+        )
 
     def _bundle(self) -> Bundle | None:
         return None if self.options.bundle is None else open_bundle(self.options.bundle)

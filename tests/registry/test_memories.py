@@ -14,7 +14,7 @@ from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import MemoryOptions, choose_memory
 from sidtool.registry import log, open_bundle, open_memory, publish, pull, push, tag
 from sidtool.registry.publish import Pushed
-from sidtool.registry.references import resolve
+from sidtool.registry.references import located, resolve
 from sidtool.storage.storage import Storage
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused
@@ -70,7 +70,7 @@ def test_a_reference_takes_the_place_of_a_path(
 ) -> None:
     push(memories[0], nightly, tag="prod")
     bundle = small_bundle()
-    chosen = choose_memory(tmp_path, None, bundle, MemoryOptions(f"{nightly}@prod"))
+    chosen = choose_memory(tmp_path, None, bundle, located(MemoryOptions(f"{nightly}@prod")))
     assert chosen is not None
     assert chosen.memory.digest == Memory.open(memories[0]).digest
     with pytest.raises(DataError, match="is a memory, not a bundle"):
