@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from sidtool import read_items
+from sidtool.base.output import new_dir
 from sidtool.data.interactions import read_interactions
-from sidtool.output import new_dir
 from sidtool.tables.tables import column_names, read_columns
 
 OLD = "old.jsonl"

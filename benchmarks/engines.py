@@ -200,13 +200,13 @@ def write_model(folder: Path, scale: Scale, codes: Any) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
+    from sidtool.base.output import new_dir
     from sidtool.bundle.bundle import Bundle
     from sidtool.bundle.item_map import ItemMap
     from sidtool.contract.contract import Contract
     from sidtool.contract.stage_record import ExtendParams, StageRecord
     from sidtool.contract.write import write_contract
     from sidtool.model.vocabulary import add_sid_tokens
-    from sidtool.output import new_dir
 
     space = _space()
     words = ["<unk>", "<eos>", *[f"w{number}" for number in range(2, scale.text)]]

@@ -26,11 +26,11 @@ from steps import StepError
 from table import markdown
 
 from sidtool import Bundle, read_items
+from sidtool.base.errors import SidtoolError
 from sidtool.build.add import read_new_items
 from sidtool.build.diff import diff
 from sidtool.build.encode import embed_items, read_sources
 from sidtool.data.vectors import Vectors
-from sidtool.errors import SidtoolError
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 from sidtool.splits.files import read_split

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.output import new_dir
 from sidtool.data.vectors import Vectors
-from sidtool.output import new_dir
 from sidtool.quantize.mlp import unit
 from sidtool.splits.split import Split
 

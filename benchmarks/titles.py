@@ -13,9 +13,9 @@ import string
 from collections import Counter
 from pathlib import Path
 
+from sidtool.base.output import new_dir
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
-from sidtool.output import new_dir
 from sidtool.splits.protocols import leave_one_out
 
 _ARTICLE = re.compile(r"^(.*), (the|a|an|il|la|le|les|el|das|der|die|l')$")

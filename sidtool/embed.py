@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.digests import digest_strings
+from sidtool.base.digests import digest_strings
+from sidtool.base.output import cache_array, cached_array
+from sidtool.base.progress import Progress
 from sidtool.data.vectors import Vectors
 from sidtool.encoder.loaded import check_vectors, load_encoder
 from sidtool.encoder.model import BATCH, BLOCK, encode_texts
 from sidtool.encoder.settings import Encoder
-from sidtool.output import cache_array, cached_array
-from sidtool.progress import Progress
 
 
 def embed(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.errors import DataError, UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.tables.containers import require_regular
 from sidtool.tables.json_tables import json_lines
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sidtool.errors import UsageError
-from sidtool.extras import require
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import UsageError
+from sidtool.base.extras import require
+from sidtool.base.records import JsonRecord
 from sidtool.presets.shapes import Preset, preset_fields
 from sidtool.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
 from sidtool.quantize.fusion import FusionOptions

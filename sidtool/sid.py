@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 
 Codes = NDArray[np.uint16]
 """(n, levels): one semantic ID per row."""

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sidtool import embed as room
+from sidtool.base.errors import DataError
 from sidtool.embed import embed
 from sidtool.encoder.record import PROBES
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import DataError
 from tests.encoders import tiny_encoder
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.sid import SPELLINGS, Levels, SidSpace
 
 sizes = st.lists(st.integers(1, 300), min_size=1, max_size=5).map(tuple)

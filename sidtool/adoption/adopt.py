@@ -11,16 +11,18 @@ from sidtool.adoption.find_tokens import find_tokens, level_sizes
 from sidtool.adoption.presets import Preset
 from sidtool.adoption.prompts import adopted_prompt, worked_prompt
 from sidtool.adoption.report import Adoption, equal_rows, sampling_settings
-from sidtool.artifact import describe
+from sidtool.base.artifact import describe
+from sidtool.base.checkpoint.files import model_digests
+from sidtool.base.errors import IntegrityError, SidtoolWarning, UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
-from sidtool.checkpoint.files import model_digests
 from sidtool.contract.card import check_license
 from sidtool.contract.contract import BUNDLE_COPY, Contract
 from sidtool.contract.stage_record import AdoptParams, StageRecord
 from sidtool.contract.write import write_contract
-from sidtool.errors import IntegrityError, SidtoolWarning, UsageError
-from sidtool.extras import require
 from sidtool.interop.convert import SUFFIXES, read_map
 from sidtool.model.extend import locate_base
 from sidtool.model.load import usable_items
@@ -33,8 +35,6 @@ from sidtool.model.pretrained import (
 )
 from sidtool.model.structure import model_kind, vocabulary_weights
 from sidtool.model.vocabulary import check_embedding_rows
-from sidtool.output import new_dir, refuse_existing
-from sidtool.output_name import FOLDER
 from sidtool.prompt.tokens import SidTokens
 from sidtool.registry.references import open_bundle
 

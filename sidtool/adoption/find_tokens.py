@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError
 from sidtool.prompt.encoder import METASPACE
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.sid import LETTERS, MAX_CODES, SidSpace

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from sidtool.base.errors import UsageError
 from sidtool.contract.contract import ModelKind
-from sidtool.errors import UsageError
 from sidtool.prompt.frames import Format
 
 Preset = Literal["openonerec", "minionerec", "lc-rec", "letter"]

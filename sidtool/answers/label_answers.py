@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
 from sidtool.answers.questions import Question
 from sidtool.answers.text_answers import text_answer_metrics
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
+from sidtool.base.progress import Progress
 from sidtool.model.load import LoadedModel
-from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.labels import MOST_LABELS, are_numbers, sorted_labels
 from sidtool.prompt.segments import Segment, catalog

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.segments import Segment
 from sidtool.sid import SidSpace
 

@@ -13,11 +13,11 @@ from sidtool.answers.questions import (
     prefixes,
     split_last_sid,
 )
+from sidtool.base.errors import UsageError
+from sidtool.base.progress import Progress
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import UsageError
 from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.model.load import LoadedModel
-from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.sid import SidSpace

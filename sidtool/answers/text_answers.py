@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.answers.questions import Question
+from sidtool.base.errors import UsageError
+from sidtool.base.progress import Progress
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.encoded_prompts import padded
 from sidtool.decoder.generate_fallback import without_own_settings
-from sidtool.errors import UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import check_positions, max_positions
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
 
 LOGITS_PER_BATCH = 1 << 25

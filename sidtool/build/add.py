@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.build.build_options import CatalogOptions, read_catalog
 from sidtool.build.encode import embed_texts, open_sources, read_sources
 from sidtool.bundle.bundle import Bundle
@@ -20,7 +21,6 @@ from sidtool.collisions.overflow import place_new_items, require_free
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.sid import Codes
 
 NO_ITEMS = Items((), (), (), {}, "", "")

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import RefusedError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.history import AlignChange
 from sidtool.bundle.item_map import ItemMap
 from sidtool.collisions.assign import squared_distances
 from sidtool.data.vectors import Vectors
-from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes
 

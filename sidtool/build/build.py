@@ -11,6 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import UsageError
+from sidtool.base.output import locked, publish, refuse_existing, remove
+from sidtool.base.output_name import BUNDLE
+from sidtool.base.progress import Progress
 from sidtool.build.build_options import BuildOptions, CatalogOptions, read_catalog
 from sidtool.build.sources import QuantizerInput, quantizer_input
 from sidtool.bundle.bundle import Bundle
@@ -18,17 +23,12 @@ from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.codes.make import ItemCodes, make_codes
 from sidtool.collisions.assign import require_capacity
-from sidtool.data.digests import digest_strings
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.embed import embed
 from sidtool.encoder.model import check_location
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import UsageError
-from sidtool.output import locked, publish, refuse_existing, remove
-from sidtool.output_name import BUNDLE
-from sidtool.progress import Progress
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.fusion import source_shares

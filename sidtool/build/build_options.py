@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import UsageError
 from sidtool.collisions.policy import Policy, check_policy
 from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import EmptyText, Items, read_items
-from sidtool.errors import UsageError
 from sidtool.quantize import Method, check_method
 from sidtool.quantize.fusion import FusionOptions
 from sidtool.sid import SidSpace, Spelling

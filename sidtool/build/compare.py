@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.build.report import read_report
 from sidtool.bundle.bundle import Bundle
 from sidtool.codes.measure import level_use, neighbor_preservation, residual_variance
@@ -17,8 +19,6 @@ from sidtool.collisions.policy import CollisionCounts
 from sidtool.data.items import Items
 from sidtool.data.vector_files import read_vectors
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError, UsageError
-from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes, Levels
 from sidtool.splits.files import open_split
 from sidtool.splits.record import recorded_event_columns

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import Manifest, flat_record
-from sidtool.json_record import JsonRecord
 from sidtool.sid import Codes
 
 _NOT_COMPARED = ("objects", "identity", "items", "report", "created", "lineage", "change", "parent")

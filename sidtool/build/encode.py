@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.base.checkpoint.hub import cached, is_hub_url
+from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.bundle.bundle import Bundle
-from sidtool.checkpoint.hub import cached, is_hub_url
 from sidtool.data.items import Items
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import Vectors, VectorSource
@@ -17,7 +18,6 @@ from sidtool.embed import embed
 from sidtool.encoder.loaded import LoadedEncoder, check_probes, check_recipe, load_encoder
 from sidtool.encoder.model import check_location
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.sid import Codes
 
 

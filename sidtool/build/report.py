@@ -1,8 +1,8 @@
 """The codebook report that a bundle has."""
 
+from sidtool.base.errors import IntegrityError
 from sidtool.bundle.bundle import Bundle
 from sidtool.codes.report import CodebookReport
-from sidtool.errors import IntegrityError
 
 
 def read_report(bundle: Bundle) -> CodebookReport | None:

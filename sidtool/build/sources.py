@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.build.ppmi import factors, ppmi
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.errors import DataError, UsageError
 from sidtool.quantize.fusion import (
     Fusion,
     FusionOptions,

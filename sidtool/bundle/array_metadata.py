@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.documents import parse_json
+from sidtool.base.documents import parse_json
 
 MAX_METADATA_BYTES = 1 << 16
 """A larger document of an array is refused."""

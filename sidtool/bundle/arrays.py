@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import IntegrityError
+from sidtool.base.storage.storage import Storage
 from sidtool.bundle.array_metadata import MAX_METADATA_BYTES, ArrayMetadata
 from sidtool.bundle.item_map import BLOCK
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.zarr_group import GroupManifest
-from sidtool.errors import IntegrityError
-from sidtool.storage.storage import Storage
 
 META = "/zarr.json"
 FREE_BYTES = 32 << 20

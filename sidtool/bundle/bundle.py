@@ -8,6 +8,11 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.output import new_dir
+from sidtool.base.output_name import BUNDLE, check_suffix
+from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.zips import is_zip
 from sidtool.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.bundle.history import BuildChange
 from sidtool.bundle.identity import Identity, all_arrays, identify
@@ -19,13 +24,8 @@ from sidtool.bundle.trie import Trie
 from sidtool.bundle.zarr_group import new_zip, read_manifest, write_group
 from sidtool.collisions.policy import Policy, check_policy
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError, IntegrityError, RefusedError, UsageError
-from sidtool.output import new_dir
-from sidtool.output_name import BUNDLE, check_suffix
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, SidSpace, Spelling
-from sidtool.storage.storage import Storage
-from sidtool.storage.zips import is_zip
 
 
 class Bundle:

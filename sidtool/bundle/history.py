@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sidtool.json_record import JsonRecord
+from sidtool.base.records import JsonRecord
 
 
 @dataclass(frozen=True)

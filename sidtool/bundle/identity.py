@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.item_map import BLOCK, ItemMap
-from sidtool.json_record import JsonRecord
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import SidSpace
 

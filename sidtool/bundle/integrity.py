@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.base.errors import IntegrityError, SidtoolError
+from sidtool.base.storage.storage import Storage
 from sidtool.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import identify, index_arrays
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.zarr_group import ROOT, broken_objects, read_manifest
-from sidtool.errors import IntegrityError, SidtoolError
-from sidtool.storage.storage import Storage
 
 
 def verify(location: str | Path) -> list[tuple[str, str]]:

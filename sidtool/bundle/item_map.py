@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.strings import StringArray
-from sidtool.errors import DataError
 from sidtool.sid import Codes, SidSpace
 
 BLOCK = 4096

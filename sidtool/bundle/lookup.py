@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.bundle.arrays import RowRange, StoredArrays
 from sidtool.bundle.item_map import BLOCK, ItemMap
 from sidtool.bundle.strings import StringArray
-from sidtool.errors import IntegrityError, UsageError
 from sidtool.sid import Codes, SidSpace
 
 MAX_LOOKUPS = 64

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypedDict
 
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.history import Change, Version
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.recipe import Recipe
 from sidtool.collisions.policy import Policy, check_policy
-from sidtool.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.json_record import JsonRecord
 from sidtool.sid import SidSpace
 
 FORMAT = 2

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sidtool.json_record import JsonRecord
+from sidtool.base.records import JsonRecord
 from sidtool.quantize.codebook import QuantizerParams
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from sidtool.base.errors import IntegrityError
 from sidtool.bundle.item_map import IdIndex, ItemMap
 from sidtool.bundle.lookup import check_rows, checked_codes
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.strings import StringArray
-from sidtool.errors import IntegrityError
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 
 Arrays = Mapping[str, NDArray[Any]]

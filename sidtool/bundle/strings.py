@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, IntegrityError
+from sidtool.base.errors import DataError, IntegrityError
 
 CHUNK = 1 << 16
 """Strings that are hashed at once: the tables need about 100 bytes per string."""

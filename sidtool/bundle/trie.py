@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.sid import Codes
 
 CHUNK = 1 << 17

@@ -14,14 +14,14 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from sidtool.artifact import describe
+from sidtool.base.artifact import describe
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, IntegrityError
+from sidtool.base.output import new_file, remove
+from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.zips import is_zip, write_zip
 from sidtool.bundle.identity import canonical
 from sidtool.bundle.manifest import Manifest
-from sidtool.documents import parse_json
-from sidtool.errors import DataError, IntegrityError
-from sidtool.output import new_file, remove
-from sidtool.storage.storage import Storage
-from sidtool.storage.zips import is_zip, write_zip
 
 ROOT = "zarr.json"
 """The root document. Its presence means that the bundle is complete."""

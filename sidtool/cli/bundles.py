@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.cli.codebook import say_report
 from sidtool.cli.embed import encode_items
-from sidtool.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.terminal import options
 from sidtool.terminal.console import say, say_cells, say_json, say_table, warn
 from sidtool.terminal.inputs import standard_input

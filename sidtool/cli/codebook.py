@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import BUNDLE
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import EmptyText
 from sidtool.encoder.settings import Dtype
-from sidtool.output import refuse_existing
-from sidtool.output_name import BUNDLE
 from sidtool.quantize import Method
 from sidtool.sid import LETTERS, Levels, Spelling
 from sidtool.terminal import options

@@ -12,8 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from sidtool.base.errors import EXIT_INTERRUPTED
 from sidtool.cli.outputs import check_inputs_survive
-from sidtool.errors import EXIT_INTERRUPTED
 from sidtool.terminal import options
 from sidtool.terminal.console import (
     detail,

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.cli.interop import Catalog, catalog_file
-from sidtool.errors import UsageError
 from sidtool.sid import LETTERS
 from sidtool.terminal import options
 from sidtool.terminal.console import say, say_json, say_table

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.errors import RefusedError, UsageError
+from sidtool.base.errors import RefusedError, UsageError
 from sidtool.ingest.formats import Source
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_table
@@ -44,12 +44,12 @@ def check(
 ) -> None:
     """Report every problem of a catalog and its events, and exit with 3 if one would stop a
     build."""
+    from sidtool.base.output import refuse_existing
+    from sidtool.base.output_name import FOLDER
     from sidtool.data.interactions import EventNames
     from sidtool.ingest.check import report
     from sidtool.ingest.clean import clean
     from sidtool.ingest.tables import read_catalog_table, read_event_table
-    from sidtool.output import refuse_existing
-    from sidtool.output_name import FOLDER
 
     names = EventNames(user_column, item_column, order_column, order)
     if events is None and names.flags:

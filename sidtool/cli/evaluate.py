@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.cli import inference, list_flags
 from sidtool.cli.evaluation_tables import say_evaluation, say_task
 from sidtool.cli.list_tables import say_lists
-from sidtool.errors import UsageError
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_task
 from sidtool.terminal.console import next_step, progress

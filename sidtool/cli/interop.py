@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.encoder.settings import Dtype
-from sidtool.errors import UsageError
 from sidtool.interop.convert import System
 from sidtool.interop.imported_codebook import LEAST_SHARE
 from sidtool.interop.minionerec import Keys
@@ -119,11 +119,11 @@ def import_(
     json: options.Json = False,
 ) -> None:
     """Import another system's map as a bundle, with its codebook if there is one."""
+    from sidtool.base.output import refuse_existing
+    from sidtool.base.output_name import BUNDLE
     from sidtool.encoder.settings import Encoder
     from sidtool.interop.convert import import_map, read_map
     from sidtool.interop.imported_codebook import codebook_file
-    from sidtool.output import refuse_existing
-    from sidtool.output_name import BUNDLE
 
     how: dict[str, Any] = {"items": catalog_file(items, id_column, title_column), "info": info}
     how |= {"sizes": Levels.from_text(levels).sizes if levels is not None else None, "keys": keys}
@@ -224,6 +224,7 @@ def export(
     json: options.Json = False,
 ) -> None:
     """Export a bundle's map for another system or an engine; retired items are omitted."""
+    from sidtool.base.output import refuse_existing
     from sidtool.interop.convert import (
         EXPORTS,
         check_export_options,
@@ -231,7 +232,6 @@ def export(
         plan_export,
     )
     from sidtool.model.model_tokens import model_tokens
-    from sidtool.output import refuse_existing
     from sidtool.registry.references import open_bundle
 
     catalog = catalog_file(items, id_column, title_column)

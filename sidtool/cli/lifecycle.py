@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.errors import EXIT_REFUSED, UsageError
+from sidtool.base.errors import EXIT_REFUSED, UsageError
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, progress, say, say_json, say_plan, say_table
 from sidtool.terminal.inputs import read_ids
@@ -46,12 +46,12 @@ def add_items(
     json: options.Json = False,
 ) -> None:
     """Add items to a bundle and retire others; published SIDs never move."""
+    from sidtool.base.output import refuse_existing
+    from sidtool.base.output_name import BUNDLE
     from sidtool.build.add import NO_ITEMS, planned_change, read_new_items, unknown
     from sidtool.build.add import add_items as add
     from sidtool.build.build_options import CatalogOptions
     from sidtool.build.encode import check_texts, open_sources
-    from sidtool.output import refuse_existing
-    from sidtool.output_name import BUNDLE
     from sidtool.registry.references import open_bundle
 
     if items is None and remove is None:
@@ -148,10 +148,10 @@ def align(
     json: options.Json = False,
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
+    from sidtool.base.output import refuse_existing
+    from sidtool.base.output_name import BUNDLE
     from sidtool.build.align import align as rename
     from sidtool.bundle.history import AlignChange
-    from sidtool.output import refuse_existing
-    from sidtool.output_name import BUNDLE
     from sidtool.registry.references import open_bundle
 
     refuse_existing(out, force, BUNDLE)

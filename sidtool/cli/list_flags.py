@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.list_decoder.list_options import ListOptions, ListSearch
 
 _PANEL = "Lists"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.cli import inference
-from sidtool.errors import UsageError
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
 
@@ -104,11 +104,11 @@ def build_memory(
     json: options.Json = False,
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
+    from sidtool.base.output import refuse_existing
+    from sidtool.base.output_name import MEMORY
     from sidtool.memory.build import DEFAULT, check_memory_split
     from sidtool.memory.build import build_memory as build
     from sidtool.memory.sharded import shards_beside
-    from sidtool.output import refuse_existing
-    from sidtool.output_name import MEMORY
     from sidtool.registry.references import open_bundle
     from sidtool.splits.files import open_split
 

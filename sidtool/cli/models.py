@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.adoption.presets import Preset as PromptPreset
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
 from sidtool.model.pretrained import Dtype
-from sidtool.output import refuse_existing
-from sidtool.output_name import FOLDER
 from sidtool.presets.shapes import Preset
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
@@ -155,7 +155,7 @@ def extend_model(
     json: options.Json = False,
 ) -> None:
     """Add a bundle's SID tokens to a language model."""
-    from sidtool.checkpoint.hub import is_hub_url
+    from sidtool.base.checkpoint.hub import is_hub_url
     from sidtool.model import extend
     from sidtool.prompt.slots import parse_field_tokens
     from sidtool.registry.references import open_bundle

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sidtool.artifact import describe
-from sidtool.errors import SidtoolError, UsageError
+from sidtool.base.artifact import describe
+from sidtool.base.errors import SidtoolError, UsageError
 
 _HINT = "write to another path"
 

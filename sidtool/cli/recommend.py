@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import RESULTS
 from sidtool.cli import inference, list_flags
-from sidtool.errors import DataError, UsageError
-from sidtool.output import refuse_existing
-from sidtool.output_name import RESULTS
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.terminal import options
 from sidtool.terminal.console import progress, say, say_json, say_table, warn
@@ -229,7 +229,7 @@ def _report(outcome: "Outcome", k: int) -> None:
 
 def _fields(text: str | None, history: str | None) -> "Fields":
     """The fields of --fields, for the items of --history. Raises UsageError."""
-    from sidtool.documents import parse_json
+    from sidtool.base.documents import parse_json
     from sidtool.fields.fields import NO_FIELDS, Fields
 
     if text is None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.cli import inference
-from sidtool.errors import DataError, UsageError
 from sidtool.terminal import options
 from sidtool.terminal.console import is_verbose, next_step, note, say, say_json, warn
 from sidtool.terminal.inputs import read_ids
@@ -117,7 +117,7 @@ def serve(
     If a tag moves, or the model, bundle or memory at its location changes, the service checks the
     new version and switches to it without losing a request; a version that does not fit is refused.
     On SIGTERM it answers what it has received and exits. Prints the URL."""
-    from sidtool.extras import require
+    from sidtool.base.extras import require
 
     require("serve")
     from sidtool.cluster.ray_service import serve_on_ray

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_task
 from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table, warn

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
 
-from sidtool.errors import DataError, SidtoolError, UsageError
-from sidtool.extras import require
+from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.extras import require
 from sidtool.tables.containers import one_line
 
 Engine = Literal["local", "ray"]

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sidtool.base.progress import Progress
 from sidtool.cluster.engine import Engine, check_engine, run_job
 from sidtool.cluster.models import ModelSource
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.ranking import IndexedExamples, rank_mixture, rank_sids
 from sidtool.model.load import LoadedModel
-from sidtool.progress import Progress
 from sidtool.recommendation.query import WINDOW, RankedQueries
 from sidtool.splits.split import Example
 

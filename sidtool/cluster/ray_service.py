@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
+from sidtool.base.extras import require
 from sidtool.cluster.engine import has_cluster, ray_cluster
 from sidtool.cluster.replica import LOGGING, NAME, Replica
-from sidtool.errors import DataError, MissingPackageError, SidtoolError, UsageError
-from sidtool.extras import require
 from sidtool.serving.serve_options import Listening, ServeOptions
 from sidtool.tables.containers import one_line
 
@@ -52,7 +52,7 @@ def serve_on_ray(
     Examples:
         >>> sidtool.serve_on_ray(sidtool.ServeOptions("no-such-model"))
         Traceback (most recent call last):
-        sidtool.errors.DataError: there is no model at no-such-model
+        sidtool.base.errors.DataError: there is no model at no-such-model
     """
     require("serve")
     require("ray")

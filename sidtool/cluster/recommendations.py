@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.cluster.models import ModelSource
 from sidtool.cluster.output import PartFolder, PartReport
 from sidtool.cluster.run import RunOptions, part_name, run_over_folder
 from sidtool.cluster.shards import ROWS, Shard
-from sidtool.data.digests import digest_strings
-from sidtool.errors import DataError, SidtoolWarning
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.outcome import Answer, Outcome
 from sidtool.recommendation.recommend import answer_each, count_unknown, warn_of_unknown

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sidtool.base.progress import Progress
 from sidtool.cluster.engine import Engine, Job, check_engine, run_job
 from sidtool.cluster.output import (
     PartFolder,
@@ -14,7 +15,6 @@ from sidtool.cluster.output import (
     refuse_inputs,
 )
 from sidtool.cluster.shards import ROWS, Shard, file_versions, list_shards
-from sidtool.progress import Progress
 
 LINEAGE_FORMAT = 1
 

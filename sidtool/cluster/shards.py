@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sidtool.errors import DataError, UsageError
-from sidtool.extras import missing_package
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import missing_package
 from sidtool.tables.containers import PARQUET, library_errors
 from sidtool.tables.parquet import FREE_ROWS, VALUES_PER_BYTE, open_dataset
 

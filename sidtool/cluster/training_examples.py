@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.base.errors import RefusedError, UsageError
 from sidtool.cluster.output import PartFolder, PartReport
 from sidtool.cluster.run import RunOptions, make_parts, part_name
-from sidtool.errors import RefusedError, UsageError
 from sidtool.sft.job import SftInputs, SftJob
 from sidtool.sft.lineage import TaskCounts
 from sidtool.sft.tasks import named_task

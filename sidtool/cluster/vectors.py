@@ -127,7 +127,7 @@ def embed_folder(
     Examples:
         >>> sidtool.embed_folder("items.parquet", "vectors", sidtool.Encoder("no-such-folder"))
         Traceback (most recent call last):
-        sidtool.errors.DataError: the encoder no-such-folder is not a folder
+        sidtool.base.errors.DataError: the encoder no-such-folder is not a folder
     """
     check_location(encoder)
     columns = columns or ItemColumns()
@@ -161,7 +161,7 @@ def encode_folder(
     Examples:
         >>> sidtool.encode_folder("shop.zarr", "items.parquet", "sids")
         Traceback (most recent call last):
-        sidtool.errors.RefusedError: bundle 'shop' was built from given vectors
+        sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
     """
     opened = open_bundle(bundle)
     refuse_inputs(out, locate(bundle)[0])

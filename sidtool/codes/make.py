@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.codes.measure import codebook_report
 from sidtool.codes.report import CodebookReport
 from sidtool.collisions.assign import Assigned, assign
 from sidtool.collisions.policy import Policy
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.errors import DataError, SidtoolWarning
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.resumable import encode_all

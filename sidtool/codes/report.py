@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sidtool.base.records import JsonRecord
 from sidtool.collisions.policy import CollisionCounts
-from sidtool.json_record import JsonRecord
 
 COLLAPSED = 8
 """A level is collapsed if its perplexity is this many times below the possible: 3 bits are lost."""

@@ -11,11 +11,11 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.collisions.overflow import place_overflow
 from sidtool.collisions.policy import CollisionCounts, Policy, check_policy, equal_rows
 from sidtool.collisions.prefix_search import ranks
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.errors import UsageError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import MAX_CODES, Codes, Levels
 

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import RefusedError
 from sidtool.collisions import prefix_search
 from sidtool.collisions.prefix_search import (
     CANDIDATES,
@@ -22,7 +23,6 @@ from sidtool.collisions.prefix_search import (
     runs,
 )
 from sidtool.data.vectors import Vectors
-from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes, Keys, Levels
 

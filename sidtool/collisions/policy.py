@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.sid import Codes
 
 Policy = Literal["reassign", "append", "allow"]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.contract.contract import Contract
 from sidtool.contract.read import read_contract
-from sidtool.errors import SidtoolError, UsageError
 
 
 def bases_of(contract: Contract) -> Iterator[Path]:

@@ -17,9 +17,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
-from sidtool.errors import CompatibilityError
 
 
 @dataclass(frozen=True)

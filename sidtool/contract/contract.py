@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Self
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.manifest import check_digests, check_names
 from sidtool.contract.memory_binding import MemoryBinding
@@ -19,8 +21,6 @@ from sidtool.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens, TokenTable

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import CONFIG, EMBEDDED, read_object
-from sidtool.output import write_whole
+from sidtool.base.checkpoint.files import CONFIG, EMBEDDED, read_object
+from sidtool.base.output import write_whole
 
 
 def embed(folder: Path, contract: Mapping[str, Any]) -> None:

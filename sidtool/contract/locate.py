@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sidtool.checkpoint import hub
+from sidtool.base.checkpoint import hub
+from sidtool.base.errors import UsageError
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
 from sidtool.contract.memory_binding import MEMORY_COPY
-from sidtool.errors import UsageError
 
 
 def model_folder(location: str | Path, *, trust_remote_code: bool = False) -> Path:

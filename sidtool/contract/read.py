@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sidtool.artifact import describe
+from sidtool.base.artifact import describe
+from sidtool.base.checkpoint.files import CONFIG, MAX_JSON
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, RefusedError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
-from sidtool.checkpoint.files import CONFIG, MAX_JSON
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.embedded import embedded_contract
-from sidtool.documents import parse_json
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError
 
 
 def read_contract(folder: Path) -> Contract:

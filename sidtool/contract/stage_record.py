@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import settings_digests, weight_digests
-from sidtool.json_record import JsonRecord
+from sidtool.base.checkpoint.files import settings_digests, weight_digests
+from sidtool.base.records import JsonRecord
 from sidtool.prompt.frames import Templates
 from sidtool.splits.list_targets import ListTargets
 from sidtool.splits.record import SplitReference

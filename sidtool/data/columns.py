@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import IntegrityError, UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
 
 Tiers = tuple[tuple[str, ...], ...]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError
 from sidtool.data.coded import object_array
 from sidtool.data.columns import EventColumns
-from sidtool.data.digests import digest_strings
 from sidtool.data.times import read_order
-from sidtool.errors import DataError
 from sidtool.tables.containers import Column
 from sidtool.tables.tables import read_columns
 

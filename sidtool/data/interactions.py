@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.data.coded import Coded
 from sidtool.data.columns import (
     HISTORY_COLUMNS,
@@ -24,7 +25,6 @@ from sidtool.data.columns import (
 )
 from sidtool.data.event_arrays import events_in_memory
 from sidtool.data.spilled_events import Spill, spilled_events
-from sidtool.errors import UsageError
 from sidtool.tables.tables import column_names
 
 Order = Literal["column", "row"]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.columns import (
     ID_COLUMNS,
     TITLE_COLUMNS,
@@ -16,8 +18,6 @@ from sidtool.data.columns import (
     choose_column,
     need_column,
 )
-from sidtool.data.digests import digest_strings
-from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.tables.list_cells import parse_list
 from sidtool.tables.tables import column_names, read_columns
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items, render, template_columns
-from sidtool.errors import DataError, UsageError
 from sidtool.tables.containers import suffix
 from sidtool.tables.json_tables import is_id, json_lines
 from sidtool.tables.tables import column_names, read_columns

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import folder_beside
 from sidtool.data.coded import object_array
 from sidtool.data.columns import EventColumns
 from sidtool.data.event_arrays import (
@@ -24,8 +26,6 @@ from sidtool.data.event_arrays import (
     trimmed,
 )
 from sidtool.data.times import FLOAT_DIGITS, check_same_kind, read_order
-from sidtool.errors import DataError, UsageError
-from sidtool.output import folder_beside
 from sidtool.tables.tables import column_batches
 
 SORTED_EVENT = 160

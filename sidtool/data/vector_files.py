@@ -10,12 +10,12 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 
+from sidtool.base.digests import digest_strings
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
-from sidtool.data.digests import digest_strings
 from sidtool.data.vectors import Stored, Vectors, VectorSource, require_matrix, rows_within
 from sidtool.data.zarr_vectors import open_zarr
-from sidtool.documents import parse_json
-from sidtool.errors import DataError
 from sidtool.tables.containers import library_errors, open_file, read_errors, require_regular
 from sidtool.tables.json_tables import is_id
 from sidtool.tables.locate import parquet_files

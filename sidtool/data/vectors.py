@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 
 Vectors = NDArray[np.float32]
 """(n, dim): one embedding per row."""

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.tables.containers import FREE_BYTES, MAX_EXPANSION
 from sidtool.tables.json_tables import is_id
 

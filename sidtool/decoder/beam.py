@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam_result import EMPTY_RESULT, BeamResult, best_leaves
@@ -29,7 +30,6 @@ from sidtool.decoder.trie_arrays import (
     normalize_over_children,
     trie_arrays,
 )
-from sidtool.errors import UsageError
 from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
 

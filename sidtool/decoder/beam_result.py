@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 
 
 class BeamResult(NamedTuple):

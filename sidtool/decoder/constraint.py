@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from transformers import LogitsProcessor
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.columns import part_of, token_columns
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
-from sidtool.errors import DataError
 from sidtool.model.load import check_model_folder
 from sidtool.prompt.tokens import SidTokens
 

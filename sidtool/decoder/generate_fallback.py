@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from sidtool.base.errors import SidtoolWarning
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam_result import BeamResult, best_leaves, check_scores
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import SidtoolWarning
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam_result import BeamResult
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.gate import Gate
 from sidtool.model.memory import WeightedMemory

@@ -6,9 +6,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from sidtool.base.errors import SidtoolError
 from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.token_tree import TokenTree, attention_windows
-from sidtool.errors import SidtoolError
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 
 DecodingMethod = Literal["sliced", "full", "generate"]

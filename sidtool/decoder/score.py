@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import TOKEN_BUDGET
@@ -19,7 +20,6 @@ from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
-from sidtool.errors import UsageError
 from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import Codes

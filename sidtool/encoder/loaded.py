@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.checkpoint.encoder_modules import check_encoder
+from sidtool.base.checkpoint.encoder_modules import check_encoder
+from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.data.vectors import Vectors, check_finite
 from sidtool.encoder.model import BLOCK, encode_texts, encoder_folder, load_model
 from sidtool.encoder.record import file_digests, make_record, recorded_probes
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import CompatibilityError, SidtoolWarning
 
 AGREEMENT = 0.999
 """Least cosine of two vectors of one probe by the same encoder (bf16 against fp32 gives .9998)."""

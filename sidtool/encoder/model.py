@@ -6,13 +6,13 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from sidtool.checkpoint.encoder_modules import check_encoder
-from sidtool.checkpoint.guard import loading
-from sidtool.checkpoint.hub import PREFIX, download, is_hub_url
+from sidtool.base.checkpoint.encoder_modules import check_encoder
+from sidtool.base.checkpoint.guard import loading
+from sidtool.base.checkpoint.hub import PREFIX, download, is_hub_url
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import require
 from sidtool.data.vectors import Vectors
 from sidtool.encoder.settings import Dtype, Encoder
-from sidtool.errors import DataError, UsageError
-from sidtool.extras import require
 
 BATCH = 32
 """Texts per forward pass: larger is slower on a CPU."""

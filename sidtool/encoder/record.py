@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.checkpoint.encoder_modules import module_folders
-from sidtool.checkpoint.files import check_file, settings_digests
-from sidtool.data.digests import file_digest
+from sidtool.base.checkpoint.encoder_modules import module_folders
+from sidtool.base.checkpoint.files import check_file, settings_digests
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import IntegrityError
 from sidtool.data.vectors import check_finite
 from sidtool.encoder.model import encode_texts
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import IntegrityError
 
 PROBES = (
     "Stainless steel water bottle, 750 ml",

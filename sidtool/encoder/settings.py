@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from sidtool.errors import IntegrityError, UsageError
+from sidtool.base.errors import IntegrityError, UsageError
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 

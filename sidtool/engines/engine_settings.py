@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, cast, get_args
 
+from sidtool.base.errors import UsageError
 from sidtool.decoder.normalize import Normalize
 from sidtool.engines.row_constraint import RowConstraint
-from sidtool.errors import UsageError
 
 KEY = "sidtool"
 """The key of the settings in vLLM's `additional_config`."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 PREFIX = "sid_"
 KEYS = ("sid_constraint", "sid_allow", "sid_deny")

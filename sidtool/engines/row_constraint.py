@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict
 from sidtool.contract.contract import Contract
@@ -18,7 +19,6 @@ from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.engines.request_settings import RequestSettings
-from sidtool.errors import CompatibilityError
 from sidtool.model.load import check_model_folder
 from sidtool.registry.references import open_bundle
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
+from sidtool.base.errors import UsageError
 from sidtool.decoder.filters import LeafFilter
 from sidtool.engines.engine_settings import EngineSettings
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import NO_TOKEN
-from sidtool.errors import UsageError
 
 _bases: tuple[Any, ...] = (LogitsProcessor,)
 try:

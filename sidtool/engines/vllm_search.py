@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam_result import EMPTY_RESULT, BeamResult, best_leaves
 from sidtool.decoder.filters import LeafFilter
@@ -19,7 +20,6 @@ from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.trie_arrays import trie_arrays
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import RowConstraint
-from sidtool.errors import UsageError
 from sidtool.prompt.tokens import SidTokens
 
 LogProbs = Mapping[int, float]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.memory import SparseRows

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.json_record import JsonRecord
+from sidtool.base.records import JsonRecord
 
 RESAMPLES = 1000
 LEVEL = 0.95

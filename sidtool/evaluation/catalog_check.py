@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import matching_rows
-from sidtool.errors import CompatibilityError
 
 
 def check_same_catalog(one: Bundle, other: Bundle) -> None:

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.progress import Progress
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.spilled_events import Spill
 from sidtool.decoder.mixture import check_normalize
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
@@ -36,7 +37,6 @@ from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, 
 from sidtool.memory.sharded import Shards
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.progress import Progress
 from sidtool.splits.files import open_split
 from sidtool.splits.record import SplitReference, check_split
 from sidtool.splits.split import Example, Split, UserSequence, evenly_spaced

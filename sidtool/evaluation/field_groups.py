@@ -9,7 +9,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.fields.conditions import Condition
 from sidtool.fields.fields import FieldTypes, Value, Values, need_field
 from sidtool.splits.split import Example

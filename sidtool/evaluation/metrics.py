@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import ThresholdError, UsageError
+from sidtool.base.errors import ThresholdError, UsageError
 
 KS = (1, 3, 5, 10, 20, 50)
 KINDS = ("hr", "ndcg", "mrr")

@@ -10,13 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
-from sidtool.progress import Progress
 from sidtool.recommendation.query import WINDOW, Query, QuerySession, RankedQueries
 from sidtool.splits.split import Example
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.evaluation.bootstrap import Difference, Groups
 from sidtool.evaluation.samples import Sample
 from sidtool.evaluation.slices import SLICES

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import matching_rows
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.json_record import JsonRecord
 from sidtool.splits.split import evenly_spaced
 
 HISTORY = 20

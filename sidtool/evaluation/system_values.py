@@ -7,10 +7,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
 from sidtool.evaluation.metrics import averages, metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import Ranking
-from sidtool.json_record import JsonRecord
 
 Metrics = dict[str, float]
 """Metric name -> mean."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
@@ -23,7 +24,6 @@ from sidtool.evaluation.system_values import SystemValues
 from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
-from sidtool.progress import Progress
 from sidtool.recommendation.query import RankedQueries
 from sidtool.splits.split import Example, UserSequence
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.split_check import check_bundle_split
-from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values

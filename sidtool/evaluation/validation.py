@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
 from sidtool.decoder.mixture import Mixture
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import DataError
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.model.memory import WeightedMemory

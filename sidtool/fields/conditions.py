@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.data.coded import Coded
 from sidtool.data.times import NUMBER
-from sidtool.errors import UsageError
 from sidtool.fields.fields import FieldType, Value
 
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {

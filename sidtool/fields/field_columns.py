@@ -10,11 +10,11 @@ from typing import Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.interactions import Interactions
 from sidtool.data.times import NUMBER, units_per_second
-from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.fields.conditions import Condition
 from sidtool.fields.fields import (
     TARGET,

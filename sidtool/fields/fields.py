@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord, is_number
 from sidtool.data.times import parse_time
-from sidtool.errors import DataError, UsageError
-from sidtool.json_record import JsonRecord, is_number
 
 Value = str | int | float
 """The value of a field. A missing one is None."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.documents import parse_json
-from sidtool.errors import DataError
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError
 from sidtool.ingest.csv_batches import csv_batches
 from sidtool.ingest.raw import Batch, batched
 from sidtool.tables.containers import open_file, read_errors

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns
 from sidtool.data.interactions import EventNames
 from sidtool.ingest.moments import Moments, parse_moments
 from sidtool.ingest.spelling import Spelling, spellings
 from sidtool.ingest.tables import CatalogTable, EventTable, read_catalog_table, read_event_table
-from sidtool.json_record import JsonRecord
 
 Kind = Literal[
     "empty_item_id",

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
+from sidtool.base.output import new_dir
+from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.errors import UsageError
 from sidtool.ingest.check import Report, repeated_rows, report
 from sidtool.ingest.moments import Moments, parse_moments
 from sidtool.ingest.spelling import normal_form
 from sidtool.ingest.tables import CatalogTable, Cells, EventTable
-from sidtool.json_record import JsonRecord
-from sidtool.output import new_dir
 
 ITEM_COLUMNS = CatalogColumns("item_id", "title")
 EVENT_COLUMNS = EventColumns("user_id", "item_id", "timestamp")

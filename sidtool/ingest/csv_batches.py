@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.ingest.raw import Batch, Place
 from sidtool.tables.containers import BLOCK_BYTES, open_file, read_errors
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.data.times import NUMBER, parse_time, units_per_second
-from sidtool.errors import UsageError
 from sidtool.ingest.raw import RawEvents
-from sidtool.json_record import JsonRecord
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.ingest.csv_batches import csv_batches
 from sidtool.ingest.raw import Batch
 from sidtool.tables.tables import column_names, read_columns

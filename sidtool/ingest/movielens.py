@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.ingest.csv_batches import csv_batches
 from sidtool.ingest.raw import Batch, batched
 from sidtool.tables.containers import open_file, read_errors

@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 import numpy as np
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
+from sidtool.base.records import JsonRecord
 from sidtool.data.interactions import EventNames
-from sidtool.errors import DataError, UsageError
 from sidtool.ingest import amazon, kuairand, movielens, recbole, table
 from sidtool.ingest.clean import EVENTS_FILE, ITEMS_FILE
 from sidtool.ingest.filters import FilterOptions, Step, filter_events
 from sidtool.ingest.formats import Source
 from sidtool.ingest.raw import Batch, RawEvents, collect
-from sidtool.json_record import JsonRecord
-from sidtool.output import new_dir, refuse_existing
-from sidtool.output_name import FOLDER
 
 RECORD = "prepare.json"
 ROWS = 1 << 16

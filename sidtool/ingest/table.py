@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from sidtool.base.errors import UsageError
 from sidtool.data.interactions import EventNames, choose_event_columns
 from sidtool.data.times import read_order
-from sidtool.errors import UsageError
 from sidtool.ingest.raw import Batch, Place
 from sidtool.ingest.tables import read_catalog_table
 from sidtool.tables.tables import column_names, read_columns

@@ -6,10 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import (
+    BINARY_FILE,
+    BUNDLE,
+    FOLDER,
+    JSON_FILE,
+    NPZ_FILE,
+    PARQUET_FILE,
+    OutputKind,
+    check_suffix,
+)
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
-from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.interop.grid import read_grid
 from sidtool.interop.imported_codebook import CodebookFile, with_codebook
@@ -23,17 +34,6 @@ from sidtool.interop.model_tokens import ModelTokens
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import write_static
 from sidtool.interop.xllm import write_xllm
-from sidtool.output import refuse_existing
-from sidtool.output_name import (
-    BINARY_FILE,
-    BUNDLE,
-    FOLDER,
-    JSON_FILE,
-    NPZ_FILE,
-    PARQUET_FILE,
-    OutputKind,
-    check_suffix,
-)
 
 System = Literal["minionerec", "openonerec", "flashrec", "static", "xllm"]
 

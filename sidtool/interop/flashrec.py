@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.output import new_file
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.interop.model_tokens import ModelTokens
-from sidtool.output import new_file
 from sidtool.sid import SPELLINGS, SidSpace
 
 INFERRED_LEVELS = 3

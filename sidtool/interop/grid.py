@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
 from sidtool.codebook_files.torch_file import StoredTensor, TorchFile
-from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
-from sidtool.errors import DataError
 from sidtool.interop.maps import level_sizes, map_bundle
 from sidtool.sid import LETTERS, SPELLINGS, SidSpace
 from sidtool.tables.containers import library_errors

@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
-from sidtool.checkpoint.hub import cached, is_hub_url
-from sidtool.codebook_files.layouts import ForeignCodebook, read_codebook
-from sidtool.collisions.policy import Policy
-from sidtool.data.digests import file_digest
-from sidtool.data.vector_files import read_vectors
-from sidtool.data.vectors import Vectors
-from sidtool.encoder.loaded import record_encoder
-from sidtool.encoder.settings import Encoder
-from sidtool.errors import (
+from sidtool.base.checkpoint.hub import cached, is_hub_url
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     SidtoolWarning,
     ThresholdError,
     UsageError,
 )
+from sidtool.base.records import JsonRecord
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.item_map import ItemMap
+from sidtool.codebook_files.layouts import ForeignCodebook, read_codebook
+from sidtool.collisions.policy import Policy
+from sidtool.data.vector_files import read_vectors
+from sidtool.data.vectors import Vectors
+from sidtool.encoder.loaded import record_encoder
+from sidtool.encoder.settings import Encoder
 from sidtool.interop.maps import sorted_active_rows
-from sidtool.json_record import JsonRecord
 from sidtool.quantize.codebook import Codebook
 
 LEAST_SHARE = 0.5

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.collisions.policy import CollisionCounts
 from sidtool.data.items import Items
-from sidtool.errors import DataError, UsageError
 from sidtool.sid import LETTERS, MAX_CODES, SidSpace
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")

@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import new_dir
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
-from sidtool.documents import parse_json
-from sidtool.errors import DataError, UsageError
 from sidtool.interop.maps import (
     NUMBER,
     level_sizes,
@@ -28,7 +29,6 @@ from sidtool.interop.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.output import new_dir
 from sidtool.sid import SidSpace
 from sidtool.tables.containers import open_file, read_errors
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, SidtoolWarning
+from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.sid import Codes
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError
+from sidtool.base.output import new_file
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
-from sidtool.errors import DataError
 from sidtool.interop.maps import (
     are_numbers,
     level_sizes,
@@ -24,7 +25,6 @@ from sidtool.interop.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.output import new_file
 from sidtool.sid import SPELLINGS, SidSpace
 from sidtool.tables.containers import read_errors
 from sidtool.tables.parquet import id_strings, open_dataset, parquet_column_names

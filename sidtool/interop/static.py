@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
+from sidtool.base.output import new_file
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
-from sidtool.errors import UsageError
 from sidtool.interop.model_tokens import ModelTokens
-from sidtool.output import new_file
 
 DENSE_LEVELS = 2
 """Levels that STATIC reads from a dense table; the others are rows of a sparse matrix."""

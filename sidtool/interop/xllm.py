@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import new_file
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError, UsageError
 from sidtool.interop.maps import are_numbers
 from sidtool.interop.model_tokens import ModelTokens
-from sidtool.output import new_file
 
 LEVELS = 3
 """Token ids of a record."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError
 from sidtool.policy.examples import RlExamples, find_items, shown_events
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens

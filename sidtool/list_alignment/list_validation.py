@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.fields.fields import Fields
 from sidtool.list_alignment.list_rewards import LIST_REWARDS, ListGroups
 from sidtool.list_alignment.pairs import ListRewardFunction

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.decoder.trie_arrays import TrieArrays
-from sidtool.errors import UsageError
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.partial_lists import PartialLists
 from sidtool.quantize.codebook import Codebook

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 ListSearch = Literal["beam", "greedy", "gumbel"]
 """How a list is chosen: the best of several partial lists, the best code at each step, or a draw

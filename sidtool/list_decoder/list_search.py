@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import MAX_TREE_TOKENS, TOKEN_BUDGET
@@ -27,7 +28,6 @@ from sidtool.decoder.partial_head import DecodingHead
 from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import TrieArrays, normalize_over_children, trie_arrays
-from sidtool.errors import UsageError
 from sidtool.list_decoder.diversity import Diversity
 from sidtool.list_decoder.item_list import ItemList
 from sidtool.list_decoder.list_options import ListOptions

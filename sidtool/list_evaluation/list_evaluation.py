@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.split_check import event_columns
 from sidtool.contract.stage_record import TrainParams
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
@@ -27,7 +28,6 @@ from sidtool.list_evaluation.list_metrics import ItemFacts, Rows, all_values, me
 from sidtool.list_evaluation.list_results import ListEvaluation, differences, means
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.progress import Progress
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request

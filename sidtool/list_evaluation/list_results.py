@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference, intervals, paired_differences
-from sidtool.json_record import JsonRecord
 
 Values = NDArray[np.float64]
 """(n, metrics) of n examples; NaN where a metric is not defined for the list of an example"""

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import library_versions, now
 from sidtool.data.vectors import Vectors
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError, UsageError
-from sidtool.json_record import JsonRecord
 from sidtool.memory.nearest import nearest_items
 from sidtool.quantize.mlp import unit
 

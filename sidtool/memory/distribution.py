@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError
 from sidtool.memory.gate import FEATURES
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import age_weights, largest

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 
 FEATURES = ("log mass", "log peak", "log history length", "log last item events", "coverage")
 """Of the scores of one request: their sum, and the share of the largest; of its history: the number

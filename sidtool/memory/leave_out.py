@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import CompatibilityError, IntegrityError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, IntegrityError
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import similarity_rows

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.manifest import check_digests, check_names
-from sidtool.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.json_record import JsonRecord
 from sidtool.memory.content import ContentSettings
 from sidtool.memory.similarity import KnnSettings
 from sidtool.splits.record import SplitReference

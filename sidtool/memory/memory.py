@@ -12,6 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
+from sidtool.base.output import new_dir
+from sidtool.base.output_name import MEMORY, check_suffix
+from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.zips import is_zip
 from sidtool.bundle.arrays import Expected, StoredArrays
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import canonical, hash_array
@@ -23,14 +28,9 @@ from sidtool.bundle.zarr_group import (
     read_root,
     write_group,
 )
-from sidtool.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.memory.content import content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.similarity import similarity_of
-from sidtool.output import new_dir
-from sidtool.output_name import MEMORY, check_suffix
-from sidtool.storage.storage import Storage
-from sidtool.storage.zips import is_zip
 
 ROUNDING = 1e-6
 """Relative difference of two equal similarities."""

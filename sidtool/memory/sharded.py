@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import folder_beside
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, similarity_rows
-from sidtool.output import folder_beside
 from sidtool.splits.cooccurrence import WINDOW, ItemSequences, count_pairs, pair_weights
 
 GROUP_ENTRY = 80

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.splits.cooccurrence import ItemSequences, count_pairs, pair_weights
 
 

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import ADAPTER, check_folder, settings_digests, weight_digests
-from sidtool.checkpoint.finite import check_finite
-from sidtool.checkpoint.guard import loading
+from sidtool.base.checkpoint.files import ADAPTER, check_folder, settings_digests, weight_digests
+from sidtool.base.checkpoint.finite import check_finite
+from sidtool.base.checkpoint.guard import loading
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.contract.contract import Contract
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference
-from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task, read_lora_config
 from sidtool.model.pretrained import (
     Dtype,

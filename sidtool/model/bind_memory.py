@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from sidtool.base.output import new_dir
 from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
 from sidtool.contract.locate import model_folder
@@ -11,7 +12,6 @@ from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.write import write_contract
 from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
-from sidtool.output import new_dir
 
 
 def bind_memory(

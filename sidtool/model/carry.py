@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
+from sidtool.base.output import new_dir
 from sidtool.build.align import common_codes
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
@@ -12,12 +14,10 @@ from sidtool.contract.locate import model_folder
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.contract.write import write_contract
-from sidtool.errors import UsageError
 from sidtool.model.embedding_init import EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.structure import vocabulary_weights
-from sidtool.output import new_dir
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.sid import Codes, SidSpace
 

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.checkpoint.files import CONFIG
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.integrity import verify
-from sidtool.checkpoint.files import CONFIG
 from sidtool.contract.card import check_license
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.embedded import embedded_contract
 from sidtool.contract.stage_record import ExtendParams, StageRecord
 from sidtool.contract.write import write_contract
-from sidtool.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.extras import require
 from sidtool.model.embedding_init import (
     DEFAULT_INIT,
     DEFAULT_SCALE,
@@ -54,8 +56,6 @@ from sidtool.model.vocabulary import (
     check_embedding_rows,
     check_token_ids,
 )
-from sidtool.output import new_dir, refuse_existing
-from sidtool.output_name import FOLDER
 from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.base.extras import require
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.read import open_bundle_copy, read_contract
-from sidtool.errors import CompatibilityError, SidtoolWarning
-from sidtool.extras import require
 from sidtool.model.adapter import load_weights
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sidtool.checkpoint.files import ADAPTER
-from sidtool.errors import UsageError
+from sidtool.base.checkpoint.files import ADAPTER
+from sidtool.base.errors import UsageError
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task
 from sidtool.model.sharded import part_like
 from sidtool.model.token_embeddings import TokenEmbeddings

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import read_object
-from sidtool.errors import CompatibilityError, DataError
+from sidtool.base.checkpoint.files import read_object
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.structure import is_encoder_decoder
 
 # PEFT's names of the files and of their parameters

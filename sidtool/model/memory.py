@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import (
     MEMORY_COPY,
@@ -11,7 +12,6 @@ from sidtool.contract.memory_binding import (
     check_new_item_factor,
     check_weight,
 )
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory, open_verified
 

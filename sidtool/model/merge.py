@@ -3,17 +3,17 @@
 import shutil
 from pathlib import Path
 
+from sidtool.base.errors import UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.contract.locate import model_folder
 from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import MergeParams, ModelReference, StageRecord
 from sidtool.contract.write import write_contract
-from sidtool.errors import UsageError
-from sidtool.extras import require
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
-from sidtool.output import new_dir, refuse_existing
-from sidtool.output_name import FOLDER
 
 
 def merge(

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.checkpoint.files import CONFIG, MAX_TOKEN_ID, read_object
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.checkpoint.files import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.contract.locate import model_folder
-from sidtool.errors import CompatibilityError, DataError
 from sidtool.interop.model_tokens import ModelTokens
 from sidtool.model.load import check_model_folder
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.model.structure import is_encoder_decoder
 
 _NAMES = ("max_position_embeddings", "max_encoder_position_embeddings")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.checkpoint import files, hub
-from sidtool.checkpoint.files import (
+from sidtool.base.checkpoint import files, hub
+from sidtool.base.checkpoint.files import (
     INDEX,
     PICKLES,
     WEIGHTS,
@@ -20,10 +20,10 @@ from sidtool.checkpoint.files import (
     check_folder,
     read_gguf_size,
 )
-from sidtool.checkpoint.finite import check_finite
-from sidtool.checkpoint.guard import check_config, check_settings, loading
-from sidtool.data.digests import file_digest
-from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.checkpoint.finite import check_finite
+from sidtool.base.checkpoint.guard import check_config, check_settings, loading
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.structure import model_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sidtool.base.checkpoint.finite import check_finite_files
+from sidtool.base.errors import CompatibilityError, RefusedError
+from sidtool.base.extras import require
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.build.align import check_alignable
 from sidtool.bundle.bundle import Bundle
-from sidtool.checkpoint.finite import check_finite_files
 from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
@@ -15,14 +19,10 @@ from sidtool.contract.locate import model_folder
 from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.stage_record import RebindParams, StageRecord
 from sidtool.contract.write import write_contract
-from sidtool.errors import CompatibilityError, RefusedError
-from sidtool.extras import require
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import open_verified
 from sidtool.model.load import check_model_folder
 from sidtool.model.restore import check_restore, lacks_contract, restore
-from sidtool.output import new_dir, refuse_existing
-from sidtool.output_name import FOLDER
 
 
 @dataclass(frozen=True)

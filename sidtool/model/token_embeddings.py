@@ -17,7 +17,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import embedding, linear
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.model.structure import embedding_layers
 
 PARAMETER = "sid_rows"

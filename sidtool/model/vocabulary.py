@@ -7,7 +7,7 @@ therefore be a token (`Ġ`), so templates put none there."""
 
 from typing import Any
 
-from sidtool.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError
 from sidtool.model.structure import embedding_layers
 from sidtool.prompt.field_tokens import FieldTokens
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens

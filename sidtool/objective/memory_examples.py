@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, DataError
 from sidtool.memory.distribution import active_positions
 from sidtool.memory.leave_out import LeaveOneOutMemory
 from sidtool.memory.memory import Memory

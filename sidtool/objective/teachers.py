@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.decoder.columns import Columns
 from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.structure import is_encoder_decoder
 from sidtool.objective.layouts import inputs_for

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.base.checkpoint.files import MAX_JSON
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError
 from sidtool.bundle.manifest import flat_record
-from sidtool.checkpoint.files import MAX_JSON
-from sidtool.documents import parse_json
-from sidtool.errors import DataError
 from sidtool.evaluation.bootstrap import Interval
 from sidtool.evaluation.metrics import KINDS
 from sidtool.evaluation.results import StoredEvaluation

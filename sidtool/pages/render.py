@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.extras import require
+from sidtool.base.extras import require
+from sidtool.base.visible import visible
 from sidtool.pages import drawing
 from sidtool.pages.blocks import Page
-from sidtool.visible import visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 CUT = 160

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.artifact import describe
-from sidtool.errors import UsageError
-from sidtool.extras import require
+from sidtool.base.artifact import describe
+from sidtool.base.errors import UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import new_file, refuse_existing
+from sidtool.base.output_name import HTML_FILE
 from sidtool.interop.convert import CatalogFile
-from sidtool.output import new_file, refuse_existing
-from sidtool.output_name import HTML_FILE
 from sidtool.pages.blocks import Page
 from sidtool.pages.bundle_page import bundle_page
 from sidtool.pages.evaluation_page import evaluation_page, read_evaluation

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.policy.examples import RlExamples
 from sidtool.recommendation.query import QuerySession

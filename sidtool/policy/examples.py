@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import read_training_examples

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.columns import TokenColumns, token_columns
 from sidtool.decoder.normalize import Normalize
@@ -21,7 +22,6 @@ from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import additive_masks, attention_windows
 from sidtool.decoder.tree_positions import TreePositions
 from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
-from sidtool.errors import UsageError
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.objective.shortcuts import narrows_exactly
 from sidtool.prompt.tokens import SidTokens

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 
 
 def parse_terms(text: str) -> dict[str, float]:

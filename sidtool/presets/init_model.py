@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.structure import model_kind
-from sidtool.output import new_dir, refuse_existing
-from sidtool.output_name import FOLDER
 from sidtool.presets.shapes import Preset, model_shape
 from sidtool.presets.text_tokenizer import train_tokenizer
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from sidtool.errors import UsageError
-from sidtool.extras import require
+from sidtool.base.errors import UsageError
+from sidtool.base.extras import require
 
 Preset = Literal[
     "gpt2-tiny", "gpt2-mini", "neox-tiny", "qwen3-tiny", "llama-tiny", "t5-tiny", "t5-tiger"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 MIN_VOCABULARY = 256 + 3

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.prompt.frames import PromptFrame

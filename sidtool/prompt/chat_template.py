@@ -11,8 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sidtool.checkpoint.guard import loading
-from sidtool.errors import DataError
+from sidtool.base.checkpoint.guard import loading
+from sidtool.base.errors import DataError
 
 MAX_CHARACTERS = 1 << 18
 """Of a template and of what it renders; the longest known template has 20,000."""

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sidtool.checkpoint.guard import first_line, loading
-from sidtool.errors import DataError, UsageError
+from sidtool.base.checkpoint.guard import first_line, loading
+from sidtool.base.errors import DataError, UsageError
 from sidtool.prompt.segments import Segment
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 

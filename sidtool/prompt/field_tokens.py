@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 MAX_FIELD_TOKENS = 1 << 16
 TIMES = ("gap", "ago")

@@ -6,8 +6,8 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, Literal
 
-from sidtool.errors import UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.prompt.chat_template import render
 from sidtool.prompt.field_tokens import FieldTokenLookup, FieldValues
 from sidtool.prompt.slots import slots

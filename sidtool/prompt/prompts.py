@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
+from sidtool.base.records import JsonRecord
 from sidtool.fields.fields import Fields
-from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.prompt.slots import Slot, opening, slots

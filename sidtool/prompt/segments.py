@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.tokens import sid_token_indexes
 from sidtool.sid import Codes, SidSpace
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.documents import parse_json
-from sidtool.errors import DataError, UsageError
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, UsageError
 from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.frames import HISTORY_SLOT, Templates
 from sidtool.prompt.slots import Slot, opening, slots

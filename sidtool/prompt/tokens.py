@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.json_record import JsonRecord
+from sidtool.base.records import JsonRecord
 from sidtool.sid import Codes, SidSpace
 
 NO_TOKEN = -1

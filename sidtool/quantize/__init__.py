@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
 from typing import Any, Literal, get_args
 
+from sidtool.base.errors import UsageError
+from sidtool.base.extras import require
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.errors import UsageError
-from sidtool.extras import require
 from sidtool.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Levels

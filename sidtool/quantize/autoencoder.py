@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sidtool.base.progress import Progress
 from sidtool.data.vectors import Vectors
-from sidtool.progress import Progress
 
 COMMITMENT = 0.25
 BATCH = 512

@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError
+from sidtool.base.records import JsonRecord
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError
-from sidtool.json_record import JsonRecord
 from sidtool.quantize.fusion import Fusion, check_fusion, fuse
 from sidtool.quantize.mlp import BLOCK, Arrays, by_blocks, check_network, forward, has, padded, unit
 from sidtool.sid import Codes

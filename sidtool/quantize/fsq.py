@@ -9,8 +9,8 @@ from math import log, prod
 
 import numpy as np
 
+from sidtool.base.progress import Progress
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.progress import Progress
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import training_rows
 from sidtool.quantize.rqvae import HIDDEN

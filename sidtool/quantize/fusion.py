@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.data.vectors import Vectors
-from sidtool.errors import UsageError
-from sidtool.json_record import JsonRecord
 from sidtool.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
 
 CHUNK = 8192

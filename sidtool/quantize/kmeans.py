@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.errors import DataError
 from sidtool.quantize.mlp import unit
 
 ROWS_PER_CENTROID = 256

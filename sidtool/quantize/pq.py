@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
+from sidtool.base.progress import Progress
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.errors import UsageError
-from sidtool.progress import Progress
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import kmeans, lloyd, nearest, training_rows
 

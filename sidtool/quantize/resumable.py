@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.base.output import cache_array, cached_array, whole_file
+from sidtool.base.progress import Progress
 from sidtool.data.vectors import VectorSource
-from sidtool.output import cache_array, cached_array, whole_file
-from sidtool.progress import Progress
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import Codes
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.progress import Progress
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.progress import Progress
 from sidtool.quantize.balanced import kmeans as balanced_kmeans
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import CHUNK, TOLERANCE, kmeans, nearest, training_rows

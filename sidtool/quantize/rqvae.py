@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sidtool.base.progress import Progress
 from sidtool.data.vectors import Vectors, VectorSource
-from sidtool.progress import Progress
 from sidtool.quantize import rqkmeans
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.quantize.kmeans import kmeans, nearest, training_rows

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.list_decoder.item_list import EMPTY_LIST, ItemList
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.recommendation.query import Query, QuerySession

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sidtool.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError
 from sidtool.recommendation.requests import BadRequest, Recommendation
 
 Answer = Recommendation | BadRequest

@@ -12,6 +12,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
 from sidtool.contract.contract import Contract
@@ -26,11 +28,9 @@ from sidtool.decoder.mixture import (
     rank_items,
 )
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import DataError, UsageError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
-from sidtool.progress import Progress
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens

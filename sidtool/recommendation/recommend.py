@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import RESULTS
+from sidtool.base.progress import Progress
 from sidtool.decoder.filters import AllowList
-from sidtool.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.output import refuse_existing
-from sidtool.output_name import RESULTS
-from sidtool.progress import Progress
 from sidtool.recommendation.list_query import check_lists
 from sidtool.recommendation.live import LiveRequests
 from sidtool.recommendation.outcome import Answer, Outcome, at_line

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from sidtool.documents import parse_json
-from sidtool.errors import DataError, SidtoolError
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, SidtoolError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.tables.containers import PARQUET, library_errors
 from sidtool.tables.parquet import parquet_rows

@@ -4,8 +4,8 @@ with the fields that a split has of it."""
 from collections.abc import Sequence
 from pathlib import Path
 
+from sidtool.base.errors import DataError
 from sidtool.data.columns import EventColumns
-from sidtool.errors import DataError
 from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.splits.histories import History, user_histories
 

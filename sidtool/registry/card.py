@@ -7,11 +7,11 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from sidtool.base.markdown import key_value_table, literal, shell_word, table
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import Manifest, flat_record
 from sidtool.contract.card import model_card
 from sidtool.contract.contract import BUNDLE_COPY
-from sidtool.markdown import key_value_table, literal, shell_word, table
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.registry.records import UNKNOWN_LICENSE
 from sidtool.registry.references import split_reference

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Literal
 
+from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
+from sidtool.base.storage.storage import Storage
 from sidtool.bundle.integrity import verify
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.zarr_group import ROOT, parse_root, read_root
 from sidtool.contract.contract import CONTRACT
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import is_memory, verify_memory
-from sidtool.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.registry.stored_model import (
     StoredModel,
     is_model,
@@ -17,7 +18,6 @@ from sidtool.registry.stored_model import (
     read_stored_model,
     verify_model,
 )
-from sidtool.storage.storage import Storage
 
 Kind = Literal["bundle", "memory", "model"]
 AnyManifest = Manifest | MemoryManifest | StoredModel

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
+from sidtool.base.records import JsonRecord
+from sidtool.base.storage.storage import Storage
 from sidtool.bundle.history import Version
 from sidtool.bundle.manifest import Manifest
-from sidtool.json_record import JsonRecord
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.registry.kinds import read_manifest
 from sidtool.registry.records import LATEST, VersionRecord, list_records, read_pointer
 from sidtool.registry.references import check_published, locate, split_reference
 from sidtool.registry.stored_model import StoredModel
-from sidtool.storage.storage import Storage
 
 
 @dataclass(frozen=True)

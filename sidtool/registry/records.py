@@ -16,12 +16,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
-from sidtool.documents import parse_json
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
-from sidtool.json_record import JsonRecord
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    UsageError,
+)
+from sidtool.base.records import JsonRecord
+from sidtool.base.storage.conditional import Snapshot
+from sidtool.base.storage.storage import Storage
 from sidtool.registry.kinds import FOLDERS, Kind
-from sidtool.storage.conditional import Snapshot
-from sidtool.storage.storage import Storage
 
 FORMAT = 1
 """The registry layout that this version writes, and the newest that it reads."""

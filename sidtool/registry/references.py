@@ -4,11 +4,12 @@ URL/NAME@VERSION, URL/NAME@TAG."""
 from dataclasses import replace
 from pathlib import Path
 
+from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.storage.storage import Storage
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.manifest import Manifest
 from sidtool.bundle.zarr_group import ROOT
 from sidtool.contract.contract import BUNDLE_COPY
-from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.memory import MemoryOptions
 from sidtool.registry.kinds import AnyManifest
@@ -21,7 +22,6 @@ from sidtool.registry.records import (
     read_pointer,
     read_record,
 )
-from sidtool.storage.storage import Storage
 
 MAX_LISTED = 20
 """Names that an error lists."""

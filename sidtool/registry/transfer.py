@@ -12,16 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sidtool.base.checkpoint.files import MAX_JSON
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, IntegrityError
+from sidtool.base.progress import Progress
+from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.zips import is_zip
 from sidtool.bundle.zarr_group import MAX_ROOT_BYTES
-from sidtool.checkpoint.files import MAX_JSON
-from sidtool.data.digests import file_digest
-from sidtool.errors import DataError, IntegrityError
-from sidtool.progress import Progress
 from sidtool.registry.kinds import ROOTS, AnyManifest, Kind, parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
-from sidtool.storage.storage import Storage
-from sidtool.storage.zips import is_zip
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import (
     ALGORITHM_DEFAULTS,

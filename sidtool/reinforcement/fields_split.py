@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.data.digests import file_digest
-from sidtool.errors import UsageError
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import UsageError
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt
 from sidtool.sft.field_templates import check_prompt
 from sidtool.sft.lineage import Lineage, check_same_split

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.fields.conditions import Condition
 from sidtool.fields.fields import Value
 from sidtool.model.load import check_model_folder

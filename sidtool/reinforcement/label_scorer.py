@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
-from sidtool.errors import CompatibilityError, UsageError
-from sidtool.extras import require
 from sidtool.list_alignment.list_rewards import parse_list_rewards
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.load import check_model_folder
-from sidtool.output import refuse_existing
-from sidtool.output_name import FOLDER
 from sidtool.policy.examples import history_task
 from sidtool.policy.reward_sum import WeightedReward
 from sidtool.prompt.prompts import HistoryPrompt

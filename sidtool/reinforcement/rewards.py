@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.fields.fields import Fields
 from sidtool.policy.reward_sum import (
     Matrix,

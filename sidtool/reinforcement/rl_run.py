@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.digests import file_digest
+from sidtool.base.output import partial_path
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import ModelReference, RlParams, StageRecord
-from sidtool.data.digests import file_digest
 from sidtool.memory.memory import Memory
-from sidtool.output import partial_path
 from sidtool.policy.reward_sum import WeightedReward
 from sidtool.reinforcement.fields_split import FieldsSplit
 from sidtool.reinforcement.label_reward import LabelReward

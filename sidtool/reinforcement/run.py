@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.hub import offline
-from sidtool.errors import RefusedError
-from sidtool.progress import Progress
+from sidtool.base.checkpoint.hub import offline
+from sidtool.base.errors import RefusedError
+from sidtool.base.progress import Progress
 from sidtool.reinforcement.arguments import grpo_config
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.rl_run import RlRun

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.training.setting_checks import check_choices, check_minima, parse_metric
 from sidtool.training.settings_file import Vocabulary
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
+from sidtool.base.errors import UsageError
+from sidtool.base.progress import Progress
 from sidtool.contract.write import write_contract
-from sidtool.errors import UsageError
 from sidtool.evaluation.validation import sample_examples
 from sidtool.list_alignment.list_examples import ListExamples, read_list_examples
 from sidtool.list_alignment.list_validation import ListValidation
@@ -20,7 +21,6 @@ from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
 from sidtool.policy.reward_sum import RewardContext, reward_sum
-from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.reinforcement.judge import Judge

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import TrainParams
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.fields.fields import FieldTypes, need_feedback_of_numbers
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.sft.event_weights import WeightOptions

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.build.align import align
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
@@ -11,11 +15,7 @@ from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.contract.stage_record import TrainParams
-from sidtool.errors import CompatibilityError, UsageError
-from sidtool.extras import require
 from sidtool.model.load import check_model_folder
-from sidtool.output import refuse_existing
-from sidtool.output_name import FOLDER
 from sidtool.registry.references import open_bundle
 from sidtool.renewal.last_training import RefreshOptions, check_fields, last_training, shows_text
 from sidtool.splits.files import open_split

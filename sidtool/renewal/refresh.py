@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import UsageError
+from sidtool.base.output import locked, remove
+from sidtool.base.progress import Progress
 from sidtool.build.encode import read_sources
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict
@@ -18,13 +21,10 @@ from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.stage_record import TrainParams
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
-from sidtool.errors import UsageError
 from sidtool.memory.build import rebuild_memory
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.bind_memory import bind_memory
 from sidtool.model.carry import carry_model
-from sidtool.output import locked, remove
-from sidtool.progress import Progress
 from sidtool.renewal.last_training import (
     RefreshOptions,
     last_sft_options,

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from sidtool.errors import MissingPackageError, SidtoolError, UsageError
+from sidtool.base.errors import MissingPackageError, SidtoolError, UsageError
 from sidtool.recommendation.requests import BadRequest
 from sidtool.serving import schema
 from sidtool.serving.batcher import Answered, Busy

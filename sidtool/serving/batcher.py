@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TypeVar
 
-from sidtool.errors import SidtoolError
+from sidtool.base.errors import SidtoolError
 from sidtool.recommendation.outcome import Answer
 from sidtool.recommendation.recommend import Prepared
 from sidtool.recommendation.requests import BadRequest

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError
 from sidtool.data.vectors import Vectors
-from sidtool.documents import parse_json
-from sidtool.errors import DataError
 from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.serving.choices import NAMES, Choices, check_key, read_choices
 from sidtool.serving.serve_options import ServeLimits

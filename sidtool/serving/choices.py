@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.serving.serve_options import ServeLimits

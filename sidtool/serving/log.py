@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidtool.visible import visible
+from sidtool.base.visible import visible
 
 LOGGERS = ("sidtool.serving", "sidtool.cluster", "uvicorn.error")
 N_FRAMES = 8

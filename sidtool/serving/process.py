@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.serving.app import make_app
 from sidtool.serving.log import log_warning
 from sidtool.serving.serve_options import Listening, ServeOptions

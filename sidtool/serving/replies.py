@@ -5,8 +5,8 @@ from typing import Any
 
 from starlette.responses import Response
 
+from sidtool.base.visible import visible
 from sidtool.serving.bodies import spell
-from sidtool.visible import visible
 
 
 def json_reply(

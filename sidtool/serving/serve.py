@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sidtool.extras import require
+from sidtool.base.extras import require
 from sidtool.serving.serve_options import Listening, ServeOptions
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.model.memory import MemoryOptions
 from sidtool.model.pretrained import Dtype
 from sidtool.recommendation.recommend_options import RecommendOptions

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from sidtool.errors import RefusedError
+from sidtool.base.errors import RefusedError
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import Recommender
 from sidtool.recommendation.recommend_options import RecommendOptions

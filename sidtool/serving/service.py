@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sidtool.base.errors import DataError
 from sidtool.build.encode import Encoding, encode, open_encoder
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.decode import decode
 from sidtool.data.vectors import Vectors
 from sidtool.encoder.loaded import LoadedEncoder
-from sidtool.errors import DataError
 from sidtool.recommendation.requests import Request
 from sidtool.serving.batcher import Answered, Batcher, Busy, Delivery
 from sidtool.serving.bodies import Call

@@ -4,12 +4,12 @@ import logging
 import threading
 from concurrent.futures import CancelledError
 
-from sidtool.errors import RefusedError, SidtoolError
+from sidtool.base.errors import RefusedError, SidtoolError
+from sidtool.base.visible import visible
 from sidtool.serving.batcher import Batcher
 from sidtool.serving.metrics import Metrics
 from sidtool.serving.served import Served
 from sidtool.serving.sources import Sources, Version
-from sidtool.visible import visible
 
 log = logging.getLogger(__name__)
 

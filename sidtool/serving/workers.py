@@ -14,7 +14,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import SidtoolError
+from sidtool.base.errors import SidtoolError
 from sidtool.serving.log import log_to_stderr
 from sidtool.serving.metrics import FOLDER_VARIABLE
 from sidtool.serving.process import (

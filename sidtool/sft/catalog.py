@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.base.errors import UsageError
 from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import Items, read_items, template_columns
 from sidtool.data.queries import Query, compose_queries, read_queries
-from sidtool.errors import UsageError
 from sidtool.sft.tasks import named_task, shows_title
 
 

@@ -12,9 +12,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.fields.fields import need_feedback_of_numbers
-from sidtool.json_record import JsonRecord
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import LARGEST_WEIGHT
 from sidtool.sft.tasks import LIST_TASK, named_task

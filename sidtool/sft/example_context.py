@@ -4,8 +4,8 @@ completion."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.item_map import ItemMap
-from sidtool.errors import DataError
 from sidtool.fields.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
 from sidtool.prompt.encoder import PromptEncoder

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.documents import parse_json
-from sidtool.errors import DataError
-from sidtool.json_record import is_number
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError
+from sidtool.base.records import is_number
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sid import SidSpace

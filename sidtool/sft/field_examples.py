@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.labels import MOST_LABELS, sorted_labels
 from sidtool.prompt.segments import Segment, catalog, template
 from sidtool.prompt.slots import frame_segments, joined, value_text

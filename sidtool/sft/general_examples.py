@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.general_text import GeneralOptions, GeneralText, pieces
 from sidtool.prompt.frames import begin_text, end_text
 from sidtool.prompt.segments import catalog, template

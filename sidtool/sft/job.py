@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
@@ -18,11 +20,9 @@ from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.spilled_events import Spill
-from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.general_text import GeneralOptions
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
-from sidtool.progress import Progress
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.registry.references import open_bundle

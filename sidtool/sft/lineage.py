@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
-from sidtool.data.digests import file_digest
-from sidtool.documents import parse_json
-from sidtool.errors import CompatibilityError, DataError, UsageError
 from sidtool.general_text import GeneralRecord
-from sidtool.json_record import JsonRecord
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import Format, Templates
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt

@@ -5,15 +5,15 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.digests import file_digest
+from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
+from sidtool.base.output_name import JSON_LINES, check_suffix
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
-from sidtool.data.digests import file_digest
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.spilled_events import spill_beside
 from sidtool.general_text import GeneralOptions
-from sidtool.output import locked, partial_path, publish, refuse_existing, remove
-from sidtool.output_name import JSON_LINES, check_suffix
-from sidtool.progress import Progress
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.job import ExampleWriter, SftJob, open_job

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.prompt.frames import Format, Templates
 from sidtool.sft.task_mix import check_budgets
 from sidtool.sft.tasks import LIST_TASK, check_weights, history_source

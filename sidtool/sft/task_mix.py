@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 Copies = Callable[[], int]
 """Number of copies of the next example; called once per example, in order."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.prompt.frames import (
     HISTORY_SLOT,
     ITEM_SLOT,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.errors import DataError, UsageError
 from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.field_tokens import FieldValues

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from sidtool.base.errors import IntegrityError
 from sidtool.data.coded import Coded
-from sidtool.errors import IntegrityError
 from sidtool.splits.session_consistency import check_held_out_sessions, check_recorded_sessions
 from sidtool.splits.split import MIN_LENGTH, Example, Split, window_sequences
 

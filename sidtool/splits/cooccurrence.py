@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.errors import DataError, RefusedError
+from sidtool.base.errors import DataError, RefusedError
 from sidtool.splits.record import Protocol
 from sidtool.splits.split import Split, count_leaks
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.splits.sessions import is_division
 from sidtool.splits.split import Example, FurtherTarget, UserSequence

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 
-from sidtool.errors import CompatibilityError, SidtoolWarning
+from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.splits.split import Example, Split, UserSequence
 
 Occurrences = Counter[tuple[str, str]]

@@ -21,17 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from sidtool.artifact import describe
+from sidtool.base.artifact import describe
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
 from sidtool.data.columns import EventColumns
-from sidtool.data.digests import file_digest
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.spilled_events import Spill, spill_beside
 from sidtool.data.times import parse_time
-from sidtool.documents import parse_json
-from sidtool.errors import DataError, IntegrityError, UsageError
 from sidtool.fields.field_columns import FieldOptions, read_fields
-from sidtool.output import new_dir, refuse_existing
-from sidtool.output_name import FOLDER
 from sidtool.splits.consistency import check_parts
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
 from sidtool.splits.extension import extended

@@ -4,9 +4,9 @@ request. OneRec (arXiv:2502.18965) learns the items of a session at once."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.fields.fields import FieldTypes, need_feedback_of_numbers
-from sidtool.json_record import JsonRecord
 from sidtool.splits.sessions import spans
 from sidtool.splits.split import Event, UserSequence
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.coded import Coded
-from sidtool.data.digests import digest_strings
 from sidtool.data.interactions import Interactions
-from sidtool.errors import DataError, UsageError
 from sidtool.fields.field_columns import FieldTable
 from sidtool.fields.fields import Fields, Values
 from sidtool.splits.packed import PackedExamples, PackedSequences, Ragged

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.data.columns import EventColumns
 from sidtool.data.times import units_per_second
-from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.fields.fields import FieldTypes
-from sidtool.json_record import JsonRecord
 from sidtool.splits.sessions import SessionRule
 
 SPLIT_FORMAT = 3

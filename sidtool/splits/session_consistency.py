@@ -1,7 +1,7 @@
 """What the protocol last-session implies about the parts of a split: no event of a session is in
 the history of the session's own targets, and none that is held out is a training event."""
 
-from sidtool.errors import IntegrityError
+from sidtool.base.errors import IntegrityError
 from sidtool.fields.fields import FieldTypes
 from sidtool.splits.sessions import session_of
 from sidtool.splits.split import MIN_LENGTH, Example, Split, UserSequence

@@ -14,11 +14,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.data.interactions import Interactions
 from sidtool.data.times import NUMBER
-from sidtool.errors import DataError, UsageError
 from sidtool.fields.field_columns import event_seconds
-from sidtool.json_record import JsonRecord
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"(?P<number>.+?)(?P<unit>[smhd]?)")

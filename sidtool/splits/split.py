@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import digest_strings
 from sidtool.data.coded import Coded
 from sidtool.data.columns import EventColumns
-from sidtool.data.digests import digest_strings
 from sidtool.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes, Values
 from sidtool.splits.record import (
     Cuts,

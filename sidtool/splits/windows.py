@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.base.errors import DataError
 from sidtool.data.columns import HISTORY_COLUMNS, ID_COLUMNS, USER_COLUMNS, need_column
-from sidtool.errors import DataError
 from sidtool.tables.json_tables import is_id
 from sidtool.tables.list_cells import parse_list
 from sidtool.tables.tables import column_names, read_columns

@@ -17,7 +17,7 @@ from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from sidtool.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".item": "\t", ".inter": "\t", ".user": "\t"}
 RECBOLE = (".item", ".inter", ".user")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.tables.containers import (
     BLOCK_BYTES,
     DELIMITERS,

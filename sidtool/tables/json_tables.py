@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sidtool.documents import check_strings, parse_json, parse_json_row
-from sidtool.errors import DataError
+from sidtool.base.documents import check_strings, parse_json, parse_json_row
+from sidtool.base.errors import DataError
 from sidtool.tables.containers import BLOCK_BYTES, Column, open_file, read_errors, suffix
 
 HEAD_ROWS = 1000

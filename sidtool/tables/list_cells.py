@@ -4,7 +4,7 @@ import ast
 import re
 from typing import Any
 
-from sidtool.documents import parse_json
+from sidtool.base.documents import parse_json
 
 TOKEN = re.compile(
     r"""\s*(?:([\[\],])|('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")|(-?(?:0|[1-9][0-9]*))(?![\w.]))\s*""",

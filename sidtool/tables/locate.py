@@ -13,7 +13,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import DataError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.tables.containers import PARQUET, one_line
 
 URL = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")

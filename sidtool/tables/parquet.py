@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.tables.containers import Column, refuse_repeated
 from sidtool.tables.json_tables import as_text
 from sidtool.tables.parquet_footer import claimed_values

@@ -10,7 +10,7 @@ id; 1.0 and true are none. In a CSV file every cell is a text."""
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.tables.containers import DELIMITERS, PARQUET, Column, read_errors, suffix
 from sidtool.tables.delimited import delimited_batches, header, read_delimited
 from sidtool.tables.json_tables import json_column_names, read_json

@@ -12,17 +12,17 @@ import numpy as np
 
 from sidtool.answers.questions import Question
 from sidtool.answers.task_metrics import TaskEvaluation, evaluate_questions
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.data.queries import Query, read_queries
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.positions import max_positions
-from sidtool.progress import Progress
 from sidtool.prompt.frames import Format
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.segments import Segment

@@ -4,7 +4,7 @@ and keys of settings. Paths are completed by the shell, choices by Typer."""
 from collections.abc import Callable
 from pathlib import Path
 
-from sidtool.errors import SidtoolError
+from sidtool.base.errors import SidtoolError
 
 
 def complete_reference(incomplete: str) -> list[str]:
@@ -13,8 +13,8 @@ def complete_reference(incomplete: str) -> list[str]:
     base = incomplete.partition("@")[0]
     if not base or "://" in base:
         return []
+    from sidtool.base.storage.storage import Storage
     from sidtool.registry.records import POINTER, list_versions, read_pointer
-    from sidtool.storage.storage import Storage
 
     try:
         if not (Path(base) / POINTER).is_file():

@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from sidtool.documents import parse_yaml
-from sidtool.errors import UsageError
+from sidtool.base.documents import parse_yaml
+from sidtool.base.errors import UsageError
 
 
 def read_config(ctx: typer.Context, path: Path | None) -> Path | None:

@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sidtool.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
-from sidtool.extras import missing_package
-from sidtool.visible import STEERING, visible
+from sidtool.base.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
+from sidtool.base.extras import missing_package
+from sidtool.base.visible import STEERING, visible
 
 Progress = Callable[..., None]
 """Called with the finished and the total steps of a stage, and optionally figures to show."""

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from sidtool.documents import parse_yaml
-from sidtool.errors import DataError, UsageError
+from sidtool.base.documents import parse_yaml
+from sidtool.base.errors import DataError, UsageError
 
 
 def read_ids(path: Path) -> list[str]:

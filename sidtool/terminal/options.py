@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.data import interactions, items
-from sidtool.errors import UsageError
 from sidtool.terminal.completion import complete_reference
 from sidtool.terminal.config_file import read_config
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.objective.batches import PackedCollator, PaddedCollator
 from sidtool.objective.shortcuts import packs_exactly
 from sidtool.objective.teachers import Teachers

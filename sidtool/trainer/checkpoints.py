@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sidtool.output import write_whole
+from sidtool.base.output import write_whole
 from sidtool.trainer.totals import Totals
 
 STATE_FILE = "trainer_state.json"

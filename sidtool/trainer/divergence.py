@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.finite import non_finite
-from sidtool.errors import SidtoolError
+from sidtool.base.checkpoint.finite import non_finite
+from sidtool.base.errors import SidtoolError
 from sidtool.trainer.checkpoints import last_checkpoint
 
 

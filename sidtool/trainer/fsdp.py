@@ -4,7 +4,7 @@ the configuration of it by accelerate's files and variables or by the setting `f
 import os
 from typing import Any, NamedTuple
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
 """Values of `optim` whose states have the shape of their weight, and are divided as it is."""

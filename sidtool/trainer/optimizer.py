@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.model.sharded import part_like, whole
 from sidtool.model.structure import vocabulary_weights
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.model.lora import Lora
 from sidtool.model.sharded import gathered, is_sharded, part_like
 from sidtool.model.token_embeddings import TokenEmbeddings

@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.documents import parse_json
-from sidtool.json_record import JsonRecord
+from sidtool.base.documents import parse_json
+from sidtool.base.records import JsonRecord
 
 TOTALS_FILE = "totals.json"
 """The counts of a run, in each checkpoint."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import UsageError
 from sidtool.contract.contract import ModelKind
-from sidtool.errors import UsageError
 from sidtool.model.pretrained import Dtype
 from sidtool.sft.lineage import Lineage
 from sidtool.trainer.fsdp import check_fsdp

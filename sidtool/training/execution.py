@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sidtool.errors import SidtoolError
-from sidtool.output import locked, publish, refuse_existing, remove
+from sidtool.base.errors import SidtoolError
+from sidtool.base.output import locked, publish, refuse_existing, remove
+from sidtool.base.work_folder import open_work_folder
 from sidtool.trainer.checkpoints import has_ended, last_checkpoint, relocate_best
 from sidtool.trainer.divergence import check_weights
-from sidtool.work_folder import open_work_folder
 
 if TYPE_CHECKING:
     from sidtool.trainer.totals import Totals

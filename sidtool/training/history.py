@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from sidtool.progress import Progress
+from sidtool.base.progress import Progress
 from sidtool.training.training_run import (
     HISTORY_FILE,
     MACHINE_FIGURES,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Literal
 
+from sidtool.base.errors import UsageError
 from sidtool.contract.contract import ModelKind
-from sidtool.errors import UsageError
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tasks import find_task
 from sidtool.training.settings import TrainOptions

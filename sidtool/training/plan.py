@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.read import read_contract
 from sidtool.contract.split_check import check_model_split
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
 from sidtool.objective.item_fields import BARE_SIDS, ItemFields

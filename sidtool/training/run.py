@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.checkpoint.hub import offline
+from sidtool.base.extras import require
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
+from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
-from sidtool.checkpoint.hub import offline
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
-from sidtool.extras import require
 from sidtool.memory.memory import Memory
-from sidtool.output import refuse_existing
-from sidtool.output_name import FOLDER
-from sidtool.progress import Progress
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.arguments import run_config

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 
 def check_choices(options: Any) -> None:

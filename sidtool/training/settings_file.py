@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sidtool.documents import parse_yaml
-from sidtool.errors import DataError, UsageError
-from sidtool.extras import require
+from sidtool.base.documents import parse_yaml
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.extras import require
 from sidtool.training.settings import DECIDED, StageSettings, TrainOptions
 
 _YAML_TYPES: Mapping[str, tuple[type, ...]] = {

@@ -7,9 +7,10 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.progress import Progress
 from sidtool.contract.stage_record import Selection
 from sidtool.contract.write import write_contract
-from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.validation import Validator
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
@@ -22,7 +23,6 @@ from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.objective.teachers import load_teachers
-from sidtool.progress import Progress
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import shortened
 from sidtool.sft.tokenized import TokenizedExamples

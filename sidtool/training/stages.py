@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.hub import offline
-from sidtool.extras import require
-from sidtool.output import refuse_existing
-from sidtool.output_name import FOLDER
-from sidtool.progress import Progress
+from sidtool.base.checkpoint.hub import offline
+from sidtool.base.extras import require
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import FOLDER
+from sidtool.base.progress import Progress
 from sidtool.sft.lineage import validation_users
 from sidtool.splits.split import Split
 from sidtool.trainer.machine import quiet

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import UsageError
 from sidtool.memory.leave_out import check_origin
 from sidtool.memory.memory import Memory
 from sidtool.registry.references import open_memory

@@ -11,14 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import UsageError
+from sidtool.base.output import partial_path
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract, ModelNormalize
 from sidtool.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
-from sidtool.data.digests import file_digest
-from sidtool.errors import UsageError
 from sidtool.objective.item_fields import ItemFields
 from sidtool.objective.softmax import SoftmaxOver
-from sidtool.output import partial_path
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tasks import LIST_TASK

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoTokenizer
 
 from sidtool.adoption.adopt import AdoptOptions, adopt, check_adoption
+from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.decoder.constraint import SidLogitsProcessor
-from sidtool.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.interop.convert import import_map
 from sidtool.model.load import load_model_folder
 from sidtool.model.model_tokens import model_tokens

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sidtool.adoption.find_tokens import find_tokens, level_sizes
+from sidtool.base.errors import CompatibilityError
 from sidtool.bundle import Bundle, ItemMap
-from sidtool.errors import CompatibilityError
 from sidtool.sid import SidSpace
 from tests.models import tiny_tokenizer
 

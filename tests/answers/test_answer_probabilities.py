@@ -9,7 +9,7 @@ import torch
 from sidtool.answers import answer_probabilities as module
 from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
 from sidtool.answers.text_answers import answer_losses
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from tests.models import tiny_encoder_decoder, tiny_model
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from sidtool.answers.label_answers import (
     labels_of,
 )
 from sidtool.answers.questions import Question
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog, template
 from tests.bundles import small_bundle

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sidtool.answers.questions import Question
 from sidtool.answers.task_metrics import evaluate_questions
 from sidtool.answers.text_answers import exact_match, normalized, token_f1
+from sidtool.base.errors import DataError, UsageError
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
-from sidtool.errors import DataError, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import Segment, begin, catalog, end, sids, template

@@ -9,7 +9,7 @@ import torch
 
 from sidtool.answers.questions import Question
 from sidtool.answers.text_answers import _write, answer_losses, text_answer_metrics
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog, template
 from sidtool.prompt.tokens import SidTokens

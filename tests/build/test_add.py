@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.build.add import add_items, planned_change, unknown
 from sidtool.build.encode import embed_texts
 from sidtool.bundle import Bundle, ItemMap
@@ -18,7 +19,6 @@ from sidtool.collisions.assign import assign
 from sidtool.collisions.policy import Policy
 from sidtool.data.items import Items, make_items
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import SidSpace
 from tests.bundles import small_bundle

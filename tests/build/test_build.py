@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.build.build import build
 from sidtool.build.build_options import BuildOptions
 from sidtool.data.items import make_items
-from sidtool.errors import SidtoolWarning, UsageError
 
 
 def bundle_of(alike: int, others: int):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError
 from sidtool.build.build import build
 from sidtool.build.build_options import BuildOptions
 from sidtool.build.compare import (
@@ -26,7 +27,6 @@ from sidtool.bundle import Bundle, ItemMap
 from sidtool.codes.measure import level_use, neighbor_preservation
 from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError
 from sidtool.sid import Codes
 from sidtool.splits.split import UserSequence
 from tests.bundles import small_bundle

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.build.add import add_items
 from sidtool.build.build import build, build_codebook
 from sidtool.build.build_options import BuildOptions
 from sidtool.bundle import Bundle, verify
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
-from sidtool.errors import DataError, UsageError
 from sidtool.quantize.fusion import FusionOptions
 from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import RefusedError
 from sidtool.build.align import align
 from sidtool.build.diff import diff
 from sidtool.bundle import Bundle, ItemMap, verify
@@ -17,7 +18,6 @@ from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.bundle.manifest import Manifest
 from sidtool.collisions.assign import assign
 from sidtool.data.vectors import Vectors
-from sidtool.errors import RefusedError
 from sidtool.quantize import fit
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import SidSpace

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from sidtool.base.storage.zips import write_zip
 from sidtool.bundle import Bundle
-from sidtool.storage.zips import write_zip
 from tests.test_format import canonical, id_hash, identity_of, sha256, strings_of
 
 ROOT = "zarr.json"

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    UsageError,
+)
 from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.bundle.manifest import Manifest
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
 from sidtool.sid import SidSpace
 from tests.bundles import small_bundle
 

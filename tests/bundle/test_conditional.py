@@ -6,7 +6,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from sidtool.storage.conditional import take_snapshot, write_if_unchanged
+from sidtool.base.storage.conditional import take_snapshot, write_if_unchanged
 
 
 @pytest.fixture(params=["file", "memory"])

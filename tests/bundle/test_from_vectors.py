@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.build.build import build_codebook
 from sidtool.build.build_options import BuildOptions
 from sidtool.build.report import read_report
 from sidtool.bundle import Bundle, verify
 from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError, UsageError
 from tests.bundles import small_bundle
 
 IDS = [f"i{n}" for n in range(60)]

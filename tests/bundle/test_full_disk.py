@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError
+from sidtool.base.output import new_dir
 from sidtool.bundle import zarr_group
-from sidtool.errors import DataError
-from sidtool.output import new_dir
 
 
 def test_threads_that_still_write_leave_nothing(

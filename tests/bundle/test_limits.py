@@ -17,9 +17,9 @@ import fsspec
 import numpy as np
 import pytest
 
+from sidtool.base.errors import IntegrityError, SidtoolError
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.array_metadata import ArrayMetadata
-from sidtool.errors import IntegrityError, SidtoolError
 from tests.bundle.drafts import ROOT, Draft, metadata_of, root_document
 from tests.bundles import small_bundle
 from tests.hostile.limits import check_seconds, limited

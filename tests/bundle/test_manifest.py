@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.history import ItemsChange
 from sidtool.bundle.manifest import FORMAT
-from sidtool.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.quantize.codebook import QuantizerParams
 from tests.bundle.drafts import ROOT, Draft, root_document
 from tests.bundles import small_bundle

@@ -16,9 +16,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.bundle import Bundle, ItemMap, verify, zarr_group
-from sidtool.bundle.strings import StringArray
-from sidtool.errors import (
+from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     IntegrityError,
@@ -26,8 +24,10 @@ from sidtool.errors import (
     SidtoolError,
     UsageError,
 )
+from sidtool.base.storage.storage import Storage
+from sidtool.bundle import Bundle, ItemMap, verify, zarr_group
+from sidtool.bundle.strings import StringArray
 from sidtool.registry.publish import push
-from sidtool.storage.storage import Storage
 from tests.bundles import small_bundle
 
 

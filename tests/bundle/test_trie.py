@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle import trie as trie_module
 from sidtool.bundle.trie import Trie
-from sidtool.errors import UsageError
 
 
 @st.composite

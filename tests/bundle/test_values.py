@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import SidtoolError
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import decode
-from sidtool.errors import SidtoolError
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from tests.bundle.drafts import Draft
 from tests.bundles import small_bundle

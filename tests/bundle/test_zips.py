@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.storage.zips import write_zip, zip_directory
+from sidtool.base.storage.zips import write_zip, zip_directory
 
 names = st.text("ab/é", min_size=1, max_size=6).filter(lambda name: "//" not in name)
 

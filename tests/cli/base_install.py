@@ -221,7 +221,7 @@ def main(inputs: Path, outputs: Path) -> None:
     its command has that flag."""
     hide_optional_packages()
     import sidtool
-    from sidtool.errors import MissingPackageError
+    from sidtool.base.errors import MissingPackageError
 
     need_an_extra = {}
     for public in sidtool.__all__:

@@ -188,7 +188,7 @@ def test_usage_errors_are_exit_2_without_a_result(arguments: tuple[str, ...]) ->
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    from sidtool.errors import DataError
+    from sidtool.base.errors import DataError
 
     with pytest.raises(DataError):
         run("inspect", tmp_path / "none.zarr", env={"SIDTOOL_DEBUG": "1"})

@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sidtool.base.errors import DataError
 from sidtool.cluster.output import PartFolder, PartReport
 from sidtool.cluster.run import RunOptions, RunReport, part_name, run_over_folder
 from sidtool.cluster.shards import Shard
-from sidtool.errors import DataError
 
 
 def write_numbers(folder: Path, sizes: tuple[int, ...] = (7, 1, 12)) -> list[int]:

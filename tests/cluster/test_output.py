@@ -9,9 +9,9 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.cluster.output import refuse_inputs
 from sidtool.cluster.run import RunOptions
-from sidtool.errors import DataError, UsageError
 from tests.cluster.jobs import double, read_numbers, write_numbers
 from tests.s3 import BUCKET
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.cluster.run import RunOptions
-from sidtool.errors import DataError
 from tests.cluster.jobs import double, read_numbers, write_numbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_of_two")]

@@ -22,9 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
 from sidtool.cluster import ray_service
 from sidtool.cluster.ray_service import serve_on_ray
-from sidtool.errors import DataError, MissingPackageError, SidtoolError, UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -144,7 +144,7 @@ def test_a_replica_that_cannot_start_says_why(fake: FakeServe, model: Path) -> N
         raise RuntimeError(
             "Deploying application sidtool failed: The deployment failed to start 3 times\n"
             'Traceback (most recent call last):\n  File "x.py", line 1, in open\n'
-            "sidtool.errors.RefusedError: the model lacks a token\n"
+            "sidtool.base.errors.RefusedError: the model lacks a token\n"
         )
 
     fake.on_run = fail

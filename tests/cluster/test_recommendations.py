@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.cluster.recommendations import recommend_folder
-from sidtool.errors import DataError, SidtoolWarning
 from sidtool.recommendation.recommend import answer_each
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import read_request_file

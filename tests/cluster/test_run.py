@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, UsageError
 from sidtool.cluster.engine import ray_cluster
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.shards import _pieces, list_shards
-from sidtool.data.digests import file_digest
-from sidtool.errors import DataError, UsageError
 from tests.cluster.jobs import double, read_numbers, write_numbers
 
 

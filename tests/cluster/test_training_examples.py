@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sidtool.base.errors import RefusedError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.training_examples import ClusterExamples
 from sidtool.data.items import Items
-from sidtool.errors import RefusedError, UsageError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.general_text import GeneralOptions
 from sidtool.sft.catalog import CatalogOptions

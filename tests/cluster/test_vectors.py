@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import sidtool
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import RefusedError
 from sidtool.build.encode import encode
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.vectors import ItemColumns, embed_folder, encode_folder
-from sidtool.data.digests import file_digest
 from sidtool.embed import embed
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import RefusedError
 from sidtool.registry.references import open_bundle
 from tests.cli.road import catalog, done, refused, run
 from tests.encoders import tiny_encoder

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError
 from sidtool.codebook_files.layouts import read_codebook
 from sidtool.codebook_files.pickle_values import Call, Name, Stored, read_pickle
-from sidtool.errors import DataError
 from tests.codebook_files import hostile
 from tests.codebook_files.hostile import MARKER, checkpoint
 from tests.hostile.harness import call, cases

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import DataError
 from sidtool.codebook_files.layouts import OPENONEREC_ENCODER, read_codebook
-from sidtool.errors import DataError
 from tests.codebook_files.foreign import (
     RQVAE,
     SIZES,

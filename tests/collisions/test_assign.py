@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.codes.make import codes_of_vectors
 from sidtool.collisions.assign import Assigned, assign, assign_group, assign_pairs
 from sidtool.collisions.policy import CollisionCounts
-from sidtool.errors import SidtoolError, UsageError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Levels
 from tests.quantize.material import codebook_of, vectors_of

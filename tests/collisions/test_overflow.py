@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import RefusedError
 from sidtool.collisions import prefix_search
 from sidtool.collisions.overflow import place_new_items, place_overflow
 from sidtool.data.vectors import Vectors
-from sidtool.errors import RefusedError
 from sidtool.quantize.codebook import Codebook
 from sidtool.sid import Codes
 from tests.quantize.material import codebook_of, vectors_of

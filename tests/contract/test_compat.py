@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
 from sidtool.contract.compat import Verdict, check_bundle, compare, matching_rows
-from sidtool.errors import CompatibilityError
 from sidtool.sid import Codes, SidSpace
 from tests.bundles import renamed
 from tests.model.cases import SIZES, distinct_codes, make_bundle, make_codebook

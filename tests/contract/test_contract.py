@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.bundle import Bundle, verify
 from sidtool.contract.contract import Contract
 from sidtool.contract.read import open_bundle_copy, read_contract
@@ -19,7 +20,6 @@ from sidtool.contract.stage_record import (
     TrainParams,
 )
 from sidtool.contract.write import write_contract
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.splits.record import Cuts, SplitReference

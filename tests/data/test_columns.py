@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.data import columns
 from sidtool.data.columns import CatalogColumns, choose_column, recorded_columns
 from sidtool.data.items import read_items
-from sidtool.errors import IntegrityError, UsageError
 from tests.tables.files import write_table
 
 PATH = Path("x.csv")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.queries import read_queries
-from sidtool.errors import DataError, UsageError
 from sidtool.tables.tables import column_names, read_columns
 from tests.tables.files import CONTAINERS, write_table
 

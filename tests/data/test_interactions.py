@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.times import parse_time
-from sidtool.errors import DataError, UsageError
 from tests.tables.files import CONTAINERS, write_table
 
 TABLE = {

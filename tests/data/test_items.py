@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.items import plain_text, read_items, render, template_columns
-from sidtool.errors import DataError, SidtoolWarning, UsageError
 from tests.tables.files import CONTAINERS, write_table
 
 TABLE = {

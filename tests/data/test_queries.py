@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.queries import Query, compose_queries, read_queries
-from sidtool.errors import DataError, UsageError
 from tests.tables.files import write_table
 
 ITEMS = Items(

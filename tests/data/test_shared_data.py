@@ -2,9 +2,9 @@
 
 import pytest
 
+from sidtool.base.errors import SidtoolWarning
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
-from sidtool.errors import SidtoolWarning
 from sidtool.splits.protocols import given, leave_one_out
 from sidtool.splits.split import count_leaks
 from tests.shared_data import DATA

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import EventNames, Interactions, read_interactions
 from sidtool.data.spilled_events import LONG_ORDER, SORTED_EVENT, Spill, spill_beside
-from sidtool.errors import DataError, UsageError
 from sidtool.tables.tables import column_batches, read_columns
 from tests.tables.files import Table, write_table
 

@@ -16,8 +16,8 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.vector_files import open_vectors, read_vectors
-from sidtool.errors import DataError, UsageError
 
 STORED = np.arange(12, dtype=np.float64).reshape(4, 3)
 IDS = ["d", "ä", "b", "c"]

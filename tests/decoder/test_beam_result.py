@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.decoder.beam_result import best_leaves
-from sidtool.errors import DataError
 
 
 def test_the_best_leaves_are_ordered_by_score_then_by_leaf() -> None:

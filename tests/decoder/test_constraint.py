@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
+from sidtool.base.errors import DataError
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.normalize import Normalize
-from sidtool.errors import DataError
 from tests.decoder.cases import catalog, generate, make, valid_sids, vocabulary
 from tests.models import tiny_model
 

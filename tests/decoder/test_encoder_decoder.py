@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
 
+from sidtool.base.errors import DataError
 from sidtool.decoder import beam, probe
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.constraint import SidLogitsProcessor
@@ -16,7 +17,6 @@ from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.generate_fallback import beam_config, without_own_settings
 from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.tree_positions import TreePositions
-from sidtool.errors import DataError
 from tests.decoder.cases import assert_same, generate, make, model_of, path_scores, vocabulary
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 
@@ -58,7 +58,7 @@ def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) 
 
 @pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS)
-@pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 def test_the_fallback_equals_the_tree(
     monkeypatch: pytest.MonkeyPatch, architecture: str, normalize: Any
 ) -> None:
@@ -78,7 +78,7 @@ def test_the_fallback_equals_the_tree(
         assert result.survived == want.survived
 
 
-@pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 def test_settings_of_a_checkpoint_do_not_change_the_fallback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -164,7 +164,7 @@ def test_rotary_positions_of_a_decoder_are_given_to_it() -> None:
     np.testing.assert_allclose(result.scores, expected[result.leaves], atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 def test_positions_that_no_tree_can_have_are_decoded_by_generate() -> None:
     """M2M100 counts positions by the tokens that are not padding."""
     trie, tokens = make((5, 6, 4), 60)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import SidtoolWarning
 from sidtool.decoder import beam
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.probe import decoding_method
-from sidtool.errors import SidtoolWarning
 from tests.decoder.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 from tests.models import tiny_model
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import UsageError
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.mixture import Prior, mix, rank_items
-from sidtool.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution
 from tests.decoder.cases import EVERY_ARCHITECTURE, make, model_of, path_scores, prompt
 

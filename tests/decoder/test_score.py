@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.decoder import score as score_module
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.score import score_sids
-from sidtool.errors import UsageError
 from tests.decoder.cases import (
     EVERY_ARCHITECTURE,
     catalog,

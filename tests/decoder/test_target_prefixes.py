@@ -141,7 +141,7 @@ def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
 
 
 @pytest.mark.parametrize("num_beams", [2, 12])
-@pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 def test_the_fallback_has_the_same_survival(monkeypatch: Any, num_beams: int) -> None:
     trie, tokens = make(SIZES, 10, 2)
     model = model_of("llama", tokens)

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.columns import token_columns
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.score import score_sids
-from sidtool.errors import UsageError
 from sidtool.model.structure import vocabulary_weights
 from sidtool.objective.loss import Loss
 from sidtool.objective.targets import Targets

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.embed import embed
 from sidtool.encoder.loaded import check_probes
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import CompatibilityError
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
 

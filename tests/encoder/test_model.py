@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.embed import embed
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import DataError, RefusedError, UsageError
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
 

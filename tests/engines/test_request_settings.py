@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import UsageError
 from sidtool.engines.request_settings import RequestSettings
-from sidtool.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.vllm import PROCESSOR, engine_arguments
-from sidtool.errors import UsageError
 from tests.bundles import small_bundle
 from tests.engines.cases import (
     BatchUpdate,

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.engines.row_constraint import RowConstraint
 from sidtool.engines.vllm import engine_arguments, engine_model
-from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend import recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions

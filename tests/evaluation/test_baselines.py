@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError
 from sidtool.data.interactions import read_interactions
-from sidtool.errors import DataError
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import (
     UNTUNED,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sidtool.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError
 from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from tests.evaluation.shop import shop, visits

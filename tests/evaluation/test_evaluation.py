@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError, ThresholdError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
-from sidtool.errors import DataError, ThresholdError, UsageError
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import (
     EvaluationOptions,

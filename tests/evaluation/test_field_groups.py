@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_rankings
 from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages

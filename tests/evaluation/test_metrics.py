@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.evaluation.metrics import (
     TargetRanks,
     averages,

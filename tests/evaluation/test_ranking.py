@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError
 from sidtool.evaluation.metrics import metric_values
 from sidtool.evaluation.ranking import (
     IndexedExamples,

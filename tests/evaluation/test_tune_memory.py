@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid
 from sidtool.evaluation.tune_memory import TuneMemoryOptions, search_grid

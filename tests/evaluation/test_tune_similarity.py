@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.errors import DataError, RefusedError, UsageError
+from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.tune_similarity import (

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.data.interactions import EventNames
-from sidtool.errors import (
+from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     IntegrityError,
     SidtoolWarning,
     UsageError,
 )
+from sidtool.data.interactions import EventNames
 from sidtool.fields.conditions import Condition
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.fields.fields import NO_FIELDS, Fields, FieldType, FieldTypes

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 import typer
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 
+from sidtool.base.errors import SidtoolError
 from sidtool.cli.main import app
-from sidtool.errors import SidtoolError
 from tests.hostile.limits import (
     IMPORTING,
     MEMORY,

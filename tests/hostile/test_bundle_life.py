@@ -17,16 +17,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from sidtool.base.errors import DataError, IntegrityError, RefusedError
+from sidtool.base.storage.storage import Storage
 from sidtool.build.add import add_items, unknown
 from sidtool.build.align import align
 from sidtool.build.build import build_codebook
 from sidtool.build.build_options import BuildOptions
 from sidtool.bundle import Bundle, verify
 from sidtool.data.vectors import Vectors
-from sidtool.errors import DataError, IntegrityError, RefusedError
 from sidtool.registry import open_bundle, pull, push, tag
 from sidtool.registry.records import list_records, read_pointer, version_key
-from sidtool.storage.storage import Storage
 from tests.build.test_add import listed
 from tests.hostile.harness import cases, count
 from tests.test_format import identity_of, read_bundle

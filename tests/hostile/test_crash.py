@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from sidtool.storage.conditional import LOCK
+from sidtool.base.storage.conditional import LOCK
 from tests.cli.road import tree
 from tests.hostile.crash import KILLED, Ended, Fault, run_forked
 from tests.hostile.harness import TOTAL_CASES, count

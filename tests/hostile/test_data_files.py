@@ -17,11 +17,11 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.documents import parse_yaml
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.queries import read_queries
 from sidtool.data.vector_files import read_vectors
-from sidtool.documents import parse_yaml
 from sidtool.interop.minionerec import read_minionerec
 from sidtool.interop.openonerec import read_openonerec
 from sidtool.splits.files import open_split, write_split

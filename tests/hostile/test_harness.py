@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import typer
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.terminal.console import Commands
 from tests.hostile import harness
 from tests.hostile.harness import call, classify, is_printable, run

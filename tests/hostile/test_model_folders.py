@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from sidtool.checkpoint.encoder_modules import check_encoder
-from sidtool.checkpoint.files import check_folder, read_header
+from sidtool.base.checkpoint.encoder_modules import check_encoder
+from sidtool.base.checkpoint.files import check_folder, read_header
 from sidtool.contract.contract import Contract
 from sidtool.contract.read import read_contract
 from sidtool.model.extend import extend_model

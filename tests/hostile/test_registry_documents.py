@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sidtool.base.storage.storage import Storage
 from sidtool.bundle import Bundle
 from sidtool.bundle.zarr_group import ROOT, spell_root
 from sidtool.registry import open_bundle, push
@@ -28,7 +29,6 @@ from sidtool.registry.records import (
     version_key,
 )
 from sidtool.registry.references import resolve, split_reference
-from sidtool.storage.storage import Storage
 from tests.bundles import small_bundle
 from tests.cli.road import tree
 from tests.hostile.documents import damaged_json, texts

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.data.columns import CatalogColumns
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.items import read_items
-from sidtool.errors import SidtoolWarning, UsageError
 from sidtool.ingest.check import check, repeated_rows, report, unordered_rows
 from sidtool.ingest.clean import clean, clean_catalog, clean_events
 from sidtool.ingest.moments import parse_moments

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.items import read_items
-from sidtool.errors import DataError, UsageError
 from sidtool.ingest.filters import FilterOptions, core, filter_events
 from sidtool.ingest.movielens import GENRES
 from sidtool.ingest.prepare import PrepareOptions, prepare

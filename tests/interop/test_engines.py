@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.bundle import Bundle
-from sidtool.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.interop.convert import export_map
 from sidtool.interop.flashrec import sid_option, write_flashrec
 from sidtool.interop.model_tokens import ModelTokens

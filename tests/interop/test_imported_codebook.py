@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sidtool.build.add import add_items
-from sidtool.build.encode import embed_texts
-from sidtool.bundle import Bundle, verify
-from sidtool.data.items import Items, make_items
-from sidtool.encoder.settings import Encoder
-from sidtool.errors import (
+from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     SidtoolWarning,
     ThresholdError,
     UsageError,
 )
+from sidtool.build.add import add_items
+from sidtool.build.encode import embed_texts
+from sidtool.bundle import Bundle, verify
+from sidtool.data.items import Items, make_items
+from sidtool.encoder.settings import Encoder
 from sidtool.interop.convert import CatalogFile, import_map
 from sidtool.interop.imported_codebook import CodebookFile, encoded_share
 from sidtool.sid import LETTERS

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, RefusedError, SidtoolError, UsageError
 from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.data.items import Items, make_items
-from sidtool.errors import DataError, RefusedError, SidtoolError, UsageError
 from sidtool.interop.convert import CatalogFile, System, export_map, import_map
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.interop.minionerec import read_minionerec, write_minionerec

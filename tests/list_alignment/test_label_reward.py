@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, RlParams
 from sidtool.data.items import Items
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.fields.fields import Fields, FieldTypes
 from sidtool.model.load import load_model_folder
 from sidtool.prompt.frames import Templates

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RlParams
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.reinforcement import list_trainer
 from sidtool.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.reinforcement.run import RlSummary, rl

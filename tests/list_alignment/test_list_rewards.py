@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.list_alignment.list_rewards import ListGroups, parse_list_rewards
 from sidtool.policy.reward_sum import RewardContext, reward_sum
 from tests.bundles import small_bundle

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
-from sidtool.errors import UsageError
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.list_search import search_lists
 from sidtool.prompt.tokens import SidTokens

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import AllowList, LeafFilter
-from sidtool.errors import DataError, UsageError
 from sidtool.list_decoder import list_search
 from sidtool.list_decoder.item_list import ItemList
 from sidtool.list_decoder.list_options import ListOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.list_evaluation.list_evaluation import (

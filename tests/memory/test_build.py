@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.build.add import add_items
-from sidtool.bundle.bundle import Bundle
-from sidtool.data.items import make_items
-from sidtool.errors import (
+from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     IntegrityError,
     RefusedError,
     UsageError,
 )
+from sidtool.build.add import add_items
+from sidtool.bundle.bundle import Bundle
+from sidtool.data.items import make_items
 from sidtool.evaluation.tune_similarity import tune_similarity
 from sidtool.memory.build import EarlierMemory, build_memory, rebuild_memory
 from sidtool.memory.memory import Memory

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.build.add import add_items
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import make_items
-from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.memory.build import EarlierMemory, build_memory
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.distribution import MemoryIndex

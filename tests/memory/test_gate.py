@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.gate import FEATURES, LIMIT, Gate

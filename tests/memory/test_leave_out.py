@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.memory import leave_out
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.strings import StringArray
 from sidtool.bundle.zarr_group import spell_root
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.memory import Memory, SparseRows, open_verified, verify_memory
 from sidtool.memory.similarity import KnnSettings
 from tests.bundles import small_bundle

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.memory.build import EarlierMemory, build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
-from sidtool.errors import CompatibilityError, DataError
 from sidtool.model.carry import carry_model
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder

@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ExtendParams
-from sidtool.errors import (
+from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     IntegrityError,
     RefusedError,
     UsageError,
 )
+from sidtool.bundle.bundle import Bundle
+from sidtool.bundle.item_map import ItemMap
+from sidtool.contract.read import read_contract
+from sidtool.contract.stage_record import ExtendParams
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sidtool.base.checkpoint.finite import check_finite, check_finite_files, non_finite
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.checkpoint.finite import check_finite, check_finite_files, non_finite
-from sidtool.errors import DataError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.build.add import add_items
 from sidtool.build.align import align
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.data.items import make_items
-from sidtool.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
 from sidtool.model.bind_memory import bind_memory

@@ -9,12 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.bundle import Bundle
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ExtendParams, RestoreParams, StageRecord
 from sidtool.contract.write import write_contract
-from sidtool.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.rebind import rebind

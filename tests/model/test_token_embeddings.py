@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.decoder.partial_head import PartialHead
-from sidtool.errors import UsageError
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from sidtool.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError
 from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sid import SPELLINGS, SidSpace

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.objective.batches import (
     IGNORED,
     EncoderDecoderCollator,

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, DataError
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.objective.augment import Augmentation, AugmentedExamples, item_spans

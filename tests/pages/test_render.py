@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import MissingPackageError
+from sidtool.base.visible import STEERING
 from sidtool.build.explain import Example, Term
-from sidtool.errors import MissingPackageError
 from sidtool.pages.blocks import (
     CommonValue,
     Details,
@@ -28,7 +29,6 @@ from sidtool.pages.blocks import (
     Tree,
 )
 from sidtool.pages.render import CUT, cell, numeric_columns, render
-from sidtool.visible import STEERING
 from tests.pages.html_page import parsed
 
 HOSTILE = (
@@ -117,6 +117,6 @@ def test_a_long_text_is_cut() -> None:
 
 
 def test_without_jinja_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("sidtool.base.extras.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match=r"jinja2 is not installed.*sidtool\[report\]"):
         render(page_of("title"))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.errors import DataError
 from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import read_rl_examples

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError, UsageError
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.tokens import SidTokens

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.score import score_sids
-from sidtool.errors import UsageError
 from sidtool.policy.gumbel import (
     LeafSample,
     gumbel_noise,

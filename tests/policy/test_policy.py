@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.trie import Trie
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
-from sidtool.errors import UsageError
 from sidtool.policy.advantages import sampled_advantages
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy

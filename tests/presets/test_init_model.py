@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.presets.init_model import init_model

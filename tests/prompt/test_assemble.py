@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.prompt.assemble import count_fitting, history_prompt_ids, text_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt

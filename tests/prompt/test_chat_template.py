@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.chat_template import render
 from sidtool.prompt.frames import chat_frame
 from tests.models import tiny_tokenizer

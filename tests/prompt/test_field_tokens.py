@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.fields.fields import Fields
 from sidtool.model.vocabulary import add_block
 from sidtool.prompt.assemble import history_prompt_ids

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.prompt.frames import begin_text, chat_frame, end_text, plain_frame
 from tests.models import tiny_tokenizer
 

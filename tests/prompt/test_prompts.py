@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 
 

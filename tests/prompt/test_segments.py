@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import (
     MAX_TEXT_CHARACTERS,

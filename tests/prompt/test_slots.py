@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import CompatibilityError
+from sidtool.base.errors import CompatibilityError
 from sidtool.model.vocabulary import add_block, add_sid_tokens
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import catalog

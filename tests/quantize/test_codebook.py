@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.quantize.codebook import BLOCK, Codebook, QuantizerParams
 from tests.quantize.material import codebook_of, slow_codes, vectors_of
 

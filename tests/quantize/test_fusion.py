@@ -4,7 +4,7 @@ definitions."""
 import numpy as np
 import pytest
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.quantize import METHODS, fit
 from sidtool.quantize.fusion import Fusion, FusionOptions, add_collaborative, fuse, fuse_sources
 from sidtool.quantize.mlp import unit

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError
 from sidtool.codes.measure import residual_variance
-from sidtool.errors import DataError
 from sidtool.quantize import fit, rqkmeans
 from sidtool.quantize import kmeans as module
 from tests.quantize.material import mixture, vectors_of

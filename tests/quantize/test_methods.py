@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import UsageError
 from sidtool.codes.measure import level_use, residual_variance
 from sidtool.collisions.assign import assign
-from sidtool.errors import UsageError
 from sidtool.quantize import METHODS, fit, fsq
 from tests.quantize.material import QUICK, mixture, slow_codes, vectors_of
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.decoder import generate_fallback
 from sidtool.decoder.beam import check_tree_tokens
-from sidtool.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation import recommend as module

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sidtool.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.list_search import search_lists
 from sidtool.model.load import LoadedModel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.errors import CompatibilityError, UsageError
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory

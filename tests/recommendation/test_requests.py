@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.recommendation import requests as module
 from sidtool.recommendation.requests import (
     BadRequest,

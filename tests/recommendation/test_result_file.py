@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.recommendation.requests import Request
 from sidtool.recommendation.result_file import DIGEST_BYTES, result_file
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.recommendation.requests import BadRequest, Request, read_request_file
 from sidtool.recommendation.result_table import write_result_table
 from sidtool.recommendation.user_requests import user_requests

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.base.storage.storage import Storage
 from sidtool.bundle import Bundle
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.registry import open_bundle, pull, push, tag, transfer
 from sidtool.registry.card import write_card
 from sidtool.registry.records import (
@@ -21,7 +22,6 @@ from sidtool.registry.records import (
     read_record,
     version_key,
 )
-from sidtool.storage.storage import Storage
 from tests.bundles import small_bundle
 
 DIGEST = "ab" * 32

@@ -16,10 +16,17 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    UsageError,
+)
+from sidtool.base.output import remove
+from sidtool.base.storage.storage import Range, Storage
 from sidtool.bundle import Bundle, verify
 from sidtool.bundle.zarr_group import ROOT, read_manifest, spell_root
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, RefusedError, UsageError
-from sidtool.output import remove
 from sidtool.registry import open_bundle, pull, push, records, tag, transfer
 from sidtool.registry.log import published_names
 from sidtool.registry.publish import Pushed
@@ -32,7 +39,6 @@ from sidtool.registry.records import (
     read_pointer,
 )
 from sidtool.registry.references import find_version, resolve, split_reference
-from sidtool.storage.storage import Range, Storage
 from tests.bundles import small_bundle
 from tests.s3 import BUCKET, Wire
 

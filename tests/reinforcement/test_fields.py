@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.model.load import load_model_folder
 from sidtool.policy.example_fields import ExampleFields, example_prompt

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import rl

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.errors import DataError
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession, RankedQueries
 from sidtool.reinforcement.judge import Judge, ListValues, Measurement

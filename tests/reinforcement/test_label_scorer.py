@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.errors import CompatibilityError, UsageError
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.fields.fields import Fields
 from sidtool.list_alignment.list_rewards import ListGroups, parse_list_rewards
 from sidtool.policy.reward_sum import RewardContext, reward_sum

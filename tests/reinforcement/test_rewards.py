@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.item_map import ItemMap
-from sidtool.errors import DataError, UsageError
 from sidtool.policy.reward_sum import RewardContext, reward_sum
 from sidtool.reinforcement.rewards import REWARDS, Groups, parse_rewards
 from sidtool.sid import SidSpace

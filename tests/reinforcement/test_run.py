@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import RlParams
-from sidtool.data.digests import file_digest
-from sidtool.errors import DataError, RefusedError, UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import RlSummary, rl

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from trl import GRPOConfig
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.reinforcement.arguments import complete_fields
 from sidtool.reinforcement.settings import (
     ALGORITHM_DEFAULTS,

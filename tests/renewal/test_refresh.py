@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.base.output import locked
 from sidtool.bundle.bundle import Bundle
 from sidtool.cli.main import app
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
@@ -21,14 +23,12 @@ from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.contract.write import write_contract
 from sidtool.data.items import Items
-from sidtool.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.bind_memory import bind_memory
 from sidtool.model.load import load_model_folder
-from sidtool.output import locked
 from sidtool.prompt.frames import Templates
 from sidtool.renewal import refresh as refresh_module
 from sidtool.renewal.last_training import RefreshOptions, training_settings

@@ -23,7 +23,7 @@ from tests.loaded import loaded_model
 from tests.recommendation.test_recommend_lists import list_shop
 from tests.serving.conftest import N_ITEMS, OPTIONS, MakeClient
 
-pytestmark = pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
 REQUESTS: list[dict[str, Any]] = [
     {"user": "ann", "history": ["i1", "i2"]},

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.decoder import beam
-from sidtool.errors import DataError
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import recommend

@@ -14,7 +14,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from tests.serving.conftest import N_ITEMS, MakeClient
 
-pytestmark = pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
 ITEMS = st.integers(0, N_ITEMS + 3).map("i{}".format)  # some are unknown
 BODIES = st.fixed_dictionaries(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from sidtool.errors import RefusedError
+from sidtool.base.errors import RefusedError
 from sidtool.memory.build import build_memory
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.memory import MemoryOptions
@@ -173,7 +173,7 @@ def test_a_nightly_memory_is_taken(models: tuple[Path, Path], tmp_path: Path) ->
 def test_what_is_no_model_is_refused_at_the_start(
     models: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    from sidtool.errors import CompatibilityError, DataError, UsageError
+    from sidtool.base.errors import CompatibilityError, DataError, UsageError
 
     path = tmp_path / "other.zarr"
     catalog_bundle(seed=5).save(path)

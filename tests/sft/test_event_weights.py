@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.errors import DataError, UsageError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.sft.event_weights import EventWeights, WeightOptions
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.errors import DataError, UsageError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.fields.fields import FieldTypes
 from sidtool.prompt.assemble import history_prompt_ids

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.stage_record import SftRecord, StageRecord
 from sidtool.data.items import Items
-from sidtool.errors import DataError, UsageError
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel

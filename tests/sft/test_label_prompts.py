@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.data.items import Items
-from sidtool.errors import DataError
 from sidtool.fields.fields import NO_FIELDS
 from sidtool.prompt.assemble import label_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder

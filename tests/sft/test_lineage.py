@@ -6,7 +6,7 @@ from shutil import copytree
 
 import pytest
 
-from sidtool.errors import CompatibilityError, DataError, UsageError
+from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.sft.lineage import check_same_split, read_lineage, validation_users
 from sidtool.splits.files import write_split
 from sidtool.splits.split import Split

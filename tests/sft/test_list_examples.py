@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.errors import UsageError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.base.output import partial_path
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items, read_items
-from sidtool.errors import DataError, RefusedError, SidtoolWarning, UsageError
-from sidtool.output import partial_path
 from sidtool.sft import make_sft as module
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.example_file import read_training_examples

@@ -29,7 +29,10 @@ from sidtool.splits.protocols import leave_one_out
 from tests.models import tiny_tokenizer
 from tests.shared_data import DATA
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sidtool.errors.SidtoolWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning"),
+]
 MAX_LENGTH = 1024
 
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
-from sidtool.errors import UsageError
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import history_prompt_task, named_task, prompt_frames
 from tests.models import tiny_tokenizer

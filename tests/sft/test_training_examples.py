@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.errors import DataError, UsageError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import segments_to_text
 from sidtool.prompt.tokens import SidTokens

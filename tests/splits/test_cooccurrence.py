@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sidtool.errors import DataError, RefusedError
+from sidtool.base.errors import DataError, RefusedError
 from sidtool.splits.cooccurrence import count_cooccurrence, weigh_pairs
 from sidtool.splits.split import Example, Split, SplitOrigin, UserSequence
 

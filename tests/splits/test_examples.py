@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.splits.examples import read_events, read_examples, write_events, write_examples
 from sidtool.splits.split import Example, UserSequence
 

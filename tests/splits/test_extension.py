@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidtool.errors import CompatibilityError, SidtoolWarning
+from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.splits.extension import extended
 from sidtool.splits.files import (
     SplitOptions,

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import EventNames
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.splits.files import (
     SplitOptions,
     make_split,

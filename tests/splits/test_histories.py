@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError
 from sidtool.data.columns import EventColumns
-from sidtool.errors import DataError
 from sidtool.fields.fields import NO_FIELDS
 from sidtool.splits.files import SplitOptions, split_events
 from sidtool.splits.histories import user_histories

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes
 from sidtool.splits.list_targets import ListTargets, TargetList, target_lists
 from sidtool.splits.sessions import session_of

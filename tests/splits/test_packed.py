@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.fields.fields import Fields
 from sidtool.splits.files import SplitOptions, read_split, split_events

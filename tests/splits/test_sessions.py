@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError, IntegrityError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.fields.field_columns import FieldName, FieldOptions
 from sidtool.splits.extension import extended
 from sidtool.splits.files import SplitOptions, make_split, read_split, split_events, write_split

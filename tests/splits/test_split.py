@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import given as given_case
 from hypothesis import strategies as st
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.coded import Coded
 from sidtool.data.interactions import EventColumns, Interactions
-from sidtool.errors import DataError, UsageError
 from sidtool.splits.protocols import given, leave_one_out, temporal
 from sidtool.splits.record import Cuts
 from sidtool.splits.split import Event, Split, count_leaks, window_events

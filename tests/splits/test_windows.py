@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sidtool.errors import DataError, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.splits.windows import Window, positions, read_windows
 from tests.splits.cases import windows_of
 from tests.tables.files import write_table

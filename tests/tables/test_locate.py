@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import read_interactions
-from sidtool.errors import DataError, UsageError
 from sidtool.splits.files import open_split, split_events
 from sidtool.tables.tables import column_names, read_columns
 from tests import s3

@@ -42,7 +42,7 @@ def test_a_damaged_footer_never_ends_the_process(tmp_path: Path) -> None:
         damaged[rng.randrange(start, len(data) - 8)] = rng.choice([0, 1, 2, 21, 24, 255])
         (tmp_path / f"{number}.parquet").write_bytes(damaged)
     program = (
-        "import sys; from pathlib import Path; from sidtool.errors import SidtoolError\n"
+        "import sys; from pathlib import Path; from sidtool.base.errors import SidtoolError\n"
         "from sidtool.data.vector_files import read_vectors\n"
         "for path in Path(sys.argv[1]).glob('*.parquet'):\n"
         "    try: read_vectors(path, ['i0', 'i1', 'i2', 'i3', 'i4'])\n"

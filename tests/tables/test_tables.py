@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sidtool.data.digests import digest_strings
-from sidtool.errors import DataError
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError
 from sidtool.tables import containers, delimited
 from sidtool.tables.json_tables import json_lines
 from sidtool.tables.list_cells import parse_list

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import sidtool
-from sidtool.errors import DataError, SidtoolError
+from sidtool.base.errors import DataError, SidtoolError
+from sidtool.base.visible import visible
 from sidtool.terminal.console import (
     detail,
     next_step,
@@ -30,7 +31,6 @@ from sidtool.terminal.console import (
     set_verbosity,
     warn,
 )
-from sidtool.visible import visible
 from tests.cli.road import done, refused, run, write_lines
 
 HOSTILE = (

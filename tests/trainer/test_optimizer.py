@@ -6,7 +6,7 @@ import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 from sidtool.model.sharded import whole
 from sidtool.trainer.optimizer import MuonAdamW, hidden_matrices, orthogonal
 from sidtool.training.arguments import complete_fields

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sidtool.errors import SidtoolError
+from sidtool.base.errors import SidtoolError
 from sidtool.model.load import load_model_folder
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.trainer.trainer import SidTrainer

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.base.errors import UsageError
 from sidtool.contract.read import read_contract
-from sidtool.errors import UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.trainer import encoder_decoder

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
-from sidtool.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.model.bind_memory import bind_memory

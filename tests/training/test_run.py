@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
 from sidtool.decoder.partial_head import PartialHead
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.load import load_model_folder
 from sidtool.objective.loss import Loss
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.base.errors import CompatibilityError, DataError, SidtoolError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.data.items import Items
-from sidtool.errors import CompatibilityError, DataError, SidtoolError, UsageError
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
 from sidtool.model.bind_memory import bind_memory

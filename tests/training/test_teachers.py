@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.contract.read import read_contract
-from sidtool.errors import CompatibilityError, UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.objective.teachers import Teachers, load_teachers

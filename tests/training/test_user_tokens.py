@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
-from sidtool.errors import CompatibilityError, DataError, UsageError
 from sidtool.list_alignment.list_rewards import LIST_REWARDS
 from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.model.extend import extend_model

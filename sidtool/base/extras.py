@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
-from sidtool.errors import MissingPackageError
+from sidtool.base.errors import MissingPackageError
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "models": (

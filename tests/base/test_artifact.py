@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.artifact import MARKERS, describe
+from sidtool.base.artifact import MARKERS, describe
+from sidtool.base.errors import DataError
 from sidtool.bundle.zarr_group import ROOT
 from sidtool.contract.contract import CONTRACT
-from sidtool.errors import DataError
 from sidtool.registry.records import POINTER
 from sidtool.sft.lineage import side_files
 from sidtool.splits.files import MANIFEST, open_split

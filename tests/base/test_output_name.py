@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.errors import UsageError
-from sidtool.output import locked, new_dir, new_file, partial_path, refuse_existing
-from sidtool.output_name import (
+from sidtool.base.errors import UsageError
+from sidtool.base.output import locked, new_dir, new_file, partial_path, refuse_existing
+from sidtool.base.output_name import (
     BUNDLE,
     FOLDER,
     JSON_LINES,

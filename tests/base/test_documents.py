@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.documents import MAX_YAML_CHARACTERS, parse_json, parse_json_row, parse_yaml
+from sidtool.base.documents import MAX_YAML_CHARACTERS, parse_json, parse_json_row, parse_yaml
 
 json_values = st.recursive(
     st.none()

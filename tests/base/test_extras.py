@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from sidtool.errors import MissingPackageError
-from sidtool.extras import EXTRAS, missing_package, require
+from sidtool.base.errors import MissingPackageError
+from sidtool.base.extras import EXTRAS, missing_package, require
 
 PROJECT = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = {

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sidtool.errors import SidtoolWarning, UsageError
+from sidtool.base.errors import SidtoolWarning, UsageError
 
 MAX_HOLDER_BYTES = 500
 _NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sidtool.checkpoint.files import check_folder, read_header, settings_digests
-from sidtool.errors import DataError, RefusedError, SidtoolError
+from sidtool.base.checkpoint.files import check_folder, read_header, settings_digests
+from sidtool.base.errors import DataError, RefusedError, SidtoolError
 
 
 @pytest.fixture

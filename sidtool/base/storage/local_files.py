@@ -3,7 +3,7 @@
 import stat
 from pathlib import Path
 
-from sidtool.errors import IntegrityError
+from sidtool.base.errors import IntegrityError
 
 SPARSE_BYTES = 64 << 20
 """Bytes that a file may claim beyond ..."""

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sidtool.documents import parse_json
-from sidtool.errors import DataError, UsageError
-from sidtool.output import remove, write_whole
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import remove, write_whole
 
 RUN_FILE = "run.json"
 MAX_LISTED = 5

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import (
+from sidtool.base.checkpoint.files import (
     TRUST,
     StoredWeights,
     check_folder,
     read_json,
     read_object,
 )
-from sidtool.checkpoint.guard import check_config, check_settings
-from sidtool.errors import DataError, RefusedError
+from sidtool.base.checkpoint.guard import check_config, check_settings
+from sidtool.base.errors import DataError, RefusedError
 
 MODULES = "modules.json"
 CLASSES = (

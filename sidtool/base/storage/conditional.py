@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import IntegrityError
+from sidtool.base.errors import IntegrityError
 
 LOCK = ".lock"
 """Lock file beside an object that is written conditionally to a local folder."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import (
+from sidtool.base.checkpoint.files import (
     CONFIG,
     EMBEDDED,
     INDEX,
@@ -16,8 +16,8 @@ from sidtool.checkpoint.files import (
     StoredWeights,
     read_object,
 )
-from sidtool.checkpoint.hub import offline
-from sidtool.errors import DataError, RefusedError, SidtoolError
+from sidtool.base.checkpoint.hub import offline
+from sidtool.base.errors import DataError, RefusedError, SidtoolError
 
 REGISTRATIONS = 3
 """How often a layer may register a stored weight: without memory, loaded, and tied."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sidtool.data.digests import file_digest
-from sidtool.documents import parse_json
-from sidtool.errors import DataError, RefusedError
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, RefusedError
 
 TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from sidtool.documents import parse_json
+from sidtool.base.documents import parse_json
 
 MARKERS = {
     "zarr.json": "a Zarr group",

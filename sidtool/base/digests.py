@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from sidtool.errors import DataError
+from sidtool.base.errors import DataError
 
 BLOCK = 1 << 16
 """Strings that are hashed at once; the digest depends on it."""

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sidtool.checkpoint.files import check_folder
-from sidtool.checkpoint.guard import loading
-from sidtool.errors import DataError
+from sidtool.base.checkpoint.files import check_folder
+from sidtool.base.checkpoint.guard import loading
+from sidtool.base.errors import DataError
 
 
 def non_finite(weights: Iterable[tuple[str, Any]]) -> list[str]:

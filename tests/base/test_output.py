@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sidtool import output, output_lock
-from sidtool.errors import DataError, SidtoolWarning, UsageError
-from sidtool.output import (
+from sidtool.base import output, output_lock
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.output import (
     cache_array,
     locked,
     new_dir,
@@ -101,7 +101,7 @@ def test_an_output_without_a_name_is_refused(name: str) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
-from sidtool.output import new_file
+from sidtool.base.output import new_file
 with new_file(Path(sys.argv[1]), force=True) as path:
     path.write_text("first")
     print("writing", flush=True)
@@ -183,8 +183,8 @@ def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> Non
 CONTENDER = """
 import os, sys
 from pathlib import Path
-from sidtool.errors import UsageError
-from sidtool.output import locked
+from sidtool.base.errors import UsageError
+from sidtool.base.output import locked
 out, inside = map(Path, sys.argv[1:])
 entries = 0
 while entries < 100:

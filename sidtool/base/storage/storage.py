@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sidtool.errors import DataError, IntegrityError, SidtoolError, UsageError
-from sidtool.extras import require
-from sidtool.storage.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
-from sidtool.storage.local_files import check_file, read_range
-from sidtool.storage.zips import Span, is_zip, zip_directory
+from sidtool.base.errors import DataError, IntegrityError, SidtoolError, UsageError
+from sidtool.base.extras import require
+from sidtool.base.storage.conditional import Snapshot, protocols, take_snapshot, write_if_unchanged
+from sidtool.base.storage.local_files import check_file, read_range
+from sidtool.base.storage.zips import Span, is_zip, zip_directory
 
 Range = tuple[str, int | None, int | None]
 """An object's name and its first and last byte (exclusive); None is its start or its end."""

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.errors import UsageError
+from sidtool.base.errors import UsageError
 
 RESERVED = (".partial", ".partial.d", ".partial.lock", ".removed", ".replaced")
 """Endings of unfinished work and locks: sidtool removes files and folders of such names."""

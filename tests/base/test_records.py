@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from sidtool.json_record import JsonRecord, is_number
+from sidtool.base.records import JsonRecord, is_number
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.checkpoint.encoder_modules import check_encoder
+from sidtool.base.checkpoint.encoder_modules import check_encoder
+from sidtool.base.errors import RefusedError, SidtoolError
 from sidtool.embed import embed
 from sidtool.encoder.settings import Encoder
-from sidtool.errors import RefusedError, SidtoolError
 from tests.encoders import tiny_encoder
 
 

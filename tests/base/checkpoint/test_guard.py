@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.checkpoint import hub
-from sidtool.checkpoint.guard import loading
-from sidtool.errors import DataError, RefusedError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.base.checkpoint import hub
+from sidtool.base.checkpoint.guard import loading
+from sidtool.base.errors import DataError, RefusedError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.model.pretrained import load_model, load_tokenizer, locate
 from tests.models import tiny_model, tiny_tokenizer
 

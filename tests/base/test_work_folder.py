@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sidtool.errors import DataError, UsageError
-from sidtool.work_folder import RUN_FILE, open_work_folder
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.work_folder import RUN_FILE, open_work_folder
 
 RUN = {"model": "abc", "options": {"k": 5, "deny": None}, "settings": {"lr": 0.1, "names": ["a"]}}
 RESTART = "--force starts again"

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sidtool.errors import DataError, SidtoolError, UsageError
-from sidtool.output_lock import hold_lock
-from sidtool.output_name import OutputKind, check_name, check_place, check_suffix
+from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.output_lock import hold_lock
+from sidtool.base.output_name import OutputKind, check_name, check_place, check_suffix
 
 _DISK_ERRORS = {
     errno.EACCES,
