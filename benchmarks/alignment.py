@@ -21,10 +21,10 @@ from table import markdown
 from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
+from sidtool.data.split.files import open_split
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import Evaluation, compare
 from sidtool.model.load import load_model_folder
-from sidtool.splits.files import open_split
 
 HERE = Path(__file__).parent
 FILMS = Path("recbole", "dataset_example", "ml-100k")

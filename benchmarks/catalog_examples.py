@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool import Bundle
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Example, UserSequence
 
 KS = (1, 5, 10, 20, 50)
 

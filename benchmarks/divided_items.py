@@ -9,7 +9,7 @@ import numpy as np
 from sidtool import read_items
 from sidtool.base.output import new_dir
 from sidtool.data.interactions import read_interactions
-from sidtool.tables.tables import column_names, read_columns
+from sidtool.data.tables.tables import column_names, read_columns
 
 OLD = "old.jsonl"
 NEW = "new.jsonl"

@@ -105,12 +105,12 @@ def run_knn(folder: Path, memory: int | None) -> str:
     import hashlib
 
     from sidtool import open_bundle
+    from sidtool.data.split.files import open_split
+    from sidtool.data.split.split import evenly_spaced
     from sidtool.evaluation.baselines import UNTUNED
     from sidtool.evaluation.evaluation import spilled
     from sidtool.evaluation.ranking import IndexedExamples
     from sidtool.evaluation.systems import baseline_values
-    from sidtool.splits.files import open_split
-    from sidtool.splits.split import evenly_spaced
 
     bundle = open_bundle(str(folder / "shop.zarr"))
     with spilled(memory) as (spill, shards):

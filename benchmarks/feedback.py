@@ -30,9 +30,9 @@ from reinforce_table import METRICS, Values, differences, group_means
 from table import markdown, spread
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
+from sidtool.data.fields.conditions import Condition
+from sidtool.data.fields.fields import need_field
 from sidtool.evaluation.bootstrap import everyone
-from sidtool.fields.conditions import Condition
-from sidtool.fields.fields import need_field
 from sidtool.prompt.slots import value_text
 
 ALL = "all"

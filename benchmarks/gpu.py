@@ -217,12 +217,12 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
 
     from sidtool.bundle import Bundle, ItemMap
     from sidtool.data.items import Items
+    from sidtool.data.split.split import Example, Split, UserSequence
     from sidtool.model.extend import extend_model
     from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
     from sidtool.sft.make_sft import make_sft
     from sidtool.sft.sft_options import SftOptions
     from sidtool.sid import SidSpace
-    from sidtool.splits.split import Example, Split, UserSequence
 
     rng = np.random.default_rng(0)
     space = SidSpace((256, 256, 256), begin=None, end=None)

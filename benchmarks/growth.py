@@ -11,6 +11,7 @@ from new_items import text_knn
 from numpy.typing import NDArray
 
 from sidtool.build.diff import diff
+from sidtool.data.split.split import Example, Split
 from sidtool.data.vectors import Vectors
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
@@ -19,7 +20,6 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
-from sidtool.splits.split import Example, Split
 
 METRIC, K, WIDTH = "hr@10", 10, 50
 SCORED_USERS = 500

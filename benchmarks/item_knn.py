@@ -11,6 +11,7 @@ from pathlib import Path
 from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
+from sidtool.data.split.protocols import leave_one_out
 from sidtool.evaluation.baselines import (
     UNTUNED,
     Catalog,
@@ -20,7 +21,6 @@ from sidtool.evaluation.baselines import (
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.memory.similarity import KnnSettings, item_similarity
-from sidtool.splits.protocols import leave_one_out
 
 K = 10
 KS = (5, 10)

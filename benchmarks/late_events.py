@@ -25,11 +25,11 @@ from table import markdown, spread
 
 from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.data.interactions import read_interactions
+from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 from sidtool.model.memory import MemoryOptions
-from sidtool.splits.examples import read_examples
 
 EARLIER = (0.80, 0.85)
 """Shares of all events, by time, after which validation and test of the earlier split start."""

@@ -30,11 +30,11 @@ from sidtool.base.errors import SidtoolError
 from sidtool.build.add import read_new_items
 from sidtool.build.diff import diff
 from sidtool.build.encode import embed_items, read_sources
+from sidtool.data.split.files import read_split
+from sidtool.data.split.split import Split
 from sidtool.data.vectors import Vectors
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
-from sidtool.splits.files import read_split
-from sidtool.splits.split import Split
 
 NEW_SHARE = 0.2
 """Of the items, added after the model was trained."""

@@ -28,6 +28,7 @@ from table import markdown
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
 from sidtool.contract.stage_record import ModelReference
+from sidtool.data.split.split import evenly_spaced
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_evaluation.list_evaluation import (
     ListEvaluationOptions,
@@ -40,7 +41,6 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
-from sidtool.splits.split import evenly_spaced
 
 ITEMS = "items"
 LISTS = "lists"

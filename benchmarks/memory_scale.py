@@ -45,9 +45,9 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     from sidtool import Bundle
     from sidtool.bundle.item_map import ItemMap
     from sidtool.data.coded import Coded, object_array
+    from sidtool.data.split.packed import PackedSequences, Ragged
+    from sidtool.data.split.split import Example, Split
     from sidtool.sid import SidSpace
-    from sidtool.splits.packed import PackedSequences, Ragged
-    from sidtool.splits.split import Example, Split
 
     rng = np.random.default_rng(0)
     ids = [f"item-{row}" for row in range(n_items)]

@@ -19,13 +19,13 @@ from environment import environment
 from numpy.typing import NDArray
 from table import markdown
 
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import evenly_spaced
 from sidtool.evaluation.mixture_candidates import Candidates, K
 from sidtool.evaluation.mixture_choice import MixtureChoice
 from sidtool.evaluation.tune_memory import TuneMemoryOptions, candidates_of
 from sidtool.model.load import load_model_folder
 from sidtool.registry.references import open_memory
-from sidtool.splits.files import open_split
-from sidtool.splits.split import evenly_spaced
 
 FACTORS = (1.0, 0.9, 0.8, 0.7, 0.5, 0.25, 0.0)
 

@@ -20,10 +20,10 @@ from environment import environment
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from table import markdown, spread
 
+from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
-from sidtool.splits.examples import read_examples
 
 NEW_SHARE = 0.1
 """Of the items, added after the old model was trained."""

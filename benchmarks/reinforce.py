@@ -33,11 +33,11 @@ from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from reinforce_table import START, Values, differences, group_means, result_tables
 from steps import StepError
 
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Example, Split
+from sidtool.data.tables.tables import read_columns
 from sidtool.evaluation.slices import example_groups
 from sidtool.sft.event_weights import WeightOptions
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Example, Split
-from sidtool.tables.tables import read_columns
 
 MORE_SFT = "more SFT"
 TEACHER = "teacher"

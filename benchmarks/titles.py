@@ -16,7 +16,7 @@ from pathlib import Path
 from sidtool.base.output import new_dir
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
-from sidtool.splits.protocols import leave_one_out
+from sidtool.data.split.protocols import leave_one_out
 
 _ARTICLE = re.compile(r"^(.*), (the|a|an|il|la|le|les|el|das|der|die|l')$")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -28,6 +28,7 @@ from torch.nn.functional import cross_entropy
 
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import Items
+from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
@@ -37,7 +38,6 @@ from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sid import SidSpace
-from sidtool.splits.split import Example, Split, UserSequence
 from sidtool.trainer import causal as trainer_module
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions

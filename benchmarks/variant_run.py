@@ -14,8 +14,8 @@ from typing import Any
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from steps import StepError
 
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Example, Split
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Example, Split
 
 
 @dataclass(frozen=True)

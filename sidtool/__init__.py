@@ -31,8 +31,21 @@ if TYPE_CHECKING:
     from sidtool.cluster.vectors import ItemColumns as ItemColumns
     from sidtool.cluster.vectors import embed_folder as embed_folder
     from sidtool.cluster.vectors import encode_folder as encode_folder
+    from sidtool.data.fields.field_columns import FieldName as FieldName
+    from sidtool.data.fields.field_columns import FieldOptions as FieldOptions
+    from sidtool.data.fields.fields import Fields as Fields
+    from sidtool.data.general_text import GeneralOptions as GeneralOptions
     from sidtool.data.interactions import EventNames as EventNames
     from sidtool.data.items import read_items as read_items
+    from sidtool.data.prepare.check import check as check
+    from sidtool.data.prepare.filters import FilterOptions as FilterOptions
+    from sidtool.data.prepare.preparation import PrepareOptions as PrepareOptions
+    from sidtool.data.prepare.preparation import prepare as prepare
+    from sidtool.data.split.files import SplitOptions as SplitOptions
+    from sidtool.data.split.files import open_split as open_split
+    from sidtool.data.split.files import split_events as split_events
+    from sidtool.data.split.list_targets import ListTargets as ListTargets
+    from sidtool.data.split.sessions import SessionRule as SessionRule
     from sidtool.decoder.constraint import SidLogitsProcessor as SidLogitsProcessor
     from sidtool.encoder.settings import Encoder as Encoder
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
@@ -41,14 +54,6 @@ if TYPE_CHECKING:
     from sidtool.evaluation.tune_memory import tune_memory as tune_memory
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.tune_similarity import tune_similarity as tune_similarity
-    from sidtool.fields.field_columns import FieldName as FieldName
-    from sidtool.fields.field_columns import FieldOptions as FieldOptions
-    from sidtool.fields.fields import Fields as Fields
-    from sidtool.general_text import GeneralOptions as GeneralOptions
-    from sidtool.ingest.check import check as check
-    from sidtool.ingest.filters import FilterOptions as FilterOptions
-    from sidtool.ingest.prepare import PrepareOptions as PrepareOptions
-    from sidtool.ingest.prepare import prepare as prepare
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
@@ -91,11 +96,6 @@ if TYPE_CHECKING:
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.sft_options import SftOptions as SftOptions
     from sidtool.sid import SidSpace as SidSpace
-    from sidtool.splits.files import SplitOptions as SplitOptions
-    from sidtool.splits.files import open_split as open_split
-    from sidtool.splits.files import split_events as split_events
-    from sidtool.splits.list_targets import ListTargets as ListTargets
-    from sidtool.splits.sessions import SessionRule as SessionRule
     from sidtool.task_evaluation.task_evaluation import (
         TaskEvaluationOptions as TaskEvaluationOptions,
     )
@@ -118,34 +118,34 @@ _MODULES = {
     "Encoder": "encoder.settings",
     "EvaluationOptions": "evaluation.evaluation",
     "EventNames": "data.interactions",
-    "FieldName": "fields.field_columns",
-    "FieldOptions": "fields.field_columns",
-    "Fields": "fields.fields",
-    "FilterOptions": "ingest.filters",
-    "GeneralOptions": "general_text",
+    "FieldName": "data.fields.field_columns",
+    "FieldOptions": "data.fields.field_columns",
+    "Fields": "data.fields.fields",
+    "FilterOptions": "data.prepare.filters",
+    "GeneralOptions": "data.general_text",
     "ItemColumns": "cluster.vectors",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
     "ListEvaluationOptions": "list_evaluation.list_evaluation",
     "ListOptions": "list_decoder.list_options",
-    "ListTargets": "splits.list_targets",
+    "ListTargets": "data.split.list_targets",
     "Listening": "serving.serve_options",
     "Memory": "memory.memory",
     "ModelSource": "cluster.models",
-    "PrepareOptions": "ingest.prepare",
+    "PrepareOptions": "data.prepare.preparation",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
     "RunOptions": "cluster.run",
     "ServeLimits": "serving.serve_options",
     "ServeOptions": "serving.serve_options",
-    "SessionRule": "splits.sessions",
+    "SessionRule": "data.split.sessions",
     "SftInputs": "sft.job",
     "SftOptions": "sft.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "sid",
     "SidtoolError": "base.errors",
-    "SplitOptions": "splits.files",
+    "SplitOptions": "data.split.files",
     "StageSettings": "training.settings",
     "TaskEvaluationOptions": "task_evaluation.task_evaluation",
     "Templates": "prompt.frames",
@@ -158,7 +158,7 @@ _MODULES = {
     "align": "build.align",
     "build_codebook": "build.build",
     "build_memory": "memory.build",
-    "check": "ingest.check",
+    "check": "data.prepare.check",
     "compare_bundles": "build.compare",
     "decode": "bundle.decode",
     "diff": "build.diff",
@@ -180,8 +180,8 @@ _MODULES = {
     "merge": "model.merge",
     "model_tokens": "model.model_tokens",
     "open_bundle": "registry.references",
-    "open_split": "splits.files",
-    "prepare": "ingest.prepare",
+    "open_split": "data.split.files",
+    "prepare": "data.prepare.preparation",
     "pull": "registry.publish",
     "push": "registry.publish",
     "read_items": "data.items",
@@ -193,7 +193,7 @@ _MODULES = {
     "rl": "reinforcement.run",
     "serve": "serving.serve",
     "serve_on_ray": "cluster.ray_service",
-    "split_events": "splits.files",
+    "split_events": "data.split.files",
     "tag": "registry.publish",
     "train": "training.run",
     "train_stages": "training.stages",

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
-from sidtool.fields.fields import Fields, FieldTypes
+from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.model.extend import extend_model
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.split import Example, Split, UserSequence
 from tests.bundles import small_bundle
 from tests.models import (
     ENCODER_DECODERS,

@@ -11,7 +11,7 @@ from sidtool.adoption.presets import Preset, PromptPreset, preset_for
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import ModelKind
-from sidtool.fields.fields import FieldTypes
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.frames import HISTORY_SLOT, begin_text, end_text
 from sidtool.prompt.prompts import HistoryPrompt

@@ -24,6 +24,8 @@ from sidtool.bundle.manifest import library_versions, now
 from sidtool.codes.make import ItemCodes, make_codes
 from sidtool.collisions.assign import require_capacity
 from sidtool.data.items import Items
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Split
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.embed import embed
@@ -34,8 +36,6 @@ from sidtool.quantize.codebook import Codebook
 from sidtool.quantize.fusion import source_shares
 from sidtool.quantize.resumable import fit_once
 from sidtool.sid import Levels
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Split
 
 Source = Vectors | VectorSource | str | Path
 """Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""

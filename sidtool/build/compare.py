@@ -17,12 +17,12 @@ from sidtool.codes.measure import level_use, neighbor_preservation, residual_var
 from sidtool.codes.report import CodebookReport, LevelUse
 from sidtool.collisions.policy import CollisionCounts
 from sidtool.data.items import Items
+from sidtool.data.split.files import open_split
+from sidtool.data.split.record import recorded_event_columns
+from sidtool.data.split.split import UserSequence
 from sidtool.data.vector_files import read_vectors
 from sidtool.data.vectors import Vectors
 from sidtool.sid import Codes, Levels
-from sidtool.splits.files import open_split
-from sidtool.splits.record import recorded_event_columns
-from sidtool.splits.split import UserSequence
 
 Figures = Sequence[float | None]
 

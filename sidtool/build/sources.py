@@ -9,6 +9,8 @@ import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.build.ppmi import factors, ppmi
+from sidtool.data.split.cooccurrence import Cooccurrence, count_cooccurrence
+from sidtool.data.split.split import Split
 from sidtool.data.vectors import Vectors, VectorSource
 from sidtool.quantize.fusion import (
     Fusion,
@@ -19,8 +21,6 @@ from sidtool.quantize.fusion import (
     source_shares,
 )
 from sidtool.quantize.mlp import Arrays
-from sidtool.splits.cooccurrence import Cooccurrence, count_cooccurrence
-from sidtool.splits.split import Split
 
 
 @dataclass(frozen=True)

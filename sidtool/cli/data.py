@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import RefusedError, UsageError
-from sidtool.ingest.formats import Source
+from sidtool.data.prepare.formats import Source
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from sidtool.ingest.check import Report
-    from sidtool.ingest.clean import Cleaned
+    from sidtool.data.prepare.check import Report
+    from sidtool.data.prepare.cleaning import Cleaned
 
 
 def check(
@@ -47,9 +47,9 @@ def check(
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import FOLDER
     from sidtool.data.interactions import EventNames
-    from sidtool.ingest.check import report
-    from sidtool.ingest.clean import clean
-    from sidtool.ingest.tables import read_catalog_table, read_event_table
+    from sidtool.data.prepare.check import report
+    from sidtool.data.prepare.cleaning import clean
+    from sidtool.data.prepare.tables import read_catalog_table, read_event_table
 
     names = EventNames(user_column, item_column, order_column, order)
     if events is None and names.flags:
@@ -127,9 +127,9 @@ def prepare(
 ) -> None:
     """Write items.parquet and events.parquet from a public data set or any table of events."""
     from sidtool.data.interactions import EventNames
-    from sidtool.ingest.filters import FilterOptions
-    from sidtool.ingest.prepare import PrepareOptions
-    from sidtool.ingest.prepare import prepare as prepare_data
+    from sidtool.data.prepare.filters import FilterOptions
+    from sidtool.data.prepare.preparation import PrepareOptions
+    from sidtool.data.prepare.preparation import prepare as prepare_data
 
     chosen = PrepareOptions(
         from_,
@@ -185,7 +185,7 @@ def _say_report(report: "Report", *, json: bool) -> None:
 
 
 def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
-    from sidtool.ingest.check import MEANINGS
+    from sidtool.data.prepare.check import MEANINGS
 
     for counts in (cleaned.dropped_items, cleaned.dropped_events):
         for reason, count in counts.items():

@@ -51,8 +51,8 @@ def embed(
     The files are the same for any engine and number of workers."""
     from sidtool.cluster.run import RunOptions
     from sidtool.cluster.vectors import ItemColumns, embed_folder
+    from sidtool.data.tables.locate import as_url
     from sidtool.encoder.settings import Encoder
-    from sidtool.tables.locate import as_url
 
     model = Encoder(
         encoder, revision, pooling, prompt, max_length, dtype, trust_remote_code=trust_remote_code
@@ -82,7 +82,7 @@ def encode_items(
     """Write the SIDs of a folder of items; `moved` says where the bundle's encoder is."""
     from sidtool.cluster.run import RunOptions
     from sidtool.cluster.vectors import ItemColumns, encode_folder
-    from sidtool.tables.locate import as_url
+    from sidtool.data.tables.locate import as_url
 
     with progress("encode") as reports:
         run = RunOptions(engine, progress=reports.get("encode"), **flags)

@@ -14,12 +14,12 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 
 if TYPE_CHECKING:
     from sidtool.bundle.bundle import Bundle
+    from sidtool.data.split.split import Split
     from sidtool.data.vectors import Vectors
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions
     from sidtool.memory.build import EarlierMemory
     from sidtool.memory.content import ItemContent
     from sidtool.memory.memory import Memory
-    from sidtool.splits.split import Split
 
 
 def build_memory(
@@ -106,11 +106,11 @@ def build_memory(
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import MEMORY
+    from sidtool.data.split.files import open_split
     from sidtool.memory.build import DEFAULT, check_memory_split
     from sidtool.memory.build import build_memory as build
     from sidtool.memory.sharded import shards_beside
     from sidtool.registry.references import open_bundle
-    from sidtool.splits.files import open_split
 
     refuse_existing(out, force, MEMORY)
     if not tune and (users is not None or exclude_seen):
@@ -176,10 +176,10 @@ def tune_memory(
 ) -> None:
     """Choose the weight and power of a memory on validation users, and bind it to a copy of a
     model."""
+    from sidtool.data.split.files import open_split
     from sidtool.evaluation.tune_memory import TuneMemoryOptions, plan_tune_memory
     from sidtool.evaluation.tune_memory import tune_memory as tune
     from sidtool.registry.references import open_memory
-    from sidtool.splits.files import open_split
 
     chosen = TuneMemoryOptions(users, num_beams, exclude_seen)
     opened = open_memory(memory)
@@ -323,9 +323,9 @@ def _content(
 
 def _earlier(memory: str | None, split: Path | None) -> "EarlierMemory | None":
     """The memory to update. Raises UsageError if only one of the two options is given."""
+    from sidtool.data.split.files import open_split
     from sidtool.memory.build import EarlierMemory
     from sidtool.registry.references import open_memory
-    from sidtool.splits.files import open_split
 
     if memory is None and split is None:
         return None

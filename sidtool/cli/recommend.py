@@ -17,7 +17,7 @@ from sidtool.terminal.inputs import read_ids, standard_input
 
 if TYPE_CHECKING:
     from sidtool.cluster.models import ModelSource
-    from sidtool.fields.fields import Fields
+    from sidtool.data.fields.fields import Fields
     from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 
@@ -209,7 +209,7 @@ def _recommend_by_workers(
     """Answer a folder of requests."""
     from sidtool.cluster.recommendations import recommend_folder
     from sidtool.cluster.run import RunOptions
-    from sidtool.tables.locate import as_url
+    from sidtool.data.tables.locate import as_url
 
     with progress("recommend") as reports:
         run = RunOptions("ray", progress=reports.get("recommend"), **how)
@@ -230,7 +230,7 @@ def _report(outcome: "Outcome", k: int) -> None:
 def _fields(text: str | None, history: str | None) -> "Fields":
     """The fields of --fields, for the items of --history. Raises UsageError."""
     from sidtool.base.documents import parse_json
-    from sidtool.fields.fields import NO_FIELDS, Fields
+    from sidtool.data.fields.fields import NO_FIELDS, Fields
 
     if text is None:
         return NO_FIELDS

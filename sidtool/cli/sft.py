@@ -13,10 +13,10 @@ from sidtool.terminal.inputs import assignments, numbers, read_ids
 
 if TYPE_CHECKING:
     from sidtool.cluster.training_examples import ClusterExamples
-    from sidtool.general_text import GeneralOptions
+    from sidtool.data.general_text import GeneralOptions
+    from sidtool.data.split.list_targets import ListTargets
     from sidtool.sft.event_weights import WeightOptions, WeightRecord
     from sidtool.sft.lineage import Lineage
-    from sidtool.splits.list_targets import ListTargets
 
 
 def make_sft(
@@ -187,7 +187,7 @@ def _warn_of_open_answers(lineage: "Lineage") -> None:
 def _list_targets(
     length: int | None, stride: int | None, order: str | None
 ) -> "ListTargets | None":
-    from sidtool.splits.list_targets import LENGTH, ListTargets
+    from sidtool.data.split.list_targets import LENGTH, ListTargets
 
     if length is None and stride is None and order is None:
         return None
@@ -221,7 +221,7 @@ def _weight_options(expression: str | None, clip: float | None) -> "WeightOption
 
 
 def _general_options(path: Path | None, share: float | None) -> "GeneralOptions | None":
-    from sidtool.general_text import GeneralOptions
+    from sidtool.data.general_text import GeneralOptions
 
     if path is not None:
         return GeneralOptions(path) if share is None else GeneralOptions(path, share)

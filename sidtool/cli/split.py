@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.splits.record import Protocol, SplitManifest
+from sidtool.data.split.record import Protocol, SplitManifest
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from sidtool.fields.fields import FieldTypes
+    from sidtool.data.fields.fields import FieldTypes
 
 LEFT_OUT: dict[Protocol, str] = {
     "leave-one-out": "events behind a user's last target",
@@ -122,10 +122,10 @@ def split(
     json: options.Json = False,
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
+    from sidtool.data.fields.field_columns import FieldName, FieldOptions
     from sidtool.data.interactions import EventNames
-    from sidtool.fields.field_columns import FieldName, FieldOptions
-    from sidtool.splits.files import SplitOptions, split_events
-    from sidtool.splits.sessions import SessionRule
+    from sidtool.data.split.files import SplitOptions, split_events
+    from sidtool.data.split.sessions import SessionRule
 
     columns = EventNames(user_column, item_column, order_column, order)
     fields = FieldOptions(

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.extras import require
-from sidtool.tables.containers import one_line
+from sidtool.data.tables.containers import one_line
 
 Engine = Literal["local", "ray"]
 RESTARTS = 3

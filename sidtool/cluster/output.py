@@ -17,7 +17,7 @@ from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import RUN_FILE, open_work_folder
 from sidtool.cluster.shards import is_local, open_store
-from sidtool.tables.containers import library_errors, one_line
+from sidtool.data.tables.containers import library_errors, one_line
 
 LINEAGE = "_lineage.json"
 """Readers of folders of Parquet ignore names that begin so."""

@@ -20,8 +20,8 @@ from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, Us
 from sidtool.base.extras import require
 from sidtool.cluster.engine import has_cluster, ray_cluster
 from sidtool.cluster.replica import LOGGING, NAME, Replica
+from sidtool.data.tables.containers import one_line
 from sidtool.serving.serve_options import Listening, ServeOptions
-from sidtool.tables.containers import one_line
 
 SIGNAL_SECONDS = 0.5
 """How often to look whether the end was requested."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import missing_package
-from sidtool.tables.containers import PARQUET, library_errors
-from sidtool.tables.parquet import FREE_ROWS, VALUES_PER_BYTE, open_dataset
+from sidtool.data.tables.containers import PARQUET, library_errors
+from sidtool.data.tables.parquet import FREE_ROWS, VALUES_PER_BYTE, open_dataset
 
 ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""

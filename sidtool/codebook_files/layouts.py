@@ -22,10 +22,10 @@ from sidtool.base.errors import DataError
 from sidtool.codebook_files.networks import batch_norm_scale, network_arrays, network_names
 from sidtool.codebook_files.npz_file import read_npz
 from sidtool.codebook_files.torch_file import StoredTensor, TorchFile, items_of, tensors_of
+from sidtool.data.tables.containers import library_errors
 from sidtool.data.vectors import Vectors
 from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sid import LETTERS, MAX_CODES
-from sidtool.tables.containers import library_errors
 
 Layout = Literal["openonerec", "rq-vae", "rq-kmeans+", "rq-kmeans", "grid"]
 """Whose codebook it is, by how it is stored."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.codebook_files.zip_entries import expanding_entries, open_zip, read_exactly
+from sidtool.data.tables.containers import library_errors, require_regular
 from sidtool.data.vector_files import npy_header
-from sidtool.tables.containers import library_errors, require_regular
 
 NUMBERS = "fiu"
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.codebook_files.pickle_values import MAX_BYTES, Call, Name, Stored, read_pickle
 from sidtool.codebook_files.zip_entries import open_zip, read_exactly, stored_entries
-from sidtool.tables.containers import library_errors, require_regular
+from sidtool.data.tables.containers import library_errors, require_regular
 
 BFLOAT16 = "torch.BFloat16Storage"
 STORAGES = {

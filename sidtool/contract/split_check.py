@@ -6,7 +6,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import RlParams, TrainParams
 from sidtool.data.columns import EventColumns
-from sidtool.splits.record import SplitReference, check_split, recorded_split
+from sidtool.data.split.record import SplitReference, check_split, recorded_split
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:

@@ -7,9 +7,9 @@ from typing import Any
 
 from sidtool.base.checkpoint.files import settings_digests, weight_digests
 from sidtool.base.records import JsonRecord
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.record import SplitReference
 from sidtool.prompt.frames import Templates
-from sidtool.splits.list_targets import ListTargets
-from sidtool.splits.record import SplitReference
 
 
 @dataclass(frozen=True)

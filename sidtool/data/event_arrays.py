@@ -13,9 +13,9 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
 from sidtool.data.coded import object_array
 from sidtool.data.columns import EventColumns
+from sidtool.data.tables.containers import Column
+from sidtool.data.tables.tables import read_columns
 from sidtool.data.times import read_order
-from sidtool.tables.containers import Column
-from sidtool.tables.tables import read_columns
 
 CodedColumn = tuple[NDArray[np.object_], NDArray[np.int32]]
 """(distinct,) texts, and the (n,) codes of n cells."""

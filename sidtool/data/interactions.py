@@ -25,7 +25,7 @@ from sidtool.data.columns import (
 )
 from sidtool.data.event_arrays import events_in_memory
 from sidtool.data.spilled_events import Spill, spilled_events
-from sidtool.tables.tables import column_names
+from sidtool.data.tables.tables import column_names
 
 Order = Literal["column", "row"]
 """What orders events: a column, or the rows of the file."""

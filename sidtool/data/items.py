@@ -18,8 +18,8 @@ from sidtool.data.columns import (
     choose_column,
     need_column,
 )
-from sidtool.tables.list_cells import parse_list
-from sidtool.tables.tables import column_names, read_columns
+from sidtool.data.tables.list_cells import parse_list
+from sidtool.data.tables.tables import column_names, read_columns
 
 DEFAULT_TEMPLATE = "{title}"
 CLOSING = ")]}>»”’"

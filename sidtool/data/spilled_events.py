@@ -25,8 +25,8 @@ from sidtool.data.event_arrays import (
     event_column_names,
     trimmed,
 )
+from sidtool.data.tables.tables import column_batches
 from sidtool.data.times import FLOAT_DIGITS, check_same_kind, read_order
-from sidtool.tables.tables import column_batches
 
 SORTED_EVENT = 160
 """Bytes at the peak for each event of a partition; benchmarks/events_scale.py measures it."""

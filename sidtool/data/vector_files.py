@@ -14,13 +14,13 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.data.columns import ID_COLUMNS, choose_column, need_column
+from sidtool.data.tables.containers import library_errors, open_file, read_errors, require_regular
+from sidtool.data.tables.json_tables import is_id
+from sidtool.data.tables.locate import parquet_files
+from sidtool.data.tables.parquet import open_dataset, parquet_column_names
+from sidtool.data.tables.tables import read_columns
 from sidtool.data.vectors import Stored, Vectors, VectorSource, require_matrix, rows_within
 from sidtool.data.zarr_vectors import open_zarr
-from sidtool.tables.containers import library_errors, open_file, read_errors, require_regular
-from sidtool.tables.json_tables import is_id
-from sidtool.tables.locate import parquet_files
-from sidtool.tables.parquet import open_dataset, parquet_column_names
-from sidtool.tables.tables import read_columns
 
 MAX_NPY_HEADER = 10_000
 """NumPy's limit, which it checks after it has read the header."""

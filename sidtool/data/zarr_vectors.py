@@ -11,8 +11,8 @@ from zipfile import ZipFile
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.tables.containers import FREE_BYTES, MAX_EXPANSION
-from sidtool.tables.json_tables import is_id
+from sidtool.data.tables.containers import FREE_BYTES, MAX_EXPANSION
+from sidtool.data.tables.json_tables import is_id
 
 CODECS = {
     *("bytes", "transpose", "crc32c", "sharding_indexed", "vlen-utf8", "vlen-bytes"),

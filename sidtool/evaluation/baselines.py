@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
+from sidtool.data.split.cooccurrence import ItemSequences
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, history_scores, item_similarity
-from sidtool.splits.cooccurrence import ItemSequences
-from sidtool.splits.split import Example, UserSequence
 
 PopularityIndex = NDArray[np.int64]
 """(m,) items of a catalog by their popularity rank."""

@@ -16,6 +16,9 @@ from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.spilled_events import Spill
+from sidtool.data.split.files import open_split
+from sidtool.data.split.record import SplitReference, check_split
+from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.decoder.mixture import check_normalize
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import UNTUNED
@@ -37,9 +40,6 @@ from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, 
 from sidtool.memory.sharded import Shards
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.splits.files import open_split
-from sidtool.splits.record import SplitReference, check_split
-from sidtool.splits.split import Example, Split, UserSequence, evenly_spaced
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""

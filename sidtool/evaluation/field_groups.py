@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.fields.conditions import Condition
-from sidtool.fields.fields import FieldTypes, Value, Values, need_field
-from sidtool.splits.split import Example
+from sidtool.data.fields.conditions import Condition
+from sidtool.data.fields.fields import FieldTypes, Value, Values, need_field
+from sidtool.data.split.split import Example
 
 MOST_GROUPS = 10
 """Values of a field that are groups; further texts are one group, numbers become quarters."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sidtool.base.errors import DataError
+from sidtool.data.split.split import Example
 from sidtool.evaluation.bootstrap import Difference, Groups
 from sidtool.evaluation.samples import Sample
 from sidtool.evaluation.slices import SLICES
@@ -16,7 +17,6 @@ from sidtool.evaluation.system_values import (
     SystemValues,
     system_differences,
 )
-from sidtool.splits.split import Example
 
 NO_EXAMPLES = Averages(0, {}, {}, {}, {})
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.bootstrap import everyone
-from sidtool.splits.split import Example, UserSequence
 
 SLICES: Mapping[str, tuple[int, int | None]] = {
     "cold": (0, 0),

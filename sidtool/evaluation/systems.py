@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
@@ -25,7 +26,6 @@ from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import RankedQueries
-from sidtool.splits.split import Example, UserSequence
 
 
 def uses_memory(loaded: LoadedModel) -> bool:

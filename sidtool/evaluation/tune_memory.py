@@ -18,6 +18,8 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.split_check import check_model_split
+from sidtool.data.split.record import check_split
+from sidtool.data.split.split import Example, Split, evenly_spaced
 from sidtool.decoder.mixture import RankedItems, check_normalize
 from sidtool.evaluation.mixture_candidates import Candidates
 from sidtool.evaluation.mixture_choice import Grid, grid_ranks
@@ -28,8 +30,6 @@ from sidtool.model.bind_memory import bind_memory
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.memory import WeightedMemory
 from sidtool.recommendation.query import WINDOW, QuerySession, in_windows
-from sidtool.splits.record import check_split
-from sidtool.splits.split import Example, Split, evenly_spaced
 
 
 @dataclass(frozen=True)

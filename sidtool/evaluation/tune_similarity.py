@@ -11,14 +11,14 @@ from typing import Any
 from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.split_check import check_bundle_split
+from sidtool.data.split.cooccurrence import count_pairs, item_sequences
+from sidtool.data.split.split import Split, evenly_spaced
 from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.build import DEFAULT
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.similarity import KnnSettings, similarity_of
-from sidtool.splits.cooccurrence import count_pairs, item_sequences
-from sidtool.splits.split import Split, evenly_spaced
 
 K = 10
 """Cut-off of the metric."""

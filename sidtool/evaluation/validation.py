@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.split.split import Example
 from sidtool.decoder.mixture import Mixture
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import find_targets, metric_values
@@ -18,7 +19,6 @@ from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.splits.split import Example
 
 
 def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:

@@ -21,6 +21,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_dir
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
+from sidtool.data.tables.containers import open_file, read_errors
 from sidtool.interop.maps import (
     NUMBER,
     level_sizes,
@@ -30,7 +31,6 @@ from sidtool.interop.maps import (
     titles_from_catalog,
 )
 from sidtool.sid import SidSpace
-from sidtool.tables.containers import open_file, read_errors
 
 INDEX = "index.json"
 INFO = "info.txt"

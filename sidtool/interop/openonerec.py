@@ -17,6 +17,8 @@ from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
+from sidtool.data.tables.containers import read_errors
+from sidtool.data.tables.parquet import id_strings, open_dataset, parquet_column_names
 from sidtool.interop.maps import (
     are_numbers,
     level_sizes,
@@ -26,8 +28,6 @@ from sidtool.interop.maps import (
     titles_from_catalog,
 )
 from sidtool.sid import SPELLINGS, SidSpace
-from sidtool.tables.containers import read_errors
-from sidtool.tables.parquet import id_strings, open_dataset, parquet_column_names
 
 
 def read_openonerec(

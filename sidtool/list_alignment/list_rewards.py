@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.fields.fields import Fields
+from sidtool.data.fields.fields import Fields
 from sidtool.policy.reward_sum import (
     Matrix,
     RewardContext,

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.fields.fields import Fields
+from sidtool.data.fields.fields import Fields
+from sidtool.data.split.split import Example
 from sidtool.list_alignment.list_rewards import LIST_REWARDS, ListGroups
 from sidtool.list_alignment.pairs import ListRewardFunction
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.policy.reward_sum import Matrix, RewardContext
 from sidtool.recommendation.list_query import search_lists
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.splits.split import Example
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.split.split import Example, FurtherTarget, UserSequence
 from sidtool.list_evaluation.list_metrics import UNKNOWN, ItemFacts, ListTruth, Rows, information
-from sidtool.splits.split import Example, FurtherTarget, UserSequence
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.bundle.identity import Identity
 from sidtool.bundle.manifest import check_digests, check_names
+from sidtool.data.split.record import SplitReference
 from sidtool.memory.content import ContentSettings
 from sidtool.memory.similarity import KnnSettings
-from sidtool.splits.record import SplitReference
 
 FORMAT = 1
 """The memory format that this version writes, and the newest that it reads."""

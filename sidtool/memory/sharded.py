@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import folder_beside
+from sidtool.data.split.cooccurrence import WINDOW, ItemSequences, count_pairs, pair_weights
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, similarity_rows
-from sidtool.splits.cooccurrence import WINDOW, ItemSequences, count_pairs, pair_weights
 
 GROUP_ENTRY = 80
 """Bytes at the peak for each pair of a group of users, and for each pair of a block of items below.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.splits.cooccurrence import ItemSequences, count_pairs, pair_weights
+from sidtool.data.split.cooccurrence import ItemSequences, count_pairs, pair_weights
 
 
 @dataclass(frozen=True)

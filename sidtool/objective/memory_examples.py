@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.split.split import Split
 from sidtool.memory.distribution import active_positions
 from sidtool.memory.leave_out import LeaveOneOutMemory
 from sidtool.memory.memory import Memory
@@ -18,7 +19,6 @@ from sidtool.objective.augment import AugmentedExamples, item_spans
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.sid import Codes
-from sidtool.splits.split import Split
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
-from sidtool.fields.fields import NO_FIELDS, Fields
+from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.data.split.split import Split, UserSequence
 from sidtool.policy.examples import RlExamples
 from sidtool.recommendation.query import QuerySession
-from sidtool.splits.split import Split, UserSequence
 
 
 def example_prompt(

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.split.split import UserSequence
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tokenized import encode_example
-from sidtool.splits.split import UserSequence
 
 TASKS = ("sequence", "next-item")
 """Tasks whose examples show a history as SIDs, in order of preference."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.fields.fields import Fields
+from sidtool.data.fields.fields import Fields
 from sidtool.policy.reward_terms import find_function, parse_terms
 
 Matrix = NDArray[np.float64]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.fields.fields import NO_FIELDS, Fields
+from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.prompt.frames import PromptFrame
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt

@@ -9,11 +9,11 @@ from typing import Any, Literal, Self
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
-from sidtool.fields.fields import Fields
+from sidtool.data.fields.fields import Fields
+from sidtool.data.split.list_targets import MAX_LENGTH
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.prompt.slots import Slot, opening, slots
-from sidtool.splits.list_targets import MAX_LENGTH
 
 MAX_ITEMS = 1 << 16
 """Largest history_length of a prompt."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.fields.fields import Fields, Value, Values
+from sidtool.data.fields.fields import Fields, Value, Values
 from sidtool.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
 from sidtool.prompt.segments import Segment, catalog, shorten, template
 

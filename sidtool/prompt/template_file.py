@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
-from sidtool.fields.fields import FieldTypes
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.prompt.frames import HISTORY_SLOT, Templates
 from sidtool.prompt.slots import Slot, opening, slots
 

@@ -17,6 +17,7 @@ from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.trie import Trie
 from sidtool.contract.contract import Contract
+from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.decoder.beam_result import BeamResult, check_scores
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.mixture import (
@@ -28,7 +29,6 @@ from sidtool.decoder.mixture import (
     rank_items,
 )
 from sidtool.decoder.normalize import Normalize
-from sidtool.fields.fields import NO_FIELDS, Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids

@@ -14,12 +14,12 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
+from sidtool.data.tables.containers import PARQUET
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.recommendation.result_table import write_result_table
-from sidtool.tables.containers import PARQUET
 
 RESULTS = "results.jsonl"
 REQUESTS = "requests.sha256"

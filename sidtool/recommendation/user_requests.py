@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sidtool.base.errors import DataError
 from sidtool.data.columns import EventColumns
+from sidtool.data.split.histories import History, user_histories
 from sidtool.recommendation.requests import BadRequest, Request
-from sidtool.splits.histories import History, user_histories
 
 
 def user_requests(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.bootstrap import Difference, paired_differences
 from sidtool.evaluation.metrics import metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
@@ -17,7 +18,6 @@ from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.validation import sample_examples
 from sidtool.recommendation.query import Query, QuerySession, RankedQueries
 from sidtool.reinforcement.settings import LIST_METRICS
-from sidtool.splits.split import Example, UserSequence
 
 MIN_USERS = 10
 """A slice with fewer users is not judged: a bootstrap of so few underestimates its error."""

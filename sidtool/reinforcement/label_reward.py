@@ -10,8 +10,8 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
-from sidtool.fields.conditions import Condition
-from sidtool.fields.fields import Value
+from sidtool.data.fields.conditions import Condition
+from sidtool.data.fields.fields import Value
 from sidtool.model.load import check_model_folder
 from sidtool.prompt.labels import are_numbers
 from sidtool.prompt.prompts import LabelPrompt

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
 from sidtool.base.errors import DataError
-from sidtool.fields.fields import NO_FIELDS, Fields
+from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.policy.reward_sum import Matrix

@@ -12,6 +12,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
+from sidtool.data.split.record import check_split
 from sidtool.list_alignment.list_rewards import parse_list_rewards
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.load import check_model_folder
@@ -26,7 +27,6 @@ from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions, with_reward
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, validation_users
 from sidtool.sft.tasks import LIST_TASK
-from sidtool.splits.record import check_split
 from sidtool.training.settings_file import typed_fields
 
 

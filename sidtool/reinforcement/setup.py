@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.contract.write import write_contract
+from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.validation import sample_examples
 from sidtool.list_alignment.list_examples import ListExamples, read_list_examples
 from sidtool.list_alignment.list_validation import ListValidation
@@ -29,7 +30,6 @@ from sidtool.reinforcement.list_trainer import ListTrainer
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
 from sidtool.reinforcement.trainer import GroupTrainer
-from sidtool.splits.examples import read_examples
 from sidtool.training.history import ProgressCallback
 from sidtool.training.training_run import Log
 

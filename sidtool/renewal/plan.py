@@ -15,11 +15,11 @@ from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.contract.stage_record import TrainParams
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Split
 from sidtool.model.load import check_model_folder
 from sidtool.registry.references import open_bundle
 from sidtool.renewal.last_training import RefreshOptions, check_fields, last_training, shows_text
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Split
 
 
 @dataclass(frozen=True)

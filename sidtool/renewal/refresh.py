@@ -21,6 +21,7 @@ from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.stage_record import TrainParams
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
+from sidtool.data.split.split import Split
 from sidtool.memory.build import rebuild_memory
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.bind_memory import bind_memory
@@ -36,7 +37,6 @@ from sidtool.renewal.plan import RefreshPlan, plan_refresh
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.lineage import side_files
 from sidtool.sft.make_sft import make_sft
-from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.training_run import Log
 

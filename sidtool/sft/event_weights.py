@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.fields.fields import need_feedback_of_numbers
+from sidtool.data.fields.fields import need_feedback_of_numbers
+from sidtool.data.split.split import Event, Split, UserSequence
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import LARGEST_WEIGHT
 from sidtool.sft.tasks import LIST_TASK, named_task
-from sidtool.splits.split import Event, Split, UserSequence
 
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from sidtool.base.errors import DataError
 from sidtool.bundle.item_map import ItemMap
-from sidtool.fields.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.data.split.split import Event
 from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import PromptFrame
@@ -15,7 +16,6 @@ from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.tasks import Task, writes_sids
 from sidtool.sid import SidSpace
-from sidtool.splits.split import Event
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import numpy as np
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
+from sidtool.data.tables.containers import require_regular
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sid import SidSpace
-from sidtool.tables.containers import require_regular
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.queries import Query
-from sidtool.fields.fields import NO_FIELDS
+from sidtool.data.split.split import Event, Split
 from sidtool.prompt.assemble import TextItems
 from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.field_examples import sequence_with_fields
 from sidtool.sft.histories import sequence_windows
 from sidtool.sft.task_mix import Copies
-from sidtool.splits.split import Event, Split
 
 
 def sequence_examples(

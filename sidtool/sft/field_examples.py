@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sidtool.base.errors import DataError
+from sidtool.data.split.split import Split
 from sidtool.prompt.labels import MOST_LABELS, sorted_labels
 from sidtool.prompt.segments import Segment, catalog, template
 from sidtool.prompt.slots import frame_segments, joined, value_text
@@ -11,7 +12,6 @@ from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.histories import HistorySlice
 from sidtool.sft.task_mix import Copies
 from sidtool.sft.tasks import named_task
-from sidtool.splits.split import Split
 
 
 def sequence_with_fields(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidtool.base.errors import UsageError
-from sidtool.fields.fields import TARGET, FieldTypes, need_field
+from sidtool.data.fields.fields import TARGET, FieldTypes, need_field
 from sidtool.prompt.field_tokens import TIMES, FieldValues
 from sidtool.prompt.frames import HISTORY_SLOT, PromptFrame, Templates, read_templates
 from sidtool.prompt.prompts import HistoryPrompt

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
-from sidtool.general_text import GeneralOptions, GeneralText, pieces
+from sidtool.data.general_text import GeneralOptions, GeneralText, pieces
 from sidtool.prompt.frames import begin_text, end_text
 from sidtool.prompt.segments import catalog, template
 from sidtool.sft.example_context import TrainingExample

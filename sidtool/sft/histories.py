@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.fields.fields import (
+from sidtool.data.fields.fields import (
     NO_FIELDS,
     TARGET,
     TARGET_VALUES,
@@ -12,7 +12,7 @@ from sidtool.fields.fields import (
     FieldTypes,
     Value,
 )
-from sidtool.splits.split import Event, Split, UserSequence
+from sidtool.data.split.split import Event, Split, UserSequence
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,13 @@ from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_bundle_split
 from sidtool.data.columns import recorded_columns
+from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.spilled_events import Spill
-from sidtool.general_text import GeneralOptions
+from sidtool.data.split.files import open_split
+from sidtool.data.split.record import recorded_event_columns
+from sidtool.data.split.split import Event, Split, count_leaks
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.prompt.field_tokens import FieldValues
@@ -35,9 +38,6 @@ from sidtool.sft.lineage import Lineage, TaskCounts
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.files import open_split
-from sidtool.splits.record import recorded_event_columns
-from sidtool.splits.split import Event, Split, count_leaks
 
 
 @dataclass(frozen=True)

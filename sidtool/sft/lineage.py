@@ -14,16 +14,16 @@ from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.bundle.bundle import Bundle
 from sidtool.bundle.identity import Identity
-from sidtool.general_text import GeneralRecord
+from sidtool.data.general_text import GeneralRecord
+from sidtool.data.split.files import MANIFEST, TEST, VALID
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.record import SplitReference
+from sidtool.data.split.split import Split
+from sidtool.data.tables.containers import require_regular
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import Format, Templates
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
-from sidtool.splits.files import MANIFEST, TEST, VALID
-from sidtool.splits.list_targets import ListTargets
-from sidtool.splits.record import SplitReference
-from sidtool.splits.split import Split
-from sidtool.tables.containers import require_regular
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""

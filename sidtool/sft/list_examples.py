@@ -4,14 +4,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from sidtool.fields.fields import NO_FIELDS, Fields
+from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.data.split.list_targets import ListTargets, TargetList, target_lists
+from sidtool.data.split.split import Event, Split
 from sidtool.prompt.frames import PromptFrame, Templates
 from sidtool.prompt.segments import Segment, sids, template
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.histories import HistorySlice
 from sidtool.sft.task_mix import Copies
-from sidtool.splits.list_targets import ListTargets, TargetList, target_lists
-from sidtool.splits.split import Event, Split
 
 LENGTH_SLOT = "{length}"
 """The slot of a template for the number of items in a list."""

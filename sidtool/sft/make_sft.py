@@ -10,17 +10,17 @@ from sidtool.base.output import locked, partial_path, publish, refuse_existing, 
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.spilled_events import spill_beside
-from sidtool.general_text import GeneralOptions
+from sidtool.data.split.examples import write_examples
+from sidtool.data.split.split import Split
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.job import ExampleWriter, SftJob, open_job
 from sidtool.sft.lineage import Lineage, side_files, write_lineage
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.examples import write_examples
-from sidtool.splits.split import Split
 
 
 def make_sft(

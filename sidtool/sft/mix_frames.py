@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sidtool.fields.fields import FieldTypes
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import PromptFrame, Templates, read_templates
 from sidtool.prompt.prompts import HistoryPrompt

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.split import Split
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT
@@ -14,8 +16,6 @@ from sidtool.sft.mix_frames import Frames
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import LIST_TASK, history_prompt_task, named_task, text_prompt_task
 from sidtool.sid import SidSpace
-from sidtool.splits.list_targets import ListTargets
-from sidtool.splits.split import Split
 
 
 @dataclass(frozen=True)

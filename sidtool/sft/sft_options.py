@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
+from sidtool.data.split.list_targets import LENGTH, ListTargets
 from sidtool.prompt.frames import Format, Templates
 from sidtool.sft.task_mix import check_budgets
 from sidtool.sft.tasks import LIST_TASK, check_weights, history_source
-from sidtool.splits.list_targets import LENGTH, ListTargets
 
 
 @dataclass(frozen=True)

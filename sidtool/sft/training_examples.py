@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.fields.fields import FieldTypes
+from sidtool.data.split.split import Event, Split
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.prompts import HistoryPrompt
@@ -50,7 +51,6 @@ from sidtool.sft.tasks import (
     history_prompt_task,
     named_task,
 )
-from sidtool.splits.split import Event, Split
 
 NO_FIELD_TOKENS: FieldValues = {}
 

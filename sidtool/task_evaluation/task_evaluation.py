@@ -17,10 +17,14 @@ from sidtool.base.progress import Progress
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.columns import recorded_columns
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items, make_items
 from sidtool.data.queries import Query, read_queries
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.tables.containers import suffix
+from sidtool.data.tables.json_tables import json_lines
 from sidtool.decoder.normalize import Normalize
-from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.positions import max_positions
 from sidtool.prompt.frames import Format
@@ -33,10 +37,6 @@ from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Example, Split, UserSequence
-from sidtool.tables.containers import suffix
-from sidtool.tables.json_tables import json_lines
 
 
 @dataclass(frozen=True)

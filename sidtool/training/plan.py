@@ -11,12 +11,12 @@ from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.read import read_contract
 from sidtool.contract.split_check import check_model_split
+from sidtool.data.split.record import check_split
+from sidtool.data.split.split import Split
 from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
 from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage
-from sidtool.splits.record import check_split
-from sidtool.splits.split import Split
 from sidtool.training.arguments import check_fields, complete_fields
 from sidtool.training.kind_check import check_kind
 from sidtool.training.settings import TrainOptions

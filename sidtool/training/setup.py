@@ -11,6 +11,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.contract.stage_record import Selection
 from sidtool.contract.write import write_contract
+from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.validation import Validator
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
@@ -26,7 +27,6 @@ from sidtool.objective.teachers import load_teachers
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import shortened
 from sidtool.sft.tokenized import TokenizedExamples
-from sidtool.splits.examples import read_examples
 from sidtool.trainer.causal import CausalTrainer
 from sidtool.trainer.encoder_decoder import EncoderDecoderTrainer
 from sidtool.trainer.fsdp import wants_fsdp

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from sidtool.base.errors import UsageError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Split
 from sidtool.memory.leave_out import check_origin
 from sidtool.memory.memory import Memory
 from sidtool.registry.references import open_memory
 from sidtool.sft.lineage import Lineage, check_same_split
-from sidtool.splits.files import open_split
-from sidtool.splits.split import Split
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,8 @@ from sidtool.build.add import NO_ITEMS, add_items
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.data.items import make_items
+from sidtool.data.split.files import SplitOptions, split_events
+from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate
 from sidtool.interop.convert import read_map
 from sidtool.model.load import LoadedModel, load_model_folder
@@ -26,8 +28,6 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.files import SplitOptions, split_events
-from sidtool.splits.split import Example, Split, UserSequence
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.adoption import foreign

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.splits.files import SplitOptions, make_split, split_events
-from sidtool.splits.split import Split
+from sidtool.data.split.files import SplitOptions, make_split, split_events
+from sidtool.data.split.split import Split
 
 NEW = {"n1", "n2"}
 EVENTS = {

@@ -120,7 +120,7 @@ def test_the_tables_have_every_variant(comparison: Any, monkeypatch: pytest.Monk
     import reinforce
     from reinforce_table import result_tables
 
-    from sidtool.splits.split import Example, Split, UserSequence
+    from sidtool.data.split.split import Example, Split, UserSequence
 
     examples = tuple(Example(f"u{row}", ("a",), "a" if row < 5 else "b", 1) for row in range(10))
     split = Split("leave-one-out", (UserSequence("u", ("a",) * 30, range(30)),), (), examples)
@@ -143,10 +143,10 @@ def test_the_tables_have_every_variant(comparison: Any, monkeypatch: pytest.Monk
 def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
     from reinforce import RARITY, write_rarity
 
+    from sidtool.data.fields.field_columns import FieldName, FieldOptions
     from sidtool.data.interactions import EventNames
-    from sidtool.fields.field_columns import FieldName, FieldOptions
+    from sidtool.data.split.files import SplitOptions, make_split
     from sidtool.sft.event_weights import EventWeights, WeightOptions
-    from sidtool.splits.files import SplitOptions, make_split
 
     rng = np.random.default_rng(0)
     rows = [(f"u{row % 7}", f"i{rng.integers(9)}", str(rng.integers(50))) for row in range(60)]

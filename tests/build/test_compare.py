@@ -26,9 +26,9 @@ from sidtool.build.report import read_report
 from sidtool.bundle import Bundle, ItemMap
 from sidtool.codes.measure import level_use, neighbor_preservation
 from sidtool.data.items import make_items
+from sidtool.data.split.split import UserSequence
 from sidtool.data.vectors import Vectors
 from sidtool.sid import Codes
-from sidtool.splits.split import UserSequence
 from tests.bundles import small_bundle
 
 N = 80

@@ -13,12 +13,12 @@ from sidtool.build.build_options import BuildOptions
 from sidtool.bundle import Bundle, verify
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, make_items
+from sidtool.data.split.protocols import given, leave_one_out, temporal
+from sidtool.data.split.record import Cuts
+from sidtool.data.split.split import Split
 from sidtool.quantize.fusion import FusionOptions
-from sidtool.splits.protocols import given, leave_one_out, temporal
-from sidtool.splits.record import Cuts
-from sidtool.splits.split import Split
+from tests.data.tables.files import write_table
 from tests.quantize.material import mixture
-from tests.tables.files import write_table
 
 N = 60
 IDS = tuple(f"b{n:02d}" for n in range(N))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.tables.files import write_table
+from tests.data.tables.files import write_table
 
 N_ITEMS, N_CUSTOMERS = 40, 24
 KINDS = ("lamp", "soap", "novel", "kettle")

@@ -11,7 +11,7 @@ import typer
 import sidtool
 from sidtool.cli.main import app
 from tests.cli.road import TINY, Road, done, refused, run, write_lines
-from tests.tables.files import write_table
+from tests.data.tables.files import write_table
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_-]*")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.data.split.files import open_split
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.model.load import load_model_folder
-from sidtool.splits.files import open_split
 from tests.cli.road import N_USERS, Ran, Road, done, refused, run
 
 

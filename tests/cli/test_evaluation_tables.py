@@ -7,12 +7,12 @@ import pytest
 
 from sidtool.cli import evaluation_tables
 from sidtool.cli.evaluation_tables import _decimals, say_evaluation
+from sidtool.data.split.split import Split
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import Evaluation
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import WeightedMemory
-from sidtool.splits.split import Split
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 

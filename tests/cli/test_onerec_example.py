@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, RlParams
-from sidtool.splits.files import read_split
+from sidtool.data.split.files import read_split
 from tests.cli.road import Road, done
 from tests.cli.test_lists import session_events
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.cli.messy import messy_shop
 from tests.cli.road import TINY, TRAINING, done, refused, run, tree
-from tests.tables.files import write_table
+from tests.data.tables.files import write_table
 
 
 def test_a_messy_shop_goes_from_files_to_recommendations(tmp_path: Path, encoder: Path) -> None:

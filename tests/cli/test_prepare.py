@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.road import Road, done, refused, tree
-from tests.tables.files import write_table
+from tests.data.tables.files import write_table
 
 
 def test_prepared_data_can_be_split_and_checked(road: Road, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from sidtool.splits.histories import user_histories
+from sidtool.data.split.histories import user_histories
 from tests.cli.road import Road, done, refused, run, write_lines
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from sidtool.cluster.models import ModelSource
+from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import MemoryOptions
-from sidtool.splits.split import Split, UserSequence
 from tests.serving.disk import catalog_bundle, save_model
 
 

@@ -11,20 +11,20 @@ from sidtool.base.errors import RefusedError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.training_examples import ClusterExamples
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
-from sidtool.fields.field_columns import FieldName, FieldOptions
-from sidtool.general_text import GeneralOptions
+from sidtool.data.split.files import SplitOptions, make_split, write_split
+from sidtool.data.split.split import Split
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.job import SftInputs
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.files import SplitOptions, make_split, write_split
-from sidtool.splits.split import Split
+from tests.data.split.cases import windows_of
+from tests.data.tables.files import write_table
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, RATING_TASKS
-from tests.splits.cases import windows_of
-from tests.tables.files import write_table
 from tests.training_fixtures import bundle, catalog, split
 
 __all__ = ["bundle", "catalog", "split"]

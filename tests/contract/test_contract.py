@@ -20,9 +20,9 @@ from sidtool.contract.stage_record import (
     TrainParams,
 )
 from sidtool.contract.write import write_contract
+from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
-from sidtool.splits.record import Cuts, SplitReference
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 
 HISTORY_PROMPT = HistoryPrompt(

@@ -9,7 +9,7 @@ from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.data import columns
 from sidtool.data.columns import CatalogColumns, choose_column, recorded_columns
 from sidtool.data.items import read_items
-from tests.tables.files import write_table
+from tests.data.tables.files import write_table
 
 PATH = Path("x.csv")
 TIERS = (("asin",), ("movie_id", "sku"))

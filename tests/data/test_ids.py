@@ -13,8 +13,8 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.queries import read_queries
-from sidtool.tables.tables import column_names, read_columns
-from tests.tables.files import CONTAINERS, write_table
+from sidtool.data.tables.tables import column_names, read_columns
+from tests.data.tables.files import CONTAINERS, write_table
 
 LITERAL = [
     " a",
@@ -227,7 +227,7 @@ def test_users_and_items_are_read_as_written(tmp_path: Path, ids: list[str]) -> 
 
 
 def test_history_members_are_ids(tmp_path: Path) -> None:
-    from sidtool.splits.windows import read_windows
+    from sidtool.data.split.windows import read_windows
 
     path = tmp_path / "x.jsonl"
     for history, members in (([1, "b"], ("1", "b")), ("['a', 'b']", ("a", "b"))):

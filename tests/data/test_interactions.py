@@ -13,7 +13,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.times import parse_time
-from tests.tables.files import CONTAINERS, write_table
+from tests.data.tables.files import CONTAINERS, write_table
 
 TABLE = {
     "userId": ["u2", "u1", "u2", "u1", "u2"],

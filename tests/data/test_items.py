@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data.items import plain_text, read_items, render, template_columns
-from tests.tables.files import CONTAINERS, write_table
+from tests.data.tables.files import CONTAINERS, write_table
 
 TABLE = {
     "asin": ["B1", "B2", "B3"],

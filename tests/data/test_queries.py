@@ -7,7 +7,7 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.queries import Query, compose_queries, read_queries
-from tests.tables.files import write_table
+from tests.data.tables.files import write_table
 
 ITEMS = Items(
     ("a", "b", "c"), ("One", "", "Three"), ("", "", ""), {"genre": ("Comedy", "", "Drama")}, "", ""

@@ -5,8 +5,8 @@ import pytest
 from sidtool.base.errors import SidtoolWarning
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
-from sidtool.splits.protocols import given, leave_one_out
-from sidtool.splits.split import count_leaks
+from sidtool.data.split.protocols import given, leave_one_out
+from sidtool.data.split.split import count_leaks
 from tests.shared_data import DATA
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")

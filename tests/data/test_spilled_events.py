@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import EventNames, Interactions, read_interactions
 from sidtool.data.spilled_events import LONG_ORDER, SORTED_EVENT, Spill, spill_beside
-from sidtool.tables.tables import column_batches, read_columns
-from tests.tables.files import Table, write_table
+from sidtool.data.tables.tables import column_batches, read_columns
+from tests.data.tables.files import Table, write_table
 
 ORDERS = {
     "number": lambda number: str(number),
@@ -76,7 +76,7 @@ def test_a_sort_in_files_equals_one_in_memory(
 
 def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of a few rows of two files, distributed to several partitions."""
-    monkeypatch.setattr("sidtool.tables.parquet.BATCH_ROWS", 7)
+    monkeypatch.setattr("sidtool.data.tables.parquet.BATCH_ROWS", 7)
     (tmp_path / "events").mkdir()
     for number in (0, 1):
         write_table(tmp_path / f"events/{number}.parquet", table_of(number, 40, "number"))
@@ -93,7 +93,7 @@ def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_batches_of_a_delimited_file_are_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidtool.tables.delimited.BLOCK_BYTES", 64)
+    monkeypatch.setattr("sidtool.data.tables.delimited.BLOCK_BYTES", 64)
     table = table_of(3, 50, "number")
     path = write_table(tmp_path / "x.csv", table)
     batches = list(column_batches(path, list(table)))
@@ -105,7 +105,7 @@ def test_batches_of_a_delimited_file_are_its_rows(
 def test_the_strict_parser_goes_on_where_the_fast_one_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidtool.tables.delimited.BLOCK_BYTES", 64)
+    monkeypatch.setattr("sidtool.data.tables.delimited.BLOCK_BYTES", 64)
     path = write_table(tmp_path / "x.csv", table_of(3, 50, "number"))
     with path.open("a") as stream:
         stream.write("too,few\n")
@@ -123,7 +123,7 @@ def test_the_strict_parser_goes_on_where_the_fast_one_stops(
 def test_an_error_names_the_row_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cells: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("sidtool.tables.parquet.BATCH_ROWS", 1)
+    monkeypatch.setattr("sidtool.data.tables.parquet.BATCH_ROWS", 1)
     table = {"user": ["u"] * 3, "item": ["a"] * 3, "timestamp": cells}
     path = write_table(tmp_path / "x.parquet", table)
     with spill_beside(tmp_path / "out", 10_000) as spill, pytest.raises(DataError, match=message):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from sidtool.bundle.bundle import Bundle
-from sidtool.splits.split import Example, UserSequence
+from sidtool.data.split.split import Example, UserSequence
 from tests.bundles import small_bundle
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
 from sidtool.data.interactions import read_interactions
+from sidtool.data.split.protocols import leave_one_out
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import (
     UNTUNED,
@@ -22,8 +24,6 @@ from sidtool.evaluation.baselines import (
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.memory.sharded import BLOCK_ENTRY, ITEM, Shards, sharded_rows
 from sidtool.memory.similarity import count_events
-from sidtool.splits.protocols import leave_one_out
-from sidtool.splits.split import Example, UserSequence
 from tests.shared_data import DATA
 
 BEAUTY = DATA / "beauty"

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sidtool.data.split.split import Split
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.fit_gate import SmoothNdcg, fit_gate
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
@@ -13,7 +14,6 @@ from sidtool.evaluation.tune_memory import TuneMemoryOptions, candidates_of
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import ItemDistribution
 from sidtool.model.memory import WeightedMemory
-from sidtool.splits.split import Split
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sidtool.data.split.split import Split, UserSequence
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import MixtureChoice
@@ -16,7 +17,6 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.content import ContentSettings, ItemContent
 from sidtool.memory.distribution import ItemDistribution
 from sidtool.model.memory import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
-from sidtool.splits.split import Split, UserSequence
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model
 

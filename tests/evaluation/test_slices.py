@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.slices import SLICES, example_groups
-from sidtool.splits.split import Example, UserSequence
 
 
 def examples_of(targets: list[str]) -> list[Example]:

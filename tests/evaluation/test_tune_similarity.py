@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.data.split.split import Example, Split
 from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.tune_similarity import (
@@ -16,7 +17,6 @@ from sidtool.evaluation.tune_similarity import (
 )
 from sidtool.memory.build import DEFAULT, build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.splits.split import Example, Split
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
 

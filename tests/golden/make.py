@@ -18,8 +18,12 @@ from sidtool.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items, make_items
-from sidtool.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.split.files import SplitOptions, make_split, write_split
+from sidtool.data.split.record import Cuts, SplitReference
+from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
@@ -29,10 +33,6 @@ from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sid import SidSpace
-from sidtool.splits.files import SplitOptions, make_split, write_split
-from sidtool.splits.record import Cuts, SplitReference
-from sidtool.splits.sessions import SessionRule
-from sidtool.splits.split import Split, UserSequence
 from tests.bundles import small_bundle
 
 GOLDEN = Path(__file__).parent

@@ -10,16 +10,16 @@ from sidtool.bundle import Bundle, verify
 from sidtool.bundle.decode import Decoded, decode
 from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.contract.read import read_contract
-from sidtool.fields.fields import Fields, FieldTypes
+from sidtool.data.fields.fields import Fields, FieldTypes
+from sidtool.data.split.examples import read_examples
+from sidtool.data.split.files import read_split
+from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.split import FurtherTarget
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
-from sidtool.splits.examples import read_examples
-from sidtool.splits.files import read_split
-from sidtool.splits.sessions import SessionRule
-from sidtool.splits.split import FurtherTarget
 from tests.golden.make import (
     BUNDLE,
     BUNDLE_2,

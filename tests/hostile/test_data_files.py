@@ -21,16 +21,16 @@ from sidtool.base.documents import parse_yaml
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.queries import read_queries
+from sidtool.data.split.files import open_split, write_split
+from sidtool.data.split.split import Split
+from sidtool.data.split.windows import read_windows
+from sidtool.data.tables.tables import read_columns
 from sidtool.data.vector_files import read_vectors
 from sidtool.interop.minionerec import read_minionerec
 from sidtool.interop.openonerec import read_openonerec
-from sidtool.splits.files import open_split, write_split
-from sidtool.splits.split import Split
-from sidtool.splits.windows import read_windows
-from sidtool.tables.tables import read_columns
+from tests.data.split.test_files import resigned, splits
 from tests.hostile.harness import call, cases, classify, count, run
 from tests.hostile.limits import check_seconds, limited
-from tests.splits.test_files import resigned, splits
 
 # Damage
 

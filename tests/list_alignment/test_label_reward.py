@@ -13,8 +13,10 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, RlParams
+from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
-from sidtool.fields.fields import Fields, FieldTypes
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split
 from sidtool.model.load import load_model_folder
 from sidtool.prompt.frames import Templates
 from sidtool.reinforcement import label_scorer
@@ -23,8 +25,6 @@ from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.files import write_split
-from sidtool.splits.split import Split
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import split_with_fields

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.split.files import SplitOptions, make_split
+from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.split import Split
 from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.list_evaluation.list_evaluation import (
     TOP_ITEMS,
@@ -20,9 +23,6 @@ from sidtool.list_evaluation.list_evaluation import (
 )
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
-from sidtool.splits.files import SplitOptions, make_split
-from sidtool.splits.sessions import SessionRule
-from sidtool.splits.split import Split
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

@@ -7,13 +7,13 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
+from sidtool.data.split.list_targets import ListTargets
 from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import read_rl_examples
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.list_targets import ListTargets
 from tests.sft.test_field_prompts import extended_tokenizer, random_split
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.fields.fields import NO_FIELDS, Fields
+from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.prompts import HistoryPrompt

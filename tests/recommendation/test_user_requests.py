@@ -12,7 +12,7 @@ from sidtool.recommendation.requests import BadRequest, Request, read_request_fi
 from sidtool.recommendation.result_table import write_result_table
 from sidtool.recommendation.user_requests import user_requests
 from tests.cli.road import write_lines
-from tests.tables.files import write_table
+from tests.data.tables.files import write_table
 
 
 def test_users_become_requests_in_order(tmp_path: Path) -> None:

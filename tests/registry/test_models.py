@@ -26,6 +26,7 @@ from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference
 from sidtool.contract.write import write_contract
+from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.load import load_model_folder
 from sidtool.registry import open_bundle, pull, push, transfer
@@ -35,7 +36,6 @@ from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
 from sidtool.registry.references import find_version, resolve
 from sidtool.registry.stored_model import StoredModel
-from sidtool.splits.split import Split, UserSequence
 from tests.bundles import renamed
 from tests.cli.road import done, refused, tree
 from tests.contract.cases import TRAINED, trained_model

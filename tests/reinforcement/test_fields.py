@@ -11,6 +11,9 @@ import pytest
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
+from sidtool.data.split.files import read_split, write_split
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.split import Split
 from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.model.load import load_model_folder
 from sidtool.policy.example_fields import ExampleFields, example_prompt
@@ -27,9 +30,6 @@ from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tokenized import encode_example
-from sidtool.splits.files import read_split, write_split
-from sidtool.splits.list_targets import ListTargets
-from sidtool.splits.split import Split
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import rated_split

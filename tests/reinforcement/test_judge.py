@@ -8,10 +8,10 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession, RankedQueries
 from sidtool.reinforcement.judge import Judge, ListValues, Measurement
-from sidtool.splits.split import Example, Split, UserSequence
 
 POPULAR = tuple(f"i{number}" for number in range(20))
 

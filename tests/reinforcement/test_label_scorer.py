@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.fields.fields import Fields
+from sidtool.data.fields.fields import Fields
 from sidtool.list_alignment.list_rewards import ListGroups, parse_list_rewards
 from sidtool.policy.reward_sum import RewardContext, reward_sum
 from sidtool.prompt.encoder import prompt_encoder

@@ -23,6 +23,9 @@ from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.contract.write import write_contract
 from sidtool.data.items import Items
+from sidtool.data.split.extension import extended
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
@@ -36,9 +39,6 @@ from sidtool.renewal.refresh import refresh
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.extension import extended
-from sidtool.splits.files import write_split
-from sidtool.splits.split import Split, SplitOrigin
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sidtool.base.errors import RefusedError
+from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.memory import MemoryOptions
@@ -25,7 +26,6 @@ from sidtool.serving.serve_options import ServeOptions
 from sidtool.serving.served import Served
 from sidtool.serving.service import Service
 from sidtool.serving.sources import Version
-from sidtool.splits.split import Split, UserSequence
 from tests.loaded import with_prompts
 from tests.serving.conftest import OPTIONS
 from tests.serving.disk import N_GROWN, N_ITEMS, catalog_bundle, save_model

@@ -11,9 +11,11 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
-from sidtool.fields.field_columns import FieldName, FieldOptions
-from sidtool.fields.fields import FieldTypes
+from sidtool.data.split.files import SplitOptions, make_split
+from sidtool.data.split.split import Split
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import Templates
@@ -25,8 +27,6 @@ from sidtool.sft.example_file import example_json, prompt_and_completion
 from sidtool.sft.field_templates import templates_for
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.files import SplitOptions, make_split
-from sidtool.splits.split import Split
 from tests.loaded import loaded_model
 from tests.models import tiny_tokenizer
 

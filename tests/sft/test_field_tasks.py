@@ -12,9 +12,11 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.stage_record import SftRecord, StageRecord
+from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.fields.fields import FieldTypes
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import Templates
@@ -25,8 +27,6 @@ from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import history_prompt_task
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.files import write_split
-from sidtool.splits.split import Split
 from sidtool.task_evaluation.task_evaluation import (
     TaskEvaluationOptions,
     _make_questions,

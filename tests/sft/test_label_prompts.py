@@ -9,8 +9,8 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
+from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.items import Items
-from sidtool.fields.fields import NO_FIELDS
 from sidtool.prompt.assemble import label_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import Templates

@@ -7,9 +7,9 @@ from shutil import copytree
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split
 from sidtool.sft.lineage import check_same_split, read_lineage, validation_users
-from sidtool.splits.files import write_split
-from sidtool.splits.split import Split
 from tests.training_fixtures import bundle, catalog, examples, make_split, split
 
 __all__ = ["bundle", "catalog", "examples", "split"]

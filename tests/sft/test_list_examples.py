@@ -8,8 +8,12 @@ import pytest
 
 from sidtool.base.errors import UsageError
 from sidtool.bundle.bundle import Bundle
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
-from sidtool.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.split.files import SplitOptions, make_split
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.split import Split
 from sidtool.prompt.assemble import history_prompt_ids
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.frames import Format, Templates
@@ -22,10 +26,6 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tokenized import encode_example
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.splits.files import SplitOptions, make_split
-from sidtool.splits.list_targets import ListTargets
-from sidtool.splits.sessions import SessionRule
-from sidtool.splits.split import Split
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 

@@ -12,6 +12,9 @@ from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageEr
 from sidtool.base.output import partial_path
 from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items, read_items
+from sidtool.data.split.examples import read_examples
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.sft import make_sft as module
 from sidtool.sft.catalog import CatalogOptions
 from sidtool.sft.example_file import read_training_examples
@@ -19,9 +22,6 @@ from sidtool.sft.lineage import Lineage, read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
-from sidtool.splits.examples import read_examples
-from sidtool.splits.files import write_split
-from sidtool.splits.split import Example, Split, UserSequence
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES
 from tests.training_fixtures import N_ITEMS
@@ -72,7 +72,7 @@ def test_the_files_are_deterministic_and_match_the_lineage(
 def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     """The held-out items of the only user occur nowhere else, so their SIDs must not occur in the
     file."""
-    from sidtool.splits.split import UserSequence
+    from sidtool.data.split.split import UserSequence
 
     train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)
     held = (

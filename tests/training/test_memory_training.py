@@ -15,12 +15,12 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.model.bind_memory import bind_memory
 from sidtool.sft.lineage import side_files
-from sidtool.splits.files import write_split
-from sidtool.splits.split import Split
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle

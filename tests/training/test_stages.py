@@ -17,6 +17,7 @@ from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.data.items import Items
+from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
 from sidtool.model.bind_memory import bind_memory
@@ -27,7 +28,6 @@ from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.splits.split import Split
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions

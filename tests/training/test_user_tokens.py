@@ -13,6 +13,7 @@ import torch
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
+from sidtool.data.split.split import Split
 from sidtool.list_alignment.list_rewards import LIST_REWARDS
 from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.model.extend import extend_model
@@ -31,7 +32,6 @@ from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.tokenized import TokenizedExamples
-from sidtool.splits.split import Split
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

@@ -1,0 +1,305 @@
+"""Columns of events and of a table of users as typed fields."""
+
+import re
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.data.coded import Coded, object_array
+from sidtool.data.columns import USER_COLUMNS, need_column
+from sidtool.data.fields.conditions import Condition
+from sidtool.data.fields.fields import (
+    TARGET,
+    TARGET_VALUES,
+    Fields,
+    FieldType,
+    FieldTypes,
+    Value,
+    Values,
+)
+from sidtool.data.interactions import Interactions
+from sidtool.data.tables.tables import column_names, read_columns
+from sidtool.data.times import NUMBER, units_per_second
+
+CellKind = FieldType | Literal["long"]
+"""The type of one cell; "long" is a whole number of more than 18 digits."""
+INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+LONG = re.compile(r"[+-]?[0-9]{19,}", re.ASCII)
+FITTING_KINDS: Mapping[FieldType, tuple[CellKind, ...]] = {
+    "str": ("int", "long", "float", "str"),
+    "float": ("int", "long", "float"),
+    "int": ("int",),
+}
+"""The kinds of cells that a field of each type may have."""
+
+
+@dataclass(frozen=True)
+class FieldName:
+    """A column as a user names it, with its type or None: the type of its values is then found."""
+
+    name: str
+    type: FieldType | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The name of `rating`, or of `rating:float`."""
+        name, _, kind = text.rpartition(":")
+        if name and kind in get_args(FieldType):
+            return cls(name, kind)  # type: ignore[arg-type]
+        return cls(text)
+
+    @classmethod
+    def parse_all(cls, texts: Sequence[str] | None) -> tuple[Self, ...]:
+        """The names of several texts; none for None."""
+        return tuple(map(cls.parse, texts or ()))
+
+
+@dataclass(frozen=True)
+class FieldOptions:
+    """Which fields a split records. Raises UsageError for a name in two roles, or for options
+    about a table of users without the table."""
+
+    feedback: tuple[FieldName, ...] = ()
+    """Columns known only after an event."""
+    context: tuple[FieldName, ...] = ()
+    """Columns known before an event."""
+    user_fields: tuple[FieldName, ...] = ()
+    """Columns of the table of users; all if empty."""
+    users: Path | None = None
+    """Table of users, a row each."""
+    times: bool = False
+    """Whether the time of each event is recorded."""
+    target: tuple[str, ...] = ()
+    """Conditions that an event fulfills to be a target."""
+
+    conditions: tuple[Condition, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "conditions", tuple(map(Condition.parse, self.target)))
+        names = [each.name for each in self.event_fields]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"column {name!r} is named twice as feedback or context")
+        if TARGET in names:
+            raise UsageError(
+                f"a field of events cannot have the name {TARGET!r}, which --target marks",
+                hint="give the column another name",
+            )
+        if self.user_fields and self.users is None:
+            raise UsageError("--user-field requires --users")
+
+    @property
+    def all_feedback(self) -> tuple[FieldName, ...]:
+        """The feedback columns, those of conditions included."""
+        named = {each.name for each in (*self.feedback, *self.context)}
+        compared = dict.fromkeys(condition.field for condition in self.conditions)
+        implied = (FieldName(name) for name in compared if name not in named)
+        return (*self.feedback, *implied)
+
+    @property
+    def event_fields(self) -> tuple[FieldName, ...]:
+        """All columns of events."""
+        return (*self.all_feedback, *self.context)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is any field."""
+        return bool(self.event_fields or self.users is not None or self.times)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldTable:
+    """The fields of n events, in the order of their `Interactions`."""
+
+    types: FieldTypes
+    columns: Mapping[str, Coded[Value | None]]
+    """Field -> n values"""
+    times: NDArray[np.int64] | NDArray[np.float64] | None
+    """(n,) times in seconds since 1970"""
+    users: Mapping[str, Values]
+    is_target: NDArray[np.bool_]
+    """(n,)"""
+
+    def of_user(self, user: str, start: int, stop: int) -> Fields:
+        """The fields of a user whose events are from `start` to `stop`."""
+        return Fields(
+            self.users.get(user, dict.fromkeys(self.types.user)),
+            {name: tuple(values[start:stop]) for name, values in self.columns.items()},
+            times=None if self.times is None else tuple(self.times[start:stop].tolist()),
+        )
+
+
+def read_fields(path: Path, events: Interactions, options: FieldOptions) -> FieldTable:
+    """The fields of the events of a file, which were read with the cells of
+    `options.event_fields`, and of their users.
+
+    Raises UsageError for a missing column, one of ids or an unfit condition, DataError for mixed
+    types, a value that is not of its type, an order that is no time, or a user with two rows."""
+    _refuse_ids(events, options)
+    types: dict[str, FieldType] = {}
+    columns: dict[str, Coded[Value | None]] = {}
+    for name in options.event_fields:
+        flag = "--context" if name in options.context else "--feedback"
+        cells = events.cells[name.name]
+        types[name.name], columns[name.name] = typed_values(path, name, cells, events.rows, flag)
+    is_target = np.ones(len(events), dtype=np.bool_)
+    for condition in options.conditions:
+        is_target &= condition.holds(columns[condition.field], types[condition.field])
+    if options.conditions:
+        if not is_target.any():
+            raise DataError(f"no event of {path} fulfills --target {' '.join(options.target)}")
+        marks = object_array(TARGET_VALUES[flag] for flag in (False, True))
+        columns[TARGET] = Coded(marks, is_target.astype(np.int8))
+    user_types, users = _read_users(options, events)
+    table_types = FieldTypes(
+        {name.name: types[name.name] for name in options.all_feedback},
+        {name.name: types[name.name] for name in options.context},
+        user_types,
+        options.times,
+        options.target,
+    )
+    times = event_seconds(path, events, "--times") if options.times else None
+    return FieldTable(table_types, columns, times, users, is_target)
+
+
+def _refuse_ids(events: Interactions, options: FieldOptions) -> None:
+    """Raise UsageError for a column of ids as a field: as context, the item would be its own
+    prompt."""
+    ids = (events.columns.user, events.columns.item)
+    for name in options.event_fields:
+        if name.name in ids:
+            raise UsageError(f"column {name.name!r} has the ids of the events, it is no field")
+
+
+def typed_values(
+    path: Path, name: FieldName, cells: Coded[str], rows: NDArray[np.int64], flag: str
+) -> tuple[FieldType, Coded[Value | None]]:
+    """The type of a column and its values; `rows` are the numbers of the cells' rows, from 0, and
+    `flag` names the column in errors. An empty cell is None. Raises DataError."""
+    # in the order of the rows, so that an error names the first one
+    kinds: dict[str, CellKind] = {cell: _kind(cell) for cell in cells.names.tolist() if cell}
+    if not kinds:
+        raise DataError(f"{path}: {name.name} has no value")
+    kind = name.type
+    if kind is None:
+        text = next((cell for cell, actual in kinds.items() if actual == "str"), None)
+        number = next((cell for cell, actual in kinds.items() if actual != "str"), None)
+        if text is not None and number is not None:
+            raise DataError(
+                f"{path}: {name.name} is the number {number!r} in row {_row(cells, rows, number)} "
+                f"and the text {text!r:.60} in row {_row(cells, rows, text)}",
+                hint=f"correct it, or read all as texts: {flag} {name.name}:str",
+            )
+        kind = _widest(kinds.values())
+    for cell, actual in kinds.items():
+        if actual not in FITTING_KINDS[kind]:
+            raise DataError(
+                f"{path}, row {_row(cells, rows, cell)}: {name.name} is {cell!r:.60}, no {kind}"
+            )
+    convert: Callable[[str], Value] = {"str": str, "float": float, "int": int}[kind]
+    values = (convert(cell) if cell else None for cell in cells.names.tolist())
+    return kind, Coded(object_array(values), cells.codes)
+
+
+def _widest(kinds: Collection[CellKind]) -> FieldType:
+    """The type that all these kinds of cells fit."""
+    if "str" in kinds:
+        return "str"
+    if "float" in kinds:
+        return "float"
+    # whole numbers that are too long for an int are ids: as floats, different ones would be equal
+    return "str" if "long" in kinds else "int"
+
+
+def _kind(cell: str) -> CellKind:
+    if INTEGER.fullmatch(cell):
+        return "int"
+    if not (NUMBER.fullmatch(cell) and np.isfinite(float(cell))):
+        return "str"
+    return "long" if LONG.fullmatch(cell) else "float"
+
+
+def _row(cells: Coded[str], rows: NDArray[np.int64], cell: str) -> int:
+    """The number, from 1, of the first row of the file with a cell."""
+    code = cells.names.tolist().index(cell)
+    return 1 + int(rows[cells.codes == code].min())
+
+
+def _read_users(
+    options: FieldOptions, events: Interactions
+) -> tuple[Mapping[str, FieldType], Mapping[str, Values]]:
+    """The types of the users' fields, and the fields of each user of a table."""
+    path = options.users
+    if path is None:
+        return {}, {}
+    available = column_names(path)
+    hint = f"call it {events.columns.user}, as in the events"
+    id_column = need_column(
+        path, available, None, USER_COLUMNS, "user id", hint, recorded=events.columns.user
+    )
+    names = options.user_fields or tuple(FieldName(name) for name in available if name != id_column)
+    for name in names:
+        need_column(path, available, name.name, (), "user field", "")
+        if name.name == id_column:
+            raise UsageError(f"column {id_column!r} of {path} has the ids of users, it is no field")
+    table = read_columns(path, [id_column, *(name.name for name in names)], ids=[id_column])
+    row_of = _rows_by_id(path, [cell or "" for cell in table[id_column].to_pylist()])
+    types: dict[str, FieldType] = {}
+    columns: dict[str, Coded[Value | None]] = {}
+    for name in names:
+        cells = Coded[str].of((cell or "").strip() for cell in table[name.name].to_pylist())
+        types[name.name], columns[name.name] = typed_values(
+            path, name, cells, np.arange(len(cells)), "--user-field"
+        )
+    in_events = set(events.users.names.tolist())
+    users = {
+        user: {name: values[row] for name, values in columns.items()}
+        for user, row in row_of.items()
+        if user in in_events
+    }
+    if not users:
+        raise DataError(f"{path} has none of the {len(in_events)} users of the events")
+    if len(users) < len(in_events):
+        warnings.warn(
+            f"{len(in_events) - len(users)} of {len(in_events)} users of the events have no row in "
+            f"{path}: their fields are unknown",
+            SidtoolWarning,
+            stacklevel=2,
+        )
+    return types, users
+
+
+def _rows_by_id(path: Path, ids: Sequence[str]) -> dict[str, int]:
+    """The row of each user. Raises DataError for an empty id or one in two rows."""
+    row_of: dict[str, int] = {}
+    for row, user in enumerate(ids):
+        if not user:
+            raise DataError(f"{path}, row {row + 1}: the user id is empty")
+        if user in row_of:
+            raise DataError(f"{path}: user {user!r} is in rows {row_of[user] + 1} and {row + 1}")
+        row_of[user] = row
+    return row_of
+
+
+def event_seconds(
+    path: Path, events: Interactions, flag: str
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """The times of events in seconds since 1970. Raises DataError, which names the option that
+    needs them, if their order is no time."""
+    largest = float(np.abs(events.order).max())
+    per_second = units_per_second(largest)
+    if events.columns.order is None or per_second is None:
+        order = "the order of the rows" if events.columns.order is None else f"{largest:g}"
+        raise DataError(
+            f"{path}: {flag} needs times since 1970 or dates, the order is {order}",
+            hint="--order-column names the column of the times",
+        )
+    seconds = events.order / per_second
+    whole = seconds.astype(np.int64)
+    return whole if (whole == seconds).all() else seconds

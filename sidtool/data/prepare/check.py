@@ -1,0 +1,248 @@
+"""One report of everything that is wrong with a catalog and its events.
+
+The commands that read data stop at the first problem. This report counts all of them, with
+examples, and says which of them would stop a build."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.records import JsonRecord
+from sidtool.data.columns import CatalogColumns, EventColumns
+from sidtool.data.interactions import EventNames
+from sidtool.data.prepare.moments import Moments, parse_moments
+from sidtool.data.prepare.spelling import Spelling, spellings
+from sidtool.data.prepare.tables import (
+    CatalogTable,
+    EventTable,
+    read_catalog_table,
+    read_event_table,
+)
+
+Kind = Literal[
+    "empty_item_id",
+    "duplicate_item_id",
+    "item_id_spelling",
+    "no_titles",
+    "empty_title",
+    "empty_user",
+    "empty_event_item",
+    "unknown_item",
+    "empty_time",
+    "unreadable_time",
+    "mixed_time",
+    "mixed_time_unit",
+    "unordered",
+    "duplicate_event",
+    "single_event_user",
+    "nothing_to_evaluate",
+]
+STOPS: frozenset[Kind] = frozenset(
+    {
+        "empty_item_id",
+        "duplicate_item_id",
+        "no_titles",
+        "empty_user",
+        "empty_event_item",
+        "empty_time",
+        "unreadable_time",
+        "mixed_time",
+        "nothing_to_evaluate",
+    }
+)
+"""Problems that `split` or `build-codebook` refuse."""
+MEANINGS: dict[Kind, str] = {
+    "empty_item_id": "items without an id",
+    "duplicate_item_id": "rows that repeat the id of an earlier row",
+    "item_id_spelling": "ids that differ from another only by white space or Unicode form",
+    "no_titles": "no column that looks like the title",
+    "empty_title": "items without a title",
+    "empty_user": "events without a user",
+    "empty_event_item": "events without an item",
+    "unknown_item": "events of items that the catalog lacks",
+    "empty_time": "events without a time",
+    "unreadable_time": "times that are neither numbers nor ISO dates",
+    "mixed_time": "times of the rarer kind, where numbers and dates are mixed",
+    "mixed_time_unit": "times in milliseconds among seconds",
+    "unordered": "events that are earlier than the user's row before; they are sorted",
+    "duplicate_event": "events that repeat user, item and time of an earlier row",
+    "single_event_user": "users with one event, of whom nothing can be predicted",
+    "nothing_to_evaluate": "no user has three events, the fewest that leave-one-out evaluates",
+}
+MAX_EXAMPLES = 5
+MIN_EVENTS = 3
+"""Events of a user that leave-one-out evaluates."""
+
+
+@dataclass(frozen=True)
+class Problem(JsonRecord):
+    """One kind of problem, how many rows have it, and examples with their rows (from 1)."""
+
+    kind: Kind
+    table: Literal["items", "events"]
+    count: int
+    examples: tuple[str, ...]
+    stops: bool
+    """Whether it would stop a build."""
+
+    @property
+    def meaning(self) -> str:
+        """What it says in words."""
+        return MEANINGS[self.kind]
+
+
+@dataclass(frozen=True)
+class Report(JsonRecord):
+    """Everything that was checked, and every problem."""
+
+    items: int
+    """Rows of the catalog."""
+    item_columns: CatalogColumns
+    events: int | None
+    """Rows of the events; None if no events were given."""
+    event_columns: EventColumns | None
+    users: int | None
+    """Different users."""
+    problems: tuple[Problem, ...]
+
+    @property
+    def stops(self) -> tuple[Problem, ...]:
+        """The problems that would stop a build."""
+        return tuple(problem for problem in self.problems if problem.stops)
+
+
+def check(
+    items: str | Path,
+    events: str | Path | None = None,
+    *,
+    id_column: str | None = None,
+    title_column: str | None = None,
+    event_names: EventNames | None = None,
+) -> Report:
+    """Check a catalog, and events on its items, in any format that the other commands read.
+
+    Columns are chosen as `read_items` and `read_interactions` choose them. Raises UsageError for a
+    missing column, DataError for a file that cannot be read at all.
+
+    Examples:
+        >>> report = sidtool.check("items.jsonl", "events.csv")
+        >>> report.items, report.users, report.problems
+        (60, 40, ())
+    """
+    catalog = read_catalog_table(Path(items), id_column, title_column)
+    table = None if events is None else read_event_table(Path(events), event_names)
+    return report(catalog, table)
+
+
+def report(catalog: CatalogTable, events: EventTable | None) -> Report:
+    """The report of tables in memory."""
+    problems = list(_item_problems(catalog))
+    if events is not None:
+        problems += _event_problems(events, catalog)
+    return Report(
+        items=len(catalog.ids),
+        item_columns=catalog.columns,
+        events=None if events is None else len(events.users),
+        event_columns=None if events is None else events.columns,
+        users=None if events is None else len(set(events.users) - {""}),
+        problems=tuple(problem for problem in problems if problem.count),
+    )
+
+
+def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
+    ids = catalog.ids
+    yield _of_rows("empty_item_id", "items", [row for row, item in enumerate(ids) if not item], ids)
+    yield _of_rows("duplicate_item_id", "items", repeated_rows(ids), ids)
+    yield _spelling_problem(spellings(ids))
+    if catalog.columns.title is None:
+        yield Problem("no_titles", "items", 1, (", ".join(catalog.names),), True)
+    else:
+        untitled = [row for row, title in enumerate(catalog.titles) if not title.strip()]
+        yield _of_rows("empty_title", "items", untitled, ids)
+
+
+def _event_problems(events: EventTable, catalog: CatalogTable) -> Iterator[Problem]:
+    users, items = events.users, events.items
+    yield _of_rows("empty_user", "events", [row for row, user in enumerate(users) if not user])
+    yield _of_rows(
+        "empty_event_item", "events", [row for row, item in enumerate(items) if not item]
+    )
+    active = set(catalog.ids)
+    unknown = [row for row, item in enumerate(items) if item and item not in active]
+    yield _of_rows("unknown_item", "events", unknown, items)
+    if events.times is not None:
+        yield from _time_problems(events, events.times, parse_moments(events.times))
+    counts = user_counts(users)
+    alone = {user for user, count in counts.items() if count == 1}
+    rows = [row for row, user in enumerate(users) if user in alone]
+    yield _of_rows("single_event_user", "events", rows, users)
+    if max(counts.values(), default=0) < MIN_EVENTS:
+        most = max(counts.values(), default=0)
+        yield Problem("nothing_to_evaluate", "events", 1, (f"at most {most} events",), True)
+
+
+def _time_problems(events: EventTable, times: Sequence[str], moments: Moments) -> Iterator[Problem]:
+    yield _of_rows("empty_time", "events", np.flatnonzero(moments.is_empty))
+    yield _of_rows("unreadable_time", "events", np.flatnonzero(moments.is_unreadable), times)
+    yield _of_rows("mixed_time", "events", np.flatnonzero(moments.is_other_kind), times)
+    yield _of_rows("mixed_time_unit", "events", np.flatnonzero(moments.is_milliseconds), times)
+    yield _of_rows("unordered", "events", unordered_rows(events.users, moments.seconds), times)
+    rows = repeated_rows(list(zip(events.users, events.items, times, strict=True)))
+    yield _of_rows("duplicate_event", "events", rows, events.items)
+
+
+def _of_rows(
+    kind: Kind,
+    table: Literal["items", "events"],
+    rows: Sequence[int] | NDArray[Any],
+    cells: Sequence[str] | None = None,
+) -> Problem:
+    """A problem of rows, with examples of their cells."""
+    examples = [
+        f"row {row + 1}" + (f": {cells[row]!r}" if cells is not None and cells[row] else "")
+        for row in list(rows[:MAX_EXAMPLES])
+    ]
+    return Problem(kind, table, len(rows), tuple(examples), kind in STOPS and len(rows) > 0)
+
+
+def _spelling_problem(groups: Spelling) -> Problem:
+    examples = [" and ".join(map(repr, group)) for group in groups.variants[:MAX_EXAMPLES]]
+    count = sum(len(group) - 1 for group in groups.variants)
+    return Problem("item_id_spelling", "items", count, tuple(examples), False)
+
+
+def repeated_rows(values: Iterable[Any]) -> list[int]:
+    """The rows whose value is that of an earlier row; empty values are not compared."""
+    seen: set[Any] = set()
+    rows = []
+    for row, value in enumerate(values):
+        if value and value in seen:
+            rows.append(row)
+        seen.add(value)
+    return rows
+
+
+def unordered_rows(users: Sequence[str], seconds: NDArray[np.float64]) -> list[int]:
+    """The rows that are earlier than a row of the same user above them; unknown times (NaN) are
+    not compared."""
+    latest: dict[str, float] = {}
+    rows = []
+    for row, (user, moment) in enumerate(zip(users, seconds.tolist(), strict=True)):
+        if moment < latest.get(user, -np.inf):
+            rows.append(row)
+        elif moment == moment:  # not NaN
+            latest[user] = moment
+    return rows
+
+
+def user_counts(users: Iterable[str]) -> dict[str, int]:
+    """Events of each user that has an id."""
+    counts: dict[str, int] = {}
+    for user in users:
+        if user:
+            counts[user] = counts.get(user, 0) + 1
+    return counts

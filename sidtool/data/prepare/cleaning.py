@@ -1,0 +1,211 @@
+"""Cleaned copies of a catalog and its events, with a count of everything that was changed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import UsageError
+from sidtool.base.output import new_dir
+from sidtool.base.records import JsonRecord
+from sidtool.data.columns import CatalogColumns, EventColumns
+from sidtool.data.prepare.check import Report, repeated_rows, report
+from sidtool.data.prepare.moments import Moments, parse_moments
+from sidtool.data.prepare.spelling import normal_form
+from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
+
+ITEM_COLUMNS = CatalogColumns("item_id", "title")
+EVENT_COLUMNS = EventColumns("user_id", "item_id", "timestamp")
+ITEMS_FILE = "items.parquet"
+EVENTS_FILE = "events.parquet"
+
+
+@dataclass(frozen=True)
+class Cleaned(JsonRecord):
+    """What cleaning changed, and what is left to report."""
+
+    dropped_items: Mapping[str, int]
+    """Reason -> rows of the catalog that were left out."""
+    respelled_items: int
+    """Rows of the catalog whose id was written in its normal form."""
+    dropped_events: Mapping[str, int]
+    """Reason -> events that were left out."""
+    respelled_events: int
+    """Events whose item or user was written in its normal form."""
+    converted_times: int
+    """Times that were divided by 1000: milliseconds among seconds."""
+    left: Report
+    """The report of the cleaned tables."""
+
+
+def clean(
+    catalog: CatalogTable, events: EventTable | None, out: Path, *, force: bool = False
+) -> Cleaned:
+    """Write `items.parquet`, and `events.parquet` if there are events, to the folder `out`.
+
+    Ids are written in their normal form. Of rows with one id, the first with a title is kept.
+    Events are sorted by user and time; those without user, item or time, of unknown items, and
+    repeated ones are left out. Columns get the names item_id, title, user_id and timestamp; others
+    are kept as text. Raises UsageError if the output exists without `force`, or if another column
+    has one of these names."""
+    items, dropped_items, respelled = clean_catalog(catalog)
+    dropped_events: dict[str, int] = {}
+    respelled_events = converted = 0
+    cleaned = None
+    if events is not None:
+        cleaned, dropped_events, respelled_events, converted = clean_events(events, items)
+    with new_dir(out, force=force) as folder:
+        _write(folder / ITEMS_FILE, items.cells)
+        if cleaned is not None:
+            _write(folder / EVENTS_FILE, cleaned.cells)
+    return Cleaned(
+        dropped_items,
+        respelled,
+        dropped_events,
+        respelled_events,
+        converted,
+        report(items, cleaned),
+    )
+
+
+def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], int]:
+    """The catalog with one row per id, rows left out by reason, and ids that were respelled."""
+    ids = tuple(map(normal_form, catalog.ids))
+    best: dict[str, int] = {}
+    for row, item in enumerate(ids):
+        title = catalog.titles[row].strip()
+        if item and (item not in best or (title and not catalog.titles[best[item]].strip())):
+            best[item] = row
+    rows = sorted(best.values())
+    empty = ids.count("")
+    dropped = {"empty_item_id": empty, "duplicate_item_id": len(ids) - empty - len(rows)}
+    respelled = sum(ids[row] != catalog.ids[row] for row in rows)
+    renamed = {catalog.columns.id: "item_id"}
+    if catalog.columns.title is not None:
+        renamed[catalog.columns.title] = "title"
+    cells = _renamed(catalog.path, {**catalog.cells, catalog.columns.id: ids}, renamed)
+    columns = replace(ITEM_COLUMNS, title="title" if "title" in cells else None)
+    return CatalogTable(catalog.path, columns, _take(cells, rows)), _positive(dropped), respelled
+
+
+def clean_events(
+    events: EventTable, catalog: CatalogTable
+) -> tuple[EventTable, dict[str, int], int, int]:
+    """The events of the catalog's items by user and time, events left out by reason, events that
+    were respelled, and times that were converted."""
+    users = tuple(map(normal_form, events.users))
+    items = tuple(map(normal_form, events.items))
+    written_times = events.times or tuple(map(str, range(len(users))))
+    moments = parse_moments(written_times)
+    is_milliseconds = moments.is_milliseconds
+    times = tuple(
+        _divided(cell) if divides else cell.strip()
+        for cell, divides in zip(written_times, is_milliseconds.tolist(), strict=True)
+    )
+    rows, dropped = _usable_rows(users, items, moments, set(catalog.ids))
+    dropped["duplicate_event"] = 0
+    if events.times is not None:
+        repeated = repeated_rows([(users[row], items[row], times[row]) for row in rows])
+        dropped["duplicate_event"] = len(repeated)
+        rows = np.delete(rows, repeated)
+    rows = _by_user_and_time(rows, users, moments)
+    respelled = sum(
+        (users[row], items[row]) != (events.users[row], events.items[row]) for row in rows.tolist()
+    )
+    converted = int(is_milliseconds[rows].sum())
+    columns = events.columns
+    if columns.order is None and "timestamp" in events.cells:
+        raise UsageError(
+            f"{events.path} has a column 'timestamp', which the number of each row would replace",
+            hint="rename it in the file, or order the events by it",
+        )
+    order_column = columns.order or "timestamp"
+    cells = {**events.cells, columns.user: users, columns.item: items, order_column: times}
+    names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}
+    table = _take(_renamed(events.path, cells, names), rows.tolist())
+    return EventTable(events.path, EVENT_COLUMNS, table), _positive(dropped), respelled, converted
+
+
+def _usable_rows(
+    users: Sequence[str], items: Sequence[str], moments: Moments, catalog_ids: set[str]
+) -> tuple[NDArray[np.intp], dict[str, int]]:
+    """The rows with a user, an item of the catalog and a time, and the number of others by reason:
+    a row with several counts for the first one."""
+    reasons = {
+        "empty_user": np.array([not user for user in users], dtype=np.bool_),
+        "empty_event_item": np.array([not item for item in items], dtype=np.bool_),
+        "unknown_item": np.array([item not in catalog_ids for item in items], dtype=np.bool_),
+        "empty_time": moments.is_empty,
+        "unreadable_time": moments.is_unreadable,
+        "mixed_time": moments.is_other_kind,
+    }
+    is_dropped = np.zeros(len(users), dtype=np.bool_)
+    dropped: dict[str, int] = {}
+    for reason, has_reason in reasons.items():
+        dropped[reason] = int((has_reason & ~is_dropped).sum())
+        is_dropped |= has_reason
+    return np.flatnonzero(~is_dropped), dropped
+
+
+def _by_user_and_time(
+    rows: NDArray[np.intp], users: Sequence[str], moments: Moments
+) -> NDArray[np.intp]:
+    """The rows of each user by time, the users in the order of the file; events at one time stay in
+    that order, too."""
+    seconds = np.where(moments.is_milliseconds, moments.seconds / 1000, moments.seconds)
+    first_seen = {user: place for place, user in enumerate(dict.fromkeys(users))}
+    place_of_user = np.array([first_seen[users[row]] for row in rows], dtype=np.int64)
+    return rows[np.lexsort((seconds[rows], place_of_user))]  # a stable sort
+
+
+def _divided(cell: str) -> str:
+    """Milliseconds as seconds, without a fraction that is zero."""
+    seconds = float(cell) / 1000
+    return str(int(seconds)) if seconds == int(seconds) else repr(seconds)
+
+
+def _positive(counts: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _renamed(path: Path, cells: Mapping[str, Cells], names: Mapping[str, str]) -> dict[str, Cells]:
+    """The columns by their new names. Raises UsageError if another column has one of them."""
+    taken = {new for old, new in names.items() if new in cells and new not in names}
+    if taken:
+        raise UsageError(
+            f"{path} has a column {min(taken)!r} beside the one that gets this name",
+            hint="rename it in the file",
+        )
+    return {names.get(name, name): column for name, column in cells.items()}
+
+
+def _take(cells: Mapping[str, Cells], rows: Sequence[int]) -> dict[str, Cells]:
+    return {name: tuple(column[row] for row in rows) for name, column in cells.items()}
+
+
+def _write(path: Path, cells: Mapping[str, Cells]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {
+        name: pa.array(column, pa.string()) for name, column in cells.items()
+    }
+    if "timestamp" in columns:
+        columns["timestamp"] = _numbers(columns["timestamp"])
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _numbers(column: Any) -> Any:
+    """A column of texts as numbers if all of them are, else as it is."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for kind in (pa.int64(), pa.float64()):
+        try:
+            return pc.cast(column, kind)
+        except pa.ArrowInvalid:
+            continue
+    return column

@@ -1,0 +1,264 @@
+"""Raw reviews and ratings to `items.parquet` and `events.parquet`, which all commands read."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
+from sidtool.base.records import JsonRecord
+from sidtool.data.interactions import EventNames
+from sidtool.data.prepare import amazon, kuairand, movielens, recbole, table
+from sidtool.data.prepare.cleaning import EVENTS_FILE, ITEMS_FILE
+from sidtool.data.prepare.filters import FilterOptions, Step, filter_events
+from sidtool.data.prepare.formats import Source
+from sidtool.data.prepare.raw import Batch, RawEvents, collect
+
+RECORD = "prepare.json"
+ROWS = 1 << 16
+"""Rows of a table that are written at once."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a public data set is read."""
+
+    find: Callable[[Path], tuple[list[Path], list[Path]]] | None
+    """The files of events and the files of items in a folder; None for tables, whose paths may be
+    patterns, folders and URLs."""
+    read_events: Callable[[Path], Iterator[Batch]]
+    read_items: Callable[[Path], Iterator[dict[str, str]]]
+    units_per_second: int = 1
+    """Of the times."""
+    has_several_files: bool = False
+    """Whether the events of a data set are in more than one file."""
+    min_rating: float | None = None
+    """What is an event, unless the user says so."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What is read, and what stays of it. Raises UsageError for columns of a format that has its
+    own."""
+
+    source: Source = "table"
+    items: Path | None = None
+    """The file of items; default: the one in the folder."""
+    all_items: bool = False
+    """Keep items of the catalog without an event, too."""
+    filters: FilterOptions = field(default_factory=FilterOptions)
+    columns: EventNames = field(default_factory=EventNames)
+    rating_column: str | None = None
+    id_column: str | None = None
+    title_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in get_args(Source):
+            raise UsageError(
+                f"no format {self.source!r}", hint=f"choose from {', '.join(get_args(Source))}"
+            )
+        named = list(self.columns.flags)
+        for flag, column in (
+            ("--rating-column", self.rating_column),
+            ("--id-column", self.id_column),
+            ("--title-column", self.title_column),
+        ):
+            named += [flag] if column is not None else []
+        if named and self.source != "table":
+            raise UsageError(f"{named[0]} applies to --from table, not to {self.source}")
+
+    def check_catalog(self, item_file: Path | None) -> None:
+        """Raise UsageError for an option of a catalog if there is none."""
+        catalog_flags = {
+            "--all-items": self.all_items,
+            "--id-column": self.id_column is not None,
+            "--title-column": self.title_column is not None,
+        }
+        flag = next((flag for flag, is_given in catalog_flags.items() if is_given), None)
+        if item_file is None and flag is not None:
+            raise UsageError(f"{flag} requires a catalog", hint="give it by --items ITEMS")
+
+    @property
+    def format(self) -> Format:
+        """The readers."""
+        if self.source == "table":
+            return Format(
+                None,
+                partial(table.read_events, names=self.columns, rating=self.rating_column),
+                partial(table.read_items, id_column=self.id_column, title=self.title_column),
+            )
+        return FORMATS[self.source]
+
+
+@dataclass(frozen=True)
+class Prepared(JsonRecord):
+    """What was read and what was written."""
+
+    source: str
+    event_files: tuple[str, ...]
+    item_file: str | None
+    filters: FilterOptions
+    steps: tuple[Step, ...]
+    """Counts after each filter."""
+    items: int
+    """Items that were written."""
+
+
+def _amazon(year: amazon.Year) -> Format:
+    return Format(
+        amazon.find_files,
+        partial(amazon.read_reviews, year=year),
+        partial(amazon.read_metadata, year=year),
+        1000 if year == "2023" else 1,
+    )
+
+
+FORMATS: dict[str, Format] = {
+    "amazon-2014": _amazon("2014"),
+    "amazon-2018": _amazon("2018"),
+    "amazon-2023": _amazon("2023"),
+    "movielens": Format(movielens.find_files, movielens.read_ratings, movielens.read_films),
+    "recbole": Format(recbole.find_files, recbole.read_inter, table.read_items),
+    "kuairand": Format(
+        kuairand.find_files, kuairand.read_log, kuairand.read_videos, 1000, True, 1.0
+    ),
+}
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    options: PrepareOptions | None = None,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+) -> Prepared:
+    """Write `items.parquet`, `events.parquet` and `prepare.json` to the folder `out`.
+
+    `source` is a file of events or a folder of the data set's files. Events are held in memory with
+    20 bytes each and every id once; items are read twice, and written as they are read. Without a
+    file of items, the catalog has the ids alone. A dry run writes nothing. Raises UsageError if the
+    output exists without `force` and for an option of a catalog without one, DataError for a
+    malformed row and if no event stays.
+
+    Examples:
+        >>> prepared = sidtool.prepare("events.csv", "data")
+        >>> prepared.steps[0].name, prepared.items
+        ('read', 60)
+    """
+    source, out = Path(source), Path(out)
+    options = options or PrepareOptions()
+    refuse_existing(out, force, FOLDER)
+    event_files, item_file = _files(source, options)
+    options.check_catalog(item_file)
+    raw_format = options.format
+    filters = options.filters
+    if filters.min_rating is None and raw_format.min_rating is not None:
+        filters = FilterOptions(**{**filters.to_json(), "min_rating": raw_format.min_rating})
+    catalog = None
+    if item_file is not None:
+        catalog = {row["item_id"] for row in raw_format.read_items(item_file)} - {""}
+    read = collect(chain.from_iterable(map(raw_format.read_events, event_files)))
+    events, steps = filter_events(
+        read, filters, catalog=catalog, units_per_second=raw_format.units_per_second
+    )
+    if not len(events):
+        counts = ", ".join(f"{step.events} after {step.name!r}" for step in steps)
+        raise DataError(f"no event of {source} stays: {counts}")
+    chosen = {events.items[code] for code in np.unique(events.item_codes).tolist()}
+    if catalog is not None and options.all_items:
+        chosen = catalog
+    names = tuple(str(path) for path in event_files)
+    prepared = Prepared(
+        options.source, names, str(item_file) if item_file else None, filters, steps, len(chosen)
+    )
+    if dry_run:
+        return prepared
+    with new_dir(out, force=force) as folder:
+        if item_file is None:
+            rows = iter([{"item_id": item} for item in events.items])
+        else:
+            rows = raw_format.read_items(item_file)
+        _write_items(folder / ITEMS_FILE, _once(rows, chosen))
+        _write_events(folder / EVENTS_FILE, events)
+        text = json.dumps(prepared.to_json(), indent=1, ensure_ascii=False)
+        (folder / RECORD).write_text(f"{text}\n", encoding="utf-8")
+    return prepared
+
+
+def _files(source: Path, options: PrepareOptions) -> tuple[list[Path], Path | None]:
+    """The files of events, and the file of items if there is one."""
+    find = options.format.find
+    if find is None:
+        return [source], options.items
+    if not source.exists():
+        raise DataError(f"{source} does not exist")
+    events, items = find(source if source.is_dir() else source.parent)
+    if not source.is_dir():
+        events = [source]
+        items = [path for path in items if path != source]
+    if not events:
+        raise DataError(f"{source} has no file of events of {options.source}")
+    if len(events) > 1 and not options.format.has_several_files:
+        raise _several(source, "events", events, "give the one to read as SOURCE")
+    if len(items) > 1 and options.items is None:
+        raise _several(source, "items", items, "name the one to read with --items")
+    return events, options.items or next(iter(items), None)
+
+
+def _several(source: Path, content: str, files: list[Path], hint: str) -> UsageError:
+    names = f"{files[0].name} and {files[1].name}"
+    return UsageError(f"{source} has several files of {content}: {names}", hint=hint)
+
+
+def _once(rows: Iterator[dict[str, str]], chosen: set[str]) -> Iterator[dict[str, str]]:
+    """The rows of chosen items, the first one of each."""
+    remaining = set(chosen)
+    for row in rows:
+        if row["item_id"] in remaining:
+            remaining.remove(row["item_id"])
+            yield row
+
+
+def _write_items(path: Path, rows: Iterator[dict[str, str]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = next(rows)
+    schema = pa.schema([(name, pa.string()) for name in first])
+    rows = chain([first], rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while block := list(islice(rows, ROWS)):
+            writer.write_table(pa.Table.from_pylist(block, schema))
+
+
+def _write_events(path: Path, events: RawEvents) -> None:
+    """Events by user and time; equal times stay in file order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    events = events.select(np.lexsort((events.times, events.user_codes)))
+    times = events.times
+    whole = times.astype(np.int64)
+    columns: dict[str, Any] = {
+        "user_id": _strings(events.users, events.user_codes),
+        "item_id": _strings(events.items, events.item_codes),
+        "timestamp": whole if np.array_equal(whole, times) else times,
+    }
+    if events.ratings is not None:
+        columns["rating"] = events.ratings
+    pq.write_table(pa.table(columns), path, row_group_size=1 << 20, compression="zstd")
+
+
+def _strings(ids: tuple[str, ...], codes: Any) -> Any:
+    import pyarrow as pa
+
+    coded = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ids, pa.string()))
+    return coded.cast(pa.large_string())

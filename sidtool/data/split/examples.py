@@ -1,0 +1,174 @@
+"""Evaluation examples and training events as JSON Lines, read one line at a time.
+
+    test.jsonl      {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
+    train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
+
+Where sessions are held out, an example has the further targets of its session in `rest`; where they
+are recorded, a line of training events has the indexes at which they start in `sessions`.
+
+Writers do not write atomically: use them within `output.new_file` or `output.new_dir`."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.errors import DataError
+from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.data.split.sessions import is_division
+from sidtool.data.split.split import Example, FurtherTarget, UserSequence
+from sidtool.data.tables.json_tables import is_id, json_lines
+
+MAX_POSITION = 1 << 31
+"""Positions of a user's events are smaller."""
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """One line per example."""
+    _write(path, map(_example_json, examples))
+
+
+def _example_json(example: Example) -> dict[str, Any]:
+    value: dict[str, Any] = {"user": example.user, "history": example.history}
+    value |= {"item": example.item, "position": example.position}
+    if example.fields != NO_FIELDS:
+        value["fields"] = example.fields.to_json()
+    if example.feedback:
+        value["feedback"] = example.feedback
+    if example.rest:
+        value["rest"] = [_target_json(target) for target in example.rest]
+    return value
+
+
+def _target_json(target: FurtherTarget) -> dict[str, Any]:
+    value: dict[str, Any] = {"item": target.item, "position": target.position}
+    if target.feedback:
+        value["feedback"] = target.feedback
+    if target.context:
+        value["context"] = target.context
+    if target.time is not None:
+        value["time"] = target.time
+    return value
+
+
+def read_examples(path: Path) -> Iterator[Example]:
+    """The examples of a file. Without a position, it is the length of the history.
+
+    Raises DataError, with the line, for a malformed example.
+    """
+    for number, row in json_lines(path):
+        history = _ids(path, number, row, "history")
+        position = row.get("position", len(history))
+        if not _is_position(position):
+            raise DataError(f"{path}, line {number}: the position is {position!r}")
+        ids = (_id(path, number, row, "user"), history, _id(path, number, row, "item"))
+        with _named_line(path, number):
+            fields = read_fields(row, len(history))
+            feedback = Fields.from_json({"context": row.get("feedback")}, 0).context
+        rest = _rest(path, number, row, position)
+        yield Example(*ids, position, fields, feedback, rest)
+
+
+def _rest(
+    path: Path, number: int, row: Mapping[str, Any], position: int
+) -> tuple[FurtherTarget, ...]:
+    """The further targets of an example. Raises DataError unless their positions ascend from that
+    of the first one."""
+    value = row.get("rest", [])
+    if not isinstance(value, list) or not all(isinstance(target, dict) for target in value):
+        raise DataError(f"{path}, line {number}: 'rest' is no list of targets")
+    targets = []
+    for target in value:
+        if not _is_position(target.get("position")) or target["position"] <= position:
+            raise DataError(f"{path}, line {number}: the positions of its targets do not ascend")
+        position = target["position"]
+        parts = {name: target.get(name) for name in ("feedback", "context", "time")}
+        with _named_line(path, number):
+            fields = Fields.from_json(parts, 0)
+        item = _id(path, number, target, "item")
+        targets.append(FurtherTarget(item, position, fields.feedback, fields.context, fields.time))
+    return tuple(targets)
+
+
+def write_events(path: Path, sequences: Iterable[UserSequence]) -> None:
+    """One line per user."""
+    _write(path, map(_sequence_json, sequences))
+
+
+def _sequence_json(sequence: UserSequence) -> dict[str, Any]:
+    value: dict[str, Any] = {"user": sequence.user, "items": sequence.items}
+    value["positions"] = sequence.positions
+    if sequence.sessions:
+        value["sessions"] = sequence.sessions
+    if sequence.fields != NO_FIELDS:
+        value["fields"] = sequence.fields.to_json()
+    return value
+
+
+def read_events(path: Path) -> Iterator[UserSequence]:
+    """The training events of each user. Raises DataError, with the line, for a malformed one."""
+    for number, row in json_lines(path):
+        items = _ids(path, number, row, "items")
+        positions = row.get("positions")
+        if not isinstance(positions, list) or not all(map(_is_position, positions)):
+            raise DataError(f"{path}, line {number}: 'positions' is no list of positions")
+        # windows of one user that disagree give two events one position
+        if any(later < earlier for earlier, later in pairwise(positions)):
+            raise DataError(f"{path}, line {number}: 'positions' do not ascend")
+        if len(positions) != len(items):
+            raise DataError(
+                f"{path}, line {number}: {len(items)} items and {len(positions)} positions"
+            )
+        sessions = row.get("sessions", [])
+        if not isinstance(sessions, list) or not all(map(_is_position, sessions)):
+            raise DataError(f"{path}, line {number}: 'sessions' is no list of indexes")
+        if sessions and not is_division(sessions, len(items)):
+            raise DataError(
+                f"{path}, line {number}: the sessions {sessions[:5]} do not divide {len(items)} "
+                "events"
+            )
+        user = _id(path, number, row, "user")
+        with _named_line(path, number):
+            fields = read_fields(row, len(items))
+        yield UserSequence(user, items, tuple(positions), fields, tuple(sessions))
+
+
+def read_fields(row: Mapping[str, Any], n_events: int) -> Fields:
+    """The fields of a JSON object for its `n_events` events, none where it has none. Raises
+    DataError."""
+    value = row.get("fields")
+    return NO_FIELDS if value is None else Fields.from_json(value, n_events)
+
+
+@contextmanager
+def _named_line(path: Path, number: int) -> Iterator[None]:
+    """Put file and line before what is wrong."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{path}, line {number}: {error}") from error
+
+
+def _is_position(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MAX_POSITION
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _id(path: Path, number: int, row: dict[str, Any], key: str) -> str:
+    if not is_id(row.get(key)):
+        raise DataError(f"{path}, line {number}: {key!r} is {row.get(key)!r}, not an id")
+    return str(row[key])
+
+
+def _ids(path: Path, number: int, row: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = row.get(key)
+    if not isinstance(value, list) or not all(is_id(member) for member in value):
+        raise DataError(f"{path}, line {number}: {key!r} is no list of ids")
+    return tuple(str(member) for member in value)

@@ -1,0 +1,326 @@
+"""The split folder: train, valid and test as JSON Lines, and a manifest that is written last.
+
+train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
+valid.jsonl     {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
+test.jsonl      {"user": "u1", "history": ["i1", "i2", "i3"], "item": "i4", "position": 3}
+windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
+split.json      the manifest
+
+In format 2 a line of train.jsonl has `fields`: {"user": {"age": 24}, "event": {"rating": [5, 3]},
+"times": [880000000, 880000060]}; a line of valid.jsonl and test.jsonl has them for its history,
+with the `context` and the `time` of its target, and the target's own `feedback`.
+
+Format 3 records sessions: a line of train.jsonl has the indexes at which they start, `sessions`:
+[0, 3]; under last-session a line of valid.jsonl and test.jsonl has the session's targets after the
+first one, `rest`: [{"item": "i7", "position": 6}], each with `feedback`, `context` and `time` where
+the split has them."""
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from sidtool.base.artifact import describe
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
+from sidtool.data.columns import EventColumns
+from sidtool.data.fields.field_columns import FieldOptions, read_fields
+from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.spilled_events import Spill, spill_beside
+from sidtool.data.split.consistency import check_parts
+from sidtool.data.split.examples import read_events, read_examples, write_events, write_examples
+from sidtool.data.split.extension import extended
+from sidtool.data.split.packed import Packer
+from sidtool.data.split.protocols import given, last_session, leave_one_out, temporal
+from sidtool.data.split.record import Cuts, Protocol, SplitManifest
+from sidtool.data.split.sessions import SessionRule, read_sessions
+from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.data.tables.containers import PARQUET
+from sidtool.data.tables.locate import parquet_files
+from sidtool.data.times import parse_time
+
+MANIFEST = "split.json"
+TRAIN = "train.jsonl"
+VALID = "valid.jsonl"
+TEST = "test.jsonl"
+WINDOWS = "windows.jsonl"
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How events are split. Raises UsageError for options that do not belong to the protocol."""
+
+    protocol: Protocol = "leave-one-out"
+    valid: Path | None = None
+    """Validation windows (given)."""
+    test: Path | None = None
+    """Test windows (given)."""
+    valid_from: str | float | None = None
+    """Number or ISO date at which validation starts (temporal)."""
+    test_from: str | float | None = None
+    """Number or ISO date at which test starts (temporal)."""
+    columns: EventNames = field(default_factory=EventNames)
+    """Columns of the events; not of windows, whose columns have fixed names."""
+    fields: FieldOptions = field(default_factory=FieldOptions)
+    """Further columns of the events, a table of users, and what counts as a target."""
+    extends: tuple[Path, ...] = ()
+    """Earlier splits, as `open_split` reads them, whose models stay usable with this one
+    (`extended`)."""
+    sessions: SessionRule | None = None
+    """What a session is; required by last-session, recorded under leave-one-out and temporal."""
+
+    def __post_init__(self) -> None:
+        if self.protocol not in get_args(Protocol):
+            raise UsageError(
+                f"no protocol {self.protocol!r}",
+                hint=f"choose from {', '.join(get_args(Protocol))}",
+            )
+        self._refuse_options_of("given", "--valid", self.valid, "--test", self.test)
+        self._refuse_options_of(
+            "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from
+        )
+        named = self.columns.flags
+        if self.protocol == "given" and named:
+            raise UsageError(
+                f"{named[0]} does not apply to windows, whose columns have fixed names"
+            )
+        if self.protocol == "given" and self.fields.any:
+            raise UsageError("windows have no fields: split the events to record some")
+        if self.protocol == "given" and self.sessions is not None:
+            raise UsageError("windows have no sessions: split the events to record some")
+        if self.protocol == "last-session" and self.sessions is None:
+            raise UsageError(
+                "--protocol last-session requires --session-gap or --session-column",
+                hint="like --session-gap 30m",
+            )
+
+    def _refuse_options_of(
+        self, protocol: Protocol, first: str, one: object, second: str, other: object
+    ) -> None:
+        """Refuse a pair of options without its protocol, and one option of the pair alone."""
+        if self.protocol != protocol and (one is not None or other is not None):
+            raise UsageError(
+                f"{first} and {second} require --protocol {protocol}, not {self.protocol}"
+            )
+        if (one is None) != (other is None):
+            raise UsageError(f"{first} and {second} must be given together")
+        if self.protocol == protocol == "given" and one is None:
+            raise UsageError(f"--protocol given requires {first} and {second}")
+
+    @property
+    def cuts(self) -> Cuts | None:
+        """The cuts as numbers, None if none are given. Raises UsageError."""
+        if self.valid_from is None or self.test_from is None:
+            return None
+        try:
+            return Cuts(parse_time(str(self.valid_from)), parse_time(str(self.test_from)))
+        except (ValueError, OverflowError) as error:
+            raise UsageError(f"a cut is a number or an ISO date: {error}") from error
+
+
+def make_split(
+    events: Path,
+    options: SplitOptions | None = None,
+    *,
+    recorded: EventColumns | None = None,
+    spill: Spill | None = None,
+) -> Split:
+    """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
+    the columns of an earlier split of such events. With `spill`, events are sorted within a memory
+    budget and lie in files.
+
+    Raises UsageError, DataError as the readers and the protocols do."""
+    options = options or SplitOptions()
+    if options.valid is not None and options.test is not None:
+        return given(events, options.valid, options.test)
+    cuts = options.cuts  # parsed before the events are read
+    rule = options.sessions
+    further = [name.name for name in options.fields.event_fields]
+    further += [name for name in (rule.columns if rule else ()) if name not in further]
+    interactions = read_interactions(
+        events, options.columns, recorded=recorded, further=further, spill=spill
+    )
+    table = read_fields(events, interactions, options.fields) if options.fields.any else None
+    sessions = read_sessions(events, interactions, rule) if rule else None
+    if options.protocol == "temporal":
+        return temporal(interactions, cuts, table, sessions)
+    if options.protocol == "last-session" and sessions is not None:
+        return last_session(interactions, sessions, table)
+    return leave_one_out(interactions, table, sessions)
+
+
+def split_events(
+    events: str | Path,
+    out: str | Path,
+    options: SplitOptions | None = None,
+    *,
+    memory: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> SplitManifest:
+    """Split a file of events and write the split folder `out`. Returns its manifest.
+
+    With `memory`, a number of bytes, events are sorted within it, in files beside the output; the
+    split is the same, byte for byte. Ids come on top (`Spill`).
+
+    A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
+    exists or options contradict each other, DataError for malformed events or an empty part,
+    CompatibilityError if the split does not extend those that `options.extends` names.
+
+    Examples:
+        >>> manifest = sidtool.split_events("events.csv", "parts")
+        >>> manifest.protocol, manifest.counts.users, manifest.counts.test
+        ('leave-one-out', 40, 40)
+    """
+    out = Path(out)
+    refuse_existing(out, force, FOLDER)
+    options = options or SplitOptions()
+    if memory is not None and options.protocol == "given":
+        raise UsageError("a memory budget is for events: windows are held in memory")
+    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
+        split = _split_of(Path(events), options, spill)
+        return split.manifest({}) if dry_run else write_split(split, out, force=force)
+
+
+def _split_of(events: Path, options: SplitOptions, spill: Spill | None) -> Split:
+    """The split of events, checked against those that it extends."""
+    earlier = []
+    for number, path in enumerate(options.extends):
+        # the files of one split's events are not those of another's
+        aside = None if spill is None else Spill(spill.subfolder(f"earlier-{number}"), spill.budget)
+        earlier.append(open_split(path, spill=aside))
+    recorded = earlier[0].origin.columns if earlier else None
+    split = make_split(events, options, recorded=recorded, spill=spill)
+    for each in earlier:
+        split = extended(split, each)
+    return split
+
+
+def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifest:
+    """Write the folder of a split, whole or not at all."""
+    with new_dir(out, force=force) as folder:
+        write_events(folder / TRAIN, split.train)
+        write_examples(folder / VALID, split.valid)
+        write_examples(folder / TEST, split.test)
+        if split.windows is not None:
+            write_examples(folder / WINDOWS, split.windows)
+        digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        manifest = split.manifest(digests)
+        text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> SplitManifest:
+    """The manifest of a split folder, with the digest of every file checked.
+
+    Raises DataError if the folder holds no split, IntegrityError if a file is missing or changed,
+    CompatibilityError for a newer format."""
+    path = folder / MANIFEST
+    try:
+        value = parse_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{folder} is {describe(folder) or 'a folder'}, not a split: it has no {MANIFEST}",
+            hint="`sidtool split EVENTS -o FOLDER` writes one",
+        ) from error
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    manifest = SplitManifest.from_json(value)
+    expected = {TRAIN, VALID, TEST, *([WINDOWS] if manifest.protocol == "given" else [])}
+    if manifest.files.keys() != expected:
+        raise IntegrityError(
+            f"{path} lists the files {sorted(manifest.files)}, a split of protocol "
+            f"{manifest.protocol} has {sorted(expected)}"
+        )
+    for name, recorded in manifest.files.items():
+        if not (folder / name).is_file():
+            raise IntegrityError(f"{folder / name} is missing, {MANIFEST} lists it")
+        actual = file_digest(folder / name)
+        if actual != recorded:
+            raise IntegrityError(
+                f"{folder / name} has digest {actual[:12]}, {MANIFEST} says {recorded[:12]}",
+                hint="make the split again",
+            )
+    return manifest
+
+
+def read_split(folder: Path, arrays: Path | None = None) -> Split:
+    """Read a split folder. With `arrays`, an existing folder, the events lie in files there.
+
+    Raises as `read_manifest` does, DataError for a malformed line, and IntegrityError for parts
+    that contradict the manifest or the protocol."""
+    manifest = read_manifest(folder)
+    windows = None
+    if manifest.protocol == "given":
+        windows = tuple(read_examples(folder / WINDOWS))
+    packer = Packer(arrays)
+    train = packer.sequences(read_events(folder / TRAIN))
+    valid = packer.examples(read_examples(folder / VALID))
+    test = packer.examples(read_examples(folder / TEST))
+    split = Split(
+        manifest.protocol,
+        train=train(),
+        valid=valid(),
+        test=test(),
+        windows=windows,
+        origin=SplitOrigin(
+            manifest.events_digest,
+            manifest.columns,
+            manifest.cuts,
+            manifest.counts.left_out,
+            manifest.extends,
+            manifest.fields,
+            manifest.sessions,
+            manifest.drops_events,
+        ),
+    )
+    # the files may be intact and still belong to another manifest
+    if split.reference.digest != manifest.digest:
+        raise IntegrityError(
+            f"{folder} holds split {split.reference.digest[:12]}, {MANIFEST} says "
+            f"{manifest.digest[:12]}",
+            hint="make the split again",
+        )
+    for key, value in split.manifest({}).to_json().items():
+        stored = manifest.to_json()[key]
+        if key != "files" and value != stored:
+            raise IntegrityError(f"{folder} has {key} {value}, {MANIFEST} says {stored}")
+    try:
+        check_parts(split)
+    except IntegrityError as error:
+        raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
+    return split
+
+
+def is_split_folder(path: Path) -> bool:
+    """Whether a path is a folder that must hold a split, and no table."""
+    if not path.is_dir() or path.name.lower().endswith(PARQUET):
+        return False
+    return (path / MANIFEST).exists() or not parquet_files(path)
+
+
+def open_split(
+    path: str | Path, *, recorded: EventColumns | None = None, spill: Spill | None = None
+) -> Split:
+    """The split of a folder that `sidtool split` wrote, or of a file of events.
+
+    A file of events is split by leave-one-out with `recorded` or guessed columns, which gives the
+    same digest as `sidtool split FILE` without options. With `spill` the events lie in files of its
+    folder, and a table is sorted within its budget. Raises as `read_split` or `make_split`
+    does."""
+    path = Path(path)
+    if is_split_folder(path):
+        return read_split(path, None if spill is None else _arrays_folder(path, spill))
+    return make_split(path, recorded=recorded, spill=spill)
+
+
+def _arrays_folder(split: Path, spill: Spill) -> Path | None:
+    """Where the events of a split folder are put: nowhere if they fit the budget, since an event
+    takes no more bytes in memory than in its file."""
+    size = sum(file.stat().st_size for file in split.iterdir())
+    return None if size <= spill.budget else spill.subfolder("split")

@@ -1,0 +1,90 @@
+"""Lists as targets: which training events of a user follow one another as the answer to one
+request. OneRec (arXiv:2502.18965) learns the items of a session at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
+from sidtool.data.split.sessions import spans
+from sidtool.data.split.split import Event, UserSequence
+
+LENGTH = 10
+"""The largest number of items in a list, unless it is given."""
+MAX_LENGTH = 1 << 10
+"""The largest number of items in a list."""
+
+
+@dataclass(frozen=True)
+class ListTargets(JsonRecord):
+    """How lists are made of training events. Raises UsageError for a number below 1."""
+
+    length: int
+    """the largest number of items in a list"""
+    stride: int | None = None
+    """targets between the starts of two lists; None is the length, so that no two lists overlap"""
+    order: str | None = None
+    """feedback by whose values, the largest first, the items of a list are ordered; None is the
+    order of the events"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise UsageError(f"--list-length is from 1 to {MAX_LENGTH}, not {self.length}")
+        if self.stride is not None and self.stride < 1:
+            raise UsageError(f"--list-stride must be at least 1, not {self.stride}")
+
+    def check(self, types: FieldTypes) -> None:
+        """Raise UsageError unless the split has the feedback of the order, as numbers."""
+        if self.order is not None:
+            need_feedback_of_numbers(self.order, types, "--list-order")
+
+
+@dataclass(frozen=True)
+class TargetList:
+    """One list: the user's events before `start` are its history."""
+
+    start: int
+    targets: tuple[int, ...]
+    """The indexes of its events, in the order of the answer; at least one"""
+
+
+def target_lists(
+    sequence: UserSequence, options: ListTargets, counts: Callable[[Event], bool] | None = None
+) -> Iterator[TargetList]:
+    """The lists of a user's training events, oldest first.
+
+    A list has the next targets of one session, or of all events where the split records no
+    sessions. The history of a session's first list ends where the session begins, as when a session
+    is held out. Events for which `counts` is false are in no list; an item that comes again within
+    one is in it once. The first event is in no list, since it has no history."""
+    marked = set(sequence.target_indexes)
+    for session in spans(sequence.sessions or (0,), len(sequence.items)):
+        targets = [
+            index
+            for index in session
+            if index > 0 and index in marked and (counts is None or counts(_event(sequence, index)))
+        ]
+        for first in range(0, len(targets), options.stride or options.length):
+            chosen = targets[first : first + options.length]
+            start = max(session.start, 1) if first == 0 else chosen[0]
+            yield TargetList(start, tuple(_ordered(sequence, chosen, options.order)))
+
+
+def _event(sequence: UserSequence, index: int) -> Event:
+    return sequence.user, sequence.items[index], sequence.positions[index]
+
+
+def _ordered(sequence: UserSequence, targets: Sequence[int], order: str | None) -> list[int]:
+    """The targets without repeated items, in the order of the list."""
+    first_of = {sequence.items[index]: index for index in reversed(targets)}
+    distinct = sorted(first_of.values())
+    if order is None:
+        return distinct
+    values = sequence.fields.event[order]
+    # a stable sort keeps the order of the events where values are equal; missing ones come last
+    return sorted(distinct, key=lambda index: _descending(values[index]))
+
+
+def _descending(value: object) -> float:
+    return -value if isinstance(value, int | float) else float("inf")

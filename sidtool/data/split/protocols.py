@@ -1,0 +1,315 @@
+"""The protocols that split events into training, validation and test.
+
+    leave-one-out   a user's last event is test, the one before it validation, the rest training
+    last-session    a user's last session is test, the one before it validation, the rest training
+    temporal        two moments divide the events of all users into training, validation and test
+    given           three files of windows that another system has split
+
+With a condition of what is a target (`--target`), other events stay in histories: leave-one-out
+holds out the last two targets of a user, and what lies between them or behind them is in no
+training event."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.coded import Coded
+from sidtool.data.fields.field_columns import FieldTable
+from sidtool.data.fields.fields import Fields, Values
+from sidtool.data.interactions import Interactions
+from sidtool.data.split.packed import PackedExamples, PackedSequences, Ragged
+from sidtool.data.split.record import Cuts
+from sidtool.data.split.sessions import SessionTable
+from sidtool.data.split.split import (
+    MIN_LENGTH,
+    Example,
+    FurtherTarget,
+    Split,
+    SplitOrigin,
+    window_events,
+    window_sequences,
+)
+from sidtool.data.split.windows import Window, positions, read_windows
+
+TRAIN_SHARE = 0.8
+"""Under temporal without cuts: share of the events before the first cut."""
+VALID_SHARE = 0.1
+"""Under temporal without cuts: share of the events between the two cuts."""
+
+
+def leave_one_out(
+    interactions: Interactions,
+    table: FieldTable | None = None,
+    sessions: SessionTable | None = None,
+) -> Split:
+    """Split off the last target of each user for test and the one before it for validation.
+
+    Users with fewer than MIN_LENGTH targets are trained on and not evaluated. Every event is a
+    target, unless `table` says otherwise; it holds the fields of the events. `sessions` are
+    recorded. Raises DataError if a part is empty."""
+    logs = _UserLogs(interactions, table, sessions)
+    starts, stops = interactions.starts, interactions.stops
+    # the targets of each user are at places first:last of all targets
+    last = np.searchsorted(logs.targets, stops)
+    evaluated = np.flatnonzero(last - np.searchsorted(logs.targets, starts) >= MIN_LENGTH)
+    valid = logs.targets[last[evaluated] - 2]
+    test = logs.targets[last[evaluated] - 1]
+    trained = stops.copy()
+    trained[evaluated] = valid
+    left_out = int((stops[evaluated] - test - 1).sum())
+    users = np.arange(len(starts))
+    train = logs.sequences(users, trained)
+    parts = (train, logs.examples(evaluated, valid), logs.examples(evaluated, test))
+    return _checked(Split("leave-one-out", *parts, None, logs.origin(None, left_out)))
+
+
+def last_session(
+    interactions: Interactions, sessions: SessionTable, table: FieldTable | None = None
+) -> Split:
+    """Split off the last session of each user for test and the one before it for validation.
+
+    Sessions without a target are not counted; users with fewer than MIN_LENGTH others are trained
+    on and not evaluated. All events before the validation session are training events. A history
+    ends where the session of its targets begins; the targets of the session are those that `table`
+    marks, all without it. Raises DataError if a part is empty."""
+    logs = _UserLogs(interactions, table, sessions)
+    starts, stops = interactions.starts, interactions.stops
+    with_targets = np.unique(np.searchsorted(sessions.starts, logs.targets, side="right") - 1)
+    first_events = sessions.starts[with_targets]
+    # the sessions of each user are at places first:last of all those with targets
+    last = np.searchsorted(first_events, stops)
+    evaluated = np.flatnonzero(last - np.searchsorted(first_events, starts) >= MIN_LENGTH)
+    valid = with_targets[last[evaluated] - 2]
+    test = with_targets[last[evaluated] - 1]
+    trained = stops.copy()
+    trained[evaluated] = sessions.starts[valid]
+    n_targets = np.searchsorted(logs.targets, sessions.stops) - np.searchsorted(
+        logs.targets, sessions.starts
+    )
+    left_out = int((stops[evaluated] - sessions.starts[test] - n_targets[test]).sum())
+    train = logs.sequences(np.arange(len(starts)), trained)
+    valid_part, test_part = (
+        logs.session_examples(evaluated, sessions, part) for part in (valid, test)
+    )
+    origin = logs.origin(None, left_out)
+    return _checked(Split("last-session", train, valid_part, test_part, None, origin))
+
+
+def temporal(
+    interactions: Interactions,
+    cuts: Cuts | None = None,
+    table: FieldTable | None = None,
+    sessions: SessionTable | None = None,
+) -> Split:
+    """Divide the events of all users at two moments: `cuts.valid_from` and `cuts.test_from`.
+
+    Without cuts, they are placed so that 80%, 10% and 10% of all events are training, validation
+    and test; events of one moment stay together. The history of an example is everything of the
+    user before its target; `table` and `sessions` are as in `leave_one_out`. A target without a
+    history is in no part, and is counted (`SplitCounts.left_out`). Raises UsageError if validation
+    would start after test, DataError if a part is empty."""
+    cuts = cuts or _default_cuts(interactions)
+    if cuts.valid_from > cuts.test_from:
+        raise UsageError(
+            f"validation starts at {cuts.valid_from}, after test, which starts at {cuts.test_from}"
+        )
+    logs = _UserLogs(interactions, table, sessions)
+    starts = interactions.starts
+    # the order of a user's events ascends, so those before a cut are the first ones
+    first_valid = starts + _count_before(interactions, cuts.valid_from)
+    first_test = starts + _count_before(interactions, cuts.test_from)
+    trained = np.flatnonzero(first_valid > starts)
+    train = logs.sequences(trained, first_valid[trained])
+    user_of = interactions.users.codes[logs.targets]
+    # the first event of a user is no example, which needs a history
+    is_held_out = logs.targets >= np.maximum(first_valid, starts + 1)[user_of]
+    is_test = logs.targets >= first_test[user_of]
+    valid, test = (
+        logs.examples(user_of[chosen], logs.targets[chosen])
+        for chosen in (is_held_out & ~is_test, is_held_out & is_test)
+    )
+    origin = logs.origin(cuts, len(starts) - len(trained))
+    return _checked(Split("temporal", train, valid, test, None, origin))
+
+
+@dataclass(frozen=True, eq=False)
+class _UserLogs:
+    """All events of all users, and the parts of a split as arrays that refer to them."""
+
+    interactions: Interactions
+    table: FieldTable | None
+    session_table: SessionTable | None
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """(targets,): indexes of the events that may be held out, ascending"""
+        if self.table is None:
+            return np.arange(len(self.interactions))
+        return np.flatnonzero(self.table.is_target)
+
+    def sequences(self, users: NDArray[np.int64], stops: NDArray[np.int64]) -> PackedSequences:
+        """(n,) users' events before (n,) indexes, as training events."""
+        events = self.interactions
+        starts = events.starts[users]
+        coded = Coded[str](events.users.names, users)
+        items = Ragged(events.items.codes, starts, stops)
+        table, session_table = self.table, self.session_table
+
+        def fields(index: int) -> Fields:
+            assert table is not None
+            return table.of_user(coded[index], int(starts[index]), int(stops[index]))
+
+        def sessions(index: int) -> tuple[int, ...]:
+            assert session_table is not None
+            return session_table.within(int(starts[index]), int(stops[index]))
+
+        return PackedSequences(
+            coded,
+            events.items.names,
+            items,
+            None,
+            None if table is None else fields,
+            None if session_table is None else sessions,
+        )
+
+    def examples(self, users: NDArray[np.int64], events: NDArray[np.int64]) -> PackedExamples:
+        """(n,) events by their indexes, each after all events of its user before it."""
+        interactions = self.interactions
+        starts = interactions.starts[users]
+        coded = Coded[str](interactions.users.names, users)
+        names = interactions.items.names
+        codes = interactions.items.codes
+        parts = (coded, names, Ragged(codes, starts, events), codes[events], events - starts)
+        table = self.table
+        if table is None:
+            return PackedExamples(*parts)
+
+        def fields(index: int) -> tuple[Fields, Values]:
+            of_user = table.of_user(coded[index], int(starts[index]), int(events[index]) + 1)
+            position = int(events[index] - starts[index])
+            feedback = {name: of_user.event[name][position] for name in table.types.feedback}
+            return of_user.before(position, tuple(table.types.context)), feedback
+
+        return PackedExamples(*parts, fields)
+
+    def session_examples(
+        self, users: NDArray[np.int64], sessions: SessionTable, chosen: NDArray[np.int64]
+    ) -> PackedExamples:
+        """(n,) sessions by their numbers, each with its targets, after all events of its user
+        before the session."""
+        events = self.interactions
+        firsts = sessions.starts[chosen]
+        # the targets of each session are at places of all targets
+        places, ends = (
+            np.searchsorted(self.targets, bounds) for bounds in (firsts, sessions.stops[chosen])
+        )
+        examples = self.examples(users, self.targets[places])
+        starts = events.starts[users]
+        fields_of = examples.fields
+
+        def fields(index: int) -> tuple[Fields, Values]:
+            assert fields_of is not None
+            before_target, feedback = fields_of(index)
+            return before_target.until(int(firsts[index] - starts[index])), feedback
+
+        def rest(index: int) -> tuple[FurtherTarget, ...]:
+            further = self.targets[places[index] + 1 : ends[index]].tolist()
+            return tuple(self._further_target(event, int(starts[index])) for event in further)
+
+        return replace(
+            examples,
+            histories=Ragged(events.items.codes, starts, firsts),
+            fields=None if fields_of is None else fields,
+            rest=rest,
+        )
+
+    def _further_target(self, event: int, start: int) -> FurtherTarget:
+        """The event at an index, of a user whose events begin at `start`."""
+        item = self.interactions.items[event]
+        table = self.table
+        if table is None:
+            return FurtherTarget(item, event - start)
+        return FurtherTarget(
+            item,
+            event - start,
+            {name: table.columns[name][event] for name in table.types.feedback},
+            {name: table.columns[name][event] for name in table.types.context},
+            None if table.times is None else table.times[event].item(),
+        )
+
+    def origin(self, cuts: Cuts | None, left_out: int) -> SplitOrigin:
+        """Where the split comes from."""
+        fields = None if self.table is None else self.table.types
+        sessions = None if self.session_table is None else self.session_table.rule
+        events = self.interactions
+        return SplitOrigin(
+            events.digest, events.columns, cuts, left_out, fields=fields, sessions=sessions
+        )
+
+
+def given(train: Path, valid: Path, test: Path) -> Split:
+    """Read a split from three files of windows, such as MiniOneRec's train, valid and test CSV.
+
+    Training windows that show an event which is a target of validation or test are left out and
+    counted (`SplitCounts.left_out`). A user's training events are all that the remaining windows
+    show; `windows.positions` says which position each of them gets. Raises DataError if a part is
+    empty, and what `read_windows` raises."""
+    parts = [read_windows(path) for path in (train, valid, test)]
+    every_window = [window for part in parts for window in part]
+    target_positions = iter(positions(every_window))
+    train_windows, valid_examples, test_examples = (
+        tuple(
+            Example(window.user, window.history, window.item, next(target_positions))
+            for window in part
+        )
+        for part in parts
+    )
+    targets = (*valid_examples, *test_examples)
+    held_out = {(target.user, target.item, target.position) for target in targets}
+    windows = tuple(
+        window for window in train_windows if held_out.isdisjoint(window_events(window))
+    )
+    origin = SplitOrigin(_windows_digest(parts), left_out=len(train_windows) - len(windows))
+    sequences = window_sequences(windows)
+    return _checked(Split("given", sequences, valid_examples, test_examples, windows, origin))
+
+
+def _checked(split: Split) -> Split:
+    if not (split.train and split.valid and split.test):
+        counts = split.counts
+        raise DataError(
+            f"{split.protocol} leaves {counts.train_events} training events, {counts.valid} valid "
+            f"and {counts.test} test examples: no part may be empty",
+            hint="try another protocol, or other cuts",
+        )
+    return split
+
+
+def _count_before(interactions: Interactions, cut: float) -> NDArray[np.int64]:
+    """(users,): how many of each user's events come before a moment."""
+    is_before = interactions.order < cut
+    return np.add.reduceat(is_before, interactions.starts, dtype=np.int64)
+
+
+def _default_cuts(interactions: Interactions) -> Cuts:
+    moments = np.sort(interactions.order)
+    n = len(moments)
+    # rounded before the floor, or 0.8 + 0.1 of ten events would be 8.999...
+    first_valid = int(round(TRAIN_SHARE * n, 6))
+    first_test = int(round((TRAIN_SHARE + VALID_SHARE) * n, 6))
+    return Cuts(float(moments[first_valid]), float(moments[first_test]))
+
+
+def _windows_digest(parts: Sequence[tuple[Window, ...]]) -> str:
+    columns: list[list[str]] = []
+    for part in parts:
+        columns.append([window.user for window in part])
+        columns.append([window.item for window in part])
+        columns.append(["\t".join(window.history) for window in part])
+    return digest_strings(*columns)

@@ -1,0 +1,213 @@
+"""The stored record of a split: its manifest, and the reference that everything made from it
+carries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.data.columns import EventColumns
+from sidtool.data.fields.fields import FieldTypes
+from sidtool.data.split.sessions import SessionRule
+from sidtool.data.times import units_per_second
+
+SPLIT_FORMAT = 3
+"""The newest format of a split folder that this version reads."""
+Protocol = Literal["leave-one-out", "last-session", "temporal", "given"]
+
+
+def split_format(fields: FieldTypes | None, sessions: SessionRule | None) -> int:
+    """The format in which a split is written: 3 with sessions, 2 with fields of events or users,
+    else 1. Older versions read the lower ones too."""
+    if sessions is not None:
+        return 3
+    return 1 if fields is None else 2
+
+
+@dataclass(frozen=True)
+class Cuts(JsonRecord):
+    """The two moments of a temporal split, in the unit of the order column (dates: seconds since
+    1970)."""
+
+    valid_from: float
+    test_from: float
+
+
+@dataclass(frozen=True)
+class SplitReference(JsonRecord):
+    """Which split something was made from. Bundles, training examples and models carry it."""
+
+    protocol: Protocol
+    digest: str
+    """SHA-256 over the training and the held-out events."""
+    cuts: Cuts | None = None
+    extends: tuple[str, ...] = ()
+    """Digests of the earlier splits that this one extends: nothing that it holds out was in their
+    training events (`extended`)."""
+    columns: EventColumns | None = field(default=None, compare=False)
+    """Columns of the events, so that a later command reads events without a question."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored, without columns that are not recorded."""
+        value = super().to_json()
+        if self.columns is None:
+            del value["columns"]
+        return value
+
+    @property
+    def time_unit(self) -> float | None:
+        """Units of the cuts in a second, 0 for numbers that are no times since 1970; None without
+        cuts, and where they count the rows of a file, as another file has others."""
+        if self.cuts is None or self.columns is None or self.columns.order is None:
+            return None
+        units = {units_per_second(cut) for cut in (self.cuts.valid_from, self.cuts.test_from)}
+        return (units.pop() or 0) if len(units) == 1 else None
+
+    def excludes_held_out(self, other: "SplitReference") -> bool:
+        """Whether the training events of this split cannot be among the held-out events of `other`.
+
+        True for equal digests, if `other` extends this one, and for two temporal splits by times of
+        one unit where neither cut of this one is later than that of the other: its training events
+        end before `other` starts to hold out.
+        """
+        if self.digest == other.digest or self.digest in other.extends:
+            return True
+        if self.cuts is None or other.cuts is None:
+            return False
+        if self.time_unit is None or self.time_unit != other.time_unit:
+            return False
+        train_ends_first = self.cuts.valid_from <= other.cuts.valid_from
+        valid_ends_first = self.cuts.test_from <= other.cuts.test_from
+        return train_ends_first and valid_ends_first
+
+    def __str__(self) -> str:
+        return f"{self.digest[:12]} ({self.protocol})"
+
+
+def recorded_split(record: Mapping[str, Any]) -> SplitReference | None:
+    """The split reference under the key `split` of a stored record, None where there is none.
+
+    Raises IntegrityError if it is malformed.
+    """
+    value = record.get("split")
+    if value is None:
+        return None
+    try:
+        return SplitReference.from_json(value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"the recorded split is malformed: {value!r}") from error
+
+
+def check_split(
+    made: str, made_from: SplitReference | None, used: str, split: SplitReference | None
+) -> None:
+    """Raise CompatibilityError if `made` may have learned from events that `split` holds out.
+
+    `made` names a bundle or a model, `made_from` the split whose training events it learned from,
+    `used` what it is combined with: training examples or a split. What learned from no interactions
+    (None) may be combined with anything. The rule is `SplitReference.excludes_held_out`; where it
+    fails, a leak cannot be ruled out.
+    """
+    if made_from is None or split is None or made_from.excludes_held_out(split):
+        return
+    raise CompatibilityError(
+        f"{made} was made from split {made_from}, {used} is of split {split}: it may have learned "
+        "from held-out events",
+        hint="make both from one split, or the later one with `sidtool split --extends`",
+    )
+
+
+def recorded_event_columns(source: Mapping[str, Any]) -> EventColumns | None:
+    """The event columns that a bundle's `source` records with its split, if there are any."""
+    reference = recorded_split(source)
+    return None if reference is None else reference.columns
+
+
+@dataclass(frozen=True)
+class SplitCounts(JsonRecord):
+    """Sizes of the parts of a split."""
+
+    users: int
+    """Users with training events."""
+    train_events: int
+    valid: int
+    """Validation examples."""
+    test: int
+    """Test examples."""
+    windows: int = 0
+    """Training windows (protocol `given`)."""
+    left_out: int = 0
+    """Under `temporal`, users whose first event is held out: that event has no history, so it is in
+    no part. Under `leave-one-out`, events behind a user's last target; under `last-session`, those
+    in or behind a user's last session that are no targets. Under `given`, training windows that
+    show a held-out event."""
+
+
+@dataclass(frozen=True)
+class SplitManifest(JsonRecord):
+    """Everything that `split.json` records."""
+
+    protocol: Protocol
+    digest: str
+    """SHA-256 over the two digests below: equal for equal parts, whatever file they came from."""
+    train_digest: str
+    """SHA-256 over the training events (user, item, position), sorted by user."""
+    held_out_digest: str
+    """SHA-256 over the validation and the test events, sorted by user."""
+    events_digest: str
+    """SHA-256 over the events that were split; under `given`, over the windows of the three
+    files."""
+    counts: SplitCounts
+    cuts: Cuts | None
+    columns: EventColumns | None
+    """Columns that were read; None under `given`."""
+    files: Mapping[str, str]
+    """Name of each file in the folder -> SHA-256 of its bytes."""
+    extends: tuple[str, ...] = ()
+    """As `SplitReference.extends`."""
+    fields: FieldTypes | None = None
+    """The fields of events and users, None without any."""
+    sessions: SessionRule | None = None
+    """What a session is, None where the split records none."""
+    drops_events: bool = False
+    """As `SplitOrigin.drops_events`."""
+    format: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored, without fields or sessions where there are none, and
+        without `drops_events` where it is false."""
+        value = super().to_json()
+        for name in ("fields", "sessions", "drops_events"):
+            if not value[name] and value[name] != {}:
+                del value[name]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a stored manifest; unknown keys are ignored.
+
+        Raises CompatibilityError for a newer format, IntegrityError for a malformed manifest.
+        """
+        try:
+            if type(value["format"]) is not int or value["format"] < 1:
+                raise TypeError(f"format is {value['format']!r}")
+            if value["format"] > SPLIT_FORMAT:
+                raise CompatibilityError(
+                    f"the split has format {value['format']}, this sidtool reads up to "
+                    f"{SPLIT_FORMAT}",
+                    hint="upgrade sidtool",
+                )
+            manifest = super().from_json(value)
+            if manifest.format != split_format(manifest.fields, manifest.sessions):
+                raise TypeError(
+                    f"format {manifest.format} has the fields {manifest.fields} and the sessions "
+                    f"{manifest.sessions}"
+                )
+            if manifest.protocol == "last-session" and manifest.sessions is None:
+                raise TypeError("a last-session split has no sessions")
+            if (manifest.protocol == "temporal") != (manifest.cuts is not None):
+                raise TypeError(f"the cuts of a {manifest.protocol} split are {manifest.cuts}")
+            return manifest
+        except (KeyError, TypeError, AttributeError, UsageError) as error:
+            raise IntegrityError(f"the split's manifest is malformed: {error}") from error

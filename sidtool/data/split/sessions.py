@@ -1,0 +1,146 @@
+"""Sessions: consecutive events of a user that belong to one visit.
+
+A user's sessions are given as the indexes at which they start: (0, 3, 7) are the events 0 to 2, 3
+to 6, and those from 7 on."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.data.fields.field_columns import event_seconds
+from sidtool.data.interactions import Interactions
+from sidtool.data.times import NUMBER
+
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION = re.compile(r"(?P<number>.+?)(?P<unit>[smhd]?)")
+
+
+@dataclass(frozen=True)
+class SessionRule(JsonRecord):
+    """How events are divided into sessions; the manifest of a split records it.
+
+    Raises UsageError unless there is either a gap or a column, and for a gap that is not above
+    0."""
+
+    gap: float | None = None
+    """Seconds: an event that comes so long after the user's previous one, or later, begins a
+    session."""
+    column: str | None = None
+    """Column of the events whose values name the sessions of a user."""
+
+    def __post_init__(self) -> None:
+        if (self.gap is None) == (self.column is None):
+            raise UsageError("give either --session-gap or --session-column")
+        if self.gap is not None and not 0 < self.gap < np.inf:
+            raise UsageError(f"--session-gap is a time above 0, not {self.gap:g} seconds")
+
+    @classmethod
+    def parse(cls, gap: str | None, column: str | None) -> "SessionRule | None":
+        """The rule of the options of a command, None without them; a gap is a number of seconds, or
+        one with a unit (s, m, h, d), like 30m. Raises UsageError."""
+        if gap is None and column is None:
+            return None
+        if gap is None:
+            return cls(column=column)
+        match = DURATION.fullmatch(gap.strip())
+        if match is None or not NUMBER.fullmatch(match["number"]):
+            raise UsageError(f"--session-gap {gap!r} is no time", hint="like 1800, 30m, 12h or 1d")
+        return cls(float(match["number"]) * SECONDS[match["unit"] or "s"], column)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of events that the rule reads, apart from ids and order."""
+        return () if self.column is None else (self.column,)
+
+    def __str__(self) -> str:
+        if self.gap is None:
+            return f"by column {self.column}"
+        return f"{self.gap:g} seconds apart"
+
+
+@dataclass(frozen=True, eq=False)
+class SessionTable:
+    """The sessions of n events, in the order of their `Interactions`."""
+
+    rule: SessionRule
+    starts: NDArray[np.int64]
+    """(sessions,): the index of the first event of each session, ascending"""
+    stops: NDArray[np.int64]
+    """(sessions,): one more than the index of its last event"""
+
+    @classmethod
+    def of(cls, rule: SessionRule, begins: NDArray[np.bool_]) -> Self:
+        """The sessions of (n,) events, given which of them begin one."""
+        starts = np.flatnonzero(begins)
+        return cls(rule, starts, np.append(starts[1:], len(begins)))
+
+    def within(self, start: int, stop: int) -> tuple[int, ...]:
+        """The starts of the sessions of a user whose events are from `start` to `stop`, counted
+        from `start`."""
+        first, last = np.searchsorted(self.starts, (start, stop))
+        return tuple((self.starts[first:last] - start).tolist())
+
+
+def read_sessions(path: Path, events: Interactions, rule: SessionRule) -> SessionTable:
+    """The sessions of the events of a file, which were read with the cells of `rule.columns`.
+
+    Raises UsageError for a column of ids, DataError for an event without a session, and with a gap
+    if the order is no time."""
+    if rule.gap is not None:
+        seconds = np.asarray(event_seconds(path, events, "--session-gap"), dtype=np.float64)
+        begins = np.ones(len(events), dtype=np.bool_)
+        begins[1:] = np.diff(seconds) >= rule.gap
+        begins[events.starts] = True
+        return SessionTable.of(rule, begins)
+    if rule.column in (events.columns.user, events.columns.item):
+        raise UsageError(f"column {rule.column!r} has the ids of the events, not sessions")
+    cells = events.cells[rule.column or ""]
+    empty = np.flatnonzero((cells.names == "")[cells.codes])
+    if len(empty):
+        row = int(events.rows[empty].min())
+        raise DataError(f"{path}, row {row + 1}: {rule.column} is empty")
+    return SessionTable.of(rule, _named_begins(events.users.codes, cells.codes))
+
+
+def _named_begins(
+    users: NDArray[np.integer[Any]], names: NDArray[np.integer[Any]]
+) -> NDArray[np.bool_]:
+    """(n,): whether each event begins a session, by the codes of users, which ascend, and of the
+    sessions' names.
+
+    Sessions that overlap are one: a part of it that was held out would have events of the same
+    session before it."""
+    keys = users.astype(np.int64) * (int(names.max(initial=0)) + 1) + names
+    _, key_of = np.unique(keys, return_inverse=True)
+    last_of_key = np.zeros(len(keys), dtype=np.int64)
+    last_of_key[key_of] = np.arange(len(keys))  # a later event replaces an earlier one
+    end = np.maximum.accumulate(last_of_key[key_of])  # of all sessions begun so far
+    begins = np.ones(len(keys), dtype=np.bool_)
+    begins[1:] = end[:-1] < np.arange(1, len(keys))
+    return begins
+
+
+def session_of(starts: Sequence[int], index: int) -> int:
+    """The number of the session, from 0, of the event at an index."""
+    return bisect_right(starts, index) - 1
+
+
+def spans(starts: Sequence[int], n_events: int) -> list[range]:
+    """The indexes of the events of each session of a user with `n_events`."""
+    stops = (*starts[1:], n_events)
+    return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+def is_division(starts: Sequence[int], n_events: int) -> bool:
+    """Whether these are the starts of sessions of `n_events` events."""
+    ascend = all(earlier < later for earlier, later in pairwise(starts))
+    return bool(starts) and starts[0] == 0 and ascend and starts[-1] < n_events

@@ -1,0 +1,233 @@
+"""Comma and tab separated files, RecBole's among them, as columns of strings.
+
+A quote that is never closed would swallow the rest of the file, and pyarrow lets it. Its reader is
+used for files in which every quote opens a cell, closes it or is doubled; all others are read by
+Python's, which is slower and strict: it refuses what it cannot read, with the line."""
+
+import csv
+from codecs import BOM_UTF8
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sidtool.base.errors import DataError
+from sidtool.data.tables.containers import (
+    BLOCK_BYTES,
+    DELIMITERS,
+    RECBOLE,
+    Column,
+    open_file,
+    refuse_repeated,
+)
+
+QUOTE = ord('"')
+SCAN_BYTES = 1 << 18
+"""Bytes that are searched for quotes at once: few enough for the processor's cache."""
+REASONS = {
+    "unexpected end of data": "a quote is opened and never closed",
+    "expected after": "text follows a closing quote; a quote inside of quotes is doubled",
+}
+"""Words of the messages of Python's csv module -> what they mean."""
+
+
+def header(path: Path, kind: str) -> tuple[str, ...]:
+    """The column names in the first row; RecBole's without their type. Raises DataError if there
+    are none, or two are equal."""
+    cells = _header_cells(path, kind)
+    names = tuple(cell.split(":")[0] if kind in RECBOLE else cell for cell in cells)
+    if not any(names):
+        raise DataError(f"{path} is empty: its first line should name the columns")
+    refuse_repeated(path, names)
+    return names
+
+
+def read_delimited(path: Path, kind: str, names: Sequence[str]) -> dict[str, Column]:
+    """The named columns. Raises DataError, with the line, for a malformed row."""
+    import pyarrow as pa
+
+    places, quotes = _layout(path, kind, names)
+    if quotes != "unusual":
+        try:
+            return _read_fast(path, kind, places, has_quotes=quotes == "usual")
+        except pa.ArrowInvalid:
+            pass  # Python's parser names the line, and reads rows of any length
+    return _read_strictly(path, kind, places)
+
+
+def delimited_batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[dict[str, Column]]:
+    """As `read_delimited`, a block of the file at a time unless only the strict parser reads it."""
+    import pyarrow as pa
+
+    places, quotes = _layout(path, kind, names)
+    done = 0
+    if quotes != "unusual":
+        try:
+            for batch in _fast_batches(path, kind, places, has_quotes=quotes == "usual"):
+                yield batch
+                done += len(batch[names[0]])
+            return
+        except pa.ArrowInvalid:
+            pass  # Python's parser names the line, and reads rows of any length
+    yield {name: column.slice(done) for name, column in _read_strictly(path, kind, places).items()}
+
+
+def _layout(path: Path, kind: str, names: Sequence[str]) -> tuple[dict[str, int], str]:
+    """The place of each column in a row, and what quotes the file has."""
+    available = header(path, kind)
+    places = {name: available.index(name) for name in names}
+    return places, "none" if kind in RECBOLE else _quotes(path, DELIMITERS[kind])
+
+
+def _read_fast(
+    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
+) -> dict[str, Column]:
+    """Read by pyarrow. Raises ArrowInvalid."""
+    from pyarrow import csv as arrow_csv
+
+    column_names, options = _fast_options(path, kind, places, has_quotes=has_quotes)
+    table = arrow_csv.read_csv(path, *options)
+    return {name: table[column] for name, column in column_names.items()}
+
+
+def _fast_batches(
+    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
+) -> Iterator[dict[str, Column]]:
+    """Read by pyarrow, block by block. Raises ArrowInvalid."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    column_names, options = _fast_options(path, kind, places, has_quotes=has_quotes)
+    with arrow_csv.open_csv(path, *options) as reader:
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            yield {name: table[column] for name, column in column_names.items()}
+
+
+def _fast_options(
+    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
+) -> tuple[dict[str, str], tuple[Any, Any, Any]]:
+    """The column of the file for each name, and pyarrow's options."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    read_options = arrow_csv.ReadOptions(block_size=BLOCK_BYTES, encoding="utf-8")
+    parse_options = arrow_csv.ParseOptions(
+        delimiter=DELIMITERS[kind],
+        quote_char='"' if has_quotes else False,
+        newlines_in_values=has_quotes,
+    )
+    cells = _header_cells(path, kind)
+    column_names = {name: cells[place] for name, place in places.items()}
+    convert_options = arrow_csv.ConvertOptions(
+        include_columns=list(column_names.values()),
+        column_types=dict.fromkeys(column_names.values(), pa.string()),
+        strings_can_be_null=False,
+    )
+    return column_names, (read_options, parse_options, convert_options)
+
+
+def _quotes(path: Path, delimiter: str) -> Literal["none", "usual", "unusual"]:
+    """Whether a file has quotes, and whether each of them opens a cell, closes it or is doubled."""
+    scan = _QuoteScan(delimiter)
+    with open_file(path, skip_mark=False) as stream:
+        while scan.is_usual and (block := stream.read(SCAN_BYTES)):
+            scan.read(block)
+    if not scan.is_usual or scan.quotes % 2:
+        return "unusual"
+    return "usual" if scan.quotes else "none"
+
+
+class _QuoteScan:
+    """Counts the quotes of a file that is read in blocks.
+
+    Usual quotes open and close by turns: the first, third ... follows a delimiter, a line end or a
+    quote, and one of these follows the second, fourth ...
+    """
+
+    def __init__(self, delimiter: str) -> None:
+        self.quotes = 0
+        self.is_usual = True
+        self._size = 0
+        self._last = b"\n"
+        self._borders = np.zeros(256, dtype=np.bool_)
+        self._borders[[ord(delimiter), ord("\n"), ord("\r"), QUOTE]] = True
+
+    def read(self, block: bytes) -> None:
+        """Check the next block."""
+        self._size += len(block)
+        if self._size == len(block):
+            block = block.removeprefix(BOM_UTF8)
+        if b'"' in block or self._last == b'"':
+            # the last byte of the previous block is the neighbor of the first one of this
+            values = np.frombuffer(self._last + block, dtype=np.uint8)
+            places = np.flatnonzero(values == QUOTE)
+            if self._last == b'"':
+                self.quotes -= 1  # it is among `places` again
+            is_open = self.quotes % 2
+            opening = places[is_open::2]
+            before = values[opening[opening > 0] - 1]
+            closing_quotes = places[1 - is_open :: 2]
+            after = values[closing_quotes[closing_quotes + 1 < len(values)] + 1]
+            self.is_usual &= bool(self._borders[before].all() and self._borders[after].all())
+            self.quotes += len(places)
+        self._last = block[-1:]
+        if self.quotes % 2 and self._last == b"\r" and self._size % BLOCK_BYTES == 0:
+            self.is_usual = False  # pyarrow drops a line feed at the start of its next block
+
+
+def _read_strictly(path: Path, kind: str, places: dict[str, int]) -> dict[str, Column]:
+    import pyarrow as pa
+
+    columns: dict[str, list[str]] = {name: [] for name in places}
+    with closing(_csv_rows(path, kind)) as rows:
+        _, first = next(rows, (0, []))
+        for line, cells in rows:
+            if not cells:  # a blank line
+                continue
+            if len(cells) != len(first):
+                raise DataError(
+                    f"{path}, line {line}: {len(cells)} cells, the header has {len(first)}"
+                )
+            for name, place in places.items():
+                columns[name].append(_unicode(path, line, cells[place]))
+    return {
+        name: pa.chunked_array([pa.array(values, pa.string())]) for name, values in columns.items()
+    }
+
+
+def _header_cells(path: Path, kind: str) -> list[str]:
+    """The cells of the first row."""
+    with closing(_csv_rows(path, kind)) as rows:
+        line, cells = next(rows, (0, []))
+    return [_unicode(path, line, cell) for cell in cells]
+
+
+def _unicode(path: Path, line: int, cell: str) -> str:
+    """The cell. Raises DataError if its bytes are not UTF-8."""
+    if not cell.isascii() and any("\udc80" <= character <= "\udcff" for character in cell):
+        raise DataError(f"{path}, line {line}: not UTF-8")
+    return cell
+
+
+def _csv_rows(path: Path, kind: str) -> Generator[tuple[int, list[str]], None, None]:
+    """The first line of each row and its cells, in which a byte that is not UTF-8 is a lone
+    surrogate. Raises DataError, with the line, for a row that cannot be read."""
+    with open_file(path) as stream:
+        lines = TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+        quoting: Any = csv.QUOTE_NONE if kind in RECBOLE else csv.QUOTE_MINIMAL
+        reader = csv.reader(lines, delimiter=DELIMITERS[kind], quoting=quoting, strict=True)
+        line = 1
+        try:
+            for cells in reader:
+                yield line, cells
+                line = reader.line_num + 1
+        except csv.Error as error:
+            reason = str(error)
+            for words, meaning in REASONS.items():
+                if words in reason:
+                    reason = meaning
+            raise DataError(f"{path}, line {line}: cannot be read ({reason})") from error

@@ -1,0 +1,196 @@
+"""The report of a messy catalog and its events, and cleaned copies."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.data.columns import CatalogColumns
+from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.items import read_items
+from sidtool.data.prepare.check import check, repeated_rows, report, unordered_rows
+from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events
+from sidtool.data.prepare.moments import parse_moments
+from sidtool.data.prepare.spelling import normal_form, spellings
+from sidtool.data.prepare.tables import (
+    CatalogTable,
+    EventTable,
+    read_catalog_table,
+    read_event_table,
+)
+from tests.data.tables.files import write_table
+
+ITEMS = {
+    "sku": ["a", "b", "", "a", "b ", "cafe\u0301", "caf\u00e9", "d"],
+    "name": ["", "Bed", "x", "Art", "Bed again", "Coffee", "Coffee", ""],
+    "price": list("12345678"),
+}
+EVENTS = {
+    "customer": ["u", "u", "u", "v", "", "u", "u", "w", "w", "u"],
+    "sku": ["a", "b", "a", "d", "a", "", "zz", "b ", "a", "a"],
+    "bought_at": ["9", "5", "7", "3", "1", "1", "1", "2", "soon", "9"],
+}
+
+
+def tables(tmp_path: Path) -> tuple[CatalogTable, EventTable]:
+    catalog = read_catalog_table(write_table(tmp_path / "items.csv", ITEMS))
+    return catalog, read_event_table(write_table(tmp_path / "events.csv", EVENTS))
+
+
+def test_every_problem_is_counted_with_examples(tmp_path: Path) -> None:
+    checked = report(*tables(tmp_path))
+    counts = {problem.kind: problem.count for problem in checked.problems}
+    assert counts == {
+        "empty_item_id": 1,
+        "duplicate_item_id": 1,
+        "item_id_spelling": 2,
+        "empty_title": 2,
+        "empty_user": 1,
+        "empty_event_item": 1,
+        "unknown_item": 1,
+        "unreadable_time": 1,
+        "unordered": 4,
+        "duplicate_event": 1,
+        "single_event_user": 1,
+    }
+    examples = {problem.kind: problem.examples for problem in checked.problems}
+    assert examples["duplicate_item_id"] == ("row 4: 'a'",)
+    assert examples["item_id_spelling"][0] == "'b' and 'b '"
+    assert examples["unreadable_time"] == ("row 9: 'soon'",)
+    stops = ["empty_item_id", "duplicate_item_id", "empty_user", "empty_event_item"]
+    assert [problem.kind for problem in checked.stops] == [*stops, "unreadable_time"]
+    assert (checked.items, checked.events, checked.users) == (8, 10, 3)
+    assert check(tmp_path / "items.csv", tmp_path / "events.csv") == checked
+
+
+def test_what_the_report_calls_a_stop_stops_the_readers(tmp_path: Path) -> None:
+    """Each stopping problem alone is refused by the reader, and none of the others is."""
+    good_items = {"sku": ["a", "b"], "name": ["A", "B"]}
+    good_events = {"user": ["u"] * 3, "sku": ["a", "b", "a"], "ts": ["1", "2", "3"]}
+    for change in (
+        {},
+        {"ts": ["1", "", "3"]},
+        {"ts": ["1", "soon", "3"]},
+        {"ts": ["1", "2021-01-01", "3"]},
+        {"ts": ["1600000000", "1600000000000", "1600000001"]},
+        {"ts": ["3", "2", "1"]},
+        {"sku": ["a", "zz", "a"]},
+        {"sku": ["a", "", "a"]},
+        {"user": ["u", "", "u"]},
+    ):
+        events = write_table(tmp_path / "events.csv", good_events | change)
+        found = check(write_table(tmp_path / "items.csv", good_items), events)
+        stops = [each.kind for each in found.stops if each.kind != "nothing_to_evaluate"]
+        try:
+            read_interactions(events)
+        except Exception:
+            assert stops, change
+        else:
+            assert not stops, change
+    for items in ({"sku": ["a", ""]}, {"sku": ["a", "a"]}):
+        path = write_table(tmp_path / "items.csv", good_items | items)
+        assert check(path).stops
+        with pytest.raises(Exception, match="row"):
+            read_items(path)
+
+
+def test_cleaning_leaves_no_problem_that_stops(tmp_path: Path) -> None:
+    cleaned = clean(*tables(tmp_path), tmp_path / "out")
+    assert cleaned.left.stops == ()
+    assert cleaned.dropped_items == {"empty_item_id": 1, "duplicate_item_id": 3}
+    assert cleaned.respelled_items == 1  # the decomposed form of café comes first
+    assert cleaned.dropped_events == {
+        "empty_user": 1,
+        "empty_event_item": 1,
+        "unknown_item": 1,
+        "unreadable_time": 1,
+        "duplicate_event": 1,
+    }
+    with pytest.warns(SidtoolWarning, match="1 of 4 items have no text"):
+        items = read_items(tmp_path / "out/items.parquet", fields=["price"])
+    assert items.ids == ("b", "a", "caf\u00e9", "d")
+    assert items.titles == ("Bed", "Art", "Coffee", "")
+    assert items.fields["price"] == ("2", "4", "6", "8")
+    events = read_interactions(tmp_path / "out/events.parquet")
+    rows = list(zip(events.users, events.items, events.order.tolist(), strict=True))
+    assert rows == [("u", "b", 5), ("u", "a", 7), ("u", "a", 9), ("v", "d", 3), ("w", "b", 2)]
+    assert cleaned.left == check(tmp_path / "out/items.parquet", tmp_path / "out/events.parquet")
+
+
+def test_milliseconds_among_seconds_become_seconds(tmp_path: Path) -> None:
+    table = {"user": list("uuu"), "item": list("aba"), "ts": ["1600000002", "1600000001500", "1"]}
+    events = read_event_table(write_table(tmp_path / "events.csv", table))
+    catalog = read_catalog_table(
+        write_table(tmp_path / "items.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
+    )
+    cleaned, dropped, _, converted = clean_events(events, catalog)
+    assert (converted, dropped) == (1, {})
+    assert cleaned.times == ("1", "1600000001.5", "1600000002")
+
+
+def test_the_rarer_kind_of_time_is_left_out(tmp_path: Path) -> None:
+    table = {
+        "user": list("uuuu"),
+        "item": list("abab"),
+        "ts": ["2021-01-02", "5", "2021-01-01", ""],
+    }
+    events = read_event_table(write_table(tmp_path / "events.csv", table))
+    catalog = read_catalog_table(
+        write_table(tmp_path / "items.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
+    )
+    cleaned, dropped, _, _ = clean_events(events, catalog)
+    assert dropped == {"empty_time": 1, "mixed_time": 1}
+    assert cleaned.times == ("2021-01-01", "2021-01-02")
+
+
+def test_a_column_with_the_name_of_another_is_refused(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "x.csv", {"code": ["a"], "item_id": ["b"], "title": ["T"]})
+    with pytest.raises(UsageError, match="has a column 'item_id' beside"):
+        clean_catalog(read_catalog_table(path, "code"))
+
+
+def test_a_catalog_without_titles_and_events_of_short_users(tmp_path: Path) -> None:
+    items = write_table(tmp_path / "i.csv", {"sku": ["a"], "price": ["1"]})
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    kinds = {problem.kind for problem in check(items, events).stops}
+    assert kinds == {"no_titles", "nothing_to_evaluate"}
+    cleaned = clean(read_catalog_table(items), read_event_table(events), tmp_path / "out")
+    assert {problem.kind for problem in cleaned.left.stops} == kinds
+    assert pq.read_table(tmp_path / "out/items.parquet").column_names == ["item_id", "price"]
+
+
+@given(st.lists(st.sampled_from(["a", "b", " a", "a ", "e\u0301", "\u00e9", ""])))
+def test_cleaned_ids_are_unique_and_in_normal_form(ids: list[str]) -> None:
+    path = Path("x.csv")
+    columns = {"sku": tuple(ids), "name": tuple(str(n) for n in range(len(ids)))}
+    table, dropped, _ = clean_catalog(CatalogTable(path, CatalogColumns("sku", "name"), columns))
+    assert sorted(table.ids) == sorted({normal_form(item) for item in ids} - {""})
+    assert sum(dropped.values()) + len(table.ids) == len(ids)
+    assert spellings(table.ids).variants == ()
+
+
+@given(st.lists(st.tuples(st.sampled_from("uv"), st.integers(0, 4))))
+def test_unordered_and_repeated_rows_by_brute_force(events: list[tuple[str, int]]) -> None:
+    users = [user for user, _ in events]
+    times = [str(time) for _, time in events]
+    expected = [
+        row
+        for row, (user, time) in enumerate(events)
+        if any(other == user and later > time for other, later in events[:row])
+    ]
+    assert unordered_rows(users, parse_moments(times).seconds) == expected
+    pairs = list(zip(users, times, strict=True))
+    assert repeated_rows(pairs) == [r for r, pair in enumerate(pairs) if pair in pairs[:r]]
+
+
+def test_the_order_of_rows_replaces_no_column(tmp_path: Path) -> None:
+    table = {"user_id": ["u", "u"], "item_id": ["a", "a"], "timestamp": ["5", "4"]}
+    events = read_event_table(
+        write_table(tmp_path / "events.csv", table), EventNames(order_by="row")
+    )
+    catalog = read_catalog_table(write_table(tmp_path / "items.csv", {"item_id": ["a"]}))
+    with pytest.raises(UsageError, match="a column 'timestamp', which the number of each row"):
+        clean(catalog, events, tmp_path / "out")

@@ -1,0 +1,37 @@
+"""docs/data.md lists what the code guesses, reports and reads."""
+
+from pathlib import Path
+from typing import get_args
+
+from sidtool.data import columns
+from sidtool.data.prepare.check import MEANINGS, STOPS
+from sidtool.data.prepare.formats import Source
+from sidtool.data.tables.containers import SUFFIXES
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs/data.md").read_text(encoding="utf-8")
+
+
+def rows(tiers: columns.Tiers) -> str:
+    lines = [
+        f"| {number} | {', '.join(f'`{name}`' for name in tier)} |"
+        for number, tier in enumerate(tiers, 1)
+    ]
+    return "\n".join(lines)
+
+
+def test_the_page_lists_every_guess_in_its_tier() -> None:
+    for tiers in (
+        columns.ID_COLUMNS,
+        columns.TITLE_COLUMNS,
+        columns.USER_COLUMNS,
+        columns.ORDER_COLUMNS,
+    ):
+        assert rows(tiers) in PAGE
+
+
+def test_the_page_lists_every_problem_and_format() -> None:
+    for kind, meaning in MEANINGS.items():
+        stops = "yes" if kind in STOPS else "no"
+        assert f"| `{kind}`: {meaning} | {stops} |" in PAGE
+    for name in (*SUFFIXES, *get_args(Source)):
+        assert f"`{name}`" in PAGE

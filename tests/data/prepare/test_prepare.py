@@ -1,0 +1,404 @@
+"""Raw data sets in their real formats, and the filters."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.items import read_items
+from sidtool.data.prepare.filters import FilterOptions, core, filter_events
+from sidtool.data.prepare.movielens import GENRES
+from sidtool.data.prepare.preparation import PrepareOptions, prepare
+from sidtool.data.prepare.raw import Batch, Place, collect
+from tests.data.tables.files import write_table
+
+EVENTS = [("u", "a", 10, 5.0), ("u", "b", 11, 3.0), ("v", "a", 9, 4.0), ("v", "c", 12, 1.0)]
+"""User, item, time in seconds, rating; in the order of the files."""
+BY_USER = [("u", "a", 10), ("u", "b", 11), ("v", "a", 9), ("v", "c", 12)]
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    """A file, compressed if its name ends with .gz."""
+    data = text.encode(encoding)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def amazon_2014(folder: Path) -> Path:
+    keys = ("reviewerID", "asin", "unixReviewTime", "overall")
+    rows = [dict(zip(keys, event, strict=True)) | {"reviewText": "ü"} for event in EVENTS]
+    write(folder / "reviews_Beauty_5.json.gz", lines(rows))
+    metadata = [
+        {"asin": item, "title": f"T'{item}", "description": "d", "categories": [["x", "y"]]}
+        for item in "abc"
+    ]
+    text = "".join(f"{row!r}\n" for row in metadata)  # lines of Python, as the real file
+    write(folder / "meta_Beauty.json.gz", text)
+    return folder
+
+
+def amazon_2014_ratings(folder: Path) -> Path:
+    rows = "".join(f"{user},{item},{rating},{time}\n" for user, item, time, rating in EVENTS)
+    write(folder / "ratings_Beauty.csv", rows)
+    return amazon_titles(folder, "asin")
+
+
+def amazon_2018(folder: Path) -> Path:
+    keys = ("reviewerID", "asin", "unixReviewTime", "overall")
+    rows = [dict(zip(keys, event, strict=True)) | {"verified": True} for event in EVENTS]
+    write(folder / "All_Beauty_5.json", lines(rows))
+    return amazon_titles(folder, "asin")
+
+
+def amazon_2018_ratings(folder: Path) -> Path:
+    rows = "".join(f"{item},{user},{rating},{time}\n" for user, item, time, rating in EVENTS)
+    write(folder / "All_Beauty.csv", rows)
+    return amazon_titles(folder, "asin")
+
+
+def amazon_2023(folder: Path) -> Path:
+    rows = [
+        {
+            "rating": rating,
+            "title": "review",
+            "asin": "variant",
+            "parent_asin": item,
+            "user_id": user,
+            "timestamp": time * 1000,
+        }
+        for user, item, time, rating in EVENTS
+    ]
+    write(folder / "All_Beauty.jsonl.gz", lines(rows))
+    return amazon_titles(folder, "parent_asin")
+
+
+def amazon_2023_ratings(folder: Path) -> Path:
+    rows = "".join(f"{user},{item},{rating},{time}000\n" for user, item, time, rating in EVENTS)
+    write(folder / "All_Beauty.csv", "user_id,parent_asin,rating,timestamp\n" + rows)
+    return amazon_titles(folder, "parent_asin")
+
+
+def amazon_titles(folder: Path, key: str) -> Path:
+    metadata = [{key: item, "title": f"T'{item}", "price": None} for item in "abc"]
+    write(folder / "meta_Beauty.jsonl", lines(metadata))
+    return folder
+
+
+def movielens_100k(folder: Path) -> Path:
+    rows = "".join(f"{u}\t{i}\t{int(rating)}\t{time}\n" for u, i, time, rating in EVENTS)
+    write(folder / "u.data", rows)
+    flags = "|".join("1" if genre in ("Drama", "War") else "0" for genre in GENRES)
+    films = "".join(f"{item}|T'{item}|01-Jan-1995||http://é|{flags}\n" for item in "abc")
+    write(folder / "u.item", films, "latin-1")
+    return folder
+
+
+def movielens_1m(folder: Path) -> Path:
+    rows = "".join(f"{u}::{i}::{int(rating)}::{time}\n" for u, i, time, rating in EVENTS)
+    write(folder / "ratings.dat", rows)
+    write(folder / "movies.dat", "".join(f"{i}::T'{i}::Drama|War\n" for i in "abc"), "latin-1")
+    return folder
+
+
+def movielens_25m(folder: Path) -> Path:
+    rows = "".join(f"{u},{i},{rating},{time}\n" for u, i, time, rating in EVENTS)
+    write(folder / "ratings.csv", "userId,movieId,rating,timestamp\n" + rows)
+    films = "".join(f'{item},"T\'{item}",Drama|War\n' for item in "abc")
+    write(folder / "movies.csv", "movieId,title,genres\n" + films)
+    return folder
+
+
+def recbole(folder: Path) -> Path:
+    head = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    rows = "".join(f"{u}\t{i}\t{rating}\t{time}\n" for u, i, time, rating in EVENTS)
+    write(folder / "ml.inter", head + rows)
+    films = "".join(f"{item}\tT'{item}\tDrama War\n" for item in "abc")
+    write(folder / "ml.item", "item_id:token\tmovie_title:token_seq\tclass:token_seq\n" + films)
+    return folder
+
+
+def kuairand(folder: Path) -> Path:
+    head = "user_id,video_id,date,hourmin,time_ms,is_click,is_like\n"
+    rows = "".join(f"{u},{i},20220408,0,{time}000,1,0\n" for u, i, time, _ in EVENTS)
+    shown = "u,c,20220408,0,9000,0,0\n"
+    (folder / "data").mkdir()
+    write(folder / "data/log_standard_4_08_to_4_21.csv", head + rows + shown)
+    videos = "".join(f"{item},1,NORMAL,7\n" for item in "abc")
+    write(folder / "data/video_features_basic_1k.csv", "video_id,author_id,type,tag\n" + videos)
+    return folder
+
+
+SETS = [
+    ("amazon-2014", amazon_2014, 1),
+    ("amazon-2014", amazon_2014_ratings, 1),
+    ("amazon-2018", amazon_2018, 1),
+    ("amazon-2018", amazon_2018_ratings, 1),
+    ("amazon-2023", amazon_2023, 1000),
+    ("amazon-2023", amazon_2023_ratings, 1000),
+    ("movielens", movielens_100k, 1),
+    ("movielens", movielens_1m, 1),
+    ("movielens", movielens_25m, 1),
+    ("recbole", recbole, 1),
+    ("kuairand", kuairand, 1000),
+]
+
+
+@pytest.mark.parametrize(("source", "make", "unit"), SETS)
+def test_every_format_gives_the_same_events(
+    tmp_path: Path, source: Any, make: Any, unit: int
+) -> None:
+    (tmp_path / "raw").mkdir()
+    folder = make(tmp_path / "raw")
+    prepared = prepare(folder, tmp_path / "data", PrepareOptions(source))
+    table = pq.read_table(tmp_path / "data/events.parquet").to_pydict()
+    rows = list(zip(table["user_id"], table["item_id"], table["timestamp"], strict=True))
+    assert rows == [(user, item, time * unit) for user, item, time in BY_USER]
+    assert prepared.steps[-1].to_json() == {"name": "repeated", "events": 4, "users": 2, "items": 3}
+    assert json.loads((tmp_path / "data/prepare.json").read_text()) == prepared.to_json()
+    items = pq.read_table(tmp_path / "data/items.parquet").to_pydict()
+    assert items["item_id"] == ["a", "b", "c"]
+    if source != "kuairand":
+        catalog = read_items(tmp_path / "data/items.parquet")
+        assert catalog.titles == ("T'a", "T'b", "T'c")
+    assert len(read_interactions(tmp_path / "data/events.parquet")) == 4
+    # the file of events alone finds the file of items beside it
+    file = Path(prepared.event_files[0])
+    assert prepare(file, tmp_path / "again", PrepareOptions(source)).items == 3
+
+
+def test_fields_and_genres_are_read(tmp_path: Path) -> None:
+    for make, source, name, value in (
+        (amazon_2014, "amazon-2014", "categories", "x, y"),
+        (movielens_100k, "movielens", "genres", "Drama, War"),
+        (movielens_1m, "movielens", "genres", "Drama, War"),
+        (recbole, "recbole", "class", "Drama War"),
+    ):
+        folder = tmp_path / make.__name__
+        folder.mkdir()
+        options = PrepareOptions(source)  # type: ignore[arg-type]
+        prepare(make(folder), folder / "out", options)
+        items = read_items(folder / "out/items.parquet", fields=[name])
+        assert items.fields[name][0] == value
+
+
+def test_any_table_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    table = {"who": ["u", "u", "v"], "what": ["a", "b", "a"], "when": ["2021-01-02"] * 3}
+    events = write_table(tmp_path / "e.csv", table | {"stars": ["5", "1", "4"]})
+    items = write_table(tmp_path / "i.csv", {"code": ["b", "a", "z"], "label": ["B", "A", "Z"]})
+    options = PrepareOptions(
+        items=items,
+        filters=FilterOptions(min_rating=2),
+        columns=EventNames("who", "what", "when"),
+        rating_column="stars",
+        id_column="code",
+        title_column="label",
+    )
+    prepared = prepare(events, tmp_path / "data", options)
+    assert [step.events for step in prepared.steps] == [3, 2, 2, 2]
+    assert pq.read_table(tmp_path / "data/items.parquet").to_pylist() == [
+        {"item_id": "a", "title": "A"}
+    ]
+    assert (
+        pq.read_table(tmp_path / "data/events.parquet")["timestamp"].to_pylist() == [1609545600] * 2
+    )
+    whole = PrepareOptions(items=items, all_items=True, columns=options.columns, id_column="code")
+    assert prepare(events, tmp_path / "all", whole).items == 3
+
+
+def test_events_without_a_catalog_give_ids(tmp_path: Path) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    prepare(events, tmp_path / "data")
+    assert pq.read_table(tmp_path / "data/items.parquet").to_pylist() == [{"item_id": "a"}]
+
+
+def test_windows_are_in_the_unit_of_the_times(tmp_path: Path) -> None:
+    for make, source in ((amazon_2018, "amazon-2018"), (amazon_2023, "amazon-2023")):
+        folder = tmp_path / source
+        folder.mkdir()
+        window = FilterOptions(since="1970-01-01T00:00:10", until="1970-01-01T00:00:12")
+        options = PrepareOptions(source, filters=window)  # type: ignore[arg-type]
+        prepared = prepare(make(folder), folder / "out", options)
+        assert prepared.steps[-1].events == 2
+        assert prepared.items == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the time 'soon' is no number"),
+        ("u.data", "u\t\t5\t1\n", "the item id is empty"),
+        ("u.data", "u\ta\n", "cannot be read"),
+        ("ratings.dat", "u::a::5\n", "line 1: 3 cells, a rating has 4"),
+        ("ratings.csv", "userId,movieId,rating\nu,a,5\n", "no column 'timestamp'"),
+        ("ratings.csv", "", "cannot be read"),
+    ],
+)
+def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = write(tmp_path / name, text)
+    with pytest.raises(DataError, match=message) as caught:
+        prepare(path, tmp_path / "out", PrepareOptions("movielens"))
+    assert name in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("All_Beauty_5.json", '{"asin": "a", "overall": 5}\n', "line 1: a review has the keys"),
+        ("All_Beauty_5.json", "nothing\n", "line 1: not JSON"),
+        ("meta_Beauty.jsonl", "os.system('x')\n", "line 1: neither a JSON object nor a Python"),
+        ("meta_Beauty.jsonl", "{" * 5000 + "\n", "line 1: neither"),
+        ("meta_Beauty.jsonl", '{"title": "x"}\n', "line 1: an item has the key asin"),
+    ],
+)
+def test_malformed_reviews_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    amazon_2018(tmp_path)
+    write(tmp_path / name, text)
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path, tmp_path / "out", PrepareOptions("amazon-2018"))
+
+
+def test_two_versions_of_one_data_set_are_not_read_together(tmp_path: Path) -> None:
+    folder = amazon_2018(tmp_path)
+    whole = write(folder / "All_Beauty.json", (folder / "All_Beauty_5.json").read_text())
+    with pytest.raises(UsageError, match=r"files of events: All_Beauty.json and All_Beauty_5.json"):
+        prepare(folder, tmp_path / "out", PrepareOptions("amazon-2018"))
+    assert prepare(whole, tmp_path / "out", PrepareOptions("amazon-2018")).items == 3
+    write(folder / "meta_Beauty_2.jsonl", "")
+    with pytest.raises(UsageError, match="several files of items") as caught:
+        prepare(whole, tmp_path / "x", PrepareOptions("amazon-2018"))
+    assert "--items" in str(caught.value.hint)
+
+
+def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--user-column applies to --from table"):
+        PrepareOptions("movielens", columns=EventNames("who"))
+    with pytest.raises(UsageError, match="0 or more"):
+        FilterOptions(k_core=-1)
+    with pytest.raises(UsageError, match="no format 'netflix'"):
+        PrepareOptions("netflix")  # type: ignore[arg-type]
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    with pytest.raises(UsageError, match="the events have none"):
+        prepare(events, tmp_path / "x", PrepareOptions(filters=FilterOptions(min_rating=1)))
+    with pytest.raises(DataError, match=r"no event of .* stays: 1 after 'read'.*0 after 'core'"):
+        prepare(events, tmp_path / "x", PrepareOptions(filters=FilterOptions(k_core=5)))
+
+
+@pytest.mark.parametrize(
+    ("flag", "option"),
+    [
+        ("--all-items", {"all_items": True}),
+        ("--id-column", {"id_column": "bar"}),
+        ("--title-column", {"title_column": "foo"}),
+    ],
+)
+def test_options_of_a_catalog_require_one(
+    tmp_path: Path, flag: str, option: dict[str, Any]
+) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    with pytest.raises(UsageError, match=f"{flag} requires a catalog"):
+        prepare(events, tmp_path / "x", PrepareOptions(**option))
+    assert not (tmp_path / "x").exists()
+
+
+def test_all_items_needs_no_items_where_the_folder_has_a_catalog(tmp_path: Path) -> None:
+    options = PrepareOptions("amazon-2018", all_items=True)
+    assert prepare(amazon_2018(tmp_path), tmp_path / "data", options).items == 3
+    (ratings := tmp_path / "ratings").mkdir()
+    (tmp_path / "All_Beauty_5.json").rename(ratings / "All_Beauty_5.json")
+    with pytest.raises(UsageError, match="--all-items requires a catalog"):
+        prepare(ratings, tmp_path / "x", options)
+
+
+codes = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=40)
+
+
+@given(codes, st.integers(1, 4), st.integers(1, 4))
+def test_the_core_is_a_fixed_point_and_the_largest_one(
+    pairs: list[tuple[int, int]], user_min: int, item_min: int
+) -> None:
+    users = np.array([user for user, _ in pairs], dtype=np.int32)
+    items = np.array([item for _, item in pairs], dtype=np.int32)
+    left = list(range(len(pairs)))
+    while True:  # one user or item at a time: the largest core does not depend on the order
+        counts_u = [sum(users[row] == users[other] for other in left) for row in left]
+        counts_i = [sum(items[row] == items[other] for other in left) for row in left]
+        drop = next(
+            (
+                row
+                for row, u, i in zip(left, counts_u, counts_i, strict=True)
+                if u < user_min or i < item_min
+            ),
+            None,
+        )
+        if drop is None:
+            break
+        left.remove(drop)
+    assert np.flatnonzero(core(users, items, user_min, item_min)).tolist() == left
+
+
+def test_filters_count_what_they_leave() -> None:
+    users, items = list("uuuvvw"), list("abaabc")
+    times = ["1", "2", "1", "4", "5", "6"]
+    batch = Batch(users, items, times, ["5", "4", "5", "", "3", "5"], Place(Path("x"), 1))
+    events = collect([batch])
+    options = FilterOptions(min_rating=3, since="1", until="6", k_core=2)
+    left, steps = filter_events(events, options, catalog={"a", "b"})
+    assert [(step.name, step.events) for step in steps] == [
+        ("read", 6),
+        ("rating", 5),
+        ("window", 4),
+        ("catalog", 4),
+        ("repeated", 3),
+        ("core", 0),
+    ]
+    assert len(left) == 0
+
+
+@pytest.mark.parametrize("digits", [0, 3, 6, 9])
+def test_dates_are_compared_with_times_in_every_unit(tmp_path: Path, digits: int) -> None:
+    times = [moment + "0" * digits for moment in ("1500000000", "1700000000")]
+    table = {"user": ["u", "u"], "item": ["a", "b"], "time": times}
+    events = write_table(tmp_path / "events.csv", table)
+    filters = FilterOptions(since="2023-01-01")
+    columns = EventNames("user", "item", "time")
+    options = PrepareOptions("table", filters=filters, columns=columns)
+    prepared = prepare(events, tmp_path / "out", options)
+    assert [(step.name, step.events) for step in prepared.steps] == [
+        ("read", 2),
+        ("window", 1),
+        ("repeated", 1),
+    ]
+
+
+def test_items_without_an_id_are_left_out(tmp_path: Path) -> None:
+    events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
+    items = write_table(tmp_path / "i.csv", {"item_id": ["a", "", "b"], "title": ["A", "B", "C"]})
+    prepared = prepare(events, tmp_path / "data", PrepareOptions(items=items, all_items=True))
+    assert prepared.items == 2
+    written = pq.read_table(tmp_path / "data/items.parquet")["item_id"].to_pylist()
+    assert written == ["a", "b"]
+
+
+def test_a_table_may_be_in_several_files(tmp_path: Path) -> None:
+    for part, item in enumerate("ab"):
+        rows = {"user": ["u"], "item": [item], "time": [str(part)]}
+        write_table(tmp_path / f"part-{part}.csv", rows)
+        (tmp_path / "events").mkdir(exist_ok=True)
+        pq.write_table(pa.table(rows), tmp_path / "events" / f"part-{part}.parquet")
+    sources = (tmp_path / "part-*.csv", tmp_path / "events", (tmp_path / "events").as_uri())
+    for number, source in enumerate(sources):
+        assert prepare(source, tmp_path / str(number)).steps[0].events == 2

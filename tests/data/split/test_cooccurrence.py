@@ -1,0 +1,83 @@
+"""Pairs are counted in training events only, against counts by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import DataError, RefusedError
+from sidtool.data.split.cooccurrence import count_cooccurrence, weigh_pairs
+from sidtool.data.split.split import Example, Split, SplitOrigin, UserSequence
+
+
+def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:
+    """A user "u0", "u1" ... for each string, whose letters are the items of the training events."""
+    train = tuple(
+        UserSequence(f"u{at}", tuple(each), tuple(range(len(each))))
+        for at, each in enumerate(histories)
+    )
+    return Split("leave-one-out", train, held_out, ())
+
+
+def test_counts_decay_with_distance_and_end_at_the_window() -> None:
+    result = count_cooccurrence(
+        split_of("abcd", "ba", "aa"), "abcd", window=2, decay=0.5
+    ).counts.toarray()
+    expected = np.zeros((4, 4))
+    for left, right, weight in (
+        (0, 1, 2.0),
+        (1, 2, 1.0),
+        (2, 3, 1.0),
+        (0, 2, 0.5),
+        (1, 3, 0.5),
+    ):  # a-d is 3 apart
+        expected[left, right] = expected[right, left] = weight
+    assert result.tolist() == expected.tolist()
+
+
+def test_counting_agrees_with_loops() -> None:
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(9, size=rng.integers(1, 12)) for _ in range(30)]
+    expected = np.zeros((9, 9))
+    for items in sequences:
+        for at, left in enumerate(items):
+            for gap, right in enumerate(items[at + 1 : at + 5]):
+                if left != right:
+                    expected[left, right] += 0.8**gap
+                    expected[right, left] += 0.8**gap
+    np.testing.assert_allclose(weigh_pairs(sequences, 9, 0.8, 4).toarray(), expected)
+
+
+def test_events_of_unknown_items_are_not_counted() -> None:
+    result = count_cooccurrence(split_of("axb", "aa"), "abz", window=1, decay=1.0)
+    assert result.events.tolist() == [3, 1, 0]
+    assert result.record.train_events == 5
+    assert result.counts[0, 1] == 1
+
+
+def test_the_record_is_that_of_the_training_part() -> None:
+    one, other = (
+        split_of("ab", "ba"),
+        split_of("ab", "ba", held_out=(Example("u0", ("a", "b"), "c", 2),)),
+    )
+    other = dataclasses.replace(other, origin=SplitOrigin("another file"))
+    assert (
+        count_cooccurrence(one, "abc", window=1, decay=1.0).record
+        == count_cooccurrence(other, "abc", window=1, decay=1.0).record
+    )
+    changed = count_cooccurrence(split_of("ab", "ca"), "abc", window=1, decay=1.0).record
+    assert (
+        changed.train_digest
+        != count_cooccurrence(one, "abc", window=1, decay=1.0).record.train_digest
+    )
+
+
+def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
+    leaking = split_of("abc", held_out=(Example("u0", ("a", "b"), "c", 2),))
+    with pytest.raises(RefusedError, match=r"1 held-out event.* among the training events"):
+        count_cooccurrence(leaking, "abc", window=5, decay=0.5)
+
+
+def test_a_catalog_without_co_occurrences_is_refused() -> None:
+    with pytest.raises(DataError, match="no two of the 2 items"):
+        count_cooccurrence(split_of("abc"), "xy", window=5, decay=0.5)

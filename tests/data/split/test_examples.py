@@ -1,0 +1,64 @@
+"""Examples are read back as written, and a malformed line is named."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError
+from sidtool.data.split.examples import read_events, read_examples, write_events, write_examples
+from sidtool.data.split.split import Example, UserSequence
+
+ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
+many = st.lists(ids, max_size=4).map(tuple)
+examples = st.builds(Example, ids, many, ids, st.integers(0, 99))
+events = st.builds(
+    lambda user, items: UserSequence(user, items, tuple(range(3, 3 + len(items)))), ids, many
+)
+
+
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(st.lists(examples, max_size=4), st.lists(events, max_size=4))
+def test_written_examples_are_read_back(
+    tmp_path: Path, asked: list[Example], known: list[UserSequence]
+) -> None:
+    write_examples(tmp_path / "test.jsonl", asked)
+    write_events(tmp_path / "events.jsonl", known)
+    assert list(read_examples(tmp_path / "test.jsonl")) == asked
+    assert list(read_events(tmp_path / "events.jsonl")) == known
+
+
+def test_ids_may_be_numbers_and_the_position_is_optional(tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text('{"user": 7, "history": [1, "b"], "item": 3}\n')
+    assert list(read_examples(tmp_path / "test.jsonl")) == [Example("7", ("1", "b"), "3", 2)]
+
+
+@pytest.mark.parametrize(
+    ("read", "line"),
+    [
+        (read_examples, "{}"),
+        (read_examples, '{"user": "u", "history": "a", "item": "b"}'),
+        (read_examples, '{"user": "u", "history": [null], "item": "b"}'),
+        (read_examples, '{"user": "u", "history": [], "item": ""}'),
+        (read_examples, '{"user": true, "history": [], "item": "b"}'),
+        (read_examples, '{"user": "u", "history": [], "item": "b", "position": "1"}'),
+        (read_examples, '{"user": "u", "history": [], "item": "b", "position": -1}'),
+        (read_events, '{"user": "u", "items": ["a"], "positions": []}'),
+        (read_events, '{"user": "u", "items": ["a"]}'),
+        (read_events, "nothing"),
+    ],
+)
+def test_a_malformed_line_is_named(
+    tmp_path: Path, read: Callable[[Path], Iterator[Any]], line: str
+) -> None:
+    good = '{"user": "u", "history": ["a"], "item": "b", "items": ["a"], "positions": [0]}'
+    (tmp_path / "x.jsonl").write_text(f"{good}\n\n{line}\n")
+    rows = read(tmp_path / "x.jsonl")
+    next(rows)
+    with pytest.raises(DataError, match="line 3"):
+        next(rows)

@@ -1,0 +1,194 @@
+"""A split of grown data extends the earlier split only if nothing that it holds out was trained
+on."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.data.split.extension import extended
+from sidtool.data.split.files import (
+    SplitOptions,
+    open_split,
+    read_split,
+    split_events,
+    write_split,
+)
+from sidtool.data.split.split import Example, Split, UserSequence
+
+Sequences = dict[str, list[str]]
+
+
+def leave_one_out(users: Sequences) -> Split:
+    """The leave-one-out split of users with at least three events each."""
+    return Split(
+        "leave-one-out",
+        tuple(
+            UserSequence(user, tuple(items[:-2]), tuple(range(len(items) - 2)))
+            for user, items in users.items()
+        ),
+        tuple(Example(u, tuple(i[:-2]), i[-2], len(i) - 2) for u, i in users.items()),
+        tuple(Example(u, tuple(i[:-1]), i[-1], len(i) - 1) for u, i in users.items()),
+    )
+
+
+def test_new_events_users_and_items_extend_a_split() -> None:
+    earlier = leave_one_out({"ann": ["a", "b", "c", "d"], "bob": ["b", "a", "c"]})
+    later = leave_one_out(
+        {"ann": ["a", "new", "b", "c", "d", "e"], "bob": ["b", "a", "c"], "cat": ["new", "a", "b"]}
+    )
+    reference = extended(later, earlier).reference
+    assert reference.digest == later.reference.digest
+    assert earlier.reference.excludes_held_out(reference)
+    assert not reference.excludes_held_out(earlier.reference)
+    assert not earlier.reference.excludes_held_out(later.reference)
+
+
+def test_a_split_extends_what_the_earlier_one_extends() -> None:
+    first = leave_one_out({"ann": ["a", "b", "c"]})
+    second = extended(leave_one_out({"ann": ["a", "b", "c", "d"]}), first)
+    third = extended(leave_one_out({"ann": ["a", "b", "c", "d", "e"]}), second)
+    assert third.reference.extends == (second.reference.digest, first.reference.digest)
+    assert first.reference.excludes_held_out(third.reference)
+
+
+def test_a_file_of_new_events_alone_is_warned_of() -> None:
+    earlier = leave_one_out({user: ["a", "b", "c", "d", "e"] for user in ("ann", "bob", "cat")})
+    new = {"ann": ["f", "g", "h"], "bob": ["f", "g", "h"], "cat": ["a", "b", "c", "d", "e", "f"]}
+    message = "training events of 2 of the 3 users of the earlier split are missing"
+    with pytest.warns(SidtoolWarning, match=message):
+        extended(leave_one_out(new), earlier)
+    # that one user's old events were dropped is no reason
+    new["bob"] = new["cat"]
+    extended(leave_one_out(new), earlier)
+
+
+def test_what_an_earlier_split_lacks_is_not_extended_through_it() -> None:
+    """Weekly splits of windows of time: the third may hold out what only the first trained on."""
+    others = {user: ["a", "b", "c", "d"] for user in ("bob", "cat", "dan")}
+    first = leave_one_out({**others, "ann": list("abcdefgh")})
+    second = extended(leave_one_out(others), first)
+    assert second.origin.drops_events
+    assert first.reference.excludes_held_out(second.reference)
+    third = extended(leave_one_out({**others, "ann": list("abcdef")}), second)
+    assert third.reference.extends == (second.reference.digest,)
+    assert not first.reference.excludes_held_out(third.reference)
+    with pytest.raises(CompatibilityError, match="a training event of the earlier split"):
+        extended(leave_one_out({**others, "ann": list("abcdef")}), first)
+
+
+def test_a_split_may_extend_several() -> None:
+    """Each is checked, so a chain that has dropped events can be joined again."""
+    others = {user: ["a", "b", "c", "d"] for user in ("bob", "cat", "dan")}
+    first = leave_one_out({**others, "ann": ["a", "b", "c"]})
+    second = extended(leave_one_out(others), first)
+    third = leave_one_out({**others, "ann": ["a", "b", "c", "d"]})
+    both = extended(extended(third, second), first)
+    assert both.reference.extends == (second.reference.digest, first.reference.digest)
+    assert not both.origin.drops_events
+    assert extended(extended(third, first), second).reference.extends[::-1] == (
+        second.reference.digest,
+        first.reference.digest,
+    )
+
+
+def test_validation_events_that_are_missing_are_dropped_events() -> None:
+    first = leave_one_out({"ann": ["a", "b", "c", "d"], "bob": ["a", "b", "c"]})
+    complete = extended(leave_one_out({"ann": ["a", "b", "c", "e"], "bob": ["a", "b", "c"]}), first)
+    assert not complete.origin.drops_events  # a test event was never learned
+    lacking = extended(leave_one_out({"ann": ["a", "b", "f", "e"], "bob": ["a", "b", "c"]}), first)
+    assert lacking.origin.drops_events
+
+
+def test_dropped_events_are_recorded_in_the_folder(tmp_path: Path) -> None:
+    first = leave_one_out({user: ["a", "b", "c", "d"] for user in ("ann", "bob", "cat")})
+    second = extended(leave_one_out({user: ["a", "b", "c", "d"] for user in ("ann", "bob")}), first)
+    write_split(second, tmp_path / "second")
+    assert read_split(tmp_path / "second").origin.drops_events
+    assert "drops_events" not in write_split(first, tmp_path / "first").to_json()
+
+
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        (["a", "c", "b"], "'c' of user 'ann', which is a training event"),  # now validation
+        (["d", "e", "c"], "'c' of user 'ann', which is a training event"),  # now test
+        (["a", "c", "f", "d"], "'d' of user 'ann', which is a training or validation event"),
+    ],
+)
+def test_an_event_that_was_learned_and_is_held_out_now_is_refused(
+    later: list[str], message: str
+) -> None:
+    earlier = leave_one_out({"ann": ["a", "c", "d", "e"]})
+    with pytest.raises(CompatibilityError, match=message):
+        extended(leave_one_out({"ann": later}), earlier)
+
+
+def test_a_repeated_item_counts_as_often_as_it_occurs() -> None:
+    earlier = leave_one_out({"ann": ["a", "b", "c"]})
+    extended(leave_one_out({"ann": ["a", "b", "c", "a"]}), earlier)  # the second a was never seen
+    twice = leave_one_out({"ann": ["a", "a", "b", "c"]})
+    with pytest.raises(CompatibilityError):
+        extended(leave_one_out({"ann": ["a", "b", "a"]}), twice)
+
+
+histories = st.lists(st.sampled_from("abcd"), min_size=3, max_size=7)
+
+
+@given(st.lists(st.tuples(histories, st.integers(3, 7)), min_size=1, max_size=4))
+def test_a_grown_history_always_extends_its_beginning(users: list[tuple[list[str], int]]) -> None:
+    later = {f"u{number}": items for number, (items, _) in enumerate(users)}
+    earlier = {f"u{number}": items[:length] for number, (items, length) in enumerate(users)}
+    extended(leave_one_out(later), leave_one_out(earlier))
+
+
+@pytest.mark.filterwarnings("ignore:training events of")
+@given(histories, histories)
+def test_an_accepted_split_holds_out_no_occurrence_that_was_learned(
+    earlier_items: list[str], later_items: list[str]
+) -> None:
+    earlier = leave_one_out({"ann": earlier_items})
+    later = leave_one_out({"ann": later_items})
+    try:
+        extended(later, earlier)
+    except CompatibilityError:
+        assume(False)
+    for item in later_items[-2:]:
+        assert earlier_items[:-2].count(item) <= later_items[:-2].count(item)
+    assert earlier_items[:-1].count(later_items[-1]) <= later_items[:-1].count(later_items[-1])
+
+
+def test_the_folder_of_a_split_records_what_it_extends(tmp_path: Path) -> None:
+    header = "user_id,item_id,timestamp\n"
+    lines = [f"u{user},i{n},{n}\n" for user in range(3) for n in range(5)]
+    (tmp_path / "old.csv").write_text(header + "".join(lines))
+    (tmp_path / "new.csv").write_text(header + "".join([*lines, "u0,i9,9\n"]))
+    old = split_events(tmp_path / "old.csv", tmp_path / "old")
+    options = SplitOptions(extends=(tmp_path / "old",))
+    new = split_events(tmp_path / "new.csv", tmp_path / "new", options)
+    assert new.extends == (old.digest,)
+    assert open_split(tmp_path / "new").reference.extends == (old.digest,)
+    options = SplitOptions(extends=(tmp_path / "new",))
+    with pytest.raises(CompatibilityError):
+        split_events(tmp_path / "old.csv", tmp_path / "older", options)
+
+
+@pytest.mark.parametrize("kind", ["folder", "events"])
+def test_an_extension_is_the_same_within_a_memory_budget(tmp_path: Path, kind: str) -> None:
+    header = "user_id,item_id,timestamp\n"
+    old = [f"u{user},i{(n + user) % 7},{n}\n" for user in range(4) for n in range(5)]
+    leaks = [f"new,i{n},{n}\n" for n in range(4)] + old[:4] + old[5:]
+    grown = [f"new,i{n},{n}\n" for n in range(4)] + old + ["u0,i9,9\n"]
+    for name, lines in (("old", old), ("leaks", leaks), ("grown", grown)):
+        (tmp_path / f"{name}.csv").write_text(header + "".join(lines))
+    digest = split_events(tmp_path / "old.csv", tmp_path / "old").digest
+    extends = tmp_path / ("old" if kind == "folder" else "old.csv")
+    options = SplitOptions(extends=(extends,))
+    for memory in (None, 1 << 30):
+        out = tmp_path / f"grown-{memory}"
+        manifest = split_events(tmp_path / "grown.csv", out, options, memory=memory)
+        assert manifest.extends == (digest,)
+        with pytest.raises(CompatibilityError, match="which is a training event"):
+            split_events(tmp_path / "leaks.csv", tmp_path / "leaks", options, memory=memory)

@@ -1,0 +1,417 @@
+"""The split folder: it is read back as written, has one digest per split, and every changed byte is
+refused."""
+
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.data.columns import EventColumns
+from sidtool.data.interactions import EventNames
+from sidtool.data.split.files import (
+    SplitOptions,
+    make_split,
+    open_split,
+    read_split,
+    split_events,
+    write_split,
+)
+from sidtool.data.split.record import Cuts, SplitManifest, SplitReference, check_split
+from sidtool.data.split.split import Split, UserSequence
+from tests.data.tables.files import write_table
+
+LINES = [(f"u{user}", f"i{(3 * user + step) % 11}", step) for user in range(9) for step in range(6)]
+
+X = Path("x")
+
+
+def events(folder: Path, lines: list[tuple[str, str, int]], name: str = "events.csv") -> Path:
+    users, items, times = zip(*lines, strict=True)
+    columns = {"user_id": list(users), "item_id": list(items), "timestamp": list(map(str, times))}
+    return write_table(folder / name, columns)
+
+
+def windows(folder: Path) -> tuple[Path, SplitOptions]:
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
+    for user in range(9):
+        items = [item for owner, item, _ in LINES if owner == f"u{user}"]
+        for place in range(1, len(items)):
+            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(place, "train")
+            row = {"user_id": f"u{user}", "history_item_id": str(items[:place])}
+            rows[part].append(row | {"item_id": items[place]})
+    for part, table in rows.items():
+        columns = {name: [row[name] for row in table] for name in table[0]}
+        write_table(folder / f"{part}.csv", columns)
+    options = SplitOptions("given", valid=folder / "valid.csv", test=folder / "test.csv")
+    return folder / "train.csv", options
+
+
+def splits(folder: Path) -> list[Split]:
+    path = events(folder, LINES)
+    return [
+        make_split(path),
+        make_split(path, SplitOptions("temporal")),
+        make_split(*windows(folder)),
+    ]
+
+
+def test_a_written_split_is_read_back(tmp_path: Path) -> None:
+    for split in splits(tmp_path):
+        folder = tmp_path / split.protocol
+        manifest = write_split(split, folder)
+        assert read_split(folder) == open_split(folder) == split
+        assert manifest.digest == split.reference.digest
+        assert manifest.counts == split.counts
+        stored = json.loads((folder / "split.json").read_text())
+        assert SplitManifest.from_json(stored) == manifest
+        assert ("windows.jsonl" in manifest.files) == (split.protocol == "given")
+        assert set(manifest.files) | {"split.json"} == {path.name for path in folder.iterdir()}
+
+
+def test_events_in_place_of_a_folder_are_the_default_split(tmp_path: Path) -> None:
+    path = events(tmp_path, LINES)
+    manifest = split_events(path, tmp_path / "split")
+    assert open_split(path) == open_split(tmp_path / "split")
+    assert open_split(path).reference.digest == manifest.digest
+    assert manifest.columns is not None
+    assert (manifest.columns.user, manifest.columns.order) == ("user_id", "timestamp")
+
+
+def test_the_digest_depends_on_values_and_not_on_paths_or_order(tmp_path: Path) -> None:
+    first = split_events(events(tmp_path, LINES), tmp_path / "one")
+    users = [f"u{user}" for user in range(9)]
+    random.Random(0).shuffle(users)
+    shuffled = [line for user in users for line in LINES if line[0] == user]
+    other = split_events(events(tmp_path, shuffled, "other.tsv"), tmp_path / "two")
+    assert (other.digest, other.counts) == (first.digest, first.counts)
+    for changed in range(6):
+        lines = [(u, "new" if n == changed else i, t) for n, (u, i, t) in enumerate(LINES)]
+        third = make_split(events(tmp_path, lines, "third.csv")).manifest({})
+        assert third.digest != first.digest
+        assert (third.train_digest == first.train_digest) == (changed >= 4)
+        assert (third.held_out_digest == first.held_out_digest) == (changed < 4)
+
+
+def test_two_protocols_with_equal_parts_have_one_digest(tmp_path: Path) -> None:
+    by_events, _, by_windows = splits(tmp_path)
+    assert by_windows.reference.digest == by_events.reference.digest
+
+
+def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[2], folder)
+    for name in ("train.jsonl", "valid.jsonl", "test.jsonl", "windows.jsonl"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content.replace(b"i1", b"i2", 1))
+        with pytest.raises(IntegrityError, match=f"{name} has digest"):
+            read_split(folder)
+        (folder / name).unlink()
+        with pytest.raises(IntegrityError, match=f"{name} is missing"):
+            read_split(folder)
+        (folder / name).write_bytes(content)
+    read_split(folder)
+
+
+def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[1], folder)
+    path = folder / "split.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"format": 99}))
+    with pytest.raises(CompatibilityError, match="format 99"):
+        read_split(folder)
+    path.write_text(json.dumps(stored | {"digest": "0" * 64}))
+    with pytest.raises(IntegrityError, match="says 000000000000"):
+        read_split(folder)
+    for broken in ("{", "[]", "{}", json.dumps(stored | {"counts": {}})):
+        path.write_text(broken)
+        with pytest.raises(IntegrityError):
+            read_split(folder)
+    path.write_text(json.dumps(stored | {"later": "keys are ignored"}))
+    read_split(folder)
+    path.unlink()
+    with pytest.raises(DataError, match=r"it has no split\.json"):
+        open_split(folder)
+
+
+def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = events(tmp_path, LINES)
+    assert split_events(path, tmp_path / "split", dry_run=True).files == {}
+    assert not (tmp_path / "split").exists()
+    written = split_events(path, tmp_path / "split")
+    with pytest.raises(UsageError, match="exists already"):
+        split_events(path, tmp_path / "split")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("sidtool.data.split.files.write_examples", fail)
+    with pytest.raises(OSError, match="disk full"):
+        split_events(path, tmp_path / "split", SplitOptions("temporal"), force=True)
+    assert read_split(tmp_path / "split").reference.digest == written.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"protocol": "magic"}, "no protocol 'magic'"),
+        ({"protocol": "given"}, "requires --valid and --test"),
+        ({"protocol": "given", "valid": Path("x")}, "must be given together"),
+        ({"valid": Path("x"), "test": Path("x")}, "require --protocol given"),
+        ({"valid_from": "3"}, "require --protocol temporal"),
+        ({"protocol": "temporal", "valid_from": "3"}, "must be given together"),
+        (
+            {"protocol": "given", "valid": X, "test": X, "columns": EventNames(item="asin")},
+            "--item-column does not apply",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        SplitOptions(**options)  # type: ignore[arg-type]
+
+
+def test_cuts_are_numbers_or_dates(tmp_path: Path) -> None:
+    options = SplitOptions("temporal", valid_from="1970-01-01T00:00:03", test_from=4.0)
+    assert make_split(events(tmp_path, LINES), options).origin.cuts == Cuts(3.0, 4.0)
+    with pytest.raises(UsageError, match="someday"):
+        make_split(tmp_path / "none.csv", dataclasses.replace(options, valid_from="someday"))
+
+
+@pytest.mark.parametrize(
+    ("cuts", "other", "order", "excluded"),
+    [
+        ((1.525e9, 1.528e9), (1.6e9, 1.7e9), "time", True),
+        ((1.525e9, 1.528e9), (1.507e12, 1.513e12), "time", False),  # milliseconds of 2017
+        ((160, 180), (320, 360), "day", True),
+        ((160, 180), (320, 360), None, False),  # row 320 of another file may be older
+        ((3, 4), (1.525e9, 1.528e9), "time", False),
+        ((5e7, 2e8), (5e7, 2e8), "time", False),
+    ],
+)
+def test_cuts_compare_in_one_unit_of_time(
+    cuts: tuple[float, float], other: tuple[float, float], order: str | None, excluded: bool
+) -> None:
+    columns = EventColumns("user", "item", order)
+    early = SplitReference("temporal", "a", Cuts(*cuts), columns=columns)
+    late = SplitReference("temporal", "b", Cuts(*other), columns=columns)
+    assert early.excludes_held_out(late) == excluded
+    assert not dataclasses.replace(early, columns=None).excludes_held_out(late)
+
+
+def test_only_a_split_that_ends_first_excludes_what_another_holds_out() -> None:
+    reference = SplitReference("leave-one-out", "a")
+    assert reference.excludes_held_out(SplitReference("given", "a"))
+    assert not reference.excludes_held_out(SplitReference("leave-one-out", "b"))
+    by_time = EventColumns("user", "item", "time")
+    early = SplitReference("temporal", "c", Cuts(3, 4), columns=by_time)
+    for cuts, excluded in (((3, 4), True), ((5, 6), True), ((2, 9), False), ((3, 3.5), False)):
+        late = SplitReference("temporal", "d", Cuts(*cuts), columns=by_time)
+        assert early.excludes_held_out(late) == excluded
+    assert not early.excludes_held_out(reference)
+    assert not reference.excludes_held_out(early)
+    assert SplitReference.from_json(early.to_json()) == early
+
+
+def test_the_refusal_names_both_splits() -> None:
+    one = SplitReference("leave-one-out", "1" * 64)
+    two = SplitReference("given", "2" * 64)
+    check_split("bundle b", None, "events.csv", two)
+    check_split("bundle b", one, "events.csv", None)
+    check_split("bundle b", one, "events.csv", one)
+    message = r"bundle b .* 111111111111 \(leave-one-out\), events.csv .* 222222222222 \(given\)"
+    with pytest.raises(CompatibilityError, match=message):
+        check_split("bundle b", one, "events.csv", two)
+
+
+def resigned(folder: Path, changes: dict[str, object]) -> None:
+    """Change keys of the manifest; one whose value is ... is removed."""
+    path = folder / "split.json"
+    stored = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in stored.items() if value is not ...}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: ...} for key in ("format", "protocol", "digest", "counts", "cuts", "files")),
+        {"format": "1"},
+        {"format": True},
+        {"format": 0},
+        {"format": 1.0},
+        {"format": None},
+        {"protocol": "magic"},
+        {"protocol": "temporal"},
+        {"protocol": "given"},
+        {"digest": 1},
+        {"train_digest": "0" * 64},
+        {"held_out_digest": "0" * 64},
+        {"counts": {"users": 9, "train_events": 36, "valid": 9, "test": 10}},
+        {"counts": {"users": "9", "train_events": 36, "valid": 9, "test": 9}},
+        {"counts": []},
+        {"cuts": [1, 2]},
+        {"cuts": {"valid_from": True, "test_from": 2}},
+        {"columns": {"user": 1, "item": "i", "order": None}},
+        {"files": {}},
+        {"files": []},
+        {"files": {"../outside.jsonl": "0" * 64}},
+        {"files": {"/etc/hostname": "0" * 64}},
+        {"files": {"train.jsonl": None}},
+    ],
+)
+def test_a_manifest_that_lies_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[0], folder)
+    resigned(folder, changes)
+    with pytest.raises(IntegrityError) as caught:
+        read_split(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 100_000,
+        b'{"format": ' + b"9" * 5000 + b"}",
+        b'{"format": 1, "format": 1}',
+        b'{"format": NaN}',
+        b'{"format": 1, "a": "\\ud800"}',
+        b"\xff",
+        b"",
+    ],
+)
+def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: bytes) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[0], folder)
+    (folder / "split.json").write_bytes(text)
+    with pytest.raises(IntegrityError, match=r"split\.json is damaged"):
+        read_split(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("train.jsonl", '{"user": "u", "items": ["a", "b"], "positions": [1, 0]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [-1]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [true]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [1e3]}'),
+        ("train.jsonl", '{"user": "u", "items": ["a"], "positions": [' + "9" * 400 + "]}"),
+        ("valid.jsonl", '{"user": "u", "user": "v", "history": ["a"], "item": "b", "position": 1}'),
+        ("valid.jsonl", '{"user": "u", "history": [1.0], "item": "b", "position": 1}'),
+        ("test.jsonl", '{"user": "\\ud800", "history": ["a"], "item": "b", "position": 1}'),
+        ("test.jsonl", '{"user": "u", "history": ["a"], "item": false, "position": 1}'),
+        ("test.jsonl", "[" * 100_000),
+    ],
+)
+def test_a_line_of_other_types_is_refused(tmp_path: Path, name: str, line: str) -> None:
+    folder = tmp_path / "split"
+    manifest = write_split(splits(tmp_path)[0], folder)
+    content = line.encode() + b"\n" + (folder / name).read_bytes()
+    (folder / name).write_bytes(content)
+    resigned(folder, {"files": {**manifest.files, name: hashlib.sha256(content).hexdigest()}})
+    with pytest.raises(DataError, match=f"{name}, line 1"):
+        read_split(folder)
+
+
+def rewritten(folder: Path, name: str, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Change the rows of a file, and recompute its digest in the manifest."""
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    change(rows)
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (folder / name).write_bytes(content)
+    files = json.loads((folder / "split.json").read_text())["files"]
+    resigned(folder, {"files": {**files, name: hashlib.sha256(content).hexdigest()}})
+
+
+HISTORY_CHANGES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "another item": lambda rows: rows[0]["history"].__setitem__(0, "other"),
+    "the last item is the target": lambda rows: rows[0]["history"].__setitem__(-1, rows[0]["item"]),
+    "no history": lambda rows: rows[0]["history"].clear(),
+    "one item less": lambda rows: rows[3]["history"].pop(0),
+    "one item more": lambda rows: rows[3]["history"].append(rows[3]["item"]),
+    "reversed": lambda rows: rows[5]["history"].reverse(),
+    "of another user": lambda rows: rows[1].update(history=rows[2]["history"]),
+}
+
+
+@pytest.mark.parametrize("name", ["valid.jsonl", "test.jsonl"])
+@pytest.mark.parametrize("change", HISTORY_CHANGES.values(), ids=HISTORY_CHANGES)
+@pytest.mark.parametrize("protocol", [0, 1], ids=["leave-one-out", "temporal"])
+def test_a_signed_history_that_the_events_contradict_is_refused(
+    tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], Any], protocol: int
+) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[protocol], folder)
+    rewritten(folder, name, change)
+    with pytest.raises(IntegrityError, match=f"{name}: .*user 'u") as caught:
+        read_split(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_window_that_the_training_events_contradict_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[2], folder)
+    rewritten(folder, "windows.jsonl", lambda rows: rows[2]["history"].__setitem__(0, "other"))
+    with pytest.raises(IntegrityError, match=r"windows\.jsonl shows other events of user 'u"):
+        read_split(folder)
+
+
+def test_a_position_before_its_history_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    write_split(splits(tmp_path)[2], folder)
+    rewritten(folder, "test.jsonl", lambda rows: rows[0]["history"].extend(["a"] * 9))
+    with pytest.raises(IntegrityError, match=r"test\.jsonl: user 'u0' has 14 events before"):
+        read_split(folder)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+def test_a_user_without_events_is_refused(tmp_path: Path, protocol: int) -> None:
+    folder = tmp_path / "split"
+    split = splits(tmp_path)[protocol]
+    empty = UserSequence("u10", (), ())
+    write_split(dataclasses.replace(split, train=(*split.train, empty)), folder)
+    with pytest.raises(IntegrityError, match="user 'u10'"):
+        read_split(folder)
+
+
+def test_an_impossible_leave_one_out_is_refused(tmp_path: Path) -> None:
+    split = splits(tmp_path)[0]
+    changed: list[tuple[str, dict[str, Any]]] = [
+        ("'u0' twice", {"train": (*split.train, split.train[0])}),
+        ("empty", {"test": ()}),
+        ("one example of each", {"test": split.test[1:]}),
+        ("'u0' has an example at position 5", {"valid": split.valid[1:]}),
+        ("4 targets and no example", {"valid": split.valid[1:], "test": split.test[1:]}),
+    ]
+    for index, (message, parts) in enumerate(changed):
+        folder = tmp_path / f"split{index}"
+        write_split(dataclasses.replace(split, **parts), folder)
+        with pytest.raises(IntegrityError, match=message):
+            read_split(folder)
+
+
+def test_a_temporal_split_without_some_first_events_is_read_back(tmp_path: Path) -> None:
+    late = [("late", f"i{step}", 4 + step) for step in range(4)]
+    options = SplitOptions("temporal", valid_from=4, test_from=5)
+    split = make_split(events(tmp_path, [*LINES, *late]), options)
+    assert split.origin.left_out == 1
+    write_split(split, tmp_path / "split")
+    assert read_split(tmp_path / "split") == split
+
+
+def test_windows_that_disagree_are_read_back(tmp_path: Path) -> None:
+    train, options = windows(tmp_path)
+    with train.open("a") as stream:
+        stream.write("x,a,b\nx,c,d\n")
+    split = make_split(train, options)
+    assert split.train[-1].positions == (0, 0, 1, 1)
+    write_split(split, tmp_path / "split")
+    assert read_split(tmp_path / "split") == split

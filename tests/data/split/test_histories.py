@@ -1,0 +1,70 @@
+"""Whole histories of users: of events, and of the splits that are made of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError
+from sidtool.data.columns import EventColumns
+from sidtool.data.fields.fields import NO_FIELDS
+from sidtool.data.split.files import SplitOptions, split_events
+from sidtool.data.split.histories import user_histories
+from tests.data.tables.files import write_table
+
+
+def items_of(source: Path) -> dict[str, tuple[str, ...]]:
+    return {user: items for user, (items, _) in user_histories(source).items()}
+
+
+event = st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(0, 9))
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "temporal"])
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(events=st.lists(event, min_size=6, max_size=20))
+def test_a_split_has_the_histories_of_its_events(
+    tmp_path: Path, protocol: str, events: list[tuple[str, str, int]]
+) -> None:
+    users, items, times = (list(column) for column in zip(*events, strict=True))
+    table = {"user": users, "item": items, "time": list(map(str, times))}
+    path = write_table(tmp_path / "events.csv", table)
+    histories = items_of(path)
+    expected: dict[str, list[tuple[int, str]]] = {}
+    for user, item, time in events:
+        expected.setdefault(user, []).append((time, item))
+    assert histories == {
+        user: tuple(item for _, item in sorted(of_user, key=lambda each: each[0]))
+        for user, of_user in expected.items()
+    }
+    folder = tmp_path / "split"
+    try:
+        split_events(path, folder, SplitOptions(protocol), force=True)  # type: ignore[arg-type]
+    except DataError:
+        return  # a part is empty
+    of_split = items_of(folder)
+    # a temporal split leaves out users with one event that is held out
+    assert of_split.items() <= histories.items()
+    assert all(len(histories[user]) == 1 for user in histories.keys() - of_split.keys())
+
+
+def test_recorded_columns_are_read(tmp_path: Path) -> None:
+    table = {"who": ["u", "u"], "what": ["a", "b"], "when": ["2", "1"]}
+    path = write_table(tmp_path / "x.csv", table)
+    histories = user_histories(path, recorded=EventColumns("who", "what", "when"))
+    assert histories == {"u": (("b", "a"), NO_FIELDS)}
+
+
+def test_windows_show_events_that_no_window_has_as_its_target(tmp_path: Path) -> None:
+    """The windows of a sample of targets: b and e are targets of none."""
+    parts = {"train": (["a"], "c"), "valid": (["a", "b", "c"], "d"), "test": (list("abcdef"), "g")}
+    for part, (history, item) in parts.items():
+        cells = {"user_id": ["u"], "history_item_id": [json.dumps(history)], "item_id": [item]}
+        write_table(tmp_path / f"{part}.csv", cells)
+    options = SplitOptions("given", tmp_path / "valid.csv", tmp_path / "test.csv")
+    split_events(tmp_path / "train.csv", tmp_path / "split", options)
+    assert items_of(tmp_path / "split") == {"u": tuple("abcdefg")}

@@ -1,0 +1,251 @@
+"""The protocols against oracles. Most important: no held-out event is in the training part."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import given as given_case
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.coded import Coded
+from sidtool.data.interactions import EventColumns, Interactions
+from sidtool.data.split.protocols import given, leave_one_out, temporal
+from sidtool.data.split.record import Cuts
+from sidtool.data.split.split import Event, Split, count_leaks, window_events
+from tests.data.split.cases import windows_of
+from tests.data.tables.files import write_table
+
+event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers(0, 12))
+histories = st.lists(event, min_size=1, max_size=40)
+
+
+def interactions(events: list[tuple[str, str, int]]) -> Interactions:
+    """Events in the order of `read_interactions`."""
+    ordered = sorted(events, key=lambda e: ("uvwxy".index(e[0]), e[2]))
+    users, items, order = zip(*ordered, strict=True)
+    return Interactions(
+        Coded[str].of(users),
+        Coded[str].of(items),
+        np.array(order, dtype=float),
+        EventColumns("user", "item", "time"),
+        "0" * 64,
+        np.arange(len(events)),
+        {},
+    )
+
+
+def of_users(read: Interactions) -> dict[str, list[tuple[str, float]]]:
+    """Items and order of each user, computed by the oracle."""
+    result: dict[str, list[tuple[str, float]]] = defaultdict(list)
+    for user, item, order in zip(read.users, read.items, read.order, strict=True):
+        result[user].append((item, float(order)))
+    return result
+
+
+def trained(split: Split) -> list[Event]:
+    return [
+        (s.user, item, at)
+        for s in split.train
+        for item, at in zip(s.items, s.positions, strict=True)
+    ]
+
+
+def asked(split: Split) -> list[Event]:
+    return [(e.user, e.item, e.position) for e in (*split.valid, *split.test)]
+
+
+@given_case(histories)
+def test_leave_one_out_holds_out_two_events_of_each_user(
+    events: list[tuple[str, str, int]],
+) -> None:
+    read = interactions(events)
+    whole = {user: [item for item, _ in result] for user, result in of_users(read).items()}
+    assume(any(len(items) > 2 for items in whole.values()))
+    split = leave_one_out(read)
+    valid, test = (
+        {example.user: example for example in part} for part in (split.valid, split.test)
+    )
+    assert [sequence.user for sequence in split.train] == list(whole)
+    for sequence in split.train:
+        items = whole[sequence.user]
+        rest = items if len(items) < 3 else items[:-2]
+        assert (list(sequence.items), list(sequence.positions)) == (rest, list(range(len(rest))))
+        assert (sequence.user in valid, sequence.user in test) == (len(items) > 2,) * 2
+        for example, place in (
+            (valid.get(sequence.user), len(items) - 2),
+            (test.get(sequence.user), len(items) - 1),
+        ):
+            if example is not None:
+                message = (list(example.history), example.item, example.position)
+                assert message == (items[:place], items[place], place)
+    short = sum(len(items) < 3 for items in whole.values())
+    assert len(split.train) - len(split.test) == short
+    check_whole(split, read)
+
+
+def check_whole(split: Split, read: Interactions) -> None:
+    """Every event is in one part, or is counted as an event without history."""
+    whole = [
+        (user, item, at)
+        for user, result in of_users(read).items()
+        for at, (item, _) in enumerate(result)
+    ]
+    missing = set(whole) - set(trained(split)) - set(asked(split))
+    assert len(missing) == split.counts.left_out
+    assert len(trained(split)) + len(asked(split)) + len(missing) == len(whole)
+    assert count_leaks(split, trained(split)) == 0
+    counts = split.counts
+    assert (counts.train_events, counts.users) == (len(trained(split)), len(split.train))
+    assert (counts.valid, counts.test) == (len(split.valid), len(split.test))
+    assert split.windows is None
+
+
+@given_case(histories, st.integers(1, 6), st.integers(7, 12))
+def test_a_temporal_cut_is_the_same_for_all_users(
+    events: list[tuple[str, str, int]], first: int, second: int
+) -> None:
+    everywhere = [("u", "a", 0), ("u", "b", first), ("u", "b", second)]  # no part is empty
+    read = interactions([*events, *everywhere])
+    split = temporal(read, Cuts(first, second))
+    whole = of_users(read)
+    moments = {
+        (user, at): result[at][1] for user, result in whole.items() for at in range(len(result))
+    }
+    assert all(moments[user, at] < first for user, _, at in trained(split))
+    assert all(first <= moments[e.user, e.position] < second for e in split.valid)
+    assert all(second <= moments[e.user, e.position] for e in split.test)
+    for example in (*split.valid, *split.test):
+        assert list(example.history) == [
+            item for item, _ in whole[example.user][: example.position]
+        ]
+        assert example.history
+    check_whole(split, read)
+
+
+@given_case(st.integers(20, 200), st.randoms(use_true_random=False))
+def test_fractions_determine_the_cuts(n: int, random: object) -> None:
+    moments = list(range(n))
+    random.shuffle(moments)  # type: ignore[attr-defined]
+    split = temporal(interactions([("uvwxy"[moment % 5], "a", moment) for moment in moments]))
+    assert split.origin.cuts == Cuts(int(0.8 * n + 1e-9), int(0.9 * n + 1e-9))
+    assert len(split.test) == n - int(0.9 * n + 1e-9)
+
+
+def test_events_with_equal_timestamps_stay_together() -> None:
+    split = temporal(
+        interactions([("u", "a", moment) for moment in (0, 1, 2, 3, 4, 5, 5, 5, 5, 9)])
+    )
+    assert (len(split.train[0].items), len(split.valid), len(split.test)) == (5, 4, 1)
+
+
+def test_validation_after_test_is_refused() -> None:
+    read = interactions([("u", "a", moment) for moment in range(9)])
+    with pytest.raises(UsageError, match=r"starts at 3\.0, after test, which starts at 2\.0"):
+        temporal(read, Cuts(3.0, 2.0))
+
+
+def test_a_split_with_an_empty_part_is_refused() -> None:
+    read = interactions([("u", "a", moment) for moment in range(9)])
+    with pytest.raises(DataError, match="0 test"):
+        temporal(read, Cuts(3, 99))
+    with pytest.raises(DataError, match="0 valid"):
+        leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
+
+
+@given_case(histories)
+def test_every_held_out_event_is_counted_and_repeats_are_distinct(
+    events: list[tuple[str, str, int]],
+) -> None:
+    read = interactions(events)
+    assume(any(len(items) > 2 for items in of_users(read).values()))
+    split = leave_one_out(read)
+    assert count_leaks(split, [*trained(split), *asked(split), *asked(split)]) == 2 * len(
+        asked(split)
+    )
+    moved = [
+        (user, item, at + 100) for user, item, at in asked(split)
+    ]  # the same items, bought again
+    assert count_leaks(split, moved) == 0
+
+
+def write_windows(path: Path, rows: list[tuple[str, tuple[str, ...], str]]) -> Path:
+    users, shown, items = zip(*rows, strict=True)
+    return write_table(
+        path,
+        {
+            "user_id": list(users),
+            "history_item_id": [str(list(h)) for h in shown],
+            "item_id": list(items),
+        },
+    )
+
+
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given_case(
+    st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=14), min_size=1, max_size=4),
+    st.data(),
+)
+def test_given_windows_become_training_windows_unchanged(
+    tmp_path: Path, people: list[list[int]], data: st.DataObject
+) -> None:
+    rows = [
+        row
+        for user, items in enumerate(people)
+        for row in windows_of(str(user), [str(item) for item in items], 3)
+    ]
+    assume(len({window for window, _ in rows}) == len(rows))
+    rows.sort(
+        key=lambda row: row[1]
+    )  # time: everybody's first event, everybody's second event, ...
+    first, second = sorted(
+        data.draw(st.sets(st.integers(1, len(rows) - 1), min_size=2, max_size=2))
+    )
+    parts = [rows[:first], rows[first:second], rows[second:]]
+    paths = [
+        write_windows(tmp_path / f"{name}.csv", [(w.user, w.history, w.item) for w, _ in part])
+        for name, part in zip(("train", "valid", "test"), parts, strict=True)
+    ]
+    split = given(*paths)
+    for result, part in zip((split.windows, split.valid, split.test), parts, strict=True):
+        assert result is not None
+        assert [(e.user, e.history, e.item, e.position) for e in result] == [
+            (window.user, window.history, window.item, at) for window, at in part
+        ]
+    whole = {
+        (str(user), str(item), at)
+        for user, items in enumerate(people)
+        for at, item in enumerate(items)
+    }
+    last = {window.user: at for window, at in parts[0]}
+    assert sorted(trained(split)) == sorted(
+        event for event in whole if event[2] <= last.get(event[0], -1)
+    )
+    assert count_leaks(split, trained(split)) == 0
+    assert split.counts.left_out == 0
+
+
+def test_given_windows_that_show_held_out_events_are_left_out(tmp_path: Path) -> None:
+    rows = [("u", tuple("abcdefgh"[:at]), "abcdefgh"[at]) for at in range(1, 8)]
+    train = [
+        *rows[:4],
+        rows[5],
+        rows[6],
+    ]  # the target of valid stands in a history, that of test is a target
+    split = given(
+        write_windows(tmp_path / "train.csv", train),
+        write_windows(tmp_path / "valid.csv", [rows[4]]),
+        write_windows(tmp_path / "test.csv", [rows[6]]),
+    )
+    assert split.counts.left_out == 2
+    assert split.windows is not None
+    assert [window.position for window in split.windows] == [1, 2, 3, 4]
+    assert "".join(split.train[0].items) == "abcde"
+    assert (
+        count_leaks(split, (event for window in split.windows for event in window_events(window)))
+        == 0
+    )

@@ -1,0 +1,76 @@
+"""Tables in several files, in folders of Parquet and at URLs."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.interactions import read_interactions
+from sidtool.data.split.files import open_split, split_events
+from sidtool.data.tables.tables import column_names, read_columns
+from tests import s3
+from tests.data.tables.files import CONTAINERS, write_table
+
+TABLE = {"user": list("uuuvvv"), "item": list("abcabc"), "ts": list("123456")}
+
+
+def parts(folder: Path, name: str) -> Path:
+    """The table in two files; returns the pattern of their names."""
+    folder.mkdir(exist_ok=True)
+    stem, _, suffix = name.partition(".")
+    for number, rows in enumerate((slice(0, 2), slice(2, 6))):
+        part = {column: cells[rows] for column, cells in TABLE.items()}
+        write_table(folder / f"{stem}-{number}.{suffix}", part)
+    return folder / f"{stem}-*.{suffix}"
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_pattern_is_the_table_of_its_files(tmp_path: Path, name: str) -> None:
+    whole = read_interactions(write_table(tmp_path / name, TABLE))
+    pattern = parts(tmp_path / "parts", name)
+    assert read_interactions(pattern).digest == whole.digest
+    assert sorted(column_names(pattern)) == sorted(TABLE)
+
+
+def test_a_folder_of_parquet_files_is_a_table(tmp_path: Path) -> None:
+    whole = read_interactions(write_table(tmp_path / "x.csv", TABLE))
+    parts(tmp_path / "events", "x.parquet")
+    (tmp_path / "events/_SUCCESS").touch()
+    assert read_interactions(tmp_path / "events").digest == whole.digest
+    digest = open_split(tmp_path / "x.csv").reference.digest
+    assert open_split(tmp_path / "events").reference.digest == digest
+    split_events(tmp_path / "events", tmp_path / "split")
+    assert open_split(tmp_path / "split").reference.digest == digest
+
+
+def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    pattern = parts(tmp_path, "x.csv")
+    write_table(tmp_path / "x-2.csv", {"user": ["u"], "other": ["a"]})
+    with pytest.raises(DataError, match=r"x-2\.csv has other columns than .*x-0\.csv"):
+        column_names(pattern)
+    with pytest.raises(DataError, match=r"no file matches .*y-\*\.csv"):
+        column_names(tmp_path / "y-*.csv")
+    named = write_table(tmp_path / "a[1].csv", TABLE)  # a name, not a pattern
+    assert column_names(named) == tuple(TABLE)
+
+
+def test_tables_at_a_url_are_read(tmp_path: Path) -> None:
+    whole = read_interactions(write_table(tmp_path / "x.csv", TABLE))
+    parts(tmp_path / "parts", "x.parquet")
+    with s3.serve():
+        import fsspec
+
+        store = fsspec.filesystem("s3")
+        store.put_file(str(tmp_path / "x.csv"), f"{s3.BUCKET}/data/x.csv")
+        for file in (tmp_path / "parts").iterdir():
+            store.put_file(str(file), f"{s3.BUCKET}/events/{file.name}")
+        store.pipe_file(f"{s3.BUCKET}/data/torn.csv", b"user,item,ts\nu,a\n")
+        for location in ("data/x.csv", "data/x*.csv", "events", "events/x-*.parquet"):
+            path = Path(f"s3://{s3.BUCKET}/{location}")
+            assert read_interactions(path).digest == whole.digest
+        with pytest.raises(DataError, match=rf"s3://{s3.BUCKET}/data/torn.csv, line 2"):
+            read_columns(Path(f"s3://{s3.BUCKET}/data/torn.csv"), ["user", "item", "ts"])
+        with pytest.raises(DataError, match="does not exist"):
+            column_names(Path(f"s3://{s3.BUCKET}/data/none.csv"))
+    with pytest.raises(UsageError, match=r"nope://x\.csv cannot be opened"):
+        column_names(Path("nope://x.csv"))

@@ -1,0 +1,50 @@
+"""General text: its documents, the held-out part, and pieces of texts."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.general_text import GeneralOptions, GeneralText, pieces
+from tests.cli.road import write_lines
+
+
+def test_documents_are_divided_by_their_content_alone(tmp_path: Path) -> None:
+    texts = [f"text {number}\nof two lines" for number in range(100)]
+    lines = write_lines(tmp_path / "a.jsonl", ({"text": text} for text in [*texts, texts[0]]))
+    (tmp_path / "b.txt").write_text("\n\n \n".join(reversed(texts)) + "\n")
+    general = GeneralText.read(lines)
+    assert general == GeneralText.read(tmp_path / "b.txt")
+    assert (len(general.train), len(general.held_out)) == (95, 5)
+    assert set(general.train) | set(general.held_out) == set(texts)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "a"}\n{"words": "b"}\n', "line 2: general text has the key text"),
+        ('{"text": "a"}\n{"text": "a"}\n', "1 distinct documents"),
+        ("", "0 distinct documents"),
+    ],
+)
+def test_malformed_corpora_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        GeneralText.read(path)
+
+
+@given(st.text(min_size=1), st.integers(1, 9))
+def test_pieces_fit_and_lose_only_spaces(text: str, size: int) -> None:
+    parts = list(pieces(text, lambda part: len(part) <= size))
+    assert all(len(part) <= size for part in parts)
+    assert "".join(parts).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_share_lies_between_0_and_1() -> None:
+    assert GeneralOptions(Path("a"), 0.25).budget(300) == 100
+    for share in (0, 1, float("nan")):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            GeneralOptions(Path("a"), share)
