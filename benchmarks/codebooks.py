@@ -25,7 +25,7 @@ from typing import Any, get_args
 import numpy as np
 from environment import environment
 
-from sidtool.quantize import METHODS, Method
+from sidtool.tokenizer.quantize import METHODS, Method
 
 SIZES = (256, 256, 256)
 CLOSE = 1e-5
@@ -102,8 +102,8 @@ def codes_by_torch(latent: Any, levels: Any) -> Any:
 def check_method(vectors: Any, method: Method, options: dict[str, Any]) -> None:
     """The same seed gives the same codebook, and more equal items than a level has codes still get
     different SIDs."""
-    from sidtool.collisions.assign import assign
-    from sidtool.quantize import fit
+    from sidtool.tokenizer.assign.assign import assign
+    from sidtool.tokenizer.quantize import fit
 
     short: dict[str, Any] = {"epochs": 2} if "epochs" in METHODS[method].__annotations__ else {}
     rows = vectors[:4000].copy()
@@ -120,11 +120,11 @@ def check_method(vectors: Any, method: Method, options: dict[str, Any]) -> None:
 
 def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method with its defaults on Beauty, checked, and the two imported indexes."""
-    from sidtool.build.build import build
-    from sidtool.build.build_options import BuildOptions
-    from sidtool.build.compare import Evidence, describe
     from sidtool.data.items import read_items
     from sidtool.interop.minionerec import read_minionerec
+    from sidtool.tokenizer.make.build import build
+    from sidtool.tokenizer.make.build_options import BuildOptions
+    from sidtool.tokenizer.make.compare import Evidence, describe
 
     data = arguments.data
     if arguments.vectors is None or data is None:
@@ -201,8 +201,8 @@ def residual(vectors: Any, cluster: Callable[[Any], Any]) -> float:
 
 def by_sidtool(vectors: Any) -> float:
     """Residual variance after fit and encode."""
-    from sidtool.codes.measure import residual_variance
-    from sidtool.quantize import fit
+    from sidtool.tokenizer.codes.measure import residual_variance
+    from sidtool.tokenizer.quantize import fit
 
     codebook = fit(vectors, SIZES)
     return residual_variance(vectors, codebook, codebook.encode(vectors))[-1]
@@ -263,7 +263,7 @@ def speed(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def assignment(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The nearest of 256 centroids for 65,536 vectors, the step that faiss could do."""
-    from sidtool.quantize.kmeans import nearest
+    from sidtool.tokenizer.quantize.kmeans import nearest
 
     vectors = mixture(2, 4096 if arguments.quick else 65_536, 384)
     centroids = vectors[:256].copy()
@@ -339,7 +339,7 @@ def vectors_to_balance(n: int) -> Any:
 
 def balanced_by_sidtool(n: int) -> float:
     """Residual variance of sidtool's balanced k-means."""
-    from sidtool.quantize.balanced import even_codes, kmeans, squared_distances
+    from sidtool.tokenizer.quantize.balanced import even_codes, kmeans, squared_distances
 
     vectors = vectors_to_balance(n)
     centroids, prices, _ = kmeans(vectors, 256, np.random.default_rng(0))
@@ -386,11 +386,11 @@ def _answer(queue: Any, work: Callable[[int], float], n: int, patience: int) -> 
 
 def scale(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Build, save, load, verify and query a large catalog: seconds and peak memory of each step."""
-    from sidtool.build.build import build_codebook
-    from sidtool.build.build_options import BuildOptions
-    from sidtool.bundle import Bundle, verify
     from sidtool.data.items import read_items
     from sidtool.data.vector_files import open_vectors
+    from sidtool.tokenizer.bundle import Bundle, verify
+    from sidtool.tokenizer.make.build import build_codebook
+    from sidtool.tokenizer.make.build_options import BuildOptions
 
     n, work = 20_000 if arguments.quick else arguments.items, arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -491,9 +491,9 @@ def write_vectors(work: Path, n: int, dim: int = 384) -> None:
 
 def crowded(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A catalog so dense that the prefix of most items is full."""
-    from sidtool.codes.measure import residual_variance
-    from sidtool.collisions.assign import assign
-    from sidtool.quantize import fit
+    from sidtool.tokenizer.assign.assign import assign
+    from sidtool.tokenizer.codes.measure import residual_variance
+    from sidtool.tokenizer.quantize import fit
 
     n, size = (8_000, 24) if arguments.quick else (200_000, 64)
     vectors = mixture(4, n, 64, clusters=300)

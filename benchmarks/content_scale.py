@@ -18,7 +18,7 @@ from table import markdown
 
 from sidtool.data.vectors import Vectors
 from sidtool.memory import nearest
-from sidtool.quantize.mlp import unit
+from sidtool.tokenizer.quantize.mlp import unit
 
 
 def random_vectors(n: int, dim: int) -> Vectors:

@@ -130,8 +130,8 @@ def growth(scale: Scale) -> dict[str, Any]:
     large trie takes to build."""
     import torch
 
-    from sidtool.bundle.trie import Trie
     from sidtool.decoder.trie_arrays import TrieArrays
+    from sidtool.tokenizer.bundle.trie import Trie
 
     model, prompts = qwen3(scale.hidden, scale.layers, VOCABULARY), prompts_of(1)
     few, many = catalog(10_000), catalog(scale.large)

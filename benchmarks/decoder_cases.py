@@ -51,9 +51,9 @@ def prompts_of(n: int, text: int = TEXT) -> list[list[int]]:
 
 def trie_and_tokens(codes: Any, text: int = TEXT) -> tuple[Any, Any]:
     """The trie of a catalog and its token ids."""
-    from sidtool.bundle.trie import Trie
     from sidtool.prompt.tokens import SidTokens
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.bundle.trie import Trie
+    from sidtool.tokenizer.sid import SidSpace
 
     return Trie.from_codes(codes, LEVELS), SidTokens(SidSpace(LEVELS), text)
 

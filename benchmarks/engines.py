@@ -97,7 +97,7 @@ class Model:
     @cached_property
     def trie(self) -> Any:
         """The trie of the catalog."""
-        from sidtool.bundle.trie import Trie
+        from sidtool.tokenizer.bundle.trie import Trie
 
         return Trie.from_codes(self.codes, LEVELS)
 
@@ -190,7 +190,7 @@ class Model:
 
 
 def _space() -> Any:
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.sid import SidSpace
 
     return SidSpace(LEVELS, begin=None, end=None)
 
@@ -201,12 +201,12 @@ def write_model(folder: Path, scale: Scale, codes: Any) -> None:
     from transformers import PreTrainedTokenizerFast
 
     from sidtool.base.output import new_dir
-    from sidtool.bundle.bundle import Bundle
-    from sidtool.bundle.item_map import ItemMap
     from sidtool.contract.contract import Contract
     from sidtool.contract.stage_record import ExtendParams, StageRecord
     from sidtool.contract.write import write_contract
     from sidtool.model.vocabulary import add_sid_tokens
+    from sidtool.tokenizer.bundle.bundle import Bundle
+    from sidtool.tokenizer.bundle.item_map import ItemMap
 
     space = _space()
     words = ["<unk>", "<eos>", *[f"w{number}" for number in range(2, scale.text)]]

@@ -73,8 +73,8 @@ def write_catalog(path: Path, n_items: int) -> None:
 def write_bundle(path: Path, n_items: int) -> None:
     """A bundle without a codebook: every item has a SID of its own."""
     from sidtool import Bundle
-    from sidtool.bundle.item_map import ItemMap
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.bundle.item_map import ItemMap
+    from sidtool.tokenizer.sid import SidSpace
 
     rng = np.random.default_rng(0)
     keys = np.sort(rng.choice(np.prod(LEVELS), n_items, replace=False))

@@ -215,14 +215,14 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
     number of new tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sidtool.bundle import Bundle, ItemMap
     from sidtool.data.items import Items
     from sidtool.data.split.split import Example, Split, UserSequence
     from sidtool.model.extend import extend_model
     from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
     from sidtool.sft.make_sft import make_sft
     from sidtool.sft.sft_options import SftOptions
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.bundle import Bundle, ItemMap
+    from sidtool.tokenizer.sid import SidSpace
 
     rng = np.random.default_rng(0)
     space = SidSpace((256, 256, 256), begin=None, end=None)

@@ -10,7 +10,6 @@ import numpy as np
 from new_items import text_knn
 from numpy.typing import NDArray
 
-from sidtool.build.diff import diff
 from sidtool.data.split.split import Example, Split
 from sidtool.data.vectors import Vectors
 from sidtool.evaluation.bootstrap import paired_differences
@@ -20,6 +19,7 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
+from sidtool.tokenizer.make.diff import diff
 
 METRIC, K, WIDTH = "hr@10", 10, 50
 SCORED_USERS = 500

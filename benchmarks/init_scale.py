@@ -22,12 +22,12 @@ from steps import StepError, Steps
 from table import markdown
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.files import open_split
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import InitialRows, write_embeddings
 from sidtool.model.pretrained import load_model, load_tokenizer, locate
 from sidtool.model.vocabulary import add_sid_tokens
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 HERE = Path(__file__).parent
 RATINGS = Path("recbole", "dataset_example", "ml-100k")

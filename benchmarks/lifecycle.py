@@ -27,14 +27,14 @@ from table import markdown
 
 from sidtool import Bundle, read_items
 from sidtool.base.errors import SidtoolError
-from sidtool.build.add import read_new_items
-from sidtool.build.diff import diff
-from sidtool.build.encode import embed_items, read_sources
 from sidtool.data.split.files import read_split
 from sidtool.data.split.split import Split
 from sidtool.data.vectors import Vectors
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
+from sidtool.tokenizer.make.add import read_new_items
+from sidtool.tokenizer.make.diff import diff
+from sidtool.tokenizer.make.encode import embed_items, read_sources
 
 NEW_SHARE = 0.2
 """Of the items, added after the model was trained."""

@@ -43,11 +43,11 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     """A split with one held-out event per part, and a bundle without a codebook."""
     from sidtool import Bundle
-    from sidtool.bundle.item_map import ItemMap
     from sidtool.data.coded import Coded, object_array
     from sidtool.data.split.packed import PackedSequences, Ragged
     from sidtool.data.split.split import Example, Split
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.bundle.item_map import ItemMap
+    from sidtool.tokenizer.sid import SidSpace
 
     rng = np.random.default_rng(0)
     ids = [f"item-{row}" for row in range(n_items)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.base.output import new_dir
 from sidtool.data.split.split import Split
 from sidtool.data.vectors import Vectors
-from sidtool.quantize.mlp import unit
+from sidtool.tokenizer.quantize.mlp import unit
 
 COLUMNS = ("user_id", "history_item_id", "item_id")
 RECENCY = 0.5

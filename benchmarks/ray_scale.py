@@ -183,8 +183,8 @@ def main() -> None:
 
     from sidtool.cluster.recommendations import recommend_folder
     from sidtool.cluster.vectors import embed_folder
-    from sidtool.encoder.settings import Encoder
     from sidtool.recommendation.recommend_options import RecommendOptions
+    from sidtool.tokenizer.encoder.settings import Encoder
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
 from sidtool.contract.stage_record import StageRecord, TrainParams
 from sidtool.contract.write import write_contract
 from sidtool.data.split.record import SplitReference
@@ -15,7 +13,9 @@ from sidtool.model.extend import extend_model
 from sidtool.presets.init_model import init_model
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.registry.publish import push
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import SidSpace
 
 SPACE = SidSpace((256, 256, 256))
 VERSIONS = ((0, "1.0"), (100, "1.1"))

@@ -108,7 +108,7 @@ def rendering() -> Work:
     from sidtool.prompt.assemble import history_prompt_ids
     from sidtool.prompt.prompts import HistoryPrompt
     from sidtool.prompt.tokens import SidTokens
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.sid import SidSpace
 
     space = SidSpace((256, 256, 256))
     tokenizer = train_tokenizer([f"word{n}" for n in range(2000)], MIN_VOCABULARY)

@@ -26,7 +26,6 @@ from environment import environment
 from table import markdown
 from torch.nn.functional import cross_entropy
 
-from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.items import Items
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.memory.build import build_memory
@@ -37,7 +36,8 @@ from sidtool.objective.softmax import SoftmaxOver
 from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.sid import SidSpace
 from sidtool.trainer import causal as trainer_module
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions

@@ -11,17 +11,6 @@ if TYPE_CHECKING:
     from sidtool.adoption.adopt import AdoptOptions as AdoptOptions
     from sidtool.adoption.adopt import adopt as adopt
     from sidtool.base.errors import SidtoolError as SidtoolError
-    from sidtool.build.add import add_items as add_items
-    from sidtool.build.align import align as align
-    from sidtool.build.build import build_codebook as build_codebook
-    from sidtool.build.build_options import BuildOptions as BuildOptions
-    from sidtool.build.compare import compare_bundles as compare_bundles
-    from sidtool.build.diff import diff as diff
-    from sidtool.build.encode import encode as encode
-    from sidtool.build.explain import explain as explain
-    from sidtool.bundle.bundle import Bundle as Bundle
-    from sidtool.bundle.decode import decode as decode
-    from sidtool.bundle.integrity import verify as verify
     from sidtool.cluster.models import ModelSource as ModelSource
     from sidtool.cluster.rankings import ClusterRanker as ClusterRanker
     from sidtool.cluster.ray_service import serve_on_ray as serve_on_ray
@@ -47,7 +36,6 @@ if TYPE_CHECKING:
     from sidtool.data.split.list_targets import ListTargets as ListTargets
     from sidtool.data.split.sessions import SessionRule as SessionRule
     from sidtool.decoder.constraint import SidLogitsProcessor as SidLogitsProcessor
-    from sidtool.encoder.settings import Encoder as Encoder
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
     from sidtool.evaluation.tune_memory import TuneMemoryOptions as TuneMemoryOptions
@@ -95,11 +83,23 @@ if TYPE_CHECKING:
     from sidtool.sft.job import SftInputs as SftInputs
     from sidtool.sft.make_sft import make_sft as make_sft
     from sidtool.sft.sft_options import SftOptions as SftOptions
-    from sidtool.sid import SidSpace as SidSpace
     from sidtool.task_evaluation.task_evaluation import (
         TaskEvaluationOptions as TaskEvaluationOptions,
     )
     from sidtool.task_evaluation.task_evaluation import evaluate_task as evaluate_task
+    from sidtool.tokenizer.bundle.bundle import Bundle as Bundle
+    from sidtool.tokenizer.bundle.integrity import verify as verify
+    from sidtool.tokenizer.bundle.sid_text import decode as decode
+    from sidtool.tokenizer.encoder.settings import Encoder as Encoder
+    from sidtool.tokenizer.make.add import add_items as add_items
+    from sidtool.tokenizer.make.align import align as align
+    from sidtool.tokenizer.make.build import build_codebook as build_codebook
+    from sidtool.tokenizer.make.build_options import BuildOptions as BuildOptions
+    from sidtool.tokenizer.make.compare import compare_bundles as compare_bundles
+    from sidtool.tokenizer.make.diff import diff as diff
+    from sidtool.tokenizer.make.encode import encode as encode
+    from sidtool.tokenizer.make.explain import explain as explain
+    from sidtool.tokenizer.sid import SidSpace as SidSpace
     from sidtool.training.run import train as train
     from sidtool.training.settings import StageSettings as StageSettings
     from sidtool.training.settings import TrainOptions as TrainOptions
@@ -109,13 +109,13 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "AdoptOptions": "adoption.adopt",
-    "BuildOptions": "build.build_options",
-    "Bundle": "bundle.bundle",
+    "BuildOptions": "tokenizer.make.build_options",
+    "Bundle": "tokenizer.bundle.bundle",
     "CatalogFile": "interop.convert",
     "ClusterExamples": "cluster.training_examples",
     "ClusterRanker": "cluster.rankings",
     "CodebookFile": "interop.imported_codebook",
-    "Encoder": "encoder.settings",
+    "Encoder": "tokenizer.encoder.settings",
     "EvaluationOptions": "evaluation.evaluation",
     "EventNames": "data.interactions",
     "FieldName": "data.fields.field_columns",
@@ -143,7 +143,7 @@ _MODULES = {
     "SftInputs": "sft.job",
     "SftOptions": "sft.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
-    "SidSpace": "sid",
+    "SidSpace": "tokenizer.sid",
     "SidtoolError": "base.errors",
     "SplitOptions": "data.split.files",
     "StageSettings": "training.settings",
@@ -153,22 +153,22 @@ _MODULES = {
     "TuneMemoryOptions": "evaluation.tune_memory",
     "TuneSimilarityOptions": "evaluation.tune_similarity",
     "WeightOptions": "sft.event_weights",
-    "add_items": "build.add",
+    "add_items": "tokenizer.make.add",
     "adopt": "adoption.adopt",
-    "align": "build.align",
-    "build_codebook": "build.build",
+    "align": "tokenizer.make.align",
+    "build_codebook": "tokenizer.make.build",
     "build_memory": "memory.build",
     "check": "data.prepare.check",
-    "compare_bundles": "build.compare",
-    "decode": "bundle.decode",
-    "diff": "build.diff",
+    "compare_bundles": "tokenizer.make.compare",
+    "decode": "tokenizer.bundle.sid_text",
+    "diff": "tokenizer.make.diff",
     "embed_folder": "cluster.vectors",
-    "encode": "build.encode",
+    "encode": "tokenizer.make.encode",
     "encode_folder": "cluster.vectors",
     "evaluate": "evaluation.evaluation",
     "evaluate_lists": "list_evaluation.list_evaluation",
     "evaluate_task": "task_evaluation.task_evaluation",
-    "explain": "build.explain",
+    "explain": "tokenizer.make.explain",
     "export_map": "interop.convert",
     "extend_model": "model.extend",
     "import_map": "interop.convert",
@@ -199,7 +199,7 @@ _MODULES = {
     "train_stages": "training.stages",
     "tune_memory": "evaluation.tune_memory",
     "tune_similarity": "evaluation.tune_similarity",
-    "verify": "bundle.integrity",
+    "verify": "tokenizer.bundle.integrity",
 }
 """The module of each public name, below `sidtool`."""
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sidtool.bundle import Bundle, ItemMap
-from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import SidSpace
 
 
 def small_bundle(

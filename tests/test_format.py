@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from sidtool.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.golden.make import EVENTS
 

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from sidtool.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle, verify
 from tests.cli.road import Road, done, walk, write_lines
 from tests.encoders import tiny_encoder
 

@@ -7,8 +7,6 @@ import pytest
 import trl
 
 from sidtool.presets.shapes import model_shape
-from sidtool.quantize import METHODS, option_types
-from sidtool.quantize.fusion import FusionOptions
 from sidtool.setting_list import (
     Setting,
     dataclass_settings,
@@ -16,6 +14,8 @@ from sidtool.setting_list import (
     list_settings,
     setting_keys,
 )
+from sidtool.tokenizer.quantize import METHODS, option_types
+from sidtool.tokenizer.quantize.fusion import FusionOptions
 from sidtool.training.settings import DECIDED, DEFAULTS, TrainOptions
 from sidtool.training.settings_file import read_stages
 from tests.cli.road import done

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.model.extend import extend_model
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import (
     ENCODER_DECODERS,

@@ -17,8 +17,6 @@ from sidtool.base.errors import IntegrityError, SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.integrity import verify
 from sidtool.contract.card import check_license
 from sidtool.contract.contract import BUNDLE_COPY, Contract
 from sidtool.contract.stage_record import AdoptParams, StageRecord
@@ -37,6 +35,8 @@ from sidtool.model.structure import model_kind, vocabulary_weights
 from sidtool.model.vocabulary import check_embedding_rows
 from sidtool.prompt.tokens import SidTokens
 from sidtool.registry.references import open_bundle
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.integrity import verify
 
 
 @dataclass(frozen=True)

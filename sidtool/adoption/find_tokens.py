@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.bundle.bundle import Bundle
 from sidtool.prompt.encoder import METASPACE
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens
-from sidtool.sid import LETTERS, MAX_CODES, SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 
 
 def find_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidtool.adoption.prompts import WorkedPrompt
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.prompt.segments import Segment
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 SidCodes = tuple[int, ...]
 """The codes of one SID, or of a prefix of it."""

@@ -20,7 +20,7 @@ from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_va
 from sidtool.model.load import LoadedModel
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 
 def sid_answer_metrics(

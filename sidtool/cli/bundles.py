@@ -14,8 +14,8 @@ from sidtool.terminal.console import say, say_cells, say_json, say_table, warn
 from sidtool.terminal.inputs import standard_input
 
 if TYPE_CHECKING:
-    from sidtool.bundle.bundle import Bundle
-    from sidtool.bundle.decode import Decoded
+    from sidtool.tokenizer.bundle.bundle import Bundle
+    from sidtool.tokenizer.bundle.sid_text import Decoded
 
 
 def inspect(
@@ -29,10 +29,10 @@ def inspect(
 ) -> None:
     """Show the contents of a bundle or model, or what the items under a SID prefix have in
     common."""
-    from sidtool.build.explain import explain
-    from sidtool.build.report import read_report
     from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.make.explain import explain
+    from sidtool.tokenizer.make.report import read_report
 
     is_model = (Path(bundle) / CONTRACT).is_file()
     if is_model and prefix is None:
@@ -119,8 +119,8 @@ def encode(
 
     If the bundle has an appended collision level, the SID lacks its last code and all items whose
     SID starts with it are listed."""
-    from sidtool.build.encode import encode as encode_all
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.make.encode import encode as encode_all
 
     if embeddings and (texts or encoder is not None):
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
@@ -164,8 +164,8 @@ def decode(
     json: options.Json = False,
 ) -> None:
     """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""
-    from sidtool.bundle.decode import decode as look_up
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.bundle.sid_text import decode as look_up
 
     opened = open_bundle(bundle)
     failed = 0

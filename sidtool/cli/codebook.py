@@ -8,21 +8,21 @@ import typer
 
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
-from sidtool.collisions.policy import Policy
 from sidtool.data.items import EmptyText
-from sidtool.encoder.settings import Dtype
-from sidtool.quantize import Method
-from sidtool.sid import LETTERS, Levels, Spelling
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import next_step, progress, say, say_json, say_plan, say_table
 from sidtool.terminal.inputs import assignments
+from sidtool.tokenizer.assign.policy import Policy
+from sidtool.tokenizer.encoder.settings import Dtype
+from sidtool.tokenizer.quantize import Method
+from sidtool.tokenizer.sid import LETTERS, Levels, Spelling
 
 if TYPE_CHECKING:
-    from sidtool.build.build_options import BuildOptions
-    from sidtool.bundle.bundle import Bundle
-    from sidtool.codes.report import CodebookReport
     from sidtool.data.items import Items
+    from sidtool.tokenizer.bundle.bundle import Bundle
+    from sidtool.tokenizer.codes.report import CodebookReport
+    from sidtool.tokenizer.make.build_options import BuildOptions
 
 INPUT = "Data"
 QUANTIZER = "Quantizer"
@@ -150,9 +150,9 @@ def build_codebook(
     json: options.Json = False,
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.build.build import check_build, check_inputs
-    from sidtool.build.build_options import build_options, parse_source
-    from sidtool.encoder.settings import Encoder
+    from sidtool.tokenizer.encoder.settings import Encoder
+    from sidtool.tokenizer.make.build import check_build, check_inputs
+    from sidtool.tokenizer.make.build_options import build_options, parse_source
 
     model = Encoder.of(
         encoder,
@@ -192,13 +192,13 @@ def build_codebook(
 
 
 def _read_catalog(items: Path, *columns: Any) -> "Items":
-    from sidtool.build.build_options import CatalogOptions, read_catalog
+    from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
 
     return read_catalog(items, CatalogOptions(*columns))
 
 
 def _build(catalog: "Items", out: Path, build: "BuildOptions", json: bool, **inputs: Any) -> None:
-    from sidtool.build.build import build_codebook as build_bundle
+    from sidtool.tokenizer.make.build import build_codebook as build_bundle
 
     with progress("embed", "quantize", "encode") as stages:
         bundle = build_bundle(catalog, out, build, progress=stages, **inputs)
@@ -229,7 +229,7 @@ def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -
 
 
 def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:
-    from sidtool.codes.report import CodebookReport
+    from sidtool.tokenizer.codes.report import CodebookReport
 
     report = bundle.manifest.report
     if json:

@@ -7,12 +7,12 @@ import typer
 
 from sidtool.base.errors import UsageError
 from sidtool.cli.interop import Catalog, catalog_file
-from sidtool.sid import LETTERS
 from sidtool.terminal import options
 from sidtool.terminal.console import say, say_json, say_table
+from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
-    from sidtool.build.compare import BundleFigures
+    from sidtool.tokenizer.make.compare import BundleFigures
 
 LEVEL_COLUMNS = {
     "size": "codes",
@@ -53,8 +53,8 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare bundles of one catalog."""
-    from sidtool.build.compare import compare_bundles
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.make.compare import compare_bundles
 
     if field is not None and items is None:
         raise UsageError("--field requires --items")

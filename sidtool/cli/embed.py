@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sidtool.encoder.settings import Dtype
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, progress, say, say_json, say_plan
+from sidtool.tokenizer.encoder.settings import Dtype
 
 if TYPE_CHECKING:
     from sidtool.cluster.run import RunReport
@@ -52,7 +52,7 @@ def embed(
     from sidtool.cluster.run import RunOptions
     from sidtool.cluster.vectors import ItemColumns, embed_folder
     from sidtool.data.tables.locate import as_url
-    from sidtool.encoder.settings import Encoder
+    from sidtool.tokenizer.encoder.settings import Encoder
 
     model = Encoder(
         encoder, revision, pooling, prompt, max_length, dtype, trust_remote_code=trust_remote_code

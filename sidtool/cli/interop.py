@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.encoder.settings import Dtype
 from sidtool.interop.convert import System
 from sidtool.interop.imported_codebook import LEAST_SHARE
 from sidtool.interop.minionerec import Keys
-from sidtool.sid import Levels
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_plan
+from sidtool.tokenizer.encoder.settings import Dtype
+from sidtool.tokenizer.sid import Levels
 
 if TYPE_CHECKING:
-    from sidtool.bundle.bundle import Bundle
     from sidtool.interop.convert import CatalogFile
+    from sidtool.tokenizer.bundle.bundle import Bundle
 
 Catalog = Annotated[
     Path | None, typer.Option(help="Catalog of the items: their order and their titles.")
@@ -121,9 +121,9 @@ def import_(
     """Import another system's map as a bundle, with its codebook if there is one."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.encoder.settings import Encoder
     from sidtool.interop.convert import import_map, read_map
     from sidtool.interop.imported_codebook import codebook_file
+    from sidtool.tokenizer.encoder.settings import Encoder
 
     how: dict[str, Any] = {"items": catalog_file(items, id_column, title_column), "info": info}
     how |= {"sizes": Levels.from_text(levels).sizes if levels is not None else None, "keys": keys}

@@ -12,9 +12,9 @@ from sidtool.terminal.console import next_step, progress, say, say_json, say_pla
 from sidtool.terminal.inputs import read_ids
 
 if TYPE_CHECKING:
-    from sidtool.build.diff import Diff
-    from sidtool.bundle.bundle import Bundle
     from sidtool.model.rebind import Outlook
+    from sidtool.tokenizer.bundle.bundle import Bundle
+    from sidtool.tokenizer.make.diff import Diff
 
 MAX_LISTED = 5
 """Items that a table lists."""
@@ -48,11 +48,11 @@ def add_items(
     """Add items to a bundle and retire others; published SIDs never move."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.build.add import NO_ITEMS, planned_change, read_new_items, unknown
-    from sidtool.build.add import add_items as add
-    from sidtool.build.build_options import CatalogOptions
-    from sidtool.build.encode import check_texts, open_sources
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.make.add import NO_ITEMS, planned_change, read_new_items, unknown
+    from sidtool.tokenizer.make.add import add_items as add
+    from sidtool.tokenizer.make.build_options import CatalogOptions
+    from sidtool.tokenizer.make.encode import check_texts, open_sources
 
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
@@ -121,9 +121,9 @@ def diff(
 ) -> None:
     """Show what differs between two bundles, and whether models of the old one work with the
     new."""
-    from sidtool.build.diff import diff as compare
     from sidtool.model.rebind import outlook
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.make.diff import diff as compare
 
     before = open_bundle(old)
     after = open_bundle(new)
@@ -150,9 +150,9 @@ def align(
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.build.align import align as rename
-    from sidtool.bundle.history import AlignChange
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.bundle.history import AlignChange
+    from sidtool.tokenizer.make.align import align as rename
 
     refuse_existing(out, force, BUNDLE)
     aligned = rename(open_bundle(new), open_bundle(to))

@@ -13,13 +13,13 @@ from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
 
 if TYPE_CHECKING:
-    from sidtool.bundle.bundle import Bundle
     from sidtool.data.split.split import Split
     from sidtool.data.vectors import Vectors
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions
     from sidtool.memory.build import EarlierMemory
     from sidtool.memory.content import ItemContent
     from sidtool.memory.memory import Memory
+    from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def build_memory(
@@ -272,8 +272,8 @@ def _check_vectors(
     bundle: "Bundle", items: Path | None, encoder: str | None, embeddings: list[Path]
 ) -> None:
     """Raise what `_vectors` would raise before it reads or makes vectors."""
-    from sidtool.build.add import read_new_items
-    from sidtool.build.encode import check_texts, item_texts, open_sources
+    from sidtool.tokenizer.make.add import read_new_items
+    from sidtool.tokenizer.make.encode import check_texts, item_texts, open_sources
 
     if embeddings:
         open_sources(bundle, embeddings, list(bundle.items.ids))
@@ -285,8 +285,8 @@ def _vectors(
     bundle: "Bundle", items: Path | None, encoder: str | None, embeddings: list[Path]
 ) -> "Vectors | None":
     """The vectors of a bundle's items, of files or by their texts; None if neither is given."""
-    from sidtool.build.add import read_new_items
-    from sidtool.build.encode import embed_items, read_sources
+    from sidtool.tokenizer.make.add import read_new_items
+    from sidtool.tokenizer.make.encode import embed_items, read_sources
 
     if embeddings:
         return read_sources(bundle, embeddings, list(bundle.items.ids))

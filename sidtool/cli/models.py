@@ -19,8 +19,8 @@ from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
     from sidtool.adoption.report import Adoption
-    from sidtool.build.build_options import CatalogOptions
     from sidtool.data.items import Items
+    from sidtool.tokenizer.make.build_options import CatalogOptions
 
 
 def init_model(
@@ -55,9 +55,9 @@ def init_model(
     json: options.Json = False,
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
-    from sidtool.build.build_options import CatalogOptions
     from sidtool.presets.init_model import init_model as init
     from sidtool.presets.shapes import model_shape
+    from sidtool.tokenizer.make.build_options import CatalogOptions
 
     catalog = _read_catalog(items, bundle, CatalogOptions(id_column, title_column, text_template))
     overrides = assignments(set_)
@@ -89,9 +89,9 @@ def init_model(
 
 def _read_catalog(items: Path, bundle: str | None, columns: "CatalogOptions") -> "Items":
     """The catalog, with the columns and the text template that a bundle records."""
-    from sidtool.build.build_options import read_catalog
     from sidtool.data.columns import recorded_columns
     from sidtool.registry.references import open_bundle
+    from sidtool.tokenizer.make.build_options import read_catalog
 
     if bundle is None:
         return read_catalog(items, columns)

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.build.encode import check_texts
-from sidtool.bundle.bundle import Bundle
 from sidtool.cluster.output import (
     PartFolder,
     PartReport,
@@ -23,15 +21,17 @@ from sidtool.cluster.shards import Shard
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
 from sidtool.data.vectors import Vectors
-from sidtool.encoder.loaded import (
+from sidtool.registry.references import locate, open_bundle
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.encoder.loaded import (
     LoadedEncoder,
     check_recipe,
     encoder_digests,
     load_encoder,
 )
-from sidtool.encoder.model import check_location
-from sidtool.encoder.settings import Encoder
-from sidtool.registry.references import locate, open_bundle
+from sidtool.tokenizer.encoder.model import check_location
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.encode import check_texts
 
 SHARD_ROWS = 2048
 """Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest

@@ -24,8 +24,8 @@ from sidtool.codebook_files.npz_file import read_npz
 from sidtool.codebook_files.torch_file import StoredTensor, TorchFile, items_of, tensors_of
 from sidtool.data.tables.containers import library_errors
 from sidtool.data.vectors import Vectors
-from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.sid import LETTERS, MAX_CODES
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import LETTERS, MAX_CODES
 
 Layout = Literal["openonerec", "rq-vae", "rq-kmeans+", "rq-kmeans", "grid"]
 """Whose codebook it is, by how it is stored."""

@@ -11,14 +11,14 @@ from typing import Any
 from sidtool.base.checkpoint.hub import PREFIX
 from sidtool.base.errors import UsageError
 from sidtool.base.markdown import key_value_table, literal, one_line, shell_word, table
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.manifest import flat_record
 from sidtool.contract.contract import Contract, ModelKind
 from sidtool.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.prompt.frames import HISTORY_SLOT
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.slots import slots
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.manifest import flat_record
 
 MODEL_CARD = "README.md"
 MAX_LICENSE = 1000

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from typing import Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.bundle.identity import Identity
-from sidtool.bundle.manifest import check_digests, check_names
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.stage_record import (
     Forgetting,
@@ -25,7 +23,9 @@ from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.identity import Identity
+from sidtool.tokenizer.bundle.manifest import check_digests, check_names
+from sidtool.tokenizer.sid import SidSpace
 
 FORMAT = 3
 """The newest contract format that this version reads; 1 or 2 is written for what older ones can

@@ -8,10 +8,10 @@ from sidtool.base.artifact import describe
 from sidtool.base.checkpoint.files import CONFIG, MAX_JSON
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, RefusedError
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.integrity import verify
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.embedded import embedded_contract
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.integrity import verify
 
 
 def read_contract(folder: Path) -> Contract:

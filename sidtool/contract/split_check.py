@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import RlParams, TrainParams
 from sidtool.data.columns import EventColumns
 from sidtool.data.split.record import SplitReference, check_split, recorded_split
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:

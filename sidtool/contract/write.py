@@ -8,12 +8,12 @@ from pathlib import Path
 from sidtool.base.checkpoint.files import CONFIG, model_digests
 from sidtool.base.digests import file_digest
 from sidtool.base.output import write_whole
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.zarr_group import ROOT
 from sidtool.contract.card import MODEL_CARD, model_card
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.embedded import embed
 from sidtool.contract.memory_binding import MEMORY_COPY
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.zarr_group import ROOT
 
 
 def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract:

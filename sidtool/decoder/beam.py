@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam_result import EMPTY_RESULT, BeamResult, best_leaves
 from sidtool.decoder.columns import LevelColumns, token_columns
@@ -32,6 +31,7 @@ from sidtool.decoder.trie_arrays import (
 )
 from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.trie import Trie
 
 TOKEN_BUDGET = 1 << 14
 """Tokens, prompts and trees together, that run in one batch."""

@@ -11,13 +11,13 @@ import torch
 from transformers import LogitsProcessor
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.columns import part_of, token_columns
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
 from sidtool.model.load import check_model_folder
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.trie import Trie
 
 
 class SidLogitsProcessor(LogitsProcessor):

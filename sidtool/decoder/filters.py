@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.trie import Trie
+from sidtool.tokenizer.bundle.trie import Trie
 
 
 @dataclass(frozen=True, eq=False)

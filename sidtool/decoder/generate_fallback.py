@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sidtool.base.errors import SidtoolWarning
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam_result import BeamResult, best_leaves, check_scores
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import Codes
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import Codes
 
 UNUSED_BEAM = -1e8
 """Scores below this belong to beams that `generate` never filled: it starts them at -1e9."""

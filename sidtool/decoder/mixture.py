@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam_result import BeamResult
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.gate import Gate
 from sidtool.model.memory import WeightedMemory
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.trie import Trie
 
 LOG_ZERO = -700.0
 """Log of a model's share of 0: its order still decides among items of which the memory knows

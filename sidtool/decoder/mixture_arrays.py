@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.mixture import Prior
 from sidtool.decoder.trie_arrays import TrieArrays
+from sidtool.tokenizer.bundle.trie import Trie
 
 
 class MixtureArrays:

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import TOKEN_BUDGET
 from sidtool.decoder.columns import LevelColumns, token_columns
@@ -22,7 +21,8 @@ from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
 from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import Codes
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import Codes
 
 CANDIDATES = 512
 """Candidates whose trees grow together: the mask of a step is quadratic in their number."""

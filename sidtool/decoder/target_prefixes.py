@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sidtool.bundle.trie import Trie
+from sidtool.tokenizer.bundle.trie import Trie
 
 
 class TargetPrefixes:

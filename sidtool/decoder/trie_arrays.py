@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import LeafFilter
+from sidtool.tokenizer.bundle.trie import Trie
 
 _on_device: WeakKeyDictionary[Trie, dict[Any, "TrieArrays"]] = WeakKeyDictionary()
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict
 from sidtool.contract.contract import Contract
 from sidtool.decoder.constraint import SidLogitsProcessor
@@ -21,6 +20,7 @@ from sidtool.decoder.normalize import Normalize
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.model.load import check_model_folder
 from sidtool.registry.references import open_bundle
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 NO_TOKEN = -1
 """Fills the tails of rows that have fewer tokens than a SID."""

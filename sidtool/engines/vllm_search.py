@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam_result import EMPTY_RESULT, BeamResult, best_leaves
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.mixture import Prior
@@ -21,6 +20,7 @@ from sidtool.decoder.trie_arrays import trie_arrays
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import RowConstraint
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.trie import Trie
 
 LogProbs = Mapping[int, float]
 """Log-probability by token id."""

@@ -3,8 +3,8 @@
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import matching_rows
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def check_same_catalog(one: Bundle, other: Bundle) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.data.split.split import Example
 from sidtool.decoder.normalize import Normalize
@@ -19,6 +18,7 @@ from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, Query, QuerySession, RankedQueries
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 COVERED = 10
 """First recommendations of an example that coverage counts."""

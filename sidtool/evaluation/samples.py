@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.records import JsonRecord
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import matching_rows
 from sidtool.data.split.split import evenly_spaced
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 HISTORY = 20
 """Items of a history that are stored, the last ones."""

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example, UserSequence
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
@@ -26,6 +25,7 @@ from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import RankedQueries
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def uses_memory(loaded: LoadedModel) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example
 from sidtool.decoder.mixture import Mixture
 from sidtool.decoder.normalize import Normalize
@@ -19,6 +18,7 @@ from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:

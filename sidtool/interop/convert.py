@@ -18,7 +18,6 @@ from sidtool.base.output_name import (
     OutputKind,
     check_suffix,
 )
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
@@ -34,6 +33,7 @@ from sidtool.interop.model_tokens import ModelTokens
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import write_static
 from sidtool.interop.xllm import write_xllm
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 System = Literal["minionerec", "openonerec", "flashrec", "static", "xllm"]
 

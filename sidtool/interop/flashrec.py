@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.output import new_file
-from sidtool.bundle.bundle import Bundle
 from sidtool.interop.model_tokens import ModelTokens
-from sidtool.sid import SPELLINGS, SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 
 INFERRED_LEVELS = 3
 END = 1

@@ -24,16 +24,16 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.base.records import JsonRecord
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
 from sidtool.codebook_files.layouts import ForeignCodebook, read_codebook
-from sidtool.collisions.policy import Policy
 from sidtool.data.vector_files import read_vectors
 from sidtool.data.vectors import Vectors
-from sidtool.encoder.loaded import record_encoder
-from sidtool.encoder.settings import Encoder
 from sidtool.interop.maps import sorted_active_rows
-from sidtool.quantize.codebook import Codebook
+from sidtool.tokenizer.assign.policy import Policy
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.encoder.loaded import record_encoder
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.quantize.codebook import Codebook
 
 LEAST_SHARE = 0.5
 """Least share of items whose SID the codebook must give back, by default."""

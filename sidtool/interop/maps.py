@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
-from sidtool.bundle.manifest import library_versions, now
-from sidtool.collisions.policy import CollisionCounts
 from sidtool.data.items import Items
-from sidtool.sid import LETTERS, MAX_CODES, SidSpace
+from sidtool.tokenizer.assign.policy import CollisionCounts
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.manifest import library_versions, now
+from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 """An id that is a number without leading zeros and fits an int64."""

@@ -19,7 +19,6 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_dir
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.tables.containers import open_file, read_errors
 from sidtool.interop.maps import (
@@ -30,7 +29,8 @@ from sidtool.interop.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.sid import SidSpace
 
 INDEX = "index.json"
 INFO = "info.txt"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning
-from sidtool.sid import Codes
+from sidtool.tokenizer.sid import Codes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.tables.containers import read_errors
 from sidtool.data.tables.parquet import id_strings, open_dataset, parquet_column_names
@@ -27,7 +26,8 @@ from sidtool.interop.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.sid import SPELLINGS, SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 
 
 def read_openonerec(

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.base.output import new_file
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.trie import Trie
 from sidtool.interop.model_tokens import ModelTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.trie import Trie
 
 DENSE_LEVELS = 2
 """Levels that STATIC reads from a dense table; the others are rows of a sparse matrix."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_file
-from sidtool.bundle.bundle import Bundle
 from sidtool.interop.maps import are_numbers
 from sidtool.interop.model_tokens import ModelTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 LEVELS = 3
 """Token ids of a record."""

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import UserSequence
 from sidtool.policy.examples import RlExamples, find_items, shown_events
 from sidtool.prompt.encoder import PromptEncoder
@@ -16,6 +15,7 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.tasks import LIST_TASK
 from sidtool.sft.tokenized import TokenizedExample, encode_example
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from sidtool.base.errors import UsageError
 from sidtool.decoder.trie_arrays import TrieArrays
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.partial_lists import PartialLists
-from sidtool.quantize.codebook import Codebook
+from sidtool.tokenizer.quantize.codebook import Codebook
 
 EPSILON = 1e-12
 """Smallest length of a vector that is divided by."""

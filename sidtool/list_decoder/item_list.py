@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import LeafFilter
+from sidtool.tokenizer.bundle.trie import Trie
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import MAX_TREE_TOKENS, TOKEN_BUDGET
 from sidtool.decoder.beam_result import check_scores
@@ -35,7 +34,8 @@ from sidtool.list_decoder.open_paths import OpenPaths
 from sidtool.list_decoder.partial_lists import Candidates, PartialLists
 from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
-from sidtool.quantize.codebook import Codebook
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.quantize.codebook import Codebook
 
 
 @torch.no_grad()

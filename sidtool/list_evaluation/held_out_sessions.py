@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example, FurtherTarget, UserSequence
 from sidtool.list_evaluation.list_metrics import UNKNOWN, ItemFacts, ListTruth, Rows, information
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.split_check import event_columns
 from sidtool.contract.stage_record import TrainParams
@@ -34,6 +33,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 LISTS = "lists"
 """The lists that the model writes."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.vectors import Vectors
 from sidtool.memory.nearest import nearest_items
-from sidtool.quantize.mlp import unit
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.quantize.mlp import unit
 
 DEFAULT_WEIGHT = 0.8
 LARGEST_WEIGHT = 100.0

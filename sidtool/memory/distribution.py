@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.bundle.bundle import Bundle
 from sidtool.memory.gate import FEATURES
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import age_weights, largest
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 HISTORY = 50
 """Items of a history that are read, the last ones: bounds the cost of a request."""

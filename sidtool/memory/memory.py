@@ -17,20 +17,20 @@ from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import is_zip
-from sidtool.bundle.arrays import Expected, StoredArrays
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.identity import canonical, hash_array
-from sidtool.bundle.strings import StringArray
-from sidtool.bundle.zarr_group import (
+from sidtool.memory.content import content_similarity
+from sidtool.memory.manifest import MemoryManifest
+from sidtool.memory.similarity import similarity_of
+from sidtool.tokenizer.bundle.arrays import Expected, StoredArrays
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.identity import canonical, hash_array
+from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle.zarr_group import (
     ROOT,
     broken_objects,
     new_zip,
     read_root,
     write_group,
 )
-from sidtool.memory.content import content_similarity
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.similarity import similarity_of
 
 ROUNDING = 1e-6
 """Relative difference of two equal similarities."""

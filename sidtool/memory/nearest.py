@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.vectors import Vectors
-from sidtool.quantize.kmeans import ROWS_PER_CENTROID, kmeans
+from sidtool.tokenizer.quantize.kmeans import ROWS_PER_CENTROID, kmeans
 
 NEIGHBORS = 100
 """Nearest items per item."""

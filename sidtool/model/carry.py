@@ -7,8 +7,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.base.output import new_dir
-from sidtool.build.align import common_codes
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.locate import model_folder
 from sidtool.contract.read import read_contract
@@ -19,7 +17,9 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.structure import vocabulary_weights
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens
-from sidtool.sid import Codes, SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.align import common_codes
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 Rows = NDArray[np.float32]
 """(tokens, width): the embedding rows of a SID vocabulary, in token order."""

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.quantize.codebook import Codebook
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import SidSpace
 
 Init = Literal["codebook", "text", "mean", "random"]
 DEFAULT_INIT: Init = "codebook"

@@ -14,8 +14,6 @@ from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.integrity import verify
 from sidtool.contract.card import check_license
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.contract.embedded import embedded_contract
@@ -59,6 +57,8 @@ from sidtool.model.vocabulary import (
 from sidtool.prompt.field_tokens import FieldTokens, FieldValues
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.integrity import verify
 
 
 def extend_model(

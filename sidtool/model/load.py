@@ -9,7 +9,6 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.base.extras import require
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
@@ -20,6 +19,7 @@ from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_token
 from sidtool.model.structure import model_kind
 from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True)

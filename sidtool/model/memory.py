@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import (
     MEMORY_COPY,
     MemoryBinding,
@@ -14,6 +13,7 @@ from sidtool.contract.memory_binding import (
 )
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory, open_verified
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 DEFAULT_WEIGHT = 0.3
 """Weight of a memory that was not tuned with the model."""

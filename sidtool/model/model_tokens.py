@@ -5,10 +5,10 @@ from typing import Any
 
 from sidtool.base.checkpoint.files import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.locate import model_folder
 from sidtool.interop.model_tokens import ModelTokens
 from sidtool.model.load import check_model_folder
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def model_tokens(model: str | Path, bundle: Bundle) -> ModelTokens:

@@ -10,8 +10,6 @@ from sidtool.base.errors import CompatibilityError, RefusedError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.build.align import check_alignable
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
@@ -23,6 +21,8 @@ from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import open_verified
 from sidtool.model.load import check_model_folder
 from sidtool.model.restore import check_restore, lacks_contract, restore
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.align import check_alignable
 
 
 @dataclass(frozen=True)

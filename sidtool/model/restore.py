@@ -10,7 +10,6 @@ from sidtool.base.checkpoint.files import weight_digests
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict
 from sidtool.contract.contract import CONTRACT, Contract
 from sidtool.contract.embedded import embedded_contract
@@ -18,6 +17,7 @@ from sidtool.contract.read import read_embedded
 from sidtool.contract.stage_record import RestoreParams, StageRecord
 from sidtool.contract.write import write_contract
 from sidtool.model.load import load_model_folder
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def lacks_contract(folder: Path) -> bool:

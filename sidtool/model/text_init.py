@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
 from sidtool.model.embedding_init import Matrix
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 
 BATCH = 1 << 14
 """Texts that are tokenized at a time."""

@@ -12,7 +12,7 @@ from sidtool.model.structure import embedding_layers
 from sidtool.prompt.field_tokens import FieldTokens
 from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.prompt.user_tokens import UserTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 
 def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.columns import Columns, contained_in, places_in, token_columns
 from sidtool.decoder.partial_head import Part
 from sidtool.decoder.trie_arrays import normalize_over_children, trie_arrays
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.objective.targets import Targets
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.trie import Trie
 
 Blocks = Sequence[torch.Tensor]
 """The logits of each part, (n, columns)."""

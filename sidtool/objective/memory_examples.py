@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Split
 from sidtool.memory.distribution import active_positions
 from sidtool.memory.leave_out import LeaveOneOutMemory
@@ -18,7 +17,8 @@ from sidtool.memory.memory import Memory
 from sidtool.objective.augment import AugmentedExamples, item_spans
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
-from sidtool.sid import Codes
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.sid import Codes
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.decoder.columns import Columns
 from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
@@ -16,6 +15,7 @@ from sidtool.model.structure import is_encoder_decoder
 from sidtool.objective.layouts import inputs_for
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 class Teachers:

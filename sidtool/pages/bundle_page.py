@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.build.compare import BundleFigures, Evidence, LevelFigures, describe
-from sidtool.build.diff import Diff, diff
-from sidtool.build.report import read_report
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.manifest import flat_record
-from sidtool.collisions.policy import CollisionCounts
 from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, Tree, thinned
 from sidtool.pages.codebook_tree import LEAF, WIDTHS, CodebookTree
 from sidtool.pages.item_plane import item_plane
 from sidtool.pages.neighbors import neighbor_blocks
-from sidtool.sid import Codes
+from sidtool.tokenizer.assign.policy import CollisionCounts
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.manifest import flat_record
+from sidtool.tokenizer.make.compare import BundleFigures, Evidence, LevelFigures, describe
+from sidtool.tokenizer.make.diff import Diff, diff
+from sidtool.tokenizer.make.report import read_report
+from sidtool.tokenizer.sid import Codes
 
 CURVE = 100
 """Points of a curve over the codes of a level."""

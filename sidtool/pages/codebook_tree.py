@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.build.explain import Example, TitleWords
-from sidtool.bundle.bundle import Bundle
 from sidtool.pages.blocks import CommonValue, Node
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.explain import Example, TitleWords
 
 WHOLE = 2000
 """A tree of at most so many items has all of them."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from sidtool.base.checkpoint.files import MAX_JSON
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
-from sidtool.bundle.manifest import flat_record
 from sidtool.evaluation.bootstrap import Interval
 from sidtool.evaluation.metrics import KINDS
 from sidtool.evaluation.results import StoredEvaluation
@@ -25,6 +24,7 @@ from sidtool.pages.blocks import (
     Text,
 )
 from sidtool.pages.sample_users import Titles, sample_blocks
+from sidtool.tokenizer.bundle.manifest import flat_record
 
 NEAR = 10
 """The cut-off that charts of one metric show: the given one nearest to it."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.pages.blocks import Scatter, Series
 from sidtool.pages.render import COLORS, cut
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 DRAWN = 2000
 """Most items that are drawn."""

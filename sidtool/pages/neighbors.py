@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.bundle import Bundle
-from sidtool.codes.measure import (
+from sidtool.data.vector_files import open_vectors
+from sidtool.data.vectors import VectorSource
+from sidtool.pages.blocks import Block, Details, Listing, Mark, Table, Text
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.codes.measure import (
     POOL,
     nearest,
     neighbor_preservation,
     prefix_similarity,
     shared_levels,
 )
-from sidtool.data.vector_files import open_vectors
-from sidtool.data.vectors import VectorSource
-from sidtool.pages.blocks import Block, Details, Listing, Mark, Table, Text
-from sidtool.quantize.mlp import unit
+from sidtool.tokenizer.quantize.mlp import unit
 
 QUERIES = 12
 """Items whose neighbors are shown."""

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.policy.examples import RlExamples
 from sidtool.recommendation.query import QuerySession
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def example_prompt(

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import UserSequence
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tokenized import encode_example
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 TASKS = ("sequence", "next-item")
 """Tasks whose examples show a history as SIDs, in order of preference."""

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches, evaluation_mode
 from sidtool.decoder.beam import TOKEN_BUDGET, check_tree_tokens
 from sidtool.decoder.columns import token_columns
@@ -26,6 +25,7 @@ from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import TrieArrays, normalize_over_children, trie_arrays
 from sidtool.model.positions import check_positions
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.trie import Trie
 
 
 @dataclass(frozen=True, eq=False)

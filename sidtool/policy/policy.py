@@ -14,7 +14,6 @@ from typing import Any, Self
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.columns import TokenColumns, token_columns
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
@@ -25,6 +24,7 @@ from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.objective.shortcuts import narrows_exactly
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.trie import Trie
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.fields import Fields
 from sidtool.policy.reward_terms import find_function, parse_terms
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 Matrix = NDArray[np.float64]
 """(n, G): one number for each of G answers to n prompts."""

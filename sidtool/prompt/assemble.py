@@ -20,7 +20,7 @@ from sidtool.prompt.slots import (
     next_item_segments,
 )
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import Codes, SidSpace
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 
 @dataclass(frozen=True)

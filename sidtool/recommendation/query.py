@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.trie import Trie
 from sidtool.contract.contract import Contract
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.decoder.beam_result import BeamResult, check_scores
@@ -35,6 +33,8 @@ from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
 from sidtool.prompt.user_tokens import UserTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.trie import Trie
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""

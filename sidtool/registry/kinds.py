@@ -5,9 +5,6 @@ from typing import Literal
 
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage.storage import Storage
-from sidtool.bundle.integrity import verify
-from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.zarr_group import ROOT, parse_root, read_root
 from sidtool.contract.contract import CONTRACT
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import is_memory, verify_memory
@@ -18,6 +15,9 @@ from sidtool.registry.stored_model import (
     read_stored_model,
     verify_model,
 )
+from sidtool.tokenizer.bundle.integrity import verify
+from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.bundle.zarr_group import ROOT, parse_root, read_root
 
 Kind = Literal["bundle", "memory", "model"]
 AnyManifest = Manifest | MemoryManifest | StoredModel

@@ -15,8 +15,6 @@ from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import is_zip
-from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.zarr_group import ROOT, new_zip
 from sidtool.contract.card import MODEL_CARD, check_license
 from sidtool.contract.contract import CONTRACT
 from sidtool.registry import records
@@ -33,6 +31,8 @@ from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, Ve
 from sidtool.registry.references import check_published, find_version, locate, split_reference
 from sidtool.registry.stored_model import StoredModel
 from sidtool.registry.transfer import download, upload, upload_root
+from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,6 @@ from pathlib import Path
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.manifest import Manifest
-from sidtool.bundle.zarr_group import ROOT
 from sidtool.contract.contract import BUNDLE_COPY
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.memory import MemoryOptions
@@ -22,6 +19,9 @@ from sidtool.registry.records import (
     read_pointer,
     read_record,
 )
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.bundle.zarr_group import ROOT
 
 MAX_LISTED = 20
 """Names that an error lists."""

@@ -18,10 +18,10 @@ from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.progress import Progress
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import is_zip
-from sidtool.bundle.zarr_group import MAX_ROOT_BYTES
 from sidtool.registry.kinds import ROOTS, AnyManifest, Kind, parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
+from sidtool.tokenizer.bundle.zarr_group import MAX_ROOT_BYTES
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
@@ -16,6 +15,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.prompt.labels import are_numbers
 from sidtool.prompt.prompts import LabelPrompt
 from sidtool.sft.lineage import Lineage
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 POSITIVE = "positive_label"
 """The setting that says which labels are positive."""

@@ -8,7 +8,6 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_model_split
@@ -27,6 +26,7 @@ from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions, with_reward
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, validation_users
 from sidtool.sft.tasks import LIST_TASK
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.settings_file import typed_fields
 
 

@@ -19,7 +19,7 @@ from sidtool.policy.reward_sum import (
     weighted_rewards,
 )
 from sidtool.policy.reward_terms import call_function
-from sidtool.sid import Codes
+from sidtool.tokenizer.sid import Codes
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ from typing import Any
 
 from sidtool.base.digests import file_digest
 from sidtool.base.output import partial_path
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.stage_record import ModelReference, RlParams, StageRecord
 from sidtool.memory.memory import Memory
@@ -19,6 +18,7 @@ from sidtool.reinforcement.fields_split import FieldsSplit
 from sidtool.reinforcement.label_reward import LabelReward
 from sidtool.reinforcement.settings import DEFAULTS, RlOptions
 from sidtool.sft.lineage import Lineage
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.training_run import changed_fields, json_digest, json_values
 
 

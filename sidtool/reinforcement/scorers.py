@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory
 from sidtool.model.load import LoadedModel
 from sidtool.policy.reward_sum import ItemScorer, Matrix
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 PROMPTS = 8
 """Prompts that a teacher scores together: each is scored on the items of all of them."""

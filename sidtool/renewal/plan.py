@@ -8,8 +8,6 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.build.align import align
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict, check_bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
@@ -20,6 +18,8 @@ from sidtool.data.split.split import Split
 from sidtool.model.load import check_model_folder
 from sidtool.registry.references import open_bundle
 from sidtool.renewal.last_training import RefreshOptions, check_fields, last_training, shows_text
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.align import align
 
 
 @dataclass(frozen=True)

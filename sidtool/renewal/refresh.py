@@ -13,8 +13,6 @@ from typing import Any
 from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, remove
 from sidtool.base.progress import Progress
-from sidtool.build.encode import read_sources
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.compat import Verdict
 from sidtool.contract.contract import Contract
 from sidtool.contract.memory_binding import MEMORY_COPY
@@ -37,6 +35,8 @@ from sidtool.renewal.plan import RefreshPlan, plan_refresh
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.lineage import side_files
 from sidtool.sft.make_sft import make_sft
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.encode import read_sources
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.training_run import Log
 

@@ -9,11 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sidtool.base.errors import DataError
-from sidtool.build.encode import Encoding, encode, open_encoder
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.decode import decode
 from sidtool.data.vectors import Vectors
-from sidtool.encoder.loaded import LoadedEncoder
 from sidtool.recommendation.requests import Request
 from sidtool.serving.batcher import Answered, Batcher, Busy, Delivery
 from sidtool.serving.bodies import Call
@@ -23,6 +19,10 @@ from sidtool.serving.serve_options import ServeOptions
 from sidtool.serving.served import Served
 from sidtool.serving.sources import Sources
 from sidtool.serving.watcher import Watcher
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.encoder.loaded import LoadedEncoder
+from sidtool.tokenizer.make.encode import Encoding, encode, open_encoder
 
 MAX_SIDE_CALLS = 32
 """Calls that may wait for the thread which encodes and decodes."""

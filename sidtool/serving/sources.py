@@ -10,14 +10,14 @@ from sidtool.base.checkpoint.files import MAX_JSON
 from sidtool.base.checkpoint.hub import is_hub_url
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.storage.storage import Storage
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.zarr_group import MAX_ROOT_BYTES
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder, with_bundle
 from sidtool.registry.kinds import ROOTS, Kind
 from sidtool.registry.publish import pull
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import locate, located, open_bundle, split_reference
 from sidtool.serving.serve_options import ServeOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.zarr_group import MAX_ROOT_BYTES
 
 _LIMITS: Mapping[Kind, int] = {
     "model": MAX_JSON,

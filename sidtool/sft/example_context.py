@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.item_map import ItemMap
 from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.data.split.split import Event
 from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
@@ -15,7 +14,8 @@ from sidtool.prompt.segments import Segment, begin, catalog, end, template
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.tasks import Task, writes_sids
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import SidSpace
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sidtool.base.records import is_number
 from sidtool.data.tables.containers import require_regular
 from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_context import TrainingExample
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""

@@ -15,7 +15,7 @@ from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import copies_within, task_rng
 from sidtool.sft.tasks import GENERAL_TASK
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 
 class GeneralExamples:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.fields import (
     NO_FIELDS,
     TARGET,
@@ -13,6 +12,7 @@ from sidtool.data.fields.fields import (
     Value,
 )
 from sidtool.data.split.split import Event, Split, UserSequence
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ or running text."""
 import re
 from collections.abc import Collection, Sequence
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.fields import Fields
 from sidtool.data.items import Items
 from sidtool.prompt.assemble import SidItems, TextItems, items_with_fields
 from sidtool.prompt.frames import PromptFrame
 from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
 from sidtool.sft.tasks import Source
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 _SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
 

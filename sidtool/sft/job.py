@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
 from sidtool.contract.split_check import check_bundle_split
@@ -38,6 +37,7 @@ from sidtool.sft.lineage import Lineage, TaskCounts
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True)

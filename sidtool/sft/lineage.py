@@ -12,8 +12,6 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.identity import Identity
 from sidtool.data.general_text import GeneralRecord
 from sidtool.data.split.files import MANIFEST, TEST, VALID
 from sidtool.data.split.list_targets import ListTargets
@@ -24,6 +22,8 @@ from sidtool.prompt.field_tokens import FieldValues
 from sidtool.prompt.frames import Format, Templates
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.identity import Identity
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""

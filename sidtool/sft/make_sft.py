@@ -9,7 +9,6 @@ from sidtool.base.digests import file_digest
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
@@ -21,6 +20,7 @@ from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.job import ExampleWriter, SftJob, open_job
 from sidtool.sft.lineage import Lineage, side_files, write_lineage
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def make_sft(

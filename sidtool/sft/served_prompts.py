@@ -15,7 +15,7 @@ from sidtool.sft.field_examples import labels_of_task
 from sidtool.sft.mix_frames import Frames
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import LIST_TASK, history_prompt_task, named_task, text_prompt_task
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
@@ -51,6 +50,7 @@ from sidtool.sft.tasks import (
     history_prompt_task,
     named_task,
 )
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 NO_FIELD_TOKENS: FieldValues = {}
 

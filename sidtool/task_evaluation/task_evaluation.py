@@ -14,7 +14,6 @@ from sidtool.answers.questions import Question
 from sidtool.answers.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.columns import recorded_columns
 from sidtool.data.fields.fields import FieldTypes
@@ -37,6 +36,7 @@ from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.bases import refuse_base_as_output
 from sidtool.contract.contract import Contract
 from sidtool.contract.locate import model_folder
@@ -17,6 +16,7 @@ from sidtool.memory.memory import Memory
 from sidtool.model.load import check_model_folder
 from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.arguments import check_fields, complete_fields
 from sidtool.training.kind_check import check_kind
 from sidtool.training.settings import TrainOptions

@@ -14,7 +14,6 @@ from typing import Any
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract, ModelNormalize
 from sidtool.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.objective.item_fields import ItemFields
@@ -23,6 +22,7 @@ from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextP
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tasks import LIST_TASK
 from sidtool.sft.tokenized import answers_with_sid
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.kind_check import SlidingWindows, sliding_windows
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.training_memory import TrainingMemory

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer
 
 from sidtool.adoption.adopt import AdoptOptions, adopt, check_adoption
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.interop.convert import import_map
@@ -23,6 +22,7 @@ from sidtool.model.model_tokens import model_tokens
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.adoption import foreign
 from tests.adoption.foreign import Foreign
 

@@ -8,8 +8,8 @@ import pytest
 
 from sidtool.adoption.find_tokens import find_tokens, level_sizes
 from sidtool.base.errors import CompatibilityError
-from sidtool.bundle import Bundle, ItemMap
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 
 SPACE = SidSpace((4, 4), "<{level}_{code}>", None, None)

@@ -12,8 +12,6 @@ import pytest
 import torch
 
 from sidtool.adoption.adopt import AdoptOptions, adopt
-from sidtool.build.add import NO_ITEMS, add_items
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.data.items import make_items
 from sidtool.data.split.files import SplitOptions, split_events
@@ -28,6 +26,8 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.add import NO_ITEMS, add_items
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.adoption import foreign

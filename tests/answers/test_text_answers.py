@@ -13,7 +13,7 @@ from sidtool.base.errors import UsageError
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog, template
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import PAD, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)

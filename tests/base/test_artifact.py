@@ -6,11 +6,11 @@ import pytest
 
 from sidtool.base.artifact import MARKERS, describe
 from sidtool.base.errors import DataError
-from sidtool.bundle.zarr_group import ROOT
 from sidtool.contract.contract import CONTRACT
 from sidtool.data.split.files import MANIFEST, open_split
 from sidtool.registry.records import POINTER
 from sidtool.sft.lineage import side_files
+from sidtool.tokenizer.bundle.zarr_group import ROOT
 from tests.cli.road import refused
 
 

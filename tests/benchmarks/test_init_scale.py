@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_a_loop_over_targets() -> None:
     from init_scale import losses_of
 
     from sidtool.prompt.tokens import SidTokens
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.sid import SidSpace
 
     tokens = SidTokens(SidSpace((4, 5), begin=None, end=None), 30)
     network = tiny_model("qwen3", vocab_size=tokens.stop)

@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from sidtool.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, Road, build_command, done, refused, run, tree, write_lines
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import TRAINING, Road, done, write_lines
 
 ASKED = ("--history", "b001,b002,b003", "--json")

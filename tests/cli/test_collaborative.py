@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, Road, build_command, done, protocol_split, refused, write_lines
 
 
@@ -70,7 +70,7 @@ def test_encoding_needs_numpy_alone(road: Road, social: Path) -> None:
     program = (
         "import sys, numpy as np\n"
         "for name in ('torch', 'sklearn', 'scipy', 'transformers'): sys.modules[name] = None\n"
-        "from sidtool.bundle import Bundle\n"
+        "from sidtool.tokenizer.bundle import Bundle\n"
         f"print(Bundle.open({str(social)!r}).encode(np.load({str(road.vectors)!r})).tolist())"
     )
     result = subprocess.run(

@@ -10,8 +10,8 @@ import pytest
 from typer.main import get_command
 
 import sidtool
-from sidtool.bundle import Bundle
 from sidtool.cli.main import app
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import Road, done, refused, run
 
 
@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sidtool.build.build.publish", full)
+    monkeypatch.setattr("sidtool.tokenizer.make.build.publish", full)
     message = refused(1, *built(road, tmp_path / "b.zarr"), "--levels", "4x4x8")
     assert "b.zarr cannot be written: no space left" in message
     assert not (tmp_path / "b.zarr").exists()

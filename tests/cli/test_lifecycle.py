@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.bundle import Bundle, verify
+from sidtool.tokenizer.bundle import Bundle, verify
 from tests.cli.road import COLORS, N_ITEMS, Road, done, refused, run, tree, write_lines
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.contract.read import read_contract
 from sidtool.data.items import read_items
-from sidtool.embed import embed
-from sidtool.encoder.settings import Encoder
 from sidtool.memory.memory import Memory
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.settings import Encoder
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
 
 

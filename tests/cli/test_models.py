@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from sidtool.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import TINY, Road, done, refused, tree
 from tests.models import tiny_model, tiny_tokenizer
 

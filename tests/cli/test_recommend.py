@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sidtool.base.visible import visible
-from sidtool.bundle import Bundle
 from sidtool.terminal.inputs import read_ids
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.bundle import Bundle
 from sidtool.registry.references import open_bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, Road, done, refused, tree, write_lines
 from tests.s3 import BUCKET, Wire
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sidtool.bundle import Bundle
 from sidtool.memory.memory import Memory
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import FILES, N_USERS, TRAINING, Road, done, refused, tree, write_lines
 from tests.models import tiny_model, tiny_tokenizer
 

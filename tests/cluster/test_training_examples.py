@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import RefusedError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.training_examples import ClusterExamples
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
@@ -21,6 +20,7 @@ from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.job import SftInputs
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table
 from tests.models import tiny_tokenizer

@@ -13,12 +13,12 @@ import pytest
 import sidtool
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import RefusedError
-from sidtool.build.encode import encode
 from sidtool.cluster.run import RunOptions
 from sidtool.cluster.vectors import ItemColumns, embed_folder, encode_folder
-from sidtool.embed import embed
-from sidtool.encoder.settings import Encoder
 from sidtool.registry.references import open_bundle
+from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.encode import encode
 from tests.cli.road import catalog, done, refused, run
 from tests.encoders import tiny_encoder
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from sidtool.bundle import Bundle
 from sidtool.contract.stage_record import ModelReference, Selection, StageRecord, TrainParams
 from sidtool.contract.write import write_contract
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.extend import extend_model
 from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.tokenizer.bundle import Bundle
 
 HISTORY = HistoryPrompt("sequence", 'Seen "é":\n{history}\nNext: ', 20, 256)
 TEACHER = ModelReference("/home/someone/teacher", {"model.safetensors": "ee" * 32})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 from tests.contract.cases import trained_model
 from tests.model.conftest import base as base
 from tests.model.conftest import bundle as bundle

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sidtool.bundle import Bundle
 from sidtool.contract.card import model_card
 from sidtool.contract.contract import Contract
 from sidtool.contract.memory_binding import MemoryBinding
@@ -23,6 +22,7 @@ from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import done
 from tests.contract.cases import HISTORY, TEACHER, trained_model
 from tests.model.cases import save_base

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
 from sidtool.contract.compat import Verdict, check_bundle, compare, matching_rows
-from sidtool.sid import Codes, SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import Codes, SidSpace
 from tests.bundles import renamed
 from tests.model.cases import SIZES, distinct_codes, make_bundle, make_codebook
 
@@ -146,7 +146,7 @@ def test_the_comparison_agrees_with_dictionaries(old: dict[str, int], new: dict[
 
 
 def test_ids_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidtool.bundle.strings import StringArray
+    from sidtool.tokenizer.bundle.strings import StringArray
 
     monkeypatch.setattr(StringArray, "hashes", lambda self: np.diff(self.offsets).astype(np.uint64))
     space = SidSpace((40,))
@@ -163,7 +163,7 @@ def test_the_comparison_costs_no_more_than_a_few_sorts_of_the_ids() -> None:
     space = SidSpace((256, 256, 256))
     keys = np.random.default_rng(0).permutation(np.arange(n, dtype=np.uint64) * np.uint64(16))
     keys.sort()
-    from sidtool.bundle.strings import StringArray
+    from sidtool.tokenizer.bundle.strings import StringArray
 
     codes = space.unpack(keys)
     names = StringArray.of([f"B{place * 7919 % n:09d}" for place in range(n)])

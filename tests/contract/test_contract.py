@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.bundle import Bundle, verify
 from sidtool.contract.contract import Contract
 from sidtool.contract.read import open_bundle_copy, read_contract
 from sidtool.contract.stage_record import (
@@ -23,6 +22,7 @@ from sidtool.contract.write import write_contract
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle import Bundle, verify
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 
 HISTORY_PROMPT = HistoryPrompt(

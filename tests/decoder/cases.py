@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from sidtool.bundle.trie import Trie
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import ARCHITECTURES, ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 
 TEXT = 50

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.batching import batches
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.probe import decoding_method
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import (
     EVERY_ARCHITECTURE,
     TEXT,

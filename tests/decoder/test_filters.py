@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.trie_arrays import FilterArrays, trie_arrays
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import TEXT, catalog, make, path_scores, vocabulary
 from tests.models import tiny_model
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder import beam
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.mixture import Prior
 from sidtool.memory.distribution import ItemDistribution
+from sidtool.tokenizer.bundle.trie import Trie
 from tests.decoder.cases import make, model_of, path_log_probs, prompt
 
 torch.set_num_threads(1)

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.columns import token_columns
 from sidtool.decoder.constraint import SidLogitsProcessor
@@ -22,7 +21,8 @@ from sidtool.objective.targets import Targets
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import TEXT, assert_same, catalog, generate, model_of, path_scores, prompt
 
 torch.set_num_threads(1)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example, UserSequence
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, ThresholdError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
@@ -27,6 +26,7 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import WeightedMemory
 from sidtool.recommendation.query import QuerySession
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
 

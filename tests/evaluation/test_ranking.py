@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example
 from sidtool.evaluation.metrics import metric_values
 from sidtool.evaluation.ranking import (
@@ -22,6 +21,7 @@ from sidtool.recommendation import query
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
 

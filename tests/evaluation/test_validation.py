@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.validation import Validator
 from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
 

@@ -8,8 +8,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sidtool.bundle import Bundle, ItemMap
-from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.contract.contract import CONTRACT, Contract
 from sidtool.contract.stage_record import (
     AdoptParams,
@@ -29,10 +27,12 @@ from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.prompt.tokens import SidTokens
-from sidtool.quantize.codebook import Codebook, QuantizerParams
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange, Version
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 
 GOLDEN = Path(__file__).parent

@@ -6,9 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.bundle import Bundle, verify
-from sidtool.bundle.decode import Decoded, decode
-from sidtool.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.contract.read import read_contract
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.split.examples import read_examples
@@ -20,6 +17,9 @@ from sidtool.memory.similarity import KnnSettings
 from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange
+from sidtool.tokenizer.bundle.sid_text import Decoded, decode
 from tests.golden.make import (
     BUNDLE,
     BUNDLE_2,

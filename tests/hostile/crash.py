@@ -159,7 +159,7 @@ def _in_child(arguments: tuple[object, ...], faults: "Faults") -> tuple[object, 
 
 def _stop_clocks() -> None:
     """Make what is written independent of the time, so that outputs are compared by bytes."""
-    import sidtool.bundle.manifest as manifest
+    import sidtool.tokenizer.bundle.manifest as manifest
 
     then = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
     clock = SimpleNamespace(now=lambda zone: then)

@@ -19,17 +19,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError
 from sidtool.base.storage.storage import Storage
-from sidtool.build.add import add_items, unknown
-from sidtool.build.align import align
-from sidtool.build.build import build_codebook
-from sidtool.build.build_options import BuildOptions
-from sidtool.bundle import Bundle, verify
 from sidtool.data.vectors import Vectors
 from sidtool.registry import open_bundle, pull, push, tag
 from sidtool.registry.records import list_records, read_pointer, version_key
-from tests.build.test_add import listed
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.make.add import add_items, unknown
+from sidtool.tokenizer.make.align import align
+from sidtool.tokenizer.make.build import build_codebook
+from sidtool.tokenizer.make.build_options import BuildOptions
 from tests.hostile.harness import cases, count
 from tests.test_format import identity_of, read_bundle
+from tests.tokenizer.make.test_add import listed
 
 IDS = [f"item{n}" for n in range(14)]
 SIZES = (3, 3, 3)

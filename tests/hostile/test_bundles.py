@@ -9,11 +9,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.bundle import Bundle, verify
-from sidtool.bundle.decode import decode
-from tests.bundle.drafts import ROOT, Draft, metadata_of, root_document, zipped
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.sid_text import decode
 from tests.bundles import small_bundle
 from tests.hostile.harness import call, cases
+from tests.tokenizer.bundle.drafts import ROOT, Draft, metadata_of, root_document, zipped
 
 A = "a" * 64
 STORE = fsspec.filesystem("memory")

@@ -22,7 +22,7 @@ from sidtool.model.extend import extend_model
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora_config import read_lora_config
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder
 from tests.hostile.harness import call, cases

@@ -17,8 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidtool.base.storage.storage import Storage
-from sidtool.bundle import Bundle
-from sidtool.bundle.zarr_group import ROOT, spell_root
 from sidtool.registry import open_bundle, push
 from sidtool.registry.records import (
     POINTER,
@@ -29,6 +27,8 @@ from sidtool.registry.records import (
     version_key,
 )
 from sidtool.registry.references import resolve, split_reference
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.zarr_group import ROOT, spell_root
 from tests.bundles import small_bundle
 from tests.cli.road import tree
 from tests.hostile.documents import damaged_json, texts

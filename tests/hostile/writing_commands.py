@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sidtool.bundle import Bundle
 from sidtool.cli.main import app
+from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import (
     TINY,
     catalog,

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from sidtool.bundle import Bundle, ItemMap
 from sidtool.interop.model_tokens import ModelTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.sid import SidSpace
 
 
 def block_tokens(bundle: Bundle, start: int, vocabulary: int = 0) -> ModelTokens:

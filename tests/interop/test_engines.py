@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.bundle import Bundle
 from sidtool.interop.convert import export_map
 from sidtool.interop.flashrec import sid_option, write_flashrec
 from sidtool.interop.model_tokens import ModelTokens
 from sidtool.interop.static import static_index, write_static
 from sidtool.interop.xllm import write_xllm
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.interop.cases import block_tokens, numbered_bundle, sorted_tokens
 

@@ -18,14 +18,14 @@ from sidtool.base.errors import (
     ThresholdError,
     UsageError,
 )
-from sidtool.build.add import add_items
-from sidtool.build.encode import embed_texts
-from sidtool.bundle import Bundle, verify
 from sidtool.data.items import Items, make_items
-from sidtool.encoder.settings import Encoder
 from sidtool.interop.convert import CatalogFile, import_map
 from sidtool.interop.imported_codebook import CodebookFile, encoded_share
-from sidtool.sid import LETTERS
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.add import add_items
+from sidtool.tokenizer.make.encode import embed_texts
+from sidtool.tokenizer.sid import LETTERS
 from tests.codebook_files.foreign import RQVAE, Grid, ResKmeans, save_grid, save_rqvae, trained
 from tests.encoders import tiny_encoder
 

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolError, UsageError
-from sidtool.bundle import Bundle, ItemMap, verify
 from sidtool.data.items import Items, make_items
 from sidtool.interop.convert import CatalogFile, System, export_map, import_map
 from sidtool.interop.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.interop.minionerec import read_minionerec, write_minionerec
 from sidtool.interop.openonerec import read_openonerec, write_openonerec
 from sidtool.interop.static import StaticIndex, static_index, write_static
-from sidtool.sid import LETTERS, SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap, verify
+from sidtool.tokenizer.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
 from tests.interop.cases import block_tokens
 from tests.shared_data import DATA

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference, RlParams
 from sidtool.data.fields.fields import Fields, FieldTypes
@@ -25,6 +24,7 @@ from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import split_with_fields

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 def test_log_probs_equal_those_of_ordinary_sequences(
     architecture: str, normalize: Any, begin_end: bool
 ) -> None:
-    from sidtool.bundle.trie import Trie
+    from sidtool.tokenizer.bundle.trie import Trie
 
     all_codes = catalog(SIZES, 15, 3)
     trie = Trie.from_codes(all_codes, SIZES)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import LeafFilter
 from sidtool.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.trie import Trie
 
 Codes = tuple[int, ...]
 

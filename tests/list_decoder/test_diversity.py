@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.list_search import search_lists
 from sidtool.prompt.tokens import SidTokens
-from sidtool.quantize.codebook import Codebook
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import TEXT, model_of, prompt
 from tests.list_decoder.oracle import Codes, ListModel, eligible_counts
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.list_decoder import list_search
 from sidtool.list_decoder.item_list import ItemList
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.list_search import search_lists
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import TEXT, catalog, model_of, prompt, vocabulary
 from tests.list_decoder.oracle import Codes, ListModel, eligible_counts
 from tests.models import tiny_encoder_decoder, tiny_model

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 
 

@@ -14,14 +14,14 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
-from sidtool.build.add import add_items
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import make_items
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.evaluation.tune_similarity import tune_similarity
 from sidtool.memory.build import EarlierMemory, build_memory, rebuild_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings, item_similarity
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, small_memory, split_of
 

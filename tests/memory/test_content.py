@@ -9,8 +9,6 @@ import pytest
 from scipy import sparse
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.build.add import add_items
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import make_items
 from sidtool.memory.build import EarlierMemory, build_memory
 from sidtool.memory.content import ItemContent, content_similarity
@@ -18,7 +16,9 @@ from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory, open_verified, verify_memory
 from sidtool.memory.memory import _digest as memory_digest
 from sidtool.memory.similarity import KnnSettings
-from sidtool.quantize.mlp import unit
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.add import add_items
+from sidtool.tokenizer.quantize.mlp import unit
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of, squared_cosines
 

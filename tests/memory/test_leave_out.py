@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory import leave_out
 from sidtool.memory.build import build_memory
@@ -15,6 +14,7 @@ from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.leave_out import LeaveOneOutMemory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, small_memory, split_of
 

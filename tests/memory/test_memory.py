@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.strings import StringArray
-from sidtool.bundle.zarr_group import spell_root
 from sidtool.memory.memory import Memory, SparseRows, open_verified, verify_memory
 from sidtool.memory.similarity import KnnSettings
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle.zarr_group import spell_root
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sidtool.data.vectors import Vectors
 from sidtool.memory import nearest as module
 from sidtool.memory.nearest import nearest_items
-from sidtool.quantize.mlp import unit
+from sidtool.tokenizer.quantize.mlp import unit
 from tests.memory.cases import squared_cosines
 
 

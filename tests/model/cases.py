@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
-from sidtool.quantize.codebook import Codebook, QuantizerParams
-from sidtool.sid import Codes, SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 SIZES = (8, 4, 6)
 DIM = 12

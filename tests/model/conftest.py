@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidtool.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import tiny_model, tiny_tokenizer
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.model.carry import carried_rows
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 SPACE = SidSpace((3, 4))
 RNG = np.random.default_rng(0)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.model.embedding_init import EmbeddingStatistics, Init, initial_embeddings
-from sidtool.quantize.codebook import Codebook
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import SidSpace
 from tests.model.cases import DIM, SIZES, make_codebook
 
 SPACE = SidSpace(SIZES)

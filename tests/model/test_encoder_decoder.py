@@ -11,7 +11,6 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.model.carry import carry_model
 from sidtool.model.extend import extend_model
@@ -26,6 +25,7 @@ from sidtool.model.structure import (
 from sidtool.presets.init_model import init_model
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.segments import catalog, sids, template
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer
 

@@ -17,14 +17,14 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ExtendParams
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import SidSpace
 from tests.model.cases import SIZES, distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
@@ -187,7 +187,7 @@ def test_sid_tokens_are_ordinary_lossless_tokens(
 
 
 def test_a_vocabulary_without_begin_and_end_tokens(base: Path, tmp_path: Path) -> None:
-    from sidtool.sid import SPELLINGS, SidSpace
+    from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 
     space = SidSpace((8, 4, 6), **SPELLINGS["minionerec"])  # type: ignore[arg-type]
     bundle = make_bundle(["a", "b"], distinct_codes(2), codebook=make_codebook(), space=space)
@@ -248,7 +248,7 @@ def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
 
 
 def test_an_appended_level_gets_embedding_rows(base: Path, tmp_path: Path) -> None:
-    from sidtool.sid import SidSpace
+    from sidtool.tokenizer.sid import SidSpace
 
     space = SidSpace((8, 4, 6, 5))
     codes = distinct_codes(10, sizes=space.sizes)

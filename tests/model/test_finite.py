@@ -8,12 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from sidtool.base.checkpoint.finite import check_finite, check_finite_files, non_finite
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.merge import merge
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.rebind import rebind
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import tiny_model, tiny_tokenizer
 
 VALUES = [float("nan"), float("inf"), float("-inf")]

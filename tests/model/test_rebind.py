@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
-from sidtool.build.add import add_items
-from sidtool.build.align import align
-from sidtool.bundle import Bundle, ItemMap
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.data.items import make_items
 from sidtool.memory.build import build_memory
@@ -20,7 +17,10 @@ from sidtool.model.bind_memory import bind_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.rebind import check_rebind, outlook, rebind
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.make.add import add_items
+from sidtool.tokenizer.make.align import align
+from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import renamed
 from tests.memory.cases import split_of
 from tests.model.cases import DIM, distinct_codes, make_bundle, make_codebook

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXTS = (

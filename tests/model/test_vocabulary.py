@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from sidtool.base.errors import CompatibilityError
 from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SPELLINGS, SidSpace
+from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 from tests.models import tiny_model, tiny_tokenizer
 
 

@@ -10,7 +10,7 @@ from sidtool.objective.item_fields import ItemFields
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 
 MARKED, BARE = SidSpace((4, 3, 5)), SidSpace((4, 3, 5), begin=None, end=None)

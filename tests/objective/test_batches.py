@@ -19,7 +19,7 @@ from sidtool.objective.batches import (
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 
 SPACE = SidSpace((4, 3))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.partial_head import full_blocks
 from sidtool.objective.batches import IGNORED, EncoderDecoderCollator, PaddedCollator
 from sidtool.objective.layouts import inputs_for
@@ -17,7 +16,8 @@ from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 
 SPACE = SidSpace((4, 3, 5), begin=None, end=None)

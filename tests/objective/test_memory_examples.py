@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
@@ -16,6 +15,7 @@ from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
 

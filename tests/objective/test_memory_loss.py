@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.bundle.trie import Trie
 from sidtool.objective.loss import Loss
 from sidtool.objective.targets import Targets
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 
 SIZES = (3, 4, 2)
 START = 10

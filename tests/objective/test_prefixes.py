@@ -8,7 +8,7 @@ from sidtool.objective.augment import Augmentation, AugmentedExamples
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 START = 10
 TOKENS = SidTokens(SidSpace((4, 3), begin=None, end=None), START)

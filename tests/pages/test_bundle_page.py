@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.build.explain import explain
-from sidtool.bundle import Bundle, ItemMap
 from sidtool.pages import codebook_tree
 from sidtool.pages.blocks import Node, Table
 from sidtool.pages.bundle_page import bundle_page
 from sidtool.pages.codebook_tree import CodebookTree
 from sidtool.pages.item_plane import DRAWN, grouped_points, item_plane, principal_plane
 from sidtool.pages.render import render
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.make.explain import explain
+from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.pages.html_page import parsed
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.bundle import Bundle
 from sidtool.pages.blocks import Details, Listing, Mark, Table
 from sidtool.pages.neighbors import NEAREST, QUERIES, neighbor_blocks
+from sidtool.tokenizer.bundle import Bundle
 
 
 def test_kept_neighbors_are_near_both_ways(tmp_path: Path) -> None:

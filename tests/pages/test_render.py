@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import MissingPackageError
 from sidtool.base.visible import STEERING
-from sidtool.build.explain import Example, Term
 from sidtool.pages.blocks import (
     CommonValue,
     Details,
@@ -29,6 +28,7 @@ from sidtool.pages.blocks import (
     Tree,
 )
 from sidtool.pages.render import CUT, cell, numeric_columns, render
+from sidtool.tokenizer.make.explain import Example, Term
 from tests.pages.html_page import parsed
 
 HOSTILE = (

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.list_alignment.list_examples import read_list_examples
@@ -14,6 +13,7 @@ from sidtool.policy.examples import read_rl_examples
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.sft.test_field_prompts import extended_tokenizer, random_split
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Split
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.prompt.encoder import prompt_encoder
 from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.lineage import read_lineage
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 

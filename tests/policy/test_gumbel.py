@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.score import score_sids
 from sidtool.policy.gumbel import (
     LeafSample,
@@ -19,7 +18,8 @@ from sidtool.policy.gumbel import (
     sample_leaves,
 )
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model
 
 PROMPT = [5, 9, 3, 14, 7]

@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.trie import Trie
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
 from sidtool.policy.advantages import sampled_advantages
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import (
     ARCHITECTURES,
     ENCODER_DECODERS,

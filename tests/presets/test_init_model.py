@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.presets.init_model import init_model
 from sidtool.presets.shapes import Preset
 from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import SENTENCES
 
 TEXTS = (*SENTENCES, "Crème brûlée 🍮 für 3,50 €", "Nivea Nivea Nivea shampoo")

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 
 SPACE = SidSpace((4, 3, 5))

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import catalog, template
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.prompt.cases import (
     SPACE,
     SPACES,

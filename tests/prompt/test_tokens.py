@@ -9,7 +9,7 @@ from sidtool.base.errors import DataError
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import sids
 from sidtool.prompt.tokens import SidTokens, TokenTable
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 
 SPACE = SidSpace((3, 2))

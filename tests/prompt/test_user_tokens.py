@@ -11,7 +11,7 @@ from sidtool.model.vocabulary import add_block, add_sid_tokens
 from sidtool.prompt.encoder import PromptEncoder
 from sidtool.prompt.segments import catalog
 from sidtool.prompt.user_tokens import UserTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 
 USERS = UserTokens(100, 2000)

@@ -12,7 +12,6 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
-from sidtool.bundle import Bundle
 from sidtool.registry import open_bundle, pull, push, tag, transfer
 from sidtool.registry.card import write_card
 from sidtool.registry.records import (
@@ -22,6 +21,7 @@ from sidtool.registry.records import (
     read_record,
     version_key,
 )
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 
 DIGEST = "ab" * 32

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.base.storage.storage import Storage
-from sidtool.bundle import Bundle, ItemMap
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.sid import SidSpace
 from tests.s3 import BUCKET, Wire
 
 ITEMS, SIZES = 1_000_000, (256, 256, 256)

@@ -21,7 +21,6 @@ from sidtool.base.errors import (
 )
 from sidtool.base.storage import storage
 from sidtool.base.storage.storage import Storage
-from sidtool.bundle import Bundle
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import ModelReference
@@ -36,6 +35,7 @@ from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
 from sidtool.registry.references import find_version, resolve
 from sidtool.registry.stored_model import StoredModel
+from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
 from tests.cli.road import done, refused, tree
 from tests.contract.cases import TRAINED, trained_model

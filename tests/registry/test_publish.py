@@ -25,8 +25,6 @@ from sidtool.base.errors import (
 )
 from sidtool.base.output import remove
 from sidtool.base.storage.storage import Range, Storage
-from sidtool.bundle import Bundle, verify
-from sidtool.bundle.zarr_group import ROOT, read_manifest, spell_root
 from sidtool.registry import open_bundle, pull, push, records, tag, transfer
 from sidtool.registry.log import published_names
 from sidtool.registry.publish import Pushed
@@ -39,6 +37,8 @@ from sidtool.registry.records import (
     read_pointer,
 )
 from sidtool.registry.references import find_version, resolve, split_reference
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.zarr_group import ROOT, read_manifest, spell_root
 from tests.bundles import small_bundle
 from tests.s3 import BUCKET, Wire
 
@@ -543,7 +543,7 @@ def test_the_code_on_the_card_loads_the_bundle(shop: str, first: Path, tmp_path:
 
 
 def test_the_card_contains_license_and_parents(shop: str, tmp_path: Path) -> None:
-    from sidtool.build.add import add_items
+    from sidtool.tokenizer.make.add import add_items
 
     grown = add_items(small_bundle(name="a | b\nc"), remove=["i3"])
     grown.save(tmp_path / "grown.zarr")

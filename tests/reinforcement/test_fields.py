@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.split.files import read_split, write_split
 from sidtool.data.split.list_targets import ListTargets
@@ -30,6 +29,7 @@ from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tokenized import encode_example
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import rated_split

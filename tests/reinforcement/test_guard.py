@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.reinforcement.test_run import FAST
 from tests.training_fixtures import make_split
 

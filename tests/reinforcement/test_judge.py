@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession, RankedQueries
 from sidtool.reinforcement.judge import Judge, ListValues, Measurement
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 POPULAR = tuple(f"i{number}" for number in range(20))
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
-from sidtool.bundle.item_map import ItemMap
 from sidtool.policy.reward_sum import RewardContext, reward_sum
 from sidtool.reinforcement.rewards import REWARDS, Groups, parse_rewards
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import SidSpace
 
 # "b" and "c" share a SID; rows are in the order of the ids
 CODES = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=np.uint16)

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.base.output import locked
-from sidtool.bundle.bundle import Bundle
 from sidtool.cli.main import app
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
@@ -39,6 +38,7 @@ from sidtool.renewal.refresh import refresh
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from sidtool.build.encode import encode
-from sidtool.bundle.decode import decode
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend import answer_each, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.serving.batcher import Busy
+from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.make.encode import encode
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.recommendation.test_recommend_lists import list_shop

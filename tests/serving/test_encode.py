@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from sidtool.build.encode import encode, open_encoder
-from sidtool.bundle import Bundle
-from sidtool.embed import embed
-from sidtool.encoder import loaded as room
-from sidtool.encoder.settings import Encoder
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.encoder import loaded as room
+from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.encode import encode, open_encoder
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder
 from tests.loaded import loaded_model

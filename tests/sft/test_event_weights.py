@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split
@@ -18,6 +17,7 @@ from sidtool.sft.example_file import prompt_and_completion, read_training_exampl
 from sidtool.sft.lineage import read_lineage
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 
 TASKS = {"sequence": 1.0, "next-item": 1.0, "history-to-title": 1.0, "title-to-sid": 1.0}
 RNG = np.random.default_rng(5)

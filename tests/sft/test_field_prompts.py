@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
@@ -27,6 +26,7 @@ from sidtool.sft.example_file import example_json, prompt_and_completion
 from sidtool.sft.field_templates import templates_for
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.loaded import loaded_model
 from tests.models import tiny_tokenizer
 

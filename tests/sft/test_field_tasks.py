@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.stage_record import SftRecord, StageRecord
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
@@ -32,6 +31,7 @@ from sidtool.task_evaluation.task_evaluation import (
     _make_questions,
     evaluate_task,
 )
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.contract.cases import TRAINED
 from tests.loaded import loaded_model
 from tests.sft.cases import RATING_TASKS as TASKS

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.contract import Contract
 from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.items import Items
@@ -20,6 +19,7 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.training_examples import ExampleMaker
 from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions, _make_questions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.loaded import loaded_model
 from tests.sft.test_field_prompts import extended_tokenizer, random_split, split_of
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split
@@ -26,6 +25,7 @@ from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tokenized import encode_example
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 

@@ -10,7 +10,6 @@ import pytest
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.output import partial_path
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items, read_items
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import write_split
@@ -22,6 +21,7 @@ from sidtool.sft.lineage import Lineage, read_lineage, side_files
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES
 from tests.training_fixtures import N_ITEMS

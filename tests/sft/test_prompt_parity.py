@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
@@ -15,6 +14,7 @@ from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import HISTORY_PROMPT_TASKS, TEXT_PROMPT_TASKS
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import tiny_tokenizer
 from tests.sft.cases import QUERIES
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.bundle import Bundle, ItemMap
 from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
 from sidtool.data.queries import compose_queries
@@ -25,7 +24,8 @@ from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import FAMILIES, TASKS, history_prompt_task, named_task
 from sidtool.sft.training_examples import ExampleMaker
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 from tests.shared_data import DATA
 

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.task_mix import token_budgets
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Example, Split, UserSequence
@@ -26,6 +25,7 @@ from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import named_task, writes_sids
 from sidtool.sft.tokenized import encode_example
 from sidtool.sft.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 from tests.sft.cases import ALL_TASKS, QUERIES

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.contract.stage_record import TrainParams
@@ -21,6 +20,7 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.model.bind_memory import bind_memory
 from sidtool.sft.lineage import side_files
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle

@@ -26,7 +26,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.objective.loss import Loss
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.prompt.tokens import SidTokens
-from sidtool.sid import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.trainer.totals import TOTALS_FILE
 from sidtool.training.history import ProgressCallback, keep_logs
@@ -163,9 +163,9 @@ def test_loss_and_gradient_equal_a_direct_computation(
 ) -> None:
     import numpy as np
 
-    from sidtool.bundle.trie import Trie
     from sidtool.objective.teachers import Teachers
     from sidtool.sft.tokenized import TokenizedExamples
+    from sidtool.tokenizer.bundle.trie import Trie
 
     rng = np.random.default_rng(1)
     lengths = [5, 9, 3, 12]

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.contract.read import read_contract
 from sidtool.data.items import Items
@@ -28,6 +27,7 @@ from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
-from sidtool.bundle.bundle import Bundle
 from sidtool.contract.read import read_contract
 from sidtool.data.split.split import Split
 from sidtool.list_alignment.list_rewards import LIST_REWARDS
@@ -32,6 +31,7 @@ from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.tokenized import TokenizedExamples
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

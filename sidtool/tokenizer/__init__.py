@@ -1,0 +1,1 @@
+"""Which SID has an item: SID space, quantizers, assignment, texts to vectors, bundles."""

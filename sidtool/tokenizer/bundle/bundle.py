@@ -1,0 +1,324 @@
+"""The bundle: SID space, item map, codebook and manifest as one immutable value."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.output import new_dir
+from sidtool.base.output_name import BUNDLE, check_suffix
+from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.zips import is_zip
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.assign.policy import Policy, check_policy
+from sidtool.tokenizer.bundle.arrays import StoredArrays, bundle_layout
+from sidtool.tokenizer.bundle.history import BuildChange
+from sidtool.tokenizer.bundle.identity import Identity, all_arrays, identify
+from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, check_ids
+from sidtool.tokenizer.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup
+from sidtool.tokenizer.bundle.manifest import (
+    Collisions,
+    Manifest,
+    Provenance,
+    library_versions,
+    now,
+)
+from sidtool.tokenizer.bundle.stored import stored_codebook, stored_items
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.bundle.zarr_group import new_zip, read_manifest, write_group
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import Codes, SidSpace, Spelling
+
+
+class Bundle:
+    """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
+
+    Examples:
+        >>> bundle = sidtool.Bundle.open("shop.zarr")
+        >>> len(bundle), bundle.item_ids(bundle.sid("b007"))
+        (60, ['b007'])
+        >>> bundle.to_arrow().column_names
+        ['item_id', 'title', 'codes', 'sid']
+    """
+
+    def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.manifest = manifest
+        self.arrays = arrays
+        self._n_lookups = 0
+
+    def __len__(self) -> int:
+        """The number of items, retired ones included; reads no array."""
+        return self.manifest.items
+
+    def __bool__(self) -> bool:
+        """A bundle is a value, also one without items."""
+        return True
+
+    def __repr__(self) -> str:
+        """Name, items, levels and the start of the digest; reads no array."""
+        return (
+            f"<Bundle {self.manifest.name!r}: {len(self):,} items, "
+            f"{self.space.spelled_sizes}, {self.digest[:12]}>"
+        )
+
+    @classmethod
+    def open(cls, location: str | Path) -> "Bundle":
+        """Open a folder or a .zarr.zip, at a path or an fsspec URL.
+
+        Only the manifest is read, and checked against its own SHA-256. Raises DataError if there is
+        no bundle or the URL cannot be reached, UsageError if a URL's client is not installed,
+        IntegrityError if the bundle is unfinished or damaged, CompatibilityError if its format is
+        newer than this version reads.
+        """
+        storage = Storage(location)
+        manifest = read_manifest(storage)
+        return cls(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
+
+    @classmethod
+    def of(
+        cls,
+        items: ItemMap,
+        codebook: Codebook | None,
+        policy: Policy,
+        *,
+        name: str,
+        capacity: int | None = None,
+        **provenance: Unpack[Provenance],
+    ) -> "Bundle":
+        """A bundle in memory. `capacity` is the size of the level that the policy `append` added.
+
+        The recipe is completed with the codebook's method and parameters.
+        """
+        recipe = provenance.get("recipe")
+        if codebook is not None:
+            quantizer = {"method": codebook.method, "parameters": codebook.params.to_json()}
+            recipe = {**(recipe or {}), "quantizer": quantizer}
+        fields: Provenance = {"change": BuildChange(len(items)), **provenance, "recipe": recipe}
+        manifest = Manifest(
+            name=name,
+            space=items.space,
+            identity=identify(items.space, items, codebook, recipe, policy),
+            items=len(items),
+            collisions=Collisions(policy, capacity),
+            format=2 if codebook is not None and codebook.needs_format_2 else 1,
+            **fields,
+        )
+        return cls(manifest, all_arrays(items, codebook))
+
+    @classmethod
+    def from_vectors(
+        cls,
+        ids: Sequence[str],
+        vectors: Vectors,
+        *,
+        titles: Sequence[str] | None = None,
+        name: str = "bundle",
+        sizes: Sequence[int] = (256, 256, 256),
+        method: str = "rq-kmeans",
+        collisions: Policy = "reassign",
+        spelling: Spelling = "openonerec",
+        seed: int = 0,
+        **method_options: Any,
+    ) -> "Bundle":
+        """Fit a codebook to the (n, dim) float32 vectors of n items, and give each item a SID.
+
+        `sizes` are the codes per level; `method_options` are those of the method, like
+        `balanced`. `save` writes the bundle. `sidtool.build_codebook` also embeds texts, uses
+        co-occurrence and resumes. Raises DataError for ids or vectors that do not fit, UsageError
+        for a method, option, size, collision policy or spelling that does not exist.
+        """
+        from sidtool.tokenizer.codes.make import codes_of_vectors
+
+        check_ids(ids)
+        check_policy(collisions)
+        SidSpace.of_spelling(sizes, spelling)
+        if titles is not None and len(titles) != len(ids):
+            raise DataError(f"{len(titles)} titles for {len(ids)} items")
+        chosen = {"method": method, "seed": seed, **method_options}
+        made = codes_of_vectors(ids, vectors, sizes, collisions, **chosen)
+        space = SidSpace.of_spelling(made.assigned.level_sizes, spelling)
+        return cls.of(
+            ItemMap.of(space, ids, made.assigned.codes, titles),
+            made.codebook,
+            collisions,
+            name=name,
+            capacity=made.capacity,
+            recipe={"encoder": {"vectors": "given", "dim": made.codebook.dim}},
+            report=made.report.to_json(),
+            libraries=library_versions("numpy", "zarr", "scipy"),
+            created=now(),
+        )
+
+    @property
+    def space(self) -> SidSpace:
+        """Level sizes and spelling."""
+        return self.manifest.space
+
+    @property
+    def identity(self) -> Identity:
+        """The three digests."""
+        return self.manifest.identity
+
+    @property
+    def digest(self) -> str:
+        """The one digest over the three of the identity."""
+        return self.identity.digest
+
+    @cached_property
+    def items(self) -> ItemMap:
+        """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
+        return stored_items(self.manifest, self.arrays)
+
+    def items_with_sids(self, codes: Codes) -> ItemMap:
+        """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
+        included.
+
+        It is `items`, or a part of it with other row numbers: the first look-ups in a large
+        stored bundle read only parts, then the whole map is read once.
+        """
+        return self._lookup.with_sids(codes) if self._reads_parts(len(codes)) else self.items
+
+    def items_with_ids(self, ids: Sequence[str]) -> ItemMap:
+        """An item map with at least the items with these ids, as in `items_with_sids`."""
+        return self._lookup.with_ids(ids) if self._reads_parts(len(ids)) else self.items
+
+    def _reads_parts(self, n_lookups: int) -> bool:
+        self._n_lookups += n_lookups
+        if "items" in vars(self) or not isinstance(self.arrays, StoredArrays):
+            return False  # in memory already
+        if self.manifest.items <= BLOCK or self._n_lookups > MAX_LOOKUPS:
+            return False  # reading everything is faster
+        return all(name in self.arrays for name in INDEX_ARRAYS)
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        assert isinstance(self.arrays, StoredArrays)
+        return Lookup(self.arrays, self.space, self.manifest.items)
+
+    @cached_property
+    def codebook(self) -> Codebook | None:
+        """The codebook, or None for a map without one."""
+        return stored_codebook(self.manifest, self.arrays)
+
+    @cached_property
+    def active(self) -> NDArray[np.int64]:
+        """(n_active,) int64: the rows of `items` that are not retired."""
+        return np.flatnonzero(~self.items.retired).astype(np.int64)
+
+    @property
+    def is_active(self) -> NDArray[np.bool_]:
+        """(n,) whether a row of `items` is in `active`."""
+        is_active = np.zeros(len(self.items), dtype=np.bool_)
+        is_active[self.active] = True
+        return is_active
+
+    def without(self, rows: NDArray[np.int64]) -> "Bundle":
+        """The same bundle with these rows of `items` left out of `active`, and so of the trie."""
+        smaller = Bundle(self.manifest, self.arrays)
+        smaller.items = self.items
+        smaller.active = np.setdiff1d(self.active, rows)
+        return smaller
+
+    def trie(self) -> Trie:
+        """The trie of the active items; its rows are rows of `items`."""
+        return self._trie
+
+    @cached_property
+    def _trie(self) -> Trie:
+        codes = self.items.codes[self.active]
+        try:
+            return Trie.from_codes(codes, self.space.sizes, self.active)
+        except UsageError as error:
+            if len(codes):  # the rows are not in the order of the format
+                raise IntegrityError(f"items/sid: {error}") from error
+            raise
+
+    def sid(self, item_id: str, *, begin_end_tokens: bool = False) -> str:
+        """The spelled SID of an item. Raises DataError if the bundle does not have it."""
+        items = self.items_with_ids([item_id])
+        return self.space.spell(items.codes[items.row(item_id)], begin_end_tokens=begin_end_tokens)
+
+    def sids(self) -> dict[str, str]:
+        """The spelled SID of each active item by its id, in the order of SIDs; reads all items."""
+        tokens = [
+            [self.space.token(level, code) for code in range(size)]
+            for level, size in enumerate(self.space.sizes)
+        ]
+        return {
+            self.items.ids[row]: "".join(
+                level_tokens[code]
+                for level_tokens, code in zip(tokens, self.items.codes[row].tolist(), strict=True)
+            )
+            for row in self.active.tolist()
+        }
+
+    def item_ids(self, sid: str) -> list[str]:
+        """The ids of the active items with a spelled SID (several only if collisions are allowed).
+
+        Raises UsageError if the text is not a SID of the space.
+        """
+        return self.decode([sid])[0]
+
+    def decode(self, sids: Sequence[str]) -> list[list[str]]:
+        """The ids of the active items with each of several spelled SIDs, none for a SID without.
+
+        Raises UsageError if a text is not a SID of the space; `sidtool.decode` finds SIDs in a text
+        and says what is wrong with them.
+        """
+        codes = np.array([self.space.parse(sid) for sid in sids], dtype=np.uint16)
+        codes = codes.reshape(-1, self.space.levels)
+        items = self.items_with_sids(codes)
+        return [
+            [items.ids[row] for row in range(first, stop) if not items.retired[row]]
+            for first, stop in zip(*map(np.ndarray.tolist, items.rows_at(codes)), strict=True)
+        ]
+
+    def to_arrow(self) -> Any:
+        """The active items as a `pyarrow.Table`, in the order of SIDs; reads all items.
+
+        Columns: `item_id`, `title` (if the bundle has titles), `codes` (a list of `levels` uint16)
+        and `sid`, the spelled SID.
+        """
+        from sidtool.tokenizer.codes.arrow import code_table
+
+        rows = self.active.tolist()
+        titles = None if self.items.titles is None else list(map(self.items.title, rows))
+        ids = [self.items.ids[row] for row in rows]
+        return code_table(self.space, ids, self.items.codes[self.active], titles)
+
+    def encode(self, vectors: Vectors) -> Codes:
+        """(n, dim) vectors -> (n, codebook levels) codes, before collisions are resolved.
+
+        Raises RefusedError if the bundle has no codebook, DataError if the dimensions differ.
+        """
+        return self.require_codebook().encode(vectors)
+
+    def require_codebook(self) -> Codebook:
+        """The codebook. Raises RefusedError if the bundle has none."""
+        if self.codebook is None:
+            raise RefusedError(
+                f"bundle {self.manifest.name!r} is a map without a codebook: it cannot encode",
+                hint="sidtool build-codebook makes a bundle with a codebook",
+            )
+        return self.codebook
+
+    def save(self, location: str | Path, *, force: bool = False) -> None:
+        """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
+
+        Raises UsageError if the output exists and `force` is not given, or if the manifest breaks a
+        rule of the format.
+        """
+        try:
+            self.manifest.check()
+        except (TypeError, ValueError, UsageError) as error:
+            name = self.manifest.name
+            raise UsageError(f"bundle {name!r} cannot be written: {error}") from error
+        path = Path(location)
+        check_suffix(path, BUNDLE)
+        new_output = new_zip if is_zip(path.name) else new_dir
+        with new_output(path, force=force) as folder:
+            write_group(folder, all_arrays(self.items, self.codebook), self.manifest)

@@ -1,0 +1,148 @@
+"""The map between items and semantic IDs, sorted by SID, so that look-ups are binary searches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError
+from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.sid import Codes, SidSpace
+
+BLOCK = 4096
+"""Rows per entry of the sparse indexes; part of the bundle format."""
+
+
+@dataclass(frozen=True)
+class IdIndex:
+    """Look-up of ids: (n,) uint64 hashes, sorted, and the (n,) uint32 row of each. Not part of the
+    identity."""
+
+    hashes: NDArray[np.uint64]
+    rows: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, ids: StringArray) -> "IdIndex":
+        """Build the index of a column of ids."""
+        hashes = ids.hashes()
+        order = np.argsort(hashes, kind="stable")
+        return cls(hashes[order], order.astype(np.uint32))
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Raise DataError on an empty or repeated id."""
+    if "" in ids:
+        raise DataError(f"item {list(ids).index('')} has an empty id")
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{len(ids) - len(set(ids))} item ids are repeated")
+
+
+@dataclass(frozen=True)
+class ItemMap:
+    """n items in lexicographic SID order, equal SIDs in the order of ids.
+
+    `codes` is (n, levels) uint16, `retired` (n,) bool.
+    """
+
+    space: SidSpace
+    ids: StringArray
+    codes: Codes
+    retired: NDArray[np.bool_]
+    titles: StringArray | None = None
+    stored_index: IdIndex | None = None
+
+    @classmethod
+    def of(
+        cls,
+        space: SidSpace,
+        ids: Sequence[str],
+        codes: Codes,
+        titles: Sequence[str] | None = None,
+        retired: NDArray[np.bool_] | None = None,
+    ) -> "ItemMap":
+        """Sort items in any order; all are active unless `retired` says otherwise.
+
+        Raises DataError on an empty or repeated id, UsageError on a code outside the space.
+        """
+        space.check(codes)
+        check_ids(ids)
+        order = _sid_order(space.pack(codes), ids)
+        rows = order.tolist()
+        if titles is not None and not any(titles):
+            titles = None
+        if retired is None:
+            retired = np.zeros(len(ids), dtype=np.bool_)
+        return cls(
+            space=space,
+            ids=StringArray.of([ids[row] for row in rows]),
+            codes=codes[order],
+            retired=retired[order],
+            titles=StringArray.of([titles[row] for row in rows]) if titles else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """(n,) uint64: packed SIDs, sorted."""
+        return self.space.pack(self.codes)
+
+    @cached_property
+    def index(self) -> IdIndex:
+        """The stored id index, or a new one."""
+        return self.stored_index or IdIndex.of(self.ids)
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """(m,) int64: the row of each id, -1 if the map does not have it."""
+        rows = np.full(len(ids), -1, dtype=np.int64)
+        positions = [position for position, text in enumerate(ids) if text]
+        if not positions or not len(self):
+            return rows
+        hashes = StringArray.of([ids[position] for position in positions]).hashes()
+        starts = np.searchsorted(self.index.hashes, hashes, side="left")
+        stops = np.searchsorted(self.index.hashes, hashes, side="right")
+        for position, start, stop in zip(positions, starts.tolist(), stops.tolist(), strict=True):
+            for row in self.index.rows[start:stop].tolist():  # several if hashes collide
+                if self.ids[row] == ids[position]:
+                    rows[position] = row
+        return rows
+
+    def row(self, item_id: str) -> int:
+        """The row of one id. Raises DataError if the map does not have it."""
+        row = int(self.rows([item_id])[0])
+        if row < 0:
+            raise DataError(f"no item {item_id!r} in this bundle")
+        return row
+
+    def rows_at(self, codes: Codes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(m, levels) codes -> first and last row (exclusive) with that SID, (m,) int64 each; equal
+        if there is none."""
+        keys = self.space.pack(codes)
+        first = np.searchsorted(self.keys, keys, side="left")
+        return first, np.searchsorted(self.keys, keys, side="right")
+
+    def rows_under(self, prefix: Sequence[int]) -> tuple[int, int]:
+        """First and last row (exclusive) of the items whose SID starts with these codes."""
+        other_sizes = self.space.sizes[len(prefix) :]
+        lowest = [*prefix, *(0 for _ in other_sizes)]
+        highest = [*prefix, *(size - 1 for size in other_sizes)]
+        first, stop = self.rows_at(np.array([lowest, highest], dtype=np.uint16))
+        return int(first[0]), int(stop[1])
+
+    def title(self, row: int) -> str:
+        """The title at a row, "" if the bundle has no titles."""
+        return self.titles[row] if self.titles is not None else ""
+
+
+def _sid_order(keys: NDArray[np.uint64], ids: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) int64: rows sorted by key, then id. Only rows with equal keys are sorted in Python."""
+    order = np.argsort(keys, kind="stable")
+    changes = np.flatnonzero(np.diff(keys[order]) != 0) + 1
+    bounds = np.concatenate([[0], changes, [len(keys)]])
+    for group in np.flatnonzero(np.diff(bounds) > 1):
+        first, stop = bounds[group : group + 2]
+        order[first:stop] = sorted(order[first:stop].tolist(), key=lambda row: ids[row])
+    return order

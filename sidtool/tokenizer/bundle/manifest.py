@@ -1,0 +1,244 @@
+"""The manifest of a bundle: every value that is not an array, and the fields of the next
+version."""
+
+import datetime
+import importlib.metadata
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, TypedDict
+
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.tokenizer.assign.policy import Policy, check_policy
+from sidtool.tokenizer.bundle.history import Change, Version
+from sidtool.tokenizer.bundle.identity import Identity
+from sidtool.tokenizer.bundle.recipe import Recipe
+from sidtool.tokenizer.sid import SidSpace
+
+FORMAT = 2
+"""The newest bundle format that this version reads; 1 is written for what older ones can use."""
+MAX_ITEMS = 1 << 32
+"""Rows of the index are 32-bit numbers."""
+
+_REQUIRED = ("format", "objects")
+"""Keys that a bundle in memory does not need."""
+_LEVEL = re.compile("codebook/level_[^/]*/zarr.json")
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
+_SHA256 = re.compile("[0-9a-f]{64}")
+_UNSAFE = re.compile(r"[\\:\x00]")
+"""Characters of Windows paths and drives, and the end of a C string."""
+
+
+@dataclass(frozen=True)
+class Collisions(JsonRecord):
+    """How items whose nearest SIDs are equal were treated."""
+
+    policy: Policy
+    capacity: int | None = None
+    """codes of the appended level, under the policy `append`"""
+
+
+class Provenance(TypedDict, total=False):
+    """The fields of a manifest that do not follow from the arrays: keyword arguments of
+    `Bundle.of`."""
+
+    version: str
+    parent: str | None
+    lineage: tuple[Version, ...]
+    change: Change
+    created: str
+    compatible_with: tuple[str, ...]
+    recipe: Mapping[str, Any] | None
+    source: Mapping[str, Any]
+    report: Mapping[str, Any]
+    libraries: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest(JsonRecord):
+    """Every value of a bundle that is not an array. Mappings hold JSON values."""
+
+    name: str
+    space: SidSpace
+    identity: Identity
+    items: int
+    collisions: Collisions
+    change: Change
+    """what this version changed"""
+    version: str = "1.0"
+    parent: str | None = None
+    """identity of the previous version"""
+    lineage: tuple[Version, ...] = ()
+    """the versions before this one, oldest first"""
+    compatible_with: tuple[str, ...] = ()
+    """codebook digests whose models may use this bundle, because it was aligned with them"""
+    recipe: Mapping[str, Any] | None = None
+    """how a text becomes a vector and a vector a SID; None for a map without a codebook"""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """digests of the files that the bundle was made from"""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """the codebook report of the build"""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    format: int = 1
+    objects: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of every stored object except the root document"""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the identity."""
+        return self.identity.digest
+
+    @property
+    def history(self) -> tuple[Version, ...]:
+        """The lineage and this version, oldest first."""
+        version = Version(self.version, self.identity.digest, self.name, self.created, self.change)
+        return (*self.lineage, version)
+
+    def next_version(self, change: Change, *, new_codebook: bool = False) -> Provenance:
+        """The provenance of the version after this one, made by the same recipe.
+
+        Another codebook increments the major version ("1.4" -> "2.0"), other items the minor one
+        ("1.4" -> "1.5"). The report is left out: it describes the built version only.
+        """
+        major, _, minor = self.version.partition(".")
+        next_major = f"{int(major) + 1}.0"
+        next_minor = f"{major}.{int(minor or 0) + 1}"
+        return {
+            "version": next_major if new_codebook else next_minor,
+            "parent": self.identity.digest,
+            "lineage": self.history,
+            "change": change,
+            "created": now(),
+            "compatible_with": self.compatible_with,
+            "recipe": self.recipe,
+            "source": self.source,
+            "libraries": self.libraries,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a stored manifest; unknown keys are ignored.
+
+        Raises CompatibilityError for a format that this version does not read, IntegrityError if a
+        key is missing or a value breaks a rule of docs/format.md.
+        """
+        try:
+            if not isinstance(value, Mapping):
+                raise TypeError("it is not an object")
+            _check_format(value.get("format"))
+            missing = [key for key in _REQUIRED if key not in value]
+            if missing:
+                raise TypeError(f"{missing[0]} is missing")
+            default = {"kind": "build", "items": value.get("items")}
+            manifest = super().from_json({"change": default, **value})
+            manifest.check()
+            check_names(manifest.objects)
+        except (TypeError, ValueError, UsageError) as error:
+            raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
+        return manifest
+
+    def check(self) -> None:
+        """Raise TypeError, ValueError or UsageError if a value breaks a rule of the format."""
+        if not 0 <= self.items < MAX_ITEMS:
+            raise ValueError(f"items is {self.items}, not 0 to {MAX_ITEMS - 1}")
+        self._check_collisions()
+        self._check_recipe()
+        previous = self.lineage[-1].digest if self.lineage else self.parent
+        if self.parent != previous:
+            raise ValueError(f"parent is {self.parent}, but the last of lineage is {previous}")
+        for version in self.history:
+            if not _VERSION.fullmatch(version.version):
+                raise ValueError(f"version {version.version!r} is not two numbers with a dot")
+            version.change.check()
+        check_digests(self._digests())
+
+    def _check_recipe(self) -> None:
+        recipe = Recipe() if self.recipe is None else Recipe.from_json(self.recipe)
+        stored = [name for name in self.objects if _LEVEL.fullmatch(name)]
+        appended = self.collisions.policy == "append"
+        depth = len(stored)
+        fits = depth < self.space.levels if appended else depth in (0, self.space.levels)
+        names = {f"codebook/level_{level}/zarr.json" for level in range(depth)}
+        if not fits or names != set(stored):
+            raise ValueError(f"codebook levels {sorted(stored)} do not fit the space")
+        if stored and recipe.quantizer is None:
+            raise ValueError("recipe.quantizer is missing, but there is a codebook")
+
+    def _digests(self) -> Iterator[str]:
+        yield from (self.identity.space, self.identity.codebook, self.identity.items)
+        yield from self.compatible_with
+        yield from (version.digest for version in self.history)
+        yield from () if self.parent is None else (self.parent,)
+        yield from self.objects.values()
+
+    def _check_collisions(self) -> None:
+        policy = self.collisions.policy
+        capacity = self.collisions.capacity
+        last_size = self.space.sizes[-1]
+        check_policy(policy)
+        if policy == "append" and capacity != last_size:
+            raise ValueError(
+                f"capacity is {capacity}, but the appended level has {last_size} codes"
+            )
+        if policy != "append" and capacity is not None:
+            raise ValueError(f"capacity is {capacity}, but no level is appended under {policy}")
+
+
+def _check_format(number: object) -> None:
+    if type(number) is not int or number < 1:
+        raise IntegrityError(f"the bundle's manifest has format {number!r}, not a number from 1")
+    if number > FORMAT:
+        raise CompatibilityError(
+            f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
+            hint="upgrade sidtool",
+        )
+
+
+def check_digests(digests: Iterable[str]) -> None:
+    """Raise ValueError for a text that is not a SHA-256."""
+    for digest in digests:
+        if not _SHA256.fullmatch(digest):
+            raise ValueError(f"{digest[:80]!r} is not a SHA-256 in lowercase hexadecimal")
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise IntegrityError for an object name that could lead outside of the bundle, ValueError for
+    one that no folder can hold beside the others."""
+    folders = set()
+    for name in names:
+        steps = name.split("/")
+        if _UNSAFE.search(name) or not {"", ".", ".."}.isdisjoint(steps):
+            raise IntegrityError(f"the manifest names an object outside of the bundle: {name!r}")
+        folders |= {"/".join(steps[:depth]) for depth in range(1, len(steps))}
+    both = folders.intersection(names)
+    if both:
+        raise ValueError(f"{min(both)!r} is an object and a folder of objects")
+
+
+def flat_record(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a nested record by dotted key, without the vectors of an encoder's probes."""
+    flat: dict[str, Any] = {}
+    for key, member in value.items():
+        if isinstance(member, Mapping):
+            flat |= flat_record(member, f"{prefix}{key}.")
+        elif key != "probes":
+            flat[prefix + key] = member
+    return flat
+
+
+def now() -> str:
+    """The time of creation that is recorded: UTC, in seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def library_versions(*packages: str) -> dict[str, str]:
+    """Installed versions of sidtool and of those of the packages that are installed."""
+    versions = {}
+    for package in ("sidtool", *packages):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,190 @@
+"""The trie of a catalog's semantic IDs: which code may follow which prefix.
+
+Level-CSR: the nodes of a level are numbered in SID order, so the children of a node are contiguous,
+a node's id is its position, and a leaf's id is the rank of its SID among the distinct SIDs. A node
+needs one code and one child pointer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import UsageError
+from sidtool.tokenizer.sid import Codes
+
+CHUNK = 1 << 17
+"""Rows per step of the construction: the flags of a chunk fit into the processor's cache."""
+
+Starts = list[NDArray[np.bool_]]
+"""Per level: whether each row of a chunk starts a new prefix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trie:
+    """Every valid SID, level by level."""
+
+    sizes: tuple[int, ...]
+    codes: tuple[NDArray[np.generic], ...]
+    """`codes[l]`, (n_l,): the last code of each prefix of l + 1 codes (uint8, int16 or int32, the
+    narrowest type that torch can index)"""
+    children: tuple[NDArray[np.int32], ...]
+    """`children[l]`: where the children of each prefix of l codes start in `codes[l]`, then n_l;
+    `children[0]` is [0, n_0]"""
+    fan_out: tuple[int, ...]
+    """`fan_out[l]`: the largest number of children of a prefix of l codes"""
+    leaf_start: NDArray[np.int32] | None
+    """(n_leaves + 1,): where each SID's items start in `rows`; None if every SID has one item"""
+    rows: NDArray[np.int64] | None
+    """(n,): the bundle's row of each item in SID order, ascending; None if item i is row i"""
+    n_items: int
+
+    @classmethod
+    def from_codes(
+        cls, codes: Codes, sizes: tuple[int, ...], rows: NDArray[np.int64] | None = None
+    ) -> "Trie":
+        """The trie of (n, levels) codes in lexicographic order, with their (n,) `rows` in the
+        bundle. Takes well under a second for 10^7 items.
+
+        Raises UsageError if the codes are not in order or there are none.
+        """
+        if codes.ndim != 2 or codes.shape[1] != len(sizes):
+            raise UsageError(f"codes have shape {codes.shape}, the space has {len(sizes)} levels")
+        if len(codes) == 0:
+            raise UsageError("the trie has no items: every item of the catalog is retired")
+        n_nodes = np.zeros(len(sizes), dtype=np.int64)
+        for _, _, starts in _chunks(codes):
+            n_nodes += [np.count_nonzero(flags) for flags in starts]
+        columns, pointers = _fill(codes, sizes, n_nodes)
+        leaf_start = pointers.pop() if len(pointers) == len(sizes) else None
+        children = (np.array([0, n_nodes[0]], dtype=np.int32), *pointers)
+        fan_out = tuple(_largest_difference(starts) for starts in children)
+        return cls(sizes, columns, children, fan_out, leaf_start, rows, len(codes))
+
+    @property
+    def levels(self) -> int:
+        """Number of codes in a SID."""
+        return len(self.sizes)
+
+    @property
+    def n_leaves(self) -> int:
+        """Number of distinct SIDs."""
+        return len(self.codes[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, except `rows`."""
+        leaf_start = () if self.leaf_start is None else (self.leaf_start,)
+        return sum(array.nbytes for array in (*self.codes, *self.children, *leaf_start))
+
+    def leaf_codes(self, leaves: NDArray[np.int64]) -> Codes:
+        """(m,) leaf ids -> (m, levels) codes."""
+        nodes = self.leaf_nodes(leaves)
+        codes = np.empty(nodes.shape, dtype=np.uint16)
+        for level, level_codes in enumerate(self.codes):
+            codes[:, level] = level_codes[nodes[:, level]]
+        return codes
+
+    def leaf_nodes(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) leaf ids -> (m, levels) int64: the nodes of their prefixes of 1 code, 2 codes and so
+        on; those of the empty leaf -1 are -1."""
+        nodes = np.empty((len(leaves), self.levels), dtype=np.int64)
+        nodes[:, -1] = leaves
+        for level in reversed(range(1, self.levels)):
+            children = nodes[:, level]
+            nodes[:, level - 1] = np.searchsorted(self.children[level], children, side="right") - 1
+        return nodes
+
+    def leaf_rows(self, leaf: int) -> NDArray[np.int64]:
+        """The bundle's rows of the items with one SID, ascending."""
+        first, stop = leaf, leaf + 1
+        if self.leaf_start is not None:
+            first, stop = self.leaf_start[leaf : leaf + 2].tolist()
+        positions = np.arange(first, stop, dtype=np.int64)
+        return positions if self.rows is None else self.rows[positions]
+
+    def items_per_leaf(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(...) int64: the number of items of each leaf, 0 for the empty leaf -1."""
+        if self.leaf_start is None:
+            return (leaves >= 0).astype(np.int64)
+        return np.where(leaves >= 0, np.diff(self.leaf_start)[leaves], 0).astype(np.int64)
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The positions in SID order of those of the bundle's rows that are in the trie: sorted,
+        without repeats."""
+        distinct = np.sort(rows[rows >= 0])
+        distinct = distinct[np.diff(distinct, prepend=-1) > 0]
+        if self.rows is None:
+            return distinct[distinct < self.n_items]
+        positions = np.minimum(np.searchsorted(self.rows, distinct), self.n_items - 1)
+        return positions[self.rows[positions] == distinct]
+
+    def leaves(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The leaf ids of items by their position in SID order."""
+        if self.leaf_start is None:
+            return positions
+        # of the array's own type, or numpy would convert the whole array
+        values = positions.astype(self.leaf_start.dtype)
+        return np.searchsorted(self.leaf_start, values, side="right") - 1
+
+
+def _chunks(codes: Codes) -> Iterator[tuple[int, Codes, Starts]]:
+    """The first row, the codes and the starts of each chunk. Raises UsageError if rows are not in
+    order."""
+    last_row = codes[:1]
+    for first in range(0, len(codes), CHUNK):
+        chunk = codes[first : first + CHUNK]
+        starts = []
+        # whether the prefix of each row differs from that of the row before
+        is_new = np.zeros(len(chunk), dtype=np.bool_)
+        is_new[0] = first == 0
+        for level, column in enumerate(np.ascontiguousarray(chunk.T)):
+            before = np.concatenate([last_row[:, level], column[:-1]])
+            if ((column < before) & ~is_new).any():
+                raise UsageError(f"codes are not in lexicographic order near row {first}")
+            is_new = is_new | (column != before)
+            starts.append(is_new)
+        yield first, chunk, starts
+        last_row = chunk[-1:]
+
+
+def _fill(
+    codes: Codes, sizes: tuple[int, ...], n_nodes: NDArray[np.int64]
+) -> tuple[tuple[NDArray[np.generic], ...], list[NDArray[np.int32]]]:
+    """The codes of each level, and per level where each node's children start; those of the last
+    level are items (omitted if every SID has one)."""
+    columns = tuple(
+        np.empty(n, dtype=_code_dtype(size)) for size, n in zip(sizes, n_nodes, strict=True)
+    )
+    shared = n_nodes[-1] < len(codes)  # if every SID has one item, leaves and items coincide
+    pointers = [np.empty(n + 1, dtype=np.int32) for n in (n_nodes if shared else n_nodes[:-1])]
+    done = np.zeros(len(sizes), dtype=np.int64)  # nodes that are written, per level
+    for first, chunk, starts in _chunks(codes):
+        for level, is_new in enumerate(starts):
+            start = done[level]
+            stop = start + np.count_nonzero(is_new)
+            columns[level][start:stop] = chunk[:, level][is_new]
+            if level + 1 < len(sizes):
+                # the first child of a new node is the next new node one level below
+                child_ids = np.cumsum(starts[level + 1], dtype=np.int32) - 1
+                pointers[level][start:stop] = child_ids[is_new] + np.int32(done[level + 1])
+            elif shared:
+                pointers[level][start:stop] = first + np.flatnonzero(is_new)
+            done[level] = stop
+    for array, end in zip(pointers, [*n_nodes[1:], len(codes)], strict=False):
+        array[-1] = end
+    return columns, pointers
+
+
+def _largest_difference(pointers: NDArray[np.int32]) -> int:
+    """The largest number of children, by chunks to save memory."""
+    firsts = range(0, len(pointers) - 1, CHUNK)
+    return max(int(np.diff(pointers[first : first + CHUNK + 1]).max()) for first in firsts)
+
+
+def _code_dtype(size: int) -> type[np.generic]:
+    """The narrowest type for a level's codes that torch can index (it lacks most of uint16)."""
+    if size <= 1 << 8:
+        return np.uint8
+    return np.int16 if size <= 1 << 15 else np.int32

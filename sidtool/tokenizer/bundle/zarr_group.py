@@ -1,0 +1,224 @@
+"""A bundle as a stored Zarr v3 group: arrays, and a root document with the manifest, written last.
+
+The root document holds the SHA-256 of every other object and of the manifest itself, and has
+exactly one spelling, so one flipped byte anywhere is detected. docs/format.md specifies the format.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from sidtool.base.artifact import describe
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, IntegrityError
+from sidtool.base.output import new_file, remove
+from sidtool.base.storage.storage import Storage
+from sidtool.base.storage.zips import is_zip, write_zip
+from sidtool.tokenizer.bundle.identity import canonical
+from sidtool.tokenizer.bundle.manifest import Manifest
+
+ROOT = "zarr.json"
+"""The root document. Its presence means that the bundle is complete."""
+
+MAX_ROOT_BYTES = 1 << 23
+"""A larger root document is refused: about 70,000 objects."""
+
+Kind = Literal["bundle", "memory"]
+"""What a group is: its manifest has the key `kind` unless it is a bundle."""
+
+_COMMANDS: Mapping[Kind, str] = {"bundle": "build-codebook", "memory": "build-memory"}
+
+CHUNK_BYTES = 1 << 22
+"""A larger array is cut into equal chunks of at most this size."""
+
+
+class GroupManifest(Protocol):
+    """What the storage needs of a manifest: its JSON object, and the digests of the objects."""
+
+    @property
+    def objects(self) -> Mapping[str, str]:
+        """SHA-256 of every stored object except the root document."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    """The manifest of a stored bundle, checked against its own SHA-256.
+
+    Raises DataError if there is no bundle, IntegrityError if it is unfinished or damaged,
+    CompatibilityError if its format is newer than this version reads.
+    """
+    return Manifest.from_json(read_root(storage, "bundle"))
+
+
+def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
+    """The manifest of a stored group of some kind as JSON, checked against its own SHA-256.
+
+    Raises DataError if there is none, or if the group is of another kind; IntegrityError if it is
+    unfinished or damaged.
+    """
+    data = storage.read(ROOT, limit=MAX_ROOT_BYTES)
+    if data is not None:
+        return parse_root(storage.location, data, kind)
+    hint = f"a {kind} is a .zarr folder or a .zarr.zip that {_COMMANDS[kind]} wrote"
+    other = describe(storage.location)
+    if other is not None:
+        copy = Path(storage.location) / "sid.zarr"
+        if kind == "bundle" and copy.is_dir():
+            hint = f"the model's bundle is {copy}"
+        raise DataError(f"{storage.location} is {other}, not a {kind}", hint=hint)
+    if storage.exists():
+        raise IntegrityError(f"{storage.location} has no {ROOT}: an unfinished or damaged {kind}")
+    raise DataError(f"no {kind} at {storage.location}", hint=hint)
+
+
+def parse_root(location: str, data: bytes, kind: Kind) -> Mapping[str, Any]:
+    """The manifest in a root document as JSON.
+
+    Raises IntegrityError unless it is spelled as `spell_root` spells it, DataError if the group is
+    of another kind."""
+    try:
+        if len(data) > MAX_ROOT_BYTES:
+            raise ValueError(f"it has more than {MAX_ROOT_BYTES} bytes")
+        attributes = parse_json(data)["attributes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{location}: {ROOT} is damaged: {error}") from error
+    if not isinstance(attributes, dict) or "sidtool" not in attributes:
+        raise IntegrityError(
+            f"{location} has no manifest: an unfinished {kind}, or another Zarr group"
+        )
+    manifest = attributes["sidtool"]
+    if not _is_spelled(manifest, data):
+        raise IntegrityError(
+            f"{location}: {ROOT} is damaged: the manifest differs from its own SHA-256"
+        )
+    stored_kind = manifest.get("kind", "bundle") if isinstance(manifest, dict) else kind
+    if stored_kind != kind:
+        other = " ".join(str(stored_kind).split())[:40]
+        raise DataError(f"{location} is a {other}, not a {kind}")
+    return manifest
+
+
+def spell_root(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of the root document for a manifest as JSON."""
+    return "".join(_pieces(manifest)).encode()
+
+
+def _pieces(manifest: Any) -> Iterator[str]:
+    attributes = {"sidtool": manifest, "sidtool_sha256": _sha256(canonical(manifest))}
+    root = {"attributes": attributes, "node_type": "group", "zarr_format": 3}
+    yield from json.JSONEncoder(
+        indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
+    ).iterencode(root)
+    yield "\n"
+
+
+def _is_spelled(manifest: Any, data: bytes) -> bool:
+    """Whether a root document is the one of its manifest; ends at the first difference, because
+    spelling is slow."""
+    text = data.decode()
+    position = 0
+    for piece in _pieces(manifest):
+        if not text.startswith(piece, position):
+            return False
+        position += len(piece)
+    return position == len(text)
+
+
+def write_group(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: GroupManifest) -> None:
+    """Write arrays, then the root document, into an empty folder.
+
+    Arrays are uncompressed chunks of whole rows, so that a reader can fetch single rows.
+    """
+    import zarr
+
+    store = zarr.storage.LocalStore(folder)
+    try:
+        for name, array in arrays.items():
+            n_chunks = max(1, -(-array.nbytes // CHUNK_BYTES))  # rounded up
+            chunk_rows = max(1, -(-len(array) // n_chunks))
+            zarr.create_array(
+                store,
+                name=name,
+                data=array,
+                chunks=(chunk_rows, *array.shape[1:]),
+                compressors=None,
+                config={"write_empty_chunks": True},
+            )
+    except BaseException:
+        _wait_for_writes()
+        raise
+    commit(folder, manifest)
+
+
+def _wait_for_writes() -> None:
+    """Wait until Zarr writes no more. After an error its other chunks are still being written, and
+    their threads would make a folder anew that the caller removes."""
+    import asyncio
+
+    from zarr.core.sync import sync
+
+    async def finish() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    sync(finish())
+
+
+def commit(folder: Path, manifest: GroupManifest) -> None:
+    """Write the root document of a folder whose arrays are complete."""
+    objects = {name: _sha256(data) for name, data in Storage(folder).read_all() if name != ROOT}
+    stored = manifest.to_json() | {"objects": objects}
+    (folder / ROOT).write_bytes(spell_root(stored))
+
+
+@contextmanager
+def new_zip(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder to write a bundle into; it is packed into the zip `path` if the block succeeds."""
+    with new_file(path, force=force) as partial:
+        folder = partial.with_name(partial.name + ".d")
+        remove(folder)
+        folder.mkdir()
+        try:
+            yield folder
+            with partial.open("wb") as stream:
+                write_zip(stream, Storage(folder).read_all(), last=ROOT)
+        finally:
+            remove(folder)
+
+
+def broken_objects(storage: Storage, manifest: GroupManifest) -> list[tuple[str, str]]:
+    """Every stored object that differs from the manifest: (name, what is wrong). Objects that the
+    manifest does not name are not read."""
+    names = set(storage.names()) - {ROOT}
+    listed = names & manifest.objects.keys()
+    stored = {name: _sha256(data) for name, data in storage.read_all(list(listed))}
+    broken = [
+        (name, "missing" if name not in stored else "its SHA-256 differs from the manifest's")
+        for name, digest in sorted(manifest.objects.items())
+        if stored.get(name) != digest
+    ]
+    broken += [(name, "not in the manifest") for name in sorted(names - listed)]
+    if not broken and is_zip(storage.location) and not _is_canonical_zip(storage):
+        name = storage.location.rpartition("/")[2]
+        broken.append((name, "the zip's own records differ from those that its objects make"))
+    return broken
+
+
+def _is_canonical_zip(storage: Storage) -> bool:
+    with tempfile.TemporaryFile() as repacked, storage.open_file() as stored:
+        write_zip(repacked, storage.read_all(), last=ROOT)
+        repacked.seek(0)
+        expected = hashlib.file_digest(repacked, "sha256").digest()
+        return hashlib.file_digest(stored, "sha256").digest() == expected
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,160 @@
+"""Measurements of codebooks and codes: use of codes, residual variance, preserved neighbors."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.tokenizer.assign.assign import Assigned
+from sidtool.tokenizer.codes.report import CodebookReport, Collisions, LevelUse, Neighbors
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.quantize.mlp import unit
+from sidtool.tokenizer.sid import Codes
+
+NEIGHBORS = 20
+QUERIES = 500
+POOL = 20_000
+"""Most items among which neighbors are searched: the cost stays constant beyond."""
+MAX_MEASURED = 1 << 18
+"""Most items on which errors are measured: enough for a mean to within a thousandth."""
+CHUNK = 128
+ROWS = 8192
+
+
+def codebook_report(
+    vectors: Vectors | VectorSource,
+    codebook: Codebook,
+    raw: Codes,
+    assigned: Assigned,
+    *,
+    seed: int = 0,
+) -> CodebookReport:
+    """Measure a codebook on (n, dim) vectors, their (n, levels) raw codes and the final ones.
+
+    The seed draws the items on which errors and neighbors are measured.
+    """
+    source = VectorSource.of(vectors)
+    count = min(len(source), MAX_MEASURED, source.limit)
+    rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
+    sample = source.take(rows)
+    return CodebookReport(
+        items=len(raw),
+        levels=level_use(assigned.codes, assigned.level_sizes),
+        collisions=Collisions(assigned.before, assigned.after),
+        reassigned=int(assigned.reassigned.sum()),
+        measured=len(rows),
+        residual_variance=residual_variance(sample, codebook, raw[rows]),
+        residual_variance_assigned=residual_variance(sample, codebook, assigned.codes[rows])[-1],
+        neighbors=neighbor_preservation(source, assigned.codes, codebook, seed=seed),
+    )
+
+
+def level_use(codes: Codes, sizes: tuple[int, ...]) -> tuple[LevelUse, ...]:
+    """How evenly each level of (n, levels) codes is used."""
+    levels = []
+    for column, size in zip(codes.T, sizes, strict=True):
+        counts = np.sort(np.bincount(column, minlength=size))
+        share = counts[counts > 0] / max(len(codes), 1)
+        entropy = float(-(share * np.log2(share)).sum()) + 0.0  # no negative zero
+        # Gini coefficient of the sorted counts
+        ranks = np.arange(1, size + 1)
+        gini = ((2 * ranks - size - 1) * counts).sum() / max(size * len(codes), 1)
+        utilization = np.count_nonzero(counts) / size
+        levels.append(LevelUse(size, float(utilization), entropy, 2.0**entropy, float(gini)))
+    return tuple(levels)
+
+
+def residual_variance(vectors: Vectors, codebook: Codebook, codes: Codes) -> tuple[float, ...]:
+    """Per depth: the squared error of (n, depth) codes as a share of the vectors' variance."""
+    depth = min(codes.shape[1], len(codebook.levels))
+    error = np.zeros(depth)
+    total = 0.0
+    mean = codebook.prepare(vectors).mean(axis=0, dtype=np.float64)
+    for start in range(0, len(codes), ROWS):
+        rows = codebook.prepare(vectors[start : start + ROWS])
+        total += float(np.square(rows - mean).sum())
+        for level in range(depth):
+            approximation = codebook.reconstruct(codes[start : start + ROWS, : level + 1])
+            error[level] += np.square(rows - approximation, dtype=np.float64).sum()
+    return tuple(float(share) for share in error / (total or 1.0))
+
+
+def neighbor_preservation(
+    vectors: Vectors | VectorSource, codes: Codes, codebook: Codebook | None, *, seed: int = 0
+) -> Neighbors:
+    """Mean Jaccard overlap, per depth, of the 20 nearest items by embedding and by SID prefix.
+
+    By embedding: largest cosine. By SID at depth t: longest common prefix of the first t codes,
+    then least distance between the sums of the first t centroids (without a codebook, or at an
+    appended level, there is none), then at random: a model that sees t codes cannot distinguish
+    such items. Up to 500 query items and 20,000 candidates are drawn with the seed; an item is not
+    a neighbor of itself.
+    """
+    rng = np.random.default_rng(seed)
+    # in random order, because of equally near items the first ones are taken
+    pool = rng.permutation(len(codes))[:POOL]
+    queries = np.arange(min(QUERIES, len(pool)))
+    k = min(NEIGHBORS, len(pool) - 1)
+    depths = codes.shape[1]
+    if k < 1:
+        return Neighbors(k, len(queries), len(pool), (1.0,) * depths)
+    codes = codes[pool]
+    directions = unit(VectorSource.of(vectors).take(pool))
+    overlaps = np.zeros(depths)
+    for chunk in np.array_split(queries, -(-len(queries) // CHUNK)):
+        by_embedding = nearest(directions[chunk] @ directions.T, chunk, k)
+        for depth in range(1, depths + 1):
+            by_prefix = nearest(prefix_similarity(codes[:, :depth], chunk, codebook), chunk, k)
+            common = (by_embedding & by_prefix).sum(axis=1)
+            overlaps[depth - 1] += (common / (2 * k - common)).sum()
+    jaccard = tuple((overlaps / len(queries)).tolist())
+    return Neighbors(k, len(queries), len(pool), jaccard)
+
+
+def nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDArray[np.bool_]:
+    """(q, n) similarity of queries to items -> (q, n) bool: the k nearest other items (ties:
+    first).
+
+    The similarity of each query to itself is overwritten.
+    """
+    similarity[np.arange(len(queries)), queries] = -np.inf
+    edge = np.partition(similarity, -k, axis=1)[:, -k, None]  # the k-th largest, (q, 1)
+    above = similarity > edge
+    equal = similarity == edge
+    missing = k - above.sum(axis=1, keepdims=True)
+    return above | (equal & (equal.cumsum(axis=1) <= missing))
+
+
+def prefix_similarity(
+    codes: Codes, queries: NDArray[np.intp], codebook: Codebook | None
+) -> NDArray[np.float64]:
+    """(q, n) similarity by prefix: shared levels, less a share of one level for the distance."""
+    similarity = shared_levels(codes, queries)
+    if codebook is not None:
+        distances = _prefix_distances(codes[:, : len(codebook.levels)], queries, codebook)
+        similarity -= distances / (1 + distances.max())
+    return similarity
+
+
+def shared_levels(codes: Codes, queries: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(q, n) float64: length of the common prefix of each query's codes and each item's."""
+    still_equal = np.ones((len(queries), len(codes)), dtype=bool)
+    shared = np.zeros(still_equal.shape)
+    for column in codes.T:
+        still_equal &= column[queries, None] == column
+        shared += still_equal
+    return shared
+
+
+def _prefix_distances(
+    codes: Codes, queries: NDArray[np.intp], codebook: Codebook
+) -> NDArray[np.float64]:
+    """(q, n) float64 squared distances between summed centroids; equal codes have exactly equal
+    distances."""
+    distinct, inverse = np.unique(codes, axis=0, return_inverse=True)
+    sums = codebook.decode(distinct).astype(np.float64)
+    norms = np.square(sums).sum(axis=1)
+    rows = inverse[queries]
+    distances = norms[rows, None] + norms - 2 * sums[rows] @ sums.T
+    return np.maximum(distances, 0)[:, inverse]

@@ -1,0 +1,207 @@
+"""New versions of a bundle with items added or retired; no published SID ever moves.
+
+A retired item keeps its SID reserved, in case it comes back.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.data.columns import recorded_columns
+from sidtool.data.items import Items
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.assign.overflow import place_new_items, require_free
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.history import ItemsChange
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
+from sidtool.tokenizer.make.encode import embed_texts, open_sources, read_sources
+from sidtool.tokenizer.sid import Codes
+
+NO_ITEMS = Items((), (), (), {}, "", "")
+
+
+def read_new_items(bundle: Bundle, path: Path, catalog: CatalogOptions | None = None) -> Items:
+    """Read items to add, with the columns and the text template that the bundle records."""
+    template = (bundle.manifest.recipe or {}).get("text_template")
+    options = replace(catalog or CatalogOptions(), text_template=template)
+    return read_catalog(path, options, recorded=recorded_columns(bundle.manifest.source))
+
+
+def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Positions, in order, of the ids that the bundle does not contain, retired items included."""
+    return np.flatnonzero(bundle.items.rows(ids) < 0)
+
+
+def planned_change(
+    bundle: Bundle, items: Items = NO_ITEMS, *, remove: Sequence[str] = ()
+) -> ItemsChange:
+    """What `add_items` would change, before it reads or makes vectors.
+
+    Raises DataError for a repeated id or an id in `remove` that the bundle does not contain,
+    UsageError for an id both added and removed, RefusedError for more new items than free SIDs.
+    """
+    _check_ids(items, remove)
+    old = bundle.items
+    rows = old.rows(items.ids)  # -1 for a new item
+    retitled = [
+        row
+        for row, title in zip(rows.tolist(), items.titles, strict=True)
+        if row >= 0 and title and title != old.title(row)
+    ]
+    added = int((rows < 0).sum())
+    policy = bundle.manifest.collisions.policy
+    if added and bundle.codebook is not None and policy == "reassign":
+        require_free(bundle.codebook, old.codes, added)
+    return ItemsChange(
+        added=added,
+        restored=int(old.retired[rows[rows >= 0]].sum()),
+        retitled=len(retitled),
+        retired=int((~old.retired[_rows_to_remove(bundle, remove)]).sum()),
+    )
+
+
+def add_items(
+    bundle: Bundle,
+    items: Items = NO_ITEMS,
+    vectors: Vectors | None = None,
+    *,
+    embeddings: Sequence[str | Path] = (),
+    by_row: bool = False,
+    encoder: str | None = None,
+    trust_remote_code: bool = False,
+    remove: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Bundle:
+    """The next minor version of a bundle: with these items active, and the items `remove` retired.
+
+    `vectors` is (m, dim), one for each item that the bundle does not contain, in the order of
+    `unknown`. Without them they are read from `embeddings` (one file per fused source, rows of all
+    `items`; with `by_row` also files without ids, in their order), or made from the texts by the
+    bundle's encoder, whose present location is `encoder`.
+    An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
+    comes back. If nothing changes, the result is `bundle`.
+
+    Raises as `planned_change`; DataError for vectors that do not fit; RefusedError without a
+    codebook or without free SIDs.
+
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> newer = sidtool.add_items(bundle, remove=["b007"])
+        >>> len(bundle.sids()), len(newer.sids())
+        (60, 59)
+    """
+    change = planned_change(bundle, items, remove=remove)
+    old = bundle.items
+    rows = old.rows(items.ids)  # -1 for a new item
+    existing_rows = rows[rows >= 0]
+    new_positions = np.flatnonzero(rows < 0)
+    n_new = change.added
+    if vectors is None and n_new and embeddings:
+        vectors = read_sources(bundle, embeddings, items.ids, by_row=by_row)[new_positions]
+    elif vectors is None and embeddings:
+        open_sources(bundle, embeddings, items.ids, by_row=by_row)  # no new item: only checked
+    elif vectors is None and n_new:
+        texts = [items.texts[position] for position in new_positions]
+        vectors = embed_texts(
+            bundle, texts, model=encoder, trust_remote_code=trust_remote_code, progress=progress
+        )
+    n_vectors = 0 if vectors is None else len(vectors)
+    if n_vectors != n_new:
+        raise DataError(f"{n_vectors} vectors for {n_new} new items")
+    codes = old.codes  # published SIDs never move; new items are appended
+    if vectors is not None and n_new:
+        codes = np.concatenate([codes, _new_codes(bundle, vectors)])
+    titles = _titles(bundle, items, rows)
+    retired = np.concatenate([old.retired, np.zeros(n_new, dtype=np.bool_)])
+    retired[existing_rows] = False  # an item in the catalog is active again
+    retired[_rows_to_remove(bundle, remove)] = True
+    _warn_of_existing(len(existing_rows) - change.restored, len(items.ids), change.retitled)
+    if change == ItemsChange():
+        return bundle
+    ids = [*old.ids, *(items.ids[position] for position in new_positions)]
+    change = replace(change, catalog=items.digest if items.ids else None)
+    return Bundle.of(
+        ItemMap.of(bundle.space, ids, codes, titles, retired),
+        bundle.codebook,
+        bundle.manifest.collisions.policy,
+        name=bundle.manifest.name,
+        capacity=bundle.manifest.collisions.capacity,
+        **bundle.manifest.next_version(change),
+    )
+
+
+def _check_ids(items: Items, remove: Sequence[str]) -> None:
+    both = set(items.ids) & set(remove)
+    if both:
+        raise UsageError(f"item {min(both)!r} is both added and removed")
+    repeated = len(items.ids) - len(set(items.ids))
+    if repeated:
+        raise DataError(f"{repeated} item ids are given twice")
+
+
+def _rows_to_remove(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
+    missing = unknown(bundle, ids)
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} ids to remove are not in the bundle, the first is {ids[missing[0]]!r}"
+        )
+    return np.unique(bundle.items.rows(ids))
+
+
+def _titles(bundle: Bundle, items: Items, rows: NDArray[np.int64]) -> list[str]:
+    """Titles of the old rows, updated, then of the new items. An empty title updates nothing."""
+    old = bundle.items
+    titles = list(old.titles) if old.titles is not None else [""] * len(old)
+    for row, title in zip(rows.tolist(), items.titles, strict=True):
+        if row < 0:
+            titles.append(title)
+        elif title:
+            titles[row] = title
+    return titles
+
+
+def _warn_of_existing(n_existing: int, n_items: int, retitled: int) -> None:
+    if n_existing:
+        warnings.warn(
+            f"{n_existing} of {n_items} items are in the bundle already and keep their SID; "
+            f"{retitled} titles were updated",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+
+
+def _new_codes(bundle: Bundle, vectors: Vectors) -> Codes:
+    """(m, dim) vectors -> (m, levels) codes by the bundle's collision policy."""
+    codebook = bundle.require_codebook()
+    policy = bundle.manifest.collisions.policy
+    if policy == "reassign":
+        return place_new_items(vectors, codebook, bundle.items.codes)
+    raw = bundle.encode(vectors)
+    return _append(bundle, raw) if policy == "append" else raw
+
+
+def _append(bundle: Bundle, raw: Codes) -> Codes:
+    """Raw codes followed by the lowest free code of the appended level."""
+    size = bundle.space.sizes[-1]
+    in_use: dict[tuple[int, ...], set[int]] = {}
+    appended = np.empty((len(raw), 1), dtype=np.uint16)
+    for row, prefix in enumerate(map(tuple, raw.tolist())):
+        if prefix not in in_use:
+            first, stop = bundle.items.rows_under(prefix)
+            in_use[prefix] = set(bundle.items.codes[first:stop, -1].tolist())
+        code = next((code for code in range(size) if code not in in_use[prefix]), None)
+        if code is None:
+            raise RefusedError(
+                f"all {size} codes of the appended level are taken under "
+                f"{bundle.space.spell(prefix)}",
+                hint="remove duplicate items, or build a codebook with more or larger levels",
+            )
+        in_use[prefix].add(code)
+        appended[row] = code
+    return np.concatenate([raw, appended], axis=1)

@@ -1,0 +1,254 @@
+"""Building a bundle: embed the catalog, fit a codebook, resolve collisions, measure, record.
+
+An interrupted build leaves `OUT.partial` with finished vectors and codes, and the same command
+resumes from there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import UsageError
+from sidtool.base.output import locked, publish, refuse_existing, remove
+from sidtool.base.output_name import BUNDLE
+from sidtool.base.progress import Progress
+from sidtool.data.items import Items
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Split
+from sidtool.data.vector_files import open_vectors
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.tokenizer.assign.assign import require_capacity
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.manifest import library_versions, now
+from sidtool.tokenizer.codes.make import ItemCodes, make_codes
+from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.model import check_location
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions, read_catalog
+from sidtool.tokenizer.make.sources import QuantizerInput, quantizer_input
+from sidtool.tokenizer.quantize import fit
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.quantize.fusion import source_shares
+from sidtool.tokenizer.quantize.resumable import fit_once
+from sidtool.tokenizer.sid import Levels
+
+Source = Vectors | VectorSource | str | Path
+"""Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""
+
+
+def build_codebook(
+    items: Items | str | Path,
+    out: str | Path,
+    options: BuildOptions | None = None,
+    *,
+    catalog: CatalogOptions | None = None,
+    encoder: Encoder | None = None,
+    embeddings: Source | Sequence[Source] = (),
+    split: Split | str | Path | None = None,
+    by_row: bool = False,
+    memory: int | None = None,
+    force: bool = False,
+    progress: Mapping[str, Progress] | None = None,
+) -> Bundle:
+    """Build a codebook and the item map of a catalog, and write them to `out` as one bundle.
+
+    `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
+    `encoder`; or `embeddings` are their vectors, several sources of which are fused. With `by_row`,
+    row i of a file without ids is that of item i. The
+    co-occurrence of items in the training part of `split` (a split folder, or a file of events) is
+    used as set by `options.fusion`. `memory` limits the bytes of vectors held at once.
+    `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
+    steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
+    DataError for input that does not fit together.
+
+    Examples:
+        >>> options = sidtool.BuildOptions(sizes=(4, 4, 8))
+        >>> bundle = sidtool.build_codebook(
+        ...     "items.jsonl", "new.zarr", options, embeddings="vectors.npy", split="split"
+        ... )
+        >>> bundle
+        <Bundle 'new': 60 items, 4x4x8, ...>
+    """
+    out = Path(out)
+    refuse_existing(out, force, BUNDLE)
+    if isinstance(embeddings, np.ndarray | VectorSource | str | Path):
+        embeddings = [embeddings]
+    check_inputs(encoder, embeddings)
+    options = options or BuildOptions()
+    progress = progress or {}
+    if isinstance(items, str | Path):
+        items = read_catalog(Path(items), catalog)
+    if isinstance(split, str | Path):
+        split = open_split(split)
+    sources = _open_sources(embeddings, items.ids, memory, by_row)
+    with locked(out) as work:
+        refuse_existing(out, force)
+        if encoder is not None:
+            report = progress.get("embed")
+            vectors, made_by = embed(items.texts, encoder, cache=work / "vectors", progress=report)
+            sources = [vectors]
+        else:
+            dim = sum(source.shape[1] for source in sources)
+            made_by = {"vectors": "given", "dim": dim}
+        bundle = build(
+            items,
+            sources,
+            options,
+            name=out.name.removesuffix(".zip").removesuffix(".zarr"),
+            encoder=made_by,
+            split=split,
+            work=work / "codes",
+            progress=progress,
+        )
+        finished = work / out.name
+        bundle.save(finished, force=True)
+        refuse_existing(out, force)
+        publish(finished, out)
+        remove(work)
+    return Bundle.open(out)
+
+
+def check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
+    """Raise UsageError unless there is an encoder or embeddings, but not both; MissingPackageError
+    or DataError if the encoder's packages or its folder are missing."""
+    if (encoder is None) == (not embeddings):
+        raise UsageError(
+            "give either --encoder or --embeddings",
+            hint="--encoder hf://sentence-transformers/all-MiniLM-L6-v2",
+        )
+    if encoder is not None:
+        check_location(encoder)
+
+
+def check_build(
+    items: Items,
+    options: BuildOptions,
+    *,
+    embeddings: Sequence[Source] = (),
+    split: Path | None = None,
+    by_row: bool = False,
+    memory: int | None = None,
+) -> None:
+    """Raise what `build_codebook` would raise for these arguments before it reads or makes vectors;
+    and its UsageError for more items than SIDs, of which some always collide."""
+    if split is not None:
+        open_split(split)
+    _open_sources(embeddings, items.ids, memory, by_row)
+    if embeddings:
+        source_shares(len(embeddings), options.weights)
+    levels = Levels(options.sizes)
+    if options.collisions == "reassign" and len(items) > levels.capacity:
+        require_capacity(len(items), levels)
+
+
+def _open_sources(
+    embeddings: Sequence[Source], ids: Sequence[str], memory: int | None, by_row: bool
+) -> list[Vectors | VectorSource]:
+    return [
+        open_vectors(Path(source), ids, memory=memory, by_row=by_row)
+        if isinstance(source, str | Path)
+        else source
+        for source in embeddings
+    ]
+
+
+def build(
+    items: Items,
+    sources: Sequence[Vectors | VectorSource],
+    options: BuildOptions,
+    *,
+    name: str,
+    encoder: Mapping[str, Any],
+    split: Split | None = None,
+    work: Path | None = None,
+    progress: Mapping[str, Progress] | None = None,
+) -> Bundle:
+    """Quantize (n, dim_i) float32 vectors of n items, of one or several sources, into a bundle.
+
+    `encoder` describes how the vectors were made, for the recipe. One source is read in parts, and
+    finished codes are stored in the folder `work`. Other arguments and errors as in
+    `build_codebook`.
+    """
+    progress = progress or {}
+    inputs = quantizer_input(
+        items.ids,
+        sources,
+        weights=options.weights,
+        options=options.fusion,
+        split=split,
+        seed=options.seed,
+    )
+    made = make_codes(
+        inputs.vectors,
+        items.ids,
+        lambda: _fit(items, inputs, options, work, progress.get("quantize")),
+        options.collisions,
+        seed=options.seed,
+        work=work,
+        progress=progress.get("encode"),
+    )
+    if inputs.fusion is not None:
+        fused = made.codebook.with_fusion(inputs.fusion, inputs.fusion_arrays)
+        made = replace(made, codebook=fused)
+    return _bundle(items, made, options, name, encoder, inputs)
+
+
+def _fit(
+    items: Items,
+    inputs: QuantizerInput,
+    options: BuildOptions,
+    work: Path | None,
+    progress: Progress | None,
+) -> Codebook:
+    """The codebook, or the one that an interrupted build with the same inputs has stored."""
+
+    def make() -> Codebook:
+        return fit(
+            inputs.vectors,
+            options.sizes,
+            method=options.method,
+            seed=options.seed,
+            progress=progress,
+            **options.method_options,
+        )
+
+    determined_by = {
+        "options": asdict(options),
+        "vectors": inputs.vectors.fingerprint,
+        "ids": digest_strings(items.ids),  # events name items, so the ids matter too
+        "version": library_versions(),
+        **inputs.recipe,
+    }
+    return fit_once(make, determined_by, work)
+
+
+def _bundle(
+    items: Items,
+    made: ItemCodes,
+    options: BuildOptions,
+    name: str,
+    encoder: Mapping[str, Any],
+    inputs: QuantizerInput,
+) -> Bundle:
+    # versions of libraries are recorded outside the identity
+    recorded = {key: value for key, value in encoder.items() if key != "libraries"}
+    libraries = encoder.get("libraries", {})
+    space = options.space(made.assigned.level_sizes)
+    columns = {} if items.columns is None else {"columns": items.columns.to_json()}
+    return Bundle.of(
+        ItemMap.of(space, items.ids, made.assigned.codes, items.titles),
+        made.codebook,
+        options.collisions,
+        name=name,
+        capacity=made.capacity,
+        recipe={"encoder": recorded, "text_template": items.text_template, **inputs.recipe},
+        source={"catalog": items.digest, "items": len(items.ids), **columns, **inputs.source},
+        report=made.report.to_json(),
+        libraries=library_versions("numpy", "zarr", "scipy", *libraries),
+        created=now(),
+    )

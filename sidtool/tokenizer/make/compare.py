@@ -1,0 +1,295 @@
+"""Comparison of bundles of one catalog: use of codes, residual variance, information in SIDs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.data.items import Items
+from sidtool.data.split.files import open_split
+from sidtool.data.split.record import recorded_event_columns
+from sidtool.data.split.split import UserSequence
+from sidtool.data.vector_files import read_vectors
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.assign.policy import CollisionCounts
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation, residual_variance
+from sidtool.tokenizer.codes.report import CodebookReport, LevelUse
+from sidtool.tokenizer.make.report import read_report
+from sidtool.tokenizer.sid import Codes, Levels
+
+Figures = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Data that bundles are compared on, in the order of `ids`."""
+
+    ids: tuple[str, ...] | None
+    """None: the active items of the one bundle that is measured, in the order of their SIDs."""
+    vectors: Vectors | None = None
+    """(n, dim)."""
+    labels: tuple[str, ...] | None = None
+    """One per item, "" if it has none."""
+    steps: NDArray[np.int64] | None = None
+    """(m, 2): indices of an item and of the next item of the same user."""
+
+
+@dataclass(frozen=True)
+class LevelFigures(JsonRecord):
+    """Measurements of one level; None without the evidence that they need."""
+
+    use: LevelUse
+    neighbors: float | None
+    """Jaccard overlap of `neighbor_preservation` at that depth."""
+    purity: float | None
+    """`prefix_purity` at that depth."""
+    mutual_information: float | None
+    """Of that level alone, in bits (`mutual_information`)."""
+    mutual_information_by_chance: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat JSON object."""
+        value = super().to_json()
+        use: dict[str, Any] = value.pop("use")
+        return use | value
+
+
+@dataclass(frozen=True)
+class BundleFigures(JsonRecord):
+    """Measurements of one bundle; None without the build report or evidence that they need."""
+
+    name: str
+    digest: str
+    method: str | None
+    sizes: tuple[int, ...]
+    items: int
+    policy: str
+    before: CollisionCounts | None
+    after: CollisionCounts
+    reassigned: int | None
+    seconds: float | None
+    """Duration of the build without embedding."""
+    residual_variance: float | None
+    """Of the final codes: on the evidence's vectors if their width fits, else as built."""
+    purity_by_chance: float | None
+    levels: tuple[LevelFigures, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        value = super().to_json()
+        collisions = {name: value.pop(name) for name in ("policy", "before", "after")}
+        return value | {"collisions": collisions}
+
+
+def compare_bundles(
+    bundles: Sequence[Bundle],
+    *,
+    embeddings: str | Path | None = None,
+    items: Items | None = None,
+    field: str | None = None,
+    interactions: str | Path | None = None,
+    by_row: bool = False,
+    seed: int = 0,
+) -> list[BundleFigures]:
+    """Measure bundles of one catalog on the same evidence.
+
+    `embeddings` are vectors of the items: with `by_row`, rows without ids follow the catalog
+    `items`. `field` is a column of `items` that labels them; `interactions` is a split folder or a
+    file of events (as `open_split`), whose training events give the steps from item to item. Raises
+    DataError if the bundles have different items, UsageError if evidence does not cover them.
+
+    Examples:
+        >>> bundles = [sidtool.open_bundle(name) for name in ("shop.zarr", "other.zarr")]
+        >>> figures = sidtool.compare_bundles(bundles, interactions="split")
+        >>> [(each.name, each.after.items) for each in figures]
+        [('shop', 0), ('other', 0)]
+    """
+    ids = common_ids(bundles)
+    labels = None
+    if items is not None and field is not None:
+        column = items.fields[field]
+        labels = tuple(column[row] for row in _rows_of(items, ids))
+    columns = recorded_event_columns(bundles[0].manifest.source)
+    evidence = Evidence(
+        ids,
+        vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids, by_row),
+        labels=labels,
+        steps=None
+        if interactions is None
+        else steps_between(open_split(interactions, recorded=columns).train, ids),
+    )
+    return [describe(bundle, evidence, seed=seed) for bundle in bundles]
+
+
+def _vectors(path: Path, items: Items | None, ids: Sequence[str], by_row: bool) -> Vectors:
+    if items is None and by_row:
+        raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
+    if items is not None:
+        rows = _rows_of(items, ids)
+        return read_vectors(path, items.ids, by_row=by_row)[rows]
+    return read_vectors(path, ids, by_row=False)
+
+
+def _rows_of(items: Items, ids: Sequence[str]) -> list[int]:
+    rows = {item: row for row, item in enumerate(items.ids)}
+    missing = [item for item in ids if item not in rows]
+    if missing:
+        raise UsageError(
+            f"the catalog lacks {len(missing)} of {len(ids)} items (first: {missing[0]!r})"
+        )
+    return [rows[item] for item in ids]
+
+
+def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:
+    """The active items of all bundles, by id. Raises DataError if they differ."""
+    ids = [{bundle.items.ids[row] for row in bundle.active} for bundle in bundles]
+    for bundle, ids_of_bundle in zip(bundles, ids, strict=True):
+        different = sorted(ids_of_bundle ^ ids[0])
+        if different:
+            raise DataError(
+                f"bundles {bundles[0].manifest.name!r} and {bundle.manifest.name!r} differ in "
+                f"{len(different)} items (first: {different[0]!r})",
+                hint="only bundles of one catalog compare",
+            )
+    return tuple(sorted(ids[0]))
+
+
+def steps_between(events: Sequence[UserSequence], ids: Sequence[str]) -> NDArray[np.int64]:
+    """(m, 2) positions among `ids` of consecutive items of a user; other items are left out.
+
+    Raises DataError if there are none.
+    """
+    index_of = {item: index for index, item in enumerate(ids)}
+    steps = [
+        (index_of[item], index_of[next_item])
+        for user in events
+        for (item, position), (next_item, next_position) in pairwise(
+            zip(user.items, user.positions, strict=True)
+        )
+        if next_position == position + 1 and item in index_of and next_item in index_of
+    ]
+    if not steps:
+        raise DataError("no user has two consecutive training events with items of the bundles")
+    return np.array(steps, dtype=np.int64)
+
+
+def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigures:
+    """Measure one bundle; without evidence the figures are those of its build report, or None."""
+    rows = bundle.active if evidence.ids is None else bundle.items.rows(evidence.ids)
+    codes = bundle.items.codes[rows]
+    sizes = bundle.space.sizes
+    report = read_report(bundle)
+    return BundleFigures(
+        name=bundle.manifest.name,
+        digest=bundle.identity.digest,
+        method=bundle.codebook.method if bundle.codebook else None,
+        sizes=sizes,
+        items=len(codes),
+        policy=bundle.manifest.collisions.policy,
+        before=report.collisions.before if report else None,
+        after=CollisionCounts.of(codes),
+        reassigned=report.reassigned if report else None,
+        seconds=sum(report.seconds.values()) if report else None,
+        residual_variance=_residual_variance(bundle, codes, evidence.vectors, report),
+        purity_by_chance=_purity(codes, sizes, evidence)[0],
+        levels=_level_figures(bundle, codes, evidence, report, seed),
+    )
+
+
+def _level_figures(
+    bundle: Bundle, codes: Codes, evidence: Evidence, report: CodebookReport | None, seed: int
+) -> tuple[LevelFigures, ...]:
+    sizes = bundle.space.sizes
+    neighbors: Figures = [None] * len(sizes)
+    information: Figures = [None] * len(sizes)
+    by_chance: Figures = [None] * len(sizes)
+    if evidence.vectors is not None:
+        measured = neighbor_preservation(evidence.vectors, codes, bundle.codebook, seed=seed)
+        neighbors = measured.jaccard
+    elif report is not None:
+        neighbors = report.neighbors.jaccard
+    if evidence.steps is not None:
+        information, by_chance = mutual_information(codes, evidence.steps, seed=seed)
+    columns = (neighbors, _purity(codes, sizes, evidence)[1:], information, by_chance)
+    return tuple(
+        LevelFigures(use, *figures)
+        for use, *figures in zip(level_use(codes, sizes), *columns, strict=True)
+    )
+
+
+def _residual_variance(
+    bundle: Bundle, codes: Codes, vectors: Vectors | None, report: CodebookReport | None
+) -> float | None:
+    codebook = bundle.codebook
+    if vectors is not None and codebook is not None and codebook.dim == vectors.shape[1]:
+        return residual_variance(vectors, codebook, codes)[-1]
+    return report.residual_variance_assigned if report else None
+
+
+def _purity(codes: Codes, sizes: Sequence[int], evidence: Evidence) -> Figures:
+    if evidence.labels is None:
+        return [None] * (len(sizes) + 1)
+    return prefix_purity(codes, sizes, evidence.labels)
+
+
+def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> list[float | None]:
+    """Per depth from 0: the probability that another item with the same prefix has the same label,
+    averaged over items.
+
+    Depth 0 is the whole catalog, the value by chance. Left out are items without a label, and at
+    each depth items whose prefix no other item has: one item alone is always pure. None if no item
+    is left."""
+    labeled = np.flatnonzero([bool(label) for label in labels])
+    names = np.array(labels, dtype=object)[labeled].astype(str)
+    _, label = np.unique(names, return_inverse=True)
+    purity = [_group_purity(np.zeros(len(labeled), dtype=np.int64), label)]
+    for depth in range(1, len(sizes) + 1):
+        keys = Levels(tuple(sizes[:depth])).pack(codes[labeled, :depth])
+        _, group = np.unique(keys, return_inverse=True)
+        purity.append(_group_purity(group, label))
+    return purity
+
+
+def _group_purity(group: NDArray[np.int64], label: NDArray[np.int64]) -> float | None:
+    group_and_label = group * (label.max(initial=0) + 1) + label
+    _, pair, counts = np.unique(group_and_label, return_inverse=True, return_counts=True)
+    others = np.bincount(group)[group] - 1
+    others_with_label = counts[pair] - 1
+    has_others = others > 0
+    if not has_others.any():
+        return None
+    return float((others_with_label[has_others] / others[has_others]).mean())
+
+
+def mutual_information(
+    codes: Codes, steps: NDArray[np.int64], *, seed: int = 0
+) -> tuple[list[float], list[float]]:
+    """Per level: mutual information, in bits, of an item's code and the next item's; and by chance.
+
+    The estimate from a finite sample is above 0 even for independent codes. The value by chance
+    measures this: next items are shuffled with the seed. Only the difference is meaningful. If a
+    codebook is chosen by this figure, `steps` must be training events only."""
+    shuffled = np.random.default_rng(seed).permutation(steps[:, 1])
+    information = []
+    by_chance = []
+    for column in codes.T:
+        current = column[steps[:, 0]]
+        information.append(_mutual_information(current, column[steps[:, 1]]))
+        by_chance.append(_mutual_information(current, column[shuffled]))
+    return information, by_chance
+
+
+def _mutual_information(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> float:
+    _, pair = np.unique(left.astype(np.int64) << 16 | right, return_inverse=True)
+    return _entropy(left) + _entropy(right) - _entropy(pair)
+
+
+def _entropy(values: NDArray[Any]) -> float:
+    return level_use(values[:, None], (int(values.max()) + 1,))[0].entropy

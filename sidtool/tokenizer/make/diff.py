@@ -1,0 +1,139 @@
+"""Differences between two bundles, item by item."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.records import JsonRecord
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
+from sidtool.tokenizer.sid import Codes
+
+_NOT_COMPARED = ("objects", "identity", "items", "report", "created", "lineage", "change", "parent")
+"""Keys of a manifest that differ between any two versions, or that `Diff` shows in another
+field."""
+
+
+@dataclass(frozen=True)
+class Move(JsonRecord):
+    """An item whose SID changed; `depth` is the first level that differs, from 1."""
+
+    item: str
+    old: str
+    new: str
+    depth: int
+
+
+@dataclass(frozen=True)
+class Diff(JsonRecord):
+    """Differences between two bundles; items are listed in the order of their SIDs."""
+
+    same: bool
+    """The identities are equal."""
+    added: tuple[str, ...]
+    retired: tuple[str, ...]
+    """Items of both bundles that are retired in the new one only."""
+    gone: tuple[str, ...]
+    """Active items of the old bundle that the new one does not contain."""
+    restored: tuple[str, ...]
+    moved: tuple[Move, ...]
+    retitled: tuple[str, ...]
+    kept: int
+    """Items of both bundles with the same SID, retired ones included."""
+    drift: tuple[float | None, ...]
+    """Per level of the old codebook: the mean distance of a centroid from that of the same code, in
+    units of the old centroids' RMS norm; None if the new bundle has no level of that shape."""
+    manifest: Mapping[str, tuple[Any, Any]]
+    """Dotted key -> old and new value."""
+
+
+def diff(old: Bundle, new: Bundle) -> Diff:
+    """Compare two bundles item by item; codes are compared level by level, whatever the sizes.
+
+    Examples:
+        >>> old = sidtool.open_bundle("shop.zarr")
+        >>> sidtool.diff(old, sidtool.add_items(old, remove=["b007"])).retired
+        ('b007',)
+    """
+    rows = new.items.rows(list(old.items.ids))
+    old_rows = np.flatnonzero(rows >= 0)  # of the common items
+    new_rows = rows[old_rows]
+    is_new = np.ones(len(new.items), dtype=np.bool_)
+    is_new[new_rows] = False
+    was_retired = old.items.retired[old_rows]
+    is_retired = new.items.retired[new_rows]
+    depths = _first_difference(old.items.codes[old_rows], new.items.codes[new_rows])
+    moved = np.flatnonzero(depths)
+    pairs = zip(old_rows.tolist(), new_rows.tolist(), strict=True)
+    retitled = [row for row, other in pairs if old.items.title(row) != new.items.title(other)]
+    return Diff(
+        same=old.identity == new.identity,
+        added=_ids(new.items, np.flatnonzero(is_new & ~new.items.retired)),
+        retired=_ids(old.items, old_rows[~was_retired & is_retired]),
+        gone=_ids(old.items, np.flatnonzero((rows < 0) & ~old.items.retired)),
+        restored=_ids(old.items, old_rows[was_retired & ~is_retired]),
+        moved=tuple(
+            _move(old, new, int(old_rows[row]), int(new_rows[row]), int(depths[row]))
+            for row in moved
+        ),
+        retitled=_ids(old.items, retitled),
+        kept=len(old_rows) - len(moved),
+        drift=_drift(old, new),
+        manifest=_changed(old.manifest, new.manifest),
+    )
+
+
+def _ids(items: ItemMap, rows: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(items.ids[int(row)] for row in rows)
+
+
+def _move(old: Bundle, new: Bundle, old_row: int, new_row: int, depth: int) -> Move:
+    return Move(
+        old.items.ids[old_row],
+        old.space.spell(old.items.codes[old_row]),
+        new.space.spell(new.items.codes[new_row]),
+        depth,
+    )
+
+
+def _first_difference(old: Codes, new: Codes) -> NDArray[np.int64]:
+    """(n, levels), (n, levels) -> (n,) int64: the first level that differs, from 1; 0 if none."""
+    shared = min(old.shape[1], new.shape[1])
+    differs = old[:, :shared] != new[:, :shared]
+    # SIDs of another depth differ where the shorter one ends
+    longer = np.full((len(old), 1), old.shape[1] != new.shape[1])
+    differs = np.concatenate([differs, longer], axis=1)
+    first = differs.argmax(axis=1) + 1  # argmax gives the first True
+    return np.where(differs.any(axis=1), first, 0).astype(np.int64)
+
+
+def _drift(old: Bundle, new: Bundle) -> tuple[float | None, ...]:
+    old_levels = old.codebook.levels if old.codebook else ()
+    new_levels = new.codebook.levels if new.codebook else ()
+    drift: list[float | None] = []
+    for level, centroids in enumerate(old_levels):
+        if level >= len(new_levels) or new_levels[level].shape != centroids.shape:
+            drift.append(None)
+            continue
+        moves = new_levels[level].astype(np.float64) - centroids
+        distance = np.linalg.norm(moves, axis=1).mean()
+        norm = np.sqrt(np.square(centroids, dtype=np.float64).sum(axis=1).mean())
+        drift.append(float(distance / norm) if norm else float(distance))
+    return tuple(drift)
+
+
+def _changed(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
+    before = _comparable(old)
+    after = _comparable(new)
+    keys = sorted(before.keys() | after.keys())
+    pairs = {key: (before.get(key), after.get(key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _comparable(manifest: Manifest) -> dict[str, Any]:
+    stored = manifest.to_json()
+    return flat_record({key: value for key, value in stored.items() if key not in _NOT_COMPARED})

@@ -1,0 +1,230 @@
+"""Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from sidtool.base.checkpoint.hub import cached, is_hub_url
+from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.data.items import Items
+from sidtool.data.vector_files import open_vectors
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import LoadedEncoder, check_probes, check_recipe, load_encoder
+from sidtool.tokenizer.encoder.model import check_location
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.sid import Codes
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The SID of one text or vector, and the active items with that SID.
+
+    In a bundle with an appended collision level the SID lacks its last code, and the items are all
+    whose SID starts with it.
+    """
+
+    text: str
+    """The text, or the number of the vector."""
+    sid: str
+    codes: tuple[int, ...]
+    items: tuple[str, ...]
+
+
+def encode(
+    bundle: Bundle,
+    texts: Sequence[str] = (),
+    *,
+    embeddings: Sequence[str | Path] = (),
+    vectors: Vectors | None = None,
+    model: str | LoadedEncoder | None = None,
+    trust_remote_code: bool = False,
+) -> list[Encoding]:
+    """Encode texts, the vectors in files of `embeddings` (one per source that was fused), or
+    (n, dim) `vectors`.
+
+    The codes are the nearest ones: collisions are not resolved. Arguments and errors are those of
+    `embed_texts` and `read_sources`; a loaded encoder of `open_encoder` saves loading it.
+
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> encodings = sidtool.encode(bundle, embeddings=["vectors.npy"])
+        >>> len(encodings), encodings[0].sid.startswith("<s_a_")
+        (60, True)
+    """
+    if embeddings:
+        vectors = read_sources(bundle, embeddings)
+    if vectors is not None:
+        texts = [str(row) for row in range(len(vectors))]
+    elif isinstance(model, LoadedEncoder):
+        _check_not_empty(texts)
+        vectors = model.vectors(texts)
+    else:
+        vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    codes = bundle.encode(vectors)
+    return [_encoding(bundle, text, row) for text, row in zip(texts, codes, strict=True)]
+
+
+def _encoding(bundle: Bundle, text: str, codes: Codes) -> Encoding:
+    prefix = tuple(codes.tolist())
+    items = bundle.items
+    active = [row for row in range(*items.rows_under(prefix)) if not items.retired[row]]
+    ids = tuple(items.ids[row] for row in active)
+    return Encoding(text, bundle.space.spell(prefix), prefix, ids)
+
+
+def open_encoder(
+    bundle: Bundle, *, model: str | None = None, trust_remote_code: bool = False
+) -> LoadedEncoder:
+    """The encoder of a bundle, for texts of many calls. Arguments and errors are those of
+    `embed_texts`."""
+    encoder, recipe = check_texts(bundle, (), model=model, trust_remote_code=trust_remote_code)
+    loaded = load_encoder(encoder)
+    check_recipe(loaded, recipe)
+    return loaded
+
+
+def embed_texts(
+    bundle: Bundle,
+    texts: Sequence[str],
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Vectors:
+    """n texts -> (n, dim) float32, by the encoder of the bundle's recipe.
+
+    `model` is its present location, if it moved. Raises as `check_texts`, and CompatibilityError if
+    the encoder's probe vectors differ from the recipe's.
+    """
+    encoder, recipe = check_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    check_probes(encoder, recipe)
+    with TemporaryDirectory() as cache:
+        vectors, _ = embed(texts, encoder, cache=Path(cache), progress=progress)
+    return vectors
+
+
+def check_texts(
+    bundle: Bundle,
+    texts: Sequence[str],
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Encoder, Mapping[str, Any]]:
+    """The encoder that embeds texts for a bundle, with its recipe; nothing is loaded.
+
+    Raises RefusedError if the bundle has no codebook or was built from given vectors,
+    MissingPackageError or DataError if the encoder's packages or its folder are missing, DataError
+    for an empty text."""
+    bundle.require_codebook()
+    recipe = (bundle.manifest.recipe or {}).get("encoder", {})
+    if "model" not in recipe:
+        raise RefusedError(
+            f"bundle {bundle.manifest.name!r} was built from given vectors",
+            hint="give --embeddings",
+        )
+    _check_not_empty(texts)
+    recorded = Encoder.from_recipe(recipe)
+    location = model or _recorded_location(recorded)
+    encoder = replace(recorded, model=location, trust_remote_code=trust_remote_code)
+    check_location(encoder)
+    return encoder, recipe
+
+
+def _check_not_empty(texts: Sequence[str]) -> None:
+    """Raise DataError for an empty text."""
+    if not all(text.strip() for text in texts):
+        raise DataError("an empty text has no semantic ID")
+
+
+def item_texts(bundle: Bundle, items: Items) -> list[str]:
+    """The texts of a bundle's items in a catalog, in the order of the bundle's rows.
+
+    Raises DataError if the catalog lacks an item."""
+    texts = dict(zip(items.ids, items.texts, strict=True))
+    missing = [item for item in bundle.items.ids if item not in texts]
+    if missing:
+        raise DataError(
+            f"{len(missing)} items of the bundle are not in the catalog (first: {missing[0]!r})"
+        )
+    return [texts[item] for item in bundle.items.ids]
+
+
+def embed_items(
+    bundle: Bundle,
+    items: Items,
+    *,
+    model: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Vectors:
+    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, by the texts
+    of a catalog.
+
+    Raises as `item_texts` and `embed_texts`."""
+    return embed_texts(bundle, item_texts(bundle, items), model=model, progress=progress)
+
+
+def _recorded_location(encoder: Encoder) -> str:
+    """The folder of a recipe's encoder. A model of the hub must be in the hub's cache already: a
+    bundle may name any model, so only the user can ask for a download."""
+    if not is_hub_url(encoder.model):
+        return encoder.model
+    try:
+        return str(cached(encoder.model, revision=encoder.revision))
+    except DataError as error:
+        raise DataError(
+            f"the bundle's encoder {encoder.model} is not on this machine",
+            hint=f"--encoder {encoder.model} downloads it",
+        ) from error
+
+
+def read_sources(
+    bundle: Bundle,
+    paths: Sequence[str | Path],
+    ids: Sequence[str] | None = None,
+    *,
+    by_row: bool | None = None,
+) -> Vectors:
+    """One file of vectors per source that a bundle was built from -> (n, sum of dims). `by_row` as
+    in `open_vectors`.
+
+    Raises as `open_sources`, and DataError for a vector that is not finite.
+    """
+    sources = open_sources(bundle, paths, ids, by_row=by_row)
+    return np.concatenate([source.all() for source in sources], axis=1)
+
+
+def open_sources(
+    bundle: Bundle,
+    paths: Sequence[str | Path],
+    ids: Sequence[str] | None = None,
+    *,
+    by_row: bool | None = None,
+) -> list[VectorSource]:
+    """The sources that `read_sources` reads; their vectors are not read.
+
+    Raises RefusedError if the bundle has no codebook, UsageError if the number of files, their
+    widths or their lengths do not fit, DataError as `open_vectors`.
+    """
+    dims = bundle.require_codebook().dims
+    sources = [open_vectors(Path(path), ids, by_row=by_row) for path in paths]
+    widths = tuple(source.shape[1] for source in sources)
+    if widths != dims:
+        raise UsageError(
+            f"the given vectors have {_join(widths)} dimensions, bundle "
+            f"{bundle.manifest.name!r} was built from {_join(dims)}",
+            hint="give --embeddings once per source, in the order of build-codebook",
+        )
+    lengths = [len(source) for source in sources]
+    if len(set(lengths)) > 1:
+        raise UsageError(f"the files of vectors have {_join(lengths)} rows")
+    return sources
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))

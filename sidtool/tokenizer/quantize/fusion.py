@@ -1,0 +1,271 @@
+"""Fusion of several sources of vectors (text, image, collaborative) into one vector per item.
+
+Each source has unit norm and is scaled by the square root of its weight, so weights are shares of
+the squared norm. Collaborative vectors exist only for items with events: a stored ridge regression
+predicts them from the other sources, and an item with events gets a mixture of both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
+
+CHUNK = 8192
+COLLABORATIVE = "collaborative"
+"""Name of the network that predicts collaborative vectors."""
+MAX_OPTION = 1e30
+"""A larger penalty or prior has no further effect; near infinity it would give NaN."""
+
+
+@dataclass(frozen=True)
+class FusionOptions:
+    """How sources and collaborative vectors are made and fused. Raises UsageError for values out of
+    range."""
+
+    text_dim: int | None = None
+    """Principal components kept of each source; None: all dimensions."""
+    collaborative_dim: int = 64
+    """Width of the collaborative vectors."""
+    collaborative_weight: float = 0.5
+    """Their share of the squared norm; the other sources have the rest."""
+    window: int = 5
+    """Two events of a user co-occur if they are at most this far apart."""
+    decay: float = 0.85
+    """Factor on the weight of a pair for each event between the two."""
+    prior: float = 2.0
+    """An item with c training events has c / (c + prior) of its observed collaborative vector, and
+    the rest of the predicted one."""
+    ridge: float = 1.0
+    """Penalty of the regression, in units of the mean variance of its inputs."""
+
+    def __post_init__(self) -> None:
+        text_dim = 1 if self.text_dim is None else self.text_dim
+        sizes = {
+            "text_dim": text_dim,
+            "collaborative_dim": self.collaborative_dim,
+            "window": self.window,
+        }
+        for name, value in sizes.items():
+            if type(value) is not int or value < 1:
+                raise UsageError(f"option {name} must be a whole number from 1, not {value!r}")
+        for name in ("collaborative_weight", "decay", "prior", "ridge"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= MAX_OPTION:
+                raise UsageError(
+                    f"option {name} must be a number from 0 to {MAX_OPTION:g}, not {value!r}"
+                )
+        if not 0 < self.collaborative_weight < 1 or not 0 < self.decay <= 1:
+            raise UsageError(
+                f"option collaborative_weight ({self.collaborative_weight}) must lie between 0 and "
+                f"1, and decay ({self.decay}) above 0 and at most 1"
+            )
+
+
+@dataclass(frozen=True)
+class FusedSource(JsonRecord):
+    """One source of a fusion."""
+
+    dim: int
+    """Width of the source's vectors."""
+    width: int
+    """Width of its part of the fused vector."""
+    weight: float
+    """Its share of the squared norm."""
+
+
+@dataclass(frozen=True)
+class CollaborativePart(JsonRecord):
+    """The collaborative part of a fusion."""
+
+    dim: int
+    weight: float
+    warm_items: int
+    """Items with an observed collaborative vector."""
+    prior: float
+    ridge: float
+
+
+@dataclass(frozen=True)
+class Fusion(JsonRecord):
+    """The parts of a fused vector, in order.
+
+    The networks that go with it are arrays by name (see `quantize.mlp`): "source0" projects the
+    first source, "collaborative" predicts the collaborative part from all sources.
+    """
+
+    sources: tuple[FusedSource, ...]
+    collaborative: CollaborativePart | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object stored in a bundle, without a part that does not exist."""
+        return {name: part for name, part in super().to_json().items() if part is not None}
+
+
+def fuse(arrays: Arrays, fusion: Fusion, vectors: Vectors) -> Vectors:
+    """(n, sum of dims) sources side by side -> (n, fused width) float32.
+
+    The collaborative part, if there is one, is predicted for every row.
+    """
+    width = sum(source.width for source in fusion.sources)
+    if has(arrays, COLLABORATIVE):
+        width += len(arrays[f"{COLLABORATIVE}_0_bias"])
+
+    def fuse_block(rows: Vectors) -> Vectors:
+        parts = []
+        start = 0
+        for number, source in enumerate(fusion.sources):
+            vectors_of_source = unit(rows[:, start : start + source.dim])
+            projected = unit(forward(arrays, f"source{number}", vectors_of_source))
+            parts.append(projected * np.float32(sqrt(source.weight)))
+            start += source.dim
+        sources = np.concatenate(parts, axis=1)
+        if not has(arrays, COLLABORATIVE):
+            return sources
+        return np.concatenate([sources, forward(arrays, COLLABORATIVE, sources)], axis=1)
+
+    return by_blocks(fuse_block, vectors, width)
+
+
+def check_fusion(arrays: Arrays, fusion: Fusion, fused: int) -> None:
+    """Raise ValueError or KeyError unless `fuse` can compute with the arrays and gives vectors of
+    width `fused`."""
+    if not fusion.sources:
+        raise ValueError("a fusion has no sources")
+    for number, source in enumerate(fusion.sources):
+        if source.dim < 1 or source.weight < 0:
+            raise ValueError(f"source {number} has dim {source.dim} and weight {source.weight}")
+        width = check_network(arrays, f"source{number}", source.dim)
+        if width != source.width:
+            raise ValueError(f"source {number} gives width {width}, not {source.width}")
+    width = sum(source.width for source in fusion.sources)
+    if has(arrays, COLLABORATIVE):
+        width += check_network(arrays, COLLABORATIVE, width)
+    if width != fused:
+        raise ValueError(f"the sources are fused to width {width}, not {fused}")
+
+
+def source_shares(n: int, weights: Sequence[float] = ()) -> NDArray[np.float64]:
+    """(n,) the shares of n sources, which add up to 1; equal ones without weights. Raises
+    UsageError unless there are n positive weights."""
+    shares = np.array(weights or [1.0] * n, dtype=np.float64)
+    if len(shares) != n or not ((shares > 0) & np.isfinite(shares)).all():
+        raise UsageError(f"{n} sources of vectors need {n} positive weights, not {list(weights)}")
+    normalized: NDArray[np.float64] = shares / shares.sum()
+    return normalized
+
+
+def fuse_sources(
+    sources: Sequence[Vectors], weights: Sequence[float] = (), text_dim: int | None = None
+) -> tuple[Fusion, dict[str, NDArray[Any]]]:
+    """The fusion of sources of (n, dim_i) vectors, and its arrays.
+
+    Weights (equal if none are given) are scaled to add up to 1. Sources wider than `text_dim` are
+    projected to their principal components. Raises UsageError if there are not as many positive
+    weights as sources.
+    """
+    shares = source_shares(len(sources), weights)
+    arrays: dict[str, NDArray[Any]] = {}
+    fused = []
+    for number, (source, share) in enumerate(zip(sources, shares.tolist(), strict=True)):
+        dim = int(source.shape[1])
+        width = dim
+        if text_dim is not None and text_dim < dim:
+            width = text_dim
+            arrays |= _principal_axes(f"source{number}", source, width)
+        fused.append(FusedSource(dim, width, share))
+    return Fusion(tuple(fused)), arrays
+
+
+def add_collaborative(
+    fusion: Fusion,
+    arrays: Arrays,
+    vectors: Vectors,
+    collaborative: Vectors,
+    events: NDArray[np.int64],
+    options: FusionOptions,
+) -> tuple[Fusion, dict[str, NDArray[Any]], Vectors]:
+    """Add collaborative vectors to a fusion -> fusion, arrays, and (n, width) fused vectors.
+
+    `vectors` is (n, sum of dims); `collaborative` is (n, collaborative_dim), zero for items without
+    one; `events` (n,) is the number of training events of each item. The ridge regression with
+    intercept is fitted in closed form on the items that have a collaborative vector. The mixture of
+    observed and predicted vector is not scaled to unit norm: it is the expected collaborative
+    vector, and the centroid nearest to an expectation is the one nearest on average."""
+    share = options.collaborative_weight
+    sources = tuple(
+        FusedSource(source.dim, source.width, source.weight * (1 - share))
+        for source in fusion.sources
+    )
+    inputs = fuse(arrays, Fusion(sources), vectors)
+    observed = unit(collaborative) * np.float32(sqrt(share))
+    is_warm = collaborative.any(axis=1)
+    trust = np.where(is_warm, events / np.maximum(events + options.prior, 1e-9), 0)
+    trust = trust.astype(np.float32)[:, None]  # (n, 1)
+    arrays = {**arrays, **_ridge(inputs[is_warm], observed[is_warm], options.ridge)}
+    part = CollaborativePart(
+        dim=int(collaborative.shape[1]),
+        weight=share,
+        warm_items=int(is_warm.sum()),
+        prior=float(options.prior),
+        ridge=float(options.ridge),
+    )
+    fusion = Fusion(sources, part)
+    fused = fuse(arrays, fusion, vectors)
+    width = inputs.shape[1]
+    # shrinkage: the more events an item has, the more its observed vector counts
+    fused[:, width:] = trust * observed + (1 - trust) * fused[:, width:]
+    return fusion, arrays, fused
+
+
+def fix_signs(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns with the sign that makes their entry of largest magnitude positive."""
+    peak = np.abs(columns).argmax(axis=0, keepdims=True)
+    largest = np.take_along_axis(columns, peak, axis=0)
+    return columns * np.where(largest < 0, -1, 1)
+
+
+def _principal_axes(name: str, vectors: Vectors, width: int) -> dict[str, NDArray[np.float32]]:
+    """The network that projects unit-norm rows onto their first `width` principal axes."""
+    rows = unit(vectors)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    scatter = _products(rows, rows) - len(rows) * np.outer(mean, mean)  # (dim, dim)
+    _, axes = np.linalg.eigh(scatter)
+    weight = fix_signs(axes[:, ::-1][:, :width])  # eigh sorts ascending
+    return {
+        f"{name}_0_weight": weight.astype(np.float32),
+        f"{name}_0_bias": -(mean @ weight).astype(np.float32),
+    }
+
+
+def _ridge(inputs: Vectors, targets: Vectors, penalty: float) -> dict[str, NDArray[np.float32]]:
+    """The network that predicts (n, to) targets from (n, from) inputs."""
+    n, width = inputs.shape
+    input_mean = inputs.mean(axis=0, dtype=np.float64)
+    target_mean = targets.mean(axis=0, dtype=np.float64)
+    variance = _products(inputs, inputs) - n * np.outer(input_mean, input_mean)
+    covariance = _products(inputs, targets) - n * np.outer(input_mean, target_mean)
+    # never 0: there may be fewer rows than columns
+    strength = max(penalty, 1e-6) * (np.trace(variance) / width or 1.0)
+    weight = np.linalg.solve(variance + strength * np.eye(width), covariance)
+    bias = target_mean - input_mean @ weight
+    return {
+        f"{COLLABORATIVE}_0_weight": weight.astype(np.float32),
+        f"{COLLABORATIVE}_0_bias": bias.astype(np.float32),
+    }
+
+
+def _products(left: Vectors, right: Vectors) -> NDArray[np.float64]:
+    """(n, a), (n, b) float32 -> (a, b) float64, a chunk of rows at a time."""
+    total = np.zeros((left.shape[1], right.shape[1]))
+    for start in range(0, len(left), CHUNK):
+        rows = slice(start, start + CHUNK)
+        total += left[rows].astype(np.float64).T @ right[rows].astype(np.float64)
+    return total

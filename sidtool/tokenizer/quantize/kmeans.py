@@ -1,0 +1,213 @@
+"""K-means, which finds the centroids of every method.
+
+Training uses a sample of 256 rows per centroid (faiss's rule) unless a method needs more. Centroids
+are seeded by greedy k-means++ (Arthur and Vassilvitskii 2007, with the 2 + log K candidates per
+step of scikit-learn) and refined by Lloyd's iterations, first on a part of the sample, then on all
+of it.
+
+There are two starts: the rows that k-means++ draws, and one step of spherical k-means (Dhillon and
+Modha 2001) from them. The residuals of later levels have no clusters: rows are far from each other
+and nearly orthogonal, so the few short ones among the seeds are nearest to all others. One code
+then takes most rows and keeps them: a local optimum whose error is hardly worse. A step by
+direction alone does not depend on the length of a seed. With few rows and many dimensions only
+`balanced` prevents such collapsed codes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.tokenizer.quantize.mlp import unit
+
+ROWS_PER_CENTROID = 256
+SEEDING_ROWS_PER_CENTROID = 64
+SEEDING_ITERATIONS = 10
+"""Most iterations on the seeding part of the sample."""
+ITERATIONS = 10
+"""Most iterations on the whole sample."""
+TOLERANCE = 1e-4
+"""Iterations end when one lowers the error by less than this share."""
+SIMILAR_ERROR = 1.02
+"""Starts whose errors differ by less than this factor are compared by the evenness of their
+codes."""
+CHUNK = 4096
+MAX_VALUE = 1e8
+"""Float32 overflows with larger values: `balanced` squares squared distances, and sums them."""
+
+Labels = NDArray[np.intp]
+"""(n,): one code per row."""
+Distances = NDArray[np.float32]
+"""Squared distances."""
+
+
+def training_rows(
+    vectors: Vectors | VectorSource,
+    sizes: Sequence[int],
+    rng: np.random.Generator,
+    normalize: bool,
+    at_least: int = 0,
+) -> Vectors:
+    """(n, dim) embeddings -> a new array of rows in random order.
+
+    There are 256 rows per code of the largest level, or `at_least` if that is more; fewer if there
+    are fewer vectors or the source's memory limit is lower. Raises DataError if a value is not
+    finite or above MAX_VALUE, or if there are fewer distinct rows than codes in the largest level.
+    """
+    source = VectorSource.of(vectors)
+    count = min(max(ROWS_PER_CENTROID * max(sizes), at_least), source.limit)
+    if count >= len(source):
+        drawn = rng.permutation(len(source))
+    else:
+        drawn = rng.choice(len(source), count, replace=False)
+    rows = source.take(drawn)
+    _require_distinct(rows, max(sizes))
+    largest = max(float(rows.max()), -float(rows.min()))
+    if largest > MAX_VALUE:
+        raise DataError(
+            f"vectors have values up to {largest:.3g}, more than {MAX_VALUE:g}: training would "
+            "overflow",
+            hint="scale the vectors down",
+        )
+    return unit(rows) if normalize else rows
+
+
+def _require_distinct(vectors: Vectors, count: int) -> None:
+    distinct: set[bytes] = set()
+    for row in vectors:
+        distinct.add(row.tobytes())
+        if len(distinct) >= count:
+            return
+    raise DataError(
+        f"{len(vectors)} items have {len(distinct)} distinct vectors, "
+        f"and a level has {count} codes",
+        hint=f"choose levels of at most {len(distinct)} codes",
+    )
+
+
+def kmeans(
+    vectors: Vectors, size: int, rng: np.random.Generator, max_iterations: int = ITERATIONS
+) -> tuple[Vectors, int]:
+    """(n, dim) vectors in random order -> (size, dim) float32 centroids, and iterations done."""
+    part = vectors[: SEEDING_ROWS_PER_CENTROID * size]
+    seeds = plus_plus(part, size, rng)
+    starts = [
+        lloyd(part, seeds, SEEDING_ITERATIONS),
+        lloyd(part, by_direction(part, seeds), SEEDING_ITERATIONS),
+    ]
+    assignments = [nearest(vectors, centroids) for centroids, _ in starts]
+    centroids, done = starts[_preferred(assignments, size)]
+    if len(part) == len(vectors) and done < SEEDING_ITERATIONS:
+        return centroids, done  # converged on the whole sample already
+    centroids, steps = lloyd(vectors, centroids, max_iterations)
+    return centroids, done + steps
+
+
+def _preferred(assignments: Sequence[tuple[Labels, Distances]], size: int) -> int:
+    """Index of the assignment that uses its codes most evenly, of those with about the least
+    error."""
+    errors = [float(distances.sum(dtype=np.float64)) for _, distances in assignments]
+    entropies = [_entropy(codes, size) for codes, _ in assignments]
+    return max(
+        range(len(assignments)),
+        key=lambda start: (errors[start] <= SIMILAR_ERROR * min(errors), entropies[start]),
+    )
+
+
+def _entropy(codes: Labels, size: int) -> float:
+    share = np.bincount(codes, minlength=size) / len(codes)
+    logs = np.log(np.maximum(share, np.finfo(float).tiny))  # 0 * log(tiny) adds nothing
+    return float(-(share * logs).sum())
+
+
+def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
+    """One step of spherical k-means: means of the rows whose direction is nearest to a
+    centroid's."""
+    lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
+    units = centroids / np.maximum(lengths, np.finfo(np.float32).tiny)
+    # with unit centroids u the squared distance is |v|^2 + 1 - 2 v.u
+    codes, distances = nearest(vectors, units)
+    return means(vectors, codes, distances, centroids)
+
+
+def plus_plus(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
+    """Greedy k-means++: of a few candidates drawn by squared distance, keep the one that lowers the
+    error most."""
+    candidates = 2 + int(np.log(size))
+    norms = np.einsum("ij,ij->i", vectors, vectors)
+    chosen = np.empty(size, dtype=np.intp)
+    chosen[0] = rng.integers(len(vectors))
+    closest = _distances_to_rows(vectors, norms, chosen[:1])[0]
+    for step in range(1, size):
+        cumulated = np.cumsum(closest, dtype=np.float64)
+        drawn = np.searchsorted(cumulated, rng.random(candidates) * cumulated[-1], side="right")
+        drawn = np.minimum(drawn, len(vectors) - 1)
+        lowered = np.minimum(closest, _distances_to_rows(vectors, norms, drawn))  # (candidates, n)
+        best = int(lowered.sum(axis=1, dtype=np.float64).argmin())
+        chosen[step] = drawn[best]
+        closest = lowered[best]
+    return vectors[chosen]
+
+
+def _distances_to_rows(vectors: Vectors, norms: Distances, rows: Labels) -> Distances:
+    """(len(rows), n) float32 squared distances from the given rows to all rows."""
+    products = (vectors @ vectors[rows].T).T
+    return np.maximum(norms[rows, None] + norms - 2 * products, 0)
+
+
+def lloyd(vectors: Vectors, centroids: Vectors, max_iterations: int) -> tuple[Vectors, int]:
+    """Lloyd's iterations until the error falls by less than TOLERANCE -> centroids, iterations."""
+    previous = np.inf
+    for step in range(max_iterations):
+        codes, distances = nearest(vectors, centroids)
+        error = float(distances.sum(dtype=np.float64))
+        if previous - error <= TOLERANCE * error:
+            return centroids, step
+        previous = error
+        centroids = means(vectors, codes, distances, centroids)
+    return centroids, max_iterations
+
+
+def nearest(
+    vectors: Vectors, centroids: Vectors, prices: Distances | None = None
+) -> tuple[Labels, Distances]:
+    """The nearest centroid of each row as (n,) codes, and the (n,) squared distances to it.
+
+    (K,) `prices` are added to the squared distances, if given.
+    """
+    codes = np.empty(len(vectors), dtype=np.intp)
+    distances = np.empty(len(vectors), dtype=np.float32)
+    transposed = np.ascontiguousarray(centroids.T)
+    bias = 0.5 * (np.einsum("ij,ij->i", centroids, centroids) + (0 if prices is None else prices))
+    for start in range(0, len(vectors), CHUNK):  # a chunk's scores stay in the cache
+        rows = vectors[start : start + CHUNK]
+        scores = rows @ transposed
+        scores -= bias
+        best = scores.argmax(axis=1)
+        codes[start : start + CHUNK] = best
+        top = np.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+        distances[start : start + CHUNK] = np.einsum("ij,ij->i", rows, rows) - 2 * top
+    return codes, np.maximum(distances, 0)
+
+
+def means(vectors: Vectors, codes: Labels, distances: Distances, centroids: Vectors) -> Vectors:
+    """The mean of each code's rows; an empty code restarts at the row farthest from its
+    centroid."""
+    from scipy.sparse import csr_array
+
+    counts = np.bincount(codes, minlength=len(centroids))
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        farthest = np.argsort(-distances, kind="stable")[: len(empty)]
+        codes = codes.copy()
+        codes[farthest] = empty
+        counts = np.bincount(codes, minlength=len(centroids))
+    ones = np.ones(len(codes), dtype=np.float32)
+    members = csr_array(
+        (ones, codes, np.arange(len(codes) + 1)), shape=(len(codes), len(centroids))
+    )
+    sums = members.T.tocsr() @ vectors  # (K, dim)
+    averages = sums / np.maximum(counts, 1)[:, None]
+    return np.where(counts[:, None] > 0, averages, centroids).astype(np.float32)

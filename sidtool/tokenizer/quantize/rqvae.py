@@ -1,0 +1,110 @@
+"""RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and RQ-K-means+
+(GPR).
+
+Torch trains the networks; numpy encodes, so codes have one source.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sidtool.base.progress import Progress
+from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.tokenizer.quantize import rqkmeans
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.kmeans import kmeans, nearest, training_rows
+
+HIDDEN = (512, 256, 128)
+
+
+def fit(
+    vectors: Vectors | VectorSource,
+    sizes: Sequence[int],
+    *,
+    seed: int = 0,
+    normalize: bool = False,
+    width: int = 32,
+    epochs: int = 100,
+    progress: Progress | None = None,
+) -> Codebook:
+    """An autoencoder of (n, dim) float32 embeddings with residual codes of its `width`-dim latents.
+
+    After a warm-up without codes the centroids start from k-means; commitment 0.25,
+    straight-through gradients, unused codes restart after every epoch. Raises DataError as residual
+    k-means does.
+    """
+    import torch
+
+    from sidtool.tokenizer.quantize.autoencoder import (
+        WARM_UP,
+        Autoencoder,
+        ResidualQuantizer,
+        Scale,
+        latents,
+        train,
+    )
+
+    rng = np.random.default_rng(seed)
+    rows = training_rows(vectors, sizes, rng, normalize)
+    scale = Scale.of(rows)
+    rows = scale.apply(rows)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Autoencoder((rows.shape[1], *HIDDEN, width))
+        train(model, rows, None, epochs=max(1, int(WARM_UP * epochs)), seed=seed)
+        start = _residual_kmeans(latents(model, rows), sizes, rng)
+        quantizer = ResidualQuantizer(start)
+        train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
+    record = {"seed": seed, "sample": len(rows), "epochs": epochs}
+    levels = tuple(level.detach().numpy().copy() for level in quantizer.levels)
+    params = QuantizerParams(dim=int(rows.shape[1]), normalize=normalize, fit=record)
+    return Codebook("rq-vae", levels, model.arrays(scale), params)
+
+
+def fit_warm(
+    vectors: Vectors | VectorSource,
+    sizes: Sequence[int],
+    *,
+    seed: int = 0,
+    normalize: bool = False,
+    epochs: int = 30,
+    progress: Progress | None = None,
+) -> Codebook:
+    """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks start as the identity.
+
+    Latents have the width of the embeddings. Raises DataError as residual k-means does.
+    """
+    import torch
+
+    from sidtool.tokenizer.quantize.autoencoder import Autoencoder, ResidualQuantizer, Scale, train
+
+    start = rqkmeans.fit(vectors, sizes, seed=seed, normalize=normalize, balanced=False)
+    rows = training_rows(vectors, sizes, np.random.default_rng(seed), normalize)
+    dim = int(rows.shape[1])
+    scale = Scale.of(rows)
+    rows = scale.apply(rows)
+    first = scale.apply(start.levels[0])
+    later = [level / scale.deviation for level in start.levels[1:]]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Autoencoder((dim, HIDDEN[0], dim), skip=True)
+        quantizer = ResidualQuantizer([first, *later])
+        train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
+    levels = [level.detach().numpy() * np.float32(scale.deviation) for level in quantizer.levels]
+    levels[0] = levels[0] + scale.mean
+    record = {"seed": seed, "sample": len(rows), "epochs": epochs}
+    params = QuantizerParams(dim=dim, normalize=normalize, skip=True, fit=record)
+    return Codebook("rq-kmeans+", tuple(levels), model.arrays(scale), params)
+
+
+def _residual_kmeans(
+    rows: Vectors, sizes: Sequence[int], rng: np.random.Generator
+) -> list[Vectors]:
+    """Centroids of each level, clustered level by level."""
+    levels: list[Vectors] = []
+    residual = rows.copy()
+    for size in sizes:
+        centroids, _ = kmeans(residual, size, rng)
+        residual -= centroids[nearest(residual, centroids)[0]]
+        levels.append(centroids)
+    return levels

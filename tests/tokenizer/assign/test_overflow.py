@@ -1,0 +1,171 @@
+"""Where items go that overflow their prefixes, against the same rounds computed one item at a
+time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import RefusedError
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.assign import prefix_search
+from sidtool.tokenizer.assign.overflow import place_new_items, place_overflow
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import Codes
+from tests.tokenizer.quantize.material import codebook_of, vectors_of
+
+SPACES = [(3, 4, 2), (5, 3), (2, 2, 3, 2), (8, 5, 6)]
+
+
+def every(sizes: tuple[int, ...]) -> Codes:
+    return np.array(list(np.ndindex(sizes)), dtype=np.uint16)
+
+
+def slow_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> list[tuple[int, ...]]:
+    used = {tuple(sid) for sid in taken.tolist()}
+    prefixes = every(codebook.sizes[:-1])
+    sums = np.array(
+        [
+            sum(level[c].astype(float) for level, c in zip(codebook.levels, p, strict=False))
+            for p in prefixes
+        ]
+    )
+    distances = np.square(latent[:, None].astype(float) - sums).sum(axis=2).astype(np.float32)
+    room = [
+        codebook.sizes[-1] - sum((*p, c) in used for c in range(codebook.sizes[-1]))
+        for p in prefixes.tolist()
+    ]
+    homes: dict[int, list[tuple[float, int]]] = {}
+    waiting = set(range(len(latent)))
+    while waiting:
+        applicants: dict[int, list[tuple[float, int]]] = {}
+        for row in sorted(waiting):
+            best = min(
+                (p for p in range(len(room)) if room[p]), key=lambda p: (distances[row, p], p)
+            )
+            applicants.setdefault(best, []).append((float(distances[row, best]), row))
+        for prefix, rows in applicants.items():
+            won = sorted(rows)[: room[prefix]]
+            homes.setdefault(prefix, []).extend(won)
+            room[prefix] -= len(won)
+            waiting -= {row for _, row in won}
+    result: list[tuple[int, ...]] = [()] * len(latent)
+    for prefix, rows in homes.items():
+        for _, row in sorted(rows):
+            left = latent[row].astype(float) - sums[prefix]
+            free = [
+                c for c in range(codebook.sizes[-1]) if (*prefixes[prefix].tolist(), c) not in used
+            ]
+            result[row] = (
+                *prefixes[prefix].tolist(),
+                min(free, key=lambda c: np.square(left - codebook.levels[-1][c]).sum()),
+            )
+            used.add(result[row])
+    return result
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.sampled_from(SPACES),
+    before=st.floats(0, 0.8),
+    share=st.floats(0, 1),
+    copies=st.integers(0, 12),
+    spread=st.sampled_from([0.2, 1.0]),
+    entries=st.sampled_from([1, 200, 1 << 21]),
+)
+def test_batched_rounds_equal_one_item_at_a_time(
+    seed, sizes, before, share, copies, spread, entries
+):
+    sids = np.random.default_rng(seed).permutation(every(sizes))
+    taken = sids[: int(before * len(sids))]
+    latent = vectors_of(seed + 9, int(share * (len(sids) - len(taken))), 5) * np.float32(spread)
+    latent[:copies] = latent[:1]
+    codebook = codebook_of(seed, sizes, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix_search, "ENTRIES", entries)
+        result = place_overflow(latent, codebook, taken)
+    assert list(map(tuple, result.tolist())) == slow_overflow(latent, codebook, taken)
+
+
+def test_a_space_fills_to_its_last_sid():
+    sizes = (6, 40, 7)  # more prefixes below a code than a row looks at, or remembers
+    sids = np.random.default_rng(0).permutation(every(sizes))
+    latent = np.tile(vectors_of(1, 1, 4), (len(sids) - 100, 1))
+    result = place_overflow(latent, codebook_of(0, sizes, 4), sids[:100])
+    assert len(np.unique(np.concatenate([result, sids[:100]]), axis=0)) == len(sids)
+
+
+def test_a_space_of_64_bits_is_searched():
+    levels = tuple(
+        np.arange(2**16, dtype=np.float32)[:, None] / np.float32(64**level) for level in range(4)
+    )
+    top = np.full((2, 4), 2**16 - 1, dtype=np.uint16)
+    top[1, -1] = 0
+    codebook = Codebook("rq-kmeans", levels, {})
+    result = place_overflow(np.array([[66_600]], dtype=np.float32), codebook, top)
+    assert result.tolist() == [[2**16 - 1] * 3 + [2**16 - 2]]
+
+
+def test_more_items_than_free_sids_are_refused():
+    codebook = codebook_of(0, (3, 4), 5)
+    with pytest.raises(RefusedError, match="10 of 12 semantic IDs are taken, and 3 items need one"):
+        place_overflow(vectors_of(0, 3, 5), codebook, every((3, 4))[:10])
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), before=st.integers(0, 10), copies=st.integers(0, 5))
+def test_new_items_get_different_free_sids_and_their_nearest_one_if_it_is_free(
+    seed, before, copies
+):
+    sizes = (3, 4, 2)
+    codebook = codebook_of(seed, sizes, 4)
+    vectors = vectors_of(seed + 50, 12, 4)
+    vectors[:copies] = vectors[:1]
+    taken = np.random.default_rng(seed).permutation(every(sizes))[:before]
+    codes = place_new_items(vectors, codebook, taken)
+    in_use = {tuple(sid) for sid in taken.tolist()}
+    assert len({tuple(sid) for sid in codes.tolist()} | in_use) == before + 12
+    for nearest, sid in zip(codebook.encode(vectors).tolist(), codes.tolist(), strict=True):
+        if tuple(nearest) not in in_use:
+            assert sid == nearest
+            in_use.add(tuple(nearest))  # an equal item that follows gets another SID
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), before=st.integers(0, 10))
+def test_new_items_that_lose_their_nearest_sid_follow_the_overflow_rule(seed, before):
+    sizes = (3, 4, 2)
+    codebook = codebook_of(seed, sizes, 4)
+    vectors = vectors_of(seed + 50, 12, 4)
+    taken = np.random.default_rng(seed).permutation(every(sizes))[:before]
+    codes = place_new_items(vectors, codebook, taken)
+    settled = (codes == codebook.encode(vectors)).all(axis=1)
+    in_use = np.concatenate([taken, codes[settled]])
+    expected = slow_overflow(codebook.transform(vectors[~settled]), codebook, in_use)
+    assert list(map(tuple, codes[~settled].tolist())) == expected
+
+
+def test_new_items_that_do_not_fit_are_refused():
+    codebook = codebook_of(0, (3, 4, 2), 4)
+    taken = every((3, 4, 2))[:23]
+    assert place_new_items(vectors_of(0, 1, 4), codebook, taken).tolist() == [[2, 3, 1]]
+    with pytest.raises(RefusedError, match="23 of 24 semantic IDs are taken, and 2 items need one"):
+        place_new_items(vectors_of(0, 2, 4), codebook, taken)
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 999), before=st.integers(0, 20), sizes=st.sampled_from(SPACES))
+def test_codes_below_the_first_one_are_given_to_no_item(seed, before, sizes):
+    """Placing among shifted codes is placing among the plain ones, until the last is taken."""
+    plain = codebook_of(seed, sizes, 4)
+    levels = tuple(np.concatenate([np.zeros((1, 4), np.float32), x]) for x in plain.levels)
+    shifted = replace(plain, levels=levels, params=replace(plain.params, first_code=1))
+    taken = np.random.default_rng(seed).permutation(every(sizes))[:before]
+    vectors = vectors_of(seed + 50, len(every(sizes)) - len(taken), 4)
+    expected = place_overflow(vectors, plain, taken)
+    assert (place_overflow(vectors, shifted, taken + 1) == expected + 1).all()
+    with pytest.raises(RefusedError, match="semantic IDs are taken"):
+        place_overflow(vectors_of(0, len(vectors) + 1, 4), shifted, taken + 1)

@@ -1,0 +1,331 @@
+"""A bundle that claims more than it stores is refused before anything is allocated, and what is no
+regular file is not opened."""
+
+import gzip
+import json
+import os
+import socket
+import struct
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import numpy as np
+import pytest
+
+from sidtool.base.errors import IntegrityError, SidtoolError
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.array_metadata import ArrayMetadata
+from tests.bundles import small_bundle
+from tests.hostile.limits import check_seconds, limited
+from tests.tokenizer.bundle.drafts import ROOT, Draft, metadata_of, root_document
+
+MIB = 1 << 20
+
+
+def refused(location: str | Path, n_bytes: int) -> str:
+    """What a reader says; it may take two seconds and 64 MiB + 20 bytes per byte."""
+    verify(small_path(location))  # imports what is imported once
+    with limited() as verifying:
+        broken = verify(location)
+    with limited() as opening, pytest.raises(SidtoolError) as caught:
+        use(Bundle.open(location))
+    assert broken
+    for usage in (*verifying, *opening):
+        check_seconds(usage)
+        assert usage.memory < 64 * MIB + 20 * n_bytes
+    return str(caught.value)
+
+
+def use(bundle: Bundle) -> None:
+    """Read everything."""
+    _ = bundle.items, bundle.codebook, bundle.trie(), bundle.sid("i1")
+
+
+def small_path(location: str | Path) -> str:
+    path = f"memory://{uuid4().hex}/small.zarr"
+    filesystem, root = fsspec.core.url_to_fs(path)
+    objects = draft().stored()
+    filesystem.pipe({f"{root}/{name}": data for name, data in objects.items()})
+    return path
+
+
+def draft(items: int = 6) -> Draft:
+    return Draft.of(small_bundle(items=items))
+
+
+def stored_bytes(made: Draft) -> int:
+    return sum(map(len, made.stored().values()))
+
+
+def test_a_long_template_over_many_codes_is_refused(tmp_path: Path) -> None:
+    made = draft()
+    made.manifest["space"] |= {"sizes": [65536] * 4, "template": "{level}{code}" + "x" * 4000}
+    made.identify()
+    path = made.write(tmp_path / "shop.zarr")
+    assert "has 4013 bytes, not 1 to 64" in refused(path, stored_bytes(made))
+
+
+def test_many_codes_cost_nothing_before_they_are_spelled(tmp_path: Path) -> None:
+    made = draft()
+    made.manifest["space"] |= {"sizes": [65536] * 4, "template": "{level}{code}" + "x" * 51}
+    made.identify()
+    path = made.write(tmp_path / "shop.zarr")
+    assert "codebook/level" in refused(path, stored_bytes(made))
+
+
+def claimed(made: Draft, items: int, **changes: Any) -> Draft:
+    """A draft whose manifest and arrays claim another number of items than the chunks hold."""
+    made.manifest["items"] = items
+    for name, array in made.arrays.items():
+        if name.startswith(("items/", "index/id_")) and not name.endswith("_first"):
+            meta = metadata_of(array)
+            rows = items + name.endswith("_offset")
+            meta["shape"][0] = rows if not name.endswith("_bytes") else meta["shape"][0]
+            made.metadata[name] = meta | changes.get(name, {})
+    return made
+
+
+@pytest.mark.parametrize("items", [10**7, 10**9, (1 << 32) - 1])
+@pytest.mark.parametrize("rows", [1, 7, 4096, 1 << 40])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("container", ["shop.zarr", "shop.zarr.zip"])
+def test_sizes_are_bounded_by_what_is_stored(
+    tmp_path: Path, items: int, rows: int, compressed: bool, container: str
+) -> None:
+    made = claimed(draft(), items)
+    for meta in made.metadata.values():
+        meta["chunk_grid"]["configuration"]["chunk_shape"][0] = rows
+        if compressed:
+            meta["codecs"] = [*meta["codecs"], {"name": "gzip"}]
+    refused(made.write(tmp_path / container), stored_bytes(made))
+
+
+@pytest.mark.parametrize("fill_value", [0, 1])
+def test_chunks_that_are_not_stored_do_not_make_large_arrays(
+    tmp_path: Path, fill_value: int
+) -> None:
+    made = claimed(draft(), 10**9)
+    for name in [*made.metadata]:
+        made.objects[f"{name}/c/0"] = made.objects[f"{name}/c/0/0"] = None
+        is_bool = made.arrays[name].dtype == np.bool_
+        made.metadata[name]["fill_value"] = bool(fill_value) if is_bool else fill_value
+    path = made.write(tmp_path / "shop.zarr")
+    assert "bytes are made of" in refused(path, stored_bytes(made))
+
+
+def test_a_chunk_does_not_expand_beyond_its_size(tmp_path: Path) -> None:
+    for compressor, bomb in (
+        ("gzip", gzip.compress(bytes(256 * MIB), 9)),
+        ("zstd", zstd(bytes(256 * MIB))),
+    ):
+        made = draft()
+        meta = metadata_of(made.arrays["items/retired"])
+        meta["codecs"].append({"name": compressor, "configuration": {"level": 1}})
+        made.metadata["items/retired"] = meta
+        made.chunks["items/retired"] = bomb
+        path = made.write(tmp_path / f"{compressor}.zarr")
+        assert "a chunk is not one" in refused(path, stored_bytes(made))
+
+
+def zstd(data: bytes) -> bytes:
+    from numcodecs.zstd import compress  # type: ignore[import-untyped]
+
+    return bytes(compress(data, 1))
+
+
+@pytest.mark.parametrize("compressor", ["gzip", "zstd"])
+def test_compressed_chunks_are_read_exactly(compressor: str) -> None:
+    values = np.arange(300, dtype=np.int64).reshape(100, 3)
+    meta = metadata_of(values) | {"codecs": [{"name": "bytes", "configuration": {"endian": "big"}}]}
+    meta["codecs"].append({"name": compressor})
+    parsed = ArrayMetadata.parse(json.dumps(meta).encode())
+    raw = values.astype(">i8").tobytes()
+    pack = gzip.compress if compressor == "gzip" else zstd
+    np.testing.assert_array_equal(parsed.decode(pack(raw)), values)
+    packed = pack(raw)
+    damages = (packed[:-1], packed[:8], b"", packed + packed, pack(raw[:-1]), pack(raw + b"\0"))
+    for damaged in (*damages, bytes([packed[0] ^ 1]) + packed[1:]):
+        with pytest.raises(ValueError):
+            parsed.decode(damaged)
+
+
+DOCUMENTS: dict[str, Any] = {
+    "a negative chunk": {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [-1]}}},
+    "an empty chunk": {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0]}}},
+    "a chunk of another depth": {
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [6, 1]}}
+    },
+    "a chunk that is true": {
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [True]}}
+    },
+    "another grid": {"chunk_grid": {"name": "rectilinear", "configuration": {"chunk_shape": [6]}}},
+    "no grid": {"chunk_grid": None},
+    "no chunk shape": {"chunk_grid": {"name": "regular", "configuration": {}}},
+    "a negative size": {"shape": [-6]},
+    "a size that is no whole number": {"shape": [6.0]},
+    "a huge size": {"shape": [1 << 60]},
+    "no dimension": {"shape": [], "chunk_grid": {"name": "regular", "configuration": {}}},
+    "a text for a shape": {"shape": "6"},
+    "too many dimensions": {"shape": [1] * 40},
+    "an unknown type": {"data_type": "object"},
+    "a structured type": {"data_type": {"name": "structured", "configuration": {}}},
+    "a list for a type": {"data_type": ["bool"]},
+    "text": {"data_type": "string"},
+    "a type of NumPy": {"data_type": "O"},
+    "no codecs": {"codecs": []},
+    "an unknown codec": {"codecs": [{"name": "bytes"}, {"name": "blosc"}]},
+    "sharding": {"codecs": [{"name": "sharding_indexed", "configuration": {}}]},
+    "three codecs": {"codecs": [{"name": "bytes"}, {"name": "gzip"}, {"name": "gzip"}]},
+    "a codec that is a text": {"codecs": ["bytes"]},
+    "an unknown byte order": {"codecs": [{"name": "bytes", "configuration": {"endian": "up"}}]},
+    "another key encoding": {"chunk_key_encoding": {"name": "suffix"}},
+    "another separator": {
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "../"}}
+    },
+    "a fill value of another type": {"fill_value": 0},
+    "a fill value that is no value": {"fill_value": None},
+    "a transformer": {"storage_transformers": [{"name": "x"}]},
+    "an unknown key": {"offsets": [0]},
+    "another format": {"zarr_format": 2},
+    "a group": {"node_type": "group"},
+}
+
+
+@pytest.mark.parametrize("change", DOCUMENTS)
+def test_the_metadata_of_an_array_is_checked_before_it_is_used(tmp_path: Path, change: str) -> None:
+    made = draft()
+    made.metadata["items/retired"] = metadata_of(made.arrays["items/retired"]) | DOCUMENTS[change]
+    said = refused(made.write(tmp_path / "shop.zarr"), stored_bytes(made))
+    assert said.startswith("items/retired")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b"", b"[]", b"{}", b"null", b"{" * 1000, b'{"shape": [6], "shape": [6]}', b" " * MIB],
+)
+def test_metadata_that_is_no_document_is_refused(tmp_path: Path, document: bytes) -> None:
+    made = draft()
+    made.metadata["items/sid"] = document
+    assert refused(made.write(tmp_path / "shop.zarr"), stored_bytes(made)).startswith("items/sid")
+
+
+def test_a_value_that_is_neither_true_nor_false_is_refused(tmp_path: Path) -> None:
+    made = draft()
+    made.chunks["items/retired"] = b"\0\1\2\0\0\0"
+    path = made.write(tmp_path / "shop.zarr")
+    assert "neither true nor false" in refused(path, stored_bytes(made))
+
+
+def as_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def as_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def as_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def as_sparse_file(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(1 << 40)
+
+
+def as_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def as_socket(path: Path) -> None:
+    server = socket.socket(socket.AF_UNIX)
+    before = Path.cwd()
+    os.chdir(path.parent)  # the path of a socket is short
+    try:
+        server.bind(path.name)
+    finally:
+        os.chdir(before)
+        server.close()
+
+
+FILES = (as_fifo, as_folder, as_device, as_sparse_file, as_loop, as_socket)
+
+
+@pytest.mark.parametrize("name", ["items/sid/c/0/0", "items/sid/zarr.json", ROOT, "items/more"])
+@pytest.mark.parametrize("make", FILES)
+def test_only_regular_files_are_read(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    path = draft().write(tmp_path / "shop.zarr")
+    (path / name).unlink(missing_ok=True)
+    make(path / name)
+    with limited() as used:
+        if make is as_folder and name == "items/more":
+            assert verify(path) == []  # an empty folder is no object
+        else:
+            with suppress(SidtoolError):  # a loop of links, or no root document
+                assert verify(path)
+        if name != "items/more":
+            with pytest.raises(SidtoolError):
+                _ = Bundle.open(path).items
+    assert used[0].memory < 64 * MIB
+
+
+@pytest.mark.parametrize("make", FILES)
+def test_a_zip_is_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "shop.zarr.zip")
+    for read in (verify, Bundle.open):
+        try:
+            assert read(tmp_path / "shop.zarr.zip")
+        except SidtoolError:
+            continue
+        assert read is verify
+
+
+def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
+    path = draft().write(tmp_path / "shop.zarr")  # as in the cache of the Hugging Face hub
+    for file in [each for each in path.rglob("*") if each.is_file()]:
+        blob = tmp_path / uuid4().hex
+        file.rename(blob)
+        file.symlink_to(blob)
+    assert verify(path) == []
+    assert len(Bundle.open(path).items) == 6
+
+
+def test_a_root_document_has_a_limit(tmp_path: Path) -> None:
+    path = draft().write(tmp_path / "shop.zarr")
+    manifest = draft().manifest | {"report": {"x": [1] * 1_200_000}}
+    (path / ROOT).write_bytes(root_document(manifest))
+    assert (path / ROOT).stat().st_size > 8 * MIB
+    assert "it has more than" in refused(path, (path / ROOT).stat().st_size)
+    (path / ROOT).write_bytes(b'{"attributes": {"sidtool": [' + b"{}," * 2_000_000 + b"{}]}}")
+    assert "differs from its own SHA-256" in refused(path, (path / ROOT).stat().st_size)
+
+
+def test_a_zip_with_a_large_directory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shop.zarr.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"")
+    data = bytearray(path.read_bytes())
+    entry = data[data.index(b"PK\1\2") : data.index(b"PK\5\6")]
+    n_entries = 9 * MIB // len(entry)
+    end = bytearray(data[data.index(b"PK\5\6") :])
+    start = data.index(b"PK\1\2")
+    struct.pack_into("<HHLL", end, 8, 0xFFFF, 0xFFFF, n_entries * len(entry), start)
+    path.write_bytes(data[:start] + entry * n_entries + end)
+    assert "its directory has" in refused(path, path.stat().st_size)
+
+
+def test_two_objects_of_one_name_in_a_zip_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "shop.zarr.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"x")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a", b"y")
+    with pytest.raises(IntegrityError, match="two objects of one name"):
+        Bundle.open(path)

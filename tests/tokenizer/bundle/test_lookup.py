@@ -1,0 +1,194 @@
+"""Look-ups in a large stored bundle read only parts of it, with the same results as reading it
+whole."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle.item_map import BLOCK
+from sidtool.tokenizer.bundle.lookup import MAX_LOOKUPS
+from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.sid import SidSpace
+
+
+class Counted(LocalFileSystem):
+    """Local files at counted:///path; counts the bytes that are read."""
+
+    protocol = "counted"
+    bytes = 0
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.removeprefix("counted://").rstrip("/")
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        stream = super()._open(path, mode, **options)
+        read = stream.f.read
+
+        class Counting:
+            """A file that counts the bytes read from it."""
+
+            def read(self, size: int = -1) -> Any:
+                data = read(size)
+                Counted.bytes += len(data)
+                return data
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(stream, name)
+
+            def __enter__(self) -> "Counting":
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                stream.close()
+
+        return Counting()
+
+
+@pytest.fixture
+def counted() -> type[Counted]:
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    Counted.bytes = 0
+    return Counted
+
+
+def large_bundle(
+    n: int, sizes: tuple[int, ...] = (64, 64, 64), *, distinct: bool = True, titles: bool = True
+) -> Bundle:
+    """n items on random SIDs, every ninth retired; sizes are powers of two, so that every key is a
+    SID."""
+    rng, space = np.random.default_rng(n), SidSpace(sizes)
+    keys = np.sort(rng.choice(space.capacity, n, replace=not distinct)).astype(np.uint64)
+    names = (
+        [f"item-{row:07d}" for row in rng.permutation(n)]
+        if distinct
+        else [f"item-{row:07d}" for row in range(n)]
+    )
+    items = ItemMap(
+        space=space,
+        ids=StringArray.of(names),
+        codes=space.unpack(keys),
+        retired=np.arange(n) % 9 == 0,
+        titles=StringArray.of([f"film {row} é" for row in range(n)]) if titles else None,
+    )
+    return Bundle.of(items, None, "reassign" if distinct else "allow", name="large")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Bundle, Path]]:
+    """Bundles of a little more than two blocks: one item a SID, many, and no titles; in a folder
+    and in a zip."""
+    made = {
+        "distinct.zarr": large_bundle(2 * BLOCK + 77),
+        "shared.zarr.zip": large_bundle(2 * BLOCK + 77, (2, 2, 4), distinct=False),
+        "bare.zarr.zip": large_bundle(BLOCK + 1, titles=False),
+    }
+    folder = tmp_path_factory.mktemp("stored")
+    for name, bundle in made.items():
+        bundle.save(folder / name)
+    return {name: (bundle, folder / name) for name, bundle in made.items()}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_look_ups_in_parts_equal_look_ups_in_the_whole(
+    stored: dict[str, tuple[Bundle, Path]], data: st.DataObject
+) -> None:
+    whole, path = stored[data.draw(st.sampled_from(sorted(stored)))]
+    opened, n, space = Bundle.open(path), len(whole.items), whole.space
+    edges = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, n - 1]).filter(lambda row: row < n)
+    rows = data.draw(st.lists(edges | st.integers(0, n - 1), max_size=4))
+    foreign = [
+        data.draw(st.tuples(*(st.integers(0, size - 1) for size in space.sizes))) for _ in range(2)
+    ]
+    text = " and ".join(
+        space.spell(codes) for codes in [*(whole.items.codes[row] for row in rows), *foreign]
+    )
+    assert decode(opened, text) == decode(whole, text)
+    for row in rows:
+        item = whole.items.ids[row]
+        assert opened.sid(item) == whole.sid(item)
+        assert opened.item_ids(whole.sid(item)) == whole.item_ids(whole.sid(item))
+    requested = ["absent", "", *(whole.items.ids[row] for row in rows)]
+    part = opened.items_with_ids(requested)
+    for item, part_row in zip(requested, part.rows(requested).tolist(), strict=True):
+        row = int(whole.items.rows([item])[0])
+        assert (part_row < 0) == (row < 0)
+        if row >= 0:
+            assert (
+                part.codes[part_row].tolist(),
+                bool(part.retired[part_row]),
+                part.title(part_row),
+            ) == (
+                whole.items.codes[row].tolist(),
+                bool(whole.items.retired[row]),
+                whole.items.title(row),
+            )
+    assert "items" not in vars(opened), "the whole map was not read"
+
+
+@pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
+def test_ten_look_ups_read_a_twentieth_at_most(
+    tmp_path: Path, counted: type[Counted], name: str
+) -> None:
+    n = 200_000
+    made = large_bundle(n)
+    made.save(tmp_path / name)
+    size = sum(
+        path.stat().st_size
+        for path in [tmp_path / name, *(tmp_path / name).rglob("*")]
+        if path.is_file()
+    )
+    rows = np.linspace(0, n - 1, 10).astype(int).tolist()
+    for ask in (
+        lambda bundle, row: decode(bundle, made.space.spell(made.items.codes[row])),
+        lambda bundle, row: bundle.sid(made.items.ids[row]),
+    ):
+        counted.bytes = 0
+        bundle = Bundle.open(f"counted://{tmp_path / name}")
+        opening = counted.bytes
+        assert 0 < opening < 20_000, "the manifest and the directory of a zip"
+        assert all(ask(bundle, row) == ask(made, row) for row in rows)
+        assert counted.bytes <= 0.05 * size
+    counted.bytes = 0
+    assert len(bundle.items) == n
+    assert counted.bytes > 0.8 * size, "the counter sees what is read"
+
+
+def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
+    made = large_bundle(BLOCK + 1)
+    made.save(tmp_path / "shop.zarr")
+    bundle = Bundle.open(tmp_path / "shop.zarr")
+    for row in range(MAX_LOOKUPS):
+        bundle.sid(made.items.ids[row])
+    assert "items" not in vars(bundle)
+    assert bundle.sid(made.items.ids[MAX_LOOKUPS]) == made.sid(made.items.ids[MAX_LOOKUPS])
+    assert "items" in vars(bundle)
+    assert bundle.items_with_sids(made.items.codes[:1]) is bundle.items
+
+
+def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidtool.tokenizer.bundle.zarr_group.CHUNK_BYTES", 1000)
+    made = large_bundle(BLOCK + 1)
+    made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
+    made.save(tmp_path / "cut.zarr")
+    opened = Bundle.open(tmp_path / "cut.zarr")
+    sizes = {
+        path.stat().st_size
+        for path in (tmp_path / "cut.zarr/items/sid/c").rglob("*")
+        if path.is_file()
+    }
+    assert len(sizes) == 1
+    assert max(sizes) <= 1000
+    assert opened.sid(made.items.ids[4000]) == made.sid(made.items.ids[4000])
+    np.testing.assert_array_equal(opened.items.codes, made.items.codes)
+    assert list(opened.items.ids) == list(made.items.ids)

@@ -1,0 +1,298 @@
+"""A manifest that breaks a rule of docs/format.md is refused by every reader, however it is
+signed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.history import ItemsChange
+from sidtool.tokenizer.bundle.manifest import FORMAT
+from sidtool.tokenizer.quantize.codebook import QuantizerParams
+from tests.bundles import small_bundle
+from tests.tokenizer.bundle.drafts import ROOT, Draft, root_document
+
+A, B = "a" * 64, "b" * 64
+VERSION = {"version": "1.0", "digest": A, "name": "old", "created": "", "change": {"kind": "items"}}
+ENCODER = {"model": "some/where", "dim": 2, "probes": [{"text": "x", "vector": [0.5, 1]}]}
+COLLABORATIVE = {"mode": "fused", "protocol": "temporal", "train_events": 3}
+RECIPE = {
+    "quantizer": {"method": "rq-kmeans", "parameters": {}},
+    "encoder": ENCODER,
+    "text_template": "{title}",
+    "collaborative": COLLABORATIVE,
+}
+VALID: dict[str, Any] = {
+    "version": "1.1",
+    "parent": A,
+    "lineage": [VERSION],
+    "compatible_with": [B],
+    "recipe": RECIPE,
+    "source": {"catalog": A},
+    "libraries": {"numpy": "2.0"},
+    "created": "2026-01-02T03:04:05+00:00",
+}
+
+Path_ = tuple[str | int, ...]
+
+
+def changed(value: Any, path: Path_, new: Any) -> Any:
+    """A JSON value with another member at a path; `new` is a value, or REMOVED."""
+    key, *rest = path
+    copy = value.copy()
+    if rest:
+        copy[key] = changed(value[key], tuple(rest), new)
+    elif new is REMOVED:
+        del copy[key]
+    else:
+        copy[key] = new
+    return copy
+
+
+REMOVED = object()
+
+
+def draft() -> Draft:
+    made = Draft.of(small_bundle(items=6))
+    made.manifest |= VALID
+    made.identify()
+    made.manifest["objects"] = made.digests()
+    return made
+
+
+def test_the_manifest_that_the_others_change_is_valid(tmp_path: Path) -> None:
+    path = draft().write(tmp_path / "shop.zarr")
+    assert verify(path) == []
+    assert Bundle.open(path).manifest.lineage[0].change == ItemsChange()
+
+
+WRONG_TYPES: tuple[Path_, ...] = (
+    (),
+    ("name",),
+    ("version",),
+    ("space",),
+    ("space", "sizes"),
+    ("space", "sizes", 0),
+    ("space", "template"),
+    ("identity",),
+    ("identity", "items"),
+    ("identity", "digest"),
+    ("items",),
+    ("collisions",),
+    ("collisions", "policy"),
+    ("objects",),
+    ("recipe", "quantizer", "method"),
+    ("recipe", "quantizer", "parameters"),
+    ("recipe", "encoder", "probes"),
+    ("recipe", "encoder", "probes", 0),
+    ("recipe", "encoder", "probes", 0, "text"),
+    ("recipe", "encoder", "probes", 0, "vector"),
+    ("recipe", "encoder", "probes", 0, "vector", 0),
+    ("recipe", "collaborative", "mode"),
+    ("lineage",),
+    ("lineage", 0),
+    ("lineage", 0, "version"),
+    ("lineage", 0, "digest"),
+    ("lineage", 0, "name"),
+    ("lineage", 0, "change"),
+    ("lineage", 0, "change", "kind"),
+    ("lineage", 0, "change", "added"),
+    ("change",),
+    ("change", "items"),
+    ("change", "kind"),
+    ("compatible_with",),
+    ("compatible_with", 0),
+    ("source",),
+    ("report",),
+    ("libraries",),
+    ("libraries", "numpy"),
+    ("created",),
+    ("format",),
+)
+
+
+@pytest.mark.parametrize("path", WRONG_TYPES, ids=str)
+@pytest.mark.parametrize("wrong", [None, True, -1.5, "?", [[]], {"?": []}], ids=repr)
+def test_a_value_of_another_type_is_refused(tmp_path: Path, path: Path_, wrong: Any) -> None:
+    if (path, wrong) == (("name",), "?") or (path[-1:] == ("report",) and isinstance(wrong, dict)):
+        pytest.skip("valid")
+    right_types: dict[Any, type] = {"method": str, "text": str, "mode": str, "created": str}
+    right_types |= {"name": str, "numpy": str, "parameters": dict, "source": dict}
+    if isinstance(wrong, right_types.get(path[-1] if path else None, ())):
+        pytest.skip("valid")
+    if path[-2:] == ("vector", 0) and wrong == -1.5:
+        pytest.skip("valid")
+    made = draft()
+    manifest: Any = changed(made.manifest, path, wrong) if path else wrong
+    refused(tmp_path, made, manifest)
+
+
+REQUIRED: tuple[Path_, ...] = (
+    ("format",),
+    ("name",),
+    ("space",),
+    ("space", "sizes"),
+    ("space", "template"),
+    ("space", "begin"),
+    ("space", "end"),
+    ("identity",),
+    ("identity", "space"),
+    ("identity", "codebook"),
+    ("identity", "items"),
+    ("identity", "digest"),
+    ("items",),
+    ("collisions",),
+    ("collisions", "policy"),
+    ("objects",),
+    ("recipe",),
+    ("recipe", "quantizer"),
+    ("recipe", "quantizer", "method"),
+    ("recipe", "quantizer", "parameters"),
+    ("recipe", "encoder", "probes", 0, "text"),
+    ("recipe", "collaborative", "mode"),
+    ("recipe", "collaborative", "train_events"),
+    ("lineage", 0, "digest"),
+    ("lineage", 0, "change"),
+)
+
+
+@pytest.mark.parametrize("path", REQUIRED, ids=str)
+def test_a_required_key_that_is_missing_is_noticed(tmp_path: Path, path: Path_) -> None:
+    made = draft()
+    refused(tmp_path, made, changed(made.manifest, path, REMOVED))
+
+
+WRONG_VALUES: tuple[tuple[Path_, Any], ...] = (
+    (("format",), 0),
+    (("format",), -1),
+    (("items",), -1),
+    (("items",), 1 << 32),
+    (("version",), "1"),
+    (("version",), "1.0.0"),
+    (("version",), "1.-1"),
+    (("version",), "01.0"),
+    (("version",), "1.0\n"),
+    (("version",), "１.０"),
+    (("version",), "١.٠"),
+    (("version",), "1." + "9" * 5000),
+    (("lineage", 0, "version"), "one"),
+    (("space", "sizes"), []),
+    (("space", "sizes"), [4, 5, 0]),
+    (("space", "sizes"), [4, 5, 65537]),
+    (("space", "sizes"), [65536] * 5),
+    (("space", "sizes"), [2] * 27),
+    (("space", "template"), "<{code}>"),
+    (("space", "template"), "{level}{code}{code}"),
+    (("space", "template"), "{level}{code}" + "x" * 4000),
+    (("space", "template"), "{level}{code}\u001b[31m"),
+    (("space", "begin"), None),
+    (("space", "begin"), ""),
+    (("space", "begin"), "<|sid_end|>"),
+    (("space", "begin"), "<s_a_1>"),
+    (("collisions", "policy"), "overwrite"),
+    (("collisions", "policy"), "append"),
+    (("collisions", "capacity"), 6),
+    (("collisions", "capacity"), 6.0),
+    (("identity", "space"), A),
+    (("identity", "digest"), A),
+    (("identity", "digest"), A.upper()),
+    (("objects", "items/sid/zarr.json"), "a" * 63),
+    (("objects", "items/sid/zarr.json"), A.upper()),
+    (("objects", "items/sid"), A),
+    (("parent",), B),
+    (("parent",), "abc"),
+    (("compatible_with", 0), "abc"),
+    (("lineage", 0, "digest"), "abc"),
+    (("lineage", 0, "change", "kind"), "moved"),
+    (("lineage", 0, "change", "added"), -1),
+    (("change",), {"kind": "align", "of": A, "common": 1, "before": [], "after": []}),
+    (("change",), {"kind": "align", "of": A, "common": 1, "before": [1], "after": [1, 1]}),
+    (("change",), {"kind": "build", "items": -1}),
+    (("recipe", "quantizer", "parameters", "dim"), "8"),
+    (("recipe", "quantizer", "parameters", "bound"), "relu"),
+    (("recipe", "quantizer", "parameters", "fusion"), []),
+    (("recipe", "quantizer", "parameters", "normalize"), 1),
+)
+
+
+@pytest.mark.parametrize(("path", "wrong"), WRONG_VALUES, ids=lambda value: repr(value)[:40])
+def test_a_value_out_of_range_is_refused(tmp_path: Path, path: Path_, wrong: Any) -> None:
+    made = draft()
+    refused(tmp_path, made, changed(made.manifest, path, wrong))
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "another order of keys": lambda root: root.replace(
+        b'"node_type": "group",\n "zarr_format": 3', b'"zarr_format": 3,\n "node_type": "group"'
+    ),
+    "no line feed": lambda root: root[:-1],
+    "two line feeds": lambda root: root + b"\n",
+    "a byte order mark": lambda root: b"\xef\xbb\xbf" + root,
+    "a key twice": lambda root: root.replace(b'"items": 6', b'"items": 6,\n   "items": 6', 1),
+    "an escaped letter": lambda root: root.replace(b'"items": 6', b'"\\u0069tems": 6', 1),
+    "a constant": lambda root: root.replace(b'"items": 6', b'"items": NaN', 1),
+    "an infinity": lambda root: root.replace(b'"items": 6', b'"items": 1e999', 1),
+    "a long number": lambda root: root.replace(b'"items": 6', b'"items": ' + b"6" * 5000, 1),
+    "half a pair": lambda root: root.replace(b'"small"', b'"\\ud800"'),
+    "a comment": lambda root: root.replace(b'"items": 6', b'"items": 6 /* */', 1),
+    "another encoding": lambda root: root.replace(b'"small"', b'"sm\xe4ll"'),
+    "deep nesting": lambda root: root.replace(b'"small"', b"[" * 10**5 + b"]" * 10**5),
+    "no object": lambda root: b"[]",
+    "attributes of another type": lambda root: b'{"attributes": []}',
+    "empty": lambda root: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_root_document_that_is_not_spelled_as_specified_is_refused(
+    tmp_path: Path, damage: str
+) -> None:
+    path = draft().write(tmp_path / "shop.zarr")
+    root = (path / ROOT).read_bytes()
+    (path / ROOT).write_bytes(DAMAGES[damage](root))
+    assert (path / ROOT).read_bytes() != root
+    refused_path(path)
+
+
+def test_a_newer_format_is_refused_before_its_keys_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "shop.zarr"
+    made = draft()
+    made.manifest |= {"format": FORMAT + 1, "space": "of another kind"}
+    made.write(path)
+    with pytest.raises(CompatibilityError, match=f"format {FORMAT + 1}"):
+        Bundle.open(path)
+
+
+def test_what_readers_refuse_is_not_written(tmp_path: Path) -> None:
+    bundle = small_bundle(items=5)
+    for wrong in ({"version": "one"}, {"compatible_with": ("abc",)}, {"capacity": 6}):
+        bad = Bundle.of(bundle.items, bundle.codebook, "reassign", name="bad", **wrong)
+        with pytest.raises(UsageError, match="bundle 'bad' cannot be written"):
+            bad.save(tmp_path / "bad.zarr")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_keep_what_they_do_not_know() -> None:
+    stored = {"dim": 3, "seed": 0, "fit": {"x": 1}}
+    params = QuantizerParams.from_json(stored)
+    assert (params.dim, params.fit) == (3, {"seed": 0, "fit": {"x": 1}})
+    assert params.to_json() == stored
+
+
+def refused(tmp_path: Path, made: Draft, manifest: Any) -> None:
+    path = made.write(tmp_path / "shop.zarr")
+    (path / ROOT).write_bytes(root_document(manifest))
+    refused_path(path)
+
+
+def refused_path(path: Path) -> None:
+    """Each reader refuses a bundle with one line."""
+    broken = verify(path)
+    assert broken
+    assert all("\n" not in reason for _, reason in broken)
+    with pytest.raises((IntegrityError, CompatibilityError)) as caught:
+        Bundle.open(path)
+    assert "\n" not in str(caught.value)

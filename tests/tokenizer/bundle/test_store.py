@@ -1,0 +1,288 @@
+"""A bundle has one identity in every container and store, and a flipped byte is detected in
+each."""
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    MissingPackageError,
+    SidtoolError,
+    UsageError,
+)
+from sidtool.base.storage.storage import Storage
+from sidtool.registry.publish import push
+from sidtool.tokenizer.bundle import Bundle, ItemMap, verify, zarr_group
+from sidtool.tokenizer.bundle.strings import StringArray
+from tests.bundles import small_bundle
+
+
+def rewritten(folder: Path, target: Path, rows: int, compressors: Any) -> Path:
+    """The bundle in a folder with other chunks and another compressor, as another program might
+    write it."""
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    arrays = bundle.arrays
+    shutil.copytree(folder, target)
+    for name, array in arrays.items():
+        shutil.rmtree(target / name)
+        chunks = (min(rows, max(len(array), 1)), *array.shape[1:])
+        zarr.create_array(
+            zarr.storage.LocalStore(target),
+            name=name,
+            data=array,
+            chunks=chunks,
+            compressors=compressors,
+        )
+    zarr_group.commit(target, manifest)
+    return target
+
+
+def uploaded(path: Path, url: str) -> str:
+    """The folder or file at a path, copied to a URL."""
+    filesystem, root = fsspec.core.url_to_fs(url)
+    if path.is_file():
+        filesystem.pipe_file(root, path.read_bytes())
+    else:
+        filesystem.pipe({f"{root}/{name}": data for name, data in Storage(path).read_all()})
+    return url
+
+
+def same(one: Bundle, other: Bundle) -> None:
+    assert one.identity == other.identity
+    assert list(one.items.ids) == list(other.items.ids)
+    assert list(one.items.titles or []) == list(other.items.titles or [])
+    np.testing.assert_array_equal(one.items.codes, other.items.codes)
+    np.testing.assert_array_equal(one.items.retired, other.items.retired)
+    assert (one.codebook is None) == (other.codebook is None)
+    books = [book.levels if book else () for book in (one.codebook, other.codebook)]
+    for level, twin in zip(*books, strict=True):
+        np.testing.assert_array_equal(level, twin)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_order_chunks_compressor_container_and_place_change_neither_values_nor_identity(
+    data: st.DataObject,
+) -> None:
+    n = data.draw(st.integers(0, 30))
+    made = small_bundle(n, duplicates=data.draw(st.booleans()), codebook=data.draw(st.booleans()))
+    order = data.draw(st.permutations(range(n)))
+    titles = [made.items.title(row) for row in order] if data.draw(st.booleans()) else None
+    codes = made.items.codes[np.array(order, dtype=np.int64)]
+    items = ItemMap.of(made.space, [made.items.ids[row] for row in order], codes, titles)
+    retired = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=np.bool_)
+    policy = made.manifest.collisions.policy
+    bundle = Bundle.of(replace(items, retired=retired), made.codebook, policy, name="drawn")
+    compressors = data.draw(st.sampled_from([None, "auto", zarr.codecs.GzipCodec()]))
+    with TemporaryDirectory() as temporary:
+        folder, packed = Path(temporary) / "shop.zarr", Path(temporary) / "shop.zarr.zip"
+        bundle.save(folder)
+        other = rewritten(
+            folder, Path(temporary) / "other.zarr", data.draw(st.integers(1, 40)), compressors
+        )
+        Bundle.open(other).save(packed)
+        name = uuid4().hex
+        places = [folder, other, packed, folder.as_uri(), packed.as_uri()]
+        places += [
+            uploaded(path, f"memory://{name}/{path.name}") for path in (folder, other, packed)
+        ]
+        for place in places:
+            same(Bundle.open(place), bundle)
+            assert verify(place) == []
+    assert Bundle.open(f"memory://{name}/shop.zarr").manifest.format == 1
+
+
+@pytest.mark.parametrize("name", ["shop.zarr", "shop.zarr.zip"])
+def test_one_flipped_byte_at_a_url_is_detected(tmp_path: Path, name: str) -> None:
+    small_bundle(items=5).save(tmp_path / name)
+    url = uploaded(tmp_path / name, f"memory://{uuid4().hex}/{name}")
+    filesystem, root = fsspec.core.url_to_fs(url)
+    assert verify(url) == []
+    rng = np.random.default_rng(0)
+    for path in filesystem.find(root):
+        original = filesystem.cat_file(path)
+        for place in rng.integers(
+            0, len(original), size=40 if name.endswith(".zip") else 3
+        ).tolist():
+            damaged = bytearray(original)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            filesystem.pipe_file(path, bytes(damaged))
+            broken = [object_name for object_name, _ in verify(url)]
+            assert broken, f"byte {place} of {path}"
+            assert name.endswith(".zip") or broken == [path.removeprefix(root).lstrip("/")]
+        filesystem.pipe_file(path, original)
+    assert verify(url) == []
+
+
+def test_an_object_that_is_missing_or_short_is_named_when_it_is_read(tmp_path: Path) -> None:
+    small_bundle().save(tmp_path / "shop.zarr")
+    bundle, chunk = Bundle.open(tmp_path / "shop.zarr"), tmp_path / "shop.zarr/items/sid/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(
+        IntegrityError, match=r"items/sid cannot be read: an object ends 1 bytes? early"
+    ):
+        _ = bundle.items
+    chunk.unlink()
+    with pytest.raises(IntegrityError, match="items/sid cannot be read: an object is missing"):
+        _ = bundle.items
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("items/sid", np.zeros((39, 3), dtype=np.uint16)),
+        ("items/sid", np.zeros((40, 2), dtype=np.uint16)),
+        ("items/retired", np.zeros(40, dtype=np.uint8)),
+        ("items/id_offset", np.zeros(40, dtype=np.int64)),
+        ("items/id_offset", np.arange(41, dtype=np.int64)[::-1]),
+        ("items/id_offset", None),
+        ("index/id_row", np.zeros(41, dtype=np.uint32)),
+        ("codebook/level_1", np.zeros((4, 8), dtype=np.float32)),
+    ],
+)
+def test_shapes_that_contradict_the_manifest_are_refused(
+    tmp_path: Path, name: str, values: Any
+) -> None:
+    folder = tmp_path / "shop.zarr"
+    small_bundle(items=40).save(folder)
+    shutil.rmtree(folder / name)
+    if values is not None:
+        zarr.create_array(
+            zarr.storage.LocalStore(folder), name=name, data=np.ascontiguousarray(values)
+        )
+    zarr_group.commit(folder, zarr_group.read_manifest(Storage(folder)))
+    with pytest.raises(IntegrityError, match=name):
+        _ = Bundle.open(folder).items, Bundle.open(folder).codebook
+    assert verify(folder)
+
+
+@pytest.mark.parametrize("name", ["sid_first", "id_hash_first", "id_row"])
+def test_an_index_that_contradicts_the_items_is_detected(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "shop.zarr"
+    small_bundle(items=40).save(folder)
+    chunk = next(path for path in (folder / "index" / name / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
+    zarr_group.commit(
+        folder, zarr_group.read_manifest(Storage(folder))
+    )  # every object digest is right
+    assert verify(folder) == [(f"index/{name}", "does not agree with the items")]
+
+
+def test_items_of_one_sid_are_ordered_by_id(tmp_path: Path) -> None:
+    made = small_bundle(items=60, sizes=(2, 2, 2), duplicates=True)
+    turned = replace(made.items, ids=StringArray.of(list(made.items.ids)[::-1]), stored_index=None)
+    Bundle.of(turned, None, "allow", name="turned").save(tmp_path / "shop.zarr")
+    assert ("items/id", "rows with equal SIDs are not in the order of their ids") in verify(
+        tmp_path / "shop.zarr"
+    )
+
+
+def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
+    folder = tmp_path / "shop.zarr"
+    made = small_bundle(items=5000, sizes=(20, 20, 20))
+    made.save(folder)
+    shutil.rmtree(folder / "index")
+    zarr_group.commit(folder, zarr_group.read_manifest(Storage(folder)))
+    assert verify(folder) == []
+    assert Bundle.open(folder).sid("i7") == made.sid("i7")
+    Bundle.open(folder).save(tmp_path / "again.zarr")
+    assert "index/sid_first" in Bundle.open(tmp_path / "again.zarr").arrays
+
+
+def test_a_newer_format_is_refused_with_one_line(
+    tmp_path: Path,
+) -> None:
+    made = small_bundle()
+    Bundle(replace(made.manifest, format=3), made.arrays).save(tmp_path / "shop.zarr")
+    with pytest.raises(
+        CompatibilityError, match="format 3, this version of sidtool reads up to 2"
+    ) as caught:
+        Bundle.open(tmp_path / "shop.zarr")
+    assert caught.value.hint == "upgrade sidtool"
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "match"),
+    [
+        (
+            "nowhere://shop.zarr",
+            UsageError,
+            "nowhere://shop.zarr cannot be opened: Protocol not known",
+        ),
+        ("memory://nothing/shop.zarr", DataError, "no bundle at memory://nothing/shop.zarr"),
+        (
+            "memory://nothing/shop.zarr.zip",
+            DataError,
+            "no bundle at memory://nothing/shop.zarr.zip",
+        ),
+        ("http://127.0.0.1:9/shop.zarr", SidtoolError, "http://127.0.0.1:9/shop.zarr cannot be"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_a_data_error(
+    url: str, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match) as caught:
+        Bundle.open(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(MissingPackageError, match=r"s3fs .* pip install 'sidtool\[s3\]'"):
+        Bundle.open("s3://bucket/shop.zarr")
+
+
+def test_a_zip_that_another_program_packed_is_refused(tmp_path: Path) -> None:
+    small_bundle().save(tmp_path / "shop.zarr")
+    shutil.make_archive(str(tmp_path / "shop.zarr"), "zip", tmp_path / "shop.zarr")  # deflated
+    with pytest.raises(IntegrityError, match="its layout is not that of a zip that sidtool writes"):
+        Bundle.open(tmp_path / "shop.zarr.zip")
+    (tmp_path / "shop.zarr.zip").write_bytes(b"PK no zip at all")
+    with pytest.raises(IntegrityError, match="damaged"):
+        Bundle.open(tmp_path / "shop.zarr.zip")
+
+
+UNSAFE_NAMES = (
+    "../escape",
+    "/escape",
+    "a/../../escape",
+    "a//b",
+    "a/./b",
+    "",
+    "C:escape",
+    "a\\b",
+    "a\0b",
+)
+
+
+@pytest.mark.parametrize("name", UNSAFE_NAMES)
+def test_a_manifest_that_names_an_object_outside_of_the_bundle_is_refused(
+    tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "shop.zarr"
+    small_bundle().save(folder)
+    manifest = Bundle.open(folder).manifest.to_json()
+    manifest["objects"] = {**manifest["objects"], name: "0" * 64}
+    # signed as the format asks: only the name is wrong
+    (folder / zarr_group.ROOT).write_bytes(zarr_group.spell_root(manifest))
+    with pytest.raises(IntegrityError, match="outside of the bundle"):
+        Bundle.open(folder)
+    assert "outside of the bundle" in verify(folder)[0][1]
+    with pytest.raises(IntegrityError, match="outside of the bundle"):
+        push(str(folder), str(tmp_path / "registry" / "shop"))
+    assert not (tmp_path / "registry").exists()

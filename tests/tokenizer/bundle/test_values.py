@@ -1,0 +1,252 @@
+"""Arrays that break a rule of docs/format.md are found by verify, however they are signed, and no
+reader ends with anything but an IntegrityError."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import SidtoolError
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from tests.bundles import small_bundle
+from tests.tokenizer.bundle.drafts import Draft
+
+NETWORK = {
+    "codebook/encoder/in_0_weight": np.ones((3, 8), dtype=np.float32),
+    "codebook/encoder/in_0_bias": np.ones(8, dtype=np.float32),
+    "codebook/encoder/out_0_weight": np.ones((8, 3), dtype=np.float32),
+    "codebook/encoder/out_0_bias": np.ones(3, dtype=np.float32),
+}
+
+
+def draft(items: int = 6) -> Draft:
+    made = Draft.of(small_bundle(items=items, sizes=(9, 9, 99) if items > 200 else (4, 5, 6)))
+    made.arrays |= {name: array.copy() for name, array in NETWORK.items()}
+    made.manifest["recipe"]["quantizer"]["parameters"]["dim"] = 3
+    made.identify()
+    return made
+
+
+def test_the_bundle_that_the_others_change_is_valid(tmp_path: Path) -> None:
+    path = draft().write(tmp_path / "shop.zarr")
+    assert verify(path) == []
+    assert Bundle.open(path).encode(np.ones((2, 3), dtype=np.float32)).shape == (2, 3)
+
+
+def strings(name: str, first: bytes, second: bytes = b"i1") -> Callable[[Draft], None]:
+    """Change two of the ids or titles."""
+
+    def change(made: Draft) -> None:
+        made.set_strings(name, [first, second, b"i2", b"i3", b"i4", b"i5"])
+
+    return change
+
+
+def values(name: str, index: object, value: object) -> Callable[[Draft], None]:
+    """Change values of an array."""
+
+    def change(made: Draft) -> None:
+        made.arrays[name][index] = value
+
+    return change
+
+
+def retyped(name: str, dtype: str) -> Callable[[Draft], None]:
+    """Store an array as another type."""
+
+    def change(made: Draft) -> None:
+        made.arrays[name] = made.arrays[name].astype(dtype)
+
+    return change
+
+
+def dropped(*names: str) -> Callable[[Draft], None]:
+    """Leave arrays out."""
+
+    def change(made: Draft) -> None:
+        for name in names:
+            del made.arrays[name]
+
+    return change
+
+
+def swap_characters(made: Draft) -> None:
+    """Let an id end within a character: together the bytes are UTF-8."""
+    made.set_strings("id", [b"a\xc3", b"\xa4", b"i2", b"i3", b"i4", b"i5"])
+
+
+def reverse_rows(made: Draft) -> None:
+    for name in ("items/sid", "items/retired"):
+        made.arrays[name] = made.arrays[name][::-1].copy()
+
+
+def reverse_ids_of_one_sid(made: Draft) -> None:
+    made.arrays["items/sid"][:] = 1
+    made.set_strings("id", [b"f", b"e", b"d", b"c", b"b", b"a"])
+
+
+def narrow_level(made: Draft) -> None:
+    made.arrays["codebook/level_1"] = made.arrays["codebook/level_1"][:, :7].copy()
+
+
+def no_width(made: Draft) -> None:
+    for level in range(3):
+        made.arrays[f"codebook/level_{level}"] = made.arrays[f"codebook/level_{level}"][
+            :, :0
+        ].copy()
+
+
+def tall_level(made: Draft) -> None:
+    made.arrays["codebook/level_1"] = np.ones((6, 8), dtype=np.float32)
+
+
+def count_from_one(made: Draft) -> None:
+    made.manifest["format"] = 2
+    made.manifest["recipe"]["quantizer"]["parameters"]["first_code"] = 1
+
+
+CHANGES: dict[str, Callable[[Draft], None]] = {
+    "a code below the first one": count_from_one,
+    "an id that is not UTF-8": strings("id", b"\xff\xfe"),
+    "a surrogate in an id": strings("id", b"\xed\xa0\x80"),
+    "an id that ends within a character": swap_characters,
+    "an empty id": strings("id", b""),
+    "equal ids": strings("id", b"i1"),
+    "a title that is not UTF-8": strings("title", b"\xc3("),
+    "offsets that descend": values("items/id_offset", 2, 0),
+    "an offset beyond the bytes": values("items/id_offset", 2, 1 << 40),
+    "a negative offset": values("items/id_offset", 1, -1),
+    "offsets that do not start at 0": values("items/id_offset", 0, 1),
+    "offsets that do not cover the bytes": values("items/id_offset", -1, 11),
+    "title offsets that descend": values("items/title_offset", 3, 0),
+    "titles without offsets": dropped("items/title_offset"),
+    "title offsets without bytes": dropped("items/title_bytes"),
+    "ids as int32 offsets": retyped("items/id_offset", "int32"),
+    "codes as int64": retyped("items/sid", "int64"),
+    "codes as bytes": retyped("items/sid", "uint8"),
+    "retired as numbers": retyped("items/retired", "uint8"),
+    "centroids as float64": retyped("codebook/level_0", "float64"),
+    "a code that its level does not have": values("items/sid", (5, 2), 6),
+    "a code of the first level that it does not have": values("items/sid", (5, 0), 4),
+    "rows in another order": reverse_rows,
+    "ids of one SID in another order": reverse_ids_of_one_sid,
+    "no codes": dropped("items/sid"),
+    "no ids": dropped("items/id_bytes", "items/id_offset"),
+    "nothing about retired items": dropped("items/retired"),
+    "a missing level": dropped("codebook/level_1"),
+    "a missing last level": dropped("codebook/level_2"),
+    "a level with more codes than the space": tall_level,
+    "levels of two widths": narrow_level,
+    "levels without a width": no_width,
+    "a centroid that is NaN": values("codebook/level_1", (2, 3), np.nan),
+    "a centroid that is infinite": values("codebook/level_0", (0, 0), np.inf),
+    "an encoder weight that is NaN": values("codebook/encoder/in_0_weight", (0, 0), np.nan),
+    "an encoder without a bias": dropped("codebook/encoder/in_0_bias"),
+    "an encoder of another type": retyped("codebook/encoder/out_0_weight", "float64"),
+    "an encoder of another width": lambda made: made.arrays.update(
+        {"codebook/encoder/in_0_weight": np.ones((4, 8), dtype=np.float32)}
+    ),
+    "an encoder wider than the centroids": lambda made: made.arrays.update(
+        {
+            "codebook/encoder/in_0_weight": np.ones((3, 9), dtype=np.float32),
+            "codebook/encoder/in_0_bias": np.ones(9, dtype=np.float32),
+        }
+    ),
+    "a decoder of another width": lambda made: made.arrays.update(
+        {
+            "codebook/encoder/out_0_weight": np.ones((8, 4), dtype=np.float32),
+            "codebook/encoder/out_0_bias": np.ones(4, dtype=np.float32),
+        }
+    ),
+    "skip between two widths": lambda made: made.manifest["recipe"]["quantizer"][
+        "parameters"
+    ].update({"skip": True}),
+    "a width of 0": lambda made: made.manifest["recipe"]["quantizer"]["parameters"].update(
+        {"dim": 0}
+    ),
+    "a fusion of no sources": lambda made: made.manifest["recipe"]["quantizer"][
+        "parameters"
+    ].update({"fusion": {"sources": []}}),
+    "a fusion of another width": lambda made: made.manifest["recipe"]["quantizer"][
+        "parameters"
+    ].update({"fusion": {"sources": [{"dim": 2, "width": 2, "weight": 1}]}}),
+    "a codebook without a recipe": lambda made: made.manifest.update({"recipe": None}),
+    "fewer items than the manifest says": lambda made: made.manifest.update({"items": 7}),
+    "more items than the manifest says": lambda made: made.manifest.update({"items": 5}),
+}
+INDEX_CHANGES: dict[str, Callable[[Draft], None]] = {
+    "a row beyond the items": values("index/id_row", 2, 6),
+    "a row far beyond the items": values("index/id_row", 0, (1 << 32) - 1),
+    "a row twice": values("index/id_row", 0, 3),
+    "another hash": values("index/id_hash", 5, 1),
+    "another first hash": values("index/id_hash_first", 0, 1),
+    "another first SID": values("index/sid_first", (0, 0), 3),
+    "hashes as signed numbers": retyped("index/id_hash", "int64"),
+    "no rows of the hashes": dropped("index/id_row"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, change: str) -> None:
+    made = draft()
+    CHANGES[change](made)
+    for step in (made.reindex, made.identify):
+        with suppress(KeyError, ValueError, IndexError):  # values without an index or identity
+            step()
+    found_and_never_traced(made.write(tmp_path / "shop.zarr"))
+
+
+@pytest.mark.parametrize("change", INDEX_CHANGES)
+@pytest.mark.parametrize("items", [6, 5000])
+def test_an_index_that_disagrees_is_found(tmp_path: Path, change: str, items: int) -> None:
+    made = draft(items)
+    if items > 6:  # look-ups read parts
+        made.arrays["index/id_row"] = made.arrays["index/id_row"].copy()
+        made.arrays["index/sid_first"] = made.arrays["index/sid_first"].copy()
+        made.arrays["index/id_hash_first"] = made.arrays["index/id_hash_first"].copy()
+    INDEX_CHANGES[change](made)
+    if change == "a row beyond the items":
+        made.arrays["index/id_row"][:] = items
+    found_and_never_traced(made.write(tmp_path / "shop.zarr"))
+
+
+def found_and_never_traced(path: Path) -> None:
+    broken = verify(path)
+    assert broken
+    assert all("\n" not in reason for _, reason in broken)
+    uses: list[Callable[[Bundle], object]] = [
+        lambda bundle: bundle.trie(),
+        lambda bundle: [bundle.items.title(row) for row in range(len(bundle.items))],
+        lambda bundle: list(bundle.items.ids),
+        lambda bundle: bundle.items.rows(["i0", "i3", "no"]),
+        lambda bundle: bundle.sid("i3"),
+        lambda bundle: decode(bundle, "<s_a_1><s_b_1><s_c_1> <s_a_3>"),
+        lambda bundle: bundle.encode(np.ones((2, 3), dtype=np.float32)),
+        lambda bundle: bundle.codebook and bundle.codebook.reconstruct(np.zeros((1, 3), np.uint16)),
+        lambda bundle: bundle.save(path.with_name("copy.zarr"), force=True),
+    ]
+    for use in uses:
+        with suppress(SidtoolError):
+            use(Bundle.open(path))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_look_ups_in_parts_check_what_they_read(tmp_path: Path, rows: int) -> None:
+    made = draft(5000)
+    made.arrays["items/id_offset"][10:-1:rows] = -5
+    path = made.write(tmp_path / "shop.zarr")
+    for use in (lambda bundle: bundle.sid("i3"), lambda bundle: bundle.items_with_ids(["i3"])):
+        with pytest.raises(SidtoolError, match=r"does not divide|no item"):
+            use(Bundle.open(path))
+
+
+def test_a_codebook_that_every_method_fits_is_accepted() -> None:
+    level = np.ones((4, 6), dtype=np.float32)
+    Codebook("x", (level, level), {}).check()
+    Codebook("x", (level,), {}, QuantizerParams(dim=4)).check()
+    with pytest.raises(ValueError, match="the networks need 7"):
+        Codebook("x", (level,), {}, QuantizerParams(dim=7)).check()

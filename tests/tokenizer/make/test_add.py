@@ -1,0 +1,263 @@
+"""Adding and removing items: no published SID ever changes."""
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.data.items import Items, make_items
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.assign.assign import assign
+from sidtool.tokenizer.assign.policy import Policy
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle.history import ItemsChange
+from sidtool.tokenizer.make.add import add_items, planned_change, unknown
+from sidtool.tokenizer.make.encode import embed_texts
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import SidSpace
+from tests.bundles import small_bundle
+
+SIZES, DIM = (3, 4, 5), 6
+NAMES = [f"n{row}" for row in range(12)]
+
+
+def vector(item: str) -> Vectors:
+    """The vector of an item, the same in every call. A third of the items share theirs with others,
+    so that they collide."""
+    seed = (
+        sum(item.encode()) % 7 if hash_third(item) else int.from_bytes(item.encode(), "big") % 2**32
+    )
+    return np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
+
+
+def hash_third(item: str) -> bool:
+    return sum(item.encode()) % 3 == 0
+
+
+def listed(ids: Sequence[str], title: str = "film") -> Items:
+    titles = tuple(f"{title} {item}" for item in ids)
+    return make_items(tuple(ids), titles, titles, fields={}, template="{title}")
+
+
+def vectors_of(ids: Sequence[str]) -> Vectors:
+    return np.array([vector(item) for item in ids], dtype=np.float32).reshape(-1, DIM)
+
+
+def built(policy: Policy = "reassign", n: int = 8) -> Bundle:
+    rng = np.random.default_rng(1)
+    levels = tuple(
+        rng.normal(size=(size, DIM)).astype(np.float32) / (depth + 1)
+        for depth, size in enumerate(SIZES)
+    )
+    book, ids = (
+        Codebook("rq-kmeans", levels, {}, QuantizerParams(fit={"seed": 1})),
+        [f"old{row}" for row in range(n)],
+    )
+    vectors = vectors_of(ids)
+    assigned = assign(book.encode(vectors), vectors, book, ids, policy)
+    items = ItemMap.of(
+        SidSpace(assigned.level_sizes), ids, assigned.codes, [f"film {item}" for item in ids]
+    )
+    return Bundle.of(
+        items,
+        book,
+        policy,
+        name="shop",
+        capacity=assigned.level_sizes[-1] if policy == "append" else None,
+        recipe={"encoder": {"vectors": "given"}},
+    )
+
+
+def grown(bundle: Bundle, ids: Sequence[str], title: str = "film") -> Bundle:
+    """Add items with the vectors of `vector`; the warning about items that exist already is
+    ignored."""
+    new = [ids[at] for at in unknown(bundle, ids)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SidtoolWarning)
+        return add_items(bundle, listed(ids, title), vectors_of(new))
+
+
+def published(bundle: Bundle) -> dict[str, tuple[int, ...]]:
+    return dict(zip(bundle.items.ids, map(tuple, bundle.items.codes.tolist()), strict=True))
+
+
+def alive(bundle: Bundle) -> set[str]:
+    return {bundle.items.ids[int(row)] for row in bundle.active}
+
+
+POLICIES = st.sampled_from(["reassign", "append", "allow"])
+STEPS = st.lists(
+    st.tuples(st.booleans(), st.lists(st.sampled_from(NAMES), unique=True, max_size=5)), max_size=6
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(policy=POLICIES, steps=STEPS)
+def test_no_sequence_of_adds_and_removes_moves_a_published_sid(
+    policy: Policy, steps: list[tuple[bool, list[str]]]
+) -> None:
+    bundle = built(policy)
+    expected = alive(bundle)
+    for adds, ids in steps:
+        known = published(bundle)
+        chosen = ids if adds else [item for item in ids if item in known]
+        bundle = grown(bundle, chosen) if adds else add_items(bundle, remove=chosen)
+        expected = expected | set(chosen) if adds else expected - set(chosen)
+        assert published(bundle).items() >= known.items()
+        assert alive(bundle) == expected
+        if policy != "allow":
+            assert len(np.unique(bundle.items.keys)) == len(bundle.items)
+        assert (np.diff(bundle.items.keys.astype(object)) >= 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.sampled_from(["append", "allow"]),
+    ids=st.lists(st.sampled_from(NAMES), unique=True),
+    cuts=st.sets(st.integers(1, 11)),
+)
+def test_one_batch_equals_many_batches(policy: Policy, ids: list[str], cuts: set[int]) -> None:
+    bundle = start = built(policy)
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(ids)), len(ids)]
+    for first, stop in itertools.pairwise(bounds):
+        bundle = grown(bundle, ids[first:stop])
+    assert bundle.identity == grown(start, ids).identity
+    assert bundle.identity.codebook == start.identity.codebook
+
+
+@settings(max_examples=40, deadline=None)
+@given(ids=st.lists(st.sampled_from(NAMES), unique=True, min_size=1), data=st.data())
+def test_a_retired_item_gets_its_sid_back(ids: list[str], data: st.DataObject) -> None:
+    before = grown(built(), ids)
+    some = data.draw(st.lists(st.sampled_from(ids), unique=True, min_size=1))
+    without = add_items(before, remove=some)
+    assert alive(without) == alive(before) - set(some)
+    assert without.trie().n_items == len(before.items) - len(some)
+    for item in some:  # no newcomer takes it, though it is the nearest one
+        newcomer = make_items(("twin",), ("",), ("x",), fields={}, template="{title}")
+        twin = add_items(without, newcomer, vectors_of([item]))
+        assert twin.sid("twin") != without.sid(item)
+    assert grown(without, some).identity == before.identity
+
+
+def test_append_uses_the_lowest_free_code_and_allow_shares() -> None:
+    for policy in ("append", "allow"):
+        bundle = built(policy)
+        newcomer = listed(["twin"])
+        after = add_items(bundle, newcomer, vectors_of(["old3"]))
+        old, new = published(after)["old3"], published(after)["twin"]
+        assert old[:3] == new[:3]
+        if policy == "allow":
+            assert after.item_ids(after.sid("old3")) == sorted(after.item_ids(after.sid("old3")))
+            assert {"old3", "twin"} <= set(after.item_ids(after.sid("old3")))
+        else:
+            first, stop = bundle.items.rows_under(old[:3])
+            taken = set(bundle.items.codes[first:stop, 3].tolist())
+            assert new[3] == min(set(range(len(taken) + 1)) - taken)
+
+
+def test_an_appended_level_that_overflows_is_refused() -> None:
+    bundle = built("append")
+    many = [f"x{n}" for n in range(bundle.space.sizes[-1])]
+    with pytest.raises(
+        RefusedError, match=f"all {bundle.space.sizes[-1]} codes of the appended level"
+    ):
+        add_items(bundle, listed(many), np.repeat(vectors_of(["old0"]), len(many), axis=0))
+
+
+def test_new_items_in_a_full_space_are_refused() -> None:
+    bundle = built(n=50)
+    many = [f"x{n}" for n in range(11)]
+    assert len(grown(bundle, many[:10]).items) == bundle.space.capacity
+    with pytest.raises(
+        RefusedError, match="50 of 60 semantic IDs are taken, and 11 items need one"
+    ):
+        grown(bundle, many)
+
+
+def test_existing_items_keep_their_sid_and_get_the_new_title() -> None:
+    bundle = built()
+    with pytest.warns(
+        SidtoolWarning, match="2 of 3 items are in the bundle already and keep their SID; 2 titles"
+    ):
+        after = add_items(bundle, listed(["old1", "new", "old2"], "novel"), vectors_of(["new"]))
+    assert published(after).items() >= published(bundle).items()
+    titles = {
+        item: after.items.title(after.items.row(item)) for item in ("old0", "old1", "old2", "new")
+    }
+    assert titles == {
+        "old0": "film old0",
+        "old1": "novel old1",
+        "old2": "novel old2",
+        "new": "novel new",
+    }
+    assert after.manifest.change == ItemsChange(
+        added=1, retitled=2, catalog=listed(["old1", "new", "old2"], "novel").digest
+    )
+
+
+def test_a_new_version_records_its_parents() -> None:
+    first = built()
+    second = grown(first, ["a", "b"])
+    third = add_items(second, remove=["a", "a"])
+    assert [bundle.manifest.version for bundle in (first, second, third)] == ["1.0", "1.1", "1.2"]
+    assert third.manifest.parent == second.identity.digest
+    assert [version.digest for version in third.manifest.lineage] == [
+        first.identity.digest,
+        second.identity.digest,
+    ]
+    assert third.manifest.change == ItemsChange(retired=1)
+    assert third.manifest.collisions == first.manifest.collisions
+    assert third.manifest.recipe == first.manifest.recipe
+
+
+def test_the_planned_change_is_that_of_the_new_version() -> None:
+    bundle = add_items(built(), remove=["old4", "old5"])
+    items = listed(["old1", "a", "old4", "b"], "novel")
+    remove = ["old2", "old2", "old5"]  # one twice, and one that is retired already
+    planned = planned_change(bundle, items, remove=remove)
+    assert planned == ItemsChange(added=2, restored=1, retitled=2, retired=1)
+    with pytest.warns(SidtoolWarning, match="1 of 4 items are in the bundle"):
+        after = add_items(bundle, items, vectors_of(["a", "b"]), remove=remove)
+    assert after.manifest.change == replace(planned, catalog=items.digest)
+
+
+def test_an_unchanged_bundle_is_no_new_version() -> None:
+    bundle = built()
+    assert grown(bundle, ["old1", "old2"]) is bundle
+    gone = add_items(bundle, remove=["old1"])
+    assert add_items(gone, remove=["old1"]) is gone
+
+
+def test_invalid_additions_are_refused() -> None:
+    bundle = built()
+    with pytest.raises(
+        DataError, match=r"1 ids? to remove .* not in the bundle, the first is 'nobody'"
+    ):
+        add_items(bundle, remove=["old1", "nobody"])
+    with pytest.raises(UsageError, match="'old1' is both added and removed"):
+        add_items(bundle, listed(["old1"]), remove=["old1"])
+    with pytest.raises(DataError, match=r"1 vectors? for 2 new items"):
+        add_items(bundle, listed(["a", "b"]), vectors_of(["a"]))
+    with pytest.raises(DataError, match=r"1 item ids? .* twice"):
+        add_items(bundle, listed(["a", "a"]), vectors_of(["a", "a"]))
+    for policy in ("reassign", "append", "allow"):
+        with pytest.raises((DataError, UsageError), match=r"\(1, 2\)"):
+            add_items(built(policy), listed(["a"]), np.zeros((1, 2), dtype=np.float32))
+    with pytest.raises(RefusedError, match="built from given vectors"):
+        embed_texts(bundle, ["a lamp"])
+
+
+def test_only_removals_apply_to_a_map_without_a_codebook() -> None:
+    bundle = small_bundle(codebook=False)
+    assert alive(add_items(bundle, remove=["i3"])) == alive(bundle) - {"i3"}
+    with pytest.raises(RefusedError, match="a map without a codebook: it cannot encode"):
+        add_items(bundle, listed(["a"]), vectors_of(["a"]))
+    with pytest.raises(RefusedError, match="a map without a codebook"):
+        embed_texts(bundle, ["a lamp"])

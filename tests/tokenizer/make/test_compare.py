@@ -1,0 +1,238 @@
+"""The comparison of bundles: each figure against counts by hand or a known value."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+from math import log2
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError
+from sidtool.data.items import make_items
+from sidtool.data.split.split import UserSequence
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation
+from sidtool.tokenizer.make.build import build
+from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.make.compare import (
+    Evidence,
+    LevelFigures,
+    common_ids,
+    describe,
+    mutual_information,
+    prefix_purity,
+    steps_between,
+)
+from sidtool.tokenizer.make.report import read_report
+from sidtool.tokenizer.sid import Codes
+from tests.bundles import small_bundle
+
+N = 80
+
+
+def vectors() -> Vectors:
+    rng = np.random.default_rng(3)
+    return (rng.normal(size=(5, 6))[np.arange(N) % 5] + 0.3 * rng.normal(size=(N, 6))).astype(
+        np.float32
+    )
+
+
+def built() -> Bundle:
+    """A bundle of items "i00", "i01" ..."""
+    ids = tuple(f"i{row:02d}" for row in range(N))
+    items = make_items(ids, ids, ids, fields={}, template="{title}")
+    return build(
+        items,
+        [vectors()],
+        BuildOptions(sizes=(4, 4, 8)),
+        name="built",
+        encoder={"vectors": "given"},
+    )
+
+
+def events(*histories: str) -> list[UserSequence]:
+    """One user per history, written as the letters of the items."""
+    return [
+        UserSequence(f"u{number}", tuple(items), tuple(range(len(items))))
+        for number, items in enumerate(histories)
+    ]
+
+
+def test_without_vectors_the_report_of_the_build_is_used() -> None:
+    bundle = built()
+    report = read_report(bundle)
+    assert report is not None
+    figures = describe(bundle, Evidence(common_ids([bundle])))
+    assert figures.before == report.collisions.before
+    assert figures.after == report.collisions.after
+    assert (figures.reassigned, figures.method, figures.items) == (
+        report.reassigned,
+        "rq-kmeans",
+        N,
+    )
+    assert figures.residual_variance == report.residual_variance_assigned
+    assert figures.seconds == sum(report.seconds.values())
+    assert tuple(level.neighbors for level in figures.levels) == report.neighbors.jaccard
+    for level, use in zip(figures.levels, report.levels, strict=True):
+        assert level == LevelFigures(use, level.neighbors, None, None, None)
+
+
+def test_with_vectors_a_bundle_is_measured_again() -> None:
+    bundle = built()
+    ids = common_ids([bundle])
+    figures = describe(bundle, Evidence(ids, vectors()), seed=2)
+    assert figures.residual_variance == pytest.approx(
+        bundle.manifest.report["residual_variance_assigned"], rel=1e-5
+    )
+    codes = bundle.items.codes[bundle.items.rows(ids)]
+    direct = neighbor_preservation(vectors(), codes, bundle.codebook, seed=2).jaccard
+    assert tuple(level.neighbors for level in figures.levels) == direct
+
+
+def test_the_names_of_codes_do_not_matter() -> None:
+    bundle = built()
+    assert bundle.codebook is not None
+    names = np.array(
+        [2, 0, 3, 1]
+    )  # the first level's codes, renamed: every row of the bundle moves
+    codes = bundle.items.codes.copy()
+    codes[:, 0] = names[codes[:, 0]]
+    first = bundle.codebook.levels[0][np.argsort(names)]
+    codebook = replace(bundle.codebook, levels=(first, *bundle.codebook.levels[1:]))
+    items = ItemMap.of(bundle.space, list(bundle.items.ids), codes)
+    renamed = Bundle.of(items, codebook, "reassign", name="renamed")
+    assert list(items.ids) != list(bundle.items.ids)
+    ids = common_ids([bundle, renamed])
+    steps = np.random.default_rng(0).integers(0, N, size=(300, 2))
+    evidence = Evidence(ids, vectors(), tuple(f"kind {row % 5}" for row in range(N)), steps)
+    one, other = describe(bundle, evidence), describe(renamed, evidence)
+    assert other.residual_variance == pytest.approx(one.residual_variance)
+    for level, renamed_level in zip(one.levels, other.levels, strict=True):
+        expected = {name: pytest.approx(value) for name, value in level.to_json().items()}
+        assert renamed_level.to_json() == expected
+
+
+def test_a_map_without_a_codebook_has_neighbors_and_no_residual_variance() -> None:
+    bundle = small_bundle(N, codebook=False)
+    ids = common_ids([bundle])
+    bare = describe(bundle, Evidence(ids))
+    assert (bare.method, bare.reassigned, bare.residual_variance, bare.before) == (None,) * 4
+    assert [level.neighbors for level in bare.levels] == [None] * 3
+    seen = describe(bundle, Evidence(ids, vectors()))
+    assert seen.residual_variance is None
+    assert all(0 <= level.neighbors <= 1 for level in seen.levels)
+
+
+def test_vectors_of_another_width_do_not_replace_the_report_of_the_build() -> None:
+    bundle = built()
+    figures = describe(bundle, Evidence(common_ids([bundle]), vectors()[:, :4]))
+    assert figures.residual_variance == bundle.manifest.report["residual_variance_assigned"]
+
+
+def test_bundles_of_different_items_cannot_be_compared() -> None:
+    one, other = small_bundle(40), small_bundle(41)
+    assert common_ids([one, small_bundle(40, seed=1)]) == tuple(sorted(f"i{n}" for n in range(40)))
+    with pytest.raises(DataError, match=r"differ in 1 items? \(first: 'i40'\)"):
+        common_ids([one, other])
+
+
+def by_hand(prefixes: list[tuple[int, ...]], labels: list[str]) -> float | None:
+    shares = []
+    for item, prefix in enumerate(prefixes):
+        same = [n for n, each in enumerate(prefixes) if each == prefix and labels[n] and n != item]
+        if labels[item] and same:
+            shares.append(sum(labels[n] == labels[item] for n in same) / len(same))
+    return sum(shares) / len(shares) if shares else None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.integers(0, 3), st.sampled_from(["", "red", "blue", "green"])
+        ),
+        min_size=1,
+        max_size=25,
+    )
+)
+def test_purity_equals_its_definition(rows: list[tuple[int, int, str]]) -> None:
+    codes: Codes = np.array([row[:2] for row in rows], dtype=np.uint16)
+    labels = [row[2] for row in rows]
+    figures = prefix_purity(codes, (3, 4), labels)
+    for depth, share in enumerate(figures):
+        expected = by_hand([tuple(row[:depth]) for row in codes.tolist()], labels)
+        assert share == (None if expected is None else pytest.approx(expected))
+
+
+def test_random_codes_are_as_pure_as_chance() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 50, size=(4000, 1)).astype(np.uint16)
+    chance, share = prefix_purity(
+        codes, (50,), rng.choice(["red", "blue", "green"], size=4000).tolist()
+    )
+    assert chance == pytest.approx(1 / 3, abs=0.01)
+    assert share == pytest.approx(chance, abs=0.02)
+
+
+def test_mutual_information_equals_its_definition() -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.integers(0, 5, size=(60, 2)).astype(np.uint16)
+    steps = rng.integers(0, 60, size=(200, 2))
+    figures, _ = mutual_information(codes, steps)
+    for level in range(2):
+        pairs = Counter((int(codes[a, level]), int(codes[b, level])) for a, b in steps)
+        now, after = Counter(), Counter()
+        for (a, b), count in pairs.items():
+            now[a] += count
+            after[b] += count
+        expected = sum(n / 200 * log2(n * 200 / (now[a] * after[b])) for (a, b), n in pairs.items())
+        assert figures[level] == pytest.approx(expected)
+
+
+def test_mutual_information_is_complete_or_zero_in_the_extremes() -> None:
+    rng = np.random.default_rng(2)
+    codes = np.stack(
+        [np.arange(64) % 8, rng.integers(0, 8, size=64), np.full(64, 65535)], axis=1
+    ).astype(np.uint16)
+    first = rng.integers(0, 64, size=20000)
+    steps = np.stack([first, (first + 1 + 8 * rng.integers(0, 8, size=20000)) % 64], axis=1)
+    figures, chance = mutual_information(codes, steps, seed=5)
+    assert figures[0] == pytest.approx(
+        level_use(codes[first, :1], (8,))[0].entropy
+    )  # the next code is certain
+    assert figures[2] == chance[2] == 0
+    assert chance[0] < 0.01
+    assert mutual_information(codes, steps, seed=5) == (figures, chance)
+
+
+def test_steps_stay_within_a_user_and_the_catalog() -> None:
+    assert steps_between(events("abc", "ca", "b", "axb"), ["a", "b", "c"]).tolist() == [
+        [0, 1],
+        [1, 2],
+        [2, 0],
+    ]
+    with_gap = UserSequence("u", ("a", "b", "c"), (0, 2, 3))  # an event between is held out
+    assert steps_between([with_gap], ["a", "b", "c"]).tolist() == [[1, 2]]
+    with pytest.raises(DataError, match="no user has two consecutive training events"):
+        steps_between(events("a", "b"), ["a", "b"])
+
+
+def test_labels_and_steps_fill_the_columns() -> None:
+    bundle = built()
+    ids = common_ids([bundle])
+    labels = tuple("" if row == 7 else f"kind {row % 5}" for row in range(N))
+    steps = np.array(list(combinations(range(0, N, 9), 2)))
+    figures = describe(bundle, Evidence(ids, labels=labels, steps=steps), seed=4)
+    codes = bundle.items.codes[bundle.items.rows(ids)]
+    purity = [figures.purity_by_chance, *(level.purity for level in figures.levels)]
+    assert purity == prefix_purity(codes, bundle.space.sizes, labels)
+    information = (
+        [level.mutual_information for level in figures.levels],
+        [level.mutual_information_by_chance for level in figures.levels],
+    )
+    assert information == mutual_information(codes, steps, seed=4)
+    assert figures.levels[0].purity > 0.6 > 0.3 > figures.purity_by_chance  # items lie by kind

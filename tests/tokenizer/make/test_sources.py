@@ -1,0 +1,206 @@
+"""Bundles built with co-occurrence: held-out events have no effect, and new items are encoded by
+their text."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.interactions import read_interactions
+from sidtool.data.items import Items, make_items
+from sidtool.data.split.protocols import given, leave_one_out, temporal
+from sidtool.data.split.record import Cuts
+from sidtool.data.split.split import Split
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.make.add import add_items
+from sidtool.tokenizer.make.build import build, build_codebook
+from sidtool.tokenizer.make.build_options import BuildOptions
+from sidtool.tokenizer.quantize.fusion import FusionOptions
+from tests.data.tables.files import write_table
+from tests.tokenizer.quantize.material import mixture
+
+N = 60
+IDS = tuple(f"b{n:02d}" for n in range(N))
+EVENTS = [
+    (f"u{user}", IDS[(7 * user + step) % (N - 5)], step)
+    for user in range(30)
+    for step in range(4 + user % 4)
+]
+"""The last five items have no events."""
+
+
+def listed(ids: tuple[str, ...]) -> Items:
+    return make_items(ids, ids, ids, fields={}, template="{title}")
+
+
+def split_of(
+    folder: Path, events: list[tuple[str, str, int]], protocol: str = "leave-one-out"
+) -> Split:
+    if protocol == "given":
+        return windowed(folder, events)
+    path = folder / "events.csv"
+    path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events))
+    read = read_interactions(path)
+    return leave_one_out(read) if protocol == "leave-one-out" else temporal(read, Cuts(4, 5))
+
+
+def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
+    """The same events as files of windows: the last event of each user is the test target, the one
+    before it the validation target."""
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "valid": [], "test": []}
+    for user in dict.fromkeys(user for user, _, _ in events):
+        items = [item for owner, item, _ in events if owner == user]
+        for at in range(1, len(items)):
+            part = {len(items) - 1: "test", len(items) - 2: "valid"}.get(at, "train")
+            rows[part].append(
+                {"user_id": user, "history_item_id": str(items[:at]), "item_id": items[at]}
+            )
+    for part, table in rows.items():
+        columns = {name: [row[name] for row in table] for name in table[0]}
+        write_table(folder / f"{part}.csv", columns)
+    return given(*(folder / f"{part}.csv" for part in rows))
+
+
+def built(
+    split: Split | None,
+    *,
+    seed: int = 0,
+    method: str = "rq-kmeans",
+    **settings: object,
+) -> Bundle:
+    options = BuildOptions(
+        (8, 8, 4),
+        method,  # type: ignore[arg-type]
+        {"epochs": 2} if method in ("rq-vae", "rq-kmeans+", "fsq") else {},
+        fusion=FusionOptions(**{"collaborative_dim": 6, **settings}),  # type: ignore[arg-type]
+        seed=seed,
+    )
+    return build(
+        listed(IDS),
+        [mixture(0, N, 10)],
+        options,
+        name="shop",
+        encoder={"vectors": "given"},
+        split=split,
+    )
+
+
+@pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "given"])
+@pytest.mark.parametrize("method", ["rq-kmeans", "rq-vae"])
+def test_only_training_events_change_the_codebook(
+    tmp_path: Path, protocol: str, method: str
+) -> None:
+    bundle = built(split_of(tmp_path, EVENTS, protocol), method=method)
+    assert (bundle.manifest.recipe or {})["collaborative"]["protocol"] == protocol
+    lengths = {user: sum(event[0] == user for event in EVENTS) for user, _, _ in EVENTS}
+    held_out = [
+        at
+        for at, (user, _, step) in enumerate(EVENTS)
+        if (step >= 4 if protocol == "temporal" else step >= lengths[user] - 2)
+    ]
+    trained = next(at for at in range(len(EVENTS)) if at not in held_out)
+
+    def with_others(places: list[int]) -> Bundle:
+        changed = [(u, IDS[N - 1] if at in places else i, t) for at, (u, i, t) in enumerate(EVENTS)]
+        return built(split_of(tmp_path, changed, protocol), method=method)
+
+    other = with_others(held_out)
+    assert other.identity == bundle.identity
+    assert (other.items.codes == bundle.items.codes).all()
+    assert (
+        other.manifest.source != bundle.manifest.source
+    )  # the split with its held-out events is recorded outside the identity
+    changed = with_others([trained])
+    assert changed.identity.codebook != bundle.identity.codebook
+    assert any(
+        (a != b).any() for a, b in zip(changed.codebook.levels, bundle.codebook.levels, strict=True)
+    )
+
+
+def test_the_recipe_records_the_sources(tmp_path: Path) -> None:
+    split = split_of(tmp_path, EVENTS)
+    recipe = built(split, collaborative_weight=0.3, window=3).manifest.recipe or {}
+    assert recipe["collaborative"]["protocol"] == "leave-one-out"
+    assert recipe["collaborative"]["train_events"] == split.counts.train_events
+    assert recipe["collaborative"]["window"] == 3
+    fusion = recipe["quantizer"]["parameters"]["fusion"]
+    assert fusion["sources"] == [{"dim": 10, "width": 10, "weight": 0.7}]
+    assert {"dim": 6, "weight": 0.3}.items() <= fusion["collaborative"].items()
+    assert 0 < fusion["collaborative"]["warm_items"] < N
+
+
+def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
+    split = split_of(tmp_path, EVENTS)
+    assert built(split).identity == built(split).identity
+    assert built(split, seed=1).identity != built(split).identity
+
+
+@pytest.mark.parametrize("method", ["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"])
+def test_every_method_supports_co_occurrence_and_later_items(tmp_path: Path, method: str) -> None:
+    made = built(split_of(tmp_path, EVENTS), method=method)
+    made.save(tmp_path / "shop.zarr")
+    assert verify(tmp_path / "shop.zarr") == []
+    opened = Bundle.open(tmp_path / "shop.zarr")
+    fresh = mixture(5, 3, 10)
+    grown = add_items(opened, listed(("n0", "n1", "n2")), fresh)
+    assert len(np.unique(grown.items.codes, axis=0)) == N + 3
+    assert [grown.sid(item) for item in IDS] == [made.sid(item) for item in IDS]
+    assert opened.encode(fresh).tolist() == made.encode(fresh).tolist()
+
+
+def test_an_item_without_events_is_coded_by_its_text_and_one_with_many_is_not(
+    tmp_path: Path,
+) -> None:
+    bundle = built(split_of(tmp_path, EVENTS), collaborative_weight=0.6, prior=0.5)
+    raw = bundle.encode(mixture(0, N, 10))
+    same = np.array(
+        [
+            (bundle.items.codes[bundle.items.row(item)] == raw[row]).all()
+            for row, item in enumerate(IDS)
+        ]
+    )
+    assert same[N - 5 :].sum() >= 3  # but for those that had to move
+    assert same[: N - 5].mean() < 0.7
+
+
+def test_co_occurring_items_share_more_of_their_sid_than_by_text_alone(tmp_path: Path) -> None:
+    pairs = [(n, n + N // 2) for n in range(N // 2)]
+    events = [
+        (f"u{user}", IDS[item], step)
+        for user in range(120)
+        for step, item in enumerate((*pairs[user % 30], *pairs[user % 30], *pairs[(user + 1) % 30]))
+    ]
+
+    def together(split: Split | None) -> int:
+        bundle = built(split, collaborative_weight=0.8, collaborative_dim=30)
+        codes = bundle.items.codes[bundle.items.rows(IDS)]
+        return sum(codes[left, 0] == codes[right, 0] for left, right in pairs)
+
+    assert together(split_of(tmp_path, events)) >= together(None) + 5
+
+
+def test_the_weight_of_a_single_source_is_checked_too(tmp_path: Path) -> None:
+    for weights in ((-1.0,), (1.0, 2.0)):
+        options = BuildOptions((8, 8, 4), weights=weights)
+        with pytest.raises(UsageError, match="1 sources of vectors need 1 positive weights"):
+            build_codebook(
+                listed(IDS), tmp_path / "x.zarr", options, embeddings=[mixture(0, N, 10)]
+            )
+
+
+def test_several_sources_are_fused_and_all_required(tmp_path: Path) -> None:
+    sources = [mixture(0, N, 10), mixture(1, N, 4)]
+    options = BuildOptions((8, 8, 4), weights=(1.0, 3.0))
+    bundle = build_codebook(listed(IDS), tmp_path / "shop.zarr", options, embeddings=sources)
+    assert bundle.codebook is not None
+    assert bundle.codebook.dims == (10, 4)
+    assert (bundle.manifest.recipe or {})["encoder"] == {"vectors": "given", "dim": 14}
+    assert "collaborative" not in (bundle.manifest.recipe or {})
+    other = BuildOptions((8, 8, 4), weights=(3.0, 1.0))
+    reweighted = build_codebook(listed(IDS), tmp_path / "o.zarr", other, embeddings=sources)
+    assert reweighted.identity != bundle.identity
+    with pytest.raises(DataError, match="59 vectors for 60 items"):
+        build_codebook(
+            listed(IDS), tmp_path / "x.zarr", options, embeddings=[sources[0], sources[1][1:]]
+        )

@@ -1,0 +1,306 @@
+"""Differences between two bundles against dictionaries, and alignment of one bundle with
+another."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import RefusedError
+from sidtool.data.vectors import Vectors
+from sidtool.tokenizer.assign.assign import assign
+from sidtool.tokenizer.bundle import Bundle, ItemMap, verify
+from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange
+from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.make.align import align
+from sidtool.tokenizer.make.diff import diff
+from sidtool.tokenizer.quantize import fit
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import SidSpace
+from tests.bundles import renamed as with_name
+from tests.bundles import small_bundle
+
+SPACE = SidSpace((3, 4))
+
+held = st.dictionaries(
+    st.sampled_from([f"i{n}" for n in range(9)]),
+    st.tuples(st.integers(0, 11), st.booleans(), st.sampled_from(["", "lamp", "soap"])),
+    min_size=1,
+)
+
+
+def made(items: dict[str, tuple[int, bool, str]]) -> Bundle:
+    codes = np.array([divmod(place, 4) for place, _, _ in items.values()], dtype=np.uint16)
+    retired = np.array([gone for _, gone, _ in items.values()])
+    titles = [title for _, _, title in items.values()]
+    return Bundle.of(
+        ItemMap.of(SPACE, list(items), codes, titles, retired), None, "allow", name="shop"
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(old=held, new=held)
+def test_diff_agrees_with_dictionaries(
+    old: dict[str, tuple[int, bool, str]], new: dict[str, tuple[int, bool, str]]
+) -> None:
+    result = diff(made(old), made(new))
+    common = old.keys() & new.keys()
+    assert set(result.added) == {item for item in new.keys() - old.keys() if not new[item][1]}
+    assert set(result.gone) == {item for item in old.keys() - new.keys() if not old[item][1]}
+    assert set(result.retired) == {item for item in common if not old[item][1] and new[item][1]}
+    assert set(result.restored) == {item for item in common if old[item][1] and not new[item][1]}
+    assert set(result.retitled) == {item for item in common if old[item][2] != new[item][2]}
+    moved = {item: (old[item][0], new[item][0]) for item in common if old[item][0] != new[item][0]}
+    assert {move.item: move.depth for move in result.moved} == {
+        item: 1 if before // 4 != after // 4 else 2 for item, (before, after) in moved.items()
+    }
+    assert result.kept == len(common) - len(moved)
+    for move in result.moved:
+        places = tuple(SPACE.spell(divmod(place, 4)) for place in moved[move.item])
+        assert (move.old, move.new) == places
+    assert result.same == (old == new)
+
+
+def test_drift_is_the_mean_distance_relative_to_the_norm() -> None:
+    old = small_bundle()
+    assert old.codebook is not None
+    assert diff(old, old).drift == (0.0, 0.0, 0.0)
+    first, second, _ = old.codebook.levels
+    doubled = replace(old.codebook, levels=(2 * first, 2 * second, np.ones((2, 8))))
+    drift = diff(old, Bundle.of(old.items, doubled, "reassign", name="small")).drift
+    norms = [np.linalg.norm(level, axis=1) for level in old.codebook.levels]
+    assert drift[:2] == pytest.approx([float(n.mean() / np.sqrt((n**2).mean())) for n in norms[:2]])
+    assert drift[2] is None
+    assert diff(old, small_bundle(codebook=False)).drift == (None,) * 3
+
+
+def test_the_manifests_are_compared_key_by_key() -> None:
+    old = small_bundle()
+    new = Bundle.of(
+        old.items,
+        replace(old.codebook, params=QuantizerParams(fit={"seed": 7})),
+        "allow",
+        name="other",
+    )
+    assert diff(old, new).manifest == {
+        "name": ("small", "other"),
+        "collisions.policy": ("reassign", "allow"),
+        "recipe.quantizer.parameters.seed": (0, 7),
+    }
+
+
+def test_sids_of_different_depth_differ_at_the_shorter_length() -> None:
+    deep = small_bundle()
+    codes = deep.items.codes[:, :2]
+    shallow = Bundle.of(
+        ItemMap.of(SidSpace((4, 5)), list(deep.items.ids), codes), None, "allow", name="flat"
+    )
+    assert {move.depth for move in diff(deep, shallow).moved} == {3}
+
+
+def test_versions_count_up_and_the_history_grows() -> None:
+    first = small_bundle().manifest
+    assert [version.change for version in first.history] == [BuildChange(40)]
+    added, aligned = ItemsChange(added=2), AlignChange("0" * 64, 42, (42, 40, 38), (42, 41, 40))
+    second = replace(first, **first.next_version(added))
+    third = replace(second, **second.next_version(aligned, new_codebook=True))
+    assert [version.version for version in third.history] == ["1.0", "1.1", "2.0"]
+    assert [version.change for version in third.history] == [BuildChange(40), added, aligned]
+    assert Manifest.from_json(third.to_json()) == third
+
+
+# align
+
+
+def shop(
+    vectors: Vectors, seed: int, policy: str = "reassign", space: SidSpace | None = None
+) -> Bundle:
+    ids = [f"i{row:03d}" for row in range(len(vectors))]
+    book = fit(vectors, (8, 8, 8), seed=seed)
+    assigned = assign(book.encode(vectors), vectors, book, ids, policy)  # type: ignore[arg-type]
+    items = ItemMap.of(
+        space or SidSpace(assigned.level_sizes),
+        ids,
+        assigned.codes,
+        [f"film {item}" for item in ids],
+    )
+    return Bundle.of(items, book, policy, name=f"shop{seed}")
+
+
+@pytest.fixture(scope="module")
+def clusters() -> Vectors:
+    rng = np.random.default_rng(0)
+    return (4 * rng.normal(size=(8, 6))[np.arange(160) % 8] + rng.normal(size=(160, 6))).astype(
+        np.float32
+    )
+
+
+def renamed(bundle: Bundle, seed: int) -> Bundle:
+    """The same bundle with the codes of every level shuffled, so that only the names of codes
+    differ."""
+    rng = np.random.default_rng(seed)
+    assert bundle.codebook is not None
+    names = [rng.permutation(size) for size in bundle.codebook.sizes]
+    levels = tuple(
+        level[np.argsort(name)] for level, name in zip(bundle.codebook.levels, names, strict=True)
+    )
+    codes = np.stack(
+        [name[bundle.items.codes[:, level]] for level, name in enumerate(names)], axis=1
+    )
+    items = ItemMap.of(
+        bundle.space,
+        list(bundle.items.ids),
+        codes.astype(np.uint16),
+        [*(bundle.items.titles or [])] or None,
+    )
+    return Bundle.of(items, replace(bundle.codebook, levels=levels), "reassign", name="renamed")
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.integers(1, 60))
+def test_aligning_shuffled_codes_restores_the_bundle(seed: int, n: int) -> None:
+    """Codes without items are matched by their centroids."""
+    old = small_bundle(n)
+    aligned = align(renamed(old, seed), old)
+    change = aligned.manifest.change
+    assert change.after == (n, n, n)
+    assert aligned.identity == old.identity
+
+
+def test_aligning_a_retrained_codebook_keeps_more_sids_and_the_same_vectors(
+    clusters: Vectors,
+) -> None:
+    old, new = shop(clusters, 0), shop(clusters, 1)
+    aligned = align(new, old)
+    change = aligned.manifest.change
+    assert old.codebook is not None
+    assert new.codebook is not None
+    assert aligned.codebook is not None
+    assert change.after[0] > 0.9 * change.common  # eight clusters, found by both
+    assert all(after > before for before, after in zip(change.before, change.after, strict=True))
+    rows = aligned.items.rows(list(new.items.ids))
+    np.testing.assert_array_equal(
+        aligned.codebook.decode(aligned.items.codes[rows]), new.codebook.decode(new.items.codes)
+    )
+    np.testing.assert_array_equal(
+        aligned.codebook.decode(aligned.encode(clusters)), new.codebook.decode(new.encode(clusters))
+    )
+    ours = old.items.codes == aligned.items.codes[aligned.items.rows(list(old.items.ids))]
+    assert change.after == tuple(np.logical_and.accumulate(ours, axis=1).sum(axis=0).tolist())
+
+
+def counted_from_one(bundle: Bundle) -> Bundle:
+    """The same bundle with a placeholder as code 0 of each level, like a map that counts from 1."""
+    book = bundle.codebook
+    assert book is not None
+    levels = tuple(np.pad(level, ((1, 0), (0, 0))) for level in book.levels)
+    space = SidSpace(tuple(size + 1 for size in bundle.space.sizes))
+    return Bundle.of(
+        ItemMap.of(space, list(bundle.items.ids), bundle.items.codes + np.uint16(1)),
+        replace(book, levels=levels, params=replace(book.params, first_code=1)),
+        "reassign",
+        name=bundle.manifest.name,
+    )
+
+
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_placeholders_keep_their_names(seed: int, tmp_path: Path) -> None:
+    """With few items, a placeholder may be nearer to an unused code than to the placeholder."""
+    old = counted_from_one(small_bundle(6))
+    new = counted_from_one(small_bundle(6, seed=seed))
+    aligned = align(new, old)
+    assert new.codebook is not None
+    assert aligned.codebook is not None
+    vectors = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    codes = aligned.encode(vectors)
+    assert (codes.min(), aligned.items.codes.min()) == (1, 1)
+    np.testing.assert_array_equal(
+        aligned.codebook.decode(codes), new.codebook.decode(new.encode(vectors))
+    )
+    aligned.save(tmp_path / "aligned.zarr")
+    assert verify(tmp_path / "aligned.zarr") == []
+
+
+def test_codebooks_that_count_from_different_codes_are_refused() -> None:
+    from_zero = small_bundle(sizes=(5, 6, 7))
+    with pytest.raises(RefusedError, match="count from 1, those of the old one from 0"):
+        align(counted_from_one(small_bundle()), from_zero)
+
+
+def test_each_level_is_matched_optimally(clusters: Vectors) -> None:
+    """No swap of two codes of a level increases the number of items that agree on this level."""
+    old = shop(clusters, 0)
+    aligned = align(shop(clusters, 1), old)
+    codes = aligned.items.codes[aligned.items.rows(list(old.items.ids))]
+    earlier = np.ones(len(codes), dtype=bool)
+    for level in range(3):
+
+        def score(
+            names: np.ndarray, level: int = level, earlier: np.ndarray = earlier
+        ) -> tuple[int, int]:
+            agree = names[codes[:, level]] == old.items.codes[:, level]
+            return int((agree & earlier).sum()), int(agree.sum())
+
+        best = score(np.arange(8))
+        for a, b in itertools.combinations(range(8), 2):
+            swap = np.arange(8)
+            swap[[a, b]] = b, a
+            assert score(swap) <= best
+        earlier = earlier & (codes[:, level] == old.items.codes[:, level])
+
+
+def test_an_aligned_bundle_records_compatible_codebooks(
+    clusters: Vectors, tmp_path: object
+) -> None:
+    old, new = shop(clusters, 0), shop(clusters, 1, space=SidSpace((8, 8, 8), begin=None, end=None))
+    retired = replace(new.items, retired=np.arange(160) < 3, stored_index=None)
+    new = Bundle.of(retired, new.codebook, "reassign", name="new")
+    oldest = "abc0" * 16
+    older = Bundle(replace(old.manifest, compatible_with=(oldest,), version="1.4"), old.arrays)
+    aligned = align(new, older)
+    change = aligned.manifest.change
+    assert aligned.manifest.compatible_with == (old.identity.codebook, oldest)
+    assert (aligned.space, aligned.manifest.name, aligned.manifest.version) == (
+        old.space,
+        "shop0",
+        "2.0",
+    )
+    assert aligned.manifest.parent == old.identity.digest
+    assert aligned.manifest.change == AlignChange(
+        new.identity.digest, change.common, change.before, change.after
+    )
+    gone = {new.items.ids[row] for row in range(3)}
+    assert {aligned.items.ids[int(row)] for row in np.flatnonzero(aligned.items.retired)} == gone
+    path = tmp_path / "aligned.zarr"  # type: ignore[operator]
+    aligned.save(path)
+    assert verify(path) == []
+    assert Bundle.open(path).manifest.to_json() | {"objects": {}} == aligned.manifest.to_json()
+
+
+def test_an_appended_level_keeps_its_names(clusters: Vectors) -> None:
+    old, new = shop(clusters, 0, "append"), shop(clusters, 1, "append")
+    if old.space != new.space:  # the appended levels came out different
+        with pytest.raises(RefusedError, match="levels are"):
+            align(new, old)
+        return
+    aligned = align(new, old)
+    rows = aligned.items.rows(list(new.items.ids))
+    np.testing.assert_array_equal(aligned.items.codes[rows, 3], new.items.codes[:, 3])
+
+
+def test_bundles_that_cannot_be_aligned_are_refused(clusters: Vectors) -> None:
+    old, new = shop(clusters, 0), shop(clusters, 1)
+    with pytest.raises(RefusedError, match="'small' is a map without a codebook"):
+        align(small_bundle(codebook=False), old)
+    with pytest.raises(RefusedError, match="levels are 4x5x6, the old one's 8x8x8"):
+        align(small_bundle(), old)
+    with pytest.raises(RefusedError, match="nothing to align"):
+        align(with_name(old, "same"), old)
+    strangers = ItemMap.of(new.space, [f"x{n}" for n in range(160)], new.items.codes)
+    with pytest.raises(RefusedError, match="none of the 160 items"):
+        align(Bundle.of(strangers, new.codebook, "reassign", name="new"), old)
+    assert isinstance(new.codebook, Codebook)

@@ -1,0 +1,133 @@
+"""Shares, projections and predictions of fused vectors, against scikit-learn and their
+definitions."""
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import UsageError
+from sidtool.tokenizer.quantize import METHODS, fit
+from sidtool.tokenizer.quantize.fusion import (
+    Fusion,
+    FusionOptions,
+    add_collaborative,
+    fuse,
+    fuse_sources,
+)
+from sidtool.tokenizer.quantize.mlp import unit
+from tests.tokenizer.quantize.material import QUICK, mixture, vectors_of
+
+
+def test_weights_are_shares_of_the_squared_norm() -> None:
+    sources = [5 * vectors_of(0, 20, 6), vectors_of(1, 20, 3)]
+    fusion, arrays = fuse_sources(sources, (3, 1))
+    fused = fuse(arrays, fusion, np.concatenate(sources, axis=1))
+    np.testing.assert_allclose(np.square(fused[:, :6]).sum(axis=1), 0.75, rtol=1e-5)
+    np.testing.assert_allclose(np.square(fused[:, 6:]).sum(axis=1), 0.25, rtol=1e-5)
+    np.testing.assert_allclose(unit(fused[:, :6]), unit(sources[0]), atol=1e-6)
+
+
+def test_a_projection_keeps_the_principal_axes() -> None:
+    from sklearn.decomposition import PCA
+
+    vectors = mixture(0, 200, 10)
+    fusion, arrays = fuse_sources([vectors], text_dim=4)
+    fused = fuse(arrays, fusion, vectors)
+    expected = unit(PCA(4).fit_transform(unit(vectors)).astype(np.float32))
+    np.testing.assert_allclose(
+        np.abs((fused * expected).sum(axis=0)), np.square(expected).sum(axis=0), rtol=1e-3
+    )
+    assert fuse_sources([vectors], text_dim=10)[1] == {}
+
+
+def collaborative_of(vectors: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """Collaborative vectors of the items with events, partly predictable from the vectors."""
+    correlated = vectors[:, :3] + 0.3 * vectors_of(9, len(vectors), 3)
+    return (correlated * (events > 0)[:, None]).astype(np.float32)
+
+
+def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
+    from sklearn.linear_model import Ridge
+
+    vectors, events = mixture(1, 120, 8), np.arange(120) % 5
+    collaborative = collaborative_of(vectors, events)
+    options = FusionOptions(collaborative_weight=0.4, prior=2.0, ridge=0.5)
+    fusion, arrays, fused = add_collaborative(
+        *fuse_sources([vectors]), vectors, collaborative, events, options
+    )
+    known = unit(vectors) * np.sqrt(0.6)
+    own = unit(collaborative) * np.sqrt(0.4)
+    np.testing.assert_allclose(fused[:, :8], known, atol=1e-6)
+    warm = events > 0
+    strength = 0.5 * np.square(known[warm] - known[warm].mean(axis=0)).sum() / 8
+    predicted = Ridge(strength).fit(known[warm], own[warm]).predict(known)
+    trust = (events / (events + 2))[:, None]
+    np.testing.assert_allclose(fused[:, 8:], trust * own + (1 - trust) * predicted, atol=1e-4)
+    np.testing.assert_allclose(fuse(arrays, fusion, vectors)[:, 8:], predicted, atol=1e-4)
+    assert [source.weight for source in fusion.sources] == [0.6]
+    assert fusion.collaborative is not None
+    assert fusion.collaborative.warm_items == warm.sum()
+    assert Fusion.from_json(fusion.to_json()) == fusion
+
+
+def test_without_a_prior_a_known_item_has_its_whole_share() -> None:
+    vectors, events = mixture(1, 60, 8), np.ones(60, dtype=np.int64)
+    options = FusionOptions(collaborative_weight=0.3, prior=0.0)
+    collaborative = collaborative_of(vectors, events)
+    _, _, fused = add_collaborative(
+        *fuse_sources([vectors]), vectors, collaborative, events, options
+    )
+    np.testing.assert_allclose(np.square(fused[:, 8:]).sum(axis=1), 0.3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) -> None:
+    sources = [mixture(2, 300, 9), mixture(3, 300, 4)]
+    joined, events = np.concatenate(sources, axis=1), np.arange(300) % 4
+    options = FusionOptions(text_dim=6)
+    fusion, arrays, fused = add_collaborative(
+        *fuse_sources(sources, (2, 1), text_dim=6),
+        joined,
+        collaborative_of(joined, events),
+        events,
+        options,
+    )
+    inner = fit(fused, (16, 8), method=method, normalize=method == "pq", **QUICK.get(method, {}))
+    outer = inner.with_fusion(fusion, arrays)
+    assert (outer.dims, outer.dim, outer.width, outer.sizes) == (
+        (9, 4),
+        13,
+        inner.width,
+        inner.sizes,
+    )
+    again = fuse(arrays, fusion, joined)
+    assert (outer.encode(joined) == inner.encode(again)).all()
+    assert (outer.encode(joined[5:6]) == outer.encode(joined)[5]).all()  # whatever stands beside it
+    assert (outer.transform(joined) == inner.transform(again)).all()
+    codes = outer.encode(joined)
+    assert (outer.reconstruct(codes) == inner.reconstruct(codes)).all()
+    assert outer.reconstruct(codes).shape == outer.prepare(joined).shape
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"collaborative_weight": 1.0}, "collaborative_weight"),
+        ({"collaborative_dim": 0}, "collaborative_dim"),
+        ({"window": 2.5}, "window"),
+        ({"prior": -1.0}, "prior"),
+        ({"prior": float("inf")}, "prior must be a number from 0 to 1e.30, not inf"),
+        ({"ridge": float("inf")}, "ridge"),
+        ({"ridge": 10**400}, "ridge"),
+        ({"decay": True}, "decay"),
+        ({"text_dim": "8"}, "text_dim"),
+    ],
+)
+def test_options_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FusionOptions(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, 0), (1, -2), (1, float("nan"))])
+def test_weights_that_make_no_sense_are_refused(weights: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="2 sources of vectors"):
+        fuse_sources([vectors_of(0, 3, 2), vectors_of(1, 3, 2)], weights)

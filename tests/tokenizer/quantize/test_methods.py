@@ -1,0 +1,145 @@
+"""Properties of every quantizer, and of single ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.base.errors import UsageError
+from sidtool.tokenizer.assign.assign import assign
+from sidtool.tokenizer.codes.measure import level_use, residual_variance
+from sidtool.tokenizer.quantize import METHODS, fit, fsq
+from tests.tokenizer.quantize.material import QUICK, mixture, slow_codes, vectors_of
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+ways = pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        *((m, {}) for m in METHODS),
+        ("rq-kmeans", {"balanced": True}),
+        ("opq", {"normalize": True}),
+    ],
+)
+
+
+def quick(vectors, sizes, method, options, seed=0):
+    return fit(vectors, sizes, method=method, seed=seed, **QUICK.get(method, {}), **options)
+
+
+@ways
+def test_same_seed_same_codebook(method, options):
+    vectors = mixture(0, 400, 12)
+    first, again, other = (quick(vectors, (16, 8), method, options, seed) for seed in (1, 1, 2))
+    assert first.params == again.params
+    assert all((a == b).all() for a, b in zip(first.levels, again.levels, strict=True))
+    assert all((first.encoder[name] == again.encoder[name]).all() for name in first.encoder)
+    assert (first.encode(vectors) != other.encode(vectors)).any()
+
+
+@ways
+def test_sizes_types_and_shapes(method, options):
+    vectors = mixture(0, 300, 9)
+    codebook = quick(vectors, (32, 4, 9), method, options)
+    assert (codebook.method, codebook.sizes, codebook.dim) == (method, (32, 4, 9), 9)
+    assert all(
+        array.dtype == np.float32 for array in (*codebook.levels, *codebook.encoder.values())
+    )
+    assert codebook.transform(vectors[:5]).shape == (5, codebook.width)
+    assert codebook.reconstruct(codebook.encode(vectors[:5])).shape == (5, 9)
+
+
+@ways
+def test_each_code_is_nearest_given_its_residual(method, options):
+    vectors = mixture(1, 500, 12)
+    codebook = quick(vectors, (16, 8, 8), method, options)
+    codes, margins = slow_codes(vectors, codebook)
+    clear = margins > 1e-5
+    assert clear.mean() > 0.9
+    assert (codebook.encode(vectors)[clear] == codes[clear]).all()
+    assert (codebook.encode(vectors[7:8]) == codebook.encode(vectors)[7]).all()
+
+
+@ways
+def test_reassign_gives_each_item_a_unique_sid(method, options):
+    vectors = mixture(2, 400, 12)
+    vectors[:30] = vectors[0]  # more equal items than the last level has codes
+    codebook = quick(vectors, (16, 8, 8), method, options)
+    result = assign(
+        codebook.encode(vectors), vectors, codebook, [f"{row:03}" for row in range(400)], "reassign"
+    )
+    assert len(np.unique(result.codes, axis=0)) == 400
+
+
+@ways
+def test_more_levels_reduce_the_error(method, options):
+    vectors = mixture(3, 600, 12)
+    codebook = quick(vectors, (16, 16, 16), method, options)
+    left = residual_variance(vectors, codebook, codebook.encode(vectors))
+    assert left[-1] < left[0] < 1
+
+
+def test_product_quantization_encodes_each_part_separately():
+    vectors = mixture(4, 500, 10)
+    codebook = fit(vectors, (8, 8), method="pq")
+    codes = codebook.encode(vectors)
+    for level, part in enumerate((slice(0, 5), slice(5, 10))):
+        own = codebook.levels[level][:, part].astype(np.float64)
+        distances = np.square(vectors[:, None, part] - own).sum(axis=2)
+        assert (distances[np.arange(500), codes[:, level]] < distances.min(axis=1) + 1e-4).all()
+
+
+def test_the_rotation_is_orthogonal_and_helps_with_correlated_dimensions():
+    rng = np.random.default_rng(0)
+    vectors = (
+        mixture(5, 1500, 3) @ rng.standard_normal((3, 12)) + 0.1 * vectors_of(6, 1500, 12)
+    ).astype(np.float32)
+    plain, turned = (fit(vectors, (16, 16, 16), method=method) for method in ("pq", "opq"))
+    rotation = turned.encoder["in_0_weight"]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-5)
+    lost = [residual_variance(vectors, book, book.encode(vectors))[-1] for book in (plain, turned)]
+    assert lost[1] < 0.8 * lost[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(256, [8, 8, 4]), (100, [5, 5, 4]), (7, [7]), (2, [2]), (1, [1])]
+)
+def test_a_grid_has_as_many_cells_as_codes(size, expected):
+    assert sorted(fsq.cells_per_dimension(size), reverse=True) == expected
+
+
+def test_training_lowers_the_error_of_the_k_means_initialization():
+    vectors = np.tanh(mixture(7, 1500, 12))
+    start, tuned = (
+        fit(vectors, (8, 8), method=method, **options)
+        for method, options in (("rq-kmeans", {}), ("rq-kmeans+", {}))
+    )
+    lost = [residual_variance(vectors, book, book.encode(vectors))[-1] for book in (start, tuned)]
+    assert lost[1] < lost[0]
+
+
+def test_learned_codes_do_not_collapse():
+    vectors = mixture(8, 2000, 16)
+    codes = fit(vectors, (32, 32), method="rq-vae", epochs=20).encode(vectors)
+    assert all(use.utilization >= 0.9 for use in level_use(codes, (32, 32)))
+
+
+def test_methods_options_and_sizes_that_make_no_sense_are_refused():
+    vectors = vectors_of(0, 50, 4)
+    with pytest.raises(UsageError, match="rq-magic"):
+        fit(vectors, (4,), method="rq-magic")
+    with pytest.raises(UsageError, match="method pq has no option 'balanced'"):
+        fit(vectors, (4,), method="pq", balanced=True)
+    for option in ({"width": 0}, {"width": -3}, {"epochs": 0}, {"epochs": -1}):
+        with pytest.raises(UsageError, match=r"must be a whole number from 1, not (0|-3|-1)$"):
+            fit(vectors, (4,), method="rq-vae", **option)
+    with pytest.raises(UsageError):
+        fit(vectors, (4, 0))
+    with pytest.raises(UsageError, match="5 levels cannot share 4 dimensions"):
+        fit(vectors, (2,) * 5, method="opq")
