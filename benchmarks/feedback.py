@@ -33,7 +33,7 @@ from variant_run import VariantRun, chosen_variants, run_variants, variant_parse
 from sidtool.data.fields.conditions import Condition
 from sidtool.data.fields.fields import need_field
 from sidtool.evaluation.bootstrap import everyone
-from sidtool.prompt.slots import value_text
+from sidtool.model.prompt.template_slots import value_text
 
 ALL = "all"
 PLAIN = "plain"

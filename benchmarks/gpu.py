@@ -218,7 +218,7 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
     from sidtool.data.items import Items
     from sidtool.data.split.split import Example, Split, UserSequence
     from sidtool.model.extend import extend_model
-    from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
+    from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
     from sidtool.sft.make_sft import make_sft
     from sidtool.sft.sft_options import SftOptions
     from sidtool.tokenizer.bundle import Bundle, ItemMap

@@ -23,11 +23,11 @@ from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from steps import StepError
 from table import markdown, spread
 
-from sidtool.contract.memory_binding import MEMORY_COPY
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import compare
+from sidtool.model.contract.memory_binding import MEMORY_COPY
 from sidtool.model.load import load_model_folder
 from sidtool.model.memory import MemoryOptions
 

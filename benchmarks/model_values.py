@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from reinforce_table import Values
 
-from sidtool.contract.stage_record import ModelReference
 from sidtool.data.split.split import Example
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import load_model_folder
 
 

@@ -27,9 +27,9 @@ from table import markdown
 from variant_run import run_variants
 from wheels import unpack_wheels
 
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import Forgetting, TrainParams
 from sidtool.evaluation.evaluation import OTHER_MODEL
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import Forgetting, TrainParams
 
 HERE = Path(__file__).parent
 PLUM = HERE.parent / "examples" / "recipes" / "plum"

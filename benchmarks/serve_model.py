@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.contract.stage_record import StageRecord, TrainParams
-from sidtool.contract.write import write_contract
 from sidtool.data.split.record import SplitReference
+from sidtool.model.contract.stage_record import StageRecord, TrainParams
+from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
-from sidtool.presets.init_model import init_model
-from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.model.presets.init_model import init_model
+from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.registry.publish import push
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap

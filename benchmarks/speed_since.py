@@ -104,10 +104,10 @@ def rendering() -> Work:
     """Renders histories as the prompts of requests."""
     import numpy as np
 
-    from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
-    from sidtool.prompt.assemble import history_prompt_ids
-    from sidtool.prompt.prompts import HistoryPrompt
-    from sidtool.prompt.tokens import SidTokens
+    from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
+    from sidtool.model.prompt.assemble import history_prompt_ids
+    from sidtool.model.prompt.prompts import HistoryPrompt
+    from sidtool.model.prompt.tokens import SidTokens
     from sidtool.tokenizer.sid import SidSpace
 
     space = SidSpace((256, 256, 256))

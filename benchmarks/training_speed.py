@@ -31,9 +31,9 @@ from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
+from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.objective.batches import IGNORED, PackedCollator
 from sidtool.objective.softmax import SoftmaxOver
-from sidtool.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle import Bundle, ItemMap

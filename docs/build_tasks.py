@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from sidtool.prompt.frames import read_templates
+from sidtool.model.prompt.frames import read_templates
 from sidtool.sft.tasks import (
     FAMILIES,
     FIELD_TASKS,
@@ -39,7 +39,7 @@ a general corpus, as a share of all tokens ([training.md](training.md#choosing-t
 TEMPLATES = """
 ## Templates
 
-The files are in `sidtool/prompt/templates`. `⏎` is a line break. A trained model recommends with the first template of
+The files are in `sidtool/model/prompt/templates`. `⏎` is a line break. A trained model recommends with the first template of
 its task; other examples, and further copies of an example, take the templates in turn.
 
 """

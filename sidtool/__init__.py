@@ -57,12 +57,12 @@ if TYPE_CHECKING:
     from sidtool.memory.similarity import KnnSettings as KnnSettings
     from sidtool.model.extend import extend_model as extend_model
     from sidtool.model.load import load_model_folder as load_model_folder
-    from sidtool.model.merge import merge as merge
+    from sidtool.model.merging import merge as merge
     from sidtool.model.model_tokens import model_tokens as model_tokens
-    from sidtool.model.rebind import rebind as rebind
+    from sidtool.model.presets.init_model import init_model as init_model
+    from sidtool.model.prompt.frames import Templates as Templates
+    from sidtool.model.rebinding import rebind as rebind
     from sidtool.pages.report import report as report
-    from sidtool.presets.init_model import init_model as init_model
-    from sidtool.prompt.frames import Templates as Templates
     from sidtool.recommendation.recommend import recommend as recommend
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
     from sidtool.recommendation.requests import Request as Request
@@ -148,7 +148,7 @@ _MODULES = {
     "SplitOptions": "data.split.files",
     "StageSettings": "training.settings",
     "TaskEvaluationOptions": "task_evaluation.task_evaluation",
-    "Templates": "prompt.frames",
+    "Templates": "model.prompt.frames",
     "TrainOptions": "training.settings",
     "TuneMemoryOptions": "evaluation.tune_memory",
     "TuneSimilarityOptions": "evaluation.tune_similarity",
@@ -172,12 +172,12 @@ _MODULES = {
     "export_map": "interop.convert",
     "extend_model": "model.extend",
     "import_map": "interop.convert",
-    "init_model": "presets.init_model",
+    "init_model": "model.presets.init_model",
     "list_settings": "setting_list",
     "load_model_folder": "model.load",
     "log": "registry.log",
     "make_sft": "sft.make_sft",
-    "merge": "model.merge",
+    "merge": "model.merging",
     "model_tokens": "model.model_tokens",
     "open_bundle": "registry.references",
     "open_split": "data.split.files",
@@ -185,7 +185,7 @@ _MODULES = {
     "pull": "registry.publish",
     "push": "registry.publish",
     "read_items": "data.items",
-    "rebind": "model.rebind",
+    "rebind": "model.rebinding",
     "recommend": "recommendation.recommend",
     "recommend_folder": "cluster.recommendations",
     "refresh": "renewal.refresh",

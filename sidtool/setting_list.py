@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.records import JsonRecord
-from sidtool.presets.shapes import Preset, preset_fields
+from sidtool.model.presets.shapes import Preset, preset_fields
 from sidtool.reinforcement import settings as reinforcement
 from sidtool.tokenizer.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
 from sidtool.tokenizer.quantize.fusion import FusionOptions

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from sidtool.contract.compat import Verdict
-from sidtool.contract.contract import Contract
+from sidtool.model.contract.compat import Verdict
+from sidtool.model.contract.contract import Contract
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 

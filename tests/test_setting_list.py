@@ -6,7 +6,7 @@ import json
 import pytest
 import trl
 
-from sidtool.presets.shapes import model_shape
+from sidtool.model.presets.shapes import model_shape
 from sidtool.setting_list import (
     Setting,
     dataclass_settings,

@@ -17,11 +17,11 @@ from sidtool.base.errors import IntegrityError, SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.contract.card import check_license
-from sidtool.contract.contract import BUNDLE_COPY, Contract
-from sidtool.contract.stage_record import AdoptParams, StageRecord
-from sidtool.contract.write import write_contract
 from sidtool.interop.convert import SUFFIXES, read_map
+from sidtool.model.contract.card import check_license
+from sidtool.model.contract.contract import BUNDLE_COPY, Contract
+from sidtool.model.contract.stage_record import AdoptParams, StageRecord
+from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import locate_base
 from sidtool.model.load import usable_items
 from sidtool.model.pretrained import (
@@ -31,9 +31,9 @@ from sidtool.model.pretrained import (
     load_tokenizer,
     weight_digests,
 )
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import model_kind, vocabulary_weights
 from sidtool.model.vocabulary import check_embedding_rows
-from sidtool.prompt.tokens import SidTokens
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.integrity import verify

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.prompt.encoder import METASPACE
-from sidtool.prompt.tokens import NO_TOKEN, SidTokens
+from sidtool.model.prompt.encoder import METASPACE
+from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 

@@ -9,13 +9,13 @@ import numpy as np
 
 from sidtool.adoption.presets import Preset, PromptPreset, preset_for
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.contract import ModelKind
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.prompt.assemble import history_prompt_ids
-from sidtool.prompt.frames import HISTORY_SLOT, begin_text, end_text
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.template_file import check_templates, read_template_file
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.contract.contract import ModelKind
+from sidtool.model.prompt.assemble import history_prompt_ids
+from sidtool.model.prompt.frames import HISTORY_SLOT, begin_text, end_text
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.template_file import check_templates, read_template_file
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 TASK = "next-item"

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidtool.adoption.prompts import WorkedPrompt
-from sidtool.contract.contract import Contract
-from sidtool.prompt.tokens import NO_TOKEN, SidTokens
+from sidtool.model.contract.contract import Contract
+from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")

@@ -12,9 +12,9 @@ from sidtool.answers.text_answers import text_answer_metrics
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.labels import MOST_LABELS, are_numbers, sorted_labels
-from sidtool.prompt.segments import Segment, catalog
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.labels import MOST_LABELS, are_numbers, sorted_labels
+from sidtool.model.prompt.segments import Segment, catalog
 
 SMALLEST = 1e-15
 """The smallest probability of which a log loss is taken."""

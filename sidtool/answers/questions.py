@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.prompt.segments import Segment
+from sidtool.model.prompt.segments import Segment
 from sidtool.tokenizer.sid import SidSpace
 
 SidCodes = tuple[int, ...]

@@ -18,7 +18,7 @@ from sidtool.base.progress import Progress
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.tokenizer.sid import SidSpace
 

@@ -19,8 +19,8 @@ from sidtool.decoder.encoded_prompts import padded
 from sidtool.decoder.generate_fallback import without_own_settings
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import check_positions, max_positions
+from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.prompt.encoder import prompt_encoder
 
 LOGITS_PER_BATCH = 1 << 25
 TOKENS_PER_BATCH = 1 << 12

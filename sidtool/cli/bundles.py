@@ -29,7 +29,7 @@ def inspect(
 ) -> None:
     """Show the contents of a bundle or model, or what the items under a SID prefix have in
     common."""
-    from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
+    from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
     from sidtool.registry.references import open_bundle
     from sidtool.tokenizer.make.explain import explain
     from sidtool.tokenizer.make.report import read_report
@@ -193,7 +193,7 @@ def _say_decoded(sid: "Decoded") -> None:
 
 def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
-    from sidtool.contract.card import summary, validations
+    from sidtool.model.contract.card import summary, validations
     from sidtool.model.load import check_model_folder
 
     contract, bundle, _ = check_model_folder(folder)

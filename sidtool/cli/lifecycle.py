@@ -12,7 +12,7 @@ from sidtool.terminal.console import next_step, progress, say, say_json, say_pla
 from sidtool.terminal.inputs import read_ids
 
 if TYPE_CHECKING:
-    from sidtool.model.rebind import Outlook
+    from sidtool.model.rebinding import Outlook
     from sidtool.tokenizer.bundle.bundle import Bundle
     from sidtool.tokenizer.make.diff import Diff
 
@@ -121,7 +121,7 @@ def diff(
 ) -> None:
     """Show what differs between two bundles, and whether models of the old one work with the
     new."""
-    from sidtool.model.rebind import outlook
+    from sidtool.model.rebinding import outlook
     from sidtool.registry.references import open_bundle
     from sidtool.tokenizer.make.diff import diff as compare
 
@@ -195,8 +195,8 @@ def rebind(
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
-    from sidtool.model.rebind import check_rebind
-    from sidtool.model.rebind import rebind as bind
+    from sidtool.model.rebinding import check_rebind
+    from sidtool.model.rebinding import rebind as bind
     from sidtool.registry.references import open_bundle
 
     opened = open_bundle(newer)

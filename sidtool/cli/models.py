@@ -10,8 +10,8 @@ from sidtool.adoption.presets import Preset as PromptPreset
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
+from sidtool.model.presets.shapes import Preset
 from sidtool.model.pretrained import Dtype
-from sidtool.presets.shapes import Preset
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import next_step, say, say_json, say_plan, warn
@@ -55,8 +55,8 @@ def init_model(
     json: options.Json = False,
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
-    from sidtool.presets.init_model import init_model as init
-    from sidtool.presets.shapes import model_shape
+    from sidtool.model.presets.init_model import init_model as init
+    from sidtool.model.presets.shapes import model_shape
     from sidtool.tokenizer.make.build_options import CatalogOptions
 
     catalog = _read_catalog(items, bundle, CatalogOptions(id_column, title_column, text_template))
@@ -157,7 +157,7 @@ def extend_model(
     """Add a bundle's SID tokens to a language model."""
     from sidtool.base.checkpoint.hub import is_hub_url
     from sidtool.model import extend
-    from sidtool.prompt.slots import parse_field_tokens
+    from sidtool.model.prompt.template_slots import parse_field_tokens
     from sidtool.registry.references import open_bundle
 
     field_tokens = parse_field_tokens(field_token or ())
@@ -306,8 +306,8 @@ def merge(
     json: options.Json = False,
 ) -> None:
     """Merge LoRA adapters into their base model."""
-    from sidtool.model.merge import check_merge
-    from sidtool.model.merge import merge as merge_adapters
+    from sidtool.model.merging import check_merge
+    from sidtool.model.merging import merge as merge_adapters
 
     if dry_run:
         base = check_merge(model, out, force=force)

@@ -135,7 +135,7 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
-    from sidtool.contract.split_check import event_columns
+    from sidtool.model.contract.split_check import event_columns
     from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.recommend import answer_each, recommend_to_file
     from sidtool.recommendation.user_requests import user_requests

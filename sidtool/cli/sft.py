@@ -119,7 +119,7 @@ def make_sft(
     json: options.Json = False,
 ) -> None:
     """Write training examples, validation users and their lineage."""
-    from sidtool.prompt.template_file import read_template_file
+    from sidtool.model.prompt.template_file import read_template_file
     from sidtool.sft.catalog import CatalogOptions
     from sidtool.sft.make_sft import make_sft as write_sft
     from sidtool.sft.sft_options import SftOptions

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.presets.shapes import Preset
+from sidtool.model.presets.shapes import Preset
 from sidtool.setting_list import Configurable
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting

@@ -30,7 +30,7 @@ from sidtool.decoder.trie_arrays import (
     trie_arrays,
 )
 from sidtool.model.positions import check_positions
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 
 TOKEN_BUDGET = 1 << 14

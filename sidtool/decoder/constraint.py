@@ -16,7 +16,7 @@ from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.trie_arrays import FilterArrays, normalize_over_children, trie_arrays
 from sidtool.model.load import check_model_folder
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 
 

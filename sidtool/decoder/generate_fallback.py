@@ -16,8 +16,8 @@ from sidtool.decoder.beam_result import BeamResult, best_leaves, check_scores
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import LeafFilter
 from sidtool.decoder.normalize import Normalize
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import Codes
 

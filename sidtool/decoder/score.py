@@ -20,7 +20,7 @@ from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import TokenTree
 from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
 from sidtool.model.positions import check_positions
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import Codes
 

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.contract.compat import Verdict
-from sidtool.contract.contract import Contract
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.normalize import Normalize
 from sidtool.engines.request_settings import RequestSettings
+from sidtool.model.contract.compat import Verdict
+from sidtool.model.contract.contract import Contract
 from sidtool.model.load import check_model_folder
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle

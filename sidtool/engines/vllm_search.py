@@ -19,7 +19,7 @@ from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.trie_arrays import trie_arrays
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import RowConstraint
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 
 LogProbs = Mapping[int, float]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.contract.compat import matching_rows
+from sidtool.model.contract.compat import matching_rows
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

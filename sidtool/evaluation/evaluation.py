@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.spilled_events import Spill
 from sidtool.data.split.files import open_split
 from sidtool.data.split.record import SplitReference, check_split
@@ -39,6 +38,7 @@ from sidtool.evaluation.system_values import (
 from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, uses_memory
 from sidtool.memory.sharded import Shards
 from sidtool.memory.similarity import KnnSettings
+from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.load import LoadedModel, load_model_folder
 
 WEIGHTED = "weighted"

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.records import JsonRecord
-from sidtool.contract.compat import matching_rows
 from sidtool.data.split.split import evenly_spaced
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.model.contract.compat import matching_rows
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 HISTORY = 20

@@ -16,8 +16,6 @@ from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.contract.memory_binding import MemoryBinding
-from sidtool.contract.split_check import check_model_split
 from sidtool.data.split.record import check_split
 from sidtool.data.split.split import Example, Split, evenly_spaced
 from sidtool.decoder.mixture import RankedItems, check_normalize
@@ -26,9 +24,11 @@ from sidtool.evaluation.mixture_choice import Grid, grid_ranks
 from sidtool.evaluation.new_item_factor import choose_for_new_items
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory.memory import Memory
-from sidtool.model.bind_memory import bind_memory
+from sidtool.model.contract.memory_binding import MemoryBinding
+from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.memory import WeightedMemory
+from sidtool.model.memory_copy import bind_memory
 from sidtool.recommendation.query import WINDOW, QuerySession, in_windows
 
 

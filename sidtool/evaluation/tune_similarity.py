@@ -9,7 +9,6 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.contract.split_check import check_bundle_split
 from sidtool.data.split.cooccurrence import count_pairs, item_sequences
 from sidtool.data.split.split import Split, evenly_spaced
 from sidtool.evaluation.baselines import Catalog, item_knn
@@ -18,6 +17,7 @@ from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.build import DEFAULT
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.similarity import KnnSettings, similarity_of
+from sidtool.model.contract.split_check import check_bundle_split
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 K = 10

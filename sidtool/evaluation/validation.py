@@ -14,9 +14,9 @@ from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.model.memory import WeightedMemory
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.tokens import SidTokens
-from sidtool.prompt.user_tokens import UserTokens
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 

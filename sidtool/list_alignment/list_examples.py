@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data.split.split import UserSequence
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.examples import RlExamples, find_items, shown_events
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.tasks import LIST_TASK
 from sidtool.sft.tokenized import TokenizedExample, encode_example

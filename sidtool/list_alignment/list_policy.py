@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sidtool.decoder.partial_head import Part, full_blocks
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.policy import Policy
-from sidtool.prompt.tokens import SidTokens
 
 
 @dataclass(frozen=True, eq=False)

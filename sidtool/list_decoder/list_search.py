@@ -33,7 +33,7 @@ from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.open_paths import OpenPaths
 from sidtool.list_decoder.partial_lists import Candidates, PartialLists
 from sidtool.model.positions import check_positions
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.quantize.codebook import Codebook
 

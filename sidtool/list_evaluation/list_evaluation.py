@@ -10,9 +10,6 @@ import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.contract.contract import Contract
-from sidtool.contract.split_check import event_columns
-from sidtool.contract.stage_record import TrainParams
 from sidtool.data.fields.fields import Fields, FieldTypes, need_feedback_of_numbers
 from sidtool.data.split.files import open_split
 from sidtool.data.split.list_targets import MAX_LENGTH
@@ -29,6 +26,9 @@ from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_fact
 from sidtool.list_evaluation.list_metrics import ItemFacts, Rows, all_values, metric_names
 from sidtool.list_evaluation.list_results import ListEvaluation, differences, means
 from sidtool.memory.similarity import KnnSettings
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.split_check import event_columns
+from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions

@@ -10,9 +10,9 @@ from sidtool.base.checkpoint.files import ADAPTER, check_folder, settings_digest
 from sidtool.base.checkpoint.finite import check_finite
 from sidtool.base.checkpoint.guard import loading
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.contract.contract import Contract
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ModelReference
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task, read_lora_config
 from sidtool.model.pretrained import (
     Dtype,

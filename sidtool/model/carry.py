@@ -7,16 +7,16 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.base.output import new_dir
-from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.locate import model_folder
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import RebindParams, StageRecord
-from sidtool.contract.write import write_contract
+from sidtool.model.contract.compat import Verdict, check_bundle
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import RebindParams, StageRecord
+from sidtool.model.contract.write import write_contract
 from sidtool.model.embedding_init import EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
+from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.model.structure import vocabulary_weights
-from sidtool.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.align import common_codes
 from sidtool.tokenizer.sid import Codes, SidSpace

@@ -14,11 +14,11 @@ from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.contract.card import check_license
-from sidtool.contract.contract import BUNDLE_COPY, CONTRACT, Contract
-from sidtool.contract.embedded import embedded_contract
-from sidtool.contract.stage_record import ExtendParams, StageRecord
-from sidtool.contract.write import write_contract
+from sidtool.model.contract.card import check_license
+from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
+from sidtool.model.contract.embedded import embedded_contract
+from sidtool.model.contract.stage_record import ExtendParams, StageRecord
+from sidtool.model.contract.write import write_contract
 from sidtool.model.embedding_init import (
     DEFAULT_INIT,
     DEFAULT_SCALE,
@@ -38,6 +38,9 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
+from sidtool.model.prompt.field_tokens import FieldTokens, FieldValues
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.model.structure import (
     decoder_start_id,
     grow_vocabulary,
@@ -54,9 +57,6 @@ from sidtool.model.vocabulary import (
     check_embedding_rows,
     check_token_ids,
 )
-from sidtool.prompt.field_tokens import FieldTokens, FieldValues
-from sidtool.prompt.tokens import SidTokens
-from sidtool.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.integrity import verify
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.base.extras import require
-from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.contract import Contract
-from sidtool.contract.locate import model_folder
-from sidtool.contract.read import open_bundle_copy, read_contract
 from sidtool.model.adapter import load_weights
+from sidtool.model.contract.compat import Verdict, check_bundle
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.read import open_bundle_copy, read_contract
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import model_kind
 from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
-from sidtool.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

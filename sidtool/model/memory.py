@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.memory_binding import (
+from sidtool.memory.gate import Gate
+from sidtool.memory.memory import Memory, open_verified
+from sidtool.model.contract.memory_binding import (
     MEMORY_COPY,
     MemoryBinding,
     check_new_item_factor,
     check_weight,
 )
-from sidtool.memory.gate import Gate
-from sidtool.memory.memory import Memory, open_verified
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 DEFAULT_WEIGHT = 0.3

@@ -5,8 +5,8 @@ from typing import Any
 
 from sidtool.base.checkpoint.files import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.contract.locate import model_folder
 from sidtool.interop.model_tokens import ModelTokens
+from sidtool.model.contract.locate import model_folder
 from sidtool.model.load import check_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 

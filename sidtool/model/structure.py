@@ -6,7 +6,7 @@ decoder), which hold one weight or several; its output head is tied to them or n
 from typing import Any
 
 from sidtool.base.errors import DataError
-from sidtool.contract.contract import ModelKind
+from sidtool.model.contract.contract import ModelKind
 
 
 def model_kind(config: Any) -> ModelKind:

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.objective.prefixes import PrefixExamples
-from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 
 

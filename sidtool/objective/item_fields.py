@@ -10,9 +10,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.prompt.field_tokens import FieldTokens
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.slots import Slot, parse
+from sidtool.model.prompt.field_tokens import FieldTokens
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.template_slots import Slot, parse
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from sidtool.data.split.split import Split
 from sidtool.memory.distribution import active_positions
 from sidtool.memory.leave_out import LeaveOneOutMemory
 from sidtool.memory.memory import Memory
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.augment import AugmentedExamples, item_spans
-from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.sid import Codes

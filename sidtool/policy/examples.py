@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import UserSequence
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tokenized import encode_example

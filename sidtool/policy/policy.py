@@ -21,9 +21,9 @@ from sidtool.decoder.probe import decoding_method
 from sidtool.decoder.token_tree import additive_masks, attention_windows
 from sidtool.decoder.tree_positions import TreePositions
 from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.objective.shortcuts import narrows_exactly
-from sidtool.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.contract.contract import Contract
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.decoder.beam_result import BeamResult, check_scores
 from sidtool.decoder.filters import AllowList, LeafFilter
@@ -27,12 +26,13 @@ from sidtool.decoder.mixture import (
     rank_items,
 )
 from sidtool.decoder.normalize import Normalize
+from sidtool.model.contract.contract import Contract
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
-from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
-from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
-from sidtool.prompt.tokens import SidTokens
-from sidtool.prompt.user_tokens import UserTokens
+from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
+from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.trie import Trie
 

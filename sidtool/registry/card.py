@@ -8,9 +8,9 @@ from string import Template
 from typing import Any
 
 from sidtool.base.markdown import key_value_table, literal, shell_word, table
-from sidtool.contract.card import model_card
-from sidtool.contract.contract import BUNDLE_COPY
 from sidtool.memory.manifest import MemoryManifest
+from sidtool.model.contract.card import model_card
+from sidtool.model.contract.contract import BUNDLE_COPY
 from sidtool.registry.records import UNKNOWN_LICENSE
 from sidtool.registry.references import split_reference
 from sidtool.registry.stored_model import read_stored_model

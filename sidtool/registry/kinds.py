@@ -5,9 +5,9 @@ from typing import Literal
 
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage.storage import Storage
-from sidtool.contract.contract import CONTRACT
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import is_memory, verify_memory
+from sidtool.model.contract.contract import CONTRACT
 from sidtool.registry.stored_model import (
     StoredModel,
     is_model,

@@ -15,8 +15,8 @@ from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import is_zip
-from sidtool.contract.card import MODEL_CARD, check_license
-from sidtool.contract.contract import CONTRACT
+from sidtool.model.contract.card import MODEL_CARD, check_license
+from sidtool.model.contract.contract import CONTRACT
 from sidtool.registry import records
 from sidtool.registry.card import published_model_card, write_card
 from sidtool.registry.kinds import (

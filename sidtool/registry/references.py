@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
-from sidtool.contract.contract import BUNDLE_COPY
 from sidtool.memory.memory import Memory, open_verified
+from sidtool.model.contract.contract import BUNDLE_COPY
 from sidtool.model.memory import MemoryOptions
 from sidtool.registry.kinds import AnyManifest
 from sidtool.registry.records import (

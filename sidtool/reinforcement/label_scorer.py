@@ -15,10 +15,10 @@ from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
+from sidtool.model.prompt.assemble import label_prompt_ids
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import catalog, template
 from sidtool.policy.reward_sum import Matrix
-from sidtool.prompt.assemble import label_prompt_ids
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.segments import catalog, template
 from sidtool.reinforcement.label_reward import PositiveLabels
 
 

@@ -8,16 +8,16 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.contract.contract import Contract
-from sidtool.contract.locate import model_folder
-from sidtool.contract.split_check import check_model_split
 from sidtool.data.split.record import check_split
 from sidtool.list_alignment.list_rewards import parse_list_rewards
 from sidtool.memory.memory import Memory, open_verified
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.load import check_model_folder
+from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.policy.examples import history_task
 from sidtool.policy.reward_sum import WeightedReward
-from sidtool.prompt.prompts import HistoryPrompt
 from sidtool.reinforcement.arguments import complete_fields
 from sidtool.reinforcement.fields_split import Prompt, open_fields_split
 from sidtool.reinforcement.label_reward import POSITIVE, open_label_reward

@@ -10,9 +10,9 @@ from typing import Any
 
 from sidtool.base.digests import file_digest
 from sidtool.base.output import partial_path
-from sidtool.contract.contract import Contract
-from sidtool.contract.stage_record import ModelReference, RlParams, StageRecord
 from sidtool.memory.memory import Memory
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.stage_record import ModelReference, RlParams, StageRecord
 from sidtool.policy.reward_sum import WeightedReward
 from sidtool.reinforcement.fields_split import FieldsSplit
 from sidtool.reinforcement.label_reward import LabelReward

@@ -10,19 +10,19 @@ from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
-from sidtool.contract.write import write_contract
 from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.validation import sample_examples
 from sidtool.list_alignment.list_examples import ListExamples, read_list_examples
 from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.list_alignment.pairs import ListRewardFunction, PairMaker
+from sidtool.model.contract.write import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
 from sidtool.policy.reward_sum import RewardContext, reward_sum
-from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.reinforcement.judge import Judge
 from sidtool.reinforcement.label_scorer import LabelScorer

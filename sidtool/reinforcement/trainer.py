@@ -20,7 +20,7 @@ from trl import GRPOConfig
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import split_tensor_dict
 
-from sidtool.contract.stage_record import Selection
+from sidtool.model.contract.stage_record import Selection
 from sidtool.policy.advantages import first_difference, lacks_signal, sampled_advantages
 from sidtool.policy.groups import GroupMaker, Rollouts, first_items
 from sidtool.policy.numbered_records import load_records, save_records

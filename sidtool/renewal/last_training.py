@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.contract import Contract
-from sidtool.contract.stage_record import TrainParams
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
-from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.stage_record import TrainParams
+from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.sft.event_weights import WeightOptions
 from sidtool.sft.field_templates import templates_for
 from sidtool.sft.lineage import read_lineage

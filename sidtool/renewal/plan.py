@@ -8,13 +8,13 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.contract.compat import Verdict, check_bundle
-from sidtool.contract.contract import Contract
-from sidtool.contract.locate import model_folder
-from sidtool.contract.split_check import check_model_split, event_columns
-from sidtool.contract.stage_record import TrainParams
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Split
+from sidtool.model.contract.compat import Verdict, check_bundle
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.split_check import check_model_split, event_columns
+from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import check_model_folder
 from sidtool.registry.references import open_bundle
 from sidtool.renewal.last_training import RefreshOptions, check_fields, last_training, shows_text

@@ -13,17 +13,17 @@ from typing import Any
 from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, remove
 from sidtool.base.progress import Progress
-from sidtool.contract.compat import Verdict
-from sidtool.contract.contract import Contract
-from sidtool.contract.memory_binding import MEMORY_COPY
-from sidtool.contract.stage_record import TrainParams
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.split import Split
 from sidtool.memory.build import rebuild_memory
 from sidtool.memory.memory import Memory, open_verified
-from sidtool.model.bind_memory import bind_memory
 from sidtool.model.carry import carry_model
+from sidtool.model.contract.compat import Verdict
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.memory_binding import MEMORY_COPY
+from sidtool.model.contract.stage_record import TrainParams
+from sidtool.model.memory_copy import bind_memory
 from sidtool.renewal.last_training import (
     RefreshOptions,
     last_sft_options,

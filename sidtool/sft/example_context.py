@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
 from sidtool.data.split.split import Event
-from sidtool.prompt.assemble import SidItems, TextItems, assemble_prompt
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import PromptFrame
-from sidtool.prompt.segments import Segment, begin, catalog, end, template
+from sidtool.model.prompt.assemble import SidItems, TextItems, assemble_prompt
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import PromptFrame
+from sidtool.model.prompt.segments import Segment, begin, catalog, end, template
 from sidtool.sft.histories import Histories
 from sidtool.sft.item_text import ItemRenderer
 from sidtool.sft.tasks import Task, writes_sids

@@ -15,7 +15,7 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
 from sidtool.data.tables.containers import require_regular
-from sidtool.prompt.segments import Segment, Span, segments_to_text, text_to_segments
+from sidtool.model.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.sft.example_context import TrainingExample
 from sidtool.tokenizer.sid import SidSpace
 

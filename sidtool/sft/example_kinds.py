@@ -9,8 +9,8 @@ import numpy as np
 from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Event, Split
-from sidtool.prompt.assemble import TextItems
-from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
+from sidtool.model.prompt.assemble import TextItems
+from sidtool.model.prompt.segments import Segment, catalog, shorten, sids, template
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.field_examples import sequence_with_fields
 from sidtool.sft.histories import sequence_windows

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from sidtool.base.errors import DataError
 from sidtool.data.split.split import Split
-from sidtool.prompt.labels import MOST_LABELS, sorted_labels
-from sidtool.prompt.segments import Segment, catalog, template
-from sidtool.prompt.slots import frame_segments, joined, value_text
+from sidtool.model.prompt.labels import MOST_LABELS, sorted_labels
+from sidtool.model.prompt.segments import Segment, catalog, template
+from sidtool.model.prompt.template_slots import frame_segments, joined, value_text
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.histories import HistorySlice
 from sidtool.sft.task_mix import Copies

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from sidtool.base.errors import UsageError
 from sidtool.data.fields.fields import TARGET, FieldTypes, need_field
-from sidtool.prompt.field_tokens import TIMES, FieldValues
-from sidtool.prompt.frames import HISTORY_SLOT, PromptFrame, Templates, read_templates
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.slots import parse, slots
-from sidtool.prompt.template_file import SPLIT_HINT, check_templates
+from sidtool.model.prompt.field_tokens import TIMES, FieldValues
+from sidtool.model.prompt.frames import HISTORY_SLOT, PromptFrame, Templates, read_templates
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.template_file import SPLIT_HINT, check_templates
+from sidtool.model.prompt.template_slots import parse, slots
 from sidtool.sft.list_examples import LENGTH_SLOT
 from sidtool.sft.tasks import (
     LIST_TASK,

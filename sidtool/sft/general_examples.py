@@ -7,8 +7,8 @@ from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.data.general_text import GeneralOptions, GeneralText, pieces
-from sidtool.prompt.frames import begin_text, end_text
-from sidtool.prompt.segments import catalog, template
+from sidtool.model.prompt.frames import begin_text, end_text
+from sidtool.model.prompt.segments import catalog, template
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import example_json
 from sidtool.sft.sft_options import SftOptions

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 from sidtool.data.fields.fields import Fields
 from sidtool.data.items import Items
-from sidtool.prompt.assemble import SidItems, TextItems, items_with_fields
-from sidtool.prompt.frames import PromptFrame
-from sidtool.prompt.segments import Segment, catalog, shorten, sids, template
+from sidtool.model.prompt.assemble import SidItems, TextItems, items_with_fields
+from sidtool.model.prompt.frames import PromptFrame
+from sidtool.model.prompt.segments import Segment, catalog, shorten, sids, template
 from sidtool.sft.tasks import Source
 from sidtool.tokenizer.bundle.bundle import Bundle
 

@@ -12,9 +12,6 @@ from typing import IO, Any
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.contract.contract import Contract
-from sidtool.contract.locate import model_folder
-from sidtool.contract.split_check import check_bundle_split
 from sidtool.data.columns import recorded_columns
 from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
@@ -23,10 +20,13 @@ from sidtool.data.spilled_events import Spill
 from sidtool.data.split.files import open_split
 from sidtool.data.split.record import recorded_event_columns
 from sidtool.data.split.split import Event, Split, count_leaks
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.split_check import check_bundle_split
 from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
-from sidtool.prompt.field_tokens import FieldValues
-from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.registry.references import open_bundle
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.event_weights import EventWeights, WeightOptions

@@ -18,9 +18,9 @@ from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.record import SplitReference
 from sidtool.data.split.split import Split
 from sidtool.data.tables.containers import require_regular
-from sidtool.prompt.field_tokens import FieldValues
-from sidtool.prompt.frames import Format, Templates
-from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.frames import Format, Templates
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.event_weights import WeightRecord
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.identity import Identity

@@ -7,8 +7,8 @@ from dataclasses import replace
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.data.split.list_targets import ListTargets, TargetList, target_lists
 from sidtool.data.split.split import Event, Split
-from sidtool.prompt.frames import PromptFrame, Templates
-from sidtool.prompt.segments import Segment, sids, template
+from sidtool.model.prompt.frames import PromptFrame, Templates
+from sidtool.model.prompt.segments import Segment, sids, template
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.histories import HistorySlice
 from sidtool.sft.task_mix import Copies

@@ -3,9 +3,9 @@
 from typing import Any
 
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.prompt.field_tokens import FieldValues
-from sidtool.prompt.frames import PromptFrame, Templates, read_templates
-from sidtool.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.frames import PromptFrame, Templates, read_templates
+from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.sft.field_templates import templates_for, trained_frame, with_field_tokens
 from sidtool.sft.list_examples import with_length
 from sidtool.sft.sft_options import SftOptions

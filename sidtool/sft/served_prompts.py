@@ -6,11 +6,11 @@ from typing import Any
 
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.field_tokens import FieldValues
-from sidtool.prompt.frames import HISTORY_SLOT, ITEM_SLOT
-from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.prompt.segments import Segment, catalog, template
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.frames import HISTORY_SLOT, ITEM_SLOT
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.model.prompt.segments import Segment, catalog, template
 from sidtool.sft.field_examples import labels_of_task
 from sidtool.sft.mix_frames import Frames
 from sidtool.sft.sft_options import SftOptions

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.data.split.list_targets import LENGTH, ListTargets
-from sidtool.prompt.frames import Format, Templates
+from sidtool.model.prompt.frames import Format, Templates
 from sidtool.sft.task_mix import check_budgets
 from sidtool.sft.tasks import LIST_TASK, check_weights, history_source
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.prompt.frames import (
+from sidtool.model.prompt.frames import (
     HISTORY_SLOT,
     ITEM_SLOT,
     Format,

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.tokens import SidTokens
-from sidtool.prompt.user_tokens import UserTokens
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.tasks import find_task, writes_sids
 

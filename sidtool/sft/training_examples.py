@@ -15,11 +15,11 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Event, Split
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.field_tokens import FieldValues
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.segments import Segment, template
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.segments import Segment, template
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.example_context import ExampleContext, TrainingExample
 from sidtool.sft.example_kinds import (
     TrainingQuery,

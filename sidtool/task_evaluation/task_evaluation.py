@@ -14,7 +14,6 @@ from sidtool.answers.questions import Question
 from sidtool.answers.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.contract.split_check import check_model_split, event_columns
 from sidtool.data.columns import recorded_columns
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items, make_items
@@ -24,11 +23,12 @@ from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.data.tables.containers import suffix
 from sidtool.data.tables.json_tables import json_lines
 from sidtool.decoder.normalize import Normalize
+from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.positions import max_positions
-from sidtool.prompt.frames import Format
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.segments import Segment
+from sidtool.model.prompt.frames import Format
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.segments import Segment
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples

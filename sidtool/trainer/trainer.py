@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
 
 from sidtool.base.errors import UsageError
-from sidtool.contract.stage_record import Selection
 from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.evaluation.validation import Validator
+from sidtool.model.contract.stage_record import Selection
 from sidtool.model.lora import Lora
 from sidtool.model.sharded import is_sharded, whole_model
 from sidtool.model.token_embeddings import TokenEmbeddings

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerState
 
-from sidtool.contract.stage_record import Selection
+from sidtool.model.contract.stage_record import Selection
 from sidtool.model.sharded import whole
 from sidtool.trainer.divergence import check_number
 from sidtool.trainer.machine import peak_cuda_gib, resident_gib

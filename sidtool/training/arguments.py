@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
-from sidtool.contract.contract import ModelKind
+from sidtool.model.contract.contract import ModelKind
 from sidtool.model.pretrained import Dtype
 from sidtool.sft.lineage import Lineage
 from sidtool.trainer.fsdp import check_fsdp

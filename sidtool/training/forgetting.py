@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.contract.stage_record import Forgetting
-from sidtool.prompt.segments import Segment
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.contract.stage_record import Forgetting
+from sidtool.model.prompt.segments import Segment
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import Lineage, checked_side_file
 
@@ -45,7 +45,7 @@ class ForgettingCheck:
 
     def _perplexity(self, trainer: Any) -> float:
         from sidtool.answers.text_answers import answer_losses, perplexity
-        from sidtool.prompt.encoder import prompt_encoder
+        from sidtool.model.prompt.encoder import prompt_encoder
 
         encoder = prompt_encoder(trainer.processing_class, self.tokens)
         ids = [encoder.ids(text) for text in self.texts]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.contract.contract import ModelKind
+from sidtool.model.contract.contract import ModelKind
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tasks import find_task
 from sidtool.training.settings import TrainOptions

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.bases import refuse_base_as_output
-from sidtool.contract.contract import Contract
-from sidtool.contract.locate import model_folder
-from sidtool.contract.read import read_contract
-from sidtool.contract.split_check import check_model_split
 from sidtool.data.split.record import check_split
 from sidtool.data.split.split import Split
 from sidtool.memory.memory import Memory
+from sidtool.model.contract.bases import refuse_base_as_output
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.load import check_model_folder
 from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage

@@ -14,10 +14,10 @@ from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import TrainParams
 from sidtool.data.split.split import Split
 from sidtool.memory.memory import Memory
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import TrainParams
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.arguments import run_config

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.contract.memory_binding import check_weight
+from sidtool.model.contract.memory_binding import check_weight
 from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.training.setting_checks import check_choices, check_minima, parse_metric

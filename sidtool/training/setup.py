@@ -9,14 +9,15 @@ from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.contract.stage_record import Selection
-from sidtool.contract.write import write_contract
 from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.validation import Validator
+from sidtool.model.contract.stage_record import Selection
+from sidtool.model.contract.write import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
 from sidtool.model.memory import WeightedMemory
 from sidtool.model.positions import max_positions, prompt_positions
+from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.structure import share_embedding_layers
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.augment import Augmentation, AugmentationCallback, AugmentedExamples
@@ -24,7 +25,6 @@ from sidtool.objective.loss import Loss
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.objective.teachers import load_teachers
-from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import shortened
 from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.trainer.causal import CausalTrainer

@@ -14,11 +14,11 @@ from typing import Any
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
-from sidtool.contract.contract import Contract, ModelNormalize
-from sidtool.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
+from sidtool.model.contract.contract import Contract, ModelNormalize
+from sidtool.model.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.objective.item_fields import ItemFields
 from sidtool.objective.softmax import SoftmaxOver
-from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.sft.lineage import Lineage
 from sidtool.sft.tasks import LIST_TASK
 from sidtool.sft.tokenized import answers_with_sid

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 from sidtool.adoption.adopt import AdoptOptions, adopt, check_adoption
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.contract.read import read_contract
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.interop.convert import import_map
+from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.model_tokens import model_tokens
 from sidtool.recommendation.recommend import recommend

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from sidtool.adoption.adopt import AdoptOptions, adopt
-from sidtool.contract.read import read_contract
 from sidtool.data.items import make_items
 from sidtool.data.split.files import SplitOptions, split_events
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate
 from sidtool.interop.convert import read_map
+from sidtool.model.contract.read import read_contract
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.merge import merge
-from sidtool.model.rebind import rebind
+from sidtool.model.merging import merge
+from sidtool.model.rebinding import rebind
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sidtool.adoption.adopt import AdoptOptions, adopt
-from sidtool.contract.read import read_contract
 from sidtool.data.items import make_items
+from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.policy.policy import GroupScores, Policy
 from sidtool.reinforcement.run import rl

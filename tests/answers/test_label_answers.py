@@ -15,8 +15,8 @@ from sidtool.answers.label_answers import (
 )
 from sidtool.answers.questions import Question
 from sidtool.base.errors import DataError
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.segments import catalog, template
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import catalog, template
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

@@ -16,8 +16,8 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.decoder.normalize import Normalize
 from sidtool.decoder.score import score_sids
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.segments import Segment, begin, catalog, end, sids, template
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import Segment, begin, catalog, end, sids, template
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.models import EOS

@@ -10,9 +10,9 @@ import torch
 from sidtool.answers.questions import Question
 from sidtool.answers.text_answers import _write, answer_losses, text_answer_metrics
 from sidtool.base.errors import UsageError
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.segments import catalog, template
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import catalog, template
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import PAD, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 

@@ -55,7 +55,7 @@ def test_losses_before_and_after_training_end_in_tables(
 def test_the_loss_is_that_of_a_loop_over_targets() -> None:
     from init_scale import losses_of
 
-    from sidtool.prompt.tokens import SidTokens
+    from sidtool.model.prompt.tokens import SidTokens
     from sidtool.tokenizer.sid import SidSpace
 
     tokens = SidTokens(SidSpace((4, 5), begin=None, end=None), 30)

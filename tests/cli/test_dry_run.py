@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sidtool.cli.main import app
-from sidtool.contract.read import read_contract
-from sidtool.contract.write import write_contract
 from sidtool.data.split.files import open_split
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.write import write_contract
 from sidtool.registry import open_bundle
 from tests.cli.road import Road, done, refused, tree, write_lines
 from tests.hostile.writing_commands import light_commands, light_inputs, writing_command_names

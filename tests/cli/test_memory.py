@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.contract.memory_binding import MEMORY_COPY
-from sidtool.contract.read import read_contract
 from sidtool.data.items import read_items
 from sidtool.memory.memory import Memory
+from sidtool.model.contract.memory_binding import MEMORY_COPY
+from sidtool.model.contract.read import read_contract
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.embedding import embed
 from sidtool.tokenizer.encoder.settings import Encoder

@@ -4,9 +4,9 @@ import json
 import shlex
 from pathlib import Path
 
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ModelReference, RlParams
 from sidtool.data.split.files import read_split
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ModelReference, RlParams
 from tests.cli.road import Road, done
 from tests.cli.test_lists import session_events
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import TrainParams
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import TrainParams
 from sidtool.sft.example_file import read_training_examples
 from sidtool.sft.lineage import read_lineage
 from tests.cli.road import Road, done, write_lines

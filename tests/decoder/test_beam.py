@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.decoder.batching import batches
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.probe import decoding_method
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.filters import AllowList, LeafFilter
 from sidtool.decoder.trie_arrays import FilterArrays, trie_arrays
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import TEXT, catalog, make, path_scores, vocabulary

@@ -9,7 +9,7 @@ from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
 from sidtool.decoder.beam import beam_search
 from sidtool.decoder.probe import decoding_method
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from tests.decoder.cases import assert_same, make, path_scores, tiny_causal_model, vocabulary
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 

@@ -15,12 +15,12 @@ from sidtool.decoder.beam import beam_search
 from sidtool.decoder.columns import token_columns
 from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.decoder.score import score_sids
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import vocabulary_weights
 from sidtool.objective.loss import Loss
 from sidtool.objective.targets import Targets
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy
-from sidtool.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import TEXT, assert_same, catalog, generate, model_of, path_scores, prompt

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from sidtool.contract.contract import Contract
-from sidtool.contract.stage_record import ExtendParams, StageRecord
-from sidtool.contract.write import write_contract
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import RowConstraint
-from sidtool.prompt.tokens import NO_TOKEN, SidTokens
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.stage_record import ExtendParams, StageRecord
+from sidtool.model.contract.write import write_contract
+from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.loaded import HISTORY_PROMPT
 from tests.models import tiny_model, tiny_tokenizer

@@ -8,8 +8,8 @@ import pytest
 from sidtool.data.split.split import Example
 from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.validation import Validator
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer

@@ -8,14 +8,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sidtool.contract.contract import CONTRACT, Contract
-from sidtool.contract.stage_record import (
-    AdoptParams,
-    ExtendParams,
-    ModelReference,
-    StageRecord,
-    TrainParams,
-)
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
@@ -25,8 +17,16 @@ from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
-from sidtool.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.contract.contract import CONTRACT, Contract
+from sidtool.model.contract.stage_record import (
+    AdoptParams,
+    ExtendParams,
+    ModelReference,
+    StageRecord,
+    TrainParams,
+)
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle import Bundle, ItemMap

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.contract.read import read_contract
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import read_split
@@ -14,7 +13,8 @@ from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.split import FurtherTarget
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
-from sidtool.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
+from sidtool.model.contract.read import read_contract
+from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.sft.example_file import prompt_and_completion, read_training_examples
 from sidtool.sft.lineage import read_lineage
 from sidtool.tokenizer.bundle import Bundle, verify

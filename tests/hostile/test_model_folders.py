@@ -16,12 +16,12 @@ from safetensors.numpy import save_file
 
 from sidtool.base.checkpoint.encoder_modules import check_encoder
 from sidtool.base.checkpoint.files import check_folder, read_header
-from sidtool.contract.contract import Contract
-from sidtool.contract.read import read_contract
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora_config import read_lora_config
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.encoders import tiny_encoder
@@ -255,8 +255,8 @@ def load(folder: Path) -> LoadedModel:
     """The model, after a text and a SID went through tokenizer and network."""
     import torch
 
-    from sidtool.prompt.encoder import prompt_encoder
-    from sidtool.prompt.segments import catalog, sids
+    from sidtool.model.prompt.encoder import prompt_encoder
+    from sidtool.model.prompt.segments import catalog, sids
 
     torch.set_num_threads(1)
     loaded = load_model_folder(folder, device="cpu")

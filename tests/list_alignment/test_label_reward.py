@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ModelReference, RlParams
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder
-from sidtool.prompt.frames import Templates
+from sidtool.model.prompt.frames import Templates
 from sidtool.reinforcement import label_scorer
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import RlSummary, rl

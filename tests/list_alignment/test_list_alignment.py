@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import RlParams
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import RlParams
 from sidtool.reinforcement import list_trainer
 from sidtool.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.reinforcement.run import RlSummary, rl
@@ -198,9 +198,9 @@ def test_pairs_are_the_best_and_the_worst_list(
     from sidtool.list_alignment.list_rewards import ListGroups
     from sidtool.list_alignment.pairs import ListPair, PairMaker
     from sidtool.model.load import load_model_folder
+    from sidtool.model.prompt.encoder import prompt_encoder
     from sidtool.policy.numbered_records import load_records, save_records
     from sidtool.policy.policy import Policy
-    from sidtool.prompt.encoder import prompt_encoder
     from sidtool.recommendation.query import QuerySession
 
     loaded = load_model_folder(list_model)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sidtool.decoder.filters import LeafFilter
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 
 Codes = tuple[int, ...]

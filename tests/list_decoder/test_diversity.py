@@ -10,7 +10,7 @@ import torch
 from sidtool.base.errors import UsageError
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.list_search import search_lists
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import SidSpace

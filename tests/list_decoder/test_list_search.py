@@ -15,7 +15,7 @@ from sidtool.list_decoder import list_search
 from sidtool.list_decoder.item_list import ItemList
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.list_search import search_lists
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.decoder.cases import TEXT, catalog, model_of, prompt, vocabulary

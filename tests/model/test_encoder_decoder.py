@@ -11,20 +11,20 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.contract.read import read_contract
 from sidtool.model.carry import carry_model
+from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.positions import check_positions
+from sidtool.model.presets.init_model import init_model
 from sidtool.model.pretrained import Checkpoint, load_model
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import catalog, sids, template
 from sidtool.model.structure import (
     embedding_layers,
     freeze_unread_embeddings,
     vocabulary_weights,
 )
-from sidtool.presets.init_model import init_model
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.segments import catalog, sids, template
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer

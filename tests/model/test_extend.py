@@ -17,8 +17,8 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ExtendParams
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ExtendParams
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder

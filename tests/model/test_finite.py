@@ -10,9 +10,9 @@ from sidtool.base.checkpoint.finite import check_finite, check_finite_files, non
 from sidtool.base.errors import DataError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.merge import merge
+from sidtool.model.merging import merge
 from sidtool.model.pretrained import save_pretrained
-from sidtool.model.rebind import rebind
+from sidtool.model.rebinding import rebind
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -96,10 +96,10 @@ def test_a_damaged_file_is_one_line(base: Path, bundle: Bundle, tmp_path: Path) 
 
 def test_adapters_are_checked_too(base: Path, bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    from sidtool.contract.contract import BUNDLE_COPY, CONTRACT
-    from sidtool.contract.read import read_contract
-    from sidtool.contract.stage_record import ModelReference, StageRecord
-    from sidtool.contract.write import write_contract
+    from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
+    from sidtool.model.contract.read import read_contract
+    from sidtool.model.contract.stage_record import ModelReference, StageRecord
+    from sidtool.model.contract.write import write_contract
     from sidtool.model.lora import Lora
 
     model = tmp_path / "model"

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning
-from sidtool.contract.read import read_contract
-from sidtool.contract.write import write_contract
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
-from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.data.items import make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
-from sidtool.model.bind_memory import bind_memory
+from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
-from sidtool.model.rebind import check_rebind, outlook, rebind
+from sidtool.model.memory_copy import bind_memory
+from sidtool.model.rebinding import check_rebind, outlook, rebind
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.align import align

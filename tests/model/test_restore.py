@@ -10,17 +10,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.contract.memory_binding import MemoryBinding
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ExtendParams, RestoreParams, StageRecord
-from sidtool.contract.write import write_contract
+from sidtool.model.contract.memory_binding import MemoryBinding
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ExtendParams, RestoreParams, StageRecord
+from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.rebind import rebind
+from sidtool.model.rebinding import rebind
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
 from tests.cli.road import done, refused
-from tests.contract.cases import HISTORY
+from tests.model.contract.cases import HISTORY
 from tests.model.test_rebind import contents, grown
 
 

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.batches import (
     IGNORED,
     EncoderDecoderCollator,
@@ -16,8 +18,6 @@ from sidtool.objective.batches import (
     PaddedCollator,
     parts_by_length,
 )
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.loss import Loss
 from sidtool.objective.targets import Targets
-from sidtool.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.augment import Augmentation, AugmentedExamples
 from sidtool.objective.prefixes import PrefixExamples
-from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.tokenizer.sid import SidSpace
 

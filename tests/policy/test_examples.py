@@ -8,9 +8,9 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import Split
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.tokens import SidTokens
 from sidtool.sft.lineage import read_lineage
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.policy.examples import read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions, Rollouts
 from sidtool.policy.policy import Policy
-from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 
 NUMBERS = np.arange(12)

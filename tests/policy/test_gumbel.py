@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.decoder.score import score_sids
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.gumbel import (
     LeafSample,
     gumbel_noise,
     perturb_children,
     sample_leaves,
 )
-from sidtool.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model

@@ -18,7 +18,7 @@ from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.decoder import generate_fallback
 from sidtool.decoder.beam import check_tree_tokens
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation import recommend as module
 from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.query import Query, QuerySession

@@ -13,7 +13,7 @@ from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_decoder.list_search import search_lists
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.prompts import ListPrompt
+from sidtool.model.prompt.prompts import ListPrompt
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions

@@ -21,7 +21,7 @@ from sidtool.model.memory import (
     WeightedMemory,
     choose_memory,
 )
-from sidtool.prompt.prompts import TextPrompt
+from sidtool.model.prompt.prompts import TextPrompt
 from sidtool.recommendation import recommend as module
 from sidtool.recommendation.recommend import recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions

@@ -21,12 +21,12 @@ from sidtool.base.errors import (
 )
 from sidtool.base.storage import storage
 from sidtool.base.storage.storage import Storage
-from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ModelReference
-from sidtool.contract.write import write_contract
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
+from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ModelReference
+from sidtool.model.contract.write import write_contract
 from sidtool.model.load import load_model_folder
 from sidtool.registry import open_bundle, pull, push, transfer
 from sidtool.registry.kinds import broken_parts, read_manifest
@@ -38,8 +38,8 @@ from sidtool.registry.stored_model import StoredModel
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
 from tests.cli.road import done, refused, tree
-from tests.contract.cases import TRAINED, trained_model
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
+from tests.model.contract.cases import TRAINED, trained_model
 from tests.models import tiny_model, tiny_tokenizer
 from tests.registry.test_publish import stop_writing
 

@@ -15,12 +15,12 @@ from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
 from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.model.load import load_model_folder
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.frames import Templates
 from sidtool.policy.example_fields import ExampleFields, example_prompt
 from sidtool.policy.examples import read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.frames import Templates
 from sidtool.recommendation.query import QuerySession
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import rl

@@ -10,10 +10,10 @@ import torch
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.fields.fields import Fields
 from sidtool.list_alignment.list_rewards import ListGroups, parse_list_rewards
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.prompts import LabelPrompt
+from sidtool.model.prompt.segments import Segment, catalog, sids, template
 from sidtool.policy.reward_sum import RewardContext, reward_sum
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.prompts import LabelPrompt
-from sidtool.prompt.segments import Segment, catalog, sids, template
 from sidtool.reinforcement.label_reward import PositiveLabels
 from sidtool.reinforcement.label_scorer import LabelScorer
 from sidtool.reinforcement.rewards import Groups, parse_rewards

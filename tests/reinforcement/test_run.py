@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import RlParams
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import RlSummary, rl

@@ -17,10 +17,6 @@ from typer.testing import CliRunner
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.base.output import locked
 from sidtool.cli.main import app
-from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import ModelReference, StageRecord, TrainParams
-from sidtool.contract.write import write_contract
 from sidtool.data.items import Items
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import write_split
@@ -29,9 +25,13 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
 from sidtool.memory.similarity import KnnSettings
-from sidtool.model.bind_memory import bind_memory
+from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ModelReference, StageRecord, TrainParams
+from sidtool.model.contract.write import write_contract
 from sidtool.model.load import load_model_folder
-from sidtool.prompt.frames import Templates
+from sidtool.model.memory_copy import bind_memory
+from sidtool.model.prompt.frames import Templates
 from sidtool.renewal import refresh as refresh_module
 from sidtool.renewal.last_training import RefreshOptions, training_settings
 from sidtool.renewal.refresh import refresh
@@ -42,7 +42,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
-from tests.contract.cases import TRAINED
+from tests.model.contract.cases import TRAINED
 from tests.training_fixtures import (
     N_ITEMS,
     bundle,

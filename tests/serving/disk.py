@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.contract.read import read_contract
-from sidtool.contract.write import write_contract
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.write import write_contract
 from sidtool.tokenizer.bundle import Bundle
-from tests.contract.cases import trained_model
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
+from tests.model.contract.cases import trained_model
 from tests.models import tiny_model, tiny_tokenizer
 
 N_ITEMS, N_GROWN = 40, 50

@@ -14,7 +14,7 @@ from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.memory import MemoryOptions
-from sidtool.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request

@@ -15,11 +15,11 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.split import Split
-from sidtool.prompt.assemble import history_prompt_ids
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import Templates
-from sidtool.prompt.template_file import read_template_file
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.assemble import history_prompt_ids
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Templates
+from sidtool.model.prompt.template_file import read_template_file
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.requests import Request
 from sidtool.sft.example_file import example_json, prompt_and_completion

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.contract.stage_record import SftRecord, StageRecord
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.model.contract.stage_record import SftRecord, StageRecord
 from sidtool.model.load import LoadedModel
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import Templates
-from sidtool.prompt.prompts import HistoryPrompt
-from sidtool.prompt.segments import segments_to_text
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Templates
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.segments import segments_to_text
 from sidtool.recommendation.query import QuerySession
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.sft_options import SftOptions
@@ -32,8 +32,8 @@ from sidtool.task_evaluation.task_evaluation import (
     evaluate_task,
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
-from tests.contract.cases import TRAINED
 from tests.loaded import loaded_model
+from tests.model.contract.cases import TRAINED
 from tests.sft.cases import RATING_TASKS as TASKS
 from tests.sft.test_field_prompts import (
     TEMPLATES,

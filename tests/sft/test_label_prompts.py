@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.contract.contract import Contract
 from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.items import Items
-from sidtool.prompt.assemble import label_prompt_ids
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import Templates
-from sidtool.prompt.prompts import LabelPrompt
+from sidtool.model.contract.contract import Contract
+from sidtool.model.prompt.assemble import label_prompt_ids
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Templates
+from sidtool.model.prompt.prompts import LabelPrompt
 from sidtool.sft.lineage import read_lineage
 from sidtool.sft.make_sft import make_sft
 from sidtool.sft.sft_options import SftOptions

@@ -13,10 +13,10 @@ from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.split import Split
-from sidtool.prompt.assemble import history_prompt_ids
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import Format, Templates
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.assemble import history_prompt_ids
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Format, Templates
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.event_weights import EventWeights, WeightOptions
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import example_json, read_training_examples

@@ -7,10 +7,10 @@ import pytest
 
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
-from sidtool.prompt.assemble import history_prompt_ids, text_prompt_ids
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.frames import Format
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Format
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import HISTORY_PROMPT_TASKS, TEXT_PROMPT_TASKS
 from sidtool.sft.training_examples import ExampleMaker

@@ -16,10 +16,10 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
 from sidtool.data.queries import compose_queries
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.prompt.encoder import prompt_encoder
-from sidtool.prompt.frames import Format
-from sidtool.prompt.segments import Segment, catalog, shorten
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.frames import Format
+from sidtool.model.prompt.segments import Segment, catalog, shorten
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.sft_options import SftOptions
 from sidtool.sft.tasks import FAMILIES, TASKS, history_prompt_task, named_task

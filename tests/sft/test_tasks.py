@@ -21,7 +21,7 @@ def test_the_tasks_page_is_current() -> None:
 
 
 def test_every_template_file_belongs_to_a_task() -> None:
-    templates = files("sidtool.prompt") / "templates"
+    templates = files("sidtool.model.prompt") / "templates"
     names = {path.name.removesuffix(".json") for path in templates.iterdir()}
     assert names == {named_task(task).templates for task in (*ALL_TASKS, *RATING_TASKS)}
 

@@ -15,9 +15,9 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Example, Split, UserSequence
-from sidtool.prompt.encoder import PromptEncoder
-from sidtool.prompt.segments import segments_to_text
-from sidtool.prompt.tokens import SidTokens
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.segments import segments_to_text
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.sft.catalog import CatalogOptions, read_catalog
 from sidtool.sft.example_context import TrainingExample
 from sidtool.sft.example_file import example_json

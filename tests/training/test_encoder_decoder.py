@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import UsageError
-from sidtool.contract.read import read_contract
+from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
-from sidtool.model.merge import merge
+from sidtool.model.merging import merge
 from sidtool.trainer import encoder_decoder
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.contract.memory_binding import MemoryBinding
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import TrainParams
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
-from sidtool.model.bind_memory import bind_memory
+from sidtool.model.contract.memory_binding import MemoryBinding
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import TrainParams
+from sidtool.model.memory_copy import bind_memory
 from sidtool.sft.lineage import side_files
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import TrainingSummary, train

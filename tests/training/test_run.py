@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.read import read_contract
-from sidtool.contract.stage_record import TrainParams
 from sidtool.decoder.partial_head import PartialHead
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import load_model_folder
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.loss import Loss
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
-from sidtool.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.trainer.totals import TOTALS_FILE

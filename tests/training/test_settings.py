@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
-from sidtool.contract.contract import ModelKind
+from sidtool.model.contract.contract import ModelKind
 from sidtool.setting_list import list_settings
 from sidtool.training.arguments import made_config, trainer_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions

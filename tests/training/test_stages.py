@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolError, UsageError
-from sidtool.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.contract.read import read_contract
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
-from sidtool.model.bind_memory import bind_memory
+from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.merge import merge
+from sidtool.model.memory_copy import bind_memory
+from sidtool.model.merging import merge
 from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.sft.make_sft import make_sft

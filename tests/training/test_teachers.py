@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.contract.read import read_contract
+from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.objective.teachers import Teachers, load_teachers
@@ -34,7 +34,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
 
 def answers(folder: Path, examples: Path) -> torch.Tensor:
     """(targets, codes) log-probabilities over all codes, where the examples have targets."""
-    from sidtool.prompt.encoder import prompt_encoder
+    from sidtool.model.prompt.encoder import prompt_encoder
 
     served = load_model_folder(folder)
     read = TokenizedExamples.read(

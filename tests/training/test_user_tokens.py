@@ -11,18 +11,18 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
-from sidtool.contract.read import read_contract
 from sidtool.data.split.split import Split
 from sidtool.list_alignment.list_rewards import LIST_REWARDS
 from sidtool.list_alignment.list_validation import ListValidation
+from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.merge import merge
+from sidtool.model.merging import merge
+from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.policy.examples import read_rl_examples
 from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
 from sidtool.policy.reward_sum import RewardContext
-from sidtool.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions

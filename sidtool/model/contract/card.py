@@ -1,0 +1,270 @@
+"""The model card of a model folder, `README.md`: what the model is, how it was made and how it is
+loaded. It follows from contract and bundle alone, so equal models have equal cards."""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import PurePath
+from string import Template
+from typing import Any
+
+from sidtool.base.checkpoint.hub import PREFIX
+from sidtool.base.errors import UsageError
+from sidtool.base.markdown import key_value_table, literal, one_line, shell_word, table
+from sidtool.model.contract.contract import Contract, ModelKind
+from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
+from sidtool.model.prompt.frames import HISTORY_SLOT
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.template_slots import slots
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.manifest import flat_record
+
+MODEL_CARD = "README.md"
+MAX_LICENSE = 1000
+"""Characters of the longest license."""
+TAGS = ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"]
+_CLASSES: Mapping[ModelKind, tuple[str, str]] = {
+    "causal": ("AutoModelForCausalLM", "text-generation"),
+    "encoder-decoder": ("AutoModelForSeq2SeqLM", "text2text-generation"),
+}
+"""Of each kind of model, the class of transformers that loads it, and its task on the hub."""
+N_EXAMPLES = 2
+"""Items in the history of the examples."""
+_NOT_SETTINGS = {"examples", "split", "task_weights", "run", "best"}
+"""Fields of a stage that other sections show, or that only a machine compares."""
+_UNTRAINED = "It was not trained to recommend yet: `sidtool train` trains it."
+_SIDTOOL = """\
+```console
+pip install 'sidtool[models]'
+sidtool recommend . $options -k 10
+```
+
+`.` is this folder; a model on the Hugging Face hub is named `hf://ORG/NAME`."""
+_TRANSFORMERS = """\
+
+
+With `transformers` alone:
+
+```python
+import sidtool
+from transformers import $model_class, AutoTokenizer
+
+bundle = sidtool.open_bundle("sid.zarr")
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = $model_class.from_pretrained(".")
+constraint = sidtool.SidLogitsProcessor.from_pretrained(".")
+history = "".join(bundle.sid(item, begin_end_tokens=True) for item in $items)
+prompt = tokenizer($before + history + $after, add_special_tokens=False, return_tensors="pt")
+settings = {"num_beams": 50, "num_return_sequences": 3, "do_sample": False}
+sids = model.generate(**prompt, **settings, max_new_tokens=$levels, logits_processor=[constraint])
+print([bundle.item_ids(sid)[0] for sid in tokenizer.batch_decode(sids[:, -$levels:])])
+```"""
+
+
+def check_license(license: str) -> None:
+    """Raise UsageError if a license cannot stand on one line."""
+    if not license.isprintable() or len(license) > MAX_LICENSE:
+        raise UsageError(
+            f"{license[:MAX_LICENSE]!r} is not a license", hint="one line, such as CC-BY-4.0"
+        )
+
+
+def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = None) -> str:
+    """The card of a model, as Markdown with YAML front matter. `reference` is URL/NAME@VERSION of a
+    published one, which a reader of the card has to pull first."""
+    template = files("sidtool.model.contract").joinpath("card.md").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        front=_front_matter(contract),
+        name=literal(bundle.manifest.name),
+        summary=key_value_table(summary(contract, bundle)),
+        loading=_pulling(reference) + _loading(contract, bundle),
+        recipe="\n\n".join(_stages(contract)),
+        data=key_value_table(dict(_data(contract, bundle))),
+        metrics=_metrics(contract),
+    )
+
+
+def _front_matter(contract: Contract) -> str:
+    """Metadata as the Hugging Face hub reads it; what is not known is left out."""
+    import yaml
+
+    task = _CLASSES[contract.kind][1]
+    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
+    if contract.license is not None:
+        metadata["license"] = one_line(contract.license)
+    if contract.base_model.startswith(PREFIX):
+        name, _, _ = contract.base_model.removeprefix(PREFIX).partition("@")
+        metadata["base_model"] = one_line(name)
+        metadata["base_model_relation"] = "finetune"
+    metadata["tags"] = TAGS
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
+    """What a model is: its license, base, items, tokens, bundle and memory, by name."""
+    manifest = bundle.manifest
+    tokens = contract.tokens
+    first_sid = contract.space.spell([0] * contract.space.levels)
+    values: dict[str, object] = {
+        "license": contract.license or "unknown",
+        "base model": _base_name(contract.base_model),
+        "items": manifest.items,
+        "SIDs": f"{contract.space.spelled_sizes} codes, spelled like {first_sid}",
+        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}" + _missing(tokens),
+        "bundle": f"{manifest.name} {manifest.version}, digest {manifest.identity.digest}",
+        "scores": f"log-probabilities, normalized over the {contract.normalize}",
+    }
+    if contract.base_folder is not None:
+        reference = _reference(contract.base_folder.to_json())
+        values["adapters"] = f"LoRA over the model {reference}, which must be beside this folder"
+    if contract.memory is not None:
+        memory = contract.memory
+        weight = "by a gate per request" if memory.gate else f"weight {memory.weight:g}"
+        values["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
+    return values
+
+
+def _missing(tokens: SidTokens) -> str:
+    n_missing = len(tokens.token_ids) - tokens.number
+    return f", {n_missing} codes have no token" if n_missing else ""
+
+
+def _base_name(base: str) -> str:
+    """A hub id as it is; of a path the last part, because others name folders of a machine."""
+    return base if base.startswith(PREFIX) else PurePath(base).name
+
+
+def _pulling(reference: str | None) -> str:
+    if reference is None:
+        return ""
+    command = f"sidtool pull {shell_word(reference)} -o model && cd model"
+    return f"```console\n{command}\n```\n\n"
+
+
+def _loading(contract: Contract, bundle: Bundle) -> str:
+    ids = [bundle.items.ids[row] for row in bundle.active[:N_EXAMPLES].tolist()]
+    prompt = contract.history_prompt
+    if prompt is not None:
+        options = f"--history {shell_word(','.join(ids))}"
+        if prompt.shows_fields:
+            options += f" --fields {shell_word(json.dumps(_unknown_fields(prompt, len(ids))))}"
+        loading = Template(_SIDTOOL).substitute(options=options)
+        return loading + _with_transformers(prompt, contract, ids)
+    if contract.text_prompt is not None:
+        return Template(_SIDTOOL).substitute(options="--query 'a text'")
+    return _UNTRAINED
+
+
+def _unknown_fields(prompt: HistoryPrompt, n_items: int) -> dict[str, Any]:
+    """The fields that a request of `n_items` needs, all with unknown values and no time between
+    events."""
+    fields: dict[str, Any] = {}
+    for slot in slots(prompt.template + prompt.item):
+        if slot.field:
+            unknown = [None] * n_items if slot.part == "event" else None
+            fields.setdefault(slot.part, {})[slot.field] = unknown
+        elif slot.part in ("gap", "ago"):
+            fields |= {"times": [0] * n_items, "time": 0}
+    for slot in slots(prompt.opening):
+        if slot.field:  # of the next event
+            fields.setdefault("context", {})[slot.field] = None
+    return fields
+
+
+def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]) -> str:
+    """The code that loads the model without sidtool's decoder, for a whole model whose prompt shows
+    SIDs and nothing beside them."""
+    is_plain = prompt.history_as == "sid" and not prompt.frame.has_slots
+    if contract.base_folder is not None or not is_plain:
+        return ""
+    before, _, after = prompt.template.partition(HISTORY_SLOT)
+    return Template(_TRANSFORMERS).substitute(
+        items=repr(ids),
+        before=repr(before),
+        after=repr(after + (contract.space.begin or "")),
+        levels=contract.space.levels,
+        model_class=_CLASSES[contract.kind][0],
+    )
+
+
+def _stages(contract: Contract) -> Iterator[str]:
+    """The settings of each stage under a heading, oldest first."""
+    for number, record in enumerate(contract.stages, 1):
+        settings = {} if record.params is None else _settings(record.params)
+        text = key_value_table(settings) if settings else "Its settings are not known."
+        yield f"### {number}. {literal(record.stage)}\n\n{text}"
+
+
+def _settings(params: StageParams) -> dict[str, object]:
+    """What a user chose for a stage, and what it started from."""
+    settings: dict[str, object] = {}
+    for name, value in params.to_json().items():
+        if name in _NOT_SETTINGS or value is None or value == []:
+            continue
+        if name in ("options", "sft_fields", "grpo_fields"):
+            chosen = {key: each for key, each in flat_record(value).items() if each is not None}
+            settings |= chosen
+        elif name in ("start", "base", "reward_teacher"):
+            settings[name] = _reference(value)
+        elif name == "teachers":
+            settings[name] = ", ".join(_reference(teacher) for teacher in value)
+        else:
+            settings[name] = value
+    return settings
+
+
+def _reference(model: Mapping[str, Any]) -> str:
+    """A model by the name of its folder and the digest of its first weight file."""
+    digest = next(iter(model["weights"].values()), "")
+    return f"{PurePath(model['path']).name} ({digest[:12]})"
+
+
+def _data(contract: Contract, bundle: Bundle) -> Iterator[tuple[str, object]]:
+    """The catalog, and what each stage was trained on."""
+    manifest = bundle.manifest
+    yield "items", manifest.items
+    collaborative = (manifest.recipe or {}).get("collaborative")
+    if collaborative is not None:
+        yield "training events in the codebook", collaborative["train_events"]
+    for number, record in enumerate(contract.stages, 1):
+        params = record.params
+        if not isinstance(params, TrainParams | RlParams):
+            continue
+        yield f"split of stage {number}", f"{params.split.digest} ({params.split.protocol})"
+        if params.split.cuts is not None:
+            cuts = params.split.cuts
+            yield (
+                f"held out in stage {number}",
+                f"validation from {cuts.valid_from!r}, test from {cuts.test_from!r}",
+            )
+        yield f"training examples of stage {number}", f"SHA-256 {params.examples}"
+        if isinstance(params, TrainParams):
+            tasks = ", ".join(f"{task} {weight:g}" for task, weight in params.task_weights.items())
+            yield f"tasks and weights of stage {number}", tasks
+            if params.forgetting is not None:
+                before, after = params.forgetting.before, params.forgetting.after
+                text = f"{before:.4g} before, {after:.4g} after"
+                yield f"perplexity on held-out general text, stage {number}", text
+
+
+def validations(contract: Contract) -> list[tuple[object, ...]]:
+    """Stage, metric, value and step of the validations that a contract records; a test metric is no
+    part of it."""
+    rows: list[tuple[object, ...]] = []
+    for number, record in enumerate(contract.stages, 1):
+        best = getattr(record.params, "best", None)
+        if best is not None:
+            rows.append((f"{number}. {record.stage}", best.metric, best.value, best.step))
+    if contract.memory is not None:
+        validation = contract.memory.validation.items()
+        rows += [("memory", metric, value, "-") for metric, value in validation]
+    return rows
+
+
+def _metrics(contract: Contract) -> str:
+    rows = validations(contract)
+    if not rows:
+        return "None: no stage was validated. `sidtool evaluate . SPLIT` measures them."
+    note = "On validation users, who selected the weights. `sidtool evaluate . SPLIT` tests."
+    return table(("stage", "metric", "value", "step"), rows) + f"\n\n{note}"

@@ -1,0 +1,271 @@
+"""The contract `sid.json` of a model folder: the bundle that the model was made for, the ids of its
+SID tokens, its prompts, and the stages that made it. A copy of the bundle, `sid.zarr`, and a model
+card are stored beside it; every stage and every checkpoint writes all three."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, Self
+
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.model.contract.memory_binding import MemoryBinding
+from sidtool.model.contract.stage_record import (
+    Forgetting,
+    ModelReference,
+    RlParams,
+    Selection,
+    StageParams,
+    StageRecord,
+    TrainParams,
+)
+from sidtool.model.prompt.field_tokens import FieldTokens, FieldValues
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
+from sidtool.model.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
+from sidtool.tokenizer.bundle.identity import Identity
+from sidtool.tokenizer.bundle.manifest import check_digests, check_names
+from sidtool.tokenizer.sid import SidSpace
+
+FORMAT = 3
+"""The newest contract format that this version reads; 1 or 2 is written for what older ones can
+use."""
+CONTRACT = "sid.json"
+BUNDLE_COPY = "sid.zarr"
+
+MAX_TOKEN_ID = 1 << 31
+_REQUIRED = {"history_prompt", "text_prompt", "normalize", "base_folder"}
+"""Keys that every contract has, though a field of the record has a default."""
+_OPTIONAL = (
+    "list_prompt",
+    "label_prompts",
+    "memory",
+    "license",
+    "files",
+    "field_tokens",
+    "token_table",
+)
+"""Keys that are left out where there is nothing."""
+
+ModelNormalize = Literal["level", "trie"]
+ModelKind = Literal["causal", "encoder-decoder"]
+
+
+@dataclass(frozen=True)
+class Contract(JsonRecord):
+    """What a model stores about its tokenizer and its making."""
+
+    identity: Identity
+    """identity of the bundle that the model was made for"""
+    space: SidSpace
+    token_start: int
+    """token id of code 0 of the first level; the lowest id of a SID token with a table"""
+    base_model: str
+    """the pretrained model as the user named it: a hub id or a path"""
+    base_revision: str | None
+    """its commit on the hub"""
+    base_weights: Mapping[str, str]
+    """its weight files -> SHA-256 (hex)"""
+    stages: tuple[StageRecord, ...]
+    """the stages that made the model, oldest first; at least one"""
+    history_prompt: HistoryPrompt | None = None
+    """prompt for recommending from a history; None if no stage trained a task with one"""
+    list_prompt: ListPrompt | None = None
+    """prompt for recommending a list; None if no stage trained such a task"""
+    label_prompts: tuple[LabelPrompt, ...] = ()
+    """prompts for predicting feedback of an item, of every such task that a stage trained"""
+    text_prompt: TextPrompt | None = None
+    """prompt for recommending from a text; None if no stage trained a task with one"""
+    normalize: ModelNormalize = "level"
+    """tokens over which the scores of the model are normalized: all codes of a level, or those that
+    continue the prefix to an item"""
+    base_files: Mapping[str, str] = field(default_factory=dict)
+    """the pretrained model's other files -> SHA-256 (hex); empty in contracts before 0.3"""
+    base_folder: ModelReference | None = None
+    """the folder that an adapter model changes; None for a whole model"""
+    kind: ModelKind = "causal"
+    """whether one decoder reads prompt and answer, or an encoder the prompt and a decoder the
+    answer"""
+    user_tokens: int = 0
+    """tokens that stand for users, which follow the SID tokens: a history begins with that of its
+    user; 0 without them"""
+    field_tokens: FieldValues = field(default_factory=dict)
+    """values of fields that have tokens, which follow the tokens of users"""
+    token_table: TokenTable | None = None
+    """the ids of the SID tokens if they are no block"""
+    memory: MemoryBinding | None = None
+    """the memory that was tuned with the model; a copy of it is in the folder"""
+    license: str | None = None
+    """the license of the model, as the user named it; None if it is unknown"""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """file of the folder that determines what the model recommends -> SHA-256 (hex); the root
+    documents of the bundle's and the memory's copy stand for the rest of them. Empty in contracts
+    before 0.3"""
+
+    @cached_property
+    def tokens(self) -> SidTokens:
+        """The token ids of the SID vocabulary."""
+        return SidTokens(self.space, self.token_start, self.token_table)
+
+    @property
+    def users(self) -> UserTokens | None:
+        """The tokens that stand for users; None without them."""
+        return UserTokens(self.tokens.stop, self.user_tokens) if self.user_tokens else None
+
+    @property
+    def fields(self) -> FieldTokens | None:
+        """The tokens that stand for values of fields; None without them."""
+        start = self.tokens.stop + self.user_tokens
+        return FieldTokens(start, self.field_tokens) if self.field_tokens else None
+
+    @property
+    def added_ids(self) -> range:
+        """The token ids that `extend-model` added: SID tokens, then users, then fields.
+
+        Raises UsageError if the SID tokens of a table have other tokens between them."""
+        if not self.tokens.is_contiguous:
+            raise UsageError(
+                f"the SID tokens have ids {self.token_start} to {self.tokens.stop - 1} with other "
+                "tokens between them: their rows cannot be trained alone",
+                hint="stage=full trains all weights",
+            )
+        return range(self.token_start, self.ids_stop)
+
+    @property
+    def ids_stop(self) -> int:
+        """One past the highest id of the SID tokens and those of users and fields."""
+        blocks = (self.tokens, self.users, self.fields)
+        return max(block.stop for block in blocks if block is not None)
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether another system trained the model first, whose prompt it has."""
+        return any(record.stage == "adopt" for record in self.stages)
+
+    @property
+    def params(self) -> StageParams | None:
+        """What determined the last stage."""
+        return self.stages[-1].params
+
+    @property
+    def example_format(self) -> str | None:
+        """The format of the training examples of the last training stage; None without one."""
+        for record in reversed(self.stages):
+            if isinstance(record.params, TrainParams):
+                return record.params.example_format
+        return None
+
+    def training_of(self, task: str) -> TrainParams | None:
+        """The last training stage whose examples have a task; None without one."""
+        for record in reversed(self.stages):
+            params = record.params
+            if isinstance(params, TrainParams) and task in params.task_weights:
+                return params
+        return None
+
+    def with_stage(self, record: StageRecord, **changes: Any) -> "Contract":
+        """The contract after one more stage, with these fields changed. A memory is left out unless
+        it is among them: its weight was tuned for the weights before the stage."""
+        return replace(self, **{"memory": None, **changes, "stages": (*self.stages, record)})
+
+    def with_best(self, best: Selection | None) -> "Contract":
+        """The contract with the validation that selected the weights of its last stage."""
+        *earlier, last = self.stages
+        assert isinstance(last.params, TrainParams | RlParams)
+        return replace(
+            self, stages=(*earlier, replace(last, params=replace(last.params, best=best)))
+        )
+
+    def with_forgetting(self, forgetting: Forgetting | None) -> "Contract":
+        """The contract with what its last stage, a training, forgot."""
+        *earlier, last = self.stages
+        assert isinstance(last.params, TrainParams)
+        params = replace(last.params, forgetting=forgetting)
+        return replace(self, stages=(*earlier, replace(last, params=params)))
+
+    @property
+    def _format(self) -> int:
+        """The lowest format whose readers, which ignore the keys that they do not know, read the
+        same token ids, make the same prompts and load the same weights."""
+        if self.token_table is not None:
+            return 3
+        has_forms = self.history_prompt is not None and self.history_prompt.frame.has_slots
+        has_tokens = self.user_tokens > 0 or len(self.field_tokens) > 0
+        return 2 if has_forms or self.kind != "causal" or has_tokens else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored; `token_stop` is written for other readers only."""
+        value = {
+            "format": self._format,
+            **asdict(self),
+            "space": self.space.to_json(),
+            "token_stop": self.tokens.stop,
+        }
+        for name in ("history_prompt", "list_prompt"):
+            if (prompt := getattr(self, name)) is not None:
+                value[name] = prompt.to_json()
+        value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
+        for name in _OPTIONAL:
+            if not value[name]:
+                del value[name]
+        # contracts without these stay as they were before
+        if self.kind == "causal":
+            del value["kind"]
+        if not self.user_tokens:
+            del value["user_tokens"]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a stored contract; unknown keys are ignored.
+
+        Raises CompatibilityError for a newer format, IntegrityError for a missing or malformed key.
+        """
+        number = value.get("format")
+        if type(number) is int and number > FORMAT:
+            raise CompatibilityError(
+                f"the model's contract has format {number}, this sidtool reads up to {FORMAT}",
+                hint="upgrade sidtool",
+            )
+        try:
+            if type(number) is not int or number < 1:
+                raise ValueError(f"format {number!r}")
+            for key in sorted(_REQUIRED - value.keys()):
+                raise ValueError(f"{key} is missing")
+            identity = Identity.from_parts(value["identity"]).to_json()
+            contract = super().from_json({**value, "identity": identity})
+            contract._check(value.get("token_stop"))
+        except (KeyError, TypeError, ValueError, AttributeError, DataError, UsageError) as error:
+            raise IntegrityError(f"the model's contract is malformed: {error}") from error
+        return contract
+
+    def _check(self, token_stop: Any) -> None:
+        """Raise ValueError unless the token ids are possible and there is a stage,
+        CompatibilityError if they do not end where they are said to."""
+        if not 0 <= self.token_start <= MAX_TOKEN_ID:
+            raise ValueError(f"token_start is {self.token_start}")
+        if self.token_table is not None:
+            self._check_table(self.token_table)
+        if token_stop is not None and token_stop != self.tokens.stop:
+            raise CompatibilityError(
+                f"SID tokens from id {self.token_start} end before id {self.tokens.stop}, but the "
+                f"model's token_stop in its contract says {token_stop!r}"
+            )
+        if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
+            raise ValueError(f"user_tokens is {self.user_tokens}")
+        FieldTokens(0, self.field_tokens)  # raises UsageError
+        if not self.stages:
+            raise ValueError("it has no stage")
+        check_names(self.files)
+        check_digests(self.files.values())
+
+    def _check_table(self, table: TokenTable) -> None:
+        table.check(self.space)
+        lowest = min(token_id for token_id in table.ids if token_id != NO_TOKEN)
+        if lowest != self.token_start or max(table.ids) > MAX_TOKEN_ID:
+            raise ValueError(
+                f"its token table has ids {lowest} to {max(table.ids)}, token_start is "
+                f"{self.token_start}"
+            )
+        if self.user_tokens or self.field_tokens:
+            raise ValueError("it has a token table, and tokens of users or fields")

@@ -1,0 +1,46 @@
+"""Which splits a model may have learned from, and whether it may be combined with another one."""
+
+from collections.abc import Iterator
+
+from sidtool.data.columns import EventColumns
+from sidtool.data.split.record import SplitReference, check_split, recorded_split
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.stage_record import RlParams, TrainParams
+from sidtool.tokenizer.bundle.bundle import Bundle
+
+
+def splits_of(contract: Contract) -> Iterator[SplitReference]:
+    """The splits whose training examples a model was trained on, oldest first."""
+    for record in contract.stages:
+        if isinstance(record.params, TrainParams | RlParams):
+            yield record.params.split
+
+
+def event_columns(contract: Contract, bundle: Bundle) -> EventColumns | None:
+    """The columns of the events that a model was trained on last, or that its bundle was built
+    from; None if neither records them."""
+    references = [recorded_split(bundle.manifest.source), *splits_of(contract)]
+    columns = (reference.columns for reference in reversed(references) if reference)
+    return next((each for each in columns if each is not None), None)
+
+
+def check_bundle_split(bundle: Bundle, label: str, split: SplitReference | None) -> None:
+    """Raise CompatibilityError if the bundle's codebook may have learned from events that `split`
+    holds out. `label` names the input with this split in the message."""
+    made = f"the codebook of bundle {bundle.manifest.name!r}"
+    check_split(made, recorded_split(bundle.manifest.source), label, split)
+
+
+def check_model_split(
+    contract: Contract,
+    bundle: Bundle,
+    label: str,
+    split: SplitReference | None,
+    *,
+    model: str = "the model",
+) -> None:
+    """Raise CompatibilityError if a model or its bundle may have learned from events that `split`
+    holds out. `label` names the input with this split in the message."""
+    check_bundle_split(bundle, label, split)
+    for reference in splits_of(contract):
+        check_split(model, reference, label, split)

@@ -1,0 +1,34 @@
+"""Completes a model folder: bundle, model card and contract. Every command that makes a model ends
+so."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from sidtool.base.checkpoint.files import CONFIG, model_digests
+from sidtool.base.digests import file_digest
+from sidtool.base.output import write_whole
+from sidtool.model.contract.card import MODEL_CARD, model_card
+from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
+from sidtool.model.contract.embedded import embed
+from sidtool.model.contract.memory_binding import MEMORY_COPY
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.zarr_group import ROOT
+
+
+def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract:
+    """Complete a model folder: the bundle's copy, the model card, and sid.json last, so that a
+    folder with a contract has its bundle. Returns the contract with the digests of the folder's
+    files. config.json contains the contract, too, because it survives `save_pretrained`."""
+    bundle.save(folder / BUNDLE_COPY, force=True)
+    roots = [f"{name}/{ROOT}" for name in (BUNDLE_COPY, MEMORY_COPY) if (folder / name).is_dir()]
+    digests = model_digests(folder) | {name: file_digest(folder / name) for name in roots}
+    if (folder / CONFIG).is_file():
+        del digests[CONFIG]
+        embed(folder, replace(contract, files=digests).to_json())
+        digests[CONFIG] = file_digest(folder / CONFIG)
+    stored = replace(contract, files=digests)
+    write_whole(folder / MODEL_CARD, model_card(stored, bundle))
+    text = json.dumps(stored.to_json(), indent=1, ensure_ascii=False) + "\n"
+    write_whole(folder / CONTRACT, text)
+    return stored

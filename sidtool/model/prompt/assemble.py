@@ -1,0 +1,243 @@
+"""Assembly of prompts, for training examples and for serving: which items of a history fit, and in
+what order the segments follow each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.model.prompt.encoder import PromptEncoder, prompt_encoder
+from sidtool.model.prompt.frames import PromptFrame
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
+from sidtool.model.prompt.segments import Segment, begin, catalog, shorten, sids, template
+from sidtool.model.prompt.template_slots import (
+    check_fields,
+    check_next_item,
+    frame_segments,
+    item_segments,
+    joined,
+    next_item_segments,
+)
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.sid import Codes, SidSpace
+
+
+@dataclass(frozen=True)
+class SidItems:
+    """Items as SIDs, oldest first: (n, levels) codes."""
+
+    space: SidSpace
+    codes: Codes
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def count_fitting(self, room: int, encoder: PromptEncoder) -> int:
+        """How many of the newest items take at most `room` tokens."""
+        tokens_per_item = self.space.levels + 2 * self.space.has_begin_end_tokens
+        return min(len(self), max(0, room) // tokens_per_item)
+
+    def newest(self, n: int) -> list[Segment]:
+        """The last n items."""
+        return [sids(self.space, self.codes[len(self) - n :])]
+
+
+@dataclass(frozen=True)
+class TextItems:
+    """Items as text, or with fields beside them, oldest first: the segments of each, with a
+    separator between two items."""
+
+    items: Sequence[Sequence[Segment]]
+    separator: str = ""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def count_fitting(self, room: int, encoder: PromptEncoder) -> int:
+        """How many of the newest items take at most `room` tokens, separators included."""
+        lengths = [encoder.length(item) for item in self.items]
+        return count_fitting(lengths, room, encoder.length([template(self.separator)]))
+
+    def newest(self, n: int) -> list[Segment]:
+        """The last n items."""
+        separator = template(self.separator)
+        segments: list[Segment] = []
+        for number, item in enumerate(self.items[len(self) - n :]):
+            if number:
+                segments.append(separator)
+            segments.extend(item)
+        return segments
+
+
+def items_with_fields(
+    form: str, shown: Sequence[Segment], fields: Fields, frame: PromptFrame
+) -> TextItems:
+    """Items in a form with slots, each shown by its segment. The last event of `fields` is that of
+    the last item; separator and tokens of values are those of the frame."""
+    n = len(shown)
+    items = [
+        item_segments(form, segment, fields, place - n, frame.tokens)
+        for place, segment in enumerate(shown)
+    ]
+    return TextItems(items, frame.separator)
+
+
+def count_fitting(lengths: Sequence[int], room: int, separator_length: int) -> int:
+    """How many of the last items, of these lengths, take at most `room` tokens with a separator
+    between two items."""
+    taken = 0
+    for n_items, length in enumerate(reversed(lengths)):
+        taken += length
+        if n_items:
+            taken += separator_length
+        if taken > room:
+            return n_items
+    return len(lengths)
+
+
+def assemble_prompt(
+    frame: PromptFrame,
+    items: SidItems | TextItems,
+    ending: Sequence[Segment] = (),
+    *,
+    fields: Fields = NO_FIELDS,
+    encoder: PromptEncoder | None = None,
+    max_tokens: int = 0,
+) -> tuple[list[Segment], int]:
+    """The segments of a prompt and the number of items in it.
+
+    The prompt is the frame's text before the content, the newest items that fit into `max_tokens`,
+    the text after it, and `ending` (the begin token of a SID). `fields` fill the slots of the
+    frame. Without an encoder, which measures segments, all items enter."""
+    if frame.has_slots:
+        return _assemble_fields(frame, items, ending, fields, encoder, max_tokens)
+    before = template(frame.before)
+    after = template(frame.after)
+    n_items = len(items)
+    if encoder is not None:
+        room = max_tokens - encoder.length([before, after, *ending])
+        n_items = items.count_fitting(room, encoder)
+    return [before, *items.newest(n_items), after, *ending], n_items
+
+
+def _assemble_fields(
+    frame: PromptFrame,
+    items: SidItems | TextItems,
+    ending: Sequence[Segment],
+    fields: Fields,
+    encoder: PromptEncoder | None,
+    max_tokens: int,
+) -> tuple[list[Segment], int]:
+    """As `assemble_prompt`, of a frame with slots."""
+    before = frame_segments(frame.before, fields, frame.tokens)
+    after = frame_segments(frame.after, fields, frame.tokens)
+    n_items = len(items)
+    if encoder is not None:
+        room = max_tokens - encoder.length([*before, *after, *ending])
+        n_items = items.count_fitting(room, encoder)
+    while True:
+        segments = joined([*before, *items.newest(n_items), *after, *ending])
+        # texts that are joined may take more tokens than apart
+        if encoder is None or not n_items or encoder.length(segments) <= max_tokens:
+            return segments, n_items
+        n_items -= 1
+
+
+def history_prompt_ids(
+    prompt: HistoryPrompt,
+    tokenizer: Any,
+    tokens: SidTokens,
+    history: Codes,
+    titles: Sequence[str] | None = None,
+    fields: Fields = NO_FIELDS,
+) -> list[int]:
+    """Token ids of the prompt that recommends the next item of a history, as in its training
+    examples.
+
+    `history` is (n, levels) codes, oldest first; `titles`, those of the same items, are needed if
+    the prompt shows titles, and `fields` if it shows fields. Raises UsageError if titles are
+    missing, DataError if a field is."""
+    items = _newest_items(prompt, tokens.space, history, titles, fields)
+    if prompt.frame.has_slots:
+        check_next_item(prompt.opening, fields)
+    encoder = prompt_encoder(tokenizer, tokens)
+    ending = [begin(tokens.space)]
+    if prompt.task == "sequence" and prompt.item:
+        separator = [template(prompt.separator)] if len(items) else []
+        opening = next_item_segments(prompt.opening, fields, prompt.frame.tokens)
+        ending = [*separator, *opening, *ending]
+    segments, _ = assemble_prompt(
+        prompt.frame, items, ending, fields=fields, encoder=encoder, max_tokens=prompt.max_length
+    )
+    return encoder.ids(segments)
+
+
+def label_prompt_ids(
+    prompt: LabelPrompt,
+    tokenizer: Any,
+    tokens: SidTokens,
+    items: Codes,
+    fields: Fields = NO_FIELDS,
+) -> list[int]:
+    """Token ids of the prompt that asks for the label of the last one of these items, as in its
+    training examples.
+
+    `items` is (n, levels) codes, oldest first; `fields` are those of n events, of which the last is
+    that item's (`Fields.with_next`). Raises DataError if a field that the prompt shows is missing,
+    or if the last item does not fit."""
+    content = _newest_items(prompt, tokens.space, items, None, fields)
+    encoder = prompt_encoder(tokenizer, tokens)
+    segments, n_items = assemble_prompt(
+        prompt.frame, content, fields=fields, encoder=encoder, max_tokens=prompt.max_length
+    )
+    if not n_items:
+        raise DataError(
+            f"a prompt of task {prompt.task} does not fit {prompt.max_length} tokens",
+            hint="train the model with a larger --max-length",
+        )
+    return encoder.ids(segments)
+
+
+def _newest_items(
+    prompt: HistoryPrompt,
+    space: SidSpace,
+    history: Codes,
+    titles: Sequence[str] | None,
+    fields: Fields,
+) -> SidItems | TextItems:
+    """The last `history_length` items in the form in which the prompt shows them. Raises as
+    `history_prompt_ids`."""
+    recent = history[-prompt.history_length :]
+    if prompt.frame.has_slots:
+        check_fields(prompt.frame.before + prompt.frame.after, prompt.item, fields, len(recent))
+    if prompt.history_as == "title":
+        if titles is None or len(titles) != len(history):
+            n_titles = 0 if titles is None else len(titles)
+            raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
+        texts = [catalog(shorten(title)) for title in titles[-prompt.history_length :]]
+        return items_with_fields(prompt.item or "{title}", texts, fields, prompt.frame)
+    if prompt.item:
+        texts = [sids(space, codes[None]) for codes in recent]
+        return items_with_fields(prompt.item, texts, fields, prompt.frame)
+    return SidItems(space, recent)
+
+
+def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text: str) -> list[int]:
+    """Token ids of the prompt that recommends the item which a text describes, as in its training
+    examples; the end of a text that does not fit is cut off.
+
+    Raises UsageError if the text is empty."""
+    encoder = prompt_encoder(tokenizer, tokens)
+    content = catalog(shorten(text))
+    text_ids = encoder.ids([content])
+    if not text_ids:
+        raise UsageError("the query text is empty", hint="describe the item in words")
+    segments, _ = assemble_prompt(prompt.frame, TextItems([[content]]), [begin(tokens.space)])
+    ids = encoder.ids(segments)
+    # at least one token of the text stays
+    excess = min(len(ids) - prompt.max_length, len(text_ids) - 1)
+    if excess <= 0:
+        return ids
+    text_stop = encoder.length(segments[:2])  # the text is the second segment
+    return ids[: text_stop - excess] + ids[text_stop:]

@@ -1,0 +1,244 @@
+"""Slots of a template for fields, and what is put into them.
+
+Around a history a template may have `{user.FIELD}`, `{context.FIELD}` (of what comes next),
+`{gap}` (the time since the last event) and, in tasks that are told it, `{feedback.FIELD}`. Beside
+an item it may have `{event.FIELD}`, `{gap}` (the time between the event before it and this one) and
+`{ago}` (the time from this event until now). Values are catalog text, so none of them can become a
+SID or a special token. `{user.FIELD:token}`, `{gap:token}` ... show a value by the token that the
+model has for it (`field_tokens`)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.fields.fields import Fields, Value, Values
+from sidtool.model.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
+from sidtool.model.prompt.segments import Segment, catalog, shorten, template
+
+SLOT = re.compile(
+    r"\{(?:(?:(user|context|feedback|event)\.([^{}]+?)|(gap|ago))(:token)?|(sid|title))\}"
+)
+UNKNOWN = "unknown"
+"""What stands for a value that is missing."""
+SPANS = (
+    (60, "seconds"),
+    (3600, "minutes"),
+    (86_400, "hours"),
+    (7 * 86_400, "days"),
+    (30 * 86_400, "weeks"),
+    (365 * 86_400, "months"),
+)
+"""Spans of time by the number of seconds that they are shorter than."""
+LONGEST_SPAN = "years"
+NO_TOKENS = FieldTokenLookup({})
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A slot: `part` is user, context, feedback, event, gap, ago, sid or title, `field` a name for
+    the first four."""
+
+    part: str
+    field: str = ""
+    as_token: bool = False
+    """Whether it shows a value by a token of its own."""
+
+    @property
+    def name(self) -> str:
+        """The part with its field."""
+        return f"{self.part}.{self.field}" if self.field else self.part
+
+    def __str__(self) -> str:
+        return f"{{{self.name}{':token' if self.as_token else ''}}}"
+
+
+@lru_cache(4096)
+def parse(text: str) -> tuple[str | Slot, ...]:
+    """Literal text and slots of a template, in order."""
+    pieces: list[str | Slot] = []
+    position = 0
+    for match in SLOT.finditer(text):
+        if match.start() > position:
+            pieces.append(text[position : match.start()])
+        part = match[1] or match[3] or match[5]
+        pieces.append(Slot(part, match[2] or "", match[4] is not None))
+        position = match.end()
+    if position < len(text):
+        pieces.append(text[position:])
+    return tuple(pieces)
+
+
+def slots(text: str) -> list[Slot]:
+    """The slots of a template."""
+    return [piece for piece in parse(text) if isinstance(piece, Slot)]
+
+
+def span(seconds: float | None) -> str | None:
+    """A span of time in words; None for an unknown one. Events out of order are a span of 0."""
+    if seconds is None:
+        return None
+    return next((name for limit, name in SPANS if seconds < limit), LONGEST_SPAN)
+
+
+def value_text(value: Value | None) -> str:
+    """A value on one line; a whole number without decimals, whatever its type."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    text = "" if value is None else shorten(str(value))
+    return text or UNKNOWN
+
+
+def parse_field_tokens(texts: Sequence[str]) -> FieldValues:
+    """The values with tokens of "FIELD=VALUE,VALUE" and of "gap" and "ago", whose values are spans
+    of time; numbers as prompts show them, so "4.0" is "4". Raises UsageError for another text or a
+    repeated field."""
+    values: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, equals, listed = text.partition("=")
+        if (name in TIMES) == bool(equals):
+            raise UsageError(
+                f"{text!r} is no field with its values",
+                hint="--field-token user.FIELD=VALUE,VALUE, or --field-token gap",
+            )
+        if name in values:
+            raise UsageError(f"the tokens of {name} are given twice")
+        spans = [span_name for _, span_name in SPANS]
+        named = tuple(value_of_token(value.strip()) for value in listed.split(","))
+        values[name] = named if equals else (*spans, LONGEST_SPAN)
+    return values
+
+
+def frame_segments(
+    text: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
+) -> list[Segment]:
+    """The text around a history, with the fields in its slots."""
+    return _filled(text, _around(fields), _last_gap(fields), tokens)
+
+
+def item_segments(
+    form: str,
+    shown: Segment,
+    fields: Fields,
+    place: int,
+    tokens: FieldTokenLookup = NO_TOKENS,
+) -> list[Segment]:
+    """An item, shown as `shown`, in a form with slots; `place` counts the events of `fields` from
+    the end, so the last one is -1."""
+    values = {slot.field: fields.event[slot.field][place] for slot in slots(form) if slot.field}
+    gap = ago = None
+    times = fields.times
+    if times is not None and len(times) > -place:
+        gap = times[place] - times[place - 1]
+    if times is not None and fields.time is not None:
+        ago = fields.time - times[place]
+    return _filled(form, {"event": values}, gap, tokens, ago, shown)
+
+
+def next_item_segments(
+    opening: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
+) -> list[Segment]:
+    """What stands before the SID of the next item in a sequence: its context, as that of an
+    event."""
+    return _filled(opening, {"event": fields.context}, _last_gap(fields), tokens)
+
+
+def opening(form: str) -> str:
+    """What stands before the item in its form."""
+    return re.split(r"\{(?:sid|title)\}", form)[0]
+
+
+def joined(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments with neighboring template texts as one, which is how a file of training examples
+    stores them: tokenized apart, they could have other tokens."""
+    result: list[Segment] = []
+    for segment in segments:
+        if not (segment.text or segment.sid_tokens):
+            continue
+        if result and segment.kind == result[-1].kind == "template":
+            result[-1] = template(result[-1].text + segment.text)
+        else:
+            result.append(segment)
+    return result
+
+
+def check_fields(before_and_after: str, form: str, fields: Fields, n_items: int) -> None:
+    """Raise DataError unless a request has every field that a prompt shows. A missing value is
+    fine, a missing field is not."""
+    timed = fields.times is not None and fields.time is not None
+    around = _around(fields)
+    for slot in slots(before_and_after):
+        if slot.part in around and slot.field not in around[slot.part]:
+            raise _lacks(slot)
+        if slot.part == "gap" and not timed:
+            raise _lacks(slot)
+    if not n_items:
+        return
+    # fields of no history, which are those of every request, have no events
+    has_times = fields.times is not None and len(fields.times) >= n_items
+    for slot in slots(form):
+        if slot.part == "event" and len(fields.event.get(slot.field, ())) < n_items:
+            raise _lacks(slot)
+        if slot.part == "gap" and not has_times:
+            raise _lacks(slot)
+        if slot.part == "ago" and not (has_times and timed):
+            raise _lacks(slot)
+
+
+def check_next_item(opening: str, fields: Fields) -> None:
+    """As `check_fields`, for what stands before the next item of a sequence."""
+    for slot in slots(opening):
+        if slot.part == "event" and slot.field not in fields.context:
+            raise _lacks(Slot("context", slot.field))
+        if slot.part == "gap" and fields.time is None:
+            raise _lacks(slot)
+
+
+def _lacks(slot: Slot) -> DataError:
+    example = {
+        "user": f'{{"user": {{"{slot.field}": ...}}}}',
+        "context": f'{{"context": {{"{slot.field}": ...}}}}',
+        "feedback": f'{{"feedback": {{"{slot.field}": ...}}}}',
+        "event": f'{{"event": {{"{slot.field}": [one per item]}}}}',
+    }.get(slot.part, '{"times": [one per item], "time": now}')
+    return DataError(
+        f"the model's prompt shows {slot}, which the request lacks",
+        hint=f'"fields": {example}, where null stands for an unknown value',
+    )
+
+
+def _around(fields: Fields) -> dict[str, Values]:
+    return {"user": fields.user, "context": fields.context, "feedback": fields.feedback}
+
+
+def _last_gap(fields: Fields) -> float | None:
+    if fields.time is None or not fields.times:
+        return None
+    return fields.time - fields.times[-1]
+
+
+def _filled(
+    text: str,
+    values: Mapping[str, Mapping[str, Value | None]],
+    gap: float | None,
+    tokens: FieldTokenLookup,
+    ago: float | None = None,
+    shown: Segment | None = None,
+) -> list[Segment]:
+    segments: list[Segment] = []
+    spans = {"gap": span(gap), "ago": span(ago)}
+    for piece in parse(text):
+        if isinstance(piece, str):
+            segments.append(template(piece))
+        elif piece.part in ("sid", "title"):
+            assert shown is not None
+            segments.append(shown)
+        else:
+            value = values[piece.part][piece.field] if piece.field else spans[piece.part]
+            shown_text = value_text(value)
+            if piece.as_token:  # a text of the template, which the value only chooses
+                segments.append(template(tokens.text(piece.name, shown_text)))
+            else:
+                segments.append(catalog(shown_text))
+    return segments

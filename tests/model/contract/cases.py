@@ -1,0 +1,34 @@
+"""A model as a training writes it, without a training."""
+
+from pathlib import Path
+
+from sidtool.data.split.record import Cuts, SplitReference
+from sidtool.model.contract.stage_record import ModelReference, Selection, StageRecord, TrainParams
+from sidtool.model.contract.write import write_contract
+from sidtool.model.extend import extend_model
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.tokenizer.bundle import Bundle
+
+HISTORY = HistoryPrompt("sequence", 'Seen "é":\n{history}\nNext: ', 20, 256)
+TEACHER = ModelReference("/home/someone/teacher", {"model.safetensors": "ee" * 32})
+TRAINED = TrainParams(
+    examples="ab" * 32,
+    split=SplitReference("temporal", "12" * 32, Cuts(3.0, 5.0)),
+    task_weights={"sequence": 1.0, "title-to-sid": 0.5},
+    example_format="plain",
+    options={"dropout": 0.1, "softmax_over": "trie", "metric_k": None},
+    sft_fields={"learning_rate": 0.002},
+    run="cd" * 32,
+    teachers=(TEACHER,),
+    best=Selection("ndcg@10", 0.0713, 400),
+)
+
+
+def trained_model(base: Path, bundle: Bundle, out: Path) -> Path:
+    """A base model with SID tokens, a contract of two stages and a prompt for histories."""
+    contract = extend_model(base, bundle, out, license="cc-by-4.0")
+    stage = StageRecord("full", TRAINED)
+    write_contract(
+        out, contract.with_stage(stage, history_prompt=HISTORY, normalize="trie"), bundle
+    )
+    return out

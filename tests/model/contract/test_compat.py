@@ -1,0 +1,185 @@
+"""Every verdict on a bundle and a model, and the comparison behind it against an oracle of
+dictionaries."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import CompatibilityError
+from sidtool.model.contract.compat import Verdict, check_bundle, compare, matching_rows
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import Codes, SidSpace
+from tests.bundles import renamed
+from tests.model.cases import SIZES, distinct_codes, make_bundle, make_codebook
+
+IDS = [f"item{n}" for n in range(20)]
+CODES = distinct_codes(40)
+MOST_SORTS = 60
+"""The most that comparing two bundles may cost, in sorts of as many hashes."""
+
+
+def judge(old: Bundle, new: Bundle) -> Verdict:
+    return check_bundle(old, new)
+
+
+def made(ids: Sequence[str], codes: Codes, seed: int | None = 0, **facts: object) -> Bundle:
+    return make_bundle(ids, codes, codebook=None if seed is None else make_codebook(seed), **facts)
+
+
+OLD = made(IDS, CODES[:20])
+
+
+def swapped() -> Codes:
+    codes = CODES[:20].copy()
+    codes[[0, 1]] = codes[[1, 0]]
+    return codes
+
+
+def test_same_identity_is_fine() -> None:
+    assert judge(OLD, renamed(OLD, "other name")) == Verdict("same")
+
+
+def test_additions_are_a_refresh() -> None:
+    verdict = judge(OLD, made([*IDS, "new"], CODES[:21]))
+    assert verdict.kind == "refreshed"
+    assert "20 items kept their SID, 1 were added, 0 removed" in verdict.message
+
+
+def test_removals_and_titles_are_a_refresh() -> None:
+    assert judge(OLD, made(IDS[:15], CODES[:15])).kind == "refreshed"
+    retitled = Bundle.of(
+        ItemMap.of(OLD.space, IDS, CODES[:20], ["t"] * 20), None, "reassign", name="x"
+    )
+    assert judge(OLD, retitled).kind == "refreshed"  # the codebook is gone, and no SID moved
+
+
+def test_retired_items_keep_their_sid() -> None:
+    retired = replace(OLD.items, retired=np.arange(20) < 3)
+    fewer = Bundle.of(retired, None, "reassign", name="x")
+    verdict = judge(OLD, fewer)
+    assert verdict.kind == "refreshed"
+    assert "20 items kept their SID, 0 were added, 3 removed" in verdict.message
+    assert "20 items kept their SID, 3 were added, 0 removed" in judge(fewer, OLD).message
+    other = replace(OLD.items, retired=np.arange(20) < 2)
+    restored = judge(fewer, Bundle.of(other, None, "reassign", name="x"))
+    assert "20 items kept their SID, 1 were added, 0 removed" in restored.message
+
+
+def test_a_moved_sid_is_refused() -> None:
+    with pytest.raises(CompatibilityError, match="2 of 20 common items have another SID"):
+        judge(OLD, made(IDS, swapped()))
+
+
+def test_a_reused_sid_is_refused() -> None:
+    """An item was removed and another one took its SID, so the model would recommend the wrong
+    item, although no common item moved."""
+    with pytest.raises(CompatibilityError, match=r"1 SIDs? \w+ reused"):
+        judge(OLD, made([*IDS[1:], "new"], CODES[[*range(1, 20), 0]]))
+
+
+def test_a_newcomer_that_shares_a_sid_reuses_none() -> None:
+    """Where collisions are allowed, a SID that still has its old item keeps its meaning."""
+    assert judge(OLD, made([*IDS, "new"], CODES[[*range(20), 0]])).kind == "refreshed"
+
+
+def test_an_aligned_codebook_is_fine_and_names_what_moved() -> None:
+    aligned = made(IDS, swapped(), seed=1, compatible_with=(OLD.identity.codebook,), name="aligned")
+    verdict = judge(OLD, aligned)
+    assert (verdict.kind, verdict.reassigned_share) == ("aligned", pytest.approx(0.1))
+    assert "10.0% of the 20 common items" in verdict.message
+
+
+@pytest.mark.parametrize("seed", [1, None])
+def test_another_codebook_is_refused(seed: int | None) -> None:
+    with pytest.raises(CompatibilityError, match="the model was made for codebook"):
+        judge(OLD, made(IDS, swapped(), seed=seed))
+
+
+def test_another_codebook_with_no_item_in_common_is_refused() -> None:
+    other = made([f"other{n}" for n in range(20)], CODES[20:], seed=1)
+    with pytest.raises(CompatibilityError, match="the model was made for codebook"):
+        judge(OLD, other)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        SidSpace((8, 4, 7)),
+        SidSpace(SIZES, begin=None, end=None),
+        SidSpace(SIZES, template="<{level}_{code}>"),
+    ],
+)
+def test_another_space_is_refused(space: SidSpace) -> None:
+    with pytest.raises(CompatibilityError, match="their tokens differ"):
+        judge(
+            OLD,
+            make_bundle(IDS, CODES[:20], codebook=make_codebook(sizes=space.sizes), space=space),
+        )
+
+
+items = st.dictionaries(st.text("ab", min_size=1, max_size=4), st.integers(0, 11), max_size=12)
+
+
+@given(old=items, new=items)
+@settings(max_examples=300, deadline=None)
+def test_the_comparison_agrees_with_dictionaries(old: dict[str, int], new: dict[str, int]) -> None:
+    space = SidSpace((3, 4))
+
+    def as_map(held: dict[str, int]) -> ItemMap:
+        codes = np.array([divmod(place, 4) for place in held.values()], dtype=np.uint16).reshape(
+            -1, 2
+        )
+        return ItemMap.of(space, list(held), codes)
+
+    overlap = compare(as_map(old), as_map(new))
+    common = old.keys() & new.keys()
+    assert overlap.common == len(common)
+    assert overlap.reassigned == sum(old[item] != new[item] for item in common)
+    kept = {old[item] for item in common if old[item] == new[item]}
+    assert overlap.reused == len((set(old.values()) & set(new.values())) - kept)
+
+
+def test_ids_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidtool.tokenizer.bundle.strings import StringArray
+
+    monkeypatch.setattr(StringArray, "hashes", lambda self: np.diff(self.offsets).astype(np.uint64))
+    space = SidSpace((40,))
+    codes = np.arange(6, dtype=np.uint16)[:, None]
+    old = ItemMap.of(space, ["aa", "bb", "cc", "ddd", "ee", "f"], codes)
+    new = ItemMap.of(space, ["cc", "aa", "bb", "xxx", "ee", "yy"], codes)
+    assert matching_rows(old, new).tolist() == [1, 2, 0, -1, 4, -1]
+
+
+def test_the_comparison_costs_no_more_than_a_few_sorts_of_the_ids() -> None:
+    """The join sorts hashes: for a million items its time is a small multiple of a sort of the same
+    number of keys, measured in the same run."""
+    n = 1_000_000
+    space = SidSpace((256, 256, 256))
+    keys = np.random.default_rng(0).permutation(np.arange(n, dtype=np.uint64) * np.uint64(16))
+    keys.sort()
+    from sidtool.tokenizer.bundle.strings import StringArray
+
+    codes = space.unpack(keys)
+    names = StringArray.of([f"B{place * 7919 % n:09d}" for place in range(n)])
+    old = ItemMap(space, names, codes, np.zeros(n, dtype=np.bool_))
+    new = ItemMap(
+        space,
+        StringArray(names.data[: 10 * (n - 9)], names.offsets[: n - 8]),
+        codes[: n - 9],
+        old.retired,
+    )
+    hashes = names.hashes()
+    started = time.process_time()
+    np.argsort(hashes, kind="stable")
+    sorting = time.process_time() - started
+    started = time.process_time()
+    overlap = compare(old, new)
+    comparing = time.process_time() - started
+    assert (overlap.common, overlap.reassigned, overlap.reused) == (n - 9, 0, 0)
+    assert comparing < MOST_SORTS * sorting

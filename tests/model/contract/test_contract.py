@@ -1,0 +1,334 @@
+"""The contract is read as it was written, and a malformed one is refused with one line."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
+from sidtool.data.split.record import Cuts, SplitReference
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.stage_record import (
+    ExtendParams,
+    MergeParams,
+    ModelReference,
+    RebindParams,
+    StageRecord,
+    TrainParams,
+)
+from sidtool.model.contract.write import write_contract
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle import Bundle, verify
+from tests.model.cases import distinct_codes, make_bundle, make_codebook
+
+HISTORY_PROMPT = HistoryPrompt(
+    task="next-item", template="Bought: {history} →", history_length=20, max_length=256
+)
+
+TEACHER = ModelReference("models/teacher", {"model.safetensors": "ee" * 32})
+TRAINED = TrainParams(
+    examples="ab" * 32,
+    split=SplitReference("temporal", "12" * 32, Cuts(3.0, 5.0)),
+    task_weights={"next-item": 1.0},
+    example_format="plain",
+    options={"stage": "full"},
+    sft_fields={"learning_rate": 0.1},
+    run="cd" * 32,
+    teachers=(TEACHER,),
+)
+
+
+def contract_of(bundle: Bundle) -> Contract:
+    return Contract(
+        identity=bundle.identity,
+        space=bundle.space,
+        token_start=471,
+        base_model="org/model",
+        base_revision="0123abc",
+        base_weights={"model.safetensors": "ff" * 32},
+        stages=(StageRecord("extend", ExtendParams("codebook", 3)), StageRecord("full", TRAINED)),
+        history_prompt=HISTORY_PROMPT,
+        normalize="trie",
+    )
+
+
+def test_a_contract_is_read_as_it_was_written(bundle: Bundle, tmp_path: Path) -> None:
+    written = contract_of(bundle)
+    stored = write_contract(tmp_path, written, bundle)
+    assert read_contract(tmp_path) == stored
+    assert stored == replace(written, files=stored.files)
+    assert open_bundle_copy(tmp_path, written).items.ids[3] == bundle.items.ids[3]
+    assert verify(tmp_path / "sid.zarr") == []
+    write_contract(tmp_path, written, bundle)  # a checkpoint that is written again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "sid.json", "sid.zarr"]
+
+
+def test_a_contract_contains_the_token_ids_for_other_readers(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    assert (value["token_start"], value["token_stop"]) == (471, 471 + 8 + 4 + 6 + 2)
+
+
+PLAIN = HistoryPrompt("next-item", "{history}\n", 10, 100)
+
+
+@pytest.mark.parametrize(
+    ("changes", "number"),
+    [
+        ({"history_prompt": PLAIN}, 1),
+        ({"history_prompt": replace(PLAIN, item="- {sid}")}, 2),
+        ({"history_prompt": replace(PLAIN, template="{user.age}{history}")}, 2),
+        ({"kind": "encoder-decoder"}, 2),
+        ({"user_tokens": 5}, 2),
+    ],
+)
+def test_readers_that_would_misuse_a_model_refuse_its_format(
+    changes: dict[str, Any], number: int, bundle: Bundle
+) -> None:
+    contract = replace(contract_of(bundle), **changes)
+    assert contract.to_json()["format"] == number
+    assert Contract.from_json(contract.to_json()) == contract
+
+
+def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_path: Path) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    (tmp_path / "sid.json").write_text(json.dumps({**value, "future": 1}))
+    assert replace(read_contract(tmp_path), files={}) == contract_of(bundle)
+    (tmp_path / "sid.json").write_text(json.dumps({**value, "format": 99}))
+    with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
+        read_contract(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        StageRecord("merge", MergeParams(TEACHER)),
+        StageRecord("rebind", RebindParams("ff" * 32, "aligned", 0.25)),
+        StageRecord("embeddings", TRAINED),
+    ],
+    ids=lambda record: record.stage,
+)
+def test_a_further_stage_is_appended(record: StageRecord, bundle: Bundle) -> None:
+    before = contract_of(bundle)
+    after = before.with_stage(record, base_folder=TEACHER)
+    assert after.stages == (*before.stages, record)
+    assert (after.stages[-1], after.base_folder) == (record, TEACHER)
+    assert Contract.from_json(json.loads(json.dumps(after.to_json()))) == after
+    assert after.example_format == "plain"
+
+
+def test_a_stage_of_a_later_version_is_read_without_its_params(bundle: Bundle) -> None:
+    value = contract_of(bundle).to_json()
+    value["stages"] = [*value["stages"], {"stage": "future", "params": {"new": 1}}]
+    value["stages"][0]["params"]["new"] = 1
+    contract = Contract.from_json(value)
+    assert contract.stages[:-1] == contract_of(bundle).stages
+    assert contract.stages[-1] == StageRecord("future", None)
+
+
+def with_table(bundle: Bundle) -> Contract:
+    """A contract whose ids are reversed, so that they are no block."""
+    n = len(bundle.space.tokens)
+    tokens = SidTokens.of_ids(bundle.space, range(471 + n - 1, 470, -1))
+    return replace(contract_of(bundle), token_start=471, token_table=tokens.table)
+
+
+def test_a_token_table_is_stored_in_format_3(bundle: Bundle) -> None:
+    contract = with_table(bundle)
+    value = json.loads(json.dumps(contract.to_json()))
+    assert value["format"] == 3
+    assert Contract.from_json(value) == contract
+    assert contract.added_ids == contract_of(bundle).added_ids
+    assert "token_table" not in contract_of(bundle).to_json()
+
+
+@pytest.mark.parametrize(
+    ("key", "member", "problem"),
+    [
+        ("codes", [[1, 2], [3]], "codes"),
+        ("codes", "all", "codes"),
+        ("begin", None, "begin and end"),
+        ("begin", -1, "begin or the end"),
+        ("end", 472, "one id"),
+        ("end", 9_999_999_999, "token_start"),
+        ("end", 3, "token_start"),
+    ],
+)
+def test_an_impossible_token_table_is_malformed(
+    key: str, member: object, problem: str, bundle: Bundle
+) -> None:
+    value = json.loads(json.dumps(with_table(bundle).to_json()))
+    del value["token_stop"]
+    value["token_table"][key] = member
+    with pytest.raises(IntegrityError, match=problem):
+        Contract.from_json(value)
+
+
+def test_a_token_table_excludes_user_tokens(bundle: Bundle) -> None:
+    value = json.loads(json.dumps(with_table(bundle).to_json())) | {"user_tokens": 3}
+    with pytest.raises(IntegrityError, match="tokens of users"):
+        Contract.from_json(value)
+
+
+def test_rows_with_others_between_them_are_not_trained_alone(bundle: Bundle) -> None:
+    ids = [471 + 2 * index for index in range(len(bundle.space.tokens))]
+    tokens = SidTokens.of_ids(bundle.space, ids)
+    contract = replace(contract_of(bundle), token_table=tokens.table)
+    with pytest.raises(UsageError, match="other tokens between them"):
+        _ = contract.added_ids
+
+
+@pytest.mark.parametrize("value", ["all", None, 3])
+def test_an_unknown_normalization_is_malformed(value: object, bundle: Bundle) -> None:
+    with pytest.raises(IntegrityError, match="normalize"):
+        Contract.from_json(contract_of(bundle).to_json() | {"normalize": value})
+
+
+def test_a_missing_folder_is_not_called_a_model_without_a_contract(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no model folder"):
+        read_contract(tmp_path / "tuned")
+
+
+def test_a_folder_without_a_contract_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompatibilityError, match=r"has no sid\.json"):
+        read_contract(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["format", "identity", "space", "token_start", "base_weights", "stages", "history_prompt"],
+)
+@pytest.mark.parametrize("damage", ["missing", "list"])
+def test_a_damaged_contract_is_refused(
+    key: str, damage: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    if damage == "missing":
+        del value[key]
+    else:
+        value[key] = [3]
+    (tmp_path / "sid.json").write_text(json.dumps(value))
+    with pytest.raises((IntegrityError, DataError)) as caught:
+        read_contract(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"'])
+def test_a_json_value_that_is_no_contract_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sid.json").write_text(text)
+    with pytest.raises(IntegrityError, match="is damaged"):
+        read_contract(tmp_path)
+
+
+def test_a_folder_with_the_copy_of_another_bundle_is_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    other = make_bundle(["a"], distinct_codes(1), codebook=make_codebook())
+    other.save(tmp_path / "sid.zarr", force=True)
+    with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle .*, sid\.json says"):
+        open_bundle_copy(tmp_path, read_contract(tmp_path))
+
+
+OTHER_SPACES = [
+    {"begin": "<|begin|>"},
+    {"end": "<|end|>"},
+    {"begin": None, "end": None},
+    {"template": "<x_{level}_{code}>"},
+    {"sizes": [4, 8, 6]},
+    {"sizes": [8, 4, 5]},
+]
+
+
+@pytest.mark.parametrize("changes", OTHER_SPACES, ids=str)
+def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
+    changes: dict[str, object], bundle: Bundle, tmp_path: Path
+) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    value["space"] |= changes
+    value.pop("token_stop")
+    (tmp_path / "sid.json").write_text(json.dumps(value))
+    with pytest.raises(CompatibilityError, match="its bundle copy has") as caught:
+        open_bundle_copy(tmp_path, read_contract(tmp_path))
+    assert caught.value.exit_code == 3
+    assert next(iter(changes)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "damage"),
+    [
+        ("format", 0),
+        ("format", True),
+        ("format", "1"),
+        ("format", 1.0),
+        ("identity.items", 3),
+        ("space.sizes", "8"),
+        ("space.sizes", [8, -4]),
+        ("space.sizes", [8.0, 4, 6]),
+        ("space.template", 7),
+        ("space.template", "no slots"),
+        ("space.begin", ["a"]),
+        ("token_start", -1),
+        ("token_start", 471.0),
+        ("token_start", True),
+        ("token_start", "471"),
+        ("token_start", 1 << 60),
+        ("token_stop", 490),
+        ("token_stop", "491"),
+        ("base_model", None),
+        ("base_revision", 3),
+        ("base_weights", {"model.safetensors": 3}),
+        ("base_weights", ["model.safetensors"]),
+        ("stages", []),
+        ("stages", {}),
+        ("stages", ["full"]),
+        ("stages", [{"params": {}}]),
+        ("stages", [{"stage": "extend", "params": {"init": "mean"}}]),
+        ("stages", [{"stage": "extend", "params": {"init": "mean", "seed": "3"}}]),
+        ("stages", [{"stage": "extend", "params": 3}]),
+        ("stages", [{"stage": ["extend"], "params": {}}]),
+        ("history_prompt", 3),
+        ("history_prompt", {}),
+        ("history_prompt.template", "without a slot"),
+        ("history_prompt.template", 3),
+        ("history_prompt.history_length", 0),
+        ("history_prompt.history_length", -5),
+        ("history_prompt.history_length", 1 << 40),
+        ("history_prompt.history_length", 20.0),
+        ("history_prompt.max_length", 0),
+        ("history_prompt.max_length", "256"),
+        ("history_prompt.format", "html"),
+        ("history_prompt.history_as", "id"),
+        ("history_prompt.separator", 5),
+        ("text_prompt", {"task": "t", "template": "{history}", "max_length": 3}),
+        ("normalize", "vocabulary"),
+        ("base_folder", "base"),
+        ("base_folder", {"path": 3, "weights": {}}),
+        ("base_folder", {"path": "base", "weights": {"a": 1}}),
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_or_range_is_one_line(
+    path: str, damage: object, bundle: Bundle, tmp_path: Path
+) -> None:
+    write_contract(tmp_path, contract_of(bundle), bundle)
+    value = json.loads((tmp_path / "sid.json").read_text())
+    *parents, key = path.split(".")
+    record = value
+    for parent in parents:
+        record = record[parent]
+    record[key] = damage
+    (tmp_path / "sid.json").write_text(json.dumps(value))
+    with pytest.raises((IntegrityError, CompatibilityError)) as caught:
+        read_contract(tmp_path)
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)

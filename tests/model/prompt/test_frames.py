@@ -1,0 +1,40 @@
+"""Frames of prompts: the literal text around the content, in plain text and in chat markup."""
+
+import pytest
+
+from sidtool.base.errors import UsageError
+from sidtool.model.prompt.frames import begin_text, chat_frame, end_text, plain_frame
+from tests.models import tiny_tokenizer
+
+
+class BeginningTokenizer:
+    """A tokenizer that puts its begin token before every text."""
+
+    bos_token = "<bos>"
+    bos_token_id = 1
+    eos_token = None
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [self.bos_token_id, *text.encode()]}
+
+
+def test_a_plain_frame_begins_and_ends_with_the_tokens_of_the_tokenizer() -> None:
+    frame = plain_frame("The history: ", ".", ", ", BeginningTokenizer())
+    assert frame.template("{history}") == "<bos>The history: {history}.\n"
+    assert (frame.close, frame.separator) == ("", ", ")
+    assert plain_frame("a", "b", "", tiny_tokenizer()).close == "<eos>"
+
+
+def test_without_a_tokenizer_there_are_no_begin_and_end_texts() -> None:
+    assert begin_text(None) == end_text(None) == ""
+    assert begin_text(tiny_tokenizer()) == ""  # it has a begin token that it does not add
+
+
+def test_a_chat_frame_contains_the_markup_around_content_and_completion() -> None:
+    frame = chat_frame("The history: ", ".", ", ", tiny_tokenizer(chat=True))
+    assert frame.template("{history}") == (
+        "<|im_start|>user\nThe history: {history}.<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert frame.close == "<|im_end|>"
+    with pytest.raises(UsageError, match="chat template"):
+        chat_frame("a", "b", "", tiny_tokenizer())

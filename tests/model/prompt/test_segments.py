@@ -1,0 +1,64 @@
+"""Segments and text are inverse forms; long texts are cut between words."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.segments import (
+    MAX_TEXT_CHARACTERS,
+    Segment,
+    catalog,
+    segments_to_text,
+    shorten,
+    sids,
+    template,
+    text_to_segments,
+)
+from tests.model.prompt.cases import SPACE, catalog_texts, extended_tokenizer, histories
+
+segment_lists = st.lists(
+    st.one_of(
+        st.text(max_size=6).filter(lambda text: "<" not in text).map(template),
+        catalog_texts.map(catalog),
+        histories.map(lambda codes: sids(SPACE, np.array(codes, dtype=np.uint16))),
+    ),
+    max_size=7,
+)
+
+
+@given(segment_lists)
+def test_the_text_of_segments_has_the_same_token_ids(segments: list[Segment]) -> None:
+    # Adjacent template segments are a single one in the text.
+    merged: list[Segment] = []
+    for segment in segments:
+        if merged and segment.kind == merged[-1].kind == "template":
+            merged[-1] = template(merged[-1].text + segment.text)
+        elif segment.text or segment.sid_tokens:
+            merged.append(segment)
+    text, spans = segments_to_text(SPACE, merged)
+    encoder = PromptEncoder(*extended_tokenizer(SPACE))
+    assert encoder.ids(text_to_segments(SPACE, text, spans)) == encoder.ids(merged)
+    assert [text[start:stop] for start, stop in spans] == [
+        segment.text for segment in merged if segment.kind == "catalog"
+    ]
+
+
+@pytest.mark.parametrize("spans", [[(2, 9)], [(1, 2), (0, 1)], [(2, 1)]])
+def test_spans_that_do_not_fit_are_refused(spans: list[tuple[int, int]]) -> None:
+    with pytest.raises(DataError, match="does not fit"):
+        text_to_segments(SPACE, "abc", spans)
+
+
+@given(st.text(alphabet="ab \n<>", max_size=900))
+def test_a_long_text_is_cut_between_words(text: str) -> None:
+    short = shorten(text)
+    words = text.split()
+    assert len(short) <= MAX_TEXT_CHARACTERS
+    assert shorten(short) == short
+    if len(" ".join(words)) <= MAX_TEXT_CHARACTERS:
+        assert short.split() == words
+    elif " " in short:
+        assert short.split() == words[: len(short.split())]
