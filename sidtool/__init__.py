@@ -66,11 +66,11 @@ if TYPE_CHECKING:
     from sidtool.recommendation.recommend import recommend as recommend
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
     from sidtool.recommendation.requests import Request as Request
-    from sidtool.registry.log import log as log
     from sidtool.registry.publish import pull as pull
     from sidtool.registry.publish import push as push
     from sidtool.registry.publish import tag as tag
     from sidtool.registry.references import open_bundle as open_bundle
+    from sidtool.registry.version_log import log as log
     from sidtool.reinforcement.run import rl as rl
     from sidtool.reinforcement.settings import RlOptions as RlOptions
     from sidtool.renewal.refresh import refresh as refresh
@@ -175,7 +175,7 @@ _MODULES = {
     "init_model": "model.presets.init_model",
     "list_settings": "setting_list",
     "load_model_folder": "model.load",
-    "log": "registry.log",
+    "log": "registry.version_log",
     "make_sft": "sft.make_sft",
     "merge": "model.merging",
     "model_tokens": "model.model_tokens",

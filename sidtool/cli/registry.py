@@ -33,7 +33,7 @@ NEXT_STEPS: Mapping["Kind", str] = {
 def log(artifact: options.Artifact, json: options.Json = False) -> None:
     """List the versions of a bundle, memory or model, what each changed, and the tags of a
     published one."""
-    from sidtool.registry.log import log as read_log
+    from sidtool.registry.version_log import log as read_log
 
     history = read_log(artifact)
     if json:

@@ -30,11 +30,11 @@ from sidtool.model.contract.write import write_contract
 from sidtool.model.load import load_model_folder
 from sidtool.registry import open_bundle, pull, push, transfer
 from sidtool.registry.kinds import broken_parts, read_manifest
-from sidtool.registry.log import log
 from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
 from sidtool.registry.references import find_version, resolve
 from sidtool.registry.stored_model import StoredModel
+from sidtool.registry.version_log import log
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
 from tests.cli.road import done, refused, tree
