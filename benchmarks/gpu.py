@@ -217,10 +217,10 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
 
     from sidtool.data.items import Items
     from sidtool.data.split.split import Example, Split, UserSequence
+    from sidtool.examples.examples_run import make_sft
+    from sidtool.examples.sft_options import SftOptions
     from sidtool.model.extend import extend_model
     from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
-    from sidtool.sft.make_sft import make_sft
-    from sidtool.sft.sft_options import SftOptions
     from sidtool.tokenizer.bundle import Bundle, ItemMap
     from sidtool.tokenizer.sid import SidSpace
 

@@ -28,14 +28,14 @@ from torch.nn.functional import cross_entropy
 
 from sidtool.data.items import Items
 from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.objective.batches import IGNORED, PackedCollator
 from sidtool.objective.softmax import SoftmaxOver
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.trainer import causal as trainer_module

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
-from sidtool.model.prompt.frames import read_templates
-from sidtool.sft.tasks import (
+from sidtool.examples.tasks import (
     FAMILIES,
     FIELD_TASKS,
     TASKS,
     TEXT_PROMPT_TASKS,
     Task,
 )
+from sidtool.model.prompt.frames import read_templates
 
 PAGE = Path(__file__).with_name("tasks.md")
 HEAD = """# Training tasks

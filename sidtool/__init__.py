@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from sidtool.evaluation.tune_memory import tune_memory as tune_memory
     from sidtool.evaluation.tune_similarity import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.tune_similarity import tune_similarity as tune_similarity
+    from sidtool.examples.event_weights import WeightOptions as WeightOptions
+    from sidtool.examples.examples_run import make_sft as make_sft
+    from sidtool.examples.job import SftInputs as SftInputs
+    from sidtool.examples.sft_options import SftOptions as SftOptions
     from sidtool.interop.convert import CatalogFile as CatalogFile
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
@@ -79,10 +83,6 @@ if TYPE_CHECKING:
     from sidtool.serving.serve_options import ServeLimits as ServeLimits
     from sidtool.serving.serve_options import ServeOptions as ServeOptions
     from sidtool.setting_list import list_settings as list_settings
-    from sidtool.sft.event_weights import WeightOptions as WeightOptions
-    from sidtool.sft.job import SftInputs as SftInputs
-    from sidtool.sft.make_sft import make_sft as make_sft
-    from sidtool.sft.sft_options import SftOptions as SftOptions
     from sidtool.task_evaluation.task_evaluation import (
         TaskEvaluationOptions as TaskEvaluationOptions,
     )
@@ -140,8 +140,8 @@ _MODULES = {
     "ServeLimits": "serving.serve_options",
     "ServeOptions": "serving.serve_options",
     "SessionRule": "data.split.sessions",
-    "SftInputs": "sft.job",
-    "SftOptions": "sft.sft_options",
+    "SftInputs": "examples.job",
+    "SftOptions": "examples.sft_options",
     "SidLogitsProcessor": "decoder.constraint",
     "SidSpace": "tokenizer.sid",
     "SidtoolError": "base.errors",
@@ -152,7 +152,7 @@ _MODULES = {
     "TrainOptions": "training.settings",
     "TuneMemoryOptions": "evaluation.tune_memory",
     "TuneSimilarityOptions": "evaluation.tune_similarity",
-    "WeightOptions": "sft.event_weights",
+    "WeightOptions": "examples.event_weights",
     "add_items": "tokenizer.make.add",
     "adopt": "adoption.adopt",
     "align": "tokenizer.make.align",
@@ -176,7 +176,7 @@ _MODULES = {
     "list_settings": "setting_list",
     "load_model_folder": "model.load",
     "log": "registry.version_log",
-    "make_sft": "sft.make_sft",
+    "make_sft": "examples.examples_run",
     "merge": "model.merging",
     "model_tokens": "model.model_tokens",
     "open_bundle": "registry.references",

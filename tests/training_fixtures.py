@@ -12,18 +12,18 @@ import torch
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.model.extend import extend_model
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
+from tests.examples.cases import QUERIES
 from tests.models import (
     ENCODER_DECODERS,
     tiny_encoder_decoder,
     tiny_model,
     tiny_tokenizer,
 )
-from tests.sft.cases import QUERIES
 
 N_ITEMS = 40
 FIRST_TIME = 880_000_000.0

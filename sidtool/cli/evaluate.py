@@ -175,8 +175,8 @@ def evaluate(
     its answer is a SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and
     perplexity."""
     from sidtool.evaluation.evaluation import EvaluationOptions
+    from sidtool.examples.catalog import CatalogOptions
     from sidtool.list_evaluation.list_evaluation import ListEvaluationOptions
-    from sidtool.sft.catalog import CatalogOptions
     from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions
 
     thresholds = numbers(fail_under, option="--fail-under")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from sidtool.cluster.training_examples import ClusterExamples
     from sidtool.data.general_text import GeneralOptions
     from sidtool.data.split.list_targets import ListTargets
-    from sidtool.sft.event_weights import WeightOptions, WeightRecord
-    from sidtool.sft.lineage import Lineage
+    from sidtool.examples.event_weights import WeightOptions, WeightRecord
+    from sidtool.examples.lineage import Lineage
 
 
 def make_sft(
@@ -119,10 +119,10 @@ def make_sft(
     json: options.Json = False,
 ) -> None:
     """Write training examples, validation users and their lineage."""
+    from sidtool.examples.catalog import CatalogOptions
+    from sidtool.examples.examples_run import make_sft as write_sft
+    from sidtool.examples.sft_options import SftOptions
     from sidtool.model.prompt.template_file import read_template_file
-    from sidtool.sft.catalog import CatalogOptions
-    from sidtool.sft.make_sft import make_sft as write_sft
-    from sidtool.sft.sft_options import SftOptions
 
     budgets = numbers(max_task_tokens, option="--max-task-tokens")
     sft_options = SftOptions(
@@ -174,7 +174,7 @@ def make_sft(
 
 
 def _warn_of_open_answers(lineage: "Lineage") -> None:
-    from sidtool.sft.tasks import named_task, writes_sids
+    from sidtool.examples.tasks import named_task, writes_sids
 
     texts = [name for name in lineage.tasks if not writes_sids(named_task(name))]
     if texts:
@@ -201,7 +201,7 @@ def _writer(
     workers cannot do."""
     from sidtool.cluster.run import RunOptions
     from sidtool.cluster.training_examples import ClusterExamples
-    from sidtool.sft.job import SftInputs
+    from sidtool.examples.job import SftInputs
 
     if engine == "ray":
         return ClusterExamples(SftInputs(*inputs), RunOptions(engine, workers))
@@ -211,7 +211,7 @@ def _writer(
 
 
 def _weight_options(expression: str | None, clip: float | None) -> "WeightOptions | None":
-    from sidtool.sft.event_weights import WeightOptions
+    from sidtool.examples.event_weights import WeightOptions
 
     if expression is not None:
         return WeightOptions(expression, clip)

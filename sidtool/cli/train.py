@@ -184,10 +184,10 @@ def refresh(
 
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
+    from sidtool.examples.catalog import CatalogOptions
     from sidtool.renewal.last_training import RefreshOptions
     from sidtool.renewal.plan import plan_refresh
     from sidtool.renewal.refresh import refresh as renew
-    from sidtool.sft.catalog import CatalogOptions
 
     chosen = RefreshOptions(share, learning_rate, seed)
     how: dict[str, Any] = {

@@ -17,9 +17,9 @@ from sidtool.base.errors import RefusedError, UsageError
 from sidtool.cluster.output import PartFolder, PartReport
 from sidtool.cluster.run import RunOptions, make_parts, part_name
 from sidtool.data.split.split import Event, Split, count_leaks
-from sidtool.sft.job import SftInputs, SftJob
-from sidtool.sft.lineage import TaskCounts
-from sidtool.sft.tasks import named_task
+from sidtool.examples.job import SftInputs, SftJob
+from sidtool.examples.lineage import TaskCounts
+from sidtool.examples.tasks import named_task
 
 USERS = 20_000
 """Users of a part."""

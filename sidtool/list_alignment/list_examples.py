@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data.split.split import UserSequence
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.tasks import LIST_TASK
+from sidtool.examples.tokenized import TokenizedExample, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.examples import RlExamples, find_items, shown_events
-from sidtool.sft.example_file import read_training_examples
-from sidtool.sft.tasks import LIST_TASK
-from sidtool.sft.tokenized import TokenizedExample, encode_example
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

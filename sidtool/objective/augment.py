@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.objective.prefixes import PrefixExamples
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.data.split.split import Split
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.memory.distribution import active_positions
 from sidtool.memory.leave_out import LeaveOneOutMemory
 from sidtool.memory.memory import Memory
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.augment import AugmentedExamples, item_spans
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.sid import Codes
 

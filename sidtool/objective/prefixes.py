@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 
 
 class PrefixExamples:

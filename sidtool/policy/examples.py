@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import UserSequence
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.lineage import Lineage
+from sidtool.examples.tokenized import encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.sft.example_file import read_training_examples
-from sidtool.sft.lineage import Lineage
-from sidtool.sft.tokenized import encode_example
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 TASKS = ("sequence", "next-item")

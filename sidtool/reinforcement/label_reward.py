@@ -8,13 +8,13 @@ from pathlib import Path
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.fields.conditions import Condition
 from sidtool.data.fields.fields import Value
+from sidtool.examples.lineage import Lineage
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.load import check_model_folder
 from sidtool.model.prompt.labels import are_numbers
 from sidtool.model.prompt.prompts import LabelPrompt
-from sidtool.sft.lineage import Lineage
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 POSITIVE = "positive_label"

@@ -9,6 +9,8 @@ from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.data.split.record import check_split
+from sidtool.examples.lineage import Lineage, check_same_bundle, read_lineage, validation_users
+from sidtool.examples.tasks import LIST_TASK
 from sidtool.list_alignment.list_rewards import parse_list_rewards
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.contract.contract import Contract
@@ -24,8 +26,6 @@ from sidtool.reinforcement.label_reward import POSITIVE, open_label_reward
 from sidtool.reinforcement.rewards import parse_rewards
 from sidtool.reinforcement.rl_run import RlRun
 from sidtool.reinforcement.settings import SETTINGS, RlOptions, with_reward
-from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage, validation_users
-from sidtool.sft.tasks import LIST_TASK
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.settings_file import typed_fields
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sidtool.base.digests import file_digest
 from sidtool.base.output import partial_path
+from sidtool.examples.lineage import Lineage
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams, StageRecord
@@ -17,7 +18,6 @@ from sidtool.policy.reward_sum import WeightedReward
 from sidtool.reinforcement.fields_split import FieldsSplit
 from sidtool.reinforcement.label_reward import LabelReward
 from sidtool.reinforcement.settings import DEFAULTS, RlOptions
-from sidtool.sft.lineage import Lineage
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.training_run import changed_fields, json_digest, json_values
 

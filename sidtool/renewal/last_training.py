@@ -7,14 +7,14 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
+from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.field_templates import templates_for
+from sidtool.examples.lineage import read_lineage
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import named_task, writes_sids
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.sft.event_weights import WeightOptions
-from sidtool.sft.field_templates import templates_for
-from sidtool.sft.lineage import read_lineage
-from sidtool.sft.sft_options import SftOptions
-from sidtool.sft.tasks import named_task, writes_sids
 from sidtool.training.settings import DEFAULTS, TrainOptions
 
 DEFAULT_SHARE = 0.2

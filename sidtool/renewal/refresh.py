@@ -16,6 +16,9 @@ from sidtool.base.progress import Progress
 from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.split import Split
+from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.lineage import side_files
 from sidtool.memory.build import rebuild_memory
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.carry import carry_model
@@ -32,9 +35,6 @@ from sidtool.renewal.last_training import (
     training_settings,
 )
 from sidtool.renewal.plan import RefreshPlan, plan_refresh
-from sidtool.sft.catalog import CatalogOptions, read_catalog
-from sidtool.sft.lineage import side_files
-from sidtool.sft.make_sft import make_sft
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.encode import read_sources
 from sidtool.training.run import TrainingSummary, train

@@ -23,19 +23,19 @@ from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.data.tables.containers import suffix
 from sidtool.data.tables.json_tables import json_lines
 from sidtool.decoder.normalize import Normalize
+from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.example_context import TrainingExample
+from sidtool.examples.example_file import prompt_and_completion, read_training_examples
+from sidtool.examples.lineage import check_same_bundle, read_lineage, side_files
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import named_task
+from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.positions import max_positions
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import Segment
-from sidtool.sft.catalog import CatalogOptions, read_catalog
-from sidtool.sft.example_context import TrainingExample
-from sidtool.sft.example_file import prompt_and_completion, read_training_examples
-from sidtool.sft.lineage import check_same_bundle, read_lineage, side_files
-from sidtool.sft.sft_options import SftOptions
-from sidtool.sft.tasks import named_task
-from sidtool.sft.training_examples import ExampleMaker
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

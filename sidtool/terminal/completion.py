@@ -30,7 +30,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
 def complete_task(incomplete: str) -> list[str]:
     """Names of the tasks of make-sft."""
-    from sidtool.sft.tasks import TASKS
+    from sidtool.examples.tasks import TASKS
 
     return [name for name in TASKS if name.startswith(incomplete)]
 

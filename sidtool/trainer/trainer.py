@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from sidtool.base.errors import UsageError
 from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.evaluation.validation import Validator
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.model.contract.stage_record import Selection
 from sidtool.model.lora import Lora
 from sidtool.model.sharded import is_sharded, whole_model
@@ -27,7 +28,6 @@ from sidtool.objective.memory_examples import MemoryExamples
 from sidtool.objective.shortcuts import narrows_exactly
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.trainer.divergence import check_weights
 from sidtool.trainer.fsdp import check_active
 from sidtool.trainer.machine import float32_attention

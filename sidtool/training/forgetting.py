@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sidtool.examples.example_file import prompt_and_completion, read_training_examples
+from sidtool.examples.lineage import Lineage, checked_side_file
 from sidtool.model.contract.stage_record import Forgetting
 from sidtool.model.prompt.segments import Segment
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.sft.example_file import prompt_and_completion, read_training_examples
-from sidtool.sft.lineage import Lineage, checked_side_file
 
 
 @dataclass

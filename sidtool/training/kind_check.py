@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sidtool.base.errors import UsageError
+from sidtool.examples.lineage import Lineage
+from sidtool.examples.tasks import find_task
 from sidtool.model.contract.contract import ModelKind
-from sidtool.sft.lineage import Lineage
-from sidtool.sft.tasks import find_task
 from sidtool.training.settings import TrainOptions
 
 SlidingWindows = Literal["none", "drawn", "all"]

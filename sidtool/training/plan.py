@@ -7,6 +7,7 @@ from typing import Any
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split.record import check_split
 from sidtool.data.split.split import Split
+from sidtool.examples.lineage import Lineage, check_same_bundle, read_lineage
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.bases import refuse_base_as_output
 from sidtool.model.contract.contract import Contract
@@ -15,7 +16,6 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.load import check_model_folder
 from sidtool.objective.item_fields import BARE_SIDS, ItemFields
-from sidtool.sft.lineage import Lineage, check_same_bundle, read_lineage
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.arguments import check_fields, complete_fields
 from sidtool.training.kind_check import check_kind

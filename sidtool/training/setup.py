@@ -11,6 +11,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.validation import Validator
+from sidtool.examples.tokenized import TokenizedExamples
 from sidtool.model.contract.stage_record import Selection
 from sidtool.model.contract.write import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
@@ -26,7 +27,6 @@ from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.objective.prefixes import PrefixExamples
 from sidtool.objective.teachers import load_teachers
 from sidtool.recommendation.query import shortened
-from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.trainer.causal import CausalTrainer
 from sidtool.trainer.encoder_decoder import EncoderDecoderTrainer
 from sidtool.trainer.fsdp import wants_fsdp

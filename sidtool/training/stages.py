@@ -14,7 +14,7 @@ from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data.split.split import Split
-from sidtool.sft.lineage import validation_users
+from sidtool.examples.lineage import validation_users
 from sidtool.trainer.machine import quiet
 from sidtool.training.arguments import run_config
 from sidtool.training.plan import plan_training

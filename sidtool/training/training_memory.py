@@ -6,10 +6,10 @@ from pathlib import Path
 from sidtool.base.errors import UsageError
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Split
+from sidtool.examples.lineage import Lineage, check_same_split
 from sidtool.memory.leave_out import check_origin
 from sidtool.memory.memory import Memory
 from sidtool.registry.references import open_memory
-from sidtool.sft.lineage import Lineage, check_same_split
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

@@ -14,14 +14,14 @@ from typing import Any
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
+from sidtool.examples.lineage import Lineage
+from sidtool.examples.tasks import LIST_TASK
+from sidtool.examples.tokenized import answers_with_sid
 from sidtool.model.contract.contract import Contract, ModelNormalize
 from sidtool.model.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.objective.item_fields import ItemFields
 from sidtool.objective.softmax import SoftmaxOver
-from sidtool.sft.lineage import Lineage
-from sidtool.sft.tasks import LIST_TASK
-from sidtool.sft.tokenized import answers_with_sid
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.kind_check import SlidingWindows, sliding_windows
 from sidtool.training.settings import DEFAULTS, TrainOptions

@@ -16,6 +16,8 @@ from sidtool.data.items import make_items
 from sidtool.data.split.files import SplitOptions, split_events
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.interop.convert import read_map
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import LoadedModel, load_model_folder
@@ -24,8 +26,6 @@ from sidtool.model.rebinding import rebind
 from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import NO_ITEMS, add_items
 from sidtool.training.run import train

@@ -10,13 +10,13 @@ import torch
 
 from sidtool.adoption.adopt import AdoptOptions, adopt
 from sidtool.data.items import make_items
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.policy.policy import GroupScores, Policy
 from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.adoption import foreign

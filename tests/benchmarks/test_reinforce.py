@@ -146,7 +146,7 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
     from sidtool.data.fields.field_columns import FieldName, FieldOptions
     from sidtool.data.interactions import EventNames
     from sidtool.data.split.files import SplitOptions, make_split
-    from sidtool.sft.event_weights import EventWeights, WeightOptions
+    from sidtool.examples.event_weights import EventWeights, WeightOptions
 
     rng = np.random.default_rng(0)
     rows = [(f"u{row % 7}", f"i{rng.integers(9)}", str(rng.integers(50))) for row in range(60)]

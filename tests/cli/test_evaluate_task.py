@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.sft.tasks import named_task
+from sidtool.examples.tasks import named_task
 from tests.cli.road import FILES, N_ITEMS, TRAINING, Road, done, refused, run, write_lines
-from tests.sft.cases import ALL_TASKS
+from tests.examples.cases import ALL_TASKS
 
 TASKS = (
     "next-item=1",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.sft.example_file import read_training_examples
-from sidtool.sft.lineage import read_lineage
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.lineage import read_lineage
 from tests.cli.road import Road, done, refused, write_lines
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.lineage import read_lineage
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import TrainParams
-from sidtool.sft.example_file import read_training_examples
-from sidtool.sft.lineage import read_lineage
 from tests.cli.road import Road, done, write_lines
 from tests.cli.test_feedback import rated_events
 

@@ -398,9 +398,9 @@ TRAPS = (
 
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
+    from sidtool.examples.tokenized import TokenizedExamples
     from sidtool.model.load import load_model_folder
     from sidtool.model.prompt.encoder import prompt_encoder
-    from sidtool.sft.tokenized import TokenizedExamples
 
     listed = [json.loads(line) for line in road.items.read_text().splitlines()]
     items = write_lines(

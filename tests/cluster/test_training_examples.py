@@ -15,16 +15,16 @@ from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.split import Split
-from sidtool.sft.catalog import CatalogOptions
-from sidtool.sft.event_weights import WeightOptions
-from sidtool.sft.job import SftInputs
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
+from sidtool.examples.catalog import CatalogOptions
+from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.job import SftInputs
+from sidtool.examples.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table
+from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.models import tiny_tokenizer
-from tests.sft.cases import ALL_TASKS, RATING_TASKS
 from tests.training_fixtures import bundle, catalog, split
 
 __all__ = ["bundle", "catalog", "split"]

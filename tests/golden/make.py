@@ -14,6 +14,8 @@ from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.split import Split, UserSequence
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
@@ -27,8 +29,6 @@ from sidtool.model.contract.stage_record import (
 )
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams

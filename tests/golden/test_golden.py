@@ -11,12 +11,12 @@ from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import read_split
 from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.split import FurtherTarget
+from sidtool.examples.example_file import prompt_and_completion, read_training_examples
+from sidtool.examples.lineage import read_lineage
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.read import read_contract
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
-from sidtool.sft.example_file import prompt_and_completion, read_training_examples
-from sidtool.sft.lineage import read_lineage
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange
 from sidtool.tokenizer.bundle.sid_text import Decoded, decode

@@ -14,6 +14,8 @@ from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder
@@ -22,8 +24,6 @@ from sidtool.reinforcement import label_scorer
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.augment import Augmentation, AugmentedExamples, item_spans
 from sidtool.objective.item_fields import ItemFields
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.batches import (
@@ -18,7 +19,6 @@ from sidtool.objective.batches import (
     PaddedCollator,
     parts_by_length,
 )
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sidtool.decoder.partial_head import full_blocks
+from sidtool.examples.tokenized import TokenizedExample
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.batches import IGNORED, EncoderDecoderCollator, PaddedCollator
 from sidtool.objective.layouts import inputs_for
@@ -15,7 +16,6 @@ from sidtool.objective.loss import Loss
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
-from sidtool.sft.tokenized import TokenizedExample
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model

@@ -8,13 +8,13 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.data.split.split import Split, UserSequence
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.augment import Augmentation, AugmentedExamples, item_spans
 from sidtool.objective.batches import IGNORED, PackedCollator, PaddedCollator
 from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of

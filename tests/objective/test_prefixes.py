@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.augment import Augmentation, AugmentedExamples
 from sidtool.objective.prefixes import PrefixExamples
-from sidtool.sft.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.tokenizer.sid import SidSpace
 
 START = 10

@@ -7,14 +7,14 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.data.items import Items
 from sidtool.data.split.list_targets import ListTargets
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.policy.example_fields import ExampleFields
 from sidtool.policy.examples import read_rl_examples
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
-from tests.sft.test_field_prompts import extended_tokenizer, random_split
+from tests.examples.test_field_prompts import extended_tokenizer, random_split
 
 
 @pytest.mark.parametrize("task", ["sequence", "next-item", "list"])

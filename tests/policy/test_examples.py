@@ -8,10 +8,10 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import Split
+from sidtool.examples.lineage import read_lineage
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.examples import RlExamples, history_task, read_rl_examples
-from sidtool.sft.lineage import read_lineage
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer

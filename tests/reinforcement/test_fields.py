@@ -13,6 +13,10 @@ from sidtool.data.items import Items
 from sidtool.data.split.files import read_split, write_split
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tokenized import encode_example
 from sidtool.list_alignment.list_examples import read_list_examples
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.encoder import prompt_encoder
@@ -25,10 +29,6 @@ from sidtool.recommendation.query import QuerySession
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
-from sidtool.sft.example_file import read_training_examples
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
-from sidtool.sft.tokenized import encode_example
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from tests.models import tiny_tokenizer

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.examples.lineage import read_lineage, side_files, write_lineage
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.run import RlSummary, rl
 from sidtool.reinforcement.settings import RlOptions
-from sidtool.sft.lineage import read_lineage, side_files, write_lineage
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

@@ -21,6 +21,9 @@ from sidtool.data.items import Items
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
@@ -35,9 +38,6 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.renewal import refresh as refresh_module
 from sidtool.renewal.last_training import RefreshOptions, training_settings
 from sidtool.renewal.refresh import refresh
-from sidtool.sft.event_weights import WeightOptions
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.sft.tasks import TASKS
+from sidtool.examples.tasks import TASKS
 from sidtool.terminal.completion import complete_reference, complete_setting, complete_task
 from tests.bundles import small_bundle
 from tests.cli.road import done

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
+from sidtool.examples.lineage import side_files
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.memory_binding import MemoryBinding
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.memory_copy import bind_memory
-from sidtool.sft.lineage import side_files
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions

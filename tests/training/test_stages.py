@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
 from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
@@ -25,8 +27,6 @@ from sidtool.model.memory_copy import bind_memory
 from sidtool.model.merging import merge
 from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.sft.make_sft import make_sft
-from sidtool.sft.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
@@ -363,7 +363,7 @@ def test_padding_is_not_counted_as_tokens(tmp_path: Path, models: Make, examples
         seen[batching] = train(
             models("gpt2"), made, tmp_path / batching, options=options, sft_fields=fields
         )
-    from sidtool.sft.lineage import read_lineage
+    from sidtool.examples.lineage import read_lineage
 
     counted = read_lineage(made).tokens
     assert seen["packed"].tokens == seen["padded"].tokens == counted
@@ -374,7 +374,7 @@ def test_padding_is_not_counted_as_tokens(tmp_path: Path, models: Make, examples
 def test_a_token_budget_determines_the_number_of_steps(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
-    from sidtool.sft.lineage import read_lineage
+    from sidtool.examples.lineage import read_lineage
 
     made = examples(sequence=1.0)
     counted = read_lineage(made).tokens

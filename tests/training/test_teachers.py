@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.examples.tokenized import TokenizedExamples
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.objective.teachers import Teachers, load_teachers
-from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle

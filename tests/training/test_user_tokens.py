@@ -12,6 +12,8 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data.split.split import Split
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.tokenized import TokenizedExamples
 from sidtool.list_alignment.list_rewards import LIST_REWARDS
 from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.model.contract.read import read_contract
@@ -29,8 +31,6 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions
-from sidtool.sft.example_file import read_training_examples
-from sidtool.sft.tokenized import TokenizedExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import Fields
+from sidtool.examples.field_templates import with_field_tokens
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.field_tokens import FieldTokenLookup, FieldTokens
@@ -26,7 +27,6 @@ from sidtool.model.prompt.template_slots import (
 )
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.vocabulary import add_block
-from sidtool.sft.field_templates import with_field_tokens
 from tests.model.prompt.cases import SPACE, catalog_texts
 from tests.models import tiny_tokenizer
 

@@ -1,0 +1,190 @@
+"""Weights of training examples: the values of a feedback field, or their exponentials.
+
+With w = exp(value / temperature), supervised training raises the expected value of what a model
+recommends (reward-weighted regression, J. Peters and S. Schaal, ICML 2007; for recommendation
+arXiv:2603.10279)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.data.fields.fields import need_feedback_of_numbers
+from sidtool.data.split.split import Event, Split, UserSequence
+from sidtool.examples.example_context import TrainingExample
+from sidtool.examples.example_file import LARGEST_WEIGHT
+from sidtool.examples.tasks import LIST_TASK, named_task
+
+EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """Where the weights of training examples come from.
+
+    Raises UsageError for a temperature or a largest weight that is not a number above 0."""
+
+    expression: str
+    """the name of a feedback field of the split, or `exp(FIELD/TEMPERATURE)`"""
+    clip: float | None = None
+    """the largest weight, to which larger ones are lowered"""
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 < self.temperature < np.inf:
+            raise UsageError(f"the temperature of {self.expression!r} is not a number above 0")
+        if self.clip is not None and not 0 < self.clip < np.inf:
+            raise UsageError(f"the largest weight is a number above 0, not {self.clip}")
+
+    @property
+    def field(self) -> str:
+        """The field that is read."""
+        match = EXPONENTIAL.fullmatch(self.expression)
+        return self.expression if match is None else match["field"]
+
+    @property
+    def temperature(self) -> float | None:
+        """The temperature of an exponential, NaN if it is no number; None without one."""
+        match = EXPONENTIAL.fullmatch(self.expression)
+        if match is None:
+            return None
+        try:
+            return float(match["temperature"])
+        except ValueError:
+            return np.nan
+
+    def unclipped(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,) weights of (n,) values; infinity where an exponential is too large."""
+        if self.temperature is None:
+            return values
+        with np.errstate(over="ignore"):
+            return np.exp(values / self.temperature)
+
+
+@dataclass(frozen=True)
+class WeightRecord(JsonRecord):
+    """What the lineage records of weights, over all training events."""
+
+    expression: str
+    clip: float | None
+    smallest: float
+    mean: float
+    largest: float
+    clipped: int
+    """Training events whose weight was lowered."""
+    effective_events: float
+    """(sum of weights)^2 / sum of squares: the number of events of equal weight whose mean varies
+    as much (L. Kish, 1965)."""
+
+
+@dataclass(frozen=True, eq=False)
+class EventWeights:
+    """The weight of every training event of a split; an event that is no target has 0."""
+
+    number_of: Mapping[str, int]
+    """user -> number"""
+    starts: NDArray[np.int64]
+    """(users + 1,): where the weights of each user start, in the order of the events"""
+    values: NDArray[np.float64]
+    """(events,)"""
+    record: WeightRecord | None
+    """None where every target has the weight 1"""
+
+    @classmethod
+    def read(cls, options: WeightOptions | None, split: Split) -> Self | None:
+        """The weights of the training events by a field of the split; None without options if every
+        event is a target, since all weights are 1 then.
+
+        Raises UsageError if the split has no such field of numbers, DataError for a value that is
+        missing or makes no weight."""
+        if options is None and not split.fields.target:
+            return None
+        if options is not None:
+            need_feedback_of_numbers(options.field, split.fields, "--weight")
+        lengths = [len(sequence.items) for sequence in split.train]
+        starts = np.cumsum([0, *lengths])
+        n = int(starts[-1])
+        is_target = np.zeros(n, dtype=np.bool_)
+        for start, sequence in zip(starts.tolist(), split.train, strict=False):
+            is_target[[start + index for index in sequence.target_indexes]] = True
+        number_of = {sequence.user: number for number, sequence in enumerate(split.train)}
+        if options is None:
+            return cls(number_of, starts, is_target.astype(np.float64), None)
+        numbers = (each for sequence in split.train for each in _numbers(sequence, options.field))
+        values = np.fromiter(numbers, dtype=np.float64, count=n)
+        unclipped = options.unclipped(values)
+        weights = np.minimum(unclipped, options.clip or np.inf)
+        _check_weights(options, values, weights, is_target)
+        n_clipped = int(np.count_nonzero(is_target & (weights < unclipped)))
+        record = _record(options, weights[is_target], n_clipped)
+        return cls(number_of, starts, np.where(is_target, weights, 0.0), record)
+
+    def of_example(self, example: TrainingExample) -> float | list[float] | None:
+        """The weight of each item of a sequence or a list, or that of the event whose item an
+        example is about; None for other examples, such as those of the catalog, and for those whose
+        answer is feedback: bad feedback is as much of an answer as good one."""
+        if named_task(example.task).target == "feedback":
+            return None
+        has_weights = self.record is not None  # else only a sequence shows events of weight 0
+        if example.task == "sequence" or (example.task == LIST_TASK and has_weights):
+            return [self._of_event(event) for event in example.events]
+        if self.record is not None and example.events and example.item is not None:
+            return self._of_event(example.events[-1])
+        return None
+
+    def counts(self, event: Event) -> bool:
+        """Whether a training event is a target of a weight above 0."""
+        return self._of_event(event) > 0
+
+    def _of_event(self, event: Event) -> float:
+        user, _, position = event
+        return float(self.values[self.starts[self.number_of[user]] + position])
+
+
+def _numbers(sequence: UserSequence, name: str) -> Iterator[float]:
+    """The field of a user's events, NaN where it has no value."""
+    for value in sequence.fields.event[name]:
+        yield np.nan if value is None else float(value)
+
+
+def _check_weights(
+    options: WeightOptions,
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    is_target: NDArray[np.bool_],
+) -> None:
+    wrong = is_target & ~((weights >= 0) & (weights <= LARGEST_WEIGHT))
+    if not wrong.any():
+        return
+    event = int(np.argmax(wrong))
+    if np.isnan(values[event]):
+        raise DataError(
+            f"{np.isnan(values[wrong]).sum()} training events have no {options.field}, so they "
+            "have no weight",
+            hint="give them a value, 0 leaves them out",
+        )
+    raise DataError(
+        f"{options.field} {values[event]:g} gives the weight {weights[event]:g}",
+        hint=f"weights are at least 0: --weight 'exp({options.field}/TEMPERATURE)', with "
+        "--weight-clip against large ones",
+    )
+
+
+def _record(options: WeightOptions, weights: NDArray[np.float64], clipped: int) -> WeightRecord:
+    if not weights.any():
+        raise DataError(f"all training events have the weight 0 by {options.expression}")
+    total = float(weights.sum())
+    squares = float(np.square(weights).sum())
+    return WeightRecord(
+        expression=options.expression,
+        clip=options.clip,
+        smallest=float(weights.min()),
+        mean=total / len(weights),
+        largest=float(weights.max()),
+        clipped=clipped,
+        effective_events=total**2 / squares,
+    )

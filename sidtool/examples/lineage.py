@@ -1,0 +1,233 @@
+"""The lineage of a file of training examples: what it was made from and what it contains.
+
+It is stored beside the examples, as NAME.meta.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.data.general_text import GeneralRecord
+from sidtool.data.split.files import MANIFEST, TEST, VALID
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.record import SplitReference
+from sidtool.data.split.split import Split
+from sidtool.data.tables.containers import require_regular
+from sidtool.examples.event_weights import WeightRecord
+from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.frames import Format, Templates
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.identity import Identity
+
+LINEAGE_FORMAT = 1
+"""The newest lineage format that this version reads and the one that it writes."""
+
+
+@dataclass(frozen=True)
+class TaskCounts(JsonRecord):
+    """The training examples of one task."""
+
+    examples: int
+    tokens: int
+    """0 where the examples were not measured."""
+    longest: int
+    """Tokens of the longest example."""
+    share: float
+    """Share of the task in all tokens."""
+
+
+@dataclass(frozen=True)
+class Lineage(JsonRecord):
+    """What is recorded of a file of training examples."""
+
+    bundle: Identity
+    catalog: str
+    """Digest of the catalog's ids, titles and texts."""
+    split: SplitReference
+    task_weights: Mapping[str, float]
+    task_budgets: Mapping[str, int]
+    """Tokens of each task that has a budget."""
+    max_tokens: int | None
+    """Tokens of the whole mix, None without a budget."""
+    example_format: Format
+    max_length: int
+    history_length: int
+    hidden_items: int
+    """Items whose text is in no example (`make-sft --hide-text-of`)."""
+    seed: int
+    templates: Mapping[str, tuple[str, ...]]
+    """Task -> the text of each of its templates, as the model reads it."""
+    history_prompt: HistoryPrompt | None
+    text_prompt: TextPrompt | None
+    tasks: Mapping[str, TaskCounts]
+    dropped_events: int
+    """Training events of items that the bundle lacks."""
+    dropped_queries: int
+    valid: int
+    """Validation examples."""
+    files: Mapping[str, str]
+    """File name -> SHA-256 of its bytes."""
+    leaked_events: int = 0
+    """Held-out events found in the examples: always 0, since a leak is refused."""
+    weights: WeightRecord | None = None
+    """The weights of the examples; None without weights."""
+    list_prompt: ListPrompt | None = None
+    """The prompt of lists; None without such examples."""
+    lists: ListTargets | None = None
+    """How lists were made; None without them."""
+    label_prompts: tuple[LabelPrompt, ...] = ()
+    """The prompts by which a model trained on these examples predicts labels."""
+    general: GeneralRecord | None = None
+    """The general text among the examples; None without it."""
+    field_tokens: FieldValues = field(default_factory=dict)
+    """The values of fields that have tokens in the model, if an example shows such tokens."""
+    columns: tuple[str, ...] = ()
+    """The columns of the catalog that running text shows."""
+    own_templates: Mapping[str, Templates] = field(default_factory=dict)
+    """Task -> the user's templates, in place of its own (`make-sft --template`)."""
+    format: int = LINEAGE_FORMAT
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples, 0 where they were not measured."""
+        return sum(counts.tokens for counts in self.tasks.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        value = asdict(self) | {"split": self.split.to_json()}
+        for name in ("history_prompt", "list_prompt"):
+            if (prompt := getattr(self, name)) is not None:
+                value[name] = prompt.to_json()
+        value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
+        for name in ("label_prompts", "field_tokens", "columns", "own_templates"):
+            if not value[name]:
+                del value[name]
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a stored lineage; unknown keys are ignored. Raises KeyError, TypeError or DataError
+        if it is malformed."""
+        bundle = Identity.from_parts(value["bundle"]).to_json()
+        return super().from_json({**value, "bundle": bundle})
+
+
+def side_files(train: Path) -> dict[str, Path]:
+    """Where the files beside the training examples are: valid (the validation users), general (the
+    held-out general text, if there is general text) and meta (the lineage).
+
+    The names of the first two have "valid" or "general" where the stem has "train", or else before
+    the suffix."""
+    paths = {"meta": train.with_name(train.name + ".meta.json")}
+    for part in ("valid", "general"):
+        stem = f"{train.stem}.{part}"
+        if "train" in train.stem:
+            stem = train.stem.replace("train", part)
+        paths[part] = train.with_name(stem + train.suffix)
+    return paths
+
+
+def write_lineage(lineage: Lineage, path: Path) -> None:
+    """Write a lineage as JSON."""
+    text = json.dumps(lineage.to_json(), indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def read_lineage(train: Path) -> Lineage:
+    """The lineage of a file of training examples, checked against the file.
+
+    Raises DataError if there is none, it has a newer format or is malformed, or the examples
+    changed since."""
+    path = side_files(train)["meta"]
+    try:
+        require_regular(path)
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError, DataError) as error:
+        raise DataError(
+            f"cannot read the lineage {path} of {train}", hint="sidtool make-sft writes it"
+        ) from error
+    if not isinstance(value, dict) or value.get("format") != LINEAGE_FORMAT:
+        raise DataError(
+            f"{path} is no lineage of format {LINEAGE_FORMAT}",
+            hint="make the training examples again, or upgrade sidtool",
+        )
+    try:
+        lineage = Lineage.from_json(value)
+    except (KeyError, TypeError, DataError) as error:
+        raise DataError(
+            f"{path} is malformed: {error}", hint="make the training examples again"
+        ) from error
+    if train.name not in lineage.files:
+        raise DataError(
+            f"{path} is the lineage of {', '.join(lineage.files)}, not of {train.name}",
+            hint="rename it back",
+        )
+    require_regular(train)
+    recorded = lineage.files[train.name]
+    actual = file_digest(train)
+    if recorded != actual:
+        raise DataError(
+            f"{train} has digest {actual[:12]}, its lineage says {recorded[:12]}",
+            hint="make the training examples again",
+        )
+    return lineage
+
+
+def checked_side_file(examples: Path, lineage: Lineage, part: str, what: str) -> Path:
+    """A file beside training examples, as `side_files` names it. Raises DataError, which says
+    `what` it is, if it is missing or not the one that was written with them."""
+    path = side_files(examples)[part]
+    digest = file_digest(path) if path.is_file() else None
+    if digest != lineage.files.get(path.name):
+        problem = "is missing" if digest is None else "was changed"
+        raise DataError(
+            f"{path}, {what} of {examples.name}, {problem}", hint="make the training examples again"
+        )
+    return path
+
+
+def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage) -> Path:
+    """The file of validation users: `valid`, or else the one beside the examples.
+
+    Raises DataError if it is missing or was changed since, UsageError for the test part of a
+    split: a checkpoint that it selects cannot be tested on it."""
+    if valid is None:
+        return checked_side_file(examples, lineage, "valid", "the validation users")
+    valid = Path(valid)
+    if not valid.is_file():
+        raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
+    if valid.name == TEST and (valid.parent / MANIFEST).exists():
+        raise UsageError(
+            f"{valid} is the test part of a split, which must not select a checkpoint",
+            hint=f"--valid {valid.with_name(VALID)}",
+        )
+    return valid
+
+
+def check_same_split(lineage: Lineage, split: Split) -> None:
+    """Raise CompatibilityError unless the training examples were made from this split."""
+    if split.reference.digest != lineage.split.digest:
+        raise CompatibilityError(
+            f"the split is {split.reference}, the training examples were made from {lineage.split}",
+            hint="give the split that make-sft used",
+        )
+
+
+def check_same_bundle(lineage: Lineage, bundle: Bundle, examples: Path) -> None:
+    """Raise CompatibilityError unless the SIDs in the training examples are those of `bundle`."""
+    for part in ("space", "codebook", "items"):
+        made_with = getattr(lineage.bundle, part)
+        used = getattr(bundle.identity, part)
+        if made_with != used:
+            raise CompatibilityError(
+                f"{examples} was made with a bundle whose {part} digest is {made_with[:12]}, the "
+                f"model's is {used[:12]}",
+                hint="make the examples with the model's bundle, or give the bundle that they were "
+                "made with",
+            )

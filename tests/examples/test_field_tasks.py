@@ -1,0 +1,248 @@
+"""Tasks that need fields: the next item in a context or with a feedback, and the feedback of an
+item."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.fields.fields import FieldTypes
+from sidtool.data.items import Items
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split
+from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.examples.example_context import TrainingExample
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import history_prompt_task
+from sidtool.examples.training_examples import ExampleMaker
+from sidtool.model.contract.stage_record import SftRecord, StageRecord
+from sidtool.model.load import LoadedModel
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Templates
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.segments import segments_to_text
+from sidtool.recommendation.query import QuerySession
+from sidtool.task_evaluation.task_evaluation import (
+    TaskEvaluationOptions,
+    _make_questions,
+    evaluate_task,
+)
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.examples.cases import RATING_TASKS as TASKS
+from tests.examples.test_field_prompts import (
+    TEMPLATES,
+    extended_tokenizer,
+    random_split,
+    requests_of,
+    served,
+    split_of,
+)
+from tests.loaded import loaded_model
+from tests.model.contract.cases import TRAINED
+
+
+@pytest.fixture
+def rated(tmp_path: Path) -> Split:
+    rows = [(n % 4 + 1, ("tv", "web")[n % 2], 4000) for n in range(15)]
+    return split_of(rows, [(20, "Ulm"), (30, "Bonn"), (40, "Jena")], tmp_path)
+
+
+@pytest.fixture
+def maker_of(bundle: Bundle, catalog: Items, rated: Split) -> Callable[..., ExampleMaker]:
+    def make(task: str, split: Split = rated, **options: Any) -> ExampleMaker:
+        return ExampleMaker(
+            bundle, catalog, SftOptions({task: 1.0}, **options), fields=split.fields
+        )
+
+    return make
+
+
+def texts(bundle: Bundle, example: TrainingExample) -> tuple[str, str]:
+    sides = (example.prompt, example.completion)
+    prompt, completion = (segments_to_text(bundle.space, side)[0] for side in sides)
+    for token in bundle.space.tokens:
+        prompt = prompt.replace(token, "")
+        completion = completion.replace(token, "")
+    return prompt, completion
+
+
+def test_the_built_in_templates(
+    bundle: Bundle, rated: Split, maker_of: Callable[..., ExampleMaker]
+) -> None:
+    first = {task: next(maker_of(task).examples(rated)) for task in TASKS}
+    assert texts(bundle, first["context-to-sid"])[0] == (
+        "age 20, city Ulm, device web, last event hours ago\n"
+        "The customer chose these items, oldest first:\n\nWhich item comes next?\n"
+    )
+    assert texts(bundle, first["next-item-by-rating"])[0] == (
+        "A customer chose these items, oldest first:\n\nWhich item comes next, with the rating 2?\n"
+    )
+    assert texts(bundle, first["predict-rating"]) == (
+        "A customer chose these items, oldest first:\n1;unknown;\n"
+        "What is the rating of the last one?\n",
+        "2",
+    )
+    assert len(first["predict-rating"].events) == 2
+
+
+@pytest.mark.parametrize("task", [*TASKS, "next-item", "title-history-to-sid", "sequence"])
+def test_no_prompt_shows_the_feedback_of_its_target(
+    rated: Split, maker_of: Callable[..., ExampleMaker], task: str
+) -> None:
+    templates = {task: TEMPLATES[task]} if task in TEMPLATES else {}
+    maker = maker_of(task, templates=templates)
+
+    def shown(split: Split) -> list[tuple[Any, ...]]:
+        return [
+            (example.events, example.prompt, example.completion)
+            for example in maker.examples(split)
+        ]
+
+    changed = []
+    for sequence in rated.train:
+        *earlier, _ = sequence.fields.event["rating"]
+        event = {**sequence.fields.event, "rating": (*earlier, 77)}
+        fields = dataclasses.replace(sequence.fields, event=event)
+        changed.append(dataclasses.replace(sequence, fields=fields))
+    last_events = {(s.user, s.items[-1], s.positions[-1]) for s in rated.train}
+    n_targets = 0
+    pairs = zip(shown(rated), shown(dataclasses.replace(rated, train=tuple(changed))), strict=True)
+    for (events, prompt, completion), (_, other_prompt, other_completion) in pairs:
+        is_target = events[-1] in last_events
+        n_targets += is_target
+        told = task == "next-item-by-rating" and is_target
+        assert (prompt == other_prompt) != told
+        assert (completion == other_completion) != (task == "predict-rating" and is_target)
+    assert n_targets == len(rated.train)
+
+
+@pytest.mark.parametrize("task", TASKS[:2])
+def test_the_prompt_is_served_as_it_was_trained(
+    tmp_path: Path, bundle: Bundle, catalog: Items, task: str
+) -> None:
+    split = random_split(4, tmp_path)
+    tokenizer, tokens = extended_tokenizer(bundle)
+    options = SftOptions({task: 1.0}, "plain", 4000, 3)
+    maker = ExampleMaker(bundle, catalog, options, tokenizer, (), split.fields)
+    encoder = PromptEncoder(tokenizer, tokens)
+    trained = {example.events[-1]: encoder.ids(example.prompt) for example in maker.examples(split)}
+    ratings = {user.user: user.fields.event["rating"] for user in split.train}
+    for (user, item, position), request in requests_of(split):
+        fields = dataclasses.replace(request.fields, feedback={"rating": ratings[user][position]})
+        told = dataclasses.replace(request, fields=fields)
+        ids = served(maker, told, bundle, catalog, tokenizer, tokens)
+        assert ids == trained[user, item, position]
+    if task == "next-item-by-rating":
+        with pytest.raises(DataError, match=r"shows \{feedback.rating\}, which the request lacks"):
+            served(maker, request, bundle, catalog, tokenizer, tokens)
+
+
+def test_a_model_that_is_told_a_feedback_is_told_that_of_the_target(
+    bundle: Bundle, rated: Split, maker_of: Callable[..., ExampleMaker]
+) -> None:
+    maker = maker_of("next-item-by-rating", format="plain")
+    session = QuerySession.of(loaded_model(bundle, history_prompt=maker.prompts.history))
+    indexed = IndexedExamples.of(bundle, rated.test, exclude_seen=False)
+    for query, example in zip(example_queries(session, indexed), rated.test, strict=True):
+        text = session.tokenizer.decode(query.prompt)
+        assert f"with the rating {example.feedback['rating']}?" in text
+
+
+def test_which_task_recommends() -> None:
+    assert history_prompt_task({"predict-rating": 1, "next-item-by-rating": 1}) == (
+        "next-item-by-rating"
+    )
+    mix = {"title-history-to-sid": 1.0, "context-to-sid": 1.0}
+    assert history_prompt_task(mix) == "context-to-sid"
+    assert history_prompt_task({**mix, "sequence": 0.1}) == "sequence"
+    assert history_prompt_task({"predict-rating": 1}) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "types", "message"),
+    [
+        ("predict-stars", FieldTypes({"rating": "int"}), "no feedback 'stars', it has rating"),
+        ("predict-target", FieldTypes({"rating": "int"}), "no feedback 'target'"),
+        ("next-item-by-age", FieldTypes(user={"age": "int"}), "no feedback 'age', it has none"),
+        ("next-item-by-target", FieldTypes({"r": "int"}, target=("r>1",)), "no feedback 'target'"),
+        ("context-to-sid", FieldTypes({"rating": "int"}), "needs fields of users or contexts"),
+    ],
+)
+def test_splits_without_the_field_are_refused(
+    bundle: Bundle, catalog: Items, task: str, types: FieldTypes, message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        ExampleMaker(bundle, catalog, SftOptions({task: 1.0}), fields=types)
+    assert message in str(error.value)
+
+
+def test_templates_of_these_tasks(
+    bundle: Bundle, rated: Split, maker_of: Callable[..., ExampleMaker]
+) -> None:
+    for task, prompt, message in (
+        ("predict-rating", "{gap}{history}", "the one in question"),
+        ("predict-rating", "{feedback.rating}{history}", "known only after the event"),
+        ("next-item", "{feedback.rating}{history}", "known only after the event"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            maker_of(task, templates={task: Templates((prompt,), "")})
+    task = "predict-rating"
+    mine = Templates(("{user.age}{history} {field}:",), "", ("{event.device}{sid}{event.rating}",))
+    example = next(maker_of(task, templates={task: mine}).examples(rated))
+    assert texts(bundle, example)[0] == "20tv1webunknown rating:\n"
+
+
+def untrained_model(bundle: Bundle, history_prompt: HistoryPrompt | None = None) -> LoadedModel:
+    loaded = loaded_model(bundle, history_prompt=history_prompt)
+    return dataclasses.replace(loaded, contract=dataclasses.replace(loaded.contract, stages=()))
+
+
+def test_tasks_are_evaluated_on_a_split(bundle: Bundle, rated: Split, tmp_path: Path) -> None:
+    write_split(rated, tmp_path / "split")
+    model = untrained_model(bundle)
+    for task, names in (
+        ("predict-rating", {"accuracy", "log_loss", "auc"}),
+        ("context-to-sid", {"exact", "hr@1"}),
+    ):
+        result = evaluate_task(model, tmp_path / "split", TaskEvaluationOptions(task, num_beams=5))
+        assert result.n == len(rated.test)
+        assert names <= set(result.metrics)
+        json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_questions_are_made_as_the_training_examples_were(bundle: Bundle, rated: Split) -> None:
+    """Also of a task by which the model does not recommend."""
+    task = "history-to-title"
+    templates = {task: Templates(("Mine: {history} and?",), ";")}
+    made = SftRecord(2, (), {}, templates, None, 0, False)
+    trained = dataclasses.replace(TRAINED, task_weights={task: 1.0}, sft=made, max_length=500)
+    model = loaded_model(bundle)
+    contract = model.contract.with_stage(StageRecord("full", trained))
+    model = dataclasses.replace(model, contract=contract)
+    questions, _ = _make_questions(model, rated.test, TaskEvaluationOptions(task), rated.fields)
+    for question in questions:
+        text, _ = segments_to_text(bundle.space, question.prompt)
+        assert text.startswith("Mine: ")
+        assert text.endswith(" and?\n")
+        assert text.count(";") == 1  # between the two items of the history
+
+
+def test_a_trained_template_makes_the_questions(bundle: Bundle, rated: Split) -> None:
+    templates = {"next-item": TEMPLATES["next-item"]}
+    catalog = Items((), (), (), {}, "{title}", "")
+    options = SftOptions({"next-item": 1.0}, "plain", templates=templates)
+    maker = ExampleMaker(bundle, catalog, options, fields=rated.fields)
+    model = untrained_model(bundle, maker.prompts.history)
+    session = QuerySession.of(model)
+    chosen = TaskEvaluationOptions("next-item")
+    questions, _ = _make_questions(model, rated.test, chosen, rated.fields)
+    indexed = IndexedExamples.of(bundle, rated.test, exclude_seen=False)
+    encoder = PromptEncoder(model.tokenizer, model.tokens)
+    for question, query in zip(questions, example_queries(session, indexed), strict=True):
+        assert encoder.ids(question.prompt) == list(query.prompt)
+    with pytest.raises(UsageError, match="is no field of the split"):
+        _make_questions(model, rated.test, chosen, FieldTypes())

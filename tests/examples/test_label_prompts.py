@@ -1,0 +1,108 @@
+"""The prompts by which a model predicts labels: in the lineage, in the contract, and as its
+training examples."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sidtool.base.errors import DataError
+from sidtool.data.fields.fields import NO_FIELDS
+from sidtool.data.items import Items
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.lineage import read_lineage
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.training_examples import ExampleMaker
+from sidtool.model.contract.contract import Contract
+from sidtool.model.prompt.assemble import label_prompt_ids
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Templates
+from sidtool.model.prompt.prompts import LabelPrompt
+from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions, _make_questions
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.examples.test_field_prompts import extended_tokenizer, random_split, split_of
+from tests.loaded import loaded_model
+
+TASK = "predict-rating"
+MINE = Templates(("{user.city} {history} so:",), "|", ("{gap} {event.device}{sid}{event.rating}",))
+PLAIN = Templates(("{history}?",), "", ())
+
+
+@pytest.mark.parametrize("max_length", [150, 4000])
+@pytest.mark.parametrize("templates", [{}, {TASK: MINE}, {TASK: PLAIN}])
+def test_a_label_prompt_equals_that_of_the_training_example(
+    bundle: Bundle, catalog: Items, tmp_path: Path, templates: dict[str, Templates], max_length: int
+) -> None:
+    split = random_split(5, tmp_path)
+    tokenizer, tokens = extended_tokenizer(bundle)
+    options = SftOptions(
+        {TASK: 1.0}, "plain", history_length=3, max_length=max_length, templates=templates
+    )
+    maker = ExampleMaker(bundle, catalog, options, tokenizer, fields=split.fields)
+    (prompt,) = maker.prompts.labels(split)
+    assert prompt.labels == ("1", "2", "3", "4", "5")
+    encoder = PromptEncoder(tokenizer, tokens)
+    events = {user.user: user for user in split.train}
+    made = list(maker.examples(split))
+    assert len(made) > 6
+    for example in made:
+        user, _, position = example.events[-1]
+        of_user = events[user]
+        stop = of_user.positions.index(position)
+        known = NO_FIELDS
+        if of_user.fields is not NO_FIELDS:
+            known = of_user.fields.before(stop, tuple(split.fields.context)).with_next()
+        codes = bundle.items.codes[bundle.items.rows(of_user.items[: stop + 1])]
+        ids = label_prompt_ids(prompt, tokenizer, tokens, codes, known)
+        assert ids == encoder.ids(example.prompt)
+
+
+def test_labels_travel_to_the_contract(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
+    rows = [(n % 4 + 1, "tv", 60) for n in range(15)]
+    split = split_of(rows, [(20, "Ulm")] * 3, tmp_path)
+    out = tmp_path / "train.jsonl"
+    lineage = make_sft(bundle, catalog, split, out, SftOptions({TASK: 1.0, "sequence": 1.0}))
+    (prompt,) = lineage.label_prompts
+    assert (prompt.task, prompt.feedback, prompt.labels) == (TASK, "rating", ("1", "2", "3", "4"))
+    assert read_lineage(out).label_prompts == (prompt,)
+    contract = loaded_model(bundle).contract
+    assert "label_prompts" not in contract.to_json()
+    contract = dataclasses.replace(contract, label_prompts=(prompt,), stages=())
+    stored = contract.to_json()
+    assert stored["format"] == 1  # a reader that ignores it reads the same model
+    assert LabelPrompt.from_json(stored["label_prompts"][0]) == prompt
+    assert isinstance(contract, Contract)
+
+
+def test_values_that_are_no_labels_have_no_prompt(
+    bundle: Bundle, catalog: Items, tmp_path: Path
+) -> None:
+    for name, ratings in (("many", range(60)), ("one", [3] * 60)):
+        (tmp_path / name).mkdir()
+        split = split_of([(n, "tv", 60) for n in ratings], [(20, "Ulm")] * 12, tmp_path / name)
+        maker = ExampleMaker(bundle, catalog, SftOptions({TASK: 1.0}), fields=split.fields)
+        assert maker.prompts.labels(split) == ()
+    with pytest.raises(DataError, match="the labels of rating are 3"):
+        LabelPrompt(TASK, "{history}", 5, 50, feedback="rating", labels=("3",), close="")
+
+
+def test_a_trained_label_prompt_makes_the_questions(
+    bundle: Bundle, catalog: Items, tmp_path: Path
+) -> None:
+    split = random_split(7, tmp_path)
+    model = loaded_model(bundle)
+    options = SftOptions({TASK: 1.0}, "plain", templates={TASK: MINE}, history_length=4)
+    maker = ExampleMaker(bundle, catalog, options, model.tokenizer, fields=split.fields)
+    contract = dataclasses.replace(
+        model.contract, label_prompts=maker.prompts.labels(split), stages=()
+    )
+    model = dataclasses.replace(model, contract=contract)
+    questions, _ = _make_questions(model, split.test, TaskEvaluationOptions(TASK), split.fields)
+    encoder = PromptEncoder(model.tokenizer, model.tokens)
+    (prompt,) = contract.label_prompts
+    for question, example in zip(questions, split.test, strict=True):
+        items = bundle.items.rows((*example.history, example.item))
+        codes = bundle.items.codes[items]
+        known = example.fields.with_next()
+        ids = label_prompt_ids(prompt, model.tokenizer, model.tokens, codes, known)
+        assert encoder.ids(question.prompt) == ids

@@ -1,0 +1,60 @@
+"""The files beside training examples, and what is combined with them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split
+from sidtool.examples.lineage import check_same_split, read_lineage, validation_users
+from tests.training_fixtures import bundle, catalog, examples, make_split, split
+
+__all__ = ["bundle", "catalog", "examples", "split"]
+
+
+@pytest.fixture
+def made(tmp_path: Path, examples: Callable[..., Path]) -> Path:
+    """A copy of training examples with what is beside them."""
+    copytree(examples(sequence=1.0).parent, tmp_path / "sft")
+    return tmp_path / "sft" / "train.jsonl"
+
+
+def test_validation_users_are_those_beside_the_examples_or_the_given_ones(
+    tmp_path: Path, made: Path, split: Split
+) -> None:
+    lineage = read_lineage(made)
+    assert validation_users(None, made, lineage) == made.with_name("valid.jsonl")
+    write_split(split, tmp_path / "split")
+    valid = tmp_path / "split" / "valid.jsonl"
+    assert validation_users(valid, made, lineage) == valid
+
+
+def test_validation_users_that_were_changed_are_refused(made: Path, split: Split) -> None:
+    lineage = read_lineage(made)
+    valid = made.with_name("valid.jsonl")
+    valid.write_text(valid.read_text().replace("u1", "u2", 1))
+    with pytest.raises(DataError, match=r"the validation users of train\.jsonl, was changed"):
+        validation_users(None, made, lineage)
+    valid.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        validation_users(None, made, lineage)
+    with pytest.raises(DataError, match="there is no file"):
+        validation_users(valid, made, lineage)
+
+
+def test_test_users_select_no_checkpoint(tmp_path: Path, made: Path, split: Split) -> None:
+    write_split(split, tmp_path / "split")
+    test = tmp_path / "split" / "test.jsonl"
+    with pytest.raises(UsageError, match="must not select a checkpoint") as error:
+        validation_users(test, made, read_lineage(made))
+    assert error.value.hint == f"--valid {tmp_path / 'split' / 'valid.jsonl'}"
+
+
+def test_examples_of_another_split_are_refused(made: Path, split: Split) -> None:
+    lineage = read_lineage(made)
+    check_same_split(lineage, split)
+    with pytest.raises(CompatibilityError, match="the training examples were made from"):
+        check_same_split(lineage, make_split(seed=1))

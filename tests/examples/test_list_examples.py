@@ -1,0 +1,186 @@
+"""Training examples of lists: their items, prompts and weights."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import UsageError
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.items import Items
+from sidtool.data.split.files import SplitOptions, make_split
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.split import Split
+from sidtool.examples.event_weights import EventWeights, WeightOptions
+from sidtool.examples.example_context import TrainingExample
+from sidtool.examples.example_file import example_json, read_training_examples
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.lineage import read_lineage
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tokenized import encode_example
+from sidtool.examples.training_examples import ExampleMaker
+from sidtool.model.prompt.assemble import history_prompt_ids
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import Format, Templates
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.bundles import small_bundle
+from tests.models import tiny_tokenizer
+
+START = 880_000_000
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """Users of five sessions of one to six items, a minute apart; i90 is not in the bundle."""
+    rng = np.random.default_rng(7)
+    lines = ["user_id,item_id,timestamp,rating"]
+    for user in range(8):
+        items = iter(rng.permutation(40).tolist())
+        for session in range(5):
+            for at in range(int(rng.integers(1, 7))):
+                item = 90 if (session, at) == (2, 1) else next(items)
+                time = START + 3600 * session + 60 * at
+                lines.append(f"u{user},i{item},{time},{rng.integers(1, 6)}")
+    path = tmp_path_factory.mktemp("sessions") / "events.csv"
+    path.write_text("\n".join(lines) + "\n")
+    fields = FieldOptions(feedback=(FieldName("rating"),))
+    rule = SessionRule(gap=1800)
+    return make_split(path, SplitOptions("last-session", fields=fields, sessions=rule))
+
+
+def maker_of(
+    bundle: Bundle, catalog: Items, split: Split, lists: ListTargets, **options: Any
+) -> tuple[ExampleMaker, Any, SidTokens]:
+    tokenizer = tiny_tokenizer(chat=True)
+    tokens = SidTokens(bundle.space, len(tokenizer))
+    tokenizer.add_tokens(list(bundle.space.tokens))
+    sft_options = SftOptions({"list": 1.0}, lists=lists, **options)
+    maker = ExampleMaker(bundle, catalog, sft_options, tokenizer, fields=split.fields)
+    return maker, tokenizer, tokens
+
+
+def lists_by_hand(split: Split, bundle: Bundle, length: int) -> list[tuple[str, list[str]]]:
+    """User and items of every list, from the training events alone."""
+    found = []
+    for sequence in split.train:
+        stops = (*sequence.sessions[1:], len(sequence.items))
+        for start, stop in zip(sequence.sessions, stops, strict=True):
+            indexes = list(range(max(start, 1), stop))
+            for first in range(0, len(indexes), length):
+                items = [sequence.items[index] for index in indexes[first : first + length]]
+                items = [item for item in items if item in bundle.items.ids]
+                if items:
+                    found.append((sequence.user, items))
+    return found
+
+
+def answer_items(example: TrainingExample, bundle: Bundle) -> list[str]:
+    """The items whose SIDs are the completion."""
+    space = bundle.space
+    tokens = [token for segment in example.completion for token in segment.sid_tokens]
+    codes = np.array([token for token in tokens if token < space.n_codes])
+    rows, _ = bundle.items.rows_at(codes.reshape(-1, space.levels) - space.offsets)
+    return [bundle.items.ids[row] for row in rows]
+
+
+@pytest.mark.parametrize("begin_end_tokens", [True, False])
+@pytest.mark.parametrize("format_", ["plain", "chat"])
+@pytest.mark.parametrize("max_length", [72, 512])
+def test_lists_are_trained_as_they_are_served(
+    catalog: Items, sessions: Split, format_: Format, max_length: int, begin_end_tokens: bool
+) -> None:
+    bundle = small_bundle(40, begin_end_tokens=begin_end_tokens)
+    options = {"format": format_, "history_length": 5, "max_length": max_length}
+    maker, tokenizer, tokens = maker_of(bundle, catalog, sessions, ListTargets(3), **options)
+    encoder = PromptEncoder(tokenizer, tokens)
+    prompt = maker.prompts.list
+    assert prompt is not None
+    assert prompt.list_length == 3
+    assert "Which 3 items come next?" in prompt.template
+    assert maker.prompts.history is not None
+    assert maker.prompts.history.task == "list"
+    examples = list(maker.examples(sessions))
+    by_hand = lists_by_hand(sessions, bundle, 3)
+    assert [(e.events[0][0], answer_items(e, bundle)) for e in examples] == by_hand
+    items_of = {sequence.user: sequence.items for sequence in sessions.train}
+    for example in examples:
+        shown = answer_items(example, bundle)
+        assert [item for _, item, _ in example.events[-len(shown) :]] == shown
+        user, _, first = example.events[-len(shown)]
+        before = [item for item in items_of[user][:first] if item in bundle.items.ids]
+        codes = bundle.items.codes[bundle.items.rows(before)]
+        served = history_prompt_ids(prompt, tokenizer, tokens, codes, None)
+        assert encoder.ids(example.prompt) == served
+        assert maker.length(example.segments) <= max_length
+        encoded = encode_example(
+            example_json(bundle.space, example), encoder, tokens, codes_only=True
+        )
+        # the codes of the list are the targets, in the order of its items
+        rows = bundle.items.rows(shown)
+        expected = tokens.ids(bundle.items.codes[rows], begin_end_tokens=False).ravel().tolist()
+        assert encoded.ids[encoded.targets].tolist() == expected
+
+
+def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
+    tmp_path: Path, bundle: Bundle, catalog: Items, sessions: Split
+) -> None:
+    lists = ListTargets(4, order="rating")
+    options = SftOptions({"list": 1.0}, lists=lists)
+    ratings = {
+        (s.user, item): rating
+        for s in sessions.train
+        for item, rating in zip(s.items, s.fields.event["rating"], strict=True)
+    }
+    weights = WeightOptions("rating")
+    out = tmp_path / "train.jsonl"
+    lineage = make_sft(bundle, catalog, sessions, out, options, weights=weights)
+    assert lineage.lists == lists
+    assert read_lineage(out).list_prompt == lineage.list_prompt
+    maker, _, _ = maker_of(bundle, catalog, sessions, lists)
+    event_weights = EventWeights.read(weights, sessions)
+    assert event_weights is not None
+    made = list(maker.examples(sessions))
+    for example, stored in zip(made, read_training_examples(out), strict=True):
+        values = [ratings[user, item] for user, item, _ in example.events]
+        assert stored["weight"] == values
+        answer = values[-len(answer_items(example, bundle)) :]
+        assert answer == sorted(answer, reverse=True)
+    without_low = list(maker.examples(sessions, counts=lambda event: ratings[event[:2]] > 2))
+    shown = [event for e in without_low for event in e.events[-len(answer_items(e, bundle)) :]]
+    assert min(ratings[event[:2]] for event in shown) == 3
+    assert len(shown) < sum(len(answer_items(example, bundle)) for example in made)
+
+
+def test_templates_of_a_user_name_the_length_and_show_fields(
+    bundle: Bundle, catalog: Items, sessions: Split
+) -> None:
+    templates = Templates(("Rated: {history} Next {length}:",), "", ("{sid}{event.rating};",))
+    lists = ListTargets(2)
+    maker, _, _ = maker_of(bundle, catalog, sessions, lists, templates={"list": templates})
+    assert maker.prompts.list is not None
+    assert "Next 2:" in maker.prompts.list.template
+    (example, *_) = maker.examples(sessions)
+    first = sessions.train[0]
+    texts = [segment.text for segment in example.prompt if segment.kind == "catalog"]
+    assert texts == [str(first.fields.event["rating"][0])]
+
+
+def test_options_of_lists_need_the_task() -> None:
+    with pytest.raises(UsageError, match="without the task list"):
+        SftOptions({"sequence": 1.0}, lists=ListTargets(3))
+    assert SftOptions({"sequence": 1.0}).list_targets is None
+    assert SftOptions({"list": 1.0}).list_targets == ListTargets(10)
+
+
+def test_a_mix_keeps_a_prompt_for_items_and_one_for_lists(
+    bundle: Bundle, catalog: Items, sessions: Split
+) -> None:
+    options = SftOptions({"list": 3.0, "next-item": 1.0})
+    maker = ExampleMaker(bundle, catalog, options, tiny_tokenizer())
+    assert maker.prompts.history is not None
+    assert maker.prompts.history.task == "next-item"
+    assert maker.prompts.list is not None
+    assert maker.prompts.list.list_length == 10

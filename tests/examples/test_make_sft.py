@@ -1,0 +1,404 @@
+"""make-sft: complete or absent output, deterministic, without held-out events."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.base.output import partial_path
+from sidtool.data.items import Items, read_items
+from sidtool.data.split.examples import read_examples
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.examples import make_sft as module
+from sidtool.examples.catalog import CatalogOptions
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.lineage import Lineage, read_lineage, side_files
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import named_task
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.examples.cases import ALL_TASKS, QUERIES
+from tests.models import tiny_tokenizer
+from tests.training_fixtures import N_ITEMS
+
+ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_files_are_deterministic_and_match_the_lineage(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        make_sft(
+            bundle,
+            catalog,
+            split,
+            tmp_path / name / "train.jsonl",
+            ALL,
+            tokenizer=tiny_tokenizer(),
+            queries=QUERIES,
+        )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert set(contents(tmp_path / "a")) == {
+        *("train.jsonl", "valid.jsonl", "train.jsonl.meta.json")
+    }
+    lineage = read_lineage(tmp_path / "a" / "train.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "a" / "train.jsonl").read_text().splitlines()]
+    assert {task: counts.examples for task, counts in lineage.tasks.items()} == {
+        task: sum(row["task"] == task for row in rows) for task in ALL_TASKS
+    }
+    assert lineage.leaked_events == 0
+    assert lineage.history_prompt is not None
+    assert lineage.history_prompt.task == "sequence"
+    assert lineage.text_prompt is not None
+    assert lineage.text_prompt.task == "query-to-sid"
+    assert sum(counts.share for counts in lineage.tasks.values()) == pytest.approx(1)
+    assert lineage.bundle == bundle.identity
+    assert tuple(read_examples(tmp_path / "a" / "valid.jsonl")) == split.valid
+    assert lineage.split == split.reference
+    stored = json.loads((tmp_path / "a" / "train.jsonl.meta.json").read_text())
+    assert Lineage.from_json(stored | {"later": "keys are ignored"}) == lineage
+
+
+def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+    """The held-out items of the only user occur nowhere else, so their SIDs must not occur in the
+    file."""
+    from sidtool.data.split.split import UserSequence
+
+    train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)
+    held = (
+        Example("u", ("i0", "i1", "i2"), "i30", 3),
+        Example("u", ("i0", "i1", "i2", "i30"), "i31", 4),
+    )
+    split = Split("leave-one-out", train, held[:1], held[1:])
+    tasks = {task: 1.0 for task in ALL_TASKS if named_task(task).per == "user"}
+    make_sft(
+        bundle,
+        catalog,
+        split,
+        tmp_path / "train.jsonl",
+        SftOptions(tasks),
+        tokenizer=tiny_tokenizer(),
+    )
+    text = (tmp_path / "train.jsonl").read_text()
+    assert bundle.sid("i1") in text
+    for item in ("i30", "i31"):
+        assert bundle.sid(item) not in text
+        assert catalog.titles[int(item[1:])] not in text
+
+
+def test_examples_within_a_budget_are_the_same_byte_for_byte(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    write_split(split, tmp_path / "split")
+    size = sum(path.stat().st_size for path in (tmp_path / "split").iterdir())
+    options = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5, max_tokens=5000)
+    for name, memory in (("plain", None), ("files", size - 1), ("memory", size)):
+        (tmp_path / name).mkdir()
+        make_sft(
+            bundle,
+            catalog,
+            tmp_path / "split",
+            tmp_path / name / "train.jsonl",
+            options,
+            tokenizer=tiny_tokenizer(),
+            queries=QUERIES,
+            memory=memory,
+        )
+    plain = contents(tmp_path / "plain")
+    assert contents(tmp_path / "files") == contents(tmp_path / "memory") == plain
+
+
+def test_a_split_that_leaks_is_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    user = split.train[0]
+    leak = Example(user.user, user.items[:0], user.items[0], user.positions[0])
+    with pytest.raises(RefusedError, match="held-out"):
+        make_sft(
+            bundle,
+            catalog,
+            dataclasses.replace(split, test=(leak,)),
+            tmp_path / "train.jsonl",
+            ALL,
+            queries=QUERIES,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_output_is_complete_or_absent(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, ALL, queries=QUERIES)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match="exists already"):
+        make_sft(bundle, catalog, split, out, ALL, queries=QUERIES)
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(module, "write_examples", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make_sft(
+            bundle,
+            catalog,
+            split,
+            out,
+            dataclasses.replace(ALL, seed=9),
+            queries=QUERIES,
+            force=True,
+        )
+    assert contents(tmp_path) == before
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    planned = make_sft(
+        bundle,
+        catalog,
+        split,
+        tmp_path / "t.jsonl",
+        ALL,
+        tokenizer=tiny_tokenizer(),
+        queries=QUERIES,
+        dry_run=True,
+    )
+    assert not list(tmp_path.iterdir())
+    done = make_sft(
+        bundle,
+        catalog,
+        split,
+        tmp_path / "t.jsonl",
+        ALL,
+        tokenizer=tiny_tokenizer(),
+        queries=QUERIES,
+    )
+    assert planned.tasks == done.tasks
+    assert all(counts.tokens > counts.examples for counts in done.tasks.values())
+
+
+def catalog_file(folder: Path, *columns: str) -> Path:
+    """The ids of the shop, and columns of a text."""
+    rows = ({"item_id": f"i{row}", **dict.fromkeys(columns, "text")} for row in range(N_ITEMS))
+    path = folder / "items.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_no_example_is_made_of_is_said(tmp_path: Path, bundle: Bundle, split: Split) -> None:
+    items = catalog_file(tmp_path, "title", "brand")
+    out = tmp_path / "train.jsonl"
+    train = tuple(UserSequence(each.user, each.items[:1], (0,)) for each in split.train)
+    short = dataclasses.replace(split, train=train)
+    with pytest.raises(DataError, match="no training example of next-item can be made"):
+        make_sft(bundle, items, short, out, SftOptions({"next-item": 1.0}))
+    assert not out.exists()
+    mix = SftOptions({"item-text": 1.0, "next-item": 5.0})
+    with pytest.warns(SidtoolWarning, match="there is no training example of next-item"):
+        lineage = make_sft(bundle, items, short, out, mix)
+    assert lineage.history_prompt is None
+    whole = make_sft(bundle, items, split, tmp_path / "whole.jsonl", mix)
+    assert whole.history_prompt is not None
+
+
+def test_parts_of_the_catalog_that_no_task_shows_are_refused(
+    tmp_path: Path, bundle: Bundle, split: Split
+) -> None:
+    items = catalog_file(tmp_path, "title", "brand")
+    for catalog_options, message in (
+        (CatalogOptions(fields=("brand",)), r"columns \(brand\) are shown by the task item-text"),
+        (CatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            make_sft(bundle, items, split, tmp_path / "x.jsonl", catalog_options=catalog_options)
+
+
+def test_running_text_shows_the_columns_that_were_asked_for(
+    tmp_path: Path, bundle: Bundle, split: Split
+) -> None:
+    items = catalog_file(tmp_path, "title", "brand", "color")
+    options = SftOptions({"item-text": 1.0, "sid-to-brand": 1.0})
+    for fields in ((), ("color",)):
+        out = tmp_path / f"{len(fields)}.jsonl"
+        made = CatalogOptions(fields=fields)
+        lineage = make_sft(bundle, items, split, out, options, catalog_options=made)
+        assert lineage.columns == fields
+        texts = [each["text"] for each in read_training_examples(out) if "text" in each]
+        assert texts
+        assert not any("brand:" in text for text in texts)
+        assert all(("color:" in text) == bool(fields) for text in texts)
+
+
+def test_titles_are_needed_only_by_tasks_that_show_them(
+    tmp_path: Path, bundle: Bundle, split: Split
+) -> None:
+    items = catalog_file(tmp_path, "brand")
+    options = SftOptions({"sequence": 1.0, "sid-to-brand": 1.0})
+    lineage = make_sft(bundle, items, split, tmp_path / "train.jsonl", options)
+    assert lineage.columns == ()  # which running text would show
+    options = SftOptions({"sid-to-title": 1.0})
+    with pytest.raises(UsageError, match="task sid-to-title shows titles") as error:
+        make_sft(bundle, items, split, tmp_path / "titles.jsonl", options)
+    assert error.value.hint == "name it with --title-column"
+
+
+def test_queries_are_given_once(tmp_path: Path, bundle: Bundle, split: Split) -> None:
+    items = catalog_file(tmp_path, "title")
+    options = SftOptions({"query-to-sid": 1.0})
+    made = make_sft(bundle, items, split, tmp_path / "train.jsonl", options, queries=QUERIES)
+    assert made.tasks["query-to-sid"].examples + made.dropped_queries == len(QUERIES)
+    composed = CatalogOptions(query_text="a {title}")
+    with pytest.raises(UsageError, match="given twice"):
+        make_sft(
+            bundle,
+            items,
+            split,
+            tmp_path / "more.jsonl",
+            options,
+            queries=QUERIES,
+            catalog_options=composed,
+        )
+    read = read_items(items)
+    with pytest.raises(UsageError, match="the catalog is a value"):
+        make_sft(bundle, read, split, tmp_path / "more.jsonl", options, catalog_options=composed)
+
+
+def test_changed_examples_and_missing_lineage_are_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    with pytest.raises(DataError, match="lineage"):
+        read_lineage(out)
+    make_sft(bundle, catalog, split, out, SftOptions())
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(out.read_bytes())
+    side_files(copy)["meta"].write_bytes(side_files(out)["meta"].read_bytes())
+    with pytest.raises(DataError, match=r"not of copy\.jsonl"):
+        read_lineage(copy)
+    out.write_text(out.read_text() + "{}\n")
+    with pytest.raises(DataError, match="its lineage says"):
+        read_lineage(out)
+
+
+VALUES: tuple[Any, ...] = (None, True, -1, 0.5, 1e300, "x", [], [1], ["train.jsonl"], {}, {"a": 1})
+
+
+def test_a_lineage_of_other_types_is_one_line(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, SftOptions())
+    path = side_files(out)["meta"]
+    whole = json.loads(path.read_text())
+    lineage = read_lineage(out)
+    for key in whole:
+        for value in VALUES:
+            path.write_text(json.dumps(whole | {key: value}))
+            message = ""
+            changed = lineage
+            try:
+                changed = read_lineage(out)
+            except DataError as error:
+                message = str(error)
+            assert "\n" not in message
+            assert not message or str(out) in message
+            # a value that passes has the type of the one that make-sft wrote
+            assert isinstance(getattr(changed, key), kinds_of(getattr(lineage, key)))
+
+
+def kinds_of(value: Any) -> tuple[type, ...]:
+    if value is None:
+        return (type(None), int)
+    if isinstance(value, bool | int | str):
+        return (type(value),)
+    return (type(value), type(None))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.meta.json"])
+def test_pipes_and_devices_are_not_read(
+    name: str, tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, SftOptions())
+    path = tmp_path / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError):
+        read_lineage(out)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(DataError):
+        read_lineage(out)
+
+
+EXAMPLE = {"task": "item", "prompt": "a lamp", "completion": "b", "catalog": {"prompt": [[2, 6]]}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": 5},
+        {"task": ["item"]},
+        {"prompt": None},
+        {"completion": 5},
+        {"catalog": None},
+        {"catalog": [[2, 6]]},
+        {"catalog": {"prompt": None}},
+        {"catalog": {"prompt": 5}},
+        {"catalog": {"prompt": {"2": 6}}},
+        {"catalog": {"prompt": "ab"}},
+        {"catalog": {"prompt": [2, 6]}},
+        {"catalog": {"prompt": ["ab"]}},
+        {"catalog": {"prompt": [[2]]}},
+        {"catalog": {"prompt": [[2, 4, 6]]}},
+        {"catalog": {"prompt": [[2.0, 6.0]]}},
+        {"catalog": {"prompt": [[False, True]]}},
+        {"catalog": {"prompt": [[2, 7]]}},
+        {"catalog": {"prompt": [[4, 2]]}},
+        {"catalog": {"prompt": [[-4, -2]]}},
+        {"catalog": {"prompt": [[2, 4], [3, 6]]}},
+        {"catalog": {"text": [[0, 1]]}},
+    ],
+    ids=json.dumps,
+)
+def test_a_malformed_example_is_an_error_with_its_line(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(f"{json.dumps(EXAMPLE)}\n{json.dumps(EXAMPLE | change)}\n")
+    with pytest.raises(DataError, match=r"train\.jsonl:2 ") as caught:
+        list(read_training_examples(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_existing_side_files_are_not_overwritten(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    out = tmp_path / "train.jsonl"
+    for path in (out, side_files(out)["valid"]):
+        path.write_text("mine")
+        with pytest.raises(UsageError, match=f"{path.name} exists already"):
+            make_sft(bundle, catalog, split, out, SftOptions())
+        assert contents(tmp_path) == {path.name: b"mine"}
+        path.unlink()
+    partial_path(out).mkdir()  # a run that was killed while its files were moved
+    out.write_text("torn")
+    make_sft(bundle, catalog, split, out, SftOptions())
+    assert read_lineage(out)
+
+
+def test_side_files_are_named_after_the_examples(tmp_path: Path) -> None:
+    assert side_files(Path("a/my-train.jsonl"))["valid"] == Path("a/my-valid.jsonl")
+    assert side_files(Path("rows.jsonl"))["valid"] == Path("rows.valid.jsonl")
+    assert side_files(Path("rows.jsonl"))["meta"] == Path("rows.jsonl.meta.json")

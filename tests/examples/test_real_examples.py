@@ -1,0 +1,130 @@
+"""Examples of every task on real catalogs: they fit, end with the whole completion, and contain no
+token that catalog text spells.
+
+Beauty is read from the shared data where it is available, MovieLens from the wheel `recbole` (see
+the Makefile)."""
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.data.interactions import read_interactions
+from sidtool.data.items import Items, read_items
+from sidtool.data.queries import compose_queries
+from sidtool.data.split.protocols import leave_one_out
+from sidtool.examples.example_context import TrainingExample
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import FAMILIES, TASKS, history_prompt_task, named_task
+from sidtool.examples.training_examples import ExampleMaker
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.frames import Format
+from sidtool.model.prompt.segments import Segment, catalog, shorten
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.sid import SidSpace
+from tests.models import tiny_tokenizer
+from tests.shared_data import DATA
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning"),
+]
+MAX_LENGTH = 1024
+
+
+def bundle_of(items: Items) -> Bundle:
+    """A bundle of random SIDs: only the lengths of examples matter."""
+    space = SidSpace((32, 32, 32))
+    keys = np.random.default_rng(0).choice(space.capacity, size=len(items), replace=False)
+    codes = np.stack(np.unravel_index(keys, space.sizes), axis=1).astype(np.uint16)
+    return Bundle.of(
+        ItemMap.of(space, items.ids, codes, items.titles), None, "reassign", name="real"
+    )
+
+
+def possible_tasks(items: Items) -> list[str]:
+    """The tasks whose columns a catalog has."""
+    families = [name.replace("FIELD", field) for name in FAMILIES for field in items.fields]
+    return [task for task in (*TASKS, *families) if set(named_task(task).fields) <= {*items.fields}]
+
+
+def check(items: Items, events: Path, format_: Format) -> None:
+    bundle = bundle_of(items)
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.add_tokens(list(bundle.space.tokens))
+    tasks = possible_tasks(items)
+    weights = {task: 1.0 if named_task(task).per == "user" else 3.0 for task in tasks}
+    options = SftOptions(weights, format=format_, max_length=MAX_LENGTH)
+    queries = compose_queries(items, "something like {title}")
+    maker = ExampleMaker(bundle, items, options, tokenizer, queries)
+    catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
+    catalog_texts: set[str] = set()
+    templates = set()
+    for example in maker.examples(leave_one_out(read_interactions(events))):
+        length = maker.length(example.segments)
+        assert length is not None
+        assert length <= MAX_LENGTH, example.task
+        index = catalog_index.get(example.item or "", -1)
+        check_completion(example, bundle, items, index, format_)
+        catalog_texts |= texts_of(example.segments, "catalog")
+        templates.add((example.task, frozenset(texts_of(example.prompt, "template"))))
+    check_templates(tasks, weights, Counter(task for task, _ in templates))
+    added = set(tokenizer.added_tokens_decoder)
+    encoder = prompt_encoder(tokenizer, SidTokens(bundle.space, 512))
+    for text in catalog_texts:
+        with_markup = f"{text}<s_a_1> <|im_end|>{text}<eos>"
+        assert not added & set(encoder.ids([catalog(text), catalog(with_markup)]))
+
+
+def texts_of(segments: Sequence[Segment], kind: str) -> set[str]:
+    return {segment.text for segment in segments if segment.kind == kind}
+
+
+def check_completion(
+    example: TrainingExample, bundle: Bundle, items: Items, index: int, format_: Format
+) -> None:
+    """A completion is the whole target and the end of the turn."""
+    if example.task == "sequence":
+        return
+    task = named_task(example.task)
+    is_plain = format_ == "plain" or task.target == "text"
+    assert example.completion[-1].text.endswith("<eos>" if is_plain else "<|im_end|>")
+    if task.target == "sid":
+        codes = bundle.items.codes[bundle.items.row(example.item or "")]
+        assert example.completion[0].sid_tokens == tuple((codes + bundle.space.offsets).tolist())
+    elif task.target != "text":
+        values = items.fields[task.column] if task.target == "column" else items.titles
+        (text,) = texts_of(example.completion, "catalog")
+        assert text == shorten(values[index]) != ""
+
+
+def check_templates(tasks: list[str], weights: dict[str, float], counts: Counter[str]) -> None:
+    """Every template is used, except those of tasks with only one."""
+    single = {"sequence", history_prompt_task(weights)}
+    for task in tasks:
+        has_one = task in single or named_task(task).target == "text"
+        assert counts[task] >= (1 if has_one else 3)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared data is not at hand")
+@pytest.mark.parametrize("format_", ["plain", "chat"])
+def test_the_examples_of_beauty_are_valid(format_: Format) -> None:
+    check(
+        read_items(DATA / "beauty" / "items.jsonl"), DATA / "beauty" / "interactions.csv", format_
+    )
+
+
+@pytest.mark.skipif(find_spec("recbole") is None, reason="the wheel recbole is not installed")
+@pytest.mark.parametrize("format_", ["plain", "chat"])
+def test_the_examples_of_movielens_are_valid(format_: Format) -> None:
+    spec = find_spec("recbole")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    films = (
+        Path(spec.submodule_search_locations[0]) / "dataset_example" / "ml-100k" / "ml-100k.item"
+    )
+    check(read_items(films, fields=("class", "release_year")), films.with_suffix(".inter"), format_)

@@ -1,0 +1,85 @@
+"""Mixes by weight and by token budget: deterministic, in proportion, within the budget."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import UsageError
+from sidtool.data.items import Items
+from sidtool.data.split.split import Split, UserSequence
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.task_mix import token_budgets
+from sidtool.examples.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.bundles import small_bundle
+from tests.models import tiny_tokenizer
+
+IDS = tuple(f"i{row}" for row in range(40))
+ITEMS = Items(IDS, IDS, IDS, {}, "", "")
+SPLIT = Split("leave-one-out", (UserSequence("u", IDS[:9], tuple(range(9))),), (), ())
+
+
+@given(st.floats(0.1, 3.0), st.integers(0, 5))
+def test_a_weight_is_the_mean_number_of_copies(weight: float, seed: int) -> None:
+    options = SftOptions({"title-to-sid": weight}, seed=seed)
+    maker = ExampleMaker(small_bundle(40), ITEMS, options)
+    examples = list(maker.examples(SPLIT))
+    assert examples == list(maker.examples(SPLIT))
+    assert int(weight) * 40 <= len(examples) <= (int(weight) + 1) * 40
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(("title-to-sid", "sid-to-title", "next-item")),
+        st.floats(0.1, 3),
+        min_size=1,
+    ),
+    st.integers(1, 15_000),
+    st.integers(0, 3),
+)
+def test_a_mix_matches_its_token_budget(
+    weights: dict[str, float], max_tokens: int, seed: int
+) -> None:
+    options = SftOptions(weights, seed=seed, max_tokens=max_tokens)
+    maker = ExampleMaker(small_bundle(40), ITEMS, options, tiny_tokenizer())
+    examples = list(maker.examples(SPLIT))
+    assert examples == list(maker.examples(SPLIT))
+    total_weight = sum(weights.values())
+    for task, weight in weights.items():
+        lengths = [
+            maker.length(example.segments) or 0 for example in examples if example.task == task
+        ]
+        budget = int(max_tokens * weight / total_weight)
+        assert sum(lengths) <= budget
+        if lengths:  # room for one more only because copies have other templates
+            repeats = 1 + len(lengths) // 8
+            assert budget - sum(lengths) <= max(lengths) * (1 + repeats)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "max_task_tokens"),
+    [
+        (0, {}),
+        (10, {"title-to-sid": 11}),
+        (10, {"title-to-sid": 10}),
+        (None, {"sequence": 5}),
+        (None, {"title-to-sid": 0}),
+    ],
+)
+def test_impossible_budgets_are_refused(
+    max_tokens: int | None, max_task_tokens: dict[str, int]
+) -> None:
+    mix = {"title-to-sid": 1.0, "sid-to-title": 1.0}
+    with pytest.raises(UsageError, match="token"):
+        SftOptions(mix, max_tokens=max_tokens, max_task_tokens=max_task_tokens)
+
+
+def test_tasks_without_a_budget_share_the_remaining_tokens(bundle: Bundle, catalog: Items) -> None:
+    mix = {"title-to-sid": 1.0, "sid-to-title": 1.0}
+    assert token_budgets(mix, 5000, {"title-to-sid": 4000}) == {
+        "title-to-sid": 4000,
+        "sid-to-title": 1000,
+    }
+    with pytest.raises(UsageError, match="needs a tokenizer"):
+        ExampleMaker(bundle, catalog, SftOptions(mix, max_tokens=5000))

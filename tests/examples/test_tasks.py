@@ -1,0 +1,63 @@
+"""Tasks: the generated page is current, template files match, and a mix determines the prompts."""
+
+import runpy
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from sidtool.base.errors import UsageError
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import history_prompt_task, named_task, prompt_frames
+from tests.examples.cases import ALL_TASKS, RATING_TASKS
+from tests.models import tiny_tokenizer
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_tasks_page_is_current() -> None:
+    page = runpy.run_path(str(DOCS / "build_tasks.py"))["page"]()
+    assert (DOCS / "tasks.md").read_text(encoding="utf-8") == page
+
+
+def test_every_template_file_belongs_to_a_task() -> None:
+    templates = files("sidtool.model.prompt") / "templates"
+    names = {path.name.removesuffix(".json") for path in templates.iterdir()}
+    assert names == {named_task(task).templates for task in (*ALL_TASKS, *RATING_TASKS)}
+
+
+def test_the_history_prompt_follows_the_weights() -> None:
+    assert history_prompt_task({"sequence": 1, "next-item": 2, "title-to-sid": 9}) == "next-item"
+    assert (
+        history_prompt_task({"title-history-to-sid": 1, "sid-to-title": 1})
+        == "title-history-to-sid"
+    )
+    assert history_prompt_task({"sid-to-title": 1}) is None
+
+
+def test_chat_frames_need_a_template_that_renders_both_messages() -> None:
+    with pytest.raises(UsageError, match="chat template"):
+        prompt_frames("next-item", tiny_tokenizer(), "chat")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(UsageError, match="once each"):
+        prompt_frames("next-item", tokenizer, "chat")
+    frames = prompt_frames("next-item", tiny_tokenizer(chat=True), "chat")
+    assert frames[0].before.startswith("<|im_start|>user\n")
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        {"nonsense": 1.0},
+        {},
+        {"sequence": 0.0},
+        {"sequence": float("nan")},
+        {"sequence": float("inf")},
+        {"query-to-title": 1.0},
+        {"prefix-to-sid": 1.0},
+    ],
+)
+def test_unknown_tasks_and_weights_are_refused(tasks: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        SftOptions(tasks)
