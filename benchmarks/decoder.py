@@ -130,7 +130,7 @@ def growth(scale: Scale) -> dict[str, Any]:
     large trie takes to build."""
     import torch
 
-    from sidtool.decoder.trie_arrays import TrieArrays
+    from sidtool.recommendation.search.device_trie import TrieArrays
     from sidtool.tokenizer.bundle.trie import Trie
 
     model, prompts = qwen3(scale.hidden, scale.layers, VOCABULARY), prompts_of(1)
@@ -254,7 +254,7 @@ def _status(key: str) -> float:
 def legality(scale: Scale) -> dict[str, Any]:
     """Random requests on a tiny model: the number of SIDs that are repeated or not in an
     independently built set."""
-    from sidtool.decoder.beam import beam_search
+    from sidtool.recommendation.search.beam import beam_search
 
     rng = np.random.default_rng(2)
     codes = catalog(scale.catalog)

@@ -61,8 +61,8 @@ def with_memory(rounds: int, sizes: tuple[int, ...]) -> dict[str, float]:
 
 def _sides(case: Case, model: Any, items: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """A request without and with a memory, from histories and prompts to ranked items."""
-    from sidtool.decoder.beam import beam_search
-    from sidtool.decoder.mixture import Mixture, rank_items
+    from sidtool.recommendation.search.beam import beam_search
+    from sidtool.recommendation.search.mixture import Mixture, rank_items
 
     trie, tokens = trie_and_tokens(catalog(items), TEXT)
     rng = np.random.default_rng(5)

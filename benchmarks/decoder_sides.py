@@ -54,7 +54,7 @@ def run_beam(
     targets: list[int] | None = None,
 ) -> Any:
     """sidtool's decoder, one batch."""
-    from sidtool.decoder.beam import beam_search
+    from sidtool.recommendation.search.beam import beam_search
 
     return beam_search(
         model,

@@ -16,8 +16,8 @@ from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.evaluation.results import Evaluation, compare
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.make.diff import diff
 

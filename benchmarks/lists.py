@@ -28,7 +28,6 @@ from table import markdown
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
 from sidtool.data.split.split import evenly_spaced
-from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_evaluation.list_evaluation import (
     ListEvaluationOptions,
     evaluate_list_makers,
@@ -38,9 +37,10 @@ from sidtool.list_evaluation.list_metrics import metric_names
 from sidtool.list_evaluation.list_results import Values, differences, means
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
+from sidtool.recommendation.search.list_options import ListOptions
 
 ITEMS = "items"
 LISTS = "lists"

@@ -76,7 +76,7 @@ def run_floor(model: Any, prompts: list[list[int]], width: int) -> None:
 
 def run_list(model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any) -> Any:
     """One list for each prompt."""
-    from sidtool.list_decoder.list_search import search_lists
+    from sidtool.recommendation.search.list_search import search_lists
 
     return search_lists(
         model, prompts, trie, tokens, length=LENGTH, num_beams=width, token_budget=1 << 20
@@ -85,8 +85,8 @@ def run_list(model: Any, prompts: list[list[int]], width: int, trie: Any, tokens
 
 def run_searches(model: Any, prompts: list[list[int]], width: int, trie: Any, tokens: Any) -> None:
     """The next item of each prompt, ten times."""
-    from sidtool.decoder.beam import beam_search
-    from sidtool.decoder.filters import LeafFilter
+    from sidtool.recommendation.search.beam import beam_search
+    from sidtool.recommendation.search.filters import LeafFilter
 
     histories = [list(prompt) for prompt in prompts]
     found: list[list[int]] = [[] for _ in prompts]

@@ -27,9 +27,9 @@ from environment import environment
 from table import markdown
 from training_speed import CASES, prepare
 
-from sidtool.decoder.beam import beam_search
-from sidtool.decoder.partial_head import PartialHead
 from sidtool.policy.policy import pad_left
+from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.reinforcement.arguments import grpo_config
 from sidtool.reinforcement.plan import plan_rl
 from sidtool.reinforcement.settings import RlOptions

@@ -37,8 +37,8 @@ from serve_queue import batch_costs, simulate
 from table import markdown
 
 from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend import Prepared, Recommender, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import Prepared, Recommender, recommend
 from sidtool.recommendation.requests import Request
 from sidtool.registry.publish import tag
 from sidtool.registry.references import open_bundle

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from sidtool.data.split.files import split_events as split_events
     from sidtool.data.split.list_targets import ListTargets as ListTargets
     from sidtool.data.split.sessions import SessionRule as SessionRule
-    from sidtool.decoder.constraint import SidLogitsProcessor as SidLogitsProcessor
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
     from sidtool.evaluation.tune_memory import TuneMemoryOptions as TuneMemoryOptions
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
     from sidtool.interop.imported_codebook import CodebookFile as CodebookFile
-    from sidtool.list_decoder.list_options import ListOptions as ListOptions
     from sidtool.list_evaluation.list_evaluation import (
         ListEvaluationOptions as ListEvaluationOptions,
     )
@@ -67,9 +65,15 @@ if TYPE_CHECKING:
     from sidtool.model.prompt.frames import Templates as Templates
     from sidtool.model.rebinding import rebind as rebind
     from sidtool.pages.report import report as report
-    from sidtool.recommendation.recommend import recommend as recommend
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
+    from sidtool.recommendation.recommendations import recommend as recommend
     from sidtool.recommendation.requests import Request as Request
+    from sidtool.recommendation.search.constraint import SidLogitsProcessor as SidLogitsProcessor
+    from sidtool.recommendation.search.list_options import ListOptions as ListOptions
+    from sidtool.recommendation.serve.serve_options import Listening as Listening
+    from sidtool.recommendation.serve.serve_options import ServeLimits as ServeLimits
+    from sidtool.recommendation.serve.serve_options import ServeOptions as ServeOptions
+    from sidtool.recommendation.serve.start import serve as serve
     from sidtool.registry.publish import pull as pull
     from sidtool.registry.publish import push as push
     from sidtool.registry.publish import tag as tag
@@ -78,10 +82,6 @@ if TYPE_CHECKING:
     from sidtool.reinforcement.run import rl as rl
     from sidtool.reinforcement.settings import RlOptions as RlOptions
     from sidtool.renewal.refresh import refresh as refresh
-    from sidtool.serving.serve import serve as serve
-    from sidtool.serving.serve_options import Listening as Listening
-    from sidtool.serving.serve_options import ServeLimits as ServeLimits
-    from sidtool.serving.serve_options import ServeOptions as ServeOptions
     from sidtool.setting_list import list_settings as list_settings
     from sidtool.task_evaluation.task_evaluation import (
         TaskEvaluationOptions as TaskEvaluationOptions,
@@ -127,9 +127,9 @@ _MODULES = {
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
     "ListEvaluationOptions": "list_evaluation.list_evaluation",
-    "ListOptions": "list_decoder.list_options",
+    "ListOptions": "recommendation.search.list_options",
     "ListTargets": "data.split.list_targets",
-    "Listening": "serving.serve_options",
+    "Listening": "recommendation.serve.serve_options",
     "Memory": "memory.memory",
     "ModelSource": "cluster.models",
     "PrepareOptions": "data.prepare.preparation",
@@ -137,12 +137,12 @@ _MODULES = {
     "Request": "recommendation.requests",
     "RlOptions": "reinforcement.settings",
     "RunOptions": "cluster.run",
-    "ServeLimits": "serving.serve_options",
-    "ServeOptions": "serving.serve_options",
+    "ServeLimits": "recommendation.serve.serve_options",
+    "ServeOptions": "recommendation.serve.serve_options",
     "SessionRule": "data.split.sessions",
     "SftInputs": "examples.job",
     "SftOptions": "examples.sft_options",
-    "SidLogitsProcessor": "decoder.constraint",
+    "SidLogitsProcessor": "recommendation.search.constraint",
     "SidSpace": "tokenizer.sid",
     "SidtoolError": "base.errors",
     "SplitOptions": "data.split.files",
@@ -186,12 +186,12 @@ _MODULES = {
     "push": "registry.publish",
     "read_items": "data.items",
     "rebind": "model.rebinding",
-    "recommend": "recommendation.recommend",
+    "recommend": "recommendation.recommendations",
     "recommend_folder": "cluster.recommendations",
     "refresh": "renewal.refresh",
     "report": "pages.report",
     "rl": "reinforcement.run",
-    "serve": "serving.serve",
+    "serve": "recommendation.serve.start",
     "serve_on_ray": "cluster.ray_service",
     "split_events": "data.split.files",
     "tag": "registry.publish",

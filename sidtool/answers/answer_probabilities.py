@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.answers.text_answers import answer_losses
-from sidtool.decoder.batching import batches, evaluation_mode
-from sidtool.decoder.beam import TOKEN_BUDGET
-from sidtool.decoder.partial_head import DecodingHead
-from sidtool.decoder.probe import decoding_method
-from sidtool.decoder.token_tree import TokenTree
 from sidtool.model.positions import check_positions
 from sidtool.model.structure import is_encoder_decoder
+from sidtool.recommendation.search.batching import batches, evaluation_mode
+from sidtool.recommendation.search.beam import TOKEN_BUDGET
+from sidtool.recommendation.search.partial_head import DecodingHead
+from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.token_tree import TokenTree
 
 ENDS = 64
 """Ends that grow together on one prompt: the mask of a step is quadratic in their tokens."""

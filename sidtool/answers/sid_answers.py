@@ -15,11 +15,11 @@ from sidtool.answers.questions import (
 )
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.sid import SidSpace
 
 

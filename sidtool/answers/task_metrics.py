@@ -10,10 +10,10 @@ from sidtool.answers.questions import Question
 from sidtool.answers.sid_answers import sid_answer_metrics
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
 from sidtool.model.load import LoadedModel
+from sidtool.recommendation.search.normalize import Normalize
 
 
 @dataclass(frozen=True)

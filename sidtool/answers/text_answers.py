@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from sidtool.answers.questions import Question
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
-from sidtool.decoder.batching import batches, evaluation_mode
-from sidtool.decoder.encoded_prompts import padded
-from sidtool.decoder.generate_fallback import without_own_settings
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import check_positions, max_positions
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
+from sidtool.recommendation.search.batching import batches, evaluation_mode
+from sidtool.recommendation.search.encoded_prompts import padded
+from sidtool.recommendation.search.generate_fallback import without_own_settings
 
 LOGITS_PER_BATCH = 1 << 25
 TOKENS_PER_BATCH = 1 << 12

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.decoder import normalize
 from sidtool.model import pretrained
+from sidtool.recommendation.search import normalize
 from sidtool.terminal.console import note
 
 if TYPE_CHECKING:

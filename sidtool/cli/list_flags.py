@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.list_decoder.list_options import ListOptions, ListSearch
+from sidtool.recommendation.search.list_options import ListOptions, ListSearch
 
 _PANEL = "Lists"
 

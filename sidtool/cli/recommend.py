@@ -137,8 +137,8 @@ def recommend(
     items fewer than k."""
     from sidtool.model.contract.split_check import event_columns
     from sidtool.recommendation.outcome import Outcome
-    from sidtool.recommendation.recommend import answer_each, recommend_to_file
-    from sidtool.recommendation.user_requests import user_requests
+    from sidtool.recommendation.recommendations import answer_each, recommend_to_file
+    from sidtool.recommendation.requests_of_users import user_requests
 
     chosen_users = _users(events, user, users, all_users)
     if engine == "ray":

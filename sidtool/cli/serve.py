@@ -123,8 +123,8 @@ def serve(
     from sidtool.cluster.ray_service import serve_on_ray
     from sidtool.model.memory import MemoryOptions
     from sidtool.recommendation.recommend_options import RecommendOptions
-    from sidtool.serving.serve import serve as serve_model
-    from sidtool.serving.serve_options import Listening, ServeLimits, ServeOptions
+    from sidtool.recommendation.serve.serve_options import Listening, ServeLimits, ServeOptions
+    from sidtool.recommendation.serve.start import serve as serve_model
 
     token = _token(token_file)
     if token is None and host not in ("127.0.0.1", "::1", "localhost"):

@@ -9,10 +9,10 @@ from sidtool.base.progress import Progress
 from sidtool.cluster.engine import Engine, check_engine, run_job
 from sidtool.cluster.models import ModelSource
 from sidtool.data.split.split import Example
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.ranking import IndexedExamples, rank_mixture, rank_sids
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, RankedQueries
+from sidtool.recommendation.search.normalize import Normalize
 
 EXAMPLES = 2 * WINDOW
 """Examples of a part: queries that run together are those of a single process."""

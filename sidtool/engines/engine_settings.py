@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, cast, get_args
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.normalize import Normalize
 from sidtool.engines.row_constraint import RowConstraint
+from sidtool.recommendation.search.normalize import Normalize
 
 KEY = "sidtool"
 """The key of the settings in vLLM's `additional_config`."""

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.decoder.constraint import SidLogitsProcessor
-from sidtool.decoder.filters import AllowList, LeafFilter
-from sidtool.decoder.normalize import Normalize
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.model.contract.compat import Verdict
 from sidtool.model.contract.contract import Contract
 from sidtool.model.load import check_model_folder
+from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import SidtoolWarning, UsageError
-from sidtool.decoder.normalize import Normalize
 from sidtool.engines.engine_settings import EngineSettings
 from sidtool.engines.vllm_search import VllmSearch
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.load import LoadedModel
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.model.vocabulary import check_token_ids
+from sidtool.recommendation.search.normalize import Normalize
 
 PROCESSOR = "sidtool.engines.vllm_processor:SidConstraint"
 LOGPROBS_MODE = "processed_logits"

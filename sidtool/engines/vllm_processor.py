@@ -11,10 +11,10 @@ import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.filters import LeafFilter
 from sidtool.engines.engine_settings import EngineSettings
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import NO_TOKEN
+from sidtool.recommendation.search.filters import LeafFilter
 
 _bases: tuple[Any, ...] = (LogitsProcessor,)
 try:

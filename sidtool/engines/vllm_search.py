@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.beam_result import EMPTY_RESULT, BeamResult, best_leaves
-from sidtool.decoder.filters import LeafFilter
-from sidtool.decoder.mixture import Prior
-from sidtool.decoder.normalize import Normalize
-from sidtool.decoder.trie_arrays import trie_arrays
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import RowConstraint
 from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.beam_result import EMPTY_RESULT, BeamResult, best_leaves
+from sidtool.recommendation.search.device_trie import trie_arrays
+from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.recommendation.search.mixture import Prior
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.trie import Trie
 
 LogProbs = Mapping[int, float]

@@ -18,8 +18,6 @@ from sidtool.data.spilled_events import Spill
 from sidtool.data.split.files import open_split
 from sidtool.data.split.record import SplitReference, check_split
 from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.decoder.mixture import check_normalize
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
@@ -40,6 +38,8 @@ from sidtool.memory.sharded import Shards
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.recommendation.search.mixture import check_normalize
+from sidtool.recommendation.search.normalize import Normalize
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""

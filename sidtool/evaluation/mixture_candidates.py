@@ -9,10 +9,10 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.decoder.mixture import LOG_ZERO, RankedItems
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.slices import SLICES
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+from sidtool.recommendation.search.mixture import LOG_ZERO, RankedItems
 
 K = 10
 """Cut-off of the metrics."""

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sidtool.base.progress import Progress
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.data.split.split import Example
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, Query, QuerySession, RankedQueries
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 COVERED = 10

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
 from sidtool.data.split.split import Example, UserSequence
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
@@ -25,6 +24,7 @@ from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import RankedQueries
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

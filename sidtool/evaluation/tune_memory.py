@@ -18,7 +18,6 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data.split.record import check_split
 from sidtool.data.split.split import Example, Split, evenly_spaced
-from sidtool.decoder.mixture import RankedItems, check_normalize
 from sidtool.evaluation.mixture_candidates import Candidates
 from sidtool.evaluation.mixture_choice import Grid, grid_ranks
 from sidtool.evaluation.new_item_factor import choose_for_new_items
@@ -30,6 +29,7 @@ from sidtool.model.load import LoadedModel, check_model_folder, load_model_folde
 from sidtool.model.memory import WeightedMemory
 from sidtool.model.memory_copy import bind_memory
 from sidtool.recommendation.query import WINDOW, QuerySession, in_windows
+from sidtool.recommendation.search.mixture import RankedItems, check_normalize
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data.split.split import Example
-from sidtool.decoder.mixture import Mixture
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.model.memory import WeightedMemory
@@ -18,6 +16,8 @@ from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.mixture import Mixture
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from sidtool.decoder.partial_head import Part, full_blocks
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.policy import Policy
+from sidtool.recommendation.search.partial_head import Part, full_blocks
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from sidtool.data.fields.fields import Fields
 from sidtool.data.split.split import Example
 from sidtool.list_alignment.list_rewards import LIST_REWARDS, ListGroups
 from sidtool.list_alignment.pairs import ListRewardFunction
-from sidtool.list_decoder.list_options import ListOptions
 from sidtool.policy.reward_sum import Matrix, RewardContext
 from sidtool.recommendation.list_query import search_lists
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.list_options import ListOptions
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from sidtool.list_alignment.list_examples import ListExamples
 from sidtool.list_alignment.list_policy import ListPolicy
 from sidtool.list_alignment.list_rewards import ListGroups
-from sidtool.list_decoder.list_options import ListOptions
 from sidtool.policy.advantages import NO_SPREAD
 from sidtool.policy.example_fields import ExampleFields, example_prompt
 from sidtool.policy.policy import pad_left
 from sidtool.policy.reward_sum import Matrix
 from sidtool.recommendation.list_query import search_distinct_lists
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.list_options import ListOptions
 
 ListRewardFunction = Callable[[ListGroups], Matrix]
 """Lists -> (n, G) rewards."""

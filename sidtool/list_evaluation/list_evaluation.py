@@ -14,14 +14,12 @@ from sidtool.data.fields.fields import Fields, FieldTypes, need_feedback_of_numb
 from sidtool.data.split.files import open_split
 from sidtool.data.split.list_targets import MAX_LENGTH
 from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.evaluation import OTHER_MODEL, check_model_and_memory
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.systems import catalog_of, rank_baselines
-from sidtool.list_decoder.list_options import ListOptions
 from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.list_evaluation.list_metrics import ItemFacts, Rows, all_values, metric_names
 from sidtool.list_evaluation.list_results import ListEvaluation, differences, means
@@ -30,9 +28,11 @@ from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.split_check import event_columns
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 LISTS = "lists"

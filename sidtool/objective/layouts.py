@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from sidtool.decoder.partial_head import Part
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
+from sidtool.recommendation.search.partial_head import Part
 
 Inputs = Mapping[str, torch.Tensor]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from sidtool.decoder.columns import Columns, contained_in, places_in, token_columns
-from sidtool.decoder.partial_head import Part
-from sidtool.decoder.trie_arrays import normalize_over_children, trie_arrays
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.objective.targets import Targets
+from sidtool.recommendation.search.columns import Columns, contained_in, places_in, token_columns
+from sidtool.recommendation.search.device_trie import normalize_over_children, trie_arrays
+from sidtool.recommendation.search.partial_head import Part
 from sidtool.tokenizer.bundle.trie import Trie
 
 Blocks = Sequence[torch.Tensor]

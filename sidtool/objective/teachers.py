@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.decoder.columns import Columns
-from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import is_encoder_decoder
 from sidtool.objective.layouts import inputs_for
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
+from sidtool.recommendation.search.columns import Columns
+from sidtool.recommendation.search.partial_head import Part, PartialHead, full_blocks
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

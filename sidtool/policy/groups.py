@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.decoder.filters import AllowList
 from sidtool.policy.example_fields import ExampleFields, example_prompt
 from sidtool.policy.examples import RlExamples
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy, pad_left
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.filters import AllowList
 from sidtool.tokenizer.bundle.trie import Trie
 
 

@@ -15,16 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.batching import batches, evaluation_mode
-from sidtool.decoder.beam import TOKEN_BUDGET, check_tree_tokens
-from sidtool.decoder.columns import token_columns
-from sidtool.decoder.gumbel_noise import gumbel_noise, perturb_children
-from sidtool.decoder.partial_head import DecodingHead
-from sidtool.decoder.probe import decoding_method
-from sidtool.decoder.token_tree import TokenTree
-from sidtool.decoder.trie_arrays import TrieArrays, normalize_over_children, trie_arrays
 from sidtool.model.positions import check_positions
 from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.batching import batches, evaluation_mode
+from sidtool.recommendation.search.beam import TOKEN_BUDGET, check_tree_tokens
+from sidtool.recommendation.search.columns import token_columns
+from sidtool.recommendation.search.device_trie import (
+    TrieArrays,
+    normalize_over_children,
+    trie_arrays,
+)
+from sidtool.recommendation.search.noise import gumbel_noise, perturb_children
+from sidtool.recommendation.search.partial_head import DecodingHead
+from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.token_tree import TokenTree
 from sidtool.tokenizer.bundle.trie import Trie
 
 

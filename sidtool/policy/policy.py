@@ -14,16 +14,16 @@ from typing import Any, Self
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.columns import TokenColumns, token_columns
-from sidtool.decoder.normalize import Normalize
-from sidtool.decoder.partial_head import Part, PartialHead, full_blocks
-from sidtool.decoder.probe import decoding_method
-from sidtool.decoder.token_tree import additive_masks, attention_windows
-from sidtool.decoder.tree_positions import TreePositions
-from sidtool.decoder.trie_arrays import TrieArrays, trie_arrays
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.objective.shortcuts import narrows_exactly
+from sidtool.recommendation.search.columns import TokenColumns, token_columns
+from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
+from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.partial_head import Part, PartialHead, full_blocks
+from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.token_tree import additive_masks, attention_windows
+from sidtool.recommendation.search.tree_positions import TreePositions
 from sidtool.tokenizer.bundle.trie import Trie
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.list_decoder.item_list import EMPTY_LIST, ItemList
-from sidtool.list_decoder.list_options import ListOptions
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.item_list import EMPTY_LIST, ItemList
+from sidtool.recommendation.search.list_options import ListOptions
 
 
 def check_lists(session: QuerySession) -> None:
@@ -52,7 +52,7 @@ def search_distinct_lists(
     n_lists: int,
 ) -> list[list[ItemList]]:
     """As `search_lists`, but up to `n_lists` lists of each query, distinct as sequences of SIDs."""
-    from sidtool.list_decoder.list_search import search_lists as search
+    from sidtool.recommendation.search.list_search import search_lists as search
 
     check_lists(session)
     prompts = [query.prompt for query in queries]

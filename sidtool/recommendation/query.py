@@ -15,17 +15,6 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.decoder.beam_result import BeamResult, check_scores
-from sidtool.decoder.filters import AllowList, LeafFilter
-from sidtool.decoder.mixture import (
-    NO_PRIOR,
-    Mixture,
-    Prior,
-    RankedItems,
-    mix,
-    rank_items,
-)
-from sidtool.decoder.normalize import Normalize
 from sidtool.model.contract.contract import Contract
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
@@ -33,6 +22,17 @@ from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.prompt.user_tokens import UserTokens
+from sidtool.recommendation.search.beam_result import BeamResult, check_scores
+from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.mixture import (
+    NO_PRIOR,
+    Mixture,
+    Prior,
+    RankedItems,
+    mix,
+    rank_items,
+)
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.trie import Trie
 
@@ -216,7 +216,7 @@ class QuerySession:
         k: int,
         num_beams: int,
     ) -> list[BeamResult]:
-        from sidtool.decoder.beam import beam_search
+        from sidtool.recommendation.search.beam import beam_search
 
         search = self.engine_search or beam_search
         return search(
@@ -300,7 +300,7 @@ class QuerySession:
             raise UsageError(
                 "an engine does not score candidates", hint="recommend with the model itself"
             )
-        from sidtool.decoder.score import score_sids
+        from sidtool.recommendation.search.score import score_sids
 
         prompts = [query.prompt for query in queries]
         codes = self.bundle.items.codes[candidates]  # (candidates, levels)

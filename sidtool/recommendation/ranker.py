@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.decoder.beam_result import check_scores
-from sidtool.decoder.mixture import RankedItems
 from sidtool.recommendation.list_query import search_lists
 from sidtool.recommendation.query import ItemIndex, Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Explanation
+from sidtool.recommendation.search.beam_result import check_scores
+from sidtool.recommendation.search.mixture import RankedItems
 
 
 @dataclass(frozen=True)

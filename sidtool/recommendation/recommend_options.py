@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from sidtool.base.errors import UsageError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.decoder.normalize import Normalize
-from sidtool.list_decoder.list_options import ListOptions
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.normalize import Normalize
 
 
 @dataclass(frozen=True)

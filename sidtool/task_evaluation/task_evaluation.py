@@ -22,7 +22,6 @@ from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.data.tables.containers import suffix
 from sidtool.data.tables.json_tables import json_lines
-from sidtool.decoder.normalize import Normalize
 from sidtool.examples.catalog import CatalogOptions, read_catalog
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
@@ -36,6 +35,7 @@ from sidtool.model.positions import max_positions
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import Segment
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

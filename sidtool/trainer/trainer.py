@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.partial_head import PartialHead, full_blocks
 from sidtool.evaluation.validation import Validator
 from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
 from sidtool.model.contract.stage_record import Selection
@@ -28,6 +27,7 @@ from sidtool.objective.memory_examples import MemoryExamples
 from sidtool.objective.shortcuts import narrows_exactly
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
+from sidtool.recommendation.search.partial_head import PartialHead, full_blocks
 from sidtool.trainer.divergence import check_weights
 from sidtool.trainer.fsdp import check_active
 from sidtool.trainer.machine import float32_attention

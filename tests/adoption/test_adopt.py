@@ -14,14 +14,14 @@ from transformers import AutoTokenizer
 
 from sidtool.adoption.adopt import AdoptOptions, adopt, check_adoption
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.interop.convert import import_map
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.model_tokens import model_tokens
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
+from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.adoption import foreign
 from tests.adoption.foreign import Foreign

@@ -23,8 +23,8 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.merging import merge
 from sidtool.model.rebinding import rebind
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import NO_ITEMS, add_items

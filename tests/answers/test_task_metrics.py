@@ -13,11 +13,11 @@ from sidtool.answers.questions import Question
 from sidtool.answers.task_metrics import evaluate_questions
 from sidtool.answers.text_answers import exact_match, normalized, token_f1
 from sidtool.base.errors import DataError, UsageError
-from sidtool.decoder.normalize import Normalize
-from sidtool.decoder.score import score_sids
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.segments import Segment, begin, catalog, end, sids, template
+from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.score import score_sids
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.models import EOS

@@ -271,7 +271,7 @@ def test_an_interrupted_command_that_resumes_by_an_option_names_it(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sidtool.recommendation.recommend.recommend_to_file", interrupted)
+    monkeypatch.setattr("sidtool.recommendation.recommendations.recommend_to_file", interrupted)
     work = tmp_path / "out.jsonl.partial"
     work.mkdir()
     command = ("recommend", road.model, "--events", road.events, "--all-users", "-o")

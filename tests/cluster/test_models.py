@@ -6,7 +6,7 @@ from sidtool.cluster.models import ModelSource
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import MemoryOptions
-from tests.serving.disk import catalog_bundle, save_model
+from tests.recommendation.serve.disk import catalog_bundle, save_model
 
 
 def test_the_record_has_the_digest_of_a_memory(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from sidtool.cluster.rankings import ClusterRanker
 from sidtool.data.split.split import Split
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import WeightedMemory
+from sidtool.recommendation.search.normalize import Normalize
 from tests.cluster.sources import LoadedSource
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model

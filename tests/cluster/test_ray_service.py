@@ -26,14 +26,14 @@ from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, Us
 from sidtool.cluster import ray_service
 from sidtool.cluster.ray_service import serve_on_ray
 from sidtool.model.load import load_model_folder
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from sidtool.serving.serve_options import Listening, ServeLimits, ServeOptions
+from sidtool.recommendation.serve.serve_options import Listening, ServeLimits, ServeOptions
 from tests.cli.road import refused
 from tests.hostile.test_http import BODIES, ENDPOINTS
-from tests.serving.disk import Running, running, save_model
-from tests.serving.test_process import call_across_sigterm
+from tests.recommendation.serve.disk import Running, running, save_model
+from tests.recommendation.serve.test_process import call_across_sigterm
 
 BODY = {"user": "u1", "history": ["b001", "b002"], "k": 3}
 

@@ -10,8 +10,8 @@ import pytest
 
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.cluster.recommendations import recommend_folder
-from sidtool.recommendation.recommend import answer_each
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import answer_each
 from sidtool.recommendation.requests import read_request_file
 from sidtool.recommendation.result_table import write_result_table
 from tests.bundles import small_bundle
@@ -38,7 +38,7 @@ def write_requests(folder: Path) -> list[dict[str, Any]]:
 def test_the_rows_are_those_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_rows: int
 ) -> None:
-    monkeypatch.setattr("sidtool.recommendation.recommend.WINDOW", 4)
+    monkeypatch.setattr("sidtool.recommendation.recommendations.WINDOW", 4)
     source: Any = LoadedSource(loaded_model(small_bundle(60)))
     rows = write_requests(tmp_path / "requests")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all.parquet")

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.decoder.normalize import Normalize
 from sidtool.engines.request_settings import RequestSettings
 from sidtool.engines.row_constraint import NO_TOKEN, RowConstraint, check_engine_model
 from sidtool.model.contract.compat import Verdict
 from sidtool.model.load import usable_items
 from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.normalize import Normalize
 from tests.bundles import small_bundle
 from tests.engines.cases import Layout
 from tests.loaded import loaded_model

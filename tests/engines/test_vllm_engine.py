@@ -15,8 +15,8 @@ import torch
 from sidtool.engines.vllm import engine_arguments, engine_model
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from tests.bundles import small_bundle
 from tests.engines.cases import save_model

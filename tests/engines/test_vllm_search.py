@@ -10,8 +10,8 @@ from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.engines.row_constraint import RowConstraint
 from sidtool.engines.vllm import engine_arguments, engine_model
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.recommend import recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend, recommend_to_file
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle

@@ -11,8 +11,6 @@ import pytest
 
 from sidtool.base.errors import DataError, ThresholdError, UsageError
 from sidtool.data.split.split import Example, Split, UserSequence
-from sidtool.decoder.normalize import Normalize
-from sidtool.decoder.score import score_sids
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import (
     EvaluationOptions,
@@ -26,6 +24,8 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import WeightedMemory
 from sidtool.recommendation.query import QuerySession
+from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model

@@ -18,8 +18,8 @@ from sidtool.evaluation.ranking import (
     sid_ranks,
 )
 from sidtool.recommendation import query
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.split import Example
-from sidtool.decoder.normalize import Normalize
 from sidtool.evaluation.validation import Validator
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer
@@ -59,7 +59,7 @@ def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:
 def test_scores_are_normalized_as_requested(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sidtool.decoder import beam
+    from sidtool.recommendation.search import beam
 
     examples = [Example(f"u{number}", ("i20", f"i{number}"), "i30", 2) for number in range(8)]
     ranked: dict[Normalize, list[Any]] = {}

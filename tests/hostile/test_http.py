@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Recommendation, Request
-from sidtool.serving.app import make_app
-from sidtool.serving.serve_options import ServeOptions
+from sidtool.recommendation.serve.app import make_app
+from sidtool.recommendation.serve.serve_options import ServeOptions
 from tests.bundles import small_bundle
 from tests.hostile.harness import CARELESS, cases, count, is_printable
 from tests.hostile.test_requests import N_ITEMS, TEXTS, VALUES, check_answer, lines
 from tests.loaded import loaded_model
-from tests.serving.conftest import open_service
+from tests.recommendation.serve.conftest import open_service
 
 OPTIONS = RecommendOptions(k=4, num_beams=8)
 ENDPOINTS = ("recommend", "score", "encode", "decode")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sidtool.cli import inference
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.outcome import Outcome
-from sidtool.recommendation.recommend import answer_each
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import answer_each
 from sidtool.recommendation.requests import (
     BadRequest,
     Recommendation,

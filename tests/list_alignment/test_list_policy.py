@@ -8,9 +8,9 @@ import torch
 
 from sidtool.list_alignment.list_policy import ListPolicy
 from sidtool.policy.policy import Policy, pad_left
-from tests.decoder.cases import model_of, prompt
-from tests.list_decoder.oracle import ListModel
-from tests.list_decoder.test_list_search import SIZES, catalog, space
+from tests.recommendation.search.cases import model_of, prompt
+from tests.recommendation.search.oracle import ListModel
+from tests.recommendation.search.test_list_search import SIZES, catalog, space
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,6 @@ from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from sidtool.decoder.partial_head import PartialHead
 from sidtool.model.sharded import (
     gathered,
     is_sharded,
@@ -21,6 +20,7 @@ from sidtool.model.sharded import (
     whole_model,
 )
 from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.recommendation.search.partial_head import PartialHead
 from tests.models import tiny_model
 
 IDS = torch.randint(90, (3, 11), generator=torch.Generator().manual_seed(0))

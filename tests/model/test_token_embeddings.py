@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.partial_head import PartialHead
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
+from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import ARCHITECTURES, tiny_model
 

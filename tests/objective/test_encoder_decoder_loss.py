@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.decoder.partial_head import full_blocks
 from sidtool.examples.tokenized import TokenizedExample
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.batches import IGNORED, EncoderDecoderCollator, PaddedCollator
@@ -16,6 +15,7 @@ from sidtool.objective.loss import Loss
 from sidtool.objective.softmax import SoftmaxOver
 from sidtool.objective.targets import Targets
 from sidtool.objective.teachers import Teachers
+from sidtool.recommendation.search.partial_head import full_blocks
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model

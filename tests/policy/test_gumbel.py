@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.score import score_sids
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.gumbel import (
     LeafSample,
@@ -18,6 +17,7 @@ from sidtool.policy.gumbel import (
     perturb_children,
     sample_leaves,
 )
+from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.decoder.normalize import Normalize
-from sidtool.decoder.score import score_sids
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.policy.advantages import sampled_advantages
 from sidtool.policy.gumbel import sample_leaves
 from sidtool.policy.policy import Policy
+from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import (

@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
-from sidtool.decoder import generate_fallback
-from sidtool.decoder.beam import check_tree_tokens
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation import recommend as module
 from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.recommend import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request, read_requests
+from sidtool.recommendation.search import generate_fallback
+from sidtool.recommendation.search.beam import check_tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
 
@@ -398,7 +398,7 @@ def test_a_file_of_recommendations_is_resumed(
 
 
 def test_importing_recommend_loads_no_torch() -> None:
-    code = "import sys, sidtool.recommendation.recommend; assert 'torch' not in sys.modules"
+    code = "import sys, sidtool.recommendation.recommendations; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
-from sidtool.list_decoder.list_options import ListOptions
-from sidtool.list_decoder.list_search import search_lists
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.prompts import ListPrompt
 from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.recommend import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.list_search import search_lists
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

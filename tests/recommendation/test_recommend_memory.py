@@ -23,8 +23,8 @@ from sidtool.model.memory import (
 )
 from sidtool.model.prompt.prompts import TextPrompt
 from sidtool.recommendation import recommend as module
-from sidtool.recommendation.recommend import recommend, recommend_to_file
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend, recommend_to_file
 from sidtool.recommendation.requests import Recommendation, Request
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model

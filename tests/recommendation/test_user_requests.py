@@ -9,8 +9,8 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.recommendation.requests import BadRequest, Request, read_request_file
+from sidtool.recommendation.requests_of_users import user_requests
 from sidtool.recommendation.result_table import write_result_table
-from sidtool.recommendation.user_requests import user_requests
 from tests.cli.road import write_lines
 from tests.data.tables.files import write_table
 

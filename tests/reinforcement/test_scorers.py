@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from sidtool.decoder.score import score_sids
 from sidtool.recommendation.query import QuerySession
+from sidtool.recommendation.search.score import score_sids
 from sidtool.reinforcement.scorers import memory_scorer, teacher_scorer
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model

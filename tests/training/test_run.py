@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.decoder.partial_head import PartialHead
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.objective.loss import Loss
 from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
+from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.trainer.totals import TOTALS_FILE
@@ -414,8 +414,8 @@ def test_the_contract_records_the_normalization_of_the_loss(
 ) -> None:
     import numpy as np
 
-    from sidtool.recommendation.recommend import Request, recommend
     from sidtool.recommendation.recommend_options import RecommendOptions
+    from sidtool.recommendation.recommendations import Request, recommend
 
     made = examples(sequence=1.0)
     options = TrainOptions(

@@ -25,8 +25,8 @@ from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.memory_copy import bind_memory
 from sidtool.model.merging import merge
-from sidtool.recommendation.recommend import Request, recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import Request, recommend
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.trainer.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train

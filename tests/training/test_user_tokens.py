@@ -26,8 +26,8 @@ from sidtool.policy.groups import GroupMaker, GroupOptions
 from sidtool.policy.policy import Policy
 from sidtool.policy.reward_sum import RewardContext
 from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.reinforcement.run import rl
 from sidtool.reinforcement.settings import RlOptions

@@ -19,8 +19,8 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.recommendation.recommend import recommend
 from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import done

@@ -10,10 +10,10 @@ import pytest
 
 from sidtool.base.checkpoint import hub
 from sidtool.base.errors import IntegrityError, UsageError
-from sidtool.decoder.constraint import SidLogitsProcessor
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import check_model_folder, load_model_folder
+from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import done, refused, tree
 from tests.hub import COMMIT, FakeHub, serve_hub

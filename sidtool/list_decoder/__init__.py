@@ -1,1 +1,0 @@
-"""Decodes lists: several SIDs one after another, none of whose items is repeated."""

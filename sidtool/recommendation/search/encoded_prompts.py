@@ -1,0 +1,90 @@
+"""Prompts that an encoder has read: to a token tree, the decoder behind them is a causal model
+whose prompts are one token long."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+
+from sidtool.model.structure import decoder_start_id
+from sidtool.recommendation.search.tree_positions import TreePositions
+
+
+class EncodedPrompts(nn.Module):
+    """The decoder of an encoder-decoder model behind a batch of prompts.
+
+    The prompts are encoded once, padded on the right. Keys and values of cross-attention are
+    computed in the first forward pass, and all tokens of a prompt's tree share them."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.decoder = model.get_decoder()
+        self.config = self.decoder.config
+        self.device = model.device
+        self.dtype = model.dtype
+        self.starts = [[decoder_start_id(model)] for _ in prompts]
+        ids, self._prompt_mask = padded(prompts, self.device)
+        encoder = model.get_encoder()
+        output = encoder(input_ids=ids, attention_mask=self._prompt_mask, return_dict=True)
+        self._encoded = output.last_hidden_state  # (batch, longest, dim)
+        self._positions = TreePositions(self.decoder)
+        self._reads_positions = "position_ids" in _parameters(self.decoder)
+        self._key_depths: list[int] = []
+        self._both_caches: EncoderDecoderCache | None = None
+
+    @property
+    def base_model(self) -> Self:
+        """Itself: there is no head."""
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: Any,
+        cache: Cache,
+        **options: Any,
+    ) -> Any:
+        """The decoder's output for (batch, n) token ids, whose depths are their positions, the same
+        in each row; `cache` is that of the decoder's own keys and values."""
+        if self._both_caches is None:
+            self._both_caches = EncoderDecoderCache(cache, DynamicCache())
+        # a cache that was cut has lost its deepest tokens
+        del self._key_depths[cache.get_seq_length() :]
+        depths = position_ids[0].tolist()
+        self._key_depths += depths
+        if self._reads_positions:
+            options["position_ids"] = position_ids
+        with self._positions.at(depths, self._key_depths):
+            return self.decoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                encoder_hidden_states=self._encoded,
+                encoder_attention_mask=self._prompt_mask,
+                **{cache_name(self.decoder): self._both_caches},
+                **options,
+            )
+
+
+def padded(
+    prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, longest) ids of prompts padded on the right with 0, where absolute positions stay
+    right, and 1 for a token, 0 for padding."""
+    longest = max(len(prompt) for prompt in prompts)
+    ids = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+    mask = [[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def cache_name(base: Any) -> str:
+    """The name of a model's cache argument: transformers renamed `past_key_values` to `cache` in
+    5.x."""
+    return "cache" if "cache" in _parameters(base) else "past_key_values"
+
+
+def _parameters(module: Any) -> Mapping[str, Any]:
+    return inspect.signature(module.forward).parameters

@@ -1,0 +1,251 @@
+"""Logits for some columns of the vocabulary and some positions, through everything that a model's
+head does.
+
+The model's forward runs with its output embedding narrowed to the requested parts, so bias,
+soft-capping, logit scales and adapters apply as usual. Training uses `PartialHead`; beam search
+uses `DecodingHead`, which turns hidden states into log-probabilities."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from sidtool.model.structure import is_encoder_decoder
+from sidtool.recommendation.search.columns import Columns, part_of, width_of
+from sidtool.recommendation.search.kernels import product
+from sidtool.recommendation.search.normalize import Normalize
+
+Part = tuple[torch.Tensor, Columns | None]
+"""Positions (n,) int64 of the flattened batch, and the columns to compute there; None is all."""
+
+SlicedPart = tuple[torch.Tensor | slice, Columns | None]
+"""The same, or a slice of the flattened batch."""
+
+CHUNK = 1 << 19
+"""Logits computed together when a whole vocabulary is summed over: they fit a CPU's cache."""
+CHUNK_FULL = 1 << 25
+"""The same for a head that always computes the whole vocabulary."""
+
+_BIAS = "final_logits_bias"
+
+
+class PartialHead(nn.Module):
+    """A model's output embedding, computed for the requested parts only.
+
+    `column_logits(hidden, columns)` computes columns where that is not a product with part of the
+    weight; `multiply` computes that product otherwise. A head that is not a plain linear layer (an
+    adapter, a quantized layer) is computed whole and then sliced."""
+
+    def __init__(
+        self,
+        model: Any,
+        column_logits: Callable[[torch.Tensor, Columns], torch.Tensor] | None = None,
+        *,
+        multiply: Callable[..., torch.Tensor] = nn.functional.linear,
+    ) -> None:
+        super().__init__()
+        self.head = model.get_output_embeddings()
+        self._biased = [module for module in model.modules() if _BIAS in module._buffers]
+        self._biases: list[torch.Tensor] = []  # outside of a list they would become buffers
+        self._whole = self.head.forward
+        # FSDP2 changes the class of the head later
+        self.is_plain = type(self.head) is nn.Linear
+        """whether columns cost no more than their share of the whole"""
+        self._column_logits = column_logits
+        self._multiply = multiply
+        self._parts: Sequence[SlicedPart] | None = None
+        self._shapes: list[torch.Size] = []
+
+    def install(self) -> Self:
+        """Narrow the model's own head, for good; outside of `blocks` it behaves as before."""
+        self.head.forward = self.forward
+        return self
+
+    def blocks(
+        self, run: Callable[[], torch.Tensor], parts: Sequence[SlicedPart]
+    ) -> list[torch.Tensor]:
+        """The logits of each part, (n, columns), by one call of `run`, the model's forward, which
+        returns its logits."""
+        self._parts = parts
+        try:
+            with self._adding_bias():
+                numbers = run().flatten()
+        finally:
+            self._parts = None
+        flat_blocks = numbers.split([shape.numel() for shape in self._shapes])
+        return [block.view(shape) for block, shape in zip(flat_blocks, self._shapes, strict=True)]
+
+    @contextmanager
+    def _adding_bias(self) -> Iterator[None]:
+        """Add the bias of a model that has one behind its head (BART) to the parts: the model
+        would add that of the whole vocabulary."""
+        if not self._biased:
+            yield
+            return
+        self._biases = [module._buffers[_BIAS] for module in self._biased]
+        for module, bias in zip(self._biased, self._biases, strict=True):
+            module._buffers[_BIAS] = bias.new_zeros(1, 1)
+        try:
+            yield
+        finally:
+            for module, bias in zip(self._biased, self._biases, strict=True):
+                module._buffers[_BIAS] = bias
+            self._biases = []
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch, length, dim) hidden states -> logits: of one part (1, n, columns), of several
+        flattened behind one another, (1, 1, numbers)."""
+        if self._parts is None:
+            return self._whole(hidden)
+        flat = hidden.reshape(-1, hidden.shape[-1])  # (positions, dim)
+        blocks = []
+        for positions, columns in self._parts:
+            block = self._logits(flat[positions], columns)
+            for bias in self._biases:  # (1, vocabulary)
+                block = block + (bias if columns is None else bias[:, part_of(columns)])
+            blocks.append(block)
+        self._shapes = [block.shape for block in blocks]
+        if len(blocks) == 1:
+            return blocks[0][None]
+        return torch.cat([block.flatten() for block in blocks])[None, None]
+
+    def _logits(self, hidden: torch.Tensor, columns: Columns | None) -> torch.Tensor:
+        """(n, dim) hidden states -> (n, columns) logits."""
+        if columns is None:
+            return self._whole(hidden)
+        if self._column_logits is not None:
+            return self._column_logits(hidden, columns)
+        part = part_of(columns)
+        if not self.is_plain:
+            return self._whole(hidden)[..., part]
+        bias = None if self.head.bias is None else self.head.bias[part]
+        return self._multiply(hidden, self.head.weight[part], bias)
+
+
+def full_blocks(logits: torch.Tensor, parts: Sequence[Part]) -> list[torch.Tensor]:
+    """The logits of each part, (n, columns), out of (batch, length, vocabulary) logits: for a model
+    whose head cannot be narrowed."""
+    flat = logits.flatten(0, 1)  # (positions, vocabulary)
+    blocks = []
+    for positions, columns in parts:
+        of_positions = flat[positions]
+        blocks.append(of_positions if columns is None else of_positions[:, part_of(columns)])
+    return blocks
+
+
+class DecodingHead:
+    """Log-probabilities from hidden states of a model's last layer.
+
+    With `sliced` False every column is always computed: for a model whose logits are only right as
+    a whole."""
+
+    def __init__(self, model: Any, *, sliced: bool = True) -> None:
+        self._head = PartialHead(model, multiply=product)
+        self._sliced = sliced and self._head.is_plain
+        self.vocab_size = int(self._head.head.weight.shape[0])
+        self._has_encoder = is_encoder_decoder(model)
+        base = model.get_decoder() if self._has_encoder else model.base_model
+        fixed = _FixedOutput(base.config)
+        self._given = fixed.given
+        # the model's forward without its layers: the base returns the given hidden states
+        without_layers = swap_module(model, base, fixed)
+        self._tail = swap_module(without_layers, self._head.head, self._head)
+
+    def attach(self, output: Any) -> None:
+        """Take over the base model's last output: what follows the base model expects its
+        type."""
+        self._given.output = output
+
+    def log_probs(
+        self, hidden: torch.Tensor, columns: Columns, normalize: Normalize
+    ) -> torch.Tensor:
+        """(..., dim) hidden states -> (..., columns) float32 log-probabilities of these token ids.
+
+        "trie" returns the same as "level": the search normalizes over the children of each
+        prefix."""
+        states = hidden.reshape(-1, hidden.shape[-1])  # (n, dim)
+        if self._sliced:
+            log_probs = self._from_slices(states, columns, normalize)
+        else:
+            chunks = states.split(max(1, CHUNK_FULL // self.vocab_size))
+            log_probs = torch.cat([self._from_whole(chunk, columns, normalize) for chunk in chunks])
+        return log_probs.view(*hidden.shape[:-1], width_of(columns))
+
+    def _from_slices(
+        self, states: torch.Tensor, columns: Columns, normalize: Normalize
+    ) -> torch.Tensor:
+        logits = self._logits(states, columns)
+        if normalize != "vocabulary":
+            return logits.log_softmax(-1)
+        # the normalizer over the whole vocabulary, in chunks of columns
+        step = max(1 << 12, CHUNK // len(states))
+        sums = []
+        for first in range(0, self.vocab_size, step):
+            chunk = (first, min(first + step, self.vocab_size))
+            sums.append(self._logits(states, chunk).logsumexp(-1))
+        return logits - torch.stack(sums).logsumexp(0).unsqueeze(-1)
+
+    def _from_whole(
+        self, states: torch.Tensor, columns: Columns, normalize: Normalize
+    ) -> torch.Tensor:
+        whole = self._logits(states, None)
+        logits = whole[:, part_of(columns)]
+        competing = whole if normalize == "vocabulary" else logits
+        return logits - competing.logsumexp(-1, keepdim=True)
+
+    def _logits(self, states: torch.Tensor, columns: Columns | None) -> torch.Tensor:
+        """(n, dim) hidden states -> (n, columns) float32."""
+        self._given.hidden = states.unsqueeze(0)
+        ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._has_encoder:  # neither it nor the decoder runs
+            inputs = {
+                "decoder_input_ids": ids,
+                "encoder_outputs": BaseModelOutput(self._given.hidden),
+            }
+
+        def run() -> torch.Tensor:
+            return self._tail(**inputs, use_cache=False, return_dict=True).logits
+
+        (block,) = self._head.blocks(run, [(slice(None), columns)])
+        return block.float()
+
+
+@dataclass
+class _Given:
+    """What a replaced base model returns. Attributes of a module would be set by checks that take
+    as long as a small layer, as would a copy of the output."""
+
+    output: Any = None
+    hidden: Any = None
+
+
+class _FixedOutput(nn.Module):
+    """Replaces a base model and returns hidden states computed elsewhere."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config  # T5Gemma's soft cap is in that of its decoder
+        self.given = _Given()
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        self.given.output.last_hidden_state = self.given.hidden
+        return self.given.output
+
+
+def swap_module(module: Any, old: Any, new: nn.Module) -> Any:
+    """A copy of a module with one of its submodules replaced; all others, and all weights, are
+    shared with the original."""
+    if module is old:
+        return new
+    twin = copy.copy(module)
+    twin._modules = {}
+    for name, child in module._modules.items():
+        contains = child is not None and any(inner is old for inner in child.modules())
+        twin._modules[name] = swap_module(child, old, new) if contains else child
+    return twin

@@ -1,0 +1,272 @@
+"""Tree attention: many continuations of a prompt in one row, over one cache that is never copied.
+
+A step appends W tokens to the row of each prompt, all at the same position; a mask lets each attend
+to the prompt and its own ancestors (tree attention of SpecInfer, Miao et al., 2023)."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from sidtool.model.structure import is_encoder_decoder
+from sidtool.recommendation.search.encoded_prompts import EncodedPrompts, cache_name
+from sidtool.recommendation.search.partial_head import DecodingHead, swap_module
+
+SHARED_MIN = 16
+"""A start that all prompts of a batch share is prefilled once if it has this many tokens."""
+
+
+class TokenTree:
+    """One batch of prompts and the trees that grow on them.
+
+    Call `prefill` first, then `step` level by level; `rewind` drops the trees and keeps the
+    prompts. `capacity` is the largest number of tree tokens per prompt."""
+
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], *, capacity: int, head: DecodingHead
+    ) -> None:
+        self._base = model.base_model
+        self._head = head
+        self._device = model.device
+        self._dtype = model.dtype  # transformers looks it up among all parameters
+        self._cache_name = cache_name(self._base)
+        self._windows = attention_windows(model.config)
+        self._prompts = prompts
+        self._lengths = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
+        self._longest = max(len(prompt) for prompt in prompts)
+        width = self._longest + capacity
+        self._cache = Cache(layers=[_PreallocatedLayer(len(prompts), width) for _ in self._windows])
+        positions = torch.arange(self._longest, device=self._device)
+        self._key_positions = positions.expand(len(prompts), -1)  # (batch, keys)
+        # (batch, beams, keys): what the token of each beam attends to
+        self._visible = (positions < self._lengths[:, None]).unsqueeze(1)
+        self._depth = 0
+
+    @classmethod
+    def of(
+        cls, model: Any, prompts: Sequence[Sequence[int]], *, capacity: int, head: DecodingHead
+    ) -> Self:
+        """The trees on prompts that a causal model reads, or the encoder of an encoder-decoder."""
+        if not is_encoder_decoder(model):
+            return cls(model, prompts, capacity=capacity, head=head)
+        encoded = EncodedPrompts(model, prompts)
+        return cls(encoded, encoded.starts, capacity=capacity, head=head)
+
+    def prefill(self) -> torch.Tensor:
+        """(batch, 1, dim): the hidden state of each prompt's last token."""
+        shared = _shared_start(self._prompts)
+        if shared:
+            start = torch.tensor([self._prompts[0][:shared]], device=self._device)
+            self._forward(start, None, None)
+        rest = [list(prompt[shared:]) for prompt in self._prompts]
+        longest = self._longest - shared
+        # padded on the right, where causal attention hides the padding from every real token
+        padded = [row + row[-1:] * (longest - len(row)) for row in rest]
+        ids = torch.tensor(padded, device=self._device)
+        positions = torch.arange(shared, self._longest, device=self._device).unsqueeze(0)
+        rows = torch.arange(len(ids), device=self._device)
+        last = self._lengths - shared - 1
+        base = _last_mlp_at(self._base, rows, last) if longest > 1 else self._base
+        return self._forward(ids, positions, None, base)[rows, last].unsqueeze(1)
+
+    def step(self, ids: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        """Append (batch, beams) token ids, or chains of n tokens (batch, beams, n) -> the hidden
+        states of the last tokens, (batch, beams, dim).
+
+        `parents` (batch, beams) is the index, within the step before, of the token (of a chain:
+        the last one) that each extends; in the first step all extend the prompt, index 0."""
+        batch, beams = parents.shape
+        chain = 1 if ids.ndim == 2 else ids.shape[2]
+        keys = self._visible.shape[-1]
+        ancestors = self._visible.gather(1, parents.unsqueeze(-1).expand(-1, -1, keys))
+        same_chain = torch.eye(beams, dtype=torch.bool, device=self._device)
+        if chain > 1:
+            ancestors = ancestors.repeat_interleave(chain, dim=1)
+            not_later = torch.ones(chain, chain, dtype=torch.bool, device=self._device).tril()
+            same_chain = torch.kron(same_chain, not_later)
+        # (batch, beams * chain, keys + beams * chain)
+        visible = torch.cat([ancestors, same_chain.expand(batch, -1, -1)], dim=-1)
+        depths = self._depth + torch.arange(chain, device=self._device)
+        positions = (self._lengths[:, None] + depths).repeat(1, beams)  # (batch, beams * chain)
+        self._key_positions = torch.cat([self._key_positions, positions], dim=1)
+        self._depth += chain
+        # tokens that are all at one position share their distances
+        distances = positions[:, :1] if chain == 1 else positions
+        mask = self._masks(visible, distances.unsqueeze(2) - self._key_positions.unsqueeze(1))
+        self._visible = visible[:, chain - 1 :: chain]  # what the next tokens attend to
+        return self._forward(ids.reshape(batch, -1), positions, mask)[:, chain - 1 :: chain]
+
+    def prune(self) -> None:
+        """Drop the tokens that no beam of the last step attends to, so that later steps do not
+        either. The keys of a row may then be of any depth, so only a causal model is pruned."""
+        is_single = self._visible.shape[1] == 1  # it attends to every token
+        if is_single or isinstance(self._base, EncodedPrompts):
+            return
+        used = self._visible[..., self._longest :].any(1)  # (batch, tree tokens)
+        n_kept = int(used.sum(1).max())
+        kept = used.int().argsort(dim=1, descending=True, stable=True)[:, :n_kept] + self._longest
+        for layer in self._cache.layers:
+            layer.select(kept, self._longest)
+        prompt = torch.arange(self._longest, device=self._device).expand(len(kept), -1)
+        kept = torch.cat([prompt, kept], dim=1)
+        self._key_positions = self._key_positions.gather(1, kept)
+        beams = self._visible.shape[1]
+        self._visible = self._visible.gather(2, kept.unsqueeze(1).expand(-1, beams, -1))
+
+    def rewind(self) -> None:
+        """Drop the trees: the next step extends the prompts."""
+        for layer in self._cache.layers:
+            layer.length = self._longest
+        self._key_positions = self._key_positions[:, : self._longest]
+        self._visible = (self._key_positions < self._lengths[:, None]).unsqueeze(1)
+        self._depth = 0
+
+    def _masks(self, visible: torch.Tensor, distances: torch.Tensor) -> Any:
+        """The mask of a step: `visible` (batch, queries, keys), and how many positions each key is
+        before each query, or before all of them (batch, 1, keys)."""
+        return additive_masks(self._windows, visible, distances, self._dtype)
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor | None, mask: Any, base: Any = None
+    ) -> torch.Tensor:
+        cache = {self._cache_name: self._cache}
+        output = (base or self._base)(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            use_cache=True,
+            return_dict=True,
+            **cache,
+        )
+        self._head.attach(output)
+        return output.last_hidden_state
+
+
+class _OnlyAt(nn.Module):
+    """A position-wise module that is run at one position per row; elsewhere the result is zero."""
+
+    def __init__(self, inner: Any, rows: torch.Tensor, positions: torch.Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.rows = rows
+        self.positions = positions
+
+    def forward(self, hidden: torch.Tensor) -> Any:
+        result = self.inner(hidden[self.rows, self.positions].unsqueeze(1))
+        if not isinstance(result, torch.Tensor):  # experts that return their routing too
+            return self.inner(hidden)
+        # under autocast the result's dtype differs from that of the input
+        out = result.new_zeros(*hidden.shape[:-1], result.shape[-1])
+        out[self.rows, self.positions] = result.squeeze(1)
+        return out
+
+
+def _last_mlp_at(base: Any, rows: torch.Tensor, positions: torch.Tensor) -> Any:
+    """The base model with its last feed-forward layer run at each prompt's end only.
+
+    Nothing else of its result is used, which spares about three quarters of a layer. A model that
+    calls no module `mlp` is returned as it is."""
+    layers = [module for name, module in base.named_modules() if name.rpartition(".")[2] == "mlp"]
+    if not layers:
+        return base
+    return swap_module(base, layers[-1], _OnlyAt(layers[-1], rows, positions))
+
+
+class _PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer with space for the trees to come: a step writes in place and
+    copies nothing.
+
+    Keys of a single row are written for all rows: the start that all prompts share."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.width = width
+        self.length = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype = key_states.dtype
+        self.device = key_states.device
+        self.keys = self._allocate(key_states)
+        self.values = self._allocate(value_states)
+        self.is_initialized = True
+
+    def _allocate(self, states: torch.Tensor) -> torch.Tensor:
+        return states.new_empty(self.rows, states.shape[1], self.width, states.shape[3])
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        rows = len(key_states)
+        stop = self.length + key_states.shape[2]
+        self.keys[:, :, self.length : stop] = key_states
+        self.values[:, :, self.length : stop] = value_states
+        self.length = stop
+        return self.keys[:rows, :, :stop], self.values[:rows, :, :stop]
+
+    def select(self, kept: torch.Tensor, start: int) -> None:
+        """Of the tokens from `start` on, keep those at (rows, n) places."""
+        stop = start + kept.shape[1]
+        for states in (self.keys, self.values):
+            _, heads, _, dim = states.shape
+            places = kept[:, None, :, None].expand(-1, heads, -1, dim)
+            states[:, :, start:stop] = states.gather(2, places)
+        self.length = stop
+
+    def get_seq_length(self, *_: Any) -> int:
+        return self.length
+
+
+def attention_windows(config: Any) -> list[int | None]:
+    """The sliding window of each layer, None for full attention. Raises NotImplementedError for
+    other kinds of layer, which a mask cannot steer."""
+    config = config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kind = "full_attention" if window is None else "sliding_attention"
+        kinds = [kind] * config.num_hidden_layers
+    supported = set(kinds) <= {"full_attention", "sliding_attention"}
+    if not supported or getattr(config, "attention_chunk_size", None):
+        raise NotImplementedError(f"layers of kind {sorted(set(kinds))}")
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def additive_masks(
+    windows: Sequence[int | None],
+    visible: torch.Tensor,
+    distances: torch.Tensor,
+    dtype: torch.dtype,
+) -> Any:
+    """The additive mask of a forward pass, (batch, 1, queries, keys): one for all layers, or one
+    per kind of layer.
+
+    `visible` (batch, queries, keys) says which tokens attend to which, `distances` how many
+    positions the key is before the query (it broadcasts), `windows` are those of the layers
+    (`attention_windows`)."""
+    masks = {}
+    for window in set(windows):
+        in_reach = visible if window is None else visible & (distances < window)
+        kind = "full_attention" if window is None else "sliding_attention"
+        zero = torch.zeros((), dtype=dtype, device=visible.device)
+        masks[kind] = torch.where(in_reach, zero, torch.finfo(dtype).min).unsqueeze(1)
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def _shared_start(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all prompts start with, at most all but one of the shortest; 0 if fewer
+    than SHARED_MIN."""
+    if len(prompts) == 1:
+        return 0
+    # the lexicographically first and last prompt differ where any two do
+    first = min(map(tuple, prompts))
+    last = max(map(tuple, prompts))
+    limit = min(len(prompt) for prompt in prompts) - 1
+    pairs = enumerate(zip(first, last, strict=False))
+    differs = next((index for index, (one, other) in pairs if one != other), limit)
+    shared = min(differs, limit)
+    return shared if shared >= SHARED_MIN else 0

@@ -1,0 +1,248 @@
+"""The thread of the model: takes waiting requests in batches, each one tree beam, and delivers
+their answers.
+
+Everything that uses the network, the tokenizer or the bundle of requests runs in this thread, one
+batch after the other. A batch is prepared and answered by one `Served`, so an exchange between two
+batches is seen by whole requests only."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from math import ceil
+from typing import TypeVar
+
+from sidtool.base.errors import SidtoolError
+from sidtool.recommendation.outcome import Answer
+from sidtool.recommendation.recommendations import Prepared
+from sidtool.recommendation.requests import BadRequest
+from sidtool.recommendation.serve.choices import Choices
+from sidtool.recommendation.serve.log import frames
+from sidtool.recommendation.serve.metrics import Metrics
+from sidtool.recommendation.serve.queue import Queue, Waiting
+from sidtool.recommendation.serve.serve_options import ServeLimits
+from sidtool.recommendation.serve.served import Served
+
+MAX_RETRY_SECONDS = 60
+_SMOOTHING = 0.2
+"""Weight of the latest batch in the mean time per request."""
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and what gave it; None if an error nobody foresaw came in its place."""
+
+    answer: Answer | None
+    served: Served
+
+
+Delivery = list[tuple[Waiting, Answered]]
+
+
+class Busy(Exception):
+    """Too many requests wait."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"too many requests wait for the model: try again in {seconds} s")
+        self.seconds = seconds
+
+
+class Batcher:
+    """Runs the model in a thread of its own. `deliver` is called there with the answers of each
+    batch."""
+
+    def __init__(
+        self,
+        served: Served,
+        limits: ServeLimits,
+        metrics: Metrics,
+        deliver: Callable[[Delivery], None],
+    ) -> None:
+        self.served = served
+        self._limits = limits
+        self._metrics = metrics
+        self._deliver = deliver
+        self._queue = Queue()
+        self._calls: list[Callable[[], None]] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._seconds_per_request = 0.0
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the model's thread runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer what waits, then end the thread. No request may be submitted afterwards."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def submit(self, requests: Sequence[Waiting]) -> None:
+        """Let requests wait for their answers: all of them, or none if there is no room (Busy)."""
+        with self._changed:
+            if len(self._queue) + len(requests) > self._limits.max_waiting:
+                raise Busy(self._retry_seconds())
+            for waiting in requests:
+                self._queue.add(waiting)
+            self._metrics.waiting.set(len(self._queue))
+            self._changed.notify()
+
+    def exchange(self, served: Served) -> None:
+        """Answer all further batches with another value, once it has answered a request.
+
+        Raises what `Served.warm_up` raises, and the old one stays."""
+
+        def warm_up() -> None:
+            served.warm_up()
+            self.served = served
+
+        self._call(warm_up)
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """The result of a function that runs in the model's thread between two batches. Raises
+        CancelledError if the thread ends."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self._stopping:
+                future.cancel()
+            else:
+                self._calls.append(run)
+            self._changed.notify()
+        return future.result()
+
+    def _retry_seconds(self) -> int:
+        """When the requests that wait now will have been answered."""
+        seconds = ceil(len(self._queue) * self._seconds_per_request)
+        return min(max(seconds, 1), MAX_RETRY_SECONDS)
+
+    def _run(self) -> None:
+        while self._wait():
+            for call in self._calls_to_run():
+                call()
+            served = self.served
+            batch, delivery = self._take_batch(served)
+            if batch:
+                start = time.monotonic()
+                delivery += self._answer(served, batch)
+                self._measure(len(batch), time.monotonic() - start)
+            if delivery:
+                self._deliver(delivery)
+
+    def _wait(self) -> bool:
+        """Wait for something to do; with requests, until the oldest has waited long enough for
+        others to join it. False if the thread should end."""
+        with self._changed:
+            while not (self._queue or self._calls or self._stopping):
+                self._changed.wait()
+            while (oldest := self._queue.oldest()) and not (self._calls or self._stopping):
+                left = oldest.arrived + self._limits.batch_seconds - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            return bool(self._queue or self._calls or not self._stopping)
+
+    def _calls_to_run(self) -> list[Callable[[], None]]:
+        with self._changed:
+            calls = self._calls
+            self._calls = []
+            return calls
+
+    def _take_batch(self, served: Served) -> tuple[list[tuple[Waiting, Prepared]], Delivery]:
+        """The requests of the next batch, prepared, and the answers to those that have no place in
+        one because they are wrong."""
+        batch: list[tuple[Waiting, Prepared]] = []
+        wrong: Delivery = []
+        with self._changed:
+            oldest = self._queue.oldest()
+        if oldest is None:
+            return batch, wrong
+        choices = oldest.choices
+        budget = self._limits.tokens_of_batch(served.device)
+        longest = 0
+        while (waiting := self._take(choices)) is not None:
+            if waiting.future.cancelled():
+                continue
+            prepared = _prepare(served, waiting)
+            if not isinstance(prepared, Prepared):
+                wrong.append((waiting, Answered(prepared, served)))
+                continue
+            longest = max(longest, len(prepared.query.prompt))
+            tokens = longest + served.tree_tokens(choices)
+            if batch and (len(batch) + 1) * tokens > budget:
+                self._put_back(waiting)
+                break
+            batch.append((waiting, prepared))
+        return batch, wrong
+
+    def _take(self, choices: Choices) -> Waiting | None:
+        with self._changed:
+            waiting = self._queue.take(choices)
+            self._metrics.waiting.set(len(self._queue))
+            return waiting
+
+    def _put_back(self, waiting: Waiting) -> None:
+        with self._changed:
+            self._queue.put_back(waiting)
+
+    def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> Delivery:
+        """The answers to a batch. An error of a batch is looked for request by request, so that it
+        is that of the request which caused it."""
+        requests = [waiting for waiting, _ in batch]
+        try:
+            recommender = served.recommender(requests[0].choices)
+            prepared = [each for _, each in batch]
+            answers: list[Answer | None] = [*recommender.answer_prepared(prepared)]
+        except Exception as error:
+            if len(batch) > 1:
+                alone = [self._answer(served, [each]) for each in batch]
+                return [answered for answers_ in alone for answered in answers_]
+            answers = [_failure(error, requests[0])]
+        return [
+            (waiting, Answered(answer, served))
+            for waiting, answer in zip(requests, answers, strict=True)
+        ]
+
+    def _measure(self, n_requests: int, seconds: float) -> None:
+        self._metrics.batch_requests.observe(n_requests)
+        self._metrics.batch_seconds.observe(seconds)
+        latest = seconds / n_requests
+        old = self._seconds_per_request or latest
+        self._seconds_per_request = old + _SMOOTHING * (latest - old)
+
+
+def _prepare(served: Served, waiting: Waiting) -> Prepared | BadRequest | None:
+    """A request with its items looked up by what answers it, or why it has no answer."""
+    try:
+        return served.recommender(waiting.choices).prepare(waiting.request)
+    except Exception as error:
+        return _failure(error, waiting)
+
+
+def _failure(error: Exception, waiting: Waiting) -> BadRequest | None:
+    """The answer to a request that caused an error; None, and a line in the log, if nobody foresaw
+    it. The message of such an error may quote the request, so it is not logged."""
+    if isinstance(error, SidtoolError):
+        return BadRequest(error, waiting.request.line, waiting.request.user)
+    log.error("a request failed with %s", frames(error))
+    return None

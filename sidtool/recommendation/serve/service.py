@@ -1,0 +1,172 @@
+"""One process of a service: its model, the thread of the model, and the calls that wait."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sidtool.base.errors import DataError
+from sidtool.data.vectors import Vectors
+from sidtool.recommendation.requests import Request
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery
+from sidtool.recommendation.serve.bodies import Call
+from sidtool.recommendation.serve.metrics import Metrics
+from sidtool.recommendation.serve.queue import Waiting
+from sidtool.recommendation.serve.serve_options import ServeOptions
+from sidtool.recommendation.serve.served import Served
+from sidtool.recommendation.serve.sources import Sources
+from sidtool.recommendation.serve.watcher import Watcher
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.encoder.loaded import LoadedEncoder
+from sidtool.tokenizer.make.encode import Encoding, encode, open_encoder
+
+MAX_SIDE_CALLS = 32
+"""Calls that may wait for the thread which encodes and decodes."""
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Service:
+    """What the calls to one process share. `open` loads, `start` and `stop` begin and end the
+    threads."""
+
+    def __init__(self, options: ServeOptions, sources: Sources, served: Served) -> None:
+        self.options = options
+        self.metrics = Metrics()
+        self.is_draining = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batcher = Batcher(served, options.limits, self.metrics, self._deliver)
+        self._watcher = Watcher(sources, self._batcher, self.metrics)
+        self._side = ThreadPoolExecutor(1, "side")
+        self._side_calls = 0
+        self._encoder: tuple[Any, LoadedEncoder] | None = None
+        self.metrics.items.set(len(served.loaded.bundle))
+
+    @classmethod
+    def open(cls, options: ServeOptions, copies: Path) -> "Service":
+        """Load the model; copies of published models are stored in the folder `copies`. Raises as
+        `Sources.load` and `Served.of`, or SidtoolError if the model cannot answer."""
+        sources = Sources(options, copies)
+        version = sources.version()
+        served = Served.of(sources.load(), version, options.recommend)
+        served.warm_up()
+        return cls(options, sources, served)
+
+    @property
+    def served(self) -> Served:
+        """What answers now."""
+        return self._batcher.served
+
+    @property
+    def watcher(self) -> Watcher:
+        """What looks for newer versions."""
+        return self._watcher
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the model's thread runs."""
+        return self._batcher.is_alive
+
+    def start(self) -> None:
+        """Start the threads, for calls of the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._batcher.start()
+        self._watcher.start()
+
+    async def stop(self) -> None:
+        """Answer what waits, and end the threads."""
+        self.is_draining = True
+        self._watcher.stop()
+        await asyncio.to_thread(self._batcher.stop)
+        self._side.shutdown(wait=False, cancel_futures=True)
+
+    def deadline(self) -> float:
+        """The time of the loop until which a call that begins now is answered."""
+        return asyncio.get_running_loop().time() + self.options.limits.seconds
+
+    async def answer(self, call: Call, deadline: float | None = None) -> list[Answered]:
+        """The answers to the requests of a call, in order. Raises Busy if too many wait,
+        TimeoutError after the deadline, by default that of a call that begins now."""
+        loop = asyncio.get_running_loop()
+        served = self.served
+        futures: list[asyncio.Future[Answered]] = []
+        waiting = []
+        for request in call.requests:
+            future: asyncio.Future[Answered] = loop.create_future()
+            futures.append(future)
+            if isinstance(request, Request):
+                waiting.append(Waiting(request, call.choices, future))
+            else:
+                future.set_result(Answered(request, served))
+        self._batcher.submit(waiting)
+        try:
+            async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
+                return [await future for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()  # has no effect on those that are done
+
+    def _deliver(self, delivery: Delivery) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_resolve, delivery)
+
+    async def encodings(self, inputs: list[str] | Vectors, deadline: float) -> list[dict[str, Any]]:
+        """The SID of each text or vector, as `sidtool encode --json` prints it. Raises as
+        `sidtool.encode`, Busy and TimeoutError."""
+        bundle = self.served.loaded.bundle
+        encodings = await self._aside(lambda: self._encode(bundle, inputs), deadline)
+        return [asdict(encoding) for encoding in encodings]
+
+    async def decoded(self, texts: Sequence[str], deadline: float) -> list[list[dict[str, Any]]]:
+        """The SIDs in each text, as `sidtool decode --json` prints them. Raises Busy and
+        TimeoutError."""
+        bundle = self.served.loaded.bundle
+        sids_of_texts = await self._aside(
+            lambda: [decode(bundle, text) for text in texts], deadline
+        )
+        return [[asdict(sid) for sid in sids] for sids in sids_of_texts]
+
+    async def _aside(self, function: Callable[[], T], deadline: float) -> T:
+        """The result of a function that runs in a thread beside the model's."""
+        if self._side_calls >= MAX_SIDE_CALLS:
+            raise Busy(1)
+        self._side_calls += 1
+        future = self._side.submit(function)
+        future.add_done_callback(lambda _: self._count_side_call())
+        async with asyncio.timeout_at(deadline):
+            return await asyncio.wrap_future(future)
+
+    def _count_side_call(self) -> None:
+        self._side_calls -= 1
+
+    def _encode(self, bundle: Bundle, inputs: list[str] | Vectors) -> list[Encoding]:
+        if not isinstance(inputs, list):
+            return encode(bundle, vectors=inputs)
+        if not inputs:
+            raise DataError("'texts' is empty")
+        return encode(bundle, inputs, model=self._encoder_of(bundle))
+
+    def _encoder_of(self, bundle: Bundle) -> LoadedEncoder:
+        """The encoder of a bundle, which stays in memory; it is loaded for the first text."""
+        recipe = (bundle.manifest.recipe or {}).get("encoder")
+        if self._encoder is None or self._encoder[0] != recipe:
+            self._encoder = None
+            options = self.options
+            loaded = open_encoder(
+                bundle, model=options.encoder, trust_remote_code=options.trust_remote_code
+            )
+            self._encoder = (recipe, loaded)
+        return self._encoder[1]
+
+
+def _resolve(delivery: Delivery) -> None:
+    for waiting, answered in delivery:
+        if not waiting.future.done():
+            waiting.future.set_result(answered)

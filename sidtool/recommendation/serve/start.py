@@ -1,0 +1,54 @@
+"""Serves a model over HTTP: one process, or several that share a listening socket."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sidtool.base.extras import require
+from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
+
+
+def serve(
+    options: ServeOptions,
+    listening: Listening | None = None,
+    *,
+    verbose: bool = False,
+    started: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model until the process gets SIGTERM, then answer what was received and return.
+
+    `started` is called with the URL when calls are answered. Raises MissingPackageError without
+    the extra `serve`, DataError if the address cannot be used, what `load_model_folder` raises if
+    the model cannot be loaded, and KeyboardInterrupt for SIGINT.
+
+    Examples:
+        >>> import os, signal
+        >>> urls = []
+        >>> def stop(url):
+        ...     urls.append(url)
+        ...     os.kill(os.getpid(), signal.SIGTERM)
+        >>> sidtool.serve(sidtool.ServeOptions("tuned"), sidtool.Listening(port=0), started=stop)
+        >>> urls[0].rpartition(":")[0]
+        'http://127.0.0.1'
+    """
+    require("serve")
+    from sidtool.recommendation.serve.log import log_to_stderr
+    from sidtool.recommendation.serve.process import bound_socket, run_process
+    from sidtool.recommendation.serve.service import Service
+    from sidtool.recommendation.serve.sources import Sources
+    from sidtool.recommendation.serve.workers import serve_with_workers
+
+    listening = listening or Listening()
+    with (
+        log_to_stderr(verbose=verbose),
+        bound_socket(listening) as listener,
+        TemporaryDirectory(prefix="sidtool-serve-") as folder,
+    ):
+        url = listening.url(listener.getsockname()[1])
+        if listening.workers == 1:
+            service = Service.open(options, Path(folder))
+            run_process(options, listener, service, on_start=lambda: started and started(url))
+        else:
+            Sources(options, Path(folder)).check()
+            on_start = (lambda: started(url)) if started else None
+            serve_with_workers(options, listening.workers, listener, folder, verbose, on_start)

@@ -1,0 +1,132 @@
+"""Lists by definition: whole sequences run through the model, every continuation tried."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.tokenizer.bundle.trie import Trie
+
+Codes = tuple[int, ...]
+
+
+def eligible_counts(trie: Trie, leaf_filter: LeafFilter | None) -> dict[Codes, int]:
+    """SID -> the number of its items that a filter leaves, where there is one."""
+    counts = {}
+    for leaf, codes in enumerate(trie.leaf_codes(np.arange(trie.n_leaves)).tolist()):
+        items = trie.leaf_rows(leaf) if leaf_filter is None else leaf_filter.items(leaf)
+        if len(items):
+            counts[tuple(codes)] = len(items)
+    return counts
+
+
+@dataclass
+class ListModel:
+    """A model, a prompt and a catalog; log-probabilities by a full forward pass per sequence."""
+
+    model: Any
+    prompt: Sequence[int]
+    tokens: SidTokens
+    normalize: str
+    all_sids: set[Codes]
+    counts: dict[Codes, int]
+    _steps: dict[Codes, Any] = field(default_factory=dict)
+
+    def open_codes(self, written: Codes) -> list[int]:
+        """The codes that may follow the codes that a list has so far."""
+        levels = self.tokens.space.levels
+        whole = len(written) // levels * levels
+        used = Counter(written[i : i + levels] for i in range(0, whole, levels))
+        prefix = written[whole:]
+        depth = len(prefix)
+        codes = set()
+        for sid, count in self.counts.items():
+            if sid[:depth] == prefix and used[sid] < count:
+                codes.add(sid[depth])
+        return sorted(codes)
+
+    def steps(self, written: Codes) -> Any:
+        """(size,) log-probability of each next code, closed ones included."""
+        self.compute([written])
+        return self._steps[written]
+
+    @torch.no_grad()
+    def compute(self, lists: Sequence[Codes]) -> None:
+        """The steps behind lists of one length, in one forward pass."""
+        lists = [written for written in lists if written not in self._steps]
+        if not lists:
+            return
+        answers = [self._ids(written) for written in lists]
+        prompts = [list(self.prompt)] * len(lists)
+        if self.model.config.is_encoder_decoder:
+            start = self.model.config.decoder_start_token_id
+            inputs = {
+                "input_ids": torch.tensor(prompts),
+                "decoder_input_ids": torch.tensor([[start, *ids] for ids in answers]),
+            }
+        else:
+            pairs = zip(prompts, answers, strict=True)
+            inputs = {"input_ids": torch.tensor([[*ids, *answer] for ids, answer in pairs])}
+        logits = self.model(**inputs).logits[:, -1].double()
+        for written, row in zip(lists, logits, strict=True):
+            self._steps[written] = self._log_probs(written, row).numpy()
+
+    def _ids(self, written: Codes) -> list[int]:
+        levels = self.tokens.space.levels
+        ids: list[int] = []
+        for place, code in enumerate(written):
+            ids.append(int(self.tokens.level_starts[place % levels]) + code)
+            if place % levels == levels - 1 and self.tokens.end is not None:
+                ids += [self.tokens.end, self.tokens.begin]
+        return ids
+
+    def _log_probs(self, written: Codes, logits: torch.Tensor) -> torch.Tensor:
+        depth = len(written) % self.tokens.space.levels
+        first = int(self.tokens.level_starts[depth])
+        columns = slice(first, first + self.tokens.space.sizes[depth])
+        if self.normalize == "vocabulary":
+            return logits.log_softmax(-1)[columns]
+        result = logits[columns]
+        if self.normalize == "trie":
+            prefix = written[len(written) - depth :]
+            children = [sid[depth] for sid in self.all_sids if sid[:depth] == prefix]
+            closed = torch.ones(len(result), dtype=torch.bool)
+            closed[children] = False
+            result = result.masked_fill(closed, -torch.inf)
+        return result.log_softmax(-1)
+
+    def length(self, length: int) -> int:
+        """How many items a list has."""
+        return min(length, sum(self.counts.values()))
+
+    def all_lists(self, length: int) -> list[tuple[Codes, float]]:
+        """Every list of this length, as its codes, with its log-probability."""
+        return self.beams(length, None)
+
+    def beams(self, length: int, width: int | None) -> list[tuple[Codes, float]]:
+        """Plain beam search over lists, code by code; without a width nothing is pruned."""
+        beams: list[tuple[Codes, float]] = [((), 0.0)]
+        for _ in range(self.length(length) * self.tokens.space.levels):
+            self.compute([written for written, _ in beams])
+            longer = [
+                ((*written, code), score + float(self.steps(written)[code]))
+                for written, score in beams
+                for code in self.open_codes(written)
+            ]
+            beams = sorted(longer, key=lambda each: -each[1])[:width]
+        return beams
+
+    def draw_probabilities(self, length: int) -> dict[Codes, float]:
+        """Every list -> its probability if each code is drawn among those that are open."""
+        probabilities: dict[Codes, float] = {}
+        for written, score in self.all_lists(length):
+            for depth in range(len(written)):
+                shares = self.steps(written[:depth])[self.open_codes(written[:depth])]
+                score -= float(np.logaddexp.reduce(shares))
+            probabilities[written] = float(np.exp(score))
+        return probabilities

@@ -1,0 +1,226 @@
+"""Beam search against `generate`, against whole sequences, and in its edge cases."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.batching import batches
+from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.probe import decoding_method
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
+from tests.models import tiny_model
+from tests.recommendation.search.cases import (
+    EVERY_ARCHITECTURE,
+    TEXT,
+    assert_same,
+    catalog,
+    generate,
+    make,
+    model_of,
+    path_scores,
+    prompt,
+    valid_sids,
+    vocabulary,
+)
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
+def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> None:
+    _, tokens = make((4, 5, 6), 20)
+    assert decoding_method(model_of(architecture, tokens, tied=tied)) == "sliced"
+
+
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
+@settings(max_examples=12, deadline=None)
+@given(
+    sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (4, 3, 3, 6)]),
+    items=st.integers(1, 40),
+    width=st.integers(2, 9),  # of 1, `generate` makes a greedy search without scores
+    lengths=st.lists(st.integers(1, 24), min_size=1, max_size=3),
+    shared=st.sampled_from([0, 0, 20]),
+    seed=st.integers(0, 1000),
+    tied=st.booleans(),
+)
+def test_scores_and_items_equal_those_of_generate(
+    architecture: str,
+    sizes: Any,
+    items: int,
+    width: int,
+    lengths: Any,
+    shared: int,
+    seed: int,
+    tied: bool,
+) -> None:
+    trie, tokens = make(sizes, items, seed)
+    model = model_of(architecture, tokens, tied=tied)
+    rng = np.random.default_rng(seed)
+    start = prompt(rng, shared)
+    prompts = [start + prompt(rng, length) for length in lengths]
+    result = beam_search(
+        model, prompts, trie, tokens, num_beams=width, k=width, normalize="vocabulary"
+    )
+    for mine, (sids, scores) in zip(
+        result, generate(model, prompts, trie, tokens, width), strict=True
+    ):
+        assert_same(mine, sids, scores, trie)
+
+
+@pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
+def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) -> None:
+    trie, tokens = make((5, 7, 6), 60)
+    model = model_of(architecture, tokens)
+    rng = np.random.default_rng(1)
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    prompts = [prompt(rng, length) for length in (3, 29, 11)]
+    for ids, result in zip(
+        prompts,
+        beam_search(model, prompts, trie, tokens, num_beams=500, k=500, normalize=normalize),
+        strict=True,
+    ):
+        want = path_scores(model, ids, codes, tokens, normalize, codes)
+        if normalize == "trie":
+            np.testing.assert_allclose(
+                np.exp(want).sum(), 1, atol=1e-4
+            )  # a distribution over the catalog
+        order = np.argsort(-want)
+        assert_same(
+            result, [tuple(row) for row in codes[order].tolist()], want[order].tolist(), trie
+        )
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "t5", "bart"])
+def test_scores_do_not_depend_on_the_batch(architecture: str) -> None:
+    trie, tokens = make((6, 6, 6), 80)
+    model = model_of(architecture, tokens)
+    rng = np.random.default_rng(2)
+    start = prompt(rng, 18)
+    prompts = [
+        prompt(rng, 5),
+        start + prompt(rng, 3),
+        start + prompt(rng, 9),
+        start,
+        prompt(rng, 40),
+    ]
+    together = beam_search(model, prompts, trie, tokens, num_beams=7, k=7)
+    for budget in (1, 100):
+        apart = beam_search(model, prompts, trie, tokens, num_beams=7, k=7, token_budget=budget)
+        for a, b in zip(together, apart, strict=True):
+            assert a.leaves.tolist() == b.leaves.tolist()
+            np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "items", "repeats"),
+    [
+        ((4, 4, 4), 1, False),
+        ((1, 1), 1, False),
+        ((9,), 6, False),
+        ((3, 300, 2), 200, False),
+        ((4, 3, 4), 40, True),
+    ],
+)
+def test_catalogs_of_unusual_shapes_are_ranked(
+    sizes: tuple[int, ...], items: int, repeats: bool
+) -> None:
+    trie, tokens = make(sizes, items, repeats=repeats)
+    model = model_of("llama", tokens)
+    result = beam_search(model, [[7, 8, 9], [10]], trie, tokens, num_beams=100, k=1000)
+    for one in result:
+        assert sorted(one.leaves.tolist()) == list(range(min(trie.n_leaves, 1000)))
+        assert (np.diff(one.scores) <= 0).all()
+
+
+def test_num_beams_grows_to_k_and_k_items_come_back() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    (result,) = beam_search(model_of("qwen3", tokens), [[9, 8, 7]], trie, tokens, num_beams=1, k=33)
+    assert len(set(result.leaves.tolist())) == 33
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_scores_are_close(dtype: torch.dtype) -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = tiny_model("qwen3", vocab_size=vocabulary(tokens)).to(dtype)
+    assert decoding_method(model) == "sliced"
+    exact = path_scores(
+        tiny_model("qwen3", vocab_size=vocabulary(tokens)),
+        [9, 8, 7],
+        trie.leaf_codes(np.arange(100)),
+        tokens,
+        "level",
+    )
+    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
+    np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
+
+
+def test_every_result_of_many_requests_is_valid() -> None:
+    """A small form of what `benchmarks/decoder.py` does with 10^5 requests."""
+    codes = catalog((8, 8, 8), 150, 3)
+    tokens = SidTokens(SidSpace((8, 8, 8)), TEXT)
+    legal = {tuple(row) for row in codes.tolist()}
+    trie = Trie.from_codes(codes, (8, 8, 8))
+    rng = np.random.default_rng(4)
+    prompts = [prompt(rng, int(length)) for length in rng.integers(1, 12, 400)]
+    for result in beam_search(model_of("llama", tokens), prompts, trie, tokens, num_beams=4, k=4):
+        assert len(result.leaves) == 4
+        assert {tuple(row) for row in trie.leaf_codes(result.leaves).tolist()} <= legal
+    assert valid_sids(trie) == legal
+
+
+def test_training_mode_is_restored_and_dropout_is_off() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = tiny_model("gpt2", vocab_size=vocabulary(tokens), resid_pdrop=0.5)
+    want = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
+    model.train()
+    model.transformer.h[0].eval()
+    before = [module.training for module in model.modules()]
+    result = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=9, k=9)[0]
+    assert result.leaves.tolist() == want.leaves.tolist()
+    assert [module.training for module in model.modules()] == before
+
+
+def test_nan_logits_are_refused() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
+    assert decoding_method(model) == "sliced"
+    model.lm_head.weight.data.fill_(torch.nan)
+    with pytest.raises(DataError, match="NaN"):
+        beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
+
+
+def test_an_empty_prompt_has_no_result() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = model_of("llama", tokens)
+    (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=3, k=3)
+    before, result, after = beam_search(model, [[], [9, 8], []], trie, tokens, num_beams=3, k=3)
+    assert len(before.leaves) == len(after.scores) == 0
+    assert result.leaves.tolist() == alone.leaves.tolist()
+
+
+def test_invalid_options_are_refused() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = model_of("llama", tokens)
+    with pytest.raises(UsageError, match="at least 1"):
+        beam_search(model, [[9]], trie, tokens, num_beams=0, k=3)
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))
+def test_batches_hold_each_prompt_once_within_the_budget(
+    lengths: list[int], tree: int, budget: int
+) -> None:
+    result = list(batches(lengths, tree, budget))
+    assert sorted(i for batch in result for i in batch) == [
+        i for i, length in enumerate(lengths) if length
+    ]
+    for batch in result:
+        assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + tree) <= budget

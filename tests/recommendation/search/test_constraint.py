@@ -1,0 +1,165 @@
+"""The logits processor against a dictionary of prefixes, and inside `generate`."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LogitsProcessorList
+
+from sidtool.base.errors import DataError
+from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.normalize import Normalize
+from tests.models import tiny_model
+from tests.recommendation.search.cases import catalog, generate, make, valid_sids, vocabulary
+
+torch.set_num_threads(1)
+
+SIZES = (4, 3, 5)
+
+
+@settings(deadline=None)
+@given(
+    items=st.integers(1, 40),
+    seed=st.integers(0, 99),
+    begin_end_tokens=st.booleans(),
+    cuts=st.lists(
+        st.tuples(st.integers(0, 39), st.integers(0, 5), st.booleans()), min_size=1, max_size=6
+    ),
+)
+def test_tokens_that_continue_a_valid_sid_are_allowed(
+    items: int, seed: int, begin_end_tokens: bool, cuts: Any
+) -> None:
+    trie, tokens = make(SIZES, items, seed)
+    sids = trie.leaf_codes(np.arange(trie.n_leaves))
+    legal = valid_sids(trie)
+    rows, wants = [], []
+    for which, cut, text_before in cuts:
+        sid = sids[which % len(sids)]
+        full = tokens.ids(sid[None], begin_end_tokens=begin_end_tokens)[0].tolist()
+        done = full[: min(cut, len(full))]
+        rows.append(
+            ([7, 9] if text_before or not done else tokens.ids(sids[:1])[0].tolist()) + done
+        )
+        wants.append(_wanted(rows[-1], legal, tokens, begin_end_tokens))
+    longest = max(map(len, rows))
+    ids = torch.tensor([[7] * (longest - len(row)) + row for row in rows])
+    scores = torch.randn(len(rows), vocabulary(tokens))
+    result = SidLogitsProcessor(trie, tokens, begin_end_tokens=begin_end_tokens)(ids, scores)
+    for row, want in enumerate(wants):
+        assert torch.isfinite(result[row]).nonzero().ravel().tolist() == sorted(want)
+        assert torch.equal(result[row][sorted(want)], scores[row][sorted(want)])
+
+
+def _wanted(
+    ids: list[int], legal: set[tuple[int, ...]], tokens: Any, begin_end_tokens: bool
+) -> set[int]:
+    """The tokens that may follow, computed from the SID tokens at the end of the ids."""
+    tail: list[int] = []
+    for token in reversed(ids):
+        inside = tokens.start <= token < tokens.start + tokens.space.n_codes
+        if not inside or (tail and _level(tokens, tail[0]) == 0):
+            break
+        tail.insert(0, token)
+    prefix = tuple(token - int(tokens.level_starts[level]) for level, token in enumerate(tail))
+    if begin_end_tokens and len(prefix) == len(SIZES):
+        return {tokens.end}
+    if begin_end_tokens and not prefix and ids[-1] != tokens.begin:
+        return {tokens.begin}
+    if len(prefix) == len(SIZES):
+        prefix = ()
+    level = len(prefix)
+    return {sid[level] + int(tokens.level_starts[level]) for sid in legal if sid[:level] == prefix}
+
+
+def _level(tokens: Any, token: int) -> int:
+    return int(np.searchsorted(tokens.level_starts, token, side="right")) - 1
+
+
+def test_generate_with_the_processor_equals_generate_with_the_prefix_function() -> None:
+    trie, tokens = make((6, 6, 6), 120)
+    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    prompts = [[9, 8, 7], [20, 21, 22]]
+    from sidtool.recommendation.search.generate_fallback import beam_config
+
+    out = model.generate(
+        torch.tensor(prompts),
+        attention_mask=torch.ones(2, 3, dtype=torch.long),
+        generation_config=beam_config(5, 3),
+        logits_processor=LogitsProcessorList([SidLogitsProcessor(trie, tokens)]),
+    )
+    want = generate(model, prompts, trie, tokens, 5)
+    result = tokens.codes(out.sequences[:, 3:].numpy()).reshape(2, 5, 3)
+    assert [[tuple(sid) for sid in row.tolist()] for row in result] == [sids for sids, _ in want]
+
+
+def test_sampling_with_markers_writes_only_valid_sids() -> None:
+    trie, tokens = make((6, 6, 6), 30)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    torch.manual_seed(0)
+    processor = SidLogitsProcessor(trie, tokens, begin_end_tokens=True)
+    out = model.generate(
+        torch.tensor([[9, 8, 7]] * 20),
+        attention_mask=torch.ones(20, 3, dtype=torch.long),
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=10,
+        eos_token_id=None,
+        pad_token_id=0,
+        logits_processor=LogitsProcessorList([processor]),
+    )[:, 3:].numpy()
+    for sid in out.reshape(40, 5):
+        assert (sid[0], sid[4]) == (tokens.begin, tokens.end)
+        assert tuple(tokens.codes(sid[None, 1:4])[0].tolist()) in valid_sids(trie)
+
+
+def test_level_normalization_is_over_all_codes_of_the_level() -> None:
+    trie, tokens = make((6, 6, 6), 30)
+    scores = torch.randn(1, vocabulary(tokens))
+    result = SidLogitsProcessor(trie, tokens, normalize="level")(torch.tensor([[9]]), scores)
+    want = scores[0, tokens.start : tokens.start + 6].log_softmax(-1)
+    good = torch.isfinite(result[0, tokens.start : tokens.start + 6])
+    torch.testing.assert_close(result[0, tokens.start : tokens.start + 6][good], want[good])
+
+
+@pytest.mark.parametrize("normalize", ["level", "trie"])
+def test_a_begin_or_end_token_that_must_follow_has_the_probability_1(normalize: Normalize) -> None:
+    trie, tokens = make(SIZES, 30)
+    processor = SidLogitsProcessor(trie, tokens, begin_end_tokens=True, normalize=normalize)
+    sid = tokens.ids(trie.leaf_codes(np.arange(1)), begin_end_tokens=False)[0].tolist()
+    result = processor(torch.tensor([[7, 7, 7], sid]), torch.randn(2, vocabulary(tokens)))
+    assert (result[0, tokens.begin], result[1, tokens.end]) == (0, 0)
+    assert torch.isfinite(result).sum() == 2
+
+
+def test_each_prompt_has_a_separate_filter() -> None:
+    trie, tokens = make(SIZES, 40)
+    firsts = trie.leaf_codes(np.arange(trie.n_leaves))[:, 0]
+    filters = [
+        LeafFilter.of(trie, AllowList.of(trie, np.flatnonzero(firsts == code)), np.zeros(0, int))
+        for code in (1, 2)
+    ]
+    result = SidLogitsProcessor(trie, tokens, filters=filters)(
+        torch.full((4, 1), 9), torch.zeros(4, vocabulary(tokens))
+    )
+    assert torch.isfinite(result).nonzero()[:, 1].tolist() == [
+        tokens.start + code for code in (1, 1, 2, 2)
+    ]
+
+
+def test_a_dead_end_raises() -> None:
+    trie, tokens = make(SIZES, 5)
+    legal = {tuple(row[:2]) for row in catalog(SIZES, 5, 0).tolist()}
+    a, b = next((a, b) for a in range(4) for b in range(3) if (a, b) not in legal)
+    first, second = (int(start) for start in tokens.level_starts[:2])
+    for tail in ([first + a, second + b], [7, second], [second]):
+        ids = torch.tensor([tail])
+        with pytest.raises(DataError, match="no valid SID"):
+            SidLogitsProcessor(trie, tokens)(ids, torch.zeros(1, vocabulary(tokens)))
+        loose = SidLogitsProcessor(trie, tokens, strict=False)(
+            ids, torch.zeros(1, vocabulary(tokens))
+        )
+        assert (loose == -torch.inf).all()

@@ -1,0 +1,116 @@
+"""Penalties of similar items, against their definitions over all lists."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.base.errors import UsageError
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.list_search import search_lists
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import SidSpace
+from tests.recommendation.search.cases import TEXT, model_of, prompt
+from tests.recommendation.search.oracle import Codes, ListModel, eligible_counts
+
+torch.set_num_threads(1)
+
+SIZES = (3, 3)
+LENGTH = 3
+
+
+@pytest.mark.parametrize("weight", [3.0, 8.0])
+def test_a_prefix_penalty_counts_earlier_items_with_the_first_code(weight: float) -> None:
+    def penalty(items: list[Codes]) -> float:
+        counts = Counter(item[0] for item in items)
+        return weight * sum(n * (n - 1) / 2 for n in counts.values())
+
+    _assert_best(ListOptions(prefix_penalty=weight), penalty)
+
+
+@pytest.mark.parametrize("weight", [4.0, 20.0])
+def test_mmr_subtracts_the_largest_similarity_to_an_earlier_item(weight: float) -> None:
+    codebook = _codebook()
+
+    def penalty(items: list[Codes]) -> float:
+        vectors = codebook.decode(np.array(items, dtype=np.uint16))
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        similar = unit @ unit.T
+        return weight * sum(float(similar[i, :i].max()) for i in range(1, len(items)))
+
+    _assert_best(ListOptions(mmr=weight), penalty)
+
+
+def test_a_large_penalty_spreads_the_list_over_first_codes() -> None:
+    trie, tokens, model = _case()
+    options = ListOptions(search="greedy", prefix_penalty=1e3)
+    lists = search_lists(
+        model, [[9, 8], [7, 6, 5]], trie, tokens, length=3, num_beams=1, options=options
+    )
+    for (one,) in lists:
+        assert len(set(trie.leaf_codes(one.leaves)[:, 0].tolist())) == 3
+
+
+def test_mmr_needs_a_codebook() -> None:
+    trie, tokens, model = _case()
+    with pytest.raises(UsageError, match="the bundle has none"):
+        search_lists(
+            model, [[9]], trie, tokens, length=2, num_beams=2, options=ListOptions(mmr=1.0)
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prefix_penalty": -1.0}, "prefix_penalty is -1.0"),
+        ({"mmr": float("nan")}, "mmr is nan"),
+        ({"search": "gumbel", "temperature": 0.0}, "a number above 0"),
+        ({"search": "gumbel", "mmr": 1.0}, "beam or greedy"),
+        ({"search": "greedy", "seed": 1}, "search greedy has none"),
+        ({"temperature": 0.5}, "search beam has none"),
+        ({"search": "best"}, "search is one of beam, greedy, gumbel"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ListOptions(**settings)
+
+
+def _assert_best(options: ListOptions, penalty: Any) -> None:
+    """A beam that holds everything finds the list with the best score less its penalty, and reports
+    the score itself."""
+    trie, tokens, model = _case()
+    rng = np.random.default_rng(0)
+    prompts = [prompt(rng, length) for length in range(2, 10)]
+    wanted = {"length": LENGTH, "num_beams": 600, "codebook": _codebook()}
+    results = search_lists(model, prompts, trie, tokens, options=options, **wanted)
+    plain = search_lists(model, prompts, trie, tokens, **wanted)
+    changed = 0
+    for ids, (one,), (other,) in zip(prompts, results, plain, strict=True):
+        sids = {tuple(row) for row in trie.leaf_codes(np.arange(trie.n_leaves)).tolist()}
+        oracle = ListModel(model, ids, tokens, "level", sids, eligible_counts(trie, None))
+        ranked = []
+        for codes, score in oracle.all_lists(LENGTH):
+            items = [codes[i : i + 2] for i in range(0, len(codes), 2)]
+            ranked.append((score - penalty(items), score, codes))
+        _, score, codes = max(ranked)
+        assert tuple(trie.leaf_codes(one.leaves).ravel().tolist()) == codes
+        assert one.score == pytest.approx(score, abs=1e-4)
+        changed += one.leaves.tolist() != other.leaves.tolist()
+    assert changed, "the penalty changed no list: the test shows nothing"
+
+
+def _case() -> tuple[Trie, SidTokens, Any]:
+    codes = np.array([[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 0], [2, 2]], dtype=np.uint16)
+    tokens = SidTokens(SidSpace(SIZES), TEXT)
+    return Trie.from_codes(codes, SIZES), tokens, model_of("llama", tokens)
+
+
+def _codebook() -> Codebook:
+    rng = np.random.default_rng(0)
+    levels = [rng.normal(size=(size, 4)).astype(np.float32) for size in SIZES]
+    return Codebook("test", tuple(levels), {})

@@ -1,0 +1,192 @@
+"""What only encoder-decoder models have: encoded prompts, positions by depth, biases behind the
+head, a start token. Parity with `generate` is in `test_beam.py`."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
+
+from sidtool.base.errors import DataError
+from sidtool.recommendation.search import beam, probe
+from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.recommendation.search.generate_fallback import beam_config, without_own_settings
+from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.tree_positions import TreePositions
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
+from tests.recommendation.search.cases import (
+    assert_same,
+    generate,
+    make,
+    model_of,
+    path_scores,
+    vocabulary,
+)
+
+torch.set_num_threads(1)
+
+PROMPTS = [[9, 8, 7], [20, 21, 22, 23, 24, 25], [30]]
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_the_probe_detects_positions_that_are_not_by_depth(
+    monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    _, tokens = make((4, 5, 6), 20)
+    model = model_of(architecture, tokens)
+    assert probe._probe(model) == "sliced"
+    monkeypatch.setattr(TreePositions, "at", lambda *_: nullcontext())
+    assert probe._probe(model) == "generate"
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) -> None:
+    trie, tokens = make((4, 5, 6), 60)
+    model = model_of(architecture, tokens)
+    decoding_method(model)
+    name = "EncDecAttention.k" if architecture == "t5" else "encoder_attn.k_proj"
+    shapes: list[Any] = []
+
+    def record(_: Any, arguments: Any, output: Any) -> None:
+        shapes.append(tuple(output.shape[:2]) if isinstance(output, torch.Tensor) else "encoded")
+
+    layers = [module for path, module in model.named_modules() if path.endswith(name)]
+    hooks = [each.register_forward_hook(record) for each in (model.get_encoder(), *layers)]
+    beam_search(model, PROMPTS, trie, tokens, num_beams=20, k=20)
+    for hook in hooks:
+        hook.remove()
+    # one encoding, and the keys of each decoder layer for three prompts of at most six tokens
+    assert shapes == ["encoded", (3, 6), (3, 6)]
+
+
+@pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
+def test_the_fallback_equals_the_tree(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, normalize: Any
+) -> None:
+    """BART's own settings force the last token of `generate` to be the end of a text."""
+    trie, tokens = make((5, 6, 4), 60)
+    model = model_of(architecture, tokens)
+    filters = [None, LeafFilter.of(trie, None, np.arange(0, 60, 2)), None]
+    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": normalize, "filters": filters}
+    options["targets"] = [3, 7, -1]
+    expected = beam_search(model, PROMPTS, trie, tokens, **options)
+    assert (expected[1].leaves % 2 == 1).all()  # without shared SIDs a leaf is an item
+    monkeypatch.setattr(beam, "decoding_method", lambda _: "generate")
+    results = beam_search(model, PROMPTS, trie, tokens, **options)
+    for result, want in zip(results, expected, strict=True):
+        sids = [tuple(row) for row in trie.leaf_codes(want.leaves).tolist()]
+        assert_same(result, sids, want.scores.tolist(), trie)
+        assert result.survived == want.survived
+
+
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
+def test_settings_of_a_checkpoint_do_not_change_the_fallback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trie, tokens = make((5, 6, 4), 60)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    (expected,) = beam_search(model, [[50, 53, 9, 8]], trie, tokens, num_beams=5, k=5)
+    model.generation_config.repetition_penalty = 3.0
+    model.generation_config.min_new_tokens = 9
+    monkeypatch.setattr(beam, "decoding_method", lambda _: "generate")
+    (result,) = beam_search(model, [[50, 53, 9, 8]], trie, tokens, num_beams=5, k=5)
+    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-4)
+    assert model.generation_config.repetition_penalty == 3.0
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
+    architecture: str,
+) -> None:
+    trie, tokens = make((6, 6, 6), 120)
+    model = model_of(architecture, tokens)
+    prompts = [[9, 8, 7], [20, 21, 22]]
+    output = without_own_settings(model).generate(
+        torch.tensor(prompts),
+        attention_mask=torch.ones(2, 3, dtype=torch.long),
+        generation_config=beam_config(5, 3),
+        logits_processor=LogitsProcessorList([SidLogitsProcessor(trie, tokens)]),
+    )
+    expected = generate(model, prompts, trie, tokens, 5)
+    codes = tokens.codes(output.sequences[:, 1:].numpy()).reshape(2, 5, 3)
+    assert [[tuple(sid) for sid in row.tolist()] for row in codes] == [sids for sids, _ in expected]
+
+
+def test_an_encoder_has_all_positions_for_the_prompt() -> None:
+    trie, tokens = make((5, 6, 4), 60)
+    model = tiny_encoder_decoder("bart", vocab_size=vocabulary(tokens), max_position_embeddings=16)
+    (result,) = beam_search(model, [[9] * 16], trie, tokens, num_beams=3, k=3)
+    assert len(result.leaves) == 3
+    with pytest.raises(DataError, match="a prompt has 17 tokens, the model has 16 positions"):
+        beam_search(model, [[9] * 17], trie, tokens, num_beams=3, k=3)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_low_precision_scores_are_close(architecture: str) -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    codes = trie.leaf_codes(np.arange(100))
+    exact = path_scores(model_of(architecture, tokens), [9, 8, 7], codes, tokens, "level")
+    model = tiny_encoder_decoder(architecture, vocab_size=vocabulary(tokens), tied=False)
+    model = model.to(torch.bfloat16)
+    assert decoding_method(model) == "sliced"
+    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=100, k=100)
+    np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
+
+
+@pytest.mark.parametrize("architecture", ["longt5", "mbart", "pegasus", "marian", "blenderbot"])
+def test_their_families_run_as_trees(architecture: str) -> None:
+    trie, tokens = make((5, 6, 4), 60)
+    model = model_of(architecture, tokens)
+    assert decoding_method(model) == "sliced"
+    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "vocabulary"}
+    results = beam_search(model, PROMPTS, trie, tokens, **options)
+    for result, (sids, scores) in zip(
+        results, generate(model, PROMPTS, trie, tokens, 7), strict=True
+    ):
+        assert_same(result, sids, scores, trie)
+
+
+def test_rotary_positions_of_a_decoder_are_given_to_it() -> None:
+    """T5Gemma has rotary embeddings, windows and a soft cap in the configuration of its decoder."""
+    trie, tokens = make((5, 6, 4), 60)
+    part = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    part |= {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8, "sliding_window": 8}
+    part["vocab_size"] = vocabulary(tokens)
+    decoder = {**part, "is_decoder": True, "cross_attention_hidden_size": 32}
+    config = AutoConfig.for_model("t5gemma", encoder=part, decoder=decoder, **part)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32).eval()
+    model.config.decoder_start_token_id = 2
+    assert decoding_method(model) == "sliced"
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    expected = path_scores(model, PROMPTS[1], codes, tokens, "level")
+    (result,) = beam_search(model, PROMPTS[1:2], trie, tokens, num_beams=60, k=60)
+    np.testing.assert_allclose(result.scores, expected[result.leaves], atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
+def test_positions_that_no_tree_can_have_are_decoded_by_generate() -> None:
+    """M2M100 counts positions by the tokens that are not padding."""
+    trie, tokens = make((5, 6, 4), 60)
+    model = model_of("m2m_100", tokens)
+    assert decoding_method(model) == "generate"
+    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "vocabulary"}
+    (result,) = beam_search(model, PROMPTS[:1], trie, tokens, **options)
+    ((sids, scores),) = generate(model, PROMPTS[:1], trie, tokens, 7)
+    assert_same(result, sids, scores, trie)
+
+
+def test_a_model_without_a_start_token_is_refused() -> None:
+    trie, tokens = make((5, 6, 4), 60)
+    model = tiny_encoder_decoder("t5", vocab_size=vocabulary(tokens))
+    model.config.decoder_start_token_id = None
+    model.generation_config.decoder_start_token_id = None
+    with pytest.raises(DataError, match="has no decoder_start_token_id"):
+        beam_search(model, PROMPTS, trie, tokens, num_beams=3, k=3)

@@ -1,0 +1,122 @@
+"""Filters against brute force over every item."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.device_trie import FilterArrays, trie_arrays
+from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
+from tests.models import tiny_model
+from tests.recommendation.search.cases import TEXT, catalog, make, path_scores, vocabulary
+
+torch.set_num_threads(1)
+
+rows_of_bundle = st.lists(st.integers(-1, 80), max_size=60).map(
+    lambda rows: np.array(rows, dtype=np.int64)
+)
+
+
+def eligible(trie: Trie, allow: Any, deny: Any) -> set[int]:
+    """The row ids that a filter allows, by definition."""
+    rows = {int(row) for leaf in range(trie.n_leaves) for row in trie.leaf_rows(leaf)}
+    return (rows if allow is None else rows & set(allow.tolist())) - set(deny.tolist())
+
+
+@st.composite
+def tries(draw: st.DrawFn) -> Trie:
+    """Tries with and without shared SIDs, of bundles with and without retired items."""
+    codes = catalog(
+        (4, 3, 5), draw(st.integers(1, 50)), draw(st.integers(0, 99)), repeats=draw(st.booleans())
+    )
+    if draw(st.booleans()):
+        return Trie.from_codes(codes, (4, 3, 5))
+    active = np.sort(np.random.default_rng(len(codes)).choice(80, len(codes), replace=False))
+    return Trie.from_codes(codes, (4, 3, 5), active)
+
+
+@settings(deadline=None)
+@given(
+    tries(), st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=4)
+)
+def test_the_items_below_a_node_that_pass_are_counted(trie: Trie, lists: Any) -> None:
+    filters = [
+        LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
+        for allow, deny in lists
+    ]
+    arrays = trie_arrays(trie, torch.device("cpu"))
+    masks = FilterArrays([*filters, None], arrays, torch.device("cpu"))
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    for level in range(trie.levels):
+        nodes = torch.arange(len(trie.codes[level])).expand(len(filters) + 1, 1, -1)
+        counts = masks.eligible(level, nodes)[:, 0].tolist()
+        prefixes = sorted({tuple(row[: level + 1]) for row in codes.tolist()})
+        for (allow, deny), result in zip([*lists, (None, np.zeros(0))], counts, strict=True):
+            good = eligible(trie, allow, deny)
+            below = dict.fromkeys(prefixes, 0)
+            for leaf in range(trie.n_leaves):
+                prefix = tuple(codes[leaf, : level + 1].tolist())
+                below[prefix] += len(good & set(trie.leaf_rows(leaf).tolist()))
+            assert list(below.values()) == result
+    for (allow, deny), one in zip(lists, filters, strict=True):
+        passing = [int(row) for leaf in range(trie.n_leaves) for row in one.items(leaf)]
+        assert passing == sorted(eligible(trie, allow, deny))
+        assert one.n_eligible == len(passing)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tries(),
+    st.lists(st.tuples(st.none() | rows_of_bundle, rows_of_bundle), min_size=1, max_size=3),
+    st.integers(1, 9),
+)
+def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
+    trie: Trie, lists: Any, k: int
+) -> None:
+    tokens = SidTokens(SidSpace((4, 3, 5)), TEXT)
+    model = _model(tokens)
+    filters = [
+        LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
+        for allow, deny in lists
+    ]
+    prompts = [[9 + row, 8, 7] for row in range(len(lists))]
+    result = beam_search(model, prompts, trie, tokens, num_beams=2, k=k, filters=filters)
+    for (allow, deny), one in zip(lists, result, strict=True):
+        good = eligible(trie, allow, deny)
+        leaves = [
+            leaf for leaf in range(trie.n_leaves) if good & set(trie.leaf_rows(leaf).tolist())
+        ]
+        assert len(one.leaves) == min(k, len(leaves))
+        assert set(one.leaves.tolist()) <= set(leaves)
+
+
+def test_a_wide_filtered_beam_ranks_all_remaining_items() -> None:
+    trie, tokens = make((4, 3, 5), 50)
+    model = _model(tokens)
+    allow, deny = np.arange(10, 45), np.arange(0, 50, 3)
+    one = LeafFilter.of(trie, AllowList.of(trie, allow), deny)
+    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=60, k=60, filters=[one])
+    left = np.array(sorted(eligible(trie, allow, deny)))
+    want = path_scores(model, [9, 8, 7], trie.leaf_codes(left), tokens, "level")
+    assert result.leaves.tolist() == left[np.argsort(-want)].tolist()
+
+
+def test_requests_share_an_allow_list() -> None:
+    trie, _ = make((4, 3, 5), 50)
+    allowed = AllowList.of(trie, np.arange(20))
+    filters = [LeafFilter.of(trie, allowed, np.array([row])) for row in range(3)]
+    arrays = trie_arrays(trie, torch.device("cpu"))
+    assert len(FilterArrays(filters, arrays, torch.device("cpu")).allowed_keys) == 20
+
+
+def _model(tokens: SidTokens, _made: dict[int, Any] = {}) -> Any:  # noqa: B006
+    size = vocabulary(tokens)
+    if size not in _made:
+        _made[size] = tiny_model("llama", vocab_size=size)
+    return _made[size]

@@ -1,0 +1,324 @@
+"""Lists against brute force over all lists, against a plain beam search, and in their edge
+cases."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search import list_search
+from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.item_list import ItemList
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.list_search import search_lists
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
+from tests.models import tiny_encoder_decoder, tiny_model
+from tests.recommendation.search.cases import TEXT, catalog, model_of, prompt, vocabulary
+from tests.recommendation.search.oracle import Codes, ListModel, eligible_counts
+
+torch.set_num_threads(1)
+
+SIZES = (3, 4, 3)
+
+
+def space(sizes: tuple[int, ...], begin_end: bool) -> SidTokens:
+    """The tokens of a space with or without begin and end tokens."""
+    marks = {} if begin_end else {"begin": None, "end": None}
+    return SidTokens(SidSpace(sizes, **marks), TEXT)
+
+
+def list_model(
+    model: Any, ids: Any, trie: Trie, tokens: SidTokens, normalize: str, leaf_filter: Any
+) -> ListModel:
+    """The oracle of one prompt."""
+    sids = {tuple(row) for row in trie.leaf_codes(np.arange(trie.n_leaves)).tolist()}
+    return ListModel(model, ids, tokens, normalize, sids, eligible_counts(trie, leaf_filter))
+
+
+def codes_of(one: ItemList, trie: Trie) -> Codes:
+    """The codes of a list behind one another."""
+    return tuple(trie.leaf_codes(one.leaves).ravel().tolist())
+
+
+def assert_legal(one: ItemList, trie: Trie, leaf_filter: LeafFilter | None, length: int) -> None:
+    """A list has distinct eligible items, and as many as it can have."""
+    n_eligible = trie.n_items if leaf_filter is None else len(leaf_filter.eligible())
+    assert len(one.positions) == len(one.scores) == min(length, n_eligible)
+    assert len(set(one.positions.tolist())) == len(one.positions)
+    assert trie.leaves(one.positions).tolist() == one.leaves.tolist()
+    if leaf_filter is not None:
+        assert leaf_filter.passes(one.positions).all()
+
+
+@st.composite
+def catalogs(draw: st.DrawFn, most: int) -> tuple[Trie, list[LeafFilter | None]]:
+    """A catalog whose items may share SIDs, and filters of two prompts."""
+    codes = catalog(SIZES, draw(st.integers(1, most)), draw(st.integers(0, 99)), repeats=True)
+    if draw(st.booleans()):  # few SIDs, with several items each
+        codes = np.sort(codes[:, :1] % 2, axis=0) * np.ones((1, 3), dtype=np.uint16)
+    trie = Trie.from_codes(codes.astype(np.uint16), SIZES)
+    rows = st.lists(st.integers(0, most), max_size=most).map(lambda each: np.array(each, np.int64))
+    filters: list[LeafFilter | None] = []
+    for _ in range(2):
+        allow, deny = draw(st.none() | rows), draw(rows)
+        allowed = None if allow is None else AllowList.of(trie, allow)
+        filters.append(draw(st.sampled_from([None, LeafFilter.of(trie, allowed, deny)])))
+    return trie, filters
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "t5"])
+@settings(max_examples=8, deadline=None)
+@given(
+    case=catalogs(5),
+    length=st.integers(1, 6),
+    normalize=st.sampled_from(["level", "trie", "vocabulary"]),
+    begin_end=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_wide_beam_finds_every_list(
+    architecture: str, case: Any, length: int, normalize: Any, begin_end: bool, seed: int
+) -> None:
+    trie, filters = case
+    length = min(length, 4)  # of 5 items there are 120 lists
+    tokens = space(SIZES, begin_end)
+    model = model_of(architecture, tokens)
+    rng = np.random.default_rng(seed)
+    prompts = [prompt(rng, 9), prompt(rng, 3)]
+    settings = {"length": length, "num_beams": 300, "n_lists": 300, "normalize": normalize}
+    results = search_lists(model, prompts, trie, tokens, filters=filters, **settings)
+    for ids, leaf_filter, lists in zip(prompts, filters, results, strict=True):
+        oracle = list_model(model, ids, trie, tokens, normalize, leaf_filter)
+        expected = dict(oracle.all_lists(length)) if oracle.length(length) else {}
+        scores = {codes_of(one, trie): one.score for one in lists}
+        assert len(scores) == len(lists)
+        assert scores.keys() == expected.keys()
+        for codes, score in scores.items():
+            assert score == pytest.approx(expected[codes], abs=1e-4, rel=1e-5)
+        assert all(np.diff([one.score for one in lists]) <= 1e-4)
+        for one in lists:
+            assert_legal(one, trie, leaf_filter, length)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "mistral", "gpt2", "bart"])
+@settings(max_examples=6, deadline=None)
+@given(
+    case=catalogs(30),
+    length=st.integers(1, 7),
+    width=st.integers(1, 5),
+    begin_end=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_narrow_beam_is_a_beam_search(
+    architecture: str, case: Any, length: int, width: int, begin_end: bool, seed: int
+) -> None:
+    trie, filters = case
+    tokens = space(SIZES, begin_end)
+    model = model_of(architecture, tokens)
+    rng = np.random.default_rng(seed)
+    prompts = [prompt(rng, 2), prompt(rng, 12)]
+    results = search_lists(
+        model, prompts, trie, tokens, length=length, num_beams=width, filters=filters
+    )
+    for ids, leaf_filter, lists in zip(prompts, filters, results, strict=True):
+        oracle = list_model(model, ids, trie, tokens, "level", leaf_filter)
+        if not oracle.length(length):
+            assert lists == []
+            continue
+        (codes, score), *_ = oracle.beams(length, width)
+        (one,) = lists
+        assert_legal(one, trie, leaf_filter, length)
+        assert one.score == pytest.approx(score, abs=1e-4, rel=1e-5)
+        assert codes_of(one, trie) == codes
+        item_scores = []
+        levels = trie.levels
+        for place in range(0, len(codes), levels):
+            steps = [oracle.steps(codes[:i])[codes[i]] for i in range(place, place + levels)]
+            item_scores.append(float(np.sum(steps)))
+        np.testing.assert_allclose(one.scores, item_scores, atol=1e-4)
+
+
+def test_greedy_is_one_beam_and_each_item_is_the_next_of_the_longer_history() -> None:
+    trie, tokens, model = _case()
+    greedy = ListOptions(search="greedy")
+    ((one,),) = search_lists(model, [[9, 8]], trie, tokens, length=5, num_beams=50, options=greedy)
+    ((other,),) = search_lists(model, [[9, 8]], trie, tokens, length=5, num_beams=1)
+    assert one.leaves.tolist() == other.leaves.tolist()
+    assert len(set(one.leaves.tolist())) == 5
+
+
+def test_lists_do_not_depend_on_the_batch() -> None:
+    trie, tokens, model = _case()
+    rng = np.random.default_rng(1)
+    prompts = [prompt(rng, length) for length in (3, 20, 7)] + [[]]
+    denied = np.arange(trie.n_items - 2)
+    filters = [None, LeafFilter.of(trie, None, denied), None, None]
+    for search in ("beam", "gumbel"):
+        options = ListOptions(search=search)
+        wanted = {"length": 4, "num_beams": 3, "options": options, "filters": filters}
+        together = search_lists(model, prompts, trie, tokens, **wanted)
+        apart = search_lists(model, prompts, trie, tokens, token_budget=1, **wanted)
+        assert [len(lists) for lists in together] == [1, 1, 1, 0]
+        assert len(together[1][0].leaves) == 2
+        for one, other in zip(together, apart, strict=True):
+            assert [each.leaves.tolist() for each in one] == [
+                each.leaves.tolist() for each in other
+            ]
+
+
+def test_draws_follow_the_model_and_are_distinct() -> None:
+    codes = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 2, 2]], dtype=np.uint16)
+    trie = Trie.from_codes(codes, SIZES)
+    tokens = space(SIZES, True)
+    model = model_of("llama", tokens)
+    n_draws = 2000
+    options = ListOptions(search="gumbel")
+    lists = search_lists(
+        model,
+        [[9, 8, 7]] * n_draws,
+        trie,
+        tokens,
+        length=2,
+        num_beams=1,
+        n_lists=2,
+        options=options,
+        seeds=range(n_draws),
+    )
+    oracle = list_model(model, [9, 8, 7], trie, tokens, "level", None)
+    expected = oracle.draw_probabilities(2)
+    scores = dict(oracle.all_lists(2))
+    assert len(expected) == 7  # of 3 SIDs, one of them twice
+    firsts = [codes_of(first, trie) for first, _ in lists]
+    seconds = [codes_of(second, trie) for _, second in lists]
+    assert all(one != other for one, other in zip(firsts, seconds, strict=True))
+    for sids, probability in expected.items():
+        error = 4 * np.sqrt(probability * (1 - probability) / n_draws)
+        assert firsts.count(sids) / n_draws == pytest.approx(probability, abs=error)
+        # the second is drawn from what the first leaves
+        second = sum(p * probability / (1 - p) for one, p in expected.items() if one != sids)
+        error = 4 * np.sqrt(second * (1 - second) / n_draws)
+        assert seconds.count(sids) / n_draws == pytest.approx(second, abs=error)
+    assert lists[0][0].score == pytest.approx(scores[firsts[0]], abs=1e-4)
+
+
+def test_cold_draws_are_the_greedy_list() -> None:
+    trie, tokens, model = _case()
+    cold = ListOptions(search="gumbel", temperature=1e-3, seed=5)
+    greedy = ListOptions(search="greedy")
+    wanted = {"length": 4, "num_beams": 1}
+    ((drawn,),) = search_lists(model, [[9, 8]], trie, tokens, options=cold, **wanted)
+    ((best,),) = search_lists(model, [[9, 8]], trie, tokens, options=greedy, **wanted)
+    assert drawn.leaves.tolist() == best.leaves.tolist()
+
+
+@pytest.mark.parametrize("n_requests", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_random_requests_get_legal_lists(n_requests: int) -> None:
+    rng = np.random.default_rng(0)
+    done = 0
+    while done < n_requests:
+        tokens = space(SIZES, bool(rng.integers(2)))
+        codes = catalog(SIZES, int(rng.integers(1, 25)), int(rng.integers(1000)), repeats=True)
+        active = np.sort(rng.choice(60, len(codes), replace=False))
+        trie = Trie.from_codes(codes, SIZES, active)
+        prompts = [prompt(rng, int(rng.integers(1, 6))) for _ in range(250)]
+        filters = [_random_filter(rng, trie) for _ in prompts]
+        search = str(rng.choice(["beam", "greedy", "gumbel"]))
+        length = int(rng.integers(1, 9))
+        lists = search_lists(
+            _noise_model(tokens),
+            prompts,
+            trie,
+            tokens,
+            length=length,
+            num_beams=int(rng.integers(1, 4)),
+            options=ListOptions(search=search),
+            normalize=str(rng.choice(["level", "trie", "vocabulary"])),
+            filters=filters,
+            seeds=rng.integers(1 << 30, size=len(prompts)).tolist(),
+        )
+        for leaf_filter, found in zip(filters, lists, strict=True):
+            if leaf_filter is not None and not leaf_filter.n_eligible:
+                assert found == []
+            else:
+                assert_legal(found[0], trie, leaf_filter, length)
+        done += len(prompts)
+
+
+def test_numbers_below_one_and_trees_that_are_too_large_are_refused() -> None:
+    trie, tokens, model = _case()
+    for name in ("length", "num_beams", "n_lists"):
+        with pytest.raises(UsageError, match="at least 1"):
+            search_lists(model, [[9]], trie, tokens, **{"length": 2, "num_beams": 2, name: 0})
+    with pytest.raises(UsageError, match="5000 beams are too many: 2340 fit"):
+        search_lists(model, [[9]], trie, tokens, length=2, num_beams=5000)
+
+
+def test_a_model_without_positions_for_the_list_is_refused() -> None:
+    trie, tokens, _ = _case()
+    model = tiny_model("gpt2", vocab_size=vocabulary(tokens), max_position_embeddings=16)
+    prompts = [[9] * 10]
+    search_lists(model, prompts, trie, tokens, length=1, num_beams=2)
+    with pytest.raises(DataError, match="a prompt with its answer has 17 tokens"):
+        search_lists(model, prompts, trie, tokens, length=2, num_beams=2)
+
+
+def test_a_decoder_without_positions_for_the_list_is_refused() -> None:
+    trie, tokens, _ = _case()
+    model = tiny_encoder_decoder("bart", vocab_size=vocabulary(tokens), max_position_embeddings=16)
+    search_lists(model, [[9] * 16], trie, tokens, length=3, num_beams=2)
+    with pytest.raises(DataError, match="an answer has 18 tokens, the model has 16 positions"):
+        search_lists(model, [[9] * 16], trie, tokens, length=4, num_beams=2)
+
+
+def test_a_model_whose_attention_cannot_be_steered_is_refused(monkeypatch: Any) -> None:
+    trie, tokens, model = _case()
+    monkeypatch.setattr(list_search, "decoding_method", lambda _: "generate")
+    with pytest.raises(UsageError, match="it cannot write lists"):
+        search_lists(model, [[9]], trie, tokens, length=2, num_beams=2)
+
+
+def test_logits_that_are_no_numbers_are_an_error() -> None:
+    trie, tokens, _ = _case()
+    model = tiny_model("llama", vocab_size=vocabulary(tokens), seed=3)
+    search_lists(model, [[9]], trie, tokens, length=2, num_beams=2)
+    model.lm_head.weight.data.fill_(torch.nan)
+    with pytest.raises(DataError, match="NaN"):
+        search_lists(model, [[9]], trie, tokens, length=2, num_beams=2)
+
+
+def _case() -> tuple[Trie, SidTokens, Any]:
+    tokens = space(SIZES, True)
+    trie = Trie.from_codes(catalog(SIZES, 20, 4, repeats=True), SIZES)
+    return trie, tokens, model_of("llama", tokens)
+
+
+def _random_filter(rng: np.random.Generator, trie: Trie) -> LeafFilter | None:
+    kind = rng.integers(4)
+    if not kind:
+        return None
+    rows = np.arange(60)
+    allowed = None
+    if kind > 1:
+        allowed = AllowList.of(trie, rng.choice(rows, int(rng.integers(1, 40))))
+    return LeafFilter.of(trie, allowed, rng.choice(rows, int(rng.integers(0, 50))))
+
+
+def _noise_model(tokens: SidTokens, _made: dict[int, Any] = {}) -> Any:  # noqa: B006
+    """One narrow layer: its logits are as good as random."""
+    size = vocabulary(tokens)
+    if size not in _made:
+        _made[size] = tiny_model(
+            "llama",
+            vocab_size=size,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+        )
+    return _made[size]

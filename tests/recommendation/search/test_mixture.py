@@ -1,0 +1,216 @@
+"""The mixture with a memory against brute force over small catalogs."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import UsageError
+from sidtool.memory.distribution import ItemDistribution
+from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.mixture import Prior, mix, rank_items
+from tests.recommendation.search.cases import (
+    EVERY_ARCHITECTURE,
+    make,
+    model_of,
+    path_scores,
+    prompt,
+)
+
+torch.set_num_threads(1)
+
+
+def distribution(rng: np.random.Generator, items: int, share: float = 0.5) -> ItemDistribution:
+    """A random sparse distribution over the items of a trie; its largest entries are far apart."""
+    positions = np.flatnonzero(rng.random(items) < share)
+    weights = rng.exponential(size=len(positions)) ** 3 + 1e-12
+    return ItemDistribution(positions, np.log(weights / weights.sum()))
+
+
+def brute_force(
+    scores: np.ndarray, trie: Any, prior: Prior, leaf_filter: LeafFilter | None = None
+) -> tuple[list[int], np.ndarray]:
+    """Positions by mixed probability, best first, and these probabilities."""
+    starts = np.arange(trie.n_leaves + 1) if trie.leaf_start is None else trie.leaf_start
+    sizes = np.diff(starts)
+    weight = prior.weight if len(prior.distribution) else 0.0
+    # items share the probability of their SID only where a memory tells them apart
+    model = np.repeat(np.exp(scores.astype(np.float64)) / (sizes if weight else 1), sizes)
+    memory = np.zeros(trie.n_items)
+    memory[prior.distribution.positions] = np.exp(prior.distribution.log_probs)
+    mixed = (1 - weight) * model + weight * memory
+    order = [
+        position
+        for position in np.argsort(-mixed, kind="stable").tolist()
+        if leaf_filter is None or leaf_filter.passes(np.array([position])).all()
+    ]
+    return order, mixed[order]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (9,), (4, 3, 3, 6)]),
+    items=st.integers(1, 60),
+    weights=st.lists(st.sampled_from([0.01, 0.3, 0.5, 0.9, 1.0]), min_size=1, max_size=3),
+    repeats=st.booleans(),
+    filtered=st.booleans(),
+    architecture=st.sampled_from(["llama", "t5", "bart"]),
+    k=st.integers(1, 70),
+    seed=st.integers(0, 1000),
+)
+def test_a_wide_beam_equals_brute_force(
+    sizes: Any,
+    items: int,
+    weights: list[float],
+    repeats: bool,
+    filtered: bool,
+    architecture: str,
+    k: int,
+    seed: int,
+) -> None:
+    trie, tokens = make(sizes, items, seed, repeats=repeats)
+    model = model_of(architecture, tokens)
+    rng = np.random.default_rng(seed)
+    prompts = [prompt(rng, int(length)) for length in rng.integers(1, 20, len(weights))]
+    shares = [0.5, 0.0, 1.0][: len(weights)]
+    priors = [
+        Prior(distribution(rng, trie.n_items, share), weight)
+        for weight, share in zip(weights, shares, strict=True)
+    ]
+    filters: list[LeafFilter | None] = [None] * len(prompts)
+    if filtered:
+        allowed = AllowList.of(trie, rng.permutation(trie.n_items)[: max(1, items // 2)])
+        denied = rng.permutation(trie.n_items)[: items // 3]
+        filters = [LeafFilter.of(trie, each, denied) for each in (allowed, None, allowed)]
+        filters = filters[: len(prompts)]
+    results = beam_search(
+        model,
+        prompts,
+        trie,
+        tokens,
+        num_beams=trie.n_leaves,
+        k=k,
+        normalize="trie",
+        filters=filters,
+        priors=priors,
+    )
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    for ids, result, prior, leaf_filter in zip(prompts, results, priors, filters, strict=True):
+        ranked = rank_items(result, trie, leaf_filter, prior, k)
+        scores = path_scores(model, ids, codes, tokens, "trie", codes)
+        order, mixed = brute_force(scores, trie, prior, leaf_filter)
+        assert len(ranked.positions) == min(k, len(order))
+        assert len(set(ranked.positions.tolist())) == len(ranked.positions)
+        assert set(ranked.positions.tolist()) <= set(order)
+        expected = mixed[: len(ranked.positions)]
+        if prior.weight < 1:
+            np.testing.assert_allclose(np.exp(ranked.scores), expected, rtol=2e-4, atol=1e-6)
+        by_position = dict(zip(order, mixed.tolist(), strict=True))
+        actual = [by_position[position] for position in ranked.positions.tolist()]
+        np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3, 10])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool) -> None:
+    """A beam of any width: the best item of a memory may be alone below its prefix."""
+    trie, tokens = make((8, 8, 8), 200, 3, repeats=repeats)
+    model = model_of("qwen3", tokens)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        memory = distribution(rng, trie.n_items)
+        best = memory.positions[np.lexsort((memory.positions, -memory.log_probs))]
+        (result,) = beam_search(
+            model,
+            [prompt(rng, 5)],
+            trie,
+            tokens,
+            num_beams=num_beams,
+            k=num_beams,
+            normalize="trie",
+            priors=[Prior(memory, 1.0)],
+        )
+        ranked = rank_items(result, trie, None, Prior(memory, 1.0), num_beams)
+        assert ranked.positions.tolist() == best[:num_beams].tolist()
+        np.testing.assert_array_equal(ranked.scores, np.sort(memory.log_probs)[::-1][:num_beams])
+        np.testing.assert_allclose(ranked.memory_shares, 1)
+
+
+def test_weight_1_fills_up_with_the_model() -> None:
+    trie, tokens = make((6, 6, 6), 60)
+    model = model_of("llama", tokens)
+    memory = ItemDistribution(np.array([7, 31]), np.log([0.25, 0.75]))
+    (alone,) = beam_search(model, [[9, 8]], trie, tokens, num_beams=60, k=60, normalize="trie")
+    (result,) = beam_search(
+        model,
+        [[9, 8]],
+        trie,
+        tokens,
+        num_beams=60,
+        k=12,
+        normalize="trie",
+        priors=[Prior(memory, 1.0)],
+    )
+    ranked = rank_items(result, trie, None, Prior(memory, 1.0), 12)
+    others = [leaf for leaf in alone.leaves.tolist() if leaf not in (7, 31)]
+    assert ranked.positions.tolist() == [31, 7, *others[:10]]
+
+
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
+def test_without_memory_mass_scores_are_those_of_the_model_to_the_bit(architecture: str) -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = model_of(architecture, tokens)
+    rng = np.random.default_rng(1)
+    prompts = [prompt(rng, 7), prompt(rng, 12)]
+    empty = Prior(ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0)), 0.7)
+    how: dict[str, Any] = {"num_beams": 9, "k": 9, "normalize": "trie"}
+    alone = beam_search(model, prompts, trie, tokens, **how)
+    for priors in ([None, None], [empty, empty], [None, empty]):
+        results = beam_search(model, prompts, trie, tokens, priors=priors, **how)
+        for result, expected in zip(results, alone, strict=True):
+            np.testing.assert_array_equal(result.leaves, expected.leaves)
+            np.testing.assert_array_equal(result.scores, expected.scores)
+            np.testing.assert_array_equal(result.model_scores, expected.scores)
+
+
+def test_mixtures_do_not_depend_on_the_batch() -> None:
+    trie, tokens = make((6, 6, 6), 150)
+    model = model_of("gemma3", tokens)
+    rng = np.random.default_rng(2)
+    prompts = [prompt(rng, length) for length in (5, 18, 9, 40)]
+    priors = [Prior(distribution(rng, 150, share), 0.4) for share in (0.2, 0.0, 0.9, 0.5)]
+    how: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "trie", "priors": priors}
+    together = beam_search(model, prompts, trie, tokens, **how)
+    apart = beam_search(model, prompts, trie, tokens, token_budget=1, **how)
+    for one, other in zip(together, apart, strict=True):
+        assert one.leaves.tolist() == other.leaves.tolist()
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+def test_scores_that_are_no_distribution_over_items_are_refused(normalize: Any) -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    prior = Prior(ItemDistribution(np.array([3]), np.zeros(1)), 0.5)
+    with pytest.raises(UsageError, match=f"normalized over the trie, not the {normalize}"):
+        beam_search(
+            model_of("llama", tokens),
+            [[9]],
+            trie,
+            tokens,
+            num_beams=3,
+            k=3,
+            normalize=normalize,
+            priors=[prior],
+        )
+
+
+def test_the_share_of_the_memory_is_reported() -> None:
+    memory = ItemDistribution(np.array([1, 2]), np.log([0.5, 0.5]))
+    ranked = mix(np.arange(3), np.log([0.2, 0.6, 0.2]), Prior(memory, 0.25), 3)
+    assert ranked.positions.tolist() == [1, 2, 0]
+    np.testing.assert_allclose(np.exp(ranked.scores), [0.575, 0.275, 0.15])
+    np.testing.assert_allclose(ranked.memory_shares, [0.125 / 0.575, 0.125 / 0.275, 0])

@@ -1,0 +1,97 @@
+"""Exact scores against whole sequences."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.base.errors import UsageError
+from sidtool.recommendation.search import score as score_module
+from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.score import score_sids
+from tests.models import tiny_model
+from tests.recommendation.search.cases import (
+    EVERY_ARCHITECTURE,
+    catalog,
+    make,
+    model_of,
+    path_scores,
+    prompt,
+    vocabulary,
+)
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+@pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
+def test_scores_equal_those_of_whole_sequences(
+    architecture: str, normalize: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(score_module, "CANDIDATES", 7)
+    monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
+    _, tokens = make((4, 5, 6), 3)
+    model = model_of(architecture, tokens)
+    candidates = catalog(
+        (4, 5, 6), 40, 9, repeats=True
+    )  # most of them in no catalog, some of them twice
+    candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
+    rng = np.random.default_rng(5)
+    prompts = [prompt(rng, length) for length in (4, 20, 9)]
+    result = score_sids(model, prompts, candidates, tokens, normalize=normalize)
+    assert result.shape == (3, 40)
+    for row, ids in zip(result, prompts, strict=True):
+        np.testing.assert_allclose(
+            row, path_scores(model, ids, candidates, tokens, normalize), atol=1e-4
+        )
+
+
+def test_scores_equal_those_of_the_beam() -> None:
+    trie, tokens = make((4, 5, 6), 60)
+    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20)
+    result = score_sids(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens)
+    np.testing.assert_allclose(result[0], beam.scores, atol=1e-4)
+
+
+def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossible(
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.setattr(score_module, "TOKEN_BUDGET", 120)
+    trie, tokens = make((4, 5, 6), 60)
+    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
+    all_codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    candidates = catalog((4, 5, 6), 40, 9, repeats=True)
+    candidates = candidates[np.random.default_rng(0).permutation(len(candidates))]
+    result = score_sids(model, [[9, 8, 7], [9]], candidates, tokens, normalize="trie", trie=trie)
+    known = (candidates[:, None] == all_codes).all(-1).any(1)
+    assert 0 < known.sum() < len(known)
+    assert (result[:, ~known] == -np.inf).all()
+    for row, ids in zip(result, ([9, 8, 7], [9]), strict=True):
+        want = path_scores(model, ids, candidates, tokens, "trie", all_codes)
+        np.testing.assert_allclose(row[known], want[known], atol=1e-4)
+    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20, normalize="trie")
+    again = score_sids(
+        model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens, normalize="trie", trie=trie
+    )
+    np.testing.assert_allclose(again[0], beam.scores, atol=1e-4)
+    with pytest.raises(UsageError, match="need the trie"):
+        score_sids(model, [[9]], candidates, tokens, normalize="trie")
+
+
+def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
+    _, tokens = make((4, 5, 6), 60)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    candidates = catalog((4, 5, 6), 9, 1)
+    result = score_sids(model, [[], [9]], candidates, tokens)
+    assert (result[0] == -np.inf).all()
+    assert np.isfinite(result[1]).all()
+
+
+def test_no_candidates_give_no_scores_and_invalid_codes_are_refused() -> None:
+    _, tokens = make((4, 5, 6), 60)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens))
+    assert score_sids(model, [[9]], np.zeros((0, 3), dtype=np.uint16), tokens).shape == (1, 0)
+    with pytest.raises(UsageError, match="codes reach"):
+        score_sids(model, [[9]], np.array([[4, 0, 0]], dtype=np.uint16), tokens)

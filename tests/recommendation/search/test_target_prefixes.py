@@ -1,0 +1,177 @@
+"""The survival of a target's prefixes in the beam against a beam search over an enumerated trie."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.memory.distribution import ItemDistribution
+from sidtool.recommendation.search import beam
+from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.recommendation.search.mixture import Prior
+from sidtool.tokenizer.bundle.trie import Trie
+from tests.recommendation.search.cases import make, model_of, path_log_probs, prompt
+
+torch.set_num_threads(1)
+
+SIZES = (5, 6, 4)
+
+
+def surviving_prefixes(
+    prefix_scores: np.ndarray, codes: np.ndarray, num_beams: int, eligible: np.ndarray
+) -> list[set[tuple[int, ...]]]:
+    """Per level the prefixes in a beam over (n, levels) prefix scores of n enumerated SIDs."""
+    beams: list[set[tuple[int, ...]]] = [{()}]
+    for level in range(codes.shape[1]):
+        candidates = {
+            tuple(sid[: level + 1]): scores[level]
+            for sid, scores in zip(codes[eligible].tolist(), prefix_scores[eligible], strict=True)
+            if tuple(sid[:level]) in beams[-1]
+        }
+        best = sorted(candidates, key=lambda prefix: -candidates[prefix])
+        beams.append(set(best[:num_beams]))
+    return beams[1:]
+
+
+def expected_survival(codes: np.ndarray, beams: list[set[tuple[int, ...]]]) -> list[int]:
+    """For each SID, the number of levels at which its prefix is in the beam."""
+    return [
+        sum(tuple(sid[: level + 1]) in prefixes for level, prefixes in enumerate(beams))
+        for sid in codes.tolist()
+    ]
+
+
+def survival_of_all(
+    model: Any,
+    ids: list[int],
+    trie: Trie,
+    tokens: Any,
+    *,
+    filters: Any,
+    priors: Any,
+    **options: Any,
+) -> list[int]:
+    """The survival of every leaf as the target: one prompt per leaf."""
+    n = trie.n_leaves
+    results = beam_search(
+        model,
+        [ids] * n,
+        trie,
+        tokens,
+        k=1,
+        filters=[filters] * n,
+        priors=[priors] * n,
+        targets=list(range(n)),
+        **options,
+    )
+    return [result.survived for result in results]
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    items=st.integers(1, 40),
+    num_beams=st.integers(1, 12),
+    normalize=st.sampled_from(["level", "vocabulary", "trie"]),
+    deny=st.booleans(),
+    architecture=st.sampled_from(["llama", "t5", "bart"]),
+    seed=st.integers(0, 1000),
+)
+def test_survival_equals_that_of_an_enumerated_beam(
+    items: int, num_beams: int, normalize: Any, deny: bool, architecture: str, seed: int
+) -> None:
+    trie, tokens = make(SIZES, items, seed)
+    model = model_of(architecture, tokens)
+    rng = np.random.default_rng(seed)
+    ids = prompt(rng, 6)
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    log_probs = path_log_probs(model, ids, codes, tokens, normalize, codes)
+    eligible = np.arange(trie.n_leaves) % 3 > 0 if deny else np.ones(trie.n_leaves, dtype=bool)
+    leaf_filter = LeafFilter.of(trie, None, np.flatnonzero(~eligible)) if deny else None
+    beams = surviving_prefixes(log_probs.cumsum(axis=1), codes, num_beams, eligible)
+    survived = survival_of_all(
+        model,
+        ids,
+        trie,
+        tokens,
+        filters=leaf_filter,
+        priors=None,
+        num_beams=num_beams,
+        normalize=normalize,
+    )
+    assert survived == expected_survival(codes, beams)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3, 8])
+@pytest.mark.parametrize("weight", [0.2, 0.7, 1.0])
+def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
+    trie, tokens = make(SIZES, 50, 4)
+    model = model_of("llama", tokens)
+    rng = np.random.default_rng(4)
+    ids = prompt(rng, 6)
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    model_probs = np.exp(path_log_probs(model, ids, codes, tokens, "trie", codes).cumsum(axis=1))
+    positions = np.arange(0, 50, 4)
+    shares = rng.dirichlet(np.ones(len(positions)) * 0.3) + 1e-9
+    memory = np.zeros(50)
+    memory[positions] = shares
+    # a prefix ranks by its model probability and the largest share of an item below it
+    largest = np.empty(codes.shape)
+    for level in range(len(SIZES)):
+        for row, sid in enumerate(codes):
+            below = (codes[:, : level + 1] == sid[: level + 1]).all(axis=1)
+            largest[row, level] = memory[below].max()
+    # with weight 1 the model still orders items of which the memory knows nothing
+    mixed = max(1 - weight, 1e-300) * model_probs + weight * largest
+    beams = surviving_prefixes(mixed, codes, num_beams, np.ones(50, dtype=bool))
+    survived = survival_of_all(
+        model,
+        ids,
+        trie,
+        tokens,
+        filters=None,
+        priors=Prior(ItemDistribution(positions, np.log(shares)), weight),
+        num_beams=num_beams,
+        normalize="trie",
+    )
+    assert survived == expected_survival(codes, beams)
+
+
+@pytest.mark.parametrize("num_beams", [2, 12])
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
+def test_the_fallback_has_the_same_survival(monkeypatch: Any, num_beams: int) -> None:
+    trie, tokens = make(SIZES, 10, 2)
+    model = model_of("llama", tokens)
+    options: Any = {"num_beams": num_beams, "filters": None, "priors": None}
+    expected = survival_of_all(model, [9, 8, 7], trie, tokens, **options)
+    assert 0 < sum(expected) <= 3 * trie.n_leaves
+    monkeypatch.setattr(beam, "decoding_method", lambda _: "generate")
+    assert survival_of_all(model, [9, 8, 7], trie, tokens, **options) == expected
+
+
+def test_following_a_target_changes_no_result() -> None:
+    trie, tokens = make(SIZES, 60, 1)
+    model = model_of("llama", tokens)
+    prompts = [[9, 8], [], [7, 6, 5]]
+    plain = beam_search(model, prompts, trie, tokens, num_beams=4, k=4)
+    followed = beam_search(model, prompts, trie, tokens, num_beams=4, k=4, targets=[3, 3, -1])
+    for one, other in zip(plain, followed, strict=True):
+        assert one.leaves.tolist() == other.leaves.tolist()
+        assert one.scores.tolist() == other.scores.tolist()
+    assert [result.survived for result in plain] == [0, 0, 0]
+    assert [result.survived for result in followed][1:] == [0, 0]  # no prompt, no target
+
+
+def test_the_nodes_of_a_leaf_are_its_prefixes() -> None:
+    trie, _ = make(SIZES, 60, 3)
+    leaves = np.arange(trie.n_leaves)
+    codes = trie.leaf_codes(leaves)
+    nodes = trie.leaf_nodes(leaves)
+    for level in range(len(SIZES)):
+        prefixes, node_of = np.unique(codes[:, : level + 1], axis=0, return_inverse=True)
+        assert nodes[:, level].tolist() == node_of.ravel().tolist()
+        assert len(prefixes) == len(trie.codes[level])
+    assert trie.leaf_nodes(np.array([-1])).tolist() == [[-1, -1, -1]]

@@ -1,0 +1,303 @@
+"""Batches: what shares one, what fits into one, and what an error or an exchange does to it."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sidtool.base.errors import DataError
+from sidtool.model.load import LoadedModel
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from sidtool.recommendation.search import beam
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery
+from sidtool.recommendation.serve.choices import Choices
+from sidtool.recommendation.serve.metrics import Metrics
+from sidtool.recommendation.serve.queue import Queue, Waiting
+from sidtool.recommendation.serve.serve_options import ServeLimits
+from sidtool.recommendation.serve.served import Served
+from sidtool.recommendation.serve.sources import Version
+from tests.recommendation.serve.conftest import OPTIONS
+
+DEFAULTS = Choices()
+
+
+def served(loaded: LoadedModel, version: str = "v1") -> Served:
+    return Served.of(loaded, Version(version), OPTIONS.recommend)
+
+
+def waiting(number: int, choices: Choices = DEFAULTS, **request: Any) -> Waiting:
+    return Waiting(Request(f"u{number}", (f"i{number}",), **request), choices, Future())
+
+
+MakeBatcher = Callable[..., Batcher]
+
+
+@pytest.fixture
+def make_batcher(shop: LoadedModel) -> Iterator[MakeBatcher]:
+    """A function that makes a batcher, whose thread is not started; `batches` gets what it
+    delivers."""
+    made: list[Batcher] = []
+
+    def make(batches: Any = None, **limits: Any) -> Batcher:
+        deliver = batches.put if batches is not None else resolve
+        batcher = Batcher(served(shop), ServeLimits(**limits), Metrics(), deliver)
+        made.append(batcher)
+        return batcher
+
+    yield make
+    for batcher in made:
+        if batcher.is_alive:
+            batcher.stop()
+
+
+def resolve(delivery: Delivery) -> None:
+    for one, answered in delivery:
+        if not one.future.done():
+            one.future.set_result(answered)
+
+
+def users(delivery: Delivery) -> list[str]:
+    return [str(one.request.user) for one, _ in delivery]
+
+
+def test_requests_with_equal_options_share_batches_in_their_order(
+    make_batcher: MakeBatcher, shop: LoadedModel
+) -> None:
+    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    tree = 8 * 2
+    prompt = len(served(shop).recommender(Choices()).prepare(Request("u1", ("i1",))).query.prompt)
+    batcher = make_batcher(batches, batch_tokens=3 * (prompt + 1 + tree))
+    few = Choices(k=2)
+    order = [1, 2, 3, 4, 5, 6, 7]
+    batcher.submit([waiting(n, few if n in (2, 5) else Choices()) for n in order])
+    batcher.start()
+    delivered = [batches.get(timeout=60) for _ in range(3)]
+    assert [users(delivery) for delivery in delivered] == [
+        ["u1", "u3", "u4"],
+        ["u2", "u5"],  # the oldest that waited, and what can share its batch
+        ["u6", "u7"],
+    ]
+    for _, answered in delivered[1]:
+        assert isinstance(answered.answer, Recommendation)
+        assert len(answered.answer.items) == 2
+
+
+def test_batches_are_narrower_on_a_cpu(shop: LoadedModel) -> None:
+    assert served(shop).device == "cpu"
+    assert ServeLimits().tokens_of_batch("cpu") < ServeLimits().tokens_of_batch("cuda")
+    assert ServeLimits(batch_tokens=5).tokens_of_batch("cpu") == 5
+
+
+def test_a_long_prompt_is_padded_into_the_budget(
+    make_batcher: MakeBatcher, shop: LoadedModel
+) -> None:
+    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    recommender = served(shop).recommender(Choices())
+    short, long = Request("short", ("i1",)), Request("long", ("i1", "i2", "i3", "i4", "i5"))
+    lengths = [len(recommender.prepare(each).query.prompt) for each in (short, long)]
+    assert lengths[1] > lengths[0]
+    # three short ones fit, or two of which one is long
+    batcher = make_batcher(batches, batch_tokens=max(3 * (lengths[0] + 16), 2 * (lengths[1] + 16)))
+    requests = [short, long, short, short, short, short]
+    batcher.submit([Waiting(request, Choices(), Future()) for request in requests])
+    batcher.start()
+    assert users(batches.get(timeout=60)) == ["short", "long"]
+    assert users(batches.get(timeout=60)) == ["short"] * 3
+    assert users(batches.get(timeout=60)) == ["short"]
+
+
+def test_a_batch_is_one_tree_beam(
+    make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    run = beam._TreeSearch.run
+
+    def counted(self: Any, prompts: Any, *rest: Any) -> Any:
+        sizes.append(len(prompts))
+        return run(self, prompts, *rest)
+
+    monkeypatch.setattr(beam._TreeSearch, "run", counted)
+    batcher = make_batcher()
+    requests = [waiting(n) for n in range(20)]
+    batcher.submit(requests)
+    batcher.start()
+    for each in requests:
+        each.future.result(timeout=60)
+    assert sizes == [20]
+
+
+def test_an_idle_model_waits_for_a_batch_and_no_longer(make_batcher: MakeBatcher) -> None:
+    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batcher = make_batcher(batches, batch_seconds=20.0, seconds=60)
+    batcher.start()
+    batcher.submit([waiting(1)])
+    batcher.submit([waiting(2)])
+    with pytest.raises(queue.Empty):
+        batches.get(timeout=0.2)
+    batcher.stop()  # waits for nothing
+    assert users(batches.get(timeout=60)) == ["u1", "u2"]
+
+
+def test_what_cannot_wait_is_refused_as_a_whole(make_batcher: MakeBatcher) -> None:
+    batcher = make_batcher(max_waiting=3)
+    batcher.submit([waiting(1), waiting(2)])
+    with pytest.raises(Busy, match="try again in 1 s"):
+        batcher.submit([waiting(3), waiting(4)])
+    batcher.submit([waiting(5)])
+    batcher._seconds_per_request = 2.5
+    with pytest.raises(Busy, match="try again in 8 s"):
+        batcher.submit([waiting(6)])
+
+
+def test_a_request_that_nobody_waits_for_is_left_out(make_batcher: MakeBatcher) -> None:
+    batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    batcher = make_batcher(batches)
+    left = waiting(1)
+    left.future.cancel()
+    batcher.submit([left, waiting(2)])
+    batcher.start()
+    assert users(batches.get(timeout=60)) == ["u2"]
+
+
+def test_an_error_of_a_batch_is_that_of_the_request_which_caused_it(
+    make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = beam.beam_search
+
+    def poisoned(model: Any, prompts: Any, *rest: Any, **options: Any) -> Any:
+        for leaf_filter in options["filters"]:
+            if leaf_filter is not None:
+                raise DataError("a logit is NaN") if len(prompts) < 9 else RuntimeError("boom")
+        return search(model, prompts, *rest, **options)
+
+    monkeypatch.setattr(beam, "beam_search", poisoned)
+    batcher = make_batcher()
+    requests = [waiting(n, deny=("i0",) if n == 3 else ()) for n in range(9)]
+    batcher.submit(requests)
+    batcher.start()
+    answers = [each.future.result(timeout=60).answer for each in requests]
+    assert isinstance(answers[3], BadRequest)
+    assert "a logit is NaN" in str(answers[3].error)
+    others = [answer for n, answer in enumerate(answers) if n != 3]
+    assert all(isinstance(answer, Recommendation) for answer in others)
+
+
+def test_wrong_options_are_the_answer_to_each_request(make_batcher: MakeBatcher) -> None:
+    batcher = make_batcher()
+    wrong = Choices(candidates=("nobody",))
+    requests = [waiting(1, wrong), waiting(2), waiting(3, wrong)]
+    batcher.submit(requests)
+    batcher.start()
+    first, good, last = (each.future.result(timeout=60).answer for each in requests)
+    for bad in (first, last):
+        assert "'nobody' is not in the bundle" in str(bad.error)
+    assert isinstance(good, Recommendation)
+
+
+def test_an_exchange_is_seen_by_whole_requests_only(
+    make_batcher: MakeBatcher, shop: LoadedModel
+) -> None:
+    """Every answer is that of the value which it names, while values are exchanged all the time."""
+    batcher = make_batcher(batch_seconds=0.0)
+    batcher.start()
+    bundle = shop.bundle
+    # the second value has the same items under other names
+    other_items = replace(
+        bundle.items,
+        ids=type(bundle.items.ids).of([f"i{59 - int(item[1:])}" for item in bundle.items.ids]),
+        stored_index=None,
+    )
+    other_bundle = type(bundle)(bundle.manifest, bundle.arrays)
+    other_bundle.__dict__["items"] = other_items
+    values = {"one": served(shop, "one"), "two": served(replace(shop, bundle=other_bundle), "two")}
+    expected = {
+        name: {
+            n: next(recommend(value.loaded, [waiting(n).request], OPTIONS.recommend)).items
+            for n in range(12)
+        }
+        for name, value in values.items()
+    }
+    assert expected["one"] != expected["two"]
+    stopping = threading.Event()
+
+    def exchange() -> None:
+        while not stopping.is_set():
+            for value in values.values():
+                batcher.exchange(value)
+
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    seen = set()
+    end = time.monotonic() + 60
+    while len(seen) < 2 and time.monotonic() < end:
+        requests = [waiting(n) for n in range(12)]
+        for each in requests:
+            batcher.submit([each])
+        for n, each in enumerate(requests):
+            answered: Answered = each.future.result(timeout=60)
+            name = answered.served.version.model
+            if name == "v1":
+                name = "one"
+            seen.add(name)
+            assert isinstance(answered.answer, Recommendation)
+            assert answered.answer.items == expected[name][n]
+    stopping.set()
+    thread.join()
+    assert seen == {"one", "two"}
+
+
+def test_a_value_that_cannot_answer_is_not_taken(
+    make_batcher: MakeBatcher, shop: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = make_batcher()
+    batcher.start()
+    old, new = batcher.served, served(shop, "new")
+    with monkeypatch.context() as patched:
+        patched.setattr(Served, "warm_up", lambda _: (_ for _ in ()).throw(DataError("broken")))
+        with pytest.raises(DataError, match="broken"):
+            batcher.exchange(new)
+    assert batcher.served is old
+    batcher.exchange(new)
+    assert batcher.served is new
+
+
+def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
+    batcher = make_batcher()
+    requests = [waiting(n) for n in range(30)]
+    batcher.submit(requests)
+    batcher.start()
+    batcher.stop()
+    assert all(isinstance(each.future.result(0).answer, Recommendation) for each in requests)
+    assert not batcher.is_alive
+
+
+def test_the_oldest_request_is_next_whatever_its_options() -> None:
+    line = Queue()
+    first, second, third = (waiting(n, Choices(k=n % 2 + 1)) for n in range(3))
+    for each in (first, second, third):
+        line.add(each)
+    assert line.oldest() is first
+    assert line.take(first.choices) is first
+    assert line.oldest() is second
+    line.put_back(first)
+    assert line.oldest() is first
+    assert len(line) == 3
+    taken = [line.take(first.choices), line.take(first.choices), line.take(first.choices)]
+    assert taken == [first, third, None]
+    assert line.take(second.choices) is second
+    assert (len(line), line.oldest()) == (0, None)
+
+
+def test_candidates_are_scored_where_a_service_recommends_lists() -> None:
+    defaults = RecommendOptions(k=10, list=ListOptions())
+    assert Choices().options(defaults).list is not None
+    scored = Choices(candidates=("i1", "i2")).options(defaults)
+    assert (scored.k, scored.list) == (2, None)

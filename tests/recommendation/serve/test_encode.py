@@ -1,0 +1,68 @@
+"""Texts to semantic IDs over HTTP, by an encoder that stays in memory."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.encoder import loaded as room
+from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.encode import encode, open_encoder
+from tests.bundles import small_bundle
+from tests.encoders import tiny_encoder
+from tests.loaded import loaded_model
+from tests.recommendation.serve.conftest import MakeClient
+
+TEXTS = ["a red lamp", "blue soap", "a red lamp"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_encoder(tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose recipe names the encoder."""
+    cache = tmp_path_factory.mktemp("cache")
+    _, record = embed(["a text"], Encoder(str(folder)), cache=cache)
+    made = small_bundle(40, dim=record["dim"])
+    recipe: dict[str, Any] = {**(made.manifest.recipe or {}), "encoder": record}
+    return Bundle(replace(made.manifest, recipe=recipe), made.arrays)
+
+
+def test_texts_are_encoded_as_by_the_library(
+    make_client: MakeClient, bundle: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [asdict(each) for each in encode(bundle, TEXTS)]
+    loads = []
+    load = room.load_model
+
+    def counted(*arguments: Any) -> Any:
+        loads.append(arguments)
+        return load(*arguments)
+
+    monkeypatch.setattr(room, "load_model", counted)
+    client = make_client(loaded_model(bundle))
+    for _ in range(2):
+        answer = client.post("/v1/encode", json={"texts": TEXTS})
+        assert answer.json()["encodings"] == json.loads(json.dumps(expected))
+    assert len(loads) == 1
+    refused = client.post("/v1/encode", json={"texts": ["a lamp", " "]})
+    assert refused.status_code == 422
+    assert "an empty text" in refused.json()["error"]
+    moved = make_client(loaded_model(bundle), encoder=str(folder / "nowhere"))
+    assert "is not a folder" in moved.post("/v1/encode", json={"texts": TEXTS}).json()["error"]
+
+
+def test_a_loaded_encoder_gives_the_vectors_of_embed(
+    bundle: Bundle, folder: Path, tmp_path: Path
+) -> None:
+    encoder = Encoder(str(folder))
+    loaded = open_encoder(bundle, model=str(folder))
+    expected, _ = embed(TEXTS, encoder, cache=tmp_path)
+    assert loaded.vectors(TEXTS) == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,225 @@
+"""A moved tag, a bundle that grows, another memory: taken if they fit, else refused and the old one
+stays."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from sidtool.base.errors import RefusedError
+from sidtool.data.split.split import Split, UserSequence
+from sidtool.memory.build import build_memory
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.memory import MemoryOptions
+from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.requests import Request
+from sidtool.recommendation.serve.app import make_app
+from sidtool.recommendation.serve.serve_options import ServeOptions
+from sidtool.recommendation.serve.served import Served
+from sidtool.recommendation.serve.service import Service
+from sidtool.recommendation.serve.sources import Version
+from sidtool.registry import push
+from sidtool.registry.publish import tag
+from sidtool.registry.references import open_bundle
+from tests.loaded import with_prompts
+from tests.recommendation.serve.conftest import OPTIONS
+from tests.recommendation.serve.disk import N_GROWN, N_ITEMS, catalog_bundle, save_model
+
+K = RecommendOptions(k=N_GROWN, num_beams=N_GROWN)
+HISTORY = ("b001", "b002")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two models of one catalog."""
+    folder = tmp_path_factory.mktemp("served")
+    return tuple(save_model(folder / f"{seed}", seed=seed) for seed in (0, 1))  # type: ignore[return-value]
+
+
+class Shop:
+    """A served model whose locations are looked at when a test says so."""
+
+    def __init__(self, tmp_path: Path, **options: Any) -> None:
+        self.options = ServeOptions(recommend=K, poll_seconds=3600, **options)
+        self.service = Service.open(self.options, tmp_path / "copies")
+        self.client = TestClient(make_app(self.options, self.service))
+
+    def look(self) -> bool:
+        return self.service.watcher.look()
+
+    def items(self) -> list[str]:
+        answer = self.client.post("/v1/recommend", json={"history": HISTORY})
+        assert answer.headers["sidtool-bundle"] == self.service.served.loaded.bundle.digest[:12]
+        return list(answer.json()["items"])
+
+
+def offline(model: Path, bundle: str | Path | None = None, **more: Any) -> list[str]:
+    other = None if bundle is None else open_bundle(bundle)
+    loaded = load_model_folder(model, bundle=other, **more)
+    (answer,) = recommend(loaded, [Request(history=HISTORY)], K)
+    return list(answer.items)
+
+
+def test_a_bundle_that_grows_is_taken(models: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "shop.zarr"
+    catalog_bundle().save(path)
+    shop = Shop(tmp_path, model=str(models[0]), bundle=str(path))
+    with shop.client:
+        network = shop.service.served.loaded.model
+        assert shop.items() == offline(models[0])
+        assert not shop.look()
+        catalog_bundle(N_GROWN).save(path, force=True)
+        assert shop.look()
+        assert shop.items() == offline(models[0], path)
+        assert len(shop.items()) == N_GROWN
+        assert shop.service.served.loaded.model is network  # no weight was read again
+        ready = shop.client.get("/readyz").json()
+        assert (ready["items"], ready["compatibility"]) == (N_GROWN, "refreshed")
+        assert 'sidtool_exchanges_total{result="exchanged"} 1.0' in shop.client.get("/metrics").text
+        # it may also shrink again
+        catalog_bundle().save(path, force=True)
+        assert shop.look()
+        assert len(shop.items()) == N_ITEMS
+
+
+def test_a_bundle_of_another_codebook_is_refused_once_and_the_old_one_stays(
+    models: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "shop.zarr"
+    catalog_bundle().save(path)
+    shop = Shop(tmp_path, model=str(models[0]), bundle=str(path))
+    with shop.client:
+        before = shop.items()
+        catalog_bundle(seed=5).save(path, force=True)
+        assert not shop.look()
+        assert shop.items() == before
+        ready = shop.client.get("/readyz")
+        assert ready.status_code == 200
+        assert "the model was made for codebook" in ready.json()["not_taken"]
+        assert not shop.look()  # it is not loaded again
+        assert sum("refused, the old one stays" in each.message for each in caplog.records) == 1
+        shutil.rmtree(path)
+        assert not shop.look()
+        assert "there is no bundle" in shop.client.get("/readyz").json()["not_taken"]
+        assert shop.items() == before
+        catalog_bundle(N_GROWN).save(path)
+        assert shop.look()
+        assert shop.client.get("/readyz").json()["not_taken"] is None
+
+
+def test_a_tag_of_a_bundle_moves(models: tuple[Path, Path], tmp_path: Path) -> None:
+    registry = f"{tmp_path / 'registry' / 'shop'}"
+    for bundle in (catalog_bundle(), catalog_bundle(N_GROWN, version="1.1")):
+        bundle.save(tmp_path / f"{len(bundle)}.zarr")
+        push(str(tmp_path / f"{len(bundle)}.zarr"), registry)
+    tag(f"{registry}@1.0", "prod")
+    shop = Shop(tmp_path, model=str(models[0]), bundle=f"{registry}@prod")
+    with shop.client:
+        assert len(shop.items()) == N_ITEMS
+        tag(f"{registry}@1.1", "prod")
+        assert shop.look()
+        assert shop.items() == offline(models[0], f"{registry}@1.1")
+
+
+@pytest.mark.parametrize("store", ["file", "memory"])
+def test_a_tag_of_a_model_moves(models: tuple[Path, Path], tmp_path: Path, store: str) -> None:
+    registry = f"{tmp_path / 'registry' / 'model'}"
+    if store == "memory":  # as a remote one: models are copied from it
+        registry = f"memory://{tmp_path.name}/model"
+    push(str(models[0]), registry, tag="prod")
+    shop = Shop(tmp_path, model=f"{registry}@prod")
+    with shop.client:
+        assert shop.items() == offline(models[0])
+        push(str(models[1]), registry)
+        assert not shop.look()  # the tag did not move
+        tag(f"{registry}@1.1", "prod")
+        assert shop.look()
+        assert shop.items() == offline(models[1])
+        assert offline(models[1]) != offline(models[0])
+        tag(f"{registry}@1.0", "prod")
+        assert shop.look()
+        assert shop.items() == offline(models[0])
+
+
+def test_a_nightly_memory_is_taken(models: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "memory.zarr"
+
+    def save_memory(step: int, *, force: bool = False) -> None:
+        users = tuple(
+            UserSequence(f"u{n}", (f"b{n:03d}", f"b{(n + step) % 9:03d}"), (1, 2)) for n in range(9)
+        )
+        memory = build_memory(Split("leave-one-out", users, (), ()), catalog_bundle())
+        memory.save(path, force=force)
+
+    save_memory(1)
+    memory = MemoryOptions(path, 0.9)
+    shop = Shop(tmp_path, model=str(models[0]), memory=memory)
+    with shop.client:
+        before = shop.items()
+        assert before == offline(models[0], memory=memory)
+        save_memory(4, force=True)
+        assert shop.look()
+        assert shop.items() == offline(models[0], memory=memory) != before
+        body = {"history": HISTORY, "explain": True, "k": 1}
+        answer = shop.client.post("/v1/recommend", json=body).json()
+        assert 0 <= answer["explanations"][0]["memory_share"] <= 1
+
+
+def test_what_is_no_model_is_refused_at_the_start(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from sidtool.base.errors import CompatibilityError, DataError, UsageError
+
+    path = tmp_path / "other.zarr"
+    catalog_bundle(seed=5).save(path)
+    cases: list[tuple[type[Exception], dict[str, Any], str]] = [
+        (DataError, {"model": str(tmp_path)}, "there is no model"),
+        (CompatibilityError, {"model": str(models[0]), "bundle": str(path)}, "codebook"),
+    ]
+    push(str(path), str(tmp_path / "registry" / "shop"))
+    reference = f"{tmp_path / 'registry' / 'shop'}@1.0"
+    cases.append((UsageError, {"model": reference}, "is a bundle, not a model"))
+    for kind, options, message in cases:
+        with pytest.raises(kind, match=message):
+            Service.open(replace(ServeOptions("x"), **options), tmp_path / "copies")
+
+
+def test_a_model_that_cannot_answer_is_refused(shop: LoadedModel) -> None:
+    untrained = with_prompts(shop)
+    with pytest.raises(RefusedError, match="the model cannot answer: the model was not trained"):
+        Served.of(untrained, Version("v1"), OPTIONS.recommend).warm_up()
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"text_prompt": TextPrompt("title-to-sid", "{item}:", 100)},
+        {
+            "history_prompt": HistoryPrompt(
+                "sequence",
+                "{user.age}{history}",
+                5,
+                300,
+                separator=" ",
+                item="{gap}{event.device}{sid}{event.rating}",
+            )
+        },
+        {
+            "history_prompt": HistoryPrompt(
+                "next-item-by-rating",
+                "{context.place}{history}{feedback.rating}{gap}",
+                5,
+                300,
+                item="{ago}{sid}",
+            )
+        },
+    ],
+    ids=["text", "sequence with fields", "fields"],
+)
+def test_the_trial_is_a_request_that_the_model_can_answer(shop: LoadedModel, prompts: Any) -> None:
+    Served.of(with_prompts(shop, **prompts), Version("v1"), OPTIONS.recommend).warm_up()

@@ -1,0 +1,224 @@
+"""`sidtool serve` as a process: it starts, answers, drains and ends; workers replace each other."""
+
+import io
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from sidtool.cli.serve import example_call
+from sidtool.model.load import load_model_folder
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.requests import Request
+from tests.cli.road import refused
+from tests.cli.test_columns import COMMANDS
+from tests.doc_blocks import ROOT, blocks, page
+from tests.recommendation.serve.disk import Running, running, save_model
+
+EXAMPLES = ROOT / "examples" / "serve"
+URL = "http://127.0.0.1:8000"
+
+BODY = {"user": "private user", "history": ["b001", "b002"], "k": 3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> list[str]:
+    request = Request(history=tuple(BODY["history"]))  # type: ignore[arg-type]
+    (answer,) = recommend(load_model_folder(model), [request], RecommendOptions(k=3))
+    return list(answer.items)
+
+
+def test_a_service_answers_what_page_and_examples_call_and_drains_at_its_end(
+    model: Path, expected: list[str], tmp_path: Path
+) -> None:
+    token = {"SIDTOOL_TOKEN": "sesame"}
+    with running(tmp_path / "log", model, "-v", env=token) as service:
+        service.wait_until_ready()
+        check_next_step(service, tmp_path)
+        check_page(service, tmp_path)
+        check_examples(service, tmp_path)
+        answer = call_across_sigterm(service, "authorization: Bearer sesame")
+        assert service.process.wait(60) == 0
+    assert (answer["user"], answer["items"]) == ("private user", expected)
+    log = (tmp_path / "log").read_text()
+    assert "POST /v1/recommend 200" in log
+    assert "Traceback" not in log
+    for private in ("private user", "b001", "sesame"):
+        assert private not in log
+
+
+def call_across_sigterm(service: Running, header: str) -> Any:
+    """The answer to a call whose body is sent after the service got SIGTERM: it asked for the body
+    before."""
+    body = json.dumps(BODY).encode()
+    head = (
+        f"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+        f"expect: 100-continue\r\n{header}\r\n\r\n"
+    )
+    url = urlsplit(service.url)
+    with socket.create_connection((url.hostname, url.port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        connection.sendall(body)
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    status, _, content = answer.partition(b"\r\n\r\n")
+    assert status.startswith(b"HTTP/1.1 200 "), status
+    return json.loads(content)
+
+
+def check_next_step(service: Running, folder: Path) -> None:
+    """The call that is shown at the start is answered, with the token of the variable."""
+    (call,) = (line for line in service.log.read_text().splitlines() if line.startswith("next: "))
+    answer = shell(call.removeprefix("next: "), folder, SIDTOOL_TOKEN="sesame")
+    assert "items" in json.loads(answer)
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+def test_the_call_that_is_shown_has_the_token_of_a_file(tmp_path: Path, has_token: bool) -> None:
+    token = tmp_path / "a token"
+    token.write_text("sesame\n")
+    call = example_call(URL, token, has_token=has_token)
+    words = shell(call.replace("curl", "printf '%s\\n'"), tmp_path).splitlines()
+    assert words[0] == f"{URL}/v1/recommend"
+    assert words[3:] == ["-H", "Authorization: Bearer sesame"] * has_token
+
+
+def check_page(service: Running, folder: Path) -> None:
+    """The calls of docs/serving.md are answered."""
+    (block,) = (text for text in blocks(page("serving.md"), "sh") if "curl" in text)
+    header = " --silent --header 'authorization: Bearer sesame'"
+    call = block.rstrip().replace(URL, service.url) + header
+    assert len(json.loads(shell(call, folder))["items"]) == 3
+    (program,) = blocks(page("serving.md"), "python")
+    token = '{"authorization": "Bearer sesame"}'
+    request = f"urllib.request.Request(url, json.dumps(body).encode(), {token})"
+    program = program.replace("url, json.dumps(body).encode()", request)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        exec(program.replace(URL, service.url), {})
+    assert printed.getvalue() == "[3, 3]\n"
+
+
+def check_examples(service: Running, folder: Path) -> None:
+    """The clients of examples/serve are answered, and refused without the token."""
+    token = {"TOKEN": "sesame"}
+    lines = shell(f"{EXAMPLES / 'client.sh'} {service.url}", folder, **token).splitlines()
+    ready, one, many, scored, decoded = map(json.loads, lines)
+    assert ready["ready"] is True
+    assert one["user"] == "u1"
+    assert not {"b001", "b002"} & set(one["items"])
+    assert [len(answer["items"]) for answer in many["answers"]] == [3, 3]
+    assert set(scored["items"]) == {"b002", "b003"}
+    assert decoded["decoded"][0][0]["status"] in ("item", "unknown")
+    call = f"{sys.executable} {EXAMPLES / 'client.py'} {service.url} b001,b002"
+    table = [line.split("\t") for line in shell(call, folder, **token).splitlines()]
+    assert [len(row) for row in table] == [3] * 5
+    with pytest.raises(AssertionError, match="401: the bearer token"):
+        shell(call, folder)
+
+
+def shell(text: str, folder: Path, **env: str) -> str:
+    """What a shell prints, with the programs of a folder."""
+    ran = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=folder,
+        env={"PATH": f"{folder}:/usr/bin:/bin", "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_image_and_the_unit_run_the_command() -> None:
+    unit = (EXAMPLES / "sidtool.service").read_text(encoding="utf-8")
+    image = (EXAMPLES / "Dockerfile").read_text(encoding="utf-8")
+    assert 'ENTRYPOINT ["sidtool", "serve", "--host", "0.0.0.0"]' in image
+    assert "[serve]" in image
+    (command,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
+    words = shlex.split(command.partition("=")[2])[1:]
+    flags = {flag for option in COMMANDS["serve"].params for flag in option.opts}
+    assert words[0] == "serve"
+    assert {word for word in words if word.startswith("--")} <= flags
+
+
+@pytest.mark.slow
+def test_the_coprocess_of_the_page_answers(model: Path, tmp_path: Path) -> None:
+    program = tmp_path / "sidtool"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sidtool "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "tuned").symlink_to(model)
+    (block,) = (text for text in blocks(page("serving.md"), "sh") if "coproc" in text)
+    answer = json.loads(shell(block + 'echo "$answer"', tmp_path, PYTHONPATH=str(ROOT)))
+    assert answer["user"] == "u1"
+    assert len(answer["items"]) == 10
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(model: Path, expected: list[str], tmp_path: Path) -> None:
+    with running(tmp_path / "log", model, "--workers", "2") as service:
+        service.wait_until_ready()
+        workers = children(service.process.pid)
+        os.kill(workers[0], signal.SIGKILL)
+        for _ in range(20):
+            assert service.post("/v1/recommend", BODY)["items"] == expected
+        end = time.monotonic() + 60
+        while len(now := children(service.process.pid)) < 2 or workers[0] in now:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        page = service.get("/metrics")
+        counted = 'sidtool_calls_total{path="/v1/recommend",status="200"} 20.0'
+        assert counted in page  # by both workers together
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(60) == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in (*workers, *now))
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a supervisor: those that run sidtool's code."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    commands = {int(each): Path(f"/proc/{each}/cmdline").read_bytes() for each in listed}
+    return [child for child, command in commands.items() if b"spawn_main" in command]
+
+
+def test_a_service_that_cannot_start_says_so(model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = refused(1, "serve", model, "--port", port)
+        assert f"127.0.0.1 port {port} cannot be used" in message
+    assert "there is no model at" in refused(1, "serve", tmp_path, "--port", 0)
+    assert "there is no model at" in refused(1, "serve", tmp_path, "--port", 0, "--workers", 2)
+    for words, text in (
+        (("--workers", 0), "at least 1 worker"),
+        (("--port", 70000), "from 0 to 65535"),
+        (("--max-beams", 20), "raise --max-beams"),
+        (("--timeout", 0), "more than 0 seconds"),
+        (("--poll", 0), "more than 0 seconds"),
+        (("--batch-wait", 99999), "0 to 30.0 seconds"),
+        (("--max-body", "x"), "x"),
+    ):
+        assert text in refused(2, "serve", model, *words)
+    empty = tmp_path / "token"
+    empty.write_text("\n")
+    assert "has no token" in refused(2, "serve", model, "--token-file", empty)
+    assert "cannot be read" in refused(1, "serve", model, "--token-file", tmp_path / "none")
+    assert "has no token" in refused(2, "serve", model, env={"SIDTOOL_TOKEN": ""})
