@@ -37,10 +37,18 @@ if TYPE_CHECKING:
     from sidtool.data.split.sessions import SessionRule as SessionRule
     from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
-    from sidtool.evaluation.tune_memory import TuneMemoryOptions as TuneMemoryOptions
-    from sidtool.evaluation.tune_memory import tune_memory as tune_memory
-    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions as TuneSimilarityOptions
-    from sidtool.evaluation.tune_similarity import tune_similarity as tune_similarity
+    from sidtool.evaluation.lists.list_evaluation import (
+        ListEvaluationOptions as ListEvaluationOptions,
+    )
+    from sidtool.evaluation.lists.list_evaluation import evaluate_lists as evaluate_lists
+    from sidtool.evaluation.memory_tuning import TuneMemoryOptions as TuneMemoryOptions
+    from sidtool.evaluation.memory_tuning import tune_memory as tune_memory
+    from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
+    from sidtool.evaluation.similarity_tuning import tune_similarity as tune_similarity
+    from sidtool.evaluation.tasks.task_evaluation import (
+        TaskEvaluationOptions as TaskEvaluationOptions,
+    )
+    from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_task
     from sidtool.examples.event_weights import WeightOptions as WeightOptions
     from sidtool.examples.examples_run import make_sft as make_sft
     from sidtool.examples.job import SftInputs as SftInputs
@@ -49,10 +57,6 @@ if TYPE_CHECKING:
     from sidtool.interop.convert import export_map as export_map
     from sidtool.interop.convert import import_map as import_map
     from sidtool.interop.imported_codebook import CodebookFile as CodebookFile
-    from sidtool.list_evaluation.list_evaluation import (
-        ListEvaluationOptions as ListEvaluationOptions,
-    )
-    from sidtool.list_evaluation.list_evaluation import evaluate_lists as evaluate_lists
     from sidtool.memory.build import build_memory as build_memory
     from sidtool.memory.content import ItemContent as ItemContent
     from sidtool.memory.memory import Memory as Memory
@@ -83,10 +87,6 @@ if TYPE_CHECKING:
     from sidtool.reinforcement.settings import RlOptions as RlOptions
     from sidtool.renewal.refresh import refresh as refresh
     from sidtool.setting_list import list_settings as list_settings
-    from sidtool.task_evaluation.task_evaluation import (
-        TaskEvaluationOptions as TaskEvaluationOptions,
-    )
-    from sidtool.task_evaluation.task_evaluation import evaluate_task as evaluate_task
     from sidtool.tokenizer.bundle.bundle import Bundle as Bundle
     from sidtool.tokenizer.bundle.integrity import verify as verify
     from sidtool.tokenizer.bundle.sid_text import decode as decode
@@ -126,7 +126,7 @@ _MODULES = {
     "ItemColumns": "cluster.vectors",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
-    "ListEvaluationOptions": "list_evaluation.list_evaluation",
+    "ListEvaluationOptions": "evaluation.lists.list_evaluation",
     "ListOptions": "recommendation.search.list_options",
     "ListTargets": "data.split.list_targets",
     "Listening": "recommendation.serve.serve_options",
@@ -147,11 +147,11 @@ _MODULES = {
     "SidtoolError": "base.errors",
     "SplitOptions": "data.split.files",
     "StageSettings": "training.settings",
-    "TaskEvaluationOptions": "task_evaluation.task_evaluation",
+    "TaskEvaluationOptions": "evaluation.tasks.task_evaluation",
     "Templates": "model.prompt.frames",
     "TrainOptions": "training.settings",
-    "TuneMemoryOptions": "evaluation.tune_memory",
-    "TuneSimilarityOptions": "evaluation.tune_similarity",
+    "TuneMemoryOptions": "evaluation.memory_tuning",
+    "TuneSimilarityOptions": "evaluation.similarity_tuning",
     "WeightOptions": "examples.event_weights",
     "add_items": "tokenizer.make.add",
     "adopt": "adoption.adopt",
@@ -166,8 +166,8 @@ _MODULES = {
     "encode": "tokenizer.make.encode",
     "encode_folder": "cluster.vectors",
     "evaluate": "evaluation.evaluation",
-    "evaluate_lists": "list_evaluation.list_evaluation",
-    "evaluate_task": "task_evaluation.task_evaluation",
+    "evaluate_lists": "evaluation.lists.list_evaluation",
+    "evaluate_task": "evaluation.tasks.task_evaluation",
     "explain": "tokenizer.make.explain",
     "export_map": "interop.convert",
     "extend_model": "model.extend",
@@ -197,8 +197,8 @@ _MODULES = {
     "tag": "registry.publish",
     "train": "training.run",
     "train_stages": "training.stages",
-    "tune_memory": "evaluation.tune_memory",
-    "tune_similarity": "evaluation.tune_similarity",
+    "tune_memory": "evaluation.memory_tuning",
+    "tune_similarity": "evaluation.similarity_tuning",
     "verify": "tokenizer.bundle.integrity",
 }
 """The module of each public name, below `sidtool`."""

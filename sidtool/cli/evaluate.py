@@ -20,9 +20,9 @@ from sidtool.terminal.inputs import numbers, read_ids
 if TYPE_CHECKING:
     from sidtool.cluster.rankings import ClusterRanker
     from sidtool.evaluation.evaluation import EvaluationOptions
-    from sidtool.list_evaluation.list_evaluation import ListEvaluationOptions
+    from sidtool.evaluation.lists.list_evaluation import ListEvaluationOptions
+    from sidtool.evaluation.tasks.task_evaluation import TaskEvaluationOptions
     from sidtool.model.load import LoadedModel
-    from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions
 
 SAMPLES = 20
 """Users whose recommendations are in the JSON unless another number is given."""
@@ -175,9 +175,9 @@ def evaluate(
     its answer is a SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and
     perplexity."""
     from sidtool.evaluation.evaluation import EvaluationOptions
+    from sidtool.evaluation.lists.list_evaluation import ListEvaluationOptions
+    from sidtool.evaluation.tasks.task_evaluation import TaskEvaluationOptions
     from sidtool.examples.catalog import CatalogOptions
-    from sidtool.list_evaluation.list_evaluation import ListEvaluationOptions
-    from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions
 
     thresholds = numbers(fail_under, option="--fail-under")
     list_seed = seed if list_search == "gumbel" else 0
@@ -283,7 +283,7 @@ class _Inputs:
 
 def _evaluate_task(inputs: _Inputs, settings: "TaskEvaluationOptions", json: bool) -> None:
     from sidtool.evaluation.metrics import check_thresholds
-    from sidtool.task_evaluation.task_evaluation import evaluate_task
+    from sidtool.evaluation.tasks.task_evaluation import evaluate_task
 
     loaded = inputs.load()
     with progress("evaluate") as reports:
@@ -293,9 +293,9 @@ def _evaluate_task(inputs: _Inputs, settings: "TaskEvaluationOptions", json: boo
 
 
 def _evaluate_lists(inputs: _Inputs, settings: "ListEvaluationOptions", json: bool) -> None:
+    from sidtool.evaluation.lists.list_evaluation import LISTS, evaluate_lists
+    from sidtool.evaluation.lists.list_metrics import metric_names
     from sidtool.evaluation.metrics import check_names, check_thresholds
-    from sidtool.list_evaluation.list_evaluation import LISTS, evaluate_lists
-    from sidtool.list_evaluation.list_metrics import metric_names
 
     assert inputs.split is not None
     check_names(inputs.thresholds, metric_names(settings.length))

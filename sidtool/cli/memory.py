@@ -15,7 +15,7 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 if TYPE_CHECKING:
     from sidtool.data.split.split import Split
     from sidtool.data.vectors import Vectors
-    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions
+    from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions
     from sidtool.memory.build import EarlierMemory
     from sidtool.memory.content import ItemContent
     from sidtool.memory.memory import Memory
@@ -177,8 +177,8 @@ def tune_memory(
     """Choose the weight and power of a memory on validation users, and bind it to a copy of a
     model."""
     from sidtool.data.split.files import open_split
-    from sidtool.evaluation.tune_memory import TuneMemoryOptions, plan_tune_memory
-    from sidtool.evaluation.tune_memory import tune_memory as tune
+    from sidtool.evaluation.memory_tuning import TuneMemoryOptions, plan_tune_memory
+    from sidtool.evaluation.memory_tuning import tune_memory as tune
     from sidtool.registry.references import open_memory
 
     chosen = TuneMemoryOptions(users, num_beams, exclude_seen)
@@ -240,7 +240,7 @@ def _search(
     fixed: dict[str, Any], users: int | None, exclude_seen: bool
 ) -> "TuneSimilarityOptions":
     """How --tune chooses settings. Raises UsageError for fewer than one user."""
-    from sidtool.evaluation.tune_similarity import TuneSimilarityOptions
+    from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions
 
     search = TuneSimilarityOptions(exclude_seen=exclude_seen, fixed=fixed)
     return search if users is None else replace(search, users=users)
@@ -253,7 +253,7 @@ def _build_tuned(
     search: "TuneSimilarityOptions",
 ) -> "Memory":
     """A memory with the settings that are best on validation users; prints them."""
-    from sidtool.evaluation.tune_similarity import tune_similarity
+    from sidtool.evaluation.similarity_tuning import tune_similarity
     from sidtool.memory.build import build_memory
 
     with progress("tune") as reports:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.evaluation.tasks.answer_probabilities import SharedPrompt, answer_probabilities
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.model.prompt.assemble import label_prompt_ids

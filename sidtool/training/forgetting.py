@@ -44,7 +44,7 @@ class ForgettingCheck:
         self.result = Forgetting(len(self.texts), self.before, self._perplexity(trainer))
 
     def _perplexity(self, trainer: Any) -> float:
-        from sidtool.answers.text_answers import answer_losses, perplexity
+        from sidtool.evaluation.tasks.text_answers import answer_losses, perplexity
         from sidtool.model.prompt.encoder import prompt_encoder
 
         encoder = prompt_encoder(trainer.processing_class, self.tokens)

@@ -9,10 +9,10 @@ from scipy import sparse
 
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.memory_tuning import TuneMemoryOptions, candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import MixtureChoice
 from sidtool.evaluation.new_item_factor import FACTORS, LOSS, choose_for_new_items
-from sidtool.evaluation.tune_memory import TuneMemoryOptions, candidates_of
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ContentSettings, ItemContent
 from sidtool.memory.distribution import ItemDistribution

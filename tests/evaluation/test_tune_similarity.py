@@ -9,7 +9,7 @@ from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.split.split import Example, Split
 from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.evaluation.tune_similarity import (
+from sidtool.evaluation.similarity_tuning import (
     GRID,
     TuneSimilarityOptions,
     _trials,

@@ -15,6 +15,11 @@ from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.evaluation.tasks.task_evaluation import (
+    TaskEvaluationOptions,
+    _make_questions,
+    evaluate_task,
+)
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import history_prompt_task
@@ -26,11 +31,6 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import segments_to_text
 from sidtool.recommendation.query import QuerySession
-from sidtool.task_evaluation.task_evaluation import (
-    TaskEvaluationOptions,
-    _make_questions,
-    evaluate_task,
-)
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import RATING_TASKS as TASKS
 from tests.examples.test_field_prompts import (

@@ -9,6 +9,7 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.items import Items
+from sidtool.evaluation.tasks.task_evaluation import TaskEvaluationOptions, _make_questions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
@@ -18,7 +19,6 @@ from sidtool.model.prompt.assemble import label_prompt_ids
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.prompts import LabelPrompt
-from sidtool.task_evaluation.task_evaluation import TaskEvaluationOptions, _make_questions
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.test_field_prompts import extended_tokenizer, random_split, split_of
 from tests.loaded import loaded_model

@@ -16,7 +16,7 @@ from sidtool.base.errors import (
 )
 from sidtool.data.items import make_items
 from sidtool.data.split.split import Example, Split, UserSequence
-from sidtool.evaluation.tune_similarity import tune_similarity
+from sidtool.evaluation.similarity_tuning import tune_similarity
 from sidtool.memory.build import EarlierMemory, build_memory, rebuild_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings, item_similarity

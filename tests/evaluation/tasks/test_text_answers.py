@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.answers.questions import Question
-from sidtool.answers.text_answers import _write, answer_losses, text_answer_metrics
 from sidtool.base.errors import UsageError
+from sidtool.evaluation.tasks.questions import Question
+from sidtool.evaluation.tasks.text_answers import _write, answer_losses, text_answer_metrics
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.segments import catalog, template
 from sidtool.model.prompt.tokens import SidTokens
@@ -82,7 +82,7 @@ def test_an_answer_without_an_end_has_no_closing_token(monkeypatch: pytest.Monke
         closing_tokens.append(set(closing))
         return ["red"]
 
-    monkeypatch.setattr("sidtool.answers.text_answers._write", write)
+    monkeypatch.setattr("sidtool.evaluation.tasks.text_answers._write", write)
     prompt, answer = (template("a film"),), (catalog("red"),)
     text_answer_metrics(loaded, [Question(prompt, answer)], None)
     text_answer_metrics(loaded, [Question(prompt, (*answer, template("!")))], None)

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.answers.questions import Question
-from sidtool.answers.task_metrics import evaluate_questions
-from sidtool.answers.text_answers import exact_match, normalized, token_f1
 from sidtool.base.errors import DataError, UsageError
+from sidtool.evaluation.tasks.questions import Question
+from sidtool.evaluation.tasks.task_metrics import evaluate_questions
+from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token_f1
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.segments import Segment, begin, catalog, end, sids, template

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.answers.questions import (
+from sidtool.base.errors import UsageError
+from sidtool.base.progress import Progress
+from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
+from sidtool.evaluation.tasks.questions import (
     GroupKey,
     Question,
     SidCodes,
     prefixes,
     split_last_sid,
 )
-from sidtool.base.errors import UsageError
-from sidtool.base.progress import Progress
-from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.answers import answer_probabilities as module
-from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
-from sidtool.answers.text_answers import answer_losses
 from sidtool.base.errors import DataError
+from sidtool.evaluation.tasks import answer_probabilities as module
+from sidtool.evaluation.tasks.answer_probabilities import SharedPrompt, answer_probabilities
+from sidtool.evaluation.tasks.text_answers import answer_losses
 from tests.models import tiny_encoder_decoder, tiny_model
 
 RNG = np.random.default_rng(0)

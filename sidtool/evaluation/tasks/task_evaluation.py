@@ -10,8 +10,6 @@ from typing import Literal, NamedTuple, cast
 
 import numpy as np
 
-from sidtool.answers.questions import Question
-from sidtool.answers.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.columns import recorded_columns
@@ -22,6 +20,8 @@ from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.data.tables.containers import suffix
 from sidtool.data.tables.json_tables import json_lines
+from sidtool.evaluation.tasks.questions import Question
+from sidtool.evaluation.tasks.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.examples.catalog import CatalogOptions, read_catalog
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples

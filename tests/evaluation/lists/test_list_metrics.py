@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.list_evaluation.list_metrics import (
+from sidtool.evaluation.lists.list_metrics import (
     ItemFacts,
     ListTruth,
     all_values,

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sidtool.answers.questions import Question
-from sidtool.answers.sid_answers import sid_answer_metrics
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
+from sidtool.evaluation.tasks.questions import Question
+from sidtool.evaluation.tasks.sid_answers import sid_answer_metrics
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.search.normalize import Normalize
 
@@ -77,11 +77,11 @@ def evaluate_questions(
             loaded, questions, also_correct, num_beams, settings["normalize"], progress
         )
     elif are_labels:
-        from sidtool.answers.label_answers import label_metrics
+        from sidtool.evaluation.tasks.label_answers import label_metrics
 
         names, values, of_all, chance = label_metrics(loaded, questions, progress)
     else:
-        from sidtool.answers.text_answers import text_answer_metrics
+        from sidtool.evaluation.tasks.text_answers import text_answer_metrics
 
         names, values, of_all = text_answer_metrics(loaded, questions, progress)
     # the bootstrap draws single questions

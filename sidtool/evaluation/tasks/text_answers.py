@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.answers.questions import Question
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
+from sidtool.evaluation.tasks.questions import Question
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import check_positions, max_positions
 from sidtool.model.prompt.encoder import prompt_encoder

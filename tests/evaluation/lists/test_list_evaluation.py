@@ -12,8 +12,8 @@ from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.split import Split
-from sidtool.list_evaluation.held_out_sessions import HeldOutSessions, item_facts
-from sidtool.list_evaluation.list_evaluation import (
+from sidtool.evaluation.lists.held_out_sessions import HeldOutSessions, item_facts
+from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
     ListEvaluationOptions,
     ListMaker,

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from sidtool.answers.label_answers import (
+from sidtool.base.errors import DataError
+from sidtool.evaluation.tasks.label_answers import (
     concordance,
     label_metrics,
     label_probabilities,
     labels_of,
 )
-from sidtool.answers.questions import Question
-from sidtool.base.errors import DataError
+from sidtool.evaluation.tasks.questions import Question
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.segments import catalog, template
 from tests.bundles import small_bundle

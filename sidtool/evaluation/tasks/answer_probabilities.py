@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.answers.text_answers import answer_losses
+from sidtool.evaluation.tasks.text_answers import answer_losses
 from sidtool.model.positions import check_positions
 from sidtool.model.structure import is_encoder_decoder
 from sidtool.recommendation.search.batching import batches, evaluation_mode

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.answers.answer_probabilities import SharedPrompt, answer_probabilities
-from sidtool.answers.questions import Question
-from sidtool.answers.text_answers import text_answer_metrics
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
+from sidtool.evaluation.tasks.answer_probabilities import SharedPrompt, answer_probabilities
+from sidtool.evaluation.tasks.questions import Question
+from sidtool.evaluation.tasks.text_answers import text_answer_metrics
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.labels import MOST_LABELS, are_numbers, sorted_labels

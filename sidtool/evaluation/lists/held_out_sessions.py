@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sidtool.data.split.split import Example, FurtherTarget, UserSequence
-from sidtool.list_evaluation.list_metrics import UNKNOWN, ItemFacts, ListTruth, Rows, information
+from sidtool.evaluation.lists.list_metrics import UNKNOWN, ItemFacts, ListTruth, Rows, information
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

@@ -1,1 +1,0 @@
-"""Questions of one task to a model, made of a split, a catalog or training examples."""
