@@ -27,16 +27,16 @@ from environment import environment
 from table import markdown
 from training_speed import CASES, prepare
 
-from sidtool.policy.policy import pad_left
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.partial_head import PartialHead
-from sidtool.reinforcement.arguments import grpo_config
-from sidtool.reinforcement.plan import plan_rl
-from sidtool.reinforcement.settings import RlOptions
-from sidtool.reinforcement.setup import build_trainer
-from sidtool.reinforcement.trainer import GroupTrainer
-from sidtool.trainer.machine import quiet
-from sidtool.trainer.trainer import class_forward
+from sidtool.training.loop.machine import quiet
+from sidtool.training.loop.trainer import class_forward
+from sidtool.training.reinforcement.arguments import grpo_config
+from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.policy import pad_left
+from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.reinforcement.setup import build_trainer
+from sidtool.training.reinforcement.trainer import GroupTrainer
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

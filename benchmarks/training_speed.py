@@ -34,11 +34,11 @@ from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
-from sidtool.objective.batches import IGNORED, PackedCollator
-from sidtool.objective.softmax import SoftmaxOver
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.trainer import causal as trainer_module
+from sidtool.training.loop import causal as trainer_module
+from sidtool.training.loss.batches import IGNORED, PackedCollator
+from sidtool.training.loss.softmax import SoftmaxOver
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import trl
 
-from sidtool.reinforcement import settings as rl
 from sidtool.setting_list import Configurable, Setting, list_settings
+from sidtool.training.reinforcement import settings as rl
 from sidtool.training.settings import DECIDED
 
 PAGE = Path(__file__).with_name("settings.md")

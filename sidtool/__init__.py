@@ -83,9 +83,6 @@ if TYPE_CHECKING:
     from sidtool.registry.publish import tag as tag
     from sidtool.registry.references import open_bundle as open_bundle
     from sidtool.registry.version_log import log as log
-    from sidtool.reinforcement.run import rl as rl
-    from sidtool.reinforcement.settings import RlOptions as RlOptions
-    from sidtool.renewal.refresh import refresh as refresh
     from sidtool.setting_list import list_settings as list_settings
     from sidtool.tokenizer.bundle.bundle import Bundle as Bundle
     from sidtool.tokenizer.bundle.integrity import verify as verify
@@ -100,6 +97,9 @@ if TYPE_CHECKING:
     from sidtool.tokenizer.make.encode import encode as encode
     from sidtool.tokenizer.make.explain import explain as explain
     from sidtool.tokenizer.sid import SidSpace as SidSpace
+    from sidtool.training.reinforcement.run import rl as rl
+    from sidtool.training.reinforcement.settings import RlOptions as RlOptions
+    from sidtool.training.renewal.refresh import refresh as refresh
     from sidtool.training.run import train as train
     from sidtool.training.settings import StageSettings as StageSettings
     from sidtool.training.settings import TrainOptions as TrainOptions
@@ -135,7 +135,7 @@ _MODULES = {
     "PrepareOptions": "data.prepare.preparation",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
-    "RlOptions": "reinforcement.settings",
+    "RlOptions": "training.reinforcement.settings",
     "RunOptions": "cluster.run",
     "ServeLimits": "recommendation.serve.serve_options",
     "ServeOptions": "recommendation.serve.serve_options",
@@ -188,9 +188,9 @@ _MODULES = {
     "rebind": "model.rebinding",
     "recommend": "recommendation.recommendations",
     "recommend_folder": "cluster.recommendations",
-    "refresh": "renewal.refresh",
+    "refresh": "training.renewal.refresh",
     "report": "pages.report",
-    "rl": "reinforcement.run",
+    "rl": "training.reinforcement.run",
     "serve": "recommendation.serve.start",
     "serve_on_ray": "cluster.ray_service",
     "split_events": "data.split.files",

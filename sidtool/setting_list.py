@@ -16,9 +16,9 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.records import JsonRecord
 from sidtool.model.presets.shapes import Preset, preset_fields
-from sidtool.reinforcement import settings as reinforcement
 from sidtool.tokenizer.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
 from sidtool.tokenizer.quantize.fusion import FusionOptions
+from sidtool.training.reinforcement import settings as reinforcement
 from sidtool.training.settings import DEFAULTS, MACHINE_DEFAULTS
 from sidtool.training.settings_file import TRAINING, Vocabulary, type_name
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.reinforcement.settings import Algorithm
 from sidtool.terminal import options
 from sidtool.terminal.completion import complete_setting
 from sidtool.terminal.console import progress, say_plan
 from sidtool.terminal.training_log import notify, say_summaries, watch
+from sidtool.training.reinforcement.settings import Algorithm
 
 
 def rl(
@@ -80,9 +80,9 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
-    from sidtool.reinforcement.plan import plan_rl
-    from sidtool.reinforcement.run import rl as reinforce
-    from sidtool.reinforcement.settings import SETTINGS
+    from sidtool.training.reinforcement.plan import plan_rl
+    from sidtool.training.reinforcement.run import rl as reinforce
+    from sidtool.training.reinforcement.settings import SETTINGS
     from sidtool.training.settings_file import read_settings
 
     pairs = list(set_ or ())

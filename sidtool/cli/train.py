@@ -23,8 +23,8 @@ from sidtool.terminal.training_log import notify, say_summaries, watch
 from sidtool.training.settings import Stage
 
 if TYPE_CHECKING:
-    from sidtool.renewal.last_training import RefreshOptions
-    from sidtool.renewal.plan import RefreshPlan
+    from sidtool.training.renewal.last_training import RefreshOptions
+    from sidtool.training.renewal.plan import RefreshPlan
 
 
 def train(
@@ -185,9 +185,9 @@ def refresh(
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
     from sidtool.examples.catalog import CatalogOptions
-    from sidtool.renewal.last_training import RefreshOptions
-    from sidtool.renewal.plan import plan_refresh
-    from sidtool.renewal.refresh import refresh as renew
+    from sidtool.training.renewal.last_training import RefreshOptions
+    from sidtool.training.renewal.plan import plan_refresh
+    from sidtool.training.renewal.refresh import refresh as renew
 
     chosen = RefreshOptions(share, learning_rate, seed)
     how: dict[str, Any] = {
@@ -220,7 +220,7 @@ def _say_refresh_plan(
     plan: "RefreshPlan", chosen: "RefreshOptions", model: str, out: Path, *, json: bool
 ) -> None:
     """What a refresh would do with the bundle, and how long it would train on which tasks."""
-    from sidtool.renewal.last_training import training_settings
+    from sidtool.training.renewal.last_training import training_settings
 
     verdict = plan.verdict
     text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"

@@ -10,8 +10,8 @@ from sidtool.base.errors import UsageError
 from sidtool.examples.lineage import Lineage
 from sidtool.model.contract.contract import ModelKind
 from sidtool.model.pretrained import Dtype
-from sidtool.trainer.fsdp import check_fsdp
-from sidtool.trainer.machine import stored_dtype, supports_bf16
+from sidtool.training.loop.fsdp import check_fsdp
+from sidtool.training.loop.machine import stored_dtype, supports_bf16
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.training_run import TrainingRun
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
-from sidtool.trainer.checkpoints import has_ended, last_checkpoint, relocate_best
-from sidtool.trainer.divergence import check_weights
+from sidtool.training.loop.checkpoints import has_ended, last_checkpoint, relocate_best
+from sidtool.training.loop.divergence import check_weights
 
 if TYPE_CHECKING:
-    from sidtool.trainer.totals import Totals
+    from sidtool.training.loop.totals import Totals
 
 
 class Run(Protocol):

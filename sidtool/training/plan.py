@@ -15,10 +15,10 @@ from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.load import check_model_folder
-from sidtool.objective.item_fields import BARE_SIDS, ItemFields
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.arguments import check_fields, complete_fields
 from sidtool.training.kind_check import check_kind
+from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_memory import open_training_memory
@@ -61,7 +61,7 @@ def plan_training(
     teacher_kinds = [teacher.kind for teacher in by_name.values()]
     check_kind(contract.kind, teacher_kinds, options, lineage)
     if teacher_dirs:
-        from sidtool.objective.teachers import check_teachers
+        from sidtool.training.loss.teachers import check_teachers
 
         check_teachers(teacher_dirs, contract.tokens, bundle)
     opened_memory = None

@@ -19,10 +19,10 @@ from sidtool.memory.memory import Memory
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.trainer.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.arguments import run_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.forgetting import ForgettingCheck
+from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training_run import Log, TrainingRun

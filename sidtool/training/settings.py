@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.memory_binding import check_weight
 from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
-from sidtool.objective.softmax import SoftmaxOver
+from sidtool.training.loss.softmax import SoftmaxOver
 from sidtool.training.setting_checks import check_choices, check_minima, parse_metric
 
 Stage = Literal["embeddings", "full", "lora"]

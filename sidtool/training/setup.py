@@ -21,19 +21,19 @@ from sidtool.model.positions import max_positions, prompt_positions
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.structure import share_embedding_layers
 from sidtool.model.token_embeddings import TokenEmbeddings
-from sidtool.objective.augment import Augmentation, AugmentationCallback, AugmentedExamples
-from sidtool.objective.loss import Loss
-from sidtool.objective.memory_examples import MemoryExamples, MemoryOfUsers
-from sidtool.objective.prefixes import PrefixExamples
-from sidtool.objective.teachers import load_teachers
 from sidtool.recommendation.query import shortened
-from sidtool.trainer.causal import CausalTrainer
-from sidtool.trainer.encoder_decoder import EncoderDecoderTrainer
-from sidtool.trainer.fsdp import wants_fsdp
-from sidtool.trainer.trainer import SidTrainer, set_dropout
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.history import ProgressCallback
+from sidtool.training.loop.causal import CausalTrainer
+from sidtool.training.loop.encoder_decoder import EncoderDecoderTrainer
+from sidtool.training.loop.fsdp import wants_fsdp
+from sidtool.training.loop.trainer import SidTrainer, set_dropout
+from sidtool.training.loss.augment import Augmentation, AugmentationCallback, AugmentedExamples
+from sidtool.training.loss.loss import Loss
+from sidtool.training.loss.memory_examples import MemoryExamples, MemoryOfUsers
+from sidtool.training.loss.prefixes import PrefixExamples
+from sidtool.training.loss.teachers import load_teachers
 from sidtool.training.training_run import Log, TrainingRun
 
 

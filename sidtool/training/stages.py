@@ -15,8 +15,8 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import validation_users
-from sidtool.trainer.machine import quiet
 from sidtool.training.arguments import run_config
+from sidtool.training.loop.machine import quiet
 from sidtool.training.plan import plan_training
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings

@@ -20,10 +20,10 @@ from sidtool.examples.tokenized import answers_with_sid
 from sidtool.model.contract.contract import Contract, ModelNormalize
 from sidtool.model.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.objective.item_fields import ItemFields
-from sidtool.objective.softmax import SoftmaxOver
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.kind_check import SlidingWindows, sliding_windows
+from sidtool.training.loss.item_fields import ItemFields
+from sidtool.training.loss.softmax import SoftmaxOver
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.training_memory import TrainingMemory
 

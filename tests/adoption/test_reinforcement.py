@@ -14,9 +14,9 @@ from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
-from sidtool.policy.policy import GroupScores, Policy
-from sidtool.reinforcement.run import rl
-from sidtool.reinforcement.settings import RlOptions
+from sidtool.training.reinforcement.policy import GroupScores, Policy
+from sidtool.training.reinforcement.run import rl
+from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.adoption import foreign

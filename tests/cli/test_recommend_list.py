@@ -8,7 +8,7 @@ import pytest
 
 from sidtool.model.contract.read import read_contract
 from tests.cli.road import done, refused, write_lines
-from tests.list_alignment.conftest import list_model, made_lists
+from tests.training.reinforcement.conftest import list_model, made_lists
 from tests.training_fixtures import bundle, catalog, examples, models, one_thread, split
 
 __all__ = [

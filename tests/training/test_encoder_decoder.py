@@ -12,7 +12,7 @@ from sidtool.base.errors import UsageError
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.merging import merge
-from sidtool.trainer import encoder_decoder
+from sidtool.training.loop import encoder_decoder
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.stages import plan_stages

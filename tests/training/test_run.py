@@ -23,13 +23,13 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.objective.loss import Loss
-from sidtool.objective.shortcuts import narrows_exactly, packs_exactly
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.trainer.checkpoints import last_checkpoint
-from sidtool.trainer.totals import TOTALS_FILE
 from sidtool.training.history import ProgressCallback, keep_logs
+from sidtool.training.loop.checkpoints import last_checkpoint
+from sidtool.training.loop.totals import TOTALS_FILE
+from sidtool.training.loss.loss import Loss
+from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
@@ -126,7 +126,7 @@ def trainer_of(
 ) -> Any:
     from trl import SFTConfig
 
-    from sidtool.trainer.causal import CausalTrainer
+    from sidtool.training.loop.causal import CausalTrainer
     from tests.models import tiny_tokenizer
 
     arguments = SFTConfig(
@@ -164,8 +164,8 @@ def test_loss_and_gradient_equal_a_direct_computation(
     import numpy as np
 
     from sidtool.examples.tokenized import TokenizedExamples
-    from sidtool.objective.teachers import Teachers
     from sidtool.tokenizer.bundle.trie import Trie
+    from sidtool.training.loss.teachers import Teachers
 
     rng = np.random.default_rng(1)
     lengths = [5, 9, 3, 12]
@@ -607,7 +607,7 @@ def test_every_epoch_is_augmented_differently(
     monkeypatch: pytest.MonkeyPatch,
     extra: dict[str, float],
 ) -> None:
-    from sidtool.objective.augment import AugmentedExamples
+    from sidtool.training.loss.augment import AugmentedExamples
 
     epochs: list[tuple[int, int]] = []
     monkeypatch.setattr(

@@ -28,7 +28,7 @@ from sidtool.model.merging import merge
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import Request, recommend
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.trainer.checkpoints import last_checkpoint
+from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.stages import plan_stages, train_stages

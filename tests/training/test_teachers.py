@@ -15,7 +15,7 @@ from sidtool.examples.tokenized import TokenizedExamples
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.objective.teachers import Teachers, load_teachers
+from sidtool.training.loss.teachers import Teachers, load_teachers
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle

@@ -14,24 +14,24 @@ from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import read_training_examples
 from sidtool.examples.tokenized import TokenizedExamples
-from sidtool.list_alignment.list_rewards import LIST_REWARDS
-from sidtool.list_alignment.list_validation import ListValidation
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.merging import merge
 from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.policy.examples import read_rl_examples
-from sidtool.policy.groups import GroupMaker, GroupOptions
-from sidtool.policy.policy import Policy
-from sidtool.policy.reward_sum import RewardContext
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from sidtool.reinforcement.run import rl
-from sidtool.reinforcement.settings import RlOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.training.reinforcement.examples import read_rl_examples
+from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
+from sidtool.training.reinforcement.list_rewards import LIST_REWARDS
+from sidtool.training.reinforcement.list_validation import ListValidation
+from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.reward_sum import RewardContext
+from sidtool.training.reinforcement.run import rl
+from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

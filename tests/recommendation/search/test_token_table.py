@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import vocabulary_weights
-from sidtool.objective.loss import Loss
-from sidtool.objective.targets import Targets
-from sidtool.policy.gumbel import sample_leaves
-from sidtool.policy.policy import Policy
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
+from sidtool.training.loss.loss import Loss
+from sidtool.training.loss.targets import Targets
+from sidtool.training.reinforcement.gumbel import sample_leaves
+from sidtool.training.reinforcement.policy import Policy
 from tests.recommendation.search.cases import (
     TEXT,
     assert_same,

@@ -1,2 +1,0 @@
-"""A model as a distribution over items: groups drawn from it, and their log-probabilities with a
-gradient."""

@@ -1,0 +1,281 @@
+"""What the trainers of causal and encoder-decoder models share: sidtool's loss, validation by
+recommending, and a contract in every checkpoint. Checkpoints, schedules, distribution and
+resumption are those of the libraries' trainers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
+
+from sidtool.base.errors import UsageError
+from sidtool.evaluation.validation import Validator
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.model.contract.stage_record import Selection
+from sidtool.model.lora import Lora
+from sidtool.model.sharded import is_sharded, whole_model
+from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.recommendation.search.partial_head import PartialHead, full_blocks
+from sidtool.training.loop.divergence import check_weights
+from sidtool.training.loop.fsdp import check_active
+from sidtool.training.loop.machine import float32_attention
+from sidtool.training.loop.optimizer import MuonAdamW
+from sidtool.training.loop.sharded import ShardedTrainer
+from sidtool.training.loss.augment import AugmentedExamples
+from sidtool.training.loss.batches import IGNORED
+from sidtool.training.loss.loss import Loss
+from sidtool.training.loss.memory_examples import MemoryExamples
+from sidtool.training.loss.shortcuts import narrows_exactly
+from sidtool.training.loss.targets import Targets
+from sidtool.training.loss.teachers import Teachers
+
+Examples = TokenizedExamples | AugmentedExamples | MemoryExamples
+
+Collator = Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]
+
+
+class SidTrainer(ShardedTrainer):
+    """Trains a model on tokenized examples, of which `collator` makes batches. A subclass has the
+    trainer of a library among its bases.
+
+    All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
+    added to the model, if any. `write_contract` writes contract and bundle into a model folder.
+    Raises UsageError if the loss does not fit the other settings."""
+
+    packed = False
+    """whether a line of a batch may have several examples"""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: TrainingArguments,
+        examples: Examples,
+        tokenizer: Any,
+        loss: Loss,
+        collator: Collator,
+        validator: Validator | None,
+        write_contract: Callable[[Path, Selection | None], object],
+        callbacks: list[TrainerCallback],
+        lora: Lora | None = None,
+        token_embeddings: TokenEmbeddings | None = None,
+        muon: bool = False,
+        teachers: Teachers | None = None,
+    ) -> None:
+        # TRL requires a datasets.Dataset, which would format every example again in every epoch:
+        # give it one example, then replace the data set
+        placeholder = Dataset.from_dict({"input_ids": [[0]], "labels": [[0]]})
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_counting(collator),
+            train_dataset=placeholder,
+            eval_dataset=placeholder if validator else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.train_dataset = examples
+        self.remove_callback(PrinterCallback)
+        self._validator = validator
+        self._write_contract = write_contract
+        self._muon = muon
+        self._loss = loss
+        self._teachers = teachers
+        # the loss is divided by the targets of all accumulated batches
+        self.model_accepts_loss_kwargs = True
+        self.lora = lora
+        self.token_embeddings = lora.embeddings if lora else token_embeddings
+        column_logits = self.token_embeddings.logits if self.token_embeddings else None
+        self._head = PartialHead(self.model, column_logits).install()
+        self._check_loss(examples)
+        check_active(args, self.accelerator)
+        self.narrow = narrows_exactly(self.model, self._head, loss.columns)
+        # tokens without padding, targets
+        self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
+
+    def _check_loss(self, examples: Examples) -> None:
+        """Raise UsageError if the loss cannot be combined with other settings."""
+
+    @property
+    def _uses_library_loss(self) -> bool:
+        """Whether the settings select a loss of the library, which is over the whole vocabulary."""
+        return False
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The optimizer of the parent class, or Muon with AdamW; created once."""
+        if not self._muon:
+            return super().create_optimizer(*args, **kwargs)
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer
+        self.optimizer: Optimizer | None = MuonAdamW(
+            self.accelerator.unwrap_model(self.model),
+            lr=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+            bf16=self.args.bf16,
+            divided=self.is_fsdp_enabled,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+            fused=True,
+        )
+        return self.optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step of the parent class, with faster attention for bfloat16 on a CPU."""
+        bf16_on_cpu = self.args.device.type == "cpu" and self.args.bf16
+        # FSDP2 casts weights and states itself, without autocast
+        casts = bf16_on_cpu and not self.is_fsdp_enabled
+        with float32_attention() if casts else nullcontext():
+            return super().training_step(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Cross-entropy at the targets, weighted mean over the targets of the whole step."""
+        n_tokens = inputs.pop("tokens")
+        self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
+        if return_outputs or self._uses_library_loss:
+            inputs.pop("weights")
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        targets = Targets.pop(inputs, self._loss.tokens.space.levels)
+        parts = self._loss.parts(targets.ids)
+        requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
+
+        def forward() -> torch.Tensor:
+            return model(**inputs, use_cache=False).logits
+
+        if self.narrow:
+            blocks = self._head.blocks(forward, requests)
+        else:
+            blocks = full_blocks(forward(), requests)
+        teacher_blocks = self._teachers.blocks(inputs, requests) if self._teachers else ()
+        total = self._loss.total(blocks, parts, targets, teacher_blocks)
+        # all weights of a step may be 0, and so is its loss then
+        smallest = torch.finfo(torch.float32).tiny
+        if num_items_in_batch is None:
+            return total / targets.weights.sum().clamp_min(smallest)
+        # DDP and FSDP average over processes what is a sum over them
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return total * ranks / num_items_in_batch.clamp_min(smallest)
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> Any:
+        """The weight of the targets in all batches of a step; for a library's loss their number."""
+        if self._uses_library_loss or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        weight = torch.stack([batch["weights"][:, 1:].sum() for batch in batch_samples]).sum()
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            return self.accelerator.gather(weight.to(device)).sum()
+        return weight.to(device)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """HR@K and NDCG@K of recommending to the validation users."""
+        if self._validator is None:
+            return {}
+        check_weights(self)
+        with self.evaluated_model() as model:
+            sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
+        sums_on_device = torch.from_numpy(sums).to(self.args.device)
+        hits, gains, users = self.accelerator.reduce(sums_on_device).tolist()
+        k = self._validator.k
+        metrics = {f"eval_hr@{k}": hits / users, f"eval_ndcg@{k}": gains / users}
+        self.log(dict(metrics))
+        self.control: TrainerControl = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    @contextmanager
+    def evaluated_model(self) -> Iterator[Any]:
+        """The model in eval mode and without what the trainer wraps around it; of divided weights
+        every process has the whole."""
+        model = self.accelerator.unwrap_model(self.model).eval()
+        sharded = is_sharded(model)
+        # a model with weights in two precisions runs only under autocast
+        mixed = len({weight.dtype for weight in model.parameters()}) > 1
+        autocast = torch.autocast(self.args.device.type, torch.bfloat16, enabled=mixed)
+        with class_forward(model), whole_model(model), torch.no_grad(), autocast:
+            if sharded and self.token_embeddings:
+                self.token_embeddings.write_rows()
+            yield model
+
+    def write_model(self, folder: Path) -> None:
+        """Write a complete model folder: weights or adapters, tokenizer, contract and bundle. Every
+        process must call this; the first writes."""
+        state = self.whole_state()
+        if not self.args.should_save:
+            return
+        if self.lora and state is not None:
+            self.lora.save(folder, state)
+        else:
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
+        self.processing_class.save_pretrained(folder)
+        self._write_contract(folder, self.selection())
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        check_weights(self)
+        # the parent classes call this on the process that writes, or on every process
+        if self.lora:
+            self.write_model(folder)
+            return
+        super()._save(output_dir, self.whole_state())
+        if self.args.should_save:
+            self._write_contract(folder, self.selection())
+
+
+def padding_id(tokenizer: Any) -> int:
+    """The id that batches are padded with: nothing attends to it."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token_id for token_id in ids if token_id is not None)
+
+
+def _counting(collate: Collator) -> Collator:
+    """A collator that adds `tokens` (), the number of tokens without padding."""
+
+    def collate_and_count(batch: Sequence[TokenizedExample]) -> dict[str, torch.Tensor]:
+        n_tokens = sum(len(example.ids) for example in batch)
+        return collate(batch) | {"tokens": torch.tensor(n_tokens)}
+
+    return collate_and_count
+
+
+@contextmanager
+def class_forward(model: nn.Module) -> Iterator[None]:
+    """Use the forward of the model's class: TRL and accelerate replace it by closures, which cannot
+    be copied."""
+    patched = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if patched is not None:
+            model.__dict__["forward"] = patched
+
+
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Override the dropout rate of a model, except on attention weights; None leaves it.
+
+    Raises UsageError if the architecture has no dropout."""
+    if rate is None:
+        return
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout)
+        and "attn_dropout" not in name
+        and "attention_dropout" not in name
+    ]
+    if rate and not layers:
+        raise UsageError(
+            f"dropout={rate}, but {type(model).__name__} has no dropout layers",
+            hint="leave dropout out",
+        )
+    for layer in layers:
+        layer.p = rate

@@ -1,0 +1,127 @@
+"""What a run has done over all of its calls: a resumed call starts from the counts in its
+checkpoint, so that its log and its summary cover the whole run."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerState
+
+from sidtool.model.contract.stage_record import Selection
+from sidtool.model.sharded import whole
+from sidtool.training.loop.divergence import check_number
+from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
+from sidtool.training.loop.totals import Totals
+
+
+def _measured(seconds: float) -> dict[str, float]:
+    """The MACHINE_FIGURES, those of a GPU only if there is one."""
+    memory = {"memory_gib": resident_gib(), "gpu_memory_gib": peak_cuda_gib()}
+    figures = {"seconds": seconds, **memory}
+    return {name: round(value, 3) for name, value in figures.items() if value is not None}
+
+
+class WatchedTrainer(Trainer):
+    """Counts losses, time and `n_seen`, a tensor of counts that a subclass increases, and stops at
+    a loss or a gradient that is no number."""
+
+    n_seen: torch.Tensor
+    _earlier_seconds = 0.0
+    _loss_sum = 0.0
+    _logged = (0.0, 0)
+    _started_at: float | None = None
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Train; a resumed call continues the counts of its checkpoint."""
+        if resume_from_checkpoint:
+            self.continue_counts(Path(resume_from_checkpoint))
+        self._started_at = time.monotonic()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Load the result of a training that had ended at this checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self.continue_counts(checkpoint)
+        self._load_from_checkpoint(str(checkpoint))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def continue_counts(self, checkpoint: Path) -> None:
+        """Count from what a checkpoint has; the first process has the sums of all."""
+        earlier = Totals.read(checkpoint)
+        self._earlier_seconds = earlier.seconds
+        self._logged = (earlier.logged_loss, earlier.logged_step)
+        if self.args.process_index == 0:
+            self._loss_sum = earlier.loss * self.args.world_size
+            self.n_seen += torch.tensor(earlier.seen, device=self.n_seen.device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step of the parent class, whose loss is checked and counted."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        check_number(float(loss), "the loss", self)
+        self._loss_sum += float(loss)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """The norm before the step that applies the gradient; in float16 the step is skipped."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if isinstance(norm, torch.Tensor):
+            norm = whole(norm)
+        if norm is not None and self.accelerator.scaler is None:
+            check_number(float(norm), "the norm of the gradient", self)
+        return norm
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no model card: the contract describes the model."""
+
+    def totals(self) -> Totals:
+        """The counts of the run until now; every process must call this."""
+        loss = torch.tensor(self._loss_sum / self.args.world_size, dtype=torch.float64)
+        if self.args.world_size > 1:
+            loss = self.accelerator.reduce(loss.to(self.args.device))
+        seen = self.accelerator.reduce(self.n_seen).tolist()
+        seconds = 0.0 if self._started_at is None else time.monotonic() - self._started_at
+        logged_loss, logged_step = self._logged
+        return Totals(
+            loss.item(),
+            tuple(seen),
+            self._earlier_seconds + seconds,
+            logged_loss,
+            logged_step,
+            self.args.world_size,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the mean loss since the last log line, also where a checkpoint lies in between; the
+        tokens and seconds of the whole run; and the memory of the first process."""
+        if "loss" in logs:
+            totals = self.totals()
+            steps = max(1, self.state.global_step - totals.logged_step)
+            logs = {**logs, "loss": (totals.loss - totals.logged_loss) / steps}
+            logs["tokens"] = totals.seen[0]
+            logs |= _measured(totals.seconds)
+            self._logged = (totals.loss, self.state.global_step)
+        super().log(logs, start_time)
+
+    def selection(self) -> Selection | None:
+        """The validation that selected the weights; None without validation."""
+        value = self.state.best_metric
+        if value is None:
+            return None
+        name = str(self.args.metric_for_best_model).removeprefix("eval_")
+        return Selection(name, float(value), int(self.state.best_global_step or 0))
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the parent class; the best weights are saved, also where `save_steps` is a multiple of
+        `eval_steps`."""
+        is_best = bool(super()._determine_best_metric(metrics, trial))
+        self.control.should_save |= is_best and self.args.load_best_model_at_end
+        return is_best
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        totals = self.totals()
+        if self.args.should_save:
+            step = self.state.global_step
+            totals.write(Path(self.args.output_dir) / f"checkpoint-{step}")
+        super()._save_checkpoint(*args, **kwargs)

@@ -1,0 +1,189 @@
+"""Augmentation: histories that vary from epoch to epoch, which keeps a model from memorizing a
+small catalog.
+
+An example follows from the seed, the epoch and its number alone, so a resumed run and several
+processes see the same examples. Items are never masked: the vocabulary has no mask token, and
+another token would have a different meaning at inference."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import TrainerCallback
+
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
+from sidtool.training.loss.prefixes import PrefixExamples
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How histories vary. Reversing and shuffling apply to item sequences in which nothing but the
+    tokens of `item_fields` stands between SIDs."""
+
+    item_dropout: float = 0.0
+    """probability that an item is left out of a history"""
+    reverse_prob: float = 0.0
+    """probability that a sequence is reversed. It falls to 0 over the epochs, so that a model first
+    learns which items co-occur, as symmetric item-kNN does, and then which comes next. (BERT4Rec,
+    F. Sun et al., CIKM 2019, reads both sides of an item at once; this is for causal models.)"""
+    shuffle_span: float = 0.0
+    """distance that items may move, as a share of the sequence's length: a random number between 0
+    and that distance is added to each position, and items are sorted by the sums. Neighbors change
+    places, distant items keep their order. (CL4SRec reorders a part of the history.)"""
+    item_fields: ItemFields = BARE_SIDS
+    """the field tokens that belong to each item of a sequence, and move with it"""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any history varies."""
+        return any((self.item_dropout, self.reverse_prob, self.shuffle_span))
+
+    def __call__(
+        self, example: TokenizedExample, tokens: SidTokens, rng: np.random.Generator
+    ) -> TokenizedExample:
+        """A varied example: whole items, in a different order or with items left out.
+
+        The answer stays, and at least one item before it. In another order, the same places are
+        targets, and each item keeps its weight. An item that is left out takes along its fields or
+        else the text behind it, up to the next item. Running text is unchanged: there an item is
+        more than its SID."""
+        ids, targets, weights = example.ids, example.targets, example.weights
+        spans = item_spans(ids, tokens)
+        if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
+            return example
+        n_history = len(spans) - _n_answers(example, spans)
+        are_adjacent = self.item_fields.fit(ids, spans)
+        order = self._order(len(spans), rng)
+        if are_adjacent and order is not None:
+            sources, places = self.item_fields.in_order(len(ids), spans, order)
+            ids, targets, weights = ids[sources], targets[places], weights[sources]
+            spans = item_spans(ids, tokens)
+        if n_history < 2:
+            return example._replace(ids=ids, targets=targets, weights=weights)
+        kept_items = self._keep_items(n_history, rng)
+        # text behind the last item may be the question
+        has_text = bool((spans[1:n_history, 0] > spans[: n_history - 1, 1]).any())
+        kept_items[-1] |= has_text and not are_adjacent
+        keep = np.ones(len(ids), dtype=np.bool_)
+        for start, stop in self._blocks(spans, n_history, are_adjacent)[~kept_items]:
+            keep[start:stop] = False
+        ids = ids[keep]
+        targets = targets[keep]
+        targets[0] = False  # nothing comes before the first token
+        return example._replace(ids=ids, targets=targets, weights=weights[keep])
+
+    def _blocks(
+        self, spans: NDArray[np.int64], n_history: int, are_adjacent: bool
+    ) -> NDArray[np.int64]:
+        """(n_history, 2) int64: start and stop of what an item of the history takes along if it is
+        left out: up to where the next item begins, with its own fields if nothing else stands
+        between items. The last one before text has its SID only."""
+        before = self.item_fields.before if are_adjacent else 0
+        starts = spans[:, 0] - before
+        stops = np.append(starts[1:], spans[-1, 1])
+        if not are_adjacent:
+            stops[n_history - 1] = spans[n_history - 1, 1]
+        return np.stack([starts, stops], axis=1)[:n_history]
+
+    def _order(self, n_items: int, rng: np.random.Generator) -> NDArray[np.intp] | None:
+        """(n_items,) the order of the items of a sequence; None if it stays as it is."""
+        order = np.arange(n_items)
+        is_reversed = self.reverse_prob > 0 and rng.random() < self.reverse_prob
+        if is_reversed:
+            order = order[::-1]
+        if self.shuffle_span:
+            distance = self.shuffle_span * n_items
+            order = order[np.argsort(np.arange(n_items) + distance * rng.random(n_items))]
+        return order if is_reversed or self.shuffle_span else None
+
+    def _keep_items(self, n_items: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """(n_items,) bool: which items of a history stay; the newest if none does."""
+        rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
+        keep: NDArray[np.bool_] = rng.random(n_items) >= self.item_dropout
+        keep[-1] |= not keep.any()
+        return keep
+
+
+def _n_answers(example: TokenizedExample, spans: NDArray[np.int64]) -> int:
+    """The number of items of the answer: the last one of a sequence, else those from the first
+    target on; 0 if the last item is no target."""
+    is_target = [bool(example.targets[start:stop].any()) for start, stop in spans.tolist()]
+    if not any(is_target[-1:]):
+        return 0
+    return 1 if example.is_sequence else len(spans) - is_target.index(True)
+
+
+def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
+    """(items, 2) int64: start and stop of every SID, begin and end tokens included."""
+    starts = np.flatnonzero(tokens.is_code(ids, 0))
+    edge = int(tokens.space.has_begin_end_tokens)
+    return np.stack([starts - edge, starts + tokens.space.levels + edge], axis=1)
+
+
+def _has_text_target(example: TokenizedExample, stop: int, tokens: SidTokens) -> bool:
+    """Whether a target before position `stop` is not a SID token."""
+    ids = example.ids[:stop]
+    targets = example.targets[:stop]
+    return bool((targets & ~tokens.is_sid_token(ids)).any())
+
+
+class AugmentedExamples:
+    """Tokenized examples as varied in the current epoch, cut first if they are prefixes."""
+
+    def __init__(
+        self,
+        examples: TokenizedExamples | PrefixExamples,
+        augmentation: Augmentation,
+        tokens: SidTokens,
+        seed: int,
+    ) -> None:
+        self._examples = examples
+        self._augmentation = augmentation
+        self._tokens = tokens
+        self._seed = seed
+        # in shared memory, because data loader workers may outlive an epoch
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._order_strength = torch.ones(()).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a weight differs from 1."""
+        return self._examples.is_weighted
+
+    def __getitem__(self, number: int) -> TokenizedExample:
+        rng = np.random.default_rng([self._seed, int(self._epoch), number])
+        strength = float(self._order_strength)
+        augmentation = replace(
+            self._augmentation,
+            reverse_prob=self._augmentation.reverse_prob * strength,
+            shuffle_span=self._augmentation.shuffle_span * strength,
+        )
+        if isinstance(self._examples, PrefixExamples):
+            example = self._examples.draw(number, rng)
+        else:
+            example = self._examples[number]
+        return augmentation(example, self._tokens, rng)
+
+    def vary(self, epoch: int, epochs: int) -> None:
+        """Switch to an epoch, from 0. (accelerate calls `set_epoch` in a single process only.)"""
+        self._epoch.fill_(epoch)
+        self._order_strength.fill_(max(0.0, 1 - epoch / max(epochs - 1, 1)))
+
+
+class AugmentationCallback(TrainerCallback):
+    """Switches augmented examples to the epoch that begins or resumes."""
+
+    def __init__(self, examples: AugmentedExamples) -> None:
+        self._examples = examples
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Switch before the first batch of an epoch is made."""
+        self._examples.vary(int(state.epoch or 0), math.ceil(state.num_train_epochs))

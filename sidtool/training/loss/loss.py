@@ -1,0 +1,193 @@
+"""The training loss: cross-entropy over the tokens that a target competes with."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.columns import Columns, contained_in, places_in, token_columns
+from sidtool.recommendation.search.device_trie import normalize_over_children, trie_arrays
+from sidtool.recommendation.search.partial_head import Part
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.training.loss.softmax import SoftmaxOver
+from sidtool.training.loss.targets import Targets
+
+Blocks = Sequence[torch.Tensor]
+"""The logits of each part, (n, columns)."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy with a softmax over part of the vocabulary.
+
+    Over the trie, a target competes with the codes that continue its prefix to an item: a step with
+    one such code costs nothing, and the product over the levels is a distribution over items. A SID
+    that no item has (of a retired item in a history) is not a target then."""
+
+    over: SoftmaxOver
+    tokens: SidTokens
+    trie: Trie | None = None
+    """needed for `over="trie"`"""
+    smoothing: float = 0.0
+    """share of a target's weight that is spread evenly over its competitors"""
+    distill_weight: float = 0.0
+    """weight of the cross-entropy with the teachers' mean distribution, against that of the target
+    (Hinton et al., arXiv:1503.02531, at temperature 1)"""
+    memory_weight: float = 0.0
+    """weight of the memory in the mixture whose likelihood is maximized, below 1. The loss of a SID
+    is then -log((1 - weight) p_model + weight p_memory), so its gradient is the model's own, times
+    the model's share in that sum: SIDs that the memory knows cost the model little. The terms of
+    `smoothing` and of the teachers are those of the model alone"""
+
+    @property
+    def columns(self) -> Columns | None:
+        """The token ids whose logits are needed; None for all."""
+        return self._columns("cpu")
+
+    def _columns(self, device: Any) -> Columns | None:
+        return None if self.over == "vocabulary" else token_columns(self.tokens, device).all_codes
+
+    def parts(self, targets: torch.Tensor) -> list[Part]:
+        """Split (n,) target ids by the columns that they need: one part, or one for each level."""
+        if self.over in ("vocabulary", "sid"):
+            every_target = torch.arange(len(targets), device=targets.device)
+            return [(every_target, self._columns(targets.device))]
+        parts: list[Part] = []
+        for level in token_columns(self.tokens, targets.device).levels:
+            in_level = contained_in(level.columns, targets)
+            parts.append((in_level.nonzero()[:, 0], level.columns))
+        return parts
+
+    def total(
+        self,
+        blocks: Blocks,
+        parts: Sequence[Part],
+        targets: Targets,
+        teacher_blocks: Sequence[Blocks] = (),
+    ) -> torch.Tensor:
+        """() float: the sum of the losses at n targets, each times its weight, from the logits of
+        each part and of each teacher.
+
+        Log-probabilities of a memory need a softmax over the trie."""
+        total = torch.zeros((), device=targets.ids.device)
+        nll = torch.zeros(len(targets.ids), device=targets.ids.device)
+        levels = torch.zeros_like(targets.ids)
+        for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
+            if not len(indexes):
+                # an empty sum keeps the weights in the graph: under DDP every process needs
+                # gradients
+                total = total + block.sum()
+                continue
+            # the column of each target in its block
+            places = places_in(columns, targets.ids[indexes])
+            preceding = targets.preceding[indexes]
+            competitors = self._competitors(level, block.shape[1], places, preceding)
+            level_blocks = [teacher[level] for teacher in teacher_blocks]
+            target_losses, losses = self._losses(competitors, block, level_blocks)
+            losses = targets.weights[indexes] * losses
+            total = total + losses[competitors.counted].sum()
+            if targets.memory_log_probs is not None:
+                nll = nll.index_add(0, indexes, target_losses)
+                levels[indexes] = level
+        if targets.memory_log_probs is None:
+            return total
+        target_share = (1 - self.smoothing) * (1 - self.distill_weight if teacher_blocks else 1)
+        gain = _mixture_gain(
+            nll,
+            targets.memory_log_probs,
+            targets.weights,
+            targets.positions - levels,
+            self.memory_weight,
+        )
+        return total - target_share * gain
+
+    def _losses(
+        self, competitors: "_Competitors", block: torch.Tensor, teacher_blocks: Blocks
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The (n,) float32 negative log-likelihoods of the targets, and the losses, from
+        (n, columns) logits."""
+        logs = competitors.log_probabilities(block.float())
+        target_losses = -logs.gather(-1, competitors.target[:, None])[:, 0]
+        losses = target_losses
+        if self.smoothing:
+            uniform = -logs.sum(-1) / competitors.number
+            losses = torch.lerp(losses, uniform, self.smoothing)
+        if teacher_blocks:
+            teacher_logs = torch.stack(
+                [competitors.log_probabilities(teacher.float()) for teacher in teacher_blocks]
+            )  # (teachers, n, competitors)
+            distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
+            losses = torch.lerp(losses, distilled, self.distill_weight)
+        return target_losses, losses
+
+    def _competitors(
+        self, level: int, width: int, places: torch.Tensor, preceding: torch.Tensor
+    ) -> "_Competitors":
+        """What (n,) targets of a level, given by their columns, compete with after
+        (n, levels - 1) token ids."""
+        if self.trie is None:
+            return _Competitors(lambda block: block.log_softmax(-1), places, width, slice(None))
+        arrays = trie_arrays(self.trie, places.device)
+        columns = token_columns(self.tokens, places.device)
+        first = preceding.shape[1] - level
+        found, prefix = columns.locate(preceding[:, first:])  # (n, level) each
+        is_prefix = (found == torch.arange(level, device=places.device)).all(-1)
+        nodes, prefix_exists = arrays.descend(prefix)
+        # (n, fan-out): nodes, their codes, and which of the slots are in use
+        children, child_codes, in_use = (part[0] for part in arrays.candidates(level, nodes[None]))
+        codes = columns.levels[level].codes_at(places)
+        target_nodes, target_exists = arrays.child(level, nodes, codes)
+        child_places = columns.levels[level].places(child_codes)
+
+        def log_probabilities(block: torch.Tensor) -> torch.Tensor:
+            logits = block.gather(-1, child_places)
+            return normalize_over_children(logits, in_use).masked_fill(~in_use, 0.0)
+
+        return _Competitors(
+            log_probabilities,
+            # a target without a node is not counted, so any valid index will do
+            (target_nodes - children[:, 0]).clamp_min(0),
+            in_use.sum(-1),
+            is_prefix & prefix_exists & target_exists,
+        )
+
+
+def _mixture_gain(
+    nll: torch.Tensor,
+    log_probs: torch.Tensor,
+    weights: torch.Tensor,
+    starts: torch.Tensor,
+    memory_weight: float,
+) -> torch.Tensor:
+    """() float: by how much the loss of the mixture is below that of the model alone, from the (n,)
+    negative log-likelihoods of the targets, the memory's log-probabilities, the weights of the loss
+    and the places where the targets' SIDs start.
+
+    Per SID it is log((1 - memory_weight) + memory_weight p_memory / p_model)."""
+    distinct, sids = torch.unique_consecutive(starts, return_inverse=True)
+    sid_nll = nll.new_zeros(len(distinct)).index_add(0, sids, nll)
+    # all targets of a SID have the same log-probability and weight
+    sid_log_probs = log_probs.new_zeros(len(distinct)).scatter(0, sids, log_probs)
+    sid_weights = weights.new_zeros(len(distinct)).scatter(0, sids, weights)
+    is_mixed = ~sid_log_probs.isnan()
+    log_weight = math.log(memory_weight) if memory_weight else -math.inf
+    log_ratios = log_weight + sid_log_probs[is_mixed] + sid_nll[is_mixed]
+    log_model = torch.full_like(log_ratios, math.log1p(-memory_weight))
+    return (sid_weights[is_mixed] * torch.logaddexp(log_model, log_ratios)).sum()
+
+
+@dataclass(frozen=True)
+class _Competitors:
+    """What the n targets of a part compete with."""
+
+    log_probabilities: Callable[[torch.Tensor], torch.Tensor]
+    """(n, columns) logits -> (n, max competitors) log-probabilities, 0 in unused slots"""
+    target: torch.Tensor
+    """(n,) index of the target among its competitors"""
+    number: torch.Tensor | int
+    """(n,) number of competitors, the target included"""
+    counted: torch.Tensor | slice
+    """(n,) whether the target counts"""

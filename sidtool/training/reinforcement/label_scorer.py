@@ -1,0 +1,98 @@
+"""Scores of items by a model that predicts labels: the reward model of `rl`.
+
+Its head is that of the language model, over the tokens of the labels: it reads the history with the
+item as its newest event, as in its training examples of label prediction, and gives each label a
+probability."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError
+from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.evaluation.tasks.answer_probabilities import SharedPrompt, answer_probabilities
+from sidtool.model.load import LoadedModel
+from sidtool.model.positions import prompt_positions
+from sidtool.model.prompt.assemble import label_prompt_ids
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import catalog, template
+from sidtool.training.reinforcement.label_reward import PositiveLabels
+from sidtool.training.reinforcement.reward_sum import Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class LabelScorer:
+    """Probabilities of the positive labels under a model."""
+
+    loaded: LoadedModel
+    positive: PositiveLabels
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, positive: PositiveLabels) -> "LabelScorer":
+        """With the prompt shortened to what the model reads. Raises DataError if it has no room
+        for a label."""
+        prompt = positive.prompt
+        scorer = cls(loaded, positive)
+        room = prompt_positions(loaded.model, max(map(len, scorer.answers)) - 1)
+        if room is not None and room < prompt.max_length:
+            if room < 1:
+                raise DataError(f"the model has no position before a label of {prompt.feedback}")
+            prompt = replace(prompt, max_length=room)
+        return replace(scorer, positive=replace(positive, prompt=prompt))
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """Token ids of each label with what closes the answer."""
+        prompt = self.positive.prompt
+        encoder = prompt_encoder(self.loaded.tokenizer, self.loaded.tokens)
+        close = template(prompt.close)
+        return [encoder.ids([catalog(label), close]) for label in prompt.labels]
+
+    def __call__(
+        self,
+        histories: Sequence[NDArray[np.int64]],
+        fields: Sequence[Fields] | None,
+        items: NDArray[np.int64],
+    ) -> Matrix:
+        """(n, k): the probability that each of (n, k) bundle rows, as the next item of n histories,
+        has a positive label; 0 for -1. `fields` are those known before the next item of each
+        history."""
+        known_fields = [NO_FIELDS] * len(histories) if fields is None else fields
+        distinct = [np.unique(rows[rows >= 0]) for rows in items]
+        prompts = [
+            self._prompts(history, of_history, rows)
+            for history, of_history, rows in zip(histories, known_fields, distinct, strict=True)
+        ]
+        by_item = answer_probabilities(self.loaded.model, prompts, self.answers)
+        scores = np.zeros(items.shape)
+        for row, (rows, probabilities) in enumerate(zip(distinct, by_item, strict=True)):
+            of_rows = probabilities @ np.array(self.positive.is_positive, dtype=np.float64)
+            is_item = items[row] >= 0
+            scores[row, is_item] = of_rows[np.searchsorted(rows, items[row, is_item])]
+        return scores
+
+    def _prompts(
+        self, history: NDArray[np.int64], fields: Fields, rows: NDArray[np.int64]
+    ) -> SharedPrompt:
+        """The prompts that ask for the labels of several items after one history: they differ in
+        the codes of their last SID."""
+        tokens = self.loaded.tokens
+        all_codes = self.loaded.bundle.items.codes
+        if not len(rows):
+            return SharedPrompt([], [])
+        if tokens.lacking(all_codes[rows]).any():
+            raise DataError("the reward model lacks a token of an item that the model recommends")
+        with_first = all_codes[np.append(history, rows[0])]
+        shown_fields = NO_FIELDS if fields is NO_FIELDS else fields.with_next()
+        ids = np.array(
+            label_prompt_ids(
+                self.positive.prompt, self.loaded.tokenizer, tokens, with_first, shown_fields
+            )
+        )
+        last_sid = np.flatnonzero(tokens.is_code(ids))[-tokens.space.levels :]
+        start = int(last_sid[0])
+        ends = np.tile(ids[start:], (len(rows), 1))
+        ends[:, last_sid - start] = tokens.ids(all_codes[rows], begin_end_tokens=False)
+        return SharedPrompt(ids[:start].tolist(), ends.tolist())

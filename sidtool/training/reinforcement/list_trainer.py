@@ -1,0 +1,133 @@
+"""Preference learning on lists, in rounds: the best list that the model wrote for a history against
+the worst, by a reward (OneRec's iterative preference alignment, arXiv:2502.18965).
+
+An epoch is a round: its pairs are written by the model with which it begins, which is also what the
+policy is compared with. Settings, validation, checkpoints and resumption are those of groups."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_model, save_model
+from transformers import TrainerCallback
+
+from sidtool.training.loop.trainer import class_forward
+from sidtool.training.reinforcement.judge import ListValues, Measurement
+from sidtool.training.reinforcement.list_policy import ListPolicy
+from sidtool.training.reinforcement.list_validation import ListValidation
+from sidtool.training.reinforcement.losses import preference_loss, sft_loss
+from sidtool.training.reinforcement.numbered_records import load_records, save_records
+from sidtool.training.reinforcement.pairs import ListPair, PairMaker, stack_pairs
+from sidtool.training.reinforcement.trainer import REFERENCE_FILE, GroupTrainer
+
+
+class ListTrainer(GroupTrainer):
+    """Trains a policy on pairs of lists."""
+
+    def __init__(self, *, pairs: PairMaker, validation: ListValidation, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.pairs = pairs
+        self.validation = validation
+        self.add_callback(_RoundCallback(self))
+        self._made: dict[int, ListPair] = {}
+
+    def begin_round(self) -> None:
+        """The policy of now writes the lists of the next round, and is its reference."""
+        policy = self.accelerator.unwrap_model(self.model)
+        self.ref_model.load_state_dict(policy.state_dict())
+        self._made = {}
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """The pairs of a batch, made once per round and example."""
+        assert self.reference_policy is not None
+        numbers = [int(each["prompt"]) for each in inputs[:: self.num_generations]]
+        new = [number for number in dict.fromkeys(numbers) if number not in self._made]
+        if new:
+            reference = ListPolicy(self.reference_policy, self.pairs.session.tokens)
+            with self.accelerator.autocast():
+                self._made |= self.pairs.make(self.ref_model, reference, new, self.epoch)
+        chosen = [self._made[number] for number in numbers]
+        equal = [float(pair.rewards[0] == pair.rewards[1]) for pair in chosen]
+        self.recent["reward"] += [float(pair.mean_reward) for pair in chosen]
+        self.recent["dead_groups"] += equal
+        batch = stack_pairs(chosen)
+        self._count(sum(len(pair.prompt) for pair in chosen), len(numbers))
+        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """The preference of the better list, and the cross-entropy of the targets."""
+        once = {name: tensor[::2] for name, tensor in inputs.items()}
+        n_lists = 3 if self.options.sft_weight else 2
+        with self.accelerator.autocast():
+            log_probs = ListPolicy(self.maker.policy, self.pairs.session.tokens).log_probs(
+                model,
+                once["prompt_ids"].repeat_interleave(n_lists, dim=0),
+                once["prompt_mask"].repeat_interleave(n_lists, dim=0),
+                once["codes"][:, :n_lists].flatten(0, 1),
+                once["valid"][:, :n_lists].flatten(0, 1),
+            )
+        by_list = log_probs.view(-1, n_lists, *log_probs.shape[1:])  # (pairs, lists, m, levels)
+        of_lists = by_list.sum((-2, -1))
+        is_preference = once["rewards"][:, 0] > once["rewards"][:, 1]
+        losses = preference_loss(
+            of_lists[:, 0],
+            of_lists[:, 1:2],
+            once["reference"][:, 0],
+            once["reference"][:, 1:2],
+            is_preference.unsqueeze(1),
+            beta=self.beta,
+        )
+        preferred = losses.detach()[is_preference] < math.log(2)
+        if len(preferred):
+            self._metrics["train"]["preferred"].append(float(preferred.float().mean()))
+        loss = losses.mean()
+        if self.options.sft_weight:
+            cross_entropy = sft_loss(by_list[:, 2][once["valid"][:, 2]])
+            self._metrics["train"]["sft_loss"].append(float(cross_entropy.detach()))
+            loss = loss + self.options.sft_weight * cross_entropy
+        return loss / self.current_gradient_accumulation_steps
+
+    def _measure(self) -> Measurement:
+        """As the parent class, with what the lists of the validation users are like."""
+        measured = super()._measure()
+        model = self.accelerator.unwrap_model(self.model)
+        with class_forward(model), torch.no_grad(), self.accelerator.autocast():
+            share = self.validation.lists(model, self.args.process_index, self.args.world_size)
+        values = self.validation.values(gather_object([share]))
+        return measured.with_lists(ListValues(self.validation.users, values))
+
+    # ---- files ----
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            save_model(
+                self.ref_model, str(Path(output_dir or self.args.output_dir) / REFERENCE_FILE)
+            )
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Every process saves the pairs that it made, beside its random state."""
+        if self._made:
+            save_records(self._made, self._offline_file(Path(output_dir)))
+        super()._save_rng_state(output_dir)
+
+    def _load_offline(self, checkpoint: Path) -> None:
+        load_model(self.ref_model, str(checkpoint / REFERENCE_FILE))
+        if self._offline_file(checkpoint).exists():
+            self._made = load_records(ListPair, self._offline_file(checkpoint))
+
+
+class _RoundCallback(TrainerCallback):
+    """Begins a round with each epoch but the first; a run that resumes within one goes on with
+    it."""
+
+    def __init__(self, trainer: ListTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first batch of an epoch is made, or the first after a resumption."""
+        epoch = float(state.epoch or 0)
+        if epoch > 0 and abs(epoch - round(epoch)) < 1e-6:
+            self._trainer.begin_round()

@@ -1,0 +1,118 @@
+"""Validation of a model's lists: the share of the held-out session that they have, and their
+reward."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError
+from sidtool.data.fields.fields import Fields
+from sidtool.data.split.split import Example
+from sidtool.recommendation.list_query import search_lists
+from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.training.reinforcement.list_rewards import LIST_REWARDS, ListGroups
+from sidtool.training.reinforcement.pairs import ListRewardFunction
+from sidtool.training.reinforcement.reward_sum import Matrix, RewardContext
+
+
+@dataclass(frozen=True, eq=False)
+class ListValidation:
+    """The validation users whose held-out items a list can have."""
+
+    session: QuerySession
+    """of lists"""
+    users: tuple[str, ...]
+    histories: tuple[NDArray[np.int64], ...]
+    targets: tuple[NDArray[np.int64], ...]
+    """the items of each user's held-out session, as bundle rows"""
+    fields: tuple[Fields, ...]
+    """what is known before each session"""
+    reward: ListRewardFunction
+    length: int
+    num_beams: int
+    exclude_seen: bool
+
+    @classmethod
+    def of(
+        cls,
+        session: QuerySession,
+        examples: Sequence[Example],
+        reward: ListRewardFunction,
+        *,
+        length: int,
+        num_beams: int,
+        exclude_seen: bool,
+    ) -> Self:
+        """Look up the items of examples; those without an active one of the bundle are left out.
+
+        Raises DataError if none is left."""
+        items = session.bundle.items
+        is_active = session.bundle.is_active
+        users = []
+        histories = []
+        targets = []
+        fields = []
+        for example in examples:
+            rows = items.rows(example.history)
+            in_bundle = np.flatnonzero(rows >= 0)
+            history = rows[in_bundle]
+            following = items.rows(example.items)
+            following = following[following >= 0]
+            following = following[is_active[following]]
+            if exclude_seen:
+                following = following[~np.isin(following, history)]
+            if len(following):
+                users.append(example.user)
+                histories.append(history)
+                fields.append(example.fields.take(in_bundle.tolist()))
+                targets.append(np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64))
+        if not users:
+            raise DataError("no validation user has a held-out item that a list may have")
+        columns = (tuple(users), tuple(histories), tuple(targets), tuple(fields))
+        return cls(session, *columns, reward, length, num_beams, exclude_seen)
+
+    @cached_property
+    def _queries(self) -> list[Query]:
+        seen = [[history] if self.exclude_seen else [] for history in self.histories]
+        return [
+            Query(
+                self.session.from_history(history, fields, user=user),
+                self.session.leaf_filter(None, denied),
+            )
+            for user, history, fields, denied in zip(
+                self.users, self.histories, self.fields, seen, strict=True
+            )
+        ]
+
+    def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
+        """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
+        trie = self.session.trie
+        found = search_lists(
+            self.session,
+            model,
+            self._queries[process::processes],
+            length=self.length,
+            num_beams=self.num_beams,
+            options=ListOptions("beam"),
+        )
+        lists = np.full((len(found), self.length), -1, dtype=np.int64)
+        for row, one in enumerate(found):
+            rows = one.positions if trie.rows is None else trie.rows[one.positions]
+            lists[row, : len(rows)] = rows
+        return lists
+
+    def values(self, shares: Sequence[NDArray[np.int64]]) -> Matrix:
+        """(n, 2): recall and reward of what `lists` returned on each process, in their order."""
+        lists = np.empty((len(self.users), 1, self.length), dtype=np.int64)
+        for process, share in enumerate(shares):
+            lists[process :: len(shares), 0] = share
+        # the weights of held-out items are not known: each counts alike
+        values = [np.ones(len(rows)) for rows in self.targets]
+        groups = ListGroups(self.histories, lists, self.targets, values, self.fields)
+        recall = LIST_REWARDS["recall"](groups, RewardContext(self.session.bundle))
+        return np.concatenate([recall, self.reward(groups)], axis=1)

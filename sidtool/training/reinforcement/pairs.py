@@ -1,0 +1,189 @@
+"""Pairs of lists for preference learning: of several lists that a model writes for a history, the
+best and the worst by their rewards (OneRec's iterative preference alignment, arXiv:2502.18965)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sidtool.recommendation.list_query import search_distinct_lists
+from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.training.reinforcement.advantages import NO_SPREAD
+from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
+from sidtool.training.reinforcement.list_examples import ListExamples
+from sidtool.training.reinforcement.list_policy import ListPolicy
+from sidtool.training.reinforcement.list_rewards import ListGroups
+from sidtool.training.reinforcement.policy import pad_left
+from sidtool.training.reinforcement.reward_sum import Matrix
+
+ListRewardFunction = Callable[[ListGroups], Matrix]
+"""Lists -> (n, G) rewards."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListPair:
+    """Two lists for one example, the better first, and the list that really followed."""
+
+    prompt: torch.Tensor
+    """(P,) token ids"""
+    codes: torch.Tensor
+    """(3, m, L): of the better list, the worse one and the targets"""
+    valid: torch.Tensor
+    """(3, m) bool: False behind the last item"""
+    reference: torch.Tensor
+    """(2,): log-probability of either list under the model that wrote them"""
+    rewards: torch.Tensor
+    """(2,): equal rewards are no preference"""
+    mean_reward: torch.Tensor
+    """(): of all candidates"""
+
+
+@dataclass(frozen=True, eq=False)
+class PairMaker:
+    """Makes pairs for examples by their number."""
+
+    session: QuerySession
+    """of lists"""
+    examples: ListExamples
+    reward: ListRewardFunction
+    fields: ExampleFields | None
+    """those of the examples' events; None if no prompt shows any"""
+    length: int
+    """items per list"""
+    candidates: int
+    """lists per example"""
+    search: str
+    """how they are found: beam, or gumbel"""
+    exclude_seen: bool
+    seed: int
+
+    @torch.no_grad()
+    def make(
+        self, model: Any, policy: ListPolicy, numbers: Sequence[int], round_: int
+    ) -> dict[int, ListPair]:
+        """The pairs of examples by their number, from lists that a model writes; `policy` is its
+        own."""
+        histories = [self.examples.history(number) for number in numbers]
+        prompts = [
+            example_prompt(self.session, self.examples, self.fields, number) for number in numbers
+        ]
+        lists = self._candidates(model, prompts, histories, round_)  # (n, G, m) rows
+        groups = ListGroups(
+            histories,
+            lists,
+            [self.examples.list_targets[number] for number in numbers],
+            None
+            if self.examples.list_values is None
+            else [self.examples.list_values[number] for number in numbers],
+            None if self.fields is None else list(map(self.fields.before, numbers)),
+        )
+        # a place without a list is neither the best nor the worst
+        is_list = (lists >= 0).any(axis=-1)
+        rewards = np.where(is_list, self.reward(groups), np.nan)
+        chosen = self._chosen(lists, rewards, groups.targets)  # (n, 3, m) rows
+        return self._pairs(model, policy, numbers, prompts, chosen, rewards)
+
+    def _candidates(
+        self,
+        model: Any,
+        prompts: Sequence[list[int]],
+        histories: Sequence[NDArray[np.int64]],
+        round_: int,
+    ) -> NDArray[np.int64]:
+        """(n, G, m) bundle rows of the lists of each prompt, -1 where there is no item."""
+        trie = self.session.trie
+        options = ListOptions("beam")
+        if self.search == "gumbel":
+            seed = np.random.SeedSequence([self.seed, round_]).generate_state(1)
+            options = ListOptions("gumbel", seed=int(seed[0]))
+        queries = [
+            Query(prompt, self.session.leaf_filter(None, [history] if self.exclude_seen else []))
+            for prompt, history in zip(prompts, histories, strict=True)
+        ]
+        found = search_distinct_lists(
+            self.session,
+            model,
+            queries,
+            length=self.length,
+            num_beams=self.candidates,
+            options=options,
+            n_lists=self.candidates,
+        )
+        lists = np.full((len(prompts), self.candidates, self.length), -1, dtype=np.int64)
+        for row, candidates in enumerate(found):
+            for place, one in enumerate(candidates):
+                rows = one.positions if trie.rows is None else trie.rows[one.positions]
+                lists[row, place, : len(rows)] = rows
+        return lists
+
+    def _chosen(
+        self, lists: NDArray[np.int64], rewards: Matrix, targets: Sequence[NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """(n, 3, m) rows: the best list, the worst one and the targets. A prompt without any list
+        has its targets in place of both."""
+        chosen = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
+        for row, of_prompt in enumerate(rewards):
+            following = targets[row][: self.length]
+            chosen[row, :, : len(following)] = following
+            if not np.isnan(of_prompt).all():
+                chosen[row, 0] = lists[row, np.nanargmax(of_prompt)]
+                # of equally bad lists, the one that the model finds likeliest
+                chosen[row, 1] = lists[row, np.nanargmin(of_prompt)]
+        return chosen
+
+    def _pairs(
+        self,
+        model: Any,
+        policy: ListPolicy,
+        numbers: Sequence[int],
+        prompts: Sequence[list[int]],
+        chosen: NDArray[np.int64],
+        rewards: Matrix,
+    ) -> dict[int, ListPair]:
+        codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
+        code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
+        valid = torch.from_numpy(chosen >= 0)
+        ids, mask = pad_left([torch.tensor(prompt) for prompt in prompts])
+        device = model.device
+        log_probs = policy.log_probs(
+            model,
+            ids.repeat_interleave(2, dim=0).to(device),
+            mask.repeat_interleave(2, dim=0).to(device),
+            code_tensor[:, :2].flatten(0, 1).to(device),
+            valid[:, :2].flatten(0, 1).to(device),
+        )
+        reference = log_probs.sum((-2, -1)).view(-1, 2).cpu()
+        pairs = {}
+        for row, number in enumerate(numbers):
+            of_prompt = rewards[row][~np.isnan(rewards[row])]
+            extremes = [of_prompt.max(), of_prompt.min()] if len(of_prompt) else [0.0, 0.0]
+            if extremes[0] - extremes[1] <= NO_SPREAD:  # equal but for rounding
+                extremes[1] = extremes[0]
+            pairs[number] = ListPair(
+                torch.tensor(prompts[row]),
+                code_tensor[row],
+                valid[row],
+                reference[row],
+                torch.tensor(extremes, dtype=torch.float64),
+                torch.tensor(of_prompt.mean() if len(of_prompt) else 0.0, dtype=torch.float64),
+            )
+        return pairs
+
+
+def stack_pairs(pairs: Sequence[ListPair]) -> dict[str, torch.Tensor]:
+    """A batch with two rows per pair, which a trainer may split by rows; what a pair has once is
+    in both."""
+    ids, mask = pad_left([pair.prompt for pair in pairs])
+    once = {
+        "prompt_ids": ids,
+        "prompt_mask": mask,
+        "codes": torch.stack([pair.codes for pair in pairs]),
+        "valid": torch.stack([pair.valid for pair in pairs]),
+        "reference": torch.stack([pair.reference for pair in pairs]),
+        "rewards": torch.stack([pair.rewards for pair in pairs]),
+    }
+    return {name: tensor.repeat_interleave(2, dim=0) for name, tensor in once.items()}

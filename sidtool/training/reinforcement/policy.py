@@ -1,0 +1,222 @@
+"""Log-probabilities of groups of SIDs under a model, with a gradient.
+
+A group is a tree: one prompt, and each of its SIDs as a chain behind it that attends to the prompt
+and to itself. The prompt so runs once per group and not once per SID. With an encoder-decoder the
+tree grows on the token that the decoder starts with, behind the encoded prompt. Logits are computed
+for the columns of each level only, and normalized as the model is decoded."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Self
+
+import torch
+
+from sidtool.base.errors import UsageError
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.structure import decoder_start_id, is_encoder_decoder
+from sidtool.recommendation.search.columns import TokenColumns, token_columns
+from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
+from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.partial_head import Part, PartialHead, full_blocks
+from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.token_tree import additive_masks, attention_windows
+from sidtool.recommendation.search.tree_positions import TreePositions
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.training.loss.shortcuts import narrows_exactly
+
+
+@dataclass(frozen=True, eq=False)
+class GroupScores:
+    """Of n groups of C SIDs with L codes."""
+
+    log_probs: torch.Tensor
+    """(n, C, L) float32: of each code after its prefix"""
+    entropies: torch.Tensor
+    """(n, C, L) float32: of the distribution that the code was drawn from"""
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A model as a distribution over the SIDs of a catalog."""
+
+    head: PartialHead
+    arrays: TrieArrays
+    columns: TokenColumns
+    normalize: Normalize
+    narrow: bool
+    """whether the head computes a range of columns exactly"""
+    windows: list[int | None]
+    dtype: torch.dtype
+    decoder_start: int | None
+    """the token that the decoder behind an encoder starts with; None for a causal model"""
+    positions: TreePositions
+    network: Any
+    """the model itself, whatever wrapper of it `scores` is given"""
+
+    @classmethod
+    def of(cls, model: Any, tokens: SidTokens, trie: Trie, normalize: Normalize) -> Self:
+        """Install a partial head in the model; outside of `scores` it behaves as before.
+
+        Raises UsageError if the model's attention cannot be steered."""
+        if decoding_method(model) == "generate":
+            raise UsageError(
+                f"{type(model).__name__} does not support a 4-D attention mask: it cannot be "
+                "trained on groups"
+            )
+        head = PartialHead(model).install()
+        columns = token_columns(tokens, model.device)
+        has_encoder = is_encoder_decoder(model)
+        decoder = model.get_decoder() if has_encoder else model.base_model
+        return cls(
+            head,
+            trie_arrays(trie, model.device),
+            columns,
+            normalize,
+            narrows_exactly(model, head, columns.all_codes),
+            attention_windows(decoder.config),
+            decoder.dtype,
+            decoder_start_id(model) if has_encoder else None,
+            TreePositions(decoder),
+            model,
+        )
+
+    def scores(
+        self,
+        model: Callable[..., Any],
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        codes: torch.Tensor,
+    ) -> GroupScores:
+        """The scores of (n, C, L) codes, each of a SID in the trie.
+
+        `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a token
+        and 0 for padding. `model` is the model itself or a wrapper of it that distributes it."""
+        if self.decoder_start is None:
+            inputs = self._inputs(prompt_ids, prompt_mask, codes)
+            parts = self._parts(prompt_ids.shape[1], codes)
+            depths = None
+        else:
+            inputs, depths = self._encoder_inputs(prompt_ids, prompt_mask, codes)
+            parts = self._parts(1, codes)
+
+        def forward() -> torch.Tensor:
+            with ExitStack() as positions:
+                if depths is not None:
+                    positions.enter_context(self.positions.in_recomputation(self.network, depths))
+                    positions.enter_context(self.positions.at(depths, depths))
+                logits: torch.Tensor = model(**inputs, use_cache=False).logits
+            return logits
+
+        narrow = self.narrow
+        blocks = self.head.blocks(forward, parts) if narrow else full_blocks(forward(), parts)
+        n, chains, levels = codes.shape
+        nodes = torch.zeros(n, 1, dtype=torch.long, device=codes.device)  # the root
+        log_probs = []
+        entropies = []
+        for level in range(levels):
+            # (n, 1, columns) at the first level, which all chains share, then (n, C, columns)
+            logits = blocks[level].float().view(n, -1, blocks[level].shape[-1])
+            steps, entropy, nodes = self.step(level, logits, nodes, codes[..., level])
+            log_probs.append(steps)
+            entropies.append(entropy.expand(n, chains))
+        return GroupScores(torch.stack(log_probs, dim=-1), torch.stack(entropies, dim=-1))
+
+    def _inputs(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, codes: torch.Tensor
+    ) -> dict[str, Any]:
+        """Token ids, positions and mask of the trees; a chain lacks its last code, which nothing
+        follows."""
+        n, chains, levels = codes.shape
+        length = levels - 1
+        device = prompt_ids.device
+        chain_ids = self.columns.ids(codes[..., :-1]).reshape(n, chains * length)
+        depth = torch.arange(length, device=device).repeat(chains)  # (chains * length,)
+        chain = torch.arange(chains, device=device).repeat_interleave(length)
+        prompt_mask = prompt_mask.bool()
+        prompt_positions = (prompt_mask.cumsum(-1) - 1).clamp_min(0)  # (n, P)
+        chain_positions = prompt_mask.sum(-1, keepdim=True) + depth
+        positions = torch.cat([prompt_positions, chain_positions], dim=1)  # (n, T)
+        before = torch.ones(prompt_ids.shape[1], prompt_ids.shape[1], device=device).tril().bool()
+        same_chain = (chain[:, None] == chain) & (depth[:, None] >= depth)
+        total = prompt_ids.shape[1] + chains * length
+        visible = torch.zeros(n, total, total, dtype=torch.bool, device=device)
+        visible[:, : len(before), : len(before)] = before & prompt_mask[:, None, :]
+        visible[:, len(before) :, : len(before)] = prompt_mask[:, None, :]
+        visible[:, len(before) :, len(before) :] = same_chain
+        distances = positions[:, :, None] - positions[:, None, :]
+        return {
+            "input_ids": torch.cat([prompt_ids, chain_ids], dim=1),
+            "position_ids": positions,
+            "attention_mask": additive_masks(self.windows, visible, distances, self.dtype),
+        }
+
+    def _encoder_inputs(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[dict[str, Any], list[int]]:
+        """What an encoder-decoder reads, and the depths of the decoder's tokens."""
+        starts = torch.full_like(prompt_ids[:, :1], self.decoder_start)
+        trees = self._inputs(starts, torch.ones_like(starts), codes)
+        # the encoder's absolute positions count from the first token: padding goes to the right
+        order = prompt_mask.sort(dim=1, descending=True, stable=True).indices
+        inputs = {
+            "input_ids": prompt_ids.gather(1, order),
+            "attention_mask": prompt_mask.gather(1, order),
+            "decoder_input_ids": trees["input_ids"],
+            "decoder_attention_mask": trees["attention_mask"],
+        }
+        if "decoder_position_ids" in signature(self.network.forward).parameters:
+            inputs["decoder_position_ids"] = trees["position_ids"]
+        depths: list[int] = trees["position_ids"][0].tolist()
+        return inputs, depths
+
+    def _parts(self, prompt_length: int, codes: torch.Tensor) -> list[Part]:
+        """The positions, in the flattened batch, whose logits are needed at each level."""
+        n, chains, levels = codes.shape
+        device = codes.device
+        total = prompt_length + chains * (levels - 1)
+        rows = torch.arange(n, device=device) * total
+        first = rows + prompt_length  # the first token of the first chain
+        parts: list[Part] = [(first - 1, self.columns.levels[0].columns)]
+        for level in range(1, levels):
+            offsets = torch.arange(chains, device=device) * (levels - 1) + level - 1
+            columns = self.columns.levels[level].columns
+            parts.append(((first[:, None] + offsets).flatten(), columns))
+        return parts
+
+    def step(
+        self, level: int, logits: torch.Tensor, nodes: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities of (n, C) codes at a level, entropies, and the nodes of the prefixes
+        that end with these codes; `logits` and `nodes` have 1 or C columns."""
+        # (n, 1 or C, fan-out) each
+        children, child_codes, valid = self.arrays.candidates(level, nodes)
+        if self.normalize == "trie":
+            places = self.columns.levels[level].places(child_codes)
+            competing = logits.gather(-1, places).masked_fill(~valid, -torch.inf)
+            logs = competing.log_softmax(-1)
+        else:
+            logs = logits.log_softmax(-1)
+        # 0 in place of minus infinity: the gradient of 0 * log 0 would be NaN
+        entropy = -(logs.exp() * logs.masked_fill(logs == -torch.inf, 0.0)).sum(-1)
+        matches = valid & (child_codes == codes.unsqueeze(-1))  # (n, C, fan-out)
+        place = matches.int().argmax(-1, keepdim=True)  # (n, C, 1)
+        column = place
+        if self.normalize != "trie":
+            column = self.columns.levels[level].places(codes).unsqueeze(-1)
+        chains = codes.shape[1]
+        log_probs = logs.expand(-1, chains, -1).gather(-1, column).squeeze(-1)
+        next_nodes = children.expand(-1, chains, -1).gather(-1, place).squeeze(-1)
+        return log_probs, entropy, next_nodes
+
+
+def pad_left(prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """n prompts -> (n, P) token ids, padded on the left with 0, and (n, P) 1 for a token."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    return ids, mask

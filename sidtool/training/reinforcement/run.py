@@ -1,0 +1,169 @@
+"""Trains a trained model further by rewards of its own recommendations, resumably.
+
+Checkpoints are in OUT.partial until the output is complete. Under `torchrun` or `accelerate launch`
+every process runs this code, and the first one alone writes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.checkpoint.hub import offline
+from sidtool.base.errors import RefusedError
+from sidtool.base.progress import Progress
+from sidtool.training.execution import Finished, train_and_publish
+from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
+from sidtool.training.reinforcement.arguments import grpo_config
+from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.rl_run import RlRun
+from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.training_run import Log
+
+
+@dataclass(frozen=True)
+class RlSummary:
+    """What a call of `rl` did."""
+
+    algorithm: str
+    model: str
+    """the output folder"""
+    steps: int
+    loss: float | None
+    """mean training loss of the whole run, as the counts below, also if it was resumed"""
+    metric: str
+    """the validation metric"""
+    start: float | None
+    """its value for the start; None if no step was left"""
+    best: float | None
+    """its best value; None if no checkpoint was validated"""
+    tokens: int
+    """tokens of prompts"""
+    groups: int
+    examples: int
+    """events, or lists, with a history and a target that can be recommended"""
+    left_out: int
+    """those whose target cannot: it is retired, or in the history while seen items are excluded"""
+    seconds: float
+    peak_rss_gib: float | None
+    peak_cuda_gib: float | None
+    trained_parameters: int
+    resumed_from: str | None
+    """name of the checkpoint"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+
+def rl(
+    model_dir: str | Path,
+    examples: str | Path,
+    out: str | Path,
+    *,
+    options: RlOptions | None = None,
+    grpo_fields: Mapping[str, Any] | None = None,
+    valid: str | Path | None = None,
+    reward_memory: str | Path | None = None,
+    reward_teacher: str | Path | None = None,
+    reward_model: str | Path | None = None,
+    split: str | Path | None = None,
+    allow_worse_slices: bool = False,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> RlSummary:
+    """Train a model further on the items that it recommends for the histories in a file of
+    training examples, and write it to the folder `out`.
+
+    The output is the checkpoint that recommends best to the users in `valid` (by default those
+    beside the examples), among those that are worse than the start on no slice of targets by
+    training frequency; with `allow_worse_slices` among all. `grpo_fields` are fields of TRL's
+    GRPOConfig by name. `reward_memory` is the memory of the reward `collaborative`,
+    `reward_teacher` the model of the reward `teacher`. `reward_model` is a model that predicts
+    labels, of the reward `label`. If its prompt or that of the start shows fields, `split` is the
+    folder of the split that the examples were made from, which has them. The memory of the start
+    itself is left out: its weight was tuned for the weights before.
+
+    A run that was killed resumes from its last checkpoint when called again with the same
+    arguments, and ends with the same weights. `progress` receives (done, total) steps, `log` each
+    log line and validation, `notify` one line on what the run starts from.
+
+    Raises UsageError if the output exists, settings do not fit together or an unfinished run had
+    different ones; CompatibilityError if model, bundle, examples and reward models do not belong
+    together or come from different splits; DataError if examples are malformed or a reward
+    function fails; RefusedError if every checkpoint is worse than the start on a slice;
+    SidtoolError if the training diverges.
+
+    Examples:
+        >>> fields = {"max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8}
+        >>> summary = sidtool.rl(
+        ...     "tuned", "train.jsonl", "reinforced", grpo_fields=fields, allow_worse_slices=True
+        ... )
+        >>> summary.algorithm, summary.steps
+        ('grpo', 1)
+    """
+    run = plan_rl(
+        model_dir,
+        examples,
+        out,
+        options=options,
+        grpo_fields=grpo_fields,
+        valid=valid,
+        reward_memory=reward_memory,
+        reward_teacher=reward_teacher,
+        reward_model=reward_model,
+        split=split,
+        force=force,
+        trust_remote_code=trust_remote_code,
+    )
+    if notify:
+        notify(run.inheritance())
+    with quiet(), offline():
+        from sidtool.training.reinforcement.setup import build_trainer
+
+        arguments = grpo_config(run)
+
+        def build() -> Any:
+            return build_trainer(run, arguments, allow_worse_slices, progress, log)
+
+        finished = train_and_publish(run, arguments, build, force=force, check=_check_selection)
+    return _summary(run, finished)
+
+
+def _check_selection(trainer: Any) -> None:
+    """Raise RefusedError if validation found every checkpoint to be worse on a slice."""
+    if trainer.state.best_model_checkpoint is not None or not trainer.refuses_worse_slices:
+        return
+    if not trainer.worse_slices():
+        return  # no validation was due
+    raise RefusedError(
+        f"every checkpoint is worse than the start on a slice of targets: {trainer.worse_slices()}",
+        hint="a smaller learning_rate, a larger beta or sft_weight; or the same command with "
+        "--allow-worse-slices, which writes the last checkpoint",
+    )
+
+
+def _summary(run: RlRun, finished: Finished) -> RlSummary:
+    trainer = finished.trainer
+    tokens, groups = finished.totals.seen
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    return RlSummary(
+        algorithm=run.options.algorithm,
+        model=str(run.out),
+        steps=trainer.state.global_step,
+        loss=finished.loss,
+        metric=run.options.metric_for_best_model,
+        start=trainer.start_value,
+        best=trainer.state.best_metric,
+        tokens=tokens,
+        groups=groups,
+        examples=len(trainer.maker.examples),
+        left_out=trainer.maker.examples.left_out,
+        seconds=finished.totals.seconds,
+        peak_rss_gib=peak_rss_gib(),
+        peak_cuda_gib=peak_cuda_gib(),
+        trained_parameters=sum(weight.numel() for weight in trained),
+        resumed_from=finished.checkpoint.name if finished.checkpoint else None,
+    )

@@ -1,0 +1,196 @@
+"""Builds the trainer of a run of reinforcement: the policy, the start, groups, rewards, validation
+and callbacks."""
+
+import copy
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from transformers import EarlyStoppingCallback
+
+from sidtool.base.errors import UsageError
+from sidtool.base.progress import Progress
+from sidtool.data.split.examples import read_examples
+from sidtool.evaluation.validation import sample_examples
+from sidtool.model.contract.write import write_contract
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.recommendation.query import QuerySession
+from sidtool.training.history import ProgressCallback
+from sidtool.training.reinforcement.example_fields import ExampleFields
+from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples
+from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
+from sidtool.training.reinforcement.judge import Judge
+from sidtool.training.reinforcement.label_scorer import LabelScorer
+from sidtool.training.reinforcement.list_examples import ListExamples, read_list_examples
+from sidtool.training.reinforcement.list_trainer import ListTrainer
+from sidtool.training.reinforcement.list_validation import ListValidation
+from sidtool.training.reinforcement.pairs import ListRewardFunction, PairMaker
+from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.reward_sum import RewardContext, reward_sum
+from sidtool.training.reinforcement.rl_run import RlRun
+from sidtool.training.reinforcement.scorers import memory_scorer, teacher_scorer
+from sidtool.training.reinforcement.trainer import GroupTrainer
+from sidtool.training.training_run import Log
+
+
+def build_trainer(
+    run: RlRun,
+    arguments: Any,
+    allow_worse_slices: bool,
+    progress: Progress | None,
+    log: Log | None,
+) -> GroupTrainer:
+    """Load the model of a run and everything that trains it; `arguments` is its GRPOConfig.
+
+    Raises UsageError if settings do not fit the model or the examples, DataError if examples are
+    malformed."""
+    loaded = load_model_folder(
+        run.model_dir,
+        bundle=run.bundle,
+        device=str(arguments.device),
+        dtype="float32",
+        trust_remote_code=run.trust_remote_code,
+    )
+    # the memory's weight was tuned for the weights before: the policy is the model alone
+    loaded = replace(loaded, memory=None)
+    session = QuerySession.of(loaded)
+    examples = _read_examples(run, loaded, arguments)
+    reference = None
+    if run.needs_start:
+        start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
+        reference = (start, _policy(start, session))
+    group_options = GroupOptions(
+        size=arguments.num_generations,
+        method=run.options.rollouts,
+        add_target=run.options.add_target,
+        exclude_seen=run.options.exclude_seen,
+        prefix_curriculum=run.options.prefix_curriculum,
+    )
+    policy = _policy(loaded.model, session)
+    fields = None
+    if run.fields is not None:
+        fields = ExampleFields.of(examples, run.fields.split, run.bundle)
+    maker = GroupMaker(session, policy, examples, group_options, fields)
+    callbacks: list[Any] = [ProgressCallback(progress, log)]
+    if run.options.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
+    contract = run.new_contract()
+    context = _reward_context(run, str(arguments.device))
+    reward = partial(reward_sum, run.rewards, context=context)
+    trainer_arguments: dict[str, Any] = {
+        "model": loaded.model,
+        "args": arguments,
+        "options": run.options,
+        "maker": maker,
+        "reward": reward,
+        "reference": reference,
+        "judge": _judge(run, session, examples),
+        "refuses_worse_slices": not allow_worse_slices,
+        "tokenizer": loaded.tokenizer,
+        "write_contract": lambda folder, best: write_contract(
+            folder, contract.with_best(best), run.bundle
+        ),
+        "callbacks": callbacks,
+    }
+    if not isinstance(examples, ListExamples):
+        return GroupTrainer(**trainer_arguments)
+    pairs = _pair_maker(run, loaded, examples, reward, fields)
+    validation = _list_validation(run, pairs)
+    return ListTrainer(pairs=pairs, validation=validation, **trainer_arguments)
+
+
+def _policy(model: Any, session: QuerySession) -> Policy:
+    return Policy.of(model, session.tokens, session.trie, session.normalize)
+
+
+def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    shared = (encoder, loaded.tokens, run.bundle)
+    exclude_seen = run.options.exclude_seen
+    examples: RlExamples
+    if run.options.algorithm == "ipa":
+        examples = read_list_examples(run.examples, *shared, exclude_seen=exclude_seen)
+    else:
+        task = history_task(run.lineage, run.examples)
+        examples = read_rl_examples(run.examples, task, *shared, exclude_seen=exclude_seen)
+    prompts = arguments.generation_batch_size // arguments.num_generations
+    if len(examples) < prompts:
+        raise UsageError(
+            f"a generation has {prompts} prompts, but {run.examples} has {len(examples)} events "
+            "with a history",
+            hint="lower per_device_train_batch_size",
+        )
+    return examples
+
+
+def _reward_context(run: RlRun, device: str) -> RewardContext:
+    """What the rewards of the run read."""
+    collaborative = None if run.memory is None else memory_scorer(run.memory, run.bundle)
+    teacher = None
+    if run.teacher_dir is not None:
+        teacher_model = load_model_folder(
+            run.teacher_dir,
+            bundle=run.bundle,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+        )
+        teacher = teacher_scorer(teacher_model)
+    label = None
+    if run.labels is not None:
+        reward_model = load_model_folder(
+            run.labels.model_dir,
+            bundle=run.bundle,
+            device=device,
+            trust_remote_code=run.trust_remote_code,
+        )
+        label = LabelScorer.of(reward_model, run.labels.positive)
+    return RewardContext(run.bundle, collaborative, teacher, label)
+
+
+def _pair_maker(
+    run: RlRun,
+    loaded: LoadedModel,
+    examples: ListExamples,
+    reward: ListRewardFunction,
+    fields: ExampleFields | None,
+) -> PairMaker:
+    """What writes the lists of a run of `ipa` and compares them."""
+    prompt = run.contract.list_prompt
+    assert prompt is not None  # as the plan has checked
+    return PairMaker(
+        QuerySession.of(loaded, list_length=prompt.list_length),
+        examples,
+        reward,
+        fields,
+        length=prompt.list_length,
+        candidates=run.options.candidate_lists,
+        search=run.options.rollouts,
+        exclude_seen=run.options.exclude_seen,
+        seed=run.seed,
+    )
+
+
+def _list_validation(run: RlRun, pairs: PairMaker) -> ListValidation:
+    sample = sample_examples(tuple(read_examples(run.valid)), run.options.eval_users, run.seed)
+    return ListValidation.of(
+        pairs.session,
+        sample,
+        pairs.reward,
+        length=pairs.length,
+        num_beams=run.options.eval_num_beams,
+        exclude_seen=run.options.exclude_seen,
+    )
+
+
+def _judge(run: RlRun, session: QuerySession, examples: RlExamples) -> Judge:
+    return Judge.of(
+        session,
+        tuple(read_examples(run.valid)),
+        examples.events(run.bundle),
+        metric=run.options.metric_for_best_model,
+        num_beams=run.options.eval_num_beams,
+        users=run.options.eval_users,
+        exclude_seen=run.options.exclude_seen,
+        seed=run.seed,
+    )

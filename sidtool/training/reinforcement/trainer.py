@@ -1,0 +1,298 @@
+"""TRL's GRPOTrainer on groups of items: groups from the beam or drawn without replacement through
+`rollout_func`, log-probabilities normalized over the trie, and a joint cross-entropy of the
+targets. The objectives, clipping, divergence from the start, schedules, distribution and
+resumption are those of the parent classes."""
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOConfig
+from trl.trainer.callbacks import SyncRefModelCallback
+from trl.trainer.utils import split_tensor_dict
+
+from sidtool.model.contract.stage_record import Selection
+from sidtool.training.loop.divergence import check_weights
+from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.watched import WatchedTrainer
+from sidtool.training.reinforcement.advantages import (
+    first_difference,
+    lacks_signal,
+    sampled_advantages,
+)
+from sidtool.training.reinforcement.groups import GroupMaker, Rollouts, first_items
+from sidtool.training.reinforcement.judge import Judge
+from sidtool.training.reinforcement.judged_trainer import JudgedTrainer
+from sidtool.training.reinforcement.numbered_records import load_records, save_records
+from sidtool.training.reinforcement.offline import OfflineGroup, make_offline, stack_groups
+from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.rewards import Groups
+from sidtool.training.reinforcement.schedule import (
+    EpochSampler,
+    ExampleNumbers,
+    SamplerCallback,
+    WholeGenerations,
+    step_generator,
+)
+from sidtool.training.reinforcement.settings import RlOptions
+
+REFERENCE_FILE = "reference.safetensors"
+"""The weights of a moving reference, in each checkpoint."""
+
+RewardFunction = Callable[[Groups], NDArray[np.float64]]
+"""Groups -> (n, G) rewards."""
+
+
+class GroupTrainer(WatchedTrainer, JudgedTrainer):
+    """Trains a policy on groups of items.
+
+    `reference` is the frozen start with its policy, if the objective needs one. `write_contract`
+    writes contract and bundle into a model folder."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: GRPOConfig,
+        options: RlOptions,
+        maker: GroupMaker,
+        reward: RewardFunction,
+        reference: tuple[Any, Policy] | None,
+        judge: Judge,
+        refuses_worse_slices: bool,
+        tokenizer: Any,
+        write_contract: Callable[[Path, Selection | None], object],
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        # TRL would load the reference again from a hub or a folder, which may hold adapters
+        beta, sync = args.beta, args.sync_ref_model
+        args.beta, args.sync_ref_model = 0.0, False
+        # TRL requires a datasets.Dataset: give it one example, then replace it
+        placeholder = Dataset.from_dict({"prompt": ["0"]})
+        with warnings.catch_warnings():
+            # `rollout_func` is experimental in TRL: pyproject.toml limits its versions
+            warnings.simplefilter("ignore")
+            super().__init__(
+                model=model,
+                reward_funcs=[_reward_of_row],
+                args=args,
+                train_dataset=placeholder,
+                eval_dataset=placeholder,
+                processing_class=tokenizer,
+                callbacks=callbacks,
+                rollout_func=self._roll_out,
+            )
+        self.args.beta, self.args.sync_ref_model = beta, sync
+        self.beta = beta
+        # the log-probabilities come without a loss of the router
+        self.aux_loss_enabled = False
+        self.train_dataset = ExampleNumbers(len(maker.examples))
+        self.remove_callback(PrinterCallback)
+        self.maker = maker
+        self.options = options
+        self._reward = reward
+        self.judge = judge
+        self.refuses_worse_slices = refuses_worse_slices
+        self._write_contract = write_contract
+        self.reference_policy = None
+        if reference is not None:
+            self.ref_model, self.reference_policy = reference
+            if sync:
+                self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
+        self.add_callback(SamplerCallback(self))
+        cycle = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
+        self.add_callback(WholeGenerations(max(1, cycle)))
+        self.epoch = 0
+        self._buffered_inputs: Any = None
+        self._rollouts: Rollouts | None = None
+        self._rewards = np.zeros((0, self.num_generations))
+        self._offline: dict[int, OfflineGroup] = {}
+        self.recent = defaultdict(list)
+        # tokens of prompts and groups, groups
+        self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
+
+    # ---- groups ----
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's sampler, with an order that follows from the seed and the epoch alone."""
+        return EpochSampler(
+            self,
+            data_source=self.train_dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            shuffle=bool(self.shuffle_dataset),
+            seed=self.args.seed,
+        )
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """A batch of whole groups. TRL shuffles items across the steps of a generation; here the
+        items of a group stay together, as they share their prompt."""
+        if self._buffered_inputs is None:
+            # a resumed run begins in the middle of the count of steps
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        every = self.args.steps_per_generation * self.num_iterations
+        if self._step % every == 0 or self._buffered_inputs is None:
+            scored = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = split_tensor_dict(scored, self.args.steps_per_generation)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _roll_out(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
+        """TRL's `rollout_func`: `prompts` are numbers of examples, each as often as a group has
+        items."""
+        one_per_group = prompts[:: self.num_generations]
+        numbers = np.array([int(prompt) for prompt in one_per_group], dtype=np.int64)  # (n,)
+        generator = step_generator(
+            self.args.seed, self.state.global_step, self.accelerator.process_index
+        )
+        model = self.accelerator.unwrap_model(self.model)
+        with class_forward(model), self.accelerator.autocast():
+            rollouts = self.maker.make(model, numbers, generator)
+        rewards = self._reward(self._groups(numbers, rollouts))  # (n, G)
+        self._rollouts = rollouts
+        self._rewards = rewards
+        dead = lacks_signal(rewards, rollouts.valid)
+        self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
+        self.recent["dead_groups"].append(float(dead.mean()))
+        self._count(sum(map(len, rollouts.prompts)), len(numbers))
+        return self._completions(rollouts, rewards)
+
+    def _groups(self, numbers: NDArray[np.int64], rollouts: Rollouts) -> Groups:
+        """What rewards read of the groups of examples, by their numbers."""
+        examples = self.maker.examples
+        fields = self.maker.fields
+        items = first_items(self.maker.session.trie, rollouts.leaves)  # (n, G)
+        return Groups(
+            histories=[examples.history(number) for number in numbers.tolist()],
+            items=np.where(rollouts.valid, items, -1),
+            targets=examples.targets[numbers],
+            values=None if examples.values is None else examples.values[numbers],
+            fields=None if fields is None else list(map(fields.before, numbers.tolist())),
+        )
+
+    def _completions(self, rollouts: Rollouts, rewards: NDArray[np.float64]) -> dict[str, Any]:
+        """The n * G items of groups as TRL's rows, with a mask of the codes that the policy
+        learns: not those that it was given."""
+        trie = self.maker.session.trie
+        codes = trie.leaf_codes(rollouts.leaves.ravel())  # (n * G, levels)
+        is_chosen = np.arange(trie.levels) >= rollouts.n_given[:, None]  # (n, levels)
+        learned = rollouts.valid[:, :, None] & is_chosen[:, None, :]  # (n, G, levels)
+        scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
+        return {
+            "prompt_ids": [
+                prompt for prompt in rollouts.prompts for _ in range(self.num_generations)
+            ],
+            "completion_ids": self.maker.session.tokens.ids(codes, begin_end_tokens=False).tolist(),
+            "logprobs": None,
+            # TRL ignores an item whose reward is None
+            "reward": [None if math.isnan(value) else value for value in scored],
+            "env_mask": learned.reshape(-1, trie.levels).astype(np.int64).tolist(),
+        }
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch, with advantages of samples and of single codes, and the targets."""
+        if self.options.algorithm == "dpo":
+            return self._offline_groups(inputs)
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        assert self._rollouts is not None
+        rollouts = self._rollouts
+        if rollouts.probabilities is not None and rollouts.inclusion is not None:
+            sampled = sampled_advantages(
+                self._rewards,
+                rollouts.probabilities,
+                rollouts.inclusion,
+                rollouts.valid,
+                scale=self.scale_rewards != "none",
+            )
+            output["advantages"] = self._tensor(sampled.ravel())
+        numbers = np.array([int(each["prompt"]) for each in inputs[:: self.num_generations]])
+        targets = self.maker.target_leaves(numbers)
+        target_codes = self.maker.session.trie.leaf_codes(targets)
+        if self.options.first_difference:
+            item_codes = self.maker.session.trie.leaf_codes(rollouts.leaves.ravel())
+            item_codes = item_codes.reshape(*rollouts.leaves.shape, -1)
+            by_code = first_difference(item_codes, target_codes, rollouts.valid)
+            by_code = by_code.reshape(-1, by_code.shape[-1])  # (rows, levels)
+            output["advantages"] = output["advantages"][:, None] + self._tensor(by_code)
+        if self.options.sft_weight:
+            output["target_codes"] = self._repeat(target_codes.astype(np.int64))
+        return output
+
+    def _offline_groups(self, inputs: Any) -> dict[str, Any]:
+        """The groups that the start makes for a batch, made once per example."""
+        assert self.reference_policy is not None
+        numbers = [int(each["prompt"]) for each in inputs[:: self.num_generations]]
+        new = [number for number in dict.fromkeys(numbers) if number not in self._offline]
+        if new:
+            with self.accelerator.autocast():
+                self._offline |= make_offline(
+                    self.maker, self.ref_model, self.reference_policy, new
+                )
+        batch = stack_groups([self._offline[number] for number in numbers])
+        self._count(int(batch["prompt_mask"].sum()) // self.num_generations, len(numbers))
+        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+
+    # ---- files ----
+
+    def write_model(self, folder: Path) -> None:
+        """Write a complete model folder: weights, tokenizer, contract and bundle; the first process
+        writes."""
+        if not self.args.should_save:
+            return
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
+        self.processing_class.save_pretrained(folder)
+        self._write_contract(folder, self.selection())
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        check_weights(self)
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            if self.args.sync_ref_model:
+                save_model(self.ref_model, str(folder / REFERENCE_FILE))
+            self._write_contract(folder, self.selection())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Every process saves the groups that it made, beside its random state."""
+        if self._offline:
+            save_records(self._offline, self._offline_file(Path(output_dir)))
+        super()._save_rng_state(output_dir)
+
+    def _offline_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"groups_{self.args.process_index}.safetensors"
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        reference = Path(resume_from_checkpoint) / REFERENCE_FILE
+        if self.args.sync_ref_model and reference.exists():
+            load_model(self.ref_model, str(reference))
+        self._load_offline(Path(resume_from_checkpoint))
+
+    def _load_offline(self, checkpoint: Path) -> None:
+        if self._offline_file(checkpoint).exists():
+            self._offline = load_records(OfflineGroup, self._offline_file(checkpoint))
+
+    def _count(self, tokens: int, groups: int) -> None:
+        self.n_seen += torch.tensor([tokens, groups]).to(self.n_seen.device)
+
+    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
+        return torch.from_numpy(values).float().to(self.args.device)
+
+    def _repeat(self, values: NDArray[np.int64]) -> torch.Tensor:
+        """(n, levels) of groups -> (rows, levels), for a batch that is split by rows."""
+        tensor = torch.from_numpy(values).to(self.args.device)
+        return tensor.repeat_interleave(self.num_generations, dim=0)
+
+
+def _reward_of_row(reward: Sequence[float], **_: Any) -> list[float]:
+    """TRL's reward function: `_roll_out` computed the rewards of whole groups."""
+    return list(reward)

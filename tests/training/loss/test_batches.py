@@ -1,0 +1,214 @@
+"""Training examples as tensors: which tokens are targets, and the two layouts of a batch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError
+from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples, encode_example
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.sid import SidSpace
+from sidtool.training.loss.batches import (
+    IGNORED,
+    EncoderDecoderCollator,
+    PackedCollator,
+    PaddedCollator,
+    parts_by_length,
+)
+from tests.models import tiny_tokenizer
+
+SPACE = SidSpace((4, 3))
+
+
+TOKENIZER = tiny_tokenizer()
+ENCODER = PromptEncoder(TOKENIZER, SidTokens(SPACE, len(TOKENIZER)))
+TOKENIZER.add_tokens(list(SPACE.tokens))
+
+
+def targets(row: dict[str, object], *, codes_only: bool = False) -> list[str]:
+    ids, marked, *_ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=codes_only)
+    return [str(TOKENIZER.convert_ids_to_tokens(int(i))) for i in ids[marked]]
+
+
+def test_targets_depend_on_the_task() -> None:
+    sid = SPACE.spell((1, 2), begin_end_tokens=True)
+    codes = ["<s_a_1>", "<s_b_2>"]
+    assert targets({"task": "sequence", "text": sid + sid}) == codes * 2
+    assert targets({"task": "sequence", "prompt": sid, "completion": sid}) == codes
+    assert targets(
+        {
+            "task": "next-item",
+            "prompt": "x" + SPACE.begin,
+            "completion": sid[len(SPACE.begin) :] + "<eos>",
+        }
+    ) == [
+        *codes,
+        SPACE.end,
+        "<eos>",
+    ]
+    assert (
+        targets({"task": "next-item", "prompt": sid, "completion": sid + "<eos>"}, codes_only=True)
+        == codes
+    )
+    title = {
+        "task": "sid-to-title",
+        "prompt": sid,
+        "completion": "<s_a_1><eos>",
+        "catalog": {"completion": [[0, 7]]},
+    }
+    assert "<s_a_1>" not in targets(title)
+    assert targets(title)[-1] == "<eos>"
+    bare = {"task": "sequence", "text": "<s_a_1><s_b_2>"}  # nothing comes before the first code
+    assert targets(bare) == ["<s_b_2>"]
+
+
+examples = st.lists(
+    st.integers(2, 12).map(
+        lambda n: TokenizedExample(
+            np.arange(1, n + 1, dtype=np.int32) * 7 % 50 + 1,
+            np.arange(n) % 3 == 1,
+            np.arange(n, dtype=np.float32) / n,
+        )
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(examples)
+def test_both_layouts_contain_the_same_examples(batch: list[TokenizedExample]) -> None:
+    padded, packed = PaddedCollator(0)(batch), PackedCollator(0)(batch)
+    for number, (ids, marked, weights, *_) in enumerate(batch):
+        assert padded["input_ids"][number, : len(ids)].tolist() == ids.tolist()
+        assert padded["attention_mask"][number].sum() == len(ids)
+        assert (
+            padded["labels"][number, : len(ids)].tolist() == np.where(marked, ids, IGNORED).tolist()
+        )
+        token_weights = np.where(marked, weights, 0).tolist()
+        assert padded["weights"][number, : len(ids)].tolist() == token_weights
+        assert not padded["weights"][number, len(ids) :].any()
+    assert packed["input_ids"].shape[1] == max(len(example.ids) for example in batch)
+    assert packed["input_ids"].shape[0] <= len(batch)
+    result = []
+    names = ("input_ids", "labels", "weights", "position_ids")
+    for ids, labels, weights, positions in zip(*(packed[n].tolist() for n in names), strict=True):
+        starts = [place for place, position in enumerate(positions) if position == 0]
+        for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+            assert positions[start:stop] == list(range(stop - start))
+            if ids[start]:  # id 0 is padding here
+                result.append((ids[start:stop], labels[start:stop], weights[start:stop]))
+            else:
+                assert set(labels[start:stop]) == {IGNORED}
+                assert not any(weights[start:stop])
+    expected = [
+        (ids.tolist(), np.where(marked, ids, IGNORED).tolist(), (marked * weights).tolist())
+        for ids, marked, weights, *_ in batch
+    ]
+    assert sorted(result) == sorted(expected)
+
+
+def test_a_weight_is_that_of_an_example_or_of_each_sid() -> None:
+    one, other = (SPACE.spell(code, begin_end_tokens=True) for code in ((1, 2), (3, 0)))
+    sequence = {"task": "sequence", "prompt": "x" + one, "completion": other + one}
+
+    def weights(weight: object) -> list[float]:
+        row = {**sequence, "weight": weight}
+        _, marked, result, *_ = encode_example(row, ENCODER, ENCODER.tokens, codes_only=True)
+        return [float(number) for number in result[marked]]
+
+    assert weights(2) == [2, 2, 2, 2]
+    assert weights([0.5, 3, 0]) == [3, 3, 0, 0]
+    with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
+        weights([1, 2])
+    row = {"task": "next-item", "prompt": "x", "completion": "y"}
+    plain = encode_example(row, ENCODER, ENCODER.tokens, codes_only=False).weights
+    assert set(plain.tolist()) == {1}
+
+
+@pytest.mark.parametrize("weight", ["-1", "true", '"2"', "[1, -1]", "[[1]]", "null", "1e39"])
+def test_a_malformed_weight_is_named(tmp_path: Path, weight: str) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(f'{{"task": "mine", "prompt": "a", "completion": "b", "weight": {weight}}}')
+    with pytest.raises(DataError, match=r"train.jsonl:1 has a weight that is neither"):
+        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+
+
+def test_weights_that_do_not_match_the_sids_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    line = {"task": "sequence", "text": SPACE.spell((1, 2), begin_end_tokens=True)}
+    rows = [line, line | {"weight": [1, 2]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"train.jsonl:2: an example has 2 weights and 1 SIDs"):
+        TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+
+
+def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    sid = SPACE.spell((1, 2), begin_end_tokens=True)
+    lines = [{"task": "sequence", "text": sid}, {"task": "mine", "prompt": "a", "completion": "b"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tokenized = TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+    assert len(tokenized) == 2
+    assert tokenized.lengths.tolist() == [4, 2]
+    assert tokenized[1][1].tolist() == [False, True]
+    for broken, said in (
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON object"),
+        ('{"task": "x"}', "not prompt and completion"),
+    ):
+        path.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
+        with pytest.raises(DataError, match=said):
+            TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
+    with pytest.raises(DataError, match="cannot read"):
+        TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
+
+
+PAD, START = 0, 9
+prompted = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 4)), min_size=1, max_size=9)
+
+
+@given(prompted, st.integers(1, 4))
+def test_an_encoder_decoder_reads_prompts_and_writes_answers(
+    lengths: list[tuple[int, int]], n_lines: int
+) -> None:
+    """Every example, split before its first target, is in one line of one part."""
+    examples = []
+    for number, (n_prompt, n_answer) in enumerate(lengths):
+        n = n_prompt + n_answer + 1  # a closing token that is no target
+        ids = np.arange(n, dtype=np.int32) + 100 * number + 10
+        targets = (np.arange(n) >= n_prompt) & (np.arange(n) < n - 1)
+        weights = np.arange(n, dtype=np.float32) + number
+        examples.append(TokenizedExample(ids, targets, weights))
+    batch = EncoderDecoderCollator(PAD, START)(examples)
+    parts = parts_by_length(batch, n_lines)
+    found = []
+    for part in parts:
+        assert 1 <= len(part["input_ids"]) <= n_lines
+        mask = part["attention_mask"].bool()
+        # some prompt fills the part
+        assert mask.all(1).any()
+        for line in range(len(mask)):
+            decoded = part["decoder_input_ids"][line]
+            labels = part["labels"][line]
+            is_target = labels != IGNORED
+            assert decoded[0] == START
+            assert labels[0] == IGNORED
+            # what is predicted at a place is read at the next one
+            assert decoded[1:][is_target[1:-1]].tolist() == labels[1:-1][is_target[1:-1]].tolist()
+            prompt = part["input_ids"][line][mask[line]].tolist()
+            answer = labels[is_target].tolist()
+            found.append((prompt, answer, part["weights"][line][is_target].tolist()))
+    expected = [
+        (
+            example.ids[: int(example.targets.argmax())].tolist(),
+            example.ids[example.targets].tolist(),
+            example.weights[example.targets].tolist(),
+        )
+        for example in examples
+    ]
+    assert sorted(found) == sorted(expected)

@@ -1,0 +1,179 @@
+"""The loss of an encoder-decoder is transformers' own over the vocabulary, and a direct computation
+over part of it; a teacher of another kind is read in its own layout."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.examples.tokenized import TokenizedExample
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.partial_head import full_blocks
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
+from sidtool.training.loss.batches import IGNORED, EncoderDecoderCollator, PaddedCollator
+from sidtool.training.loss.layouts import inputs_for
+from sidtool.training.loss.loss import Loss
+from sidtool.training.loss.softmax import SoftmaxOver
+from sidtool.training.loss.targets import Targets
+from sidtool.training.loss.teachers import Teachers
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
+
+SPACE = SidSpace((4, 3, 5), begin=None, end=None)
+TOKENS = SidTokens(SPACE, 30)
+VOCAB = 30 + 12
+CODES = np.array([(0, 1, 2), (0, 1, 4), (0, 2, 0), (3, 0, 1), (3, 2, 2)], dtype=np.uint16)
+START = 0
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def some_examples(*, text: bool) -> list[TokenizedExample]:
+    """Prompts of different lengths and an item each; with text behind it if `text`."""
+    rng = np.random.default_rng(3)
+    examples = []
+    for number, length in enumerate((3, 7, 1, 12)):
+        prompt = rng.integers(2, 30, length)
+        answer = [*TOKENS.ids(CODES[number % len(CODES)]).tolist(), *([7] * number * text)]
+        ids = np.concatenate([prompt, answer]).astype(np.int32)
+        weights = np.full(len(ids), 1 + number, dtype=np.float32)
+        examples.append(TokenizedExample(ids, np.arange(len(ids)) >= length, weights))
+    return examples
+
+
+def total(model: Any, loss: Loss, examples: list[TokenizedExample], teachers: Any = None) -> Any:
+    """The loss as the trainer computes it, summed, and the batch."""
+    batch = EncoderDecoderCollator(0, START)(examples)
+    inputs = dict(batch)
+    targets = Targets.pop(inputs, SPACE.levels)
+    parts = loss.parts(targets.ids)
+    requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
+    blocks = full_blocks(model(**inputs, use_cache=False).logits, requests)
+    teacher_blocks = teachers.blocks(inputs, requests) if teachers else ()
+    return loss.total(blocks, parts, targets, teacher_blocks), batch
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_over_the_vocabulary_it_is_the_loss_of_transformers(architecture: str, tied: bool) -> None:
+    model = tiny_encoder_decoder(
+        architecture, vocab_size=VOCAB, tied=tied, decoder_start_token_id=START
+    )
+    examples = [each._replace(weights=each.weights * 0 + 1) for each in some_examples(text=True)]
+    value, batch = total(model, Loss("vocabulary", TOKENS), examples)
+    labels = batch["labels"][:, 1:].contiguous()
+    expected = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels
+    ).loss
+    n_targets = (labels != IGNORED).sum()
+    torch.testing.assert_close(value / n_targets, expected)
+
+
+@pytest.mark.parametrize("over", ["sid", "level", "trie"])
+def test_over_part_of_the_vocabulary_it_is_a_direct_computation(over: SoftmaxOver) -> None:
+    model = tiny_encoder_decoder("t5", vocab_size=VOCAB)
+    examples = some_examples(text=False)
+    trie = Trie.from_codes(CODES, SPACE.sizes) if over == "trie" else None
+    value, _ = total(model, Loss(over, TOKENS, trie), examples)
+    expected = 0.0
+    for example in examples:
+        prompt, answer = example.ids[:-3], example.ids[-3:]
+        decoded = torch.tensor([[START, *answer[:-1].tolist()]])
+        encoded = torch.tensor([prompt.tolist()])
+        logits = model(input_ids=encoded, decoder_input_ids=decoded).logits[0].double()
+        codes = answer - TOKENS.level_starts
+        for level in range(3):
+            first = int(TOKENS.level_starts[level])
+            competitors = np.arange(first, first + SPACE.sizes[level])
+            if over == "sid":
+                competitors = np.arange(TOKENS.start, TOKENS.start + SPACE.n_codes)
+            if over == "trie":
+                same = (CODES[:, :level] == codes[:level]).all(axis=1)
+                competitors = first + np.unique(CODES[same, level])
+            logs = logits[level, competitors].log_softmax(-1)
+            target = int(np.flatnonzero(competitors == answer[level])[0])
+            expected -= float(example.weights[-1]) * float(logs[target].detach())
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_memory_in_the_loss_is_a_mixture() -> None:
+    """-log((1 - w) p_model + w p_memory) of each item, times its weight."""
+    model = tiny_encoder_decoder("t5", vocab_size=VOCAB)
+    trie = Trie.from_codes(CODES, SPACE.sizes)
+    # the memory says nothing of the last one
+    known = (0.3, 0.05, 0.9, float("nan"))
+    examples = [
+        example._replace(memory_log_probs=np.full(len(example.ids), np.log(p), dtype=np.float32))
+        for example, p in zip(some_examples(text=False), known, strict=True)
+    ]
+    plain = Loss("trie", TOKENS, trie)
+    expected = 0.0
+    for example, p in zip(examples, known, strict=True):
+        weight = float(example.weights[-1])
+        alone, _ = total(model, plain, [example._replace(memory_log_probs=None)])
+        p_model = float(torch.exp(-alone.detach() / weight))
+        mixed = p_model if np.isnan(p) else 0.6 * p_model + 0.4 * p
+        expected -= weight * float(np.log(mixed))
+    mixture = Loss("trie", TOKENS, trie, memory_weight=0.4)
+    value, _ = total(model, mixture, examples)
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_weight_of_two_equals_the_example_twice() -> None:
+    model = tiny_encoder_decoder("mt5", vocab_size=VOCAB)
+    first, second, *_ = some_examples(text=False)
+    ones = [each._replace(weights=each.weights * 0 + 1) for each in (first, second)]
+    heavy = ones[0]._replace(weights=ones[0].weights * 2)
+    loss = Loss("level", TOKENS)
+    weighted, _ = total(model, loss, [heavy, ones[1]])
+    twice, _ = total(model, loss, [ones[0], ones[1], ones[0]])
+    torch.testing.assert_close(weighted, twice)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "bart"])
+def test_a_causal_teacher_reads_prompt_and_answer_as_one(architecture: str) -> None:
+    student = tiny_encoder_decoder(architecture, vocab_size=VOCAB, decoder_start_token_id=START)
+    teacher = tiny_model("llama", vocab_size=VOCAB)
+    examples = some_examples(text=True)
+    batch = EncoderDecoderCollator(0, START)(examples)
+    inputs = dict(batch)
+    targets = Targets.pop(inputs, SPACE.levels)
+    teacher_inputs, parts = inputs_for(teacher, inputs, [(targets.positions, None)])
+    with torch.no_grad():
+        blocks = full_blocks(teacher(**teacher_inputs).logits, parts)
+    expected = []
+    for example in examples:
+        alone = torch.from_numpy(example.ids[None].astype(np.int64))
+        with torch.no_grad():
+            logits = teacher(input_ids=alone).logits[0, :-1]
+        expected.append(logits[torch.from_numpy(example.targets[1:].copy())])
+    torch.testing.assert_close(blocks[0], torch.cat(expected), atol=1e-4, rtol=1e-4)
+    # and so does Teachers, of both kinds together
+    both = Teachers([teacher, student], (30, VOCAB))
+    assert not both.packs
+    causal, encoding = both.blocks(inputs, [(targets.positions, (30, VOCAB))])
+    torch.testing.assert_close(causal[0], blocks[0][:, 30:], atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        own = full_blocks(student(**inputs).logits, [(targets.positions, (30, VOCAB))])
+    torch.testing.assert_close(encoding[0], own[0], atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_decoder_teaches_a_causal_model() -> None:
+    teacher = tiny_encoder_decoder("t5", vocab_size=VOCAB)
+    examples = some_examples(text=True)
+    both = {}
+    for collator in (EncoderDecoderCollator(0, START), PaddedCollator(0)):
+        inputs = dict(collator(examples))
+        targets = Targets.pop(inputs, SPACE.levels)
+        order = targets.ids.argsort(stable=True)
+        teacher_inputs, parts = inputs_for(
+            teacher, inputs, [(targets.positions[order], None), (targets.positions[:0], None)]
+        )
+        with torch.no_grad():
+            both[collator] = full_blocks(teacher(**teacher_inputs).logits, parts)[0]
+    own, moved = both.values()
+    torch.testing.assert_close(moved, own, atol=1e-4, rtol=1e-4)

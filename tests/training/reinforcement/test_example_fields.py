@@ -1,0 +1,57 @@
+"""Fields of training examples' events against those of the split, event by event."""
+
+from pathlib import Path
+
+import pytest
+
+from sidtool.base.errors import DataError
+from sidtool.data.items import Items
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.training.reinforcement.example_fields import ExampleFields
+from sidtool.training.reinforcement.examples import read_rl_examples
+from sidtool.training.reinforcement.list_examples import read_list_examples
+from tests.examples.test_field_prompts import extended_tokenizer, random_split
+
+
+@pytest.mark.parametrize("task", ["sequence", "next-item", "list"])
+def test_fields_are_those_before_the_event(
+    bundle: Bundle, catalog: Items, tmp_path: Path, task: str
+) -> None:
+    split = random_split(3, tmp_path)
+    tokenizer, tokens = extended_tokenizer(bundle)
+    lists = ListTargets(length=2) if task == "list" else None
+    options = SftOptions({task: 1.0}, history_length=2, max_length=400, lists=lists)
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, options, tokenizer=tokenizer)
+    encoder = PromptEncoder(tokenizer, tokens)
+    if task == "list":
+        examples = read_list_examples(out, encoder, tokens, bundle)
+    else:
+        examples = read_rl_examples(out, task, encoder, tokens, bundle)
+    found = ExampleFields.of(examples, split, bundle)
+    train = {user.user: user for user in split.train}
+    assert len(examples) >= 6
+    for number in range(len(examples)):
+        user = train[examples.users[number]]
+        rows = bundle.items.rows(user.items).tolist()
+        # in this shop no user has an item twice
+        stop = rows.index(examples.history(number)[-1]) + 1
+        expected = user.fields.before(stop, tuple(split.fields.context))
+        assert found.before(number) == expected
+
+
+def test_another_split_is_refused(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    split = random_split(3, tmp_path)
+    tokenizer, tokens = extended_tokenizer(bundle)
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, split, out, SftOptions({"sequence": 1.0}), tokenizer=tokenizer)
+    encoder = PromptEncoder(tokenizer, tokens)
+    examples = read_rl_examples(out, "sequence", encoder, tokens, bundle)
+    fewer = ExampleFields(examples, bundle, (), {})
+    with pytest.raises(DataError, match="shows events that user 'u0' has not in the split"):
+        fewer.before(0)

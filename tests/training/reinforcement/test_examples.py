@@ -1,0 +1,131 @@
+"""Events out of training examples: histories, targets and values."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.split.split import Split
+from sidtool.examples.lineage import read_lineage
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples
+from tests.bundles import small_bundle
+from tests.models import tiny_tokenizer
+
+BUNDLE = small_bundle(12)
+IDS = list(BUNDLE.items.ids)
+
+
+def sid(row: int) -> str:
+    return BUNDLE.space.spell(BUNDLE.items.codes[row], begin_end_tokens=True)
+
+
+def read(path: Path, task: str = "sequence", bundle: Bundle = BUNDLE, **given: bool) -> RlExamples:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(list(bundle.space.tokens))
+    tokens = SidTokens(bundle.space, len(tiny_tokenizer()))
+    return read_rl_examples(path, task, prompt_encoder(tokenizer, tokens), tokens, bundle, **given)
+
+
+def write(path: Path, *examples: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    return path
+
+
+def test_every_target_of_a_sequence_becomes_an_event(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "train.jsonl",
+        {"task": "sequence", "text": sid(3) + sid(5) + sid(3)},
+        {"task": "title-to-sid", "prompt": "x", "completion": sid(1)},
+        {"task": "sequence", "prompt": sid(7) + sid(8), "completion": sid(9), "weight": [1, 1, 4]},
+    )
+    examples = read(path)
+    histories = [examples.history(number).tolist() for number in range(len(examples))]
+    assert histories == [[3], [3, 5], [7, 8]]
+    assert examples.targets.tolist() == [5, 3, 9]
+    assert examples.values is not None
+    assert examples.values.tolist() == [1, 1, 4]
+    assert examples.left_out == 0
+    (events,) = examples.events(BUNDLE)
+    assert events.items == (IDS[5], IDS[3], IDS[9])
+    # with seen items excluded, the repeated item 3 can never be recommended
+    unseen = read(path, exclude_seen=True)
+    assert unseen.targets.tolist() == [5, 9]
+    assert unseen.left_out == 1
+
+
+def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "train.jsonl",
+        {"task": "sequence", "user": "a", "text": sid(1) + sid(2) + sid(3)},
+        # a later window of the same user
+        {"task": "sequence", "user": "a", "prompt": sid(2) + sid(3), "completion": sid(4)},
+        {"task": "sequence", "user": "b", "text": sid(4) + sid(1)},
+        {"task": "sequence", "text": sid(5) + sid(6)},
+    )
+    events = {each.user: set(each.items) for each in read(path).events(BUNDLE)}
+    assert events == {
+        "a": {IDS[1], IDS[2], IDS[3], IDS[4]},
+        "b": {IDS[1], IDS[4]},
+        "": {IDS[6]},
+    }
+
+
+def test_no_target_that_counts_is_one_line(tmp_path: Path) -> None:
+    example = {"task": "sequence", "text": sid(3) + sid(5), "weight": [0, 0]}
+    path = write(tmp_path / "train.jsonl", example)
+    for exclude_seen in (False, True):
+        with pytest.raises(DataError, match="no event with a history"):
+            read(path, exclude_seen=exclude_seen)
+
+
+def test_next_item_examples_have_their_target_in_the_completion(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "train.jsonl",
+        {"task": "next-item", "prompt": f"bought {sid(2)}{sid(4)} next:", "completion": sid(6)},
+    )
+    examples = read(path, "next-item")
+    assert examples.history(0).tolist() == [2, 4]
+    assert examples.targets.tolist() == [6]
+    assert examples.values is None
+
+
+def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split) -> None:
+    """Sequence examples have every training event but a user's first once as a target."""
+    lineage = read_lineage(made)
+    examples = read(made, history_task(lineage, made), bundle)
+    assert len(examples) == sum(len(user.items) - 1 for user in split.train if user.items)
+    pairs = {
+        (user.items[index - 1], user.items[index])
+        for user in split.train
+        for index in range(1, len(user.items))
+    }
+    ids = bundle.items.ids
+    for number in range(len(examples)):
+        last = examples.history(number)[-1]
+        assert (ids[last], ids[examples.targets[number]]) in pairs
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"task": "sequence", "text": sid(3)}, "no event with a history"),
+        ({"task": "sequence", "text": "".join(BUNDLE.space.tokens[:2]) + sid(1)}, "SID"),
+    ],
+)
+def test_unusable_examples_are_one_line(
+    tmp_path: Path, example: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path / "train.jsonl", example))
+
+
+def test_other_tasks_are_refused(made: Path) -> None:
+    lineage = read_lineage(made)
+    with pytest.raises(UsageError, match="no task that shows histories as SIDs, only item-text"):
+        history_task(type(lineage)(**{**vars(lineage), "tasks": {"item-text": None}}), made)
+    assert np.unique([history_task(lineage, made)]).tolist() == ["sequence"]

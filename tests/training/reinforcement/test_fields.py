@@ -1,0 +1,174 @@
+"""Reinforcement of a model whose prompt shows fields, which `--split` gives."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.data.items import Items
+from sidtool.data.split.files import read_split, write_split
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.split import Split
+from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tokenized import encode_example
+from sidtool.model.load import load_model_folder
+from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.frames import Templates
+from sidtool.recommendation.query import QuerySession
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
+from sidtool.training.reinforcement.examples import read_rl_examples
+from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
+from sidtool.training.reinforcement.list_examples import read_list_examples
+from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.run import rl
+from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.run import train
+from tests.models import tiny_tokenizer
+from tests.training_fixtures import rated_split
+
+TEMPLATES = Templates(("{user.age}:{history}",), "", ("{gap} {sid}{event.rating};",))
+STEP: dict[str, Any] = {
+    "max_steps": 1,
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def rated(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The split of the shop with ages, ratings and times."""
+    folder = tmp_path_factory.mktemp("rated") / "split"
+    write_split(rated_split(split), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def with_fields(
+    bundle: Bundle,
+    catalog: Items,
+    rated: Path,
+    models: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
+    """A model whose prompt shows fields, and its training examples."""
+    folder = tmp_path_factory.mktemp("with-fields")
+    made = folder / "train.jsonl"
+    options = SftOptions(
+        {"sequence": 1.0},
+        max_length=200,
+        history_length=6,
+        templates={"sequence": TEMPLATES},
+    )
+    make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
+    fields = {"max_steps": 2, "per_device_train_batch_size": 16}
+    train(models("llama"), made, folder / "model", sft_fields=fields)
+    return folder / "model", made
+
+
+def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
+    with_fields: tuple[Path, Path], rated: Path, bundle: Bundle
+) -> None:
+    model, made = with_fields
+    loaded = load_model_folder(model)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, bundle)
+    session = QuerySession.of(loaded)
+    policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
+    fields = ExampleFields.of(examples, read_split(rated), bundle)
+    maker = GroupMaker(session, policy, examples, GroupOptions(4), fields)
+    expected = []
+    for row in read_training_examples(made):
+        ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
+        # the first code of each target behind the first item
+        starts = np.flatnonzero(loaded.tokens.is_code(ids, 0))[1:]
+        expected += [ids[:start].tolist() for start in starts.tolist() if targets[start]]
+    assert len(expected) == len(examples) > 100
+    assert [maker.prompt(number) for number in range(len(examples))] == expected
+
+
+def test_such_a_model_is_trained_further(
+    with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
+) -> None:
+    model, made = with_fields
+    how: dict[str, Any] = {
+        "options": RlOptions(eval_users=8, eval_num_beams=4),
+        "grpo_fields": STEP,
+        "allow_worse_slices": True,
+    }
+    summary = rl(model, made, tmp_path / "out", split=rated, **how)
+    assert summary.steps == 1
+    assert summary.start is not None
+    trained = load_model_folder(tmp_path / "out")
+    assert trained.contract.history_prompt == load_model_folder(model).contract.history_prompt
+    with pytest.raises(UsageError, match="shows fields, which the training examples do not repeat"):
+        rl(model, made, tmp_path / "none", **how)
+    whole = read_split(rated)
+    fewer = replace(whole, train=whole.train[1:], valid=whole.valid[1:], test=whole.test[1:])
+    write_split(fewer, tmp_path / "other")
+    with pytest.raises(CompatibilityError, match="the training examples were made from"):
+        rl(model, made, tmp_path / "none", split=tmp_path / "other", **how)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_teacher_reads_histories_only(
+    with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
+) -> None:
+    model, made = with_fields
+    how: dict[str, Any] = {"options": RlOptions(reward="teacher"), "split": rated}
+    with pytest.raises(UsageError, match=r"the prompt of teacher .* shows fields"):
+        plan_rl(model, made, tmp_path / "out", reward_teacher=model, **how)
+
+
+LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))
+
+
+def test_lists_are_aligned_on_prompts_with_fields(
+    bundle: Bundle, catalog: Items, rated: Path, models: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = tmp_path / "train.jsonl"
+    options = SftOptions(
+        {"list": 1.0},
+        max_length=200,
+        history_length=6,
+        templates={"list": LIST_TEMPLATES},
+        lists=ListTargets(3),
+    )
+    make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
+    fields = {"max_steps": 2, "per_device_train_batch_size": 16}
+    train(models("llama"), made, tmp_path / "model", sft_fields=fields)
+    loaded = load_model_folder(tmp_path / "model")
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    examples = read_list_examples(made, encoder, loaded.tokens, bundle)
+    example_fields = ExampleFields.of(examples, read_split(rated), bundle)
+    session = QuerySession.of(loaded, list_length=3)
+    rows = list(read_training_examples(made))
+    assert len(rows) == len(examples) > 50
+    for number, row in enumerate(rows):
+        ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
+        prompt = ids[: int(targets.argmax())].tolist()
+        assert example_prompt(session, examples, example_fields, number) == prompt
+
+    summary = rl(
+        tmp_path / "model",
+        made,
+        tmp_path / "aligned",
+        options=RlOptions(algorithm="ipa", eval_users=8, eval_num_beams=4, candidate_lists=3),
+        grpo_fields={"max_steps": 1, "per_device_train_batch_size": 16},
+        split=rated,
+        allow_worse_slices=True,
+    )
+    assert summary.steps == 1
+    aligned = load_model_folder(tmp_path / "aligned")
+    assert aligned.contract.list_prompt == loaded.contract.list_prompt

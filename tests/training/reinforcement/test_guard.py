@@ -1,0 +1,69 @@
+"""A reward that can be had without recommending what users want, on purpose."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.data.split.split import Split
+from sidtool.memory.build import build_memory
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.run import rl
+from sidtool.training.reinforcement.settings import RlOptions
+from tests.training.reinforcement.test_run import FAST
+from tests.training_fixtures import make_split
+
+STEPS = {"max_steps": 12, "eval_steps": 4, "save_steps": 4, "num_generations": 8, "beta": 0.0}
+
+
+def test_a_memory_of_another_split_is_refused(
+    tmp_path: Path, tuned: Path, made: Path, bundle: Bundle
+) -> None:
+    build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
+    with pytest.raises(CompatibilityError, match=r"memory.zarr was made from split .* held-out"):
+        plan_rl(
+            tuned,
+            made,
+            tmp_path / "out",
+            options=RlOptions(reward="collaborative=1"),
+            reward_memory=tmp_path / "memory.zarr",
+        )
+
+
+def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
+    with pytest.raises(UsageError, match=r"value needs weights, which .*train.jsonl has not"):
+        plan_rl(tuned, made, tmp_path / "out", options=RlOptions(reward="value=1"))
+
+
+def test_a_collaborative_reward_alone_is_hacked_and_refused(
+    tmp_path: Path, tuned: Path, made: Path, bundle: Bundle, split: Split
+) -> None:
+    """Users of the shop always go on to the next item. Similarity has no direction, so that the
+    items before the last one are similar, too: recommending these raises the reward."""
+    logs: list[dict[str, float]] = []
+
+    def reinforce(out: str, rate: float, memory: Path | None = None, **options: Any) -> None:
+        rl(
+            tuned,
+            made,
+            tmp_path / out,
+            options=RlOptions(eval_users=0, eval_num_beams=10, **options),
+            grpo_fields={**FAST, **STEPS, "learning_rate": rate},
+            reward_memory=memory,
+            log=logs.append,
+        )
+
+    memory = tmp_path / "memory.zarr"
+    build_memory(split, bundle).save(memory)
+    with pytest.raises(RefusedError, match=r"on a slice of targets: .*warm"):
+        reinforce("hacked", 1e-2, memory, reward="collaborative=1", sft_weight=0.0)
+    validations = [entry for entry in logs if "eval_reward" in entry]
+    rewards = [entry["eval_reward"] for entry in validations]
+    assert rewards[-1] > rewards[0]
+    assert all(entry["eval_ndcg@10_gain"] < 0 for entry in validations)
+    assert not (tmp_path / "hacked").exists()
+    # a reward for the target, and its cross-entropy
+    reinforce("honest", 2e-3, reward="exact=1,rank=1", sft_weight=1.0)
+    assert (tmp_path / "honest").exists()

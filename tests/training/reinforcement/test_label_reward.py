@@ -1,0 +1,225 @@
+"""Runs of `rl` whose reward is a model of labels: on lists and on items, with the feedback of the
+history; what does not fit is refused in one line."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.data.fields.fields import Fields, FieldTypes
+from sidtool.data.items import Items
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ModelReference, RlParams
+from sidtool.model.load import load_model_folder
+from sidtool.model.prompt.frames import Templates
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.training.reinforcement import label_scorer
+from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.run import RlSummary, rl
+from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.run import train
+from tests.models import tiny_tokenizer
+from tests.training_fixtures import split_with_fields
+
+LABEL: dict[str, Any] = {"reward": "label=1", "positive_label": "rating>=4"}
+FIELDS: dict[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "learning_rate": 1e-3,
+    "max_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
+
+
+def rating(item: str) -> int:
+    """Of an item, whoever rates it."""
+    return 5 if int(item[1:]) % 2 == 0 else 1
+
+
+@pytest.fixture(scope="module")
+def rated(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The split of the shop, with a rating of every event."""
+
+    def fields_of(user: str, items: tuple[str, ...]) -> Fields:
+        return Fields({}, {"rating": tuple(map(rating, items))})
+
+    types = FieldTypes({"rating": "int"})
+    made = split_with_fields(split, types, fields_of, lambda user, item: {"rating": rating(item)})
+    folder = tmp_path_factory.mktemp("rated") / "split"
+    write_split(made, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(
+    bundle: Bundle,
+    catalog: Items,
+    rated: Path,
+    models: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
+    """Models trained to predict ratings, by the steps and the templates of their task."""
+
+    def make(steps: int, *items: str) -> Path:
+        folder = tmp_path_factory.mktemp("labels")
+        prompts = Templates(("{history}",), "", items)
+        options = SftOptions(
+            {"predict-rating": 1.0},
+            max_length=200,
+            history_length=6,
+            templates={"predict-rating": prompts},
+        )
+        made = folder / "train.jsonl"
+        make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
+        fields = {"max_steps": steps, "per_device_train_batch_size": 32, "learning_rate": 1e-2}
+        train(models("llama"), made, folder / "model", sft_fields=fields)
+        return folder / "model"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def reward_model(trained: Callable[..., Path]) -> Path:
+    """A model that predicts ratings, from prompts with ratings."""
+    return trained(4, "{sid}{event.rating};")
+
+
+def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **how: Any) -> Any:
+    logs: list[dict[str, float]] = []
+    options = {"eval_users": 8, "eval_num_beams": 4, **LABEL, **how}
+    fields = dict(FIELDS)
+    if options.get("algorithm") == "ipa":
+        options["candidate_lists"] = 4
+    else:
+        fields["num_generations"] = 4
+    summary = rl(
+        start,
+        made,
+        out,
+        options=RlOptions(**options),
+        grpo_fields=fields,
+        valid=rated / "valid.jsonl",
+        reward_model=reward_model,
+        split=rated,
+        allow_worse_slices=True,
+        log=logs.append,
+    )
+    return summary, logs
+
+
+def test_lists_are_rewarded_by_the_model_of_labels(
+    tmp_path: Path,
+    list_model: Path,
+    made_lists: Path,
+    rated: Path,
+    reward_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[Any, Any, Any, Any]] = []
+    score = label_scorer.LabelScorer.__call__
+
+    def record(self: Any, histories: Any, fields: Any, items: Any) -> Any:
+        scores = score(self, histories, fields, items)
+        seen.append((histories, fields, items, scores))
+        return scores
+
+    monkeypatch.setattr(label_scorer.LabelScorer, "__call__", record)
+    summary, logs = run(
+        list_model, made_lists, tmp_path / "out", rated, reward_model, algorithm="ipa"
+    )
+    assert isinstance(summary, RlSummary)
+    contract = read_contract(tmp_path / "out")
+    assert isinstance(contract.params, RlParams)
+    assert contract.params.reward_model == ModelReference.of(reward_model)
+    assert contract.params.options["positive_label"] == "rating>=4"
+    ids = load_model_folder(tmp_path / "out").bundle.items.ids
+    for histories, fields, items, scores in seen:
+        assert ((scores > 0) == (items >= 0)).all()
+        for history, known in zip(histories, fields, strict=True):
+            # every event of the history has its own rating, and none is of a candidate
+            ratings = known.event["rating"][-len(history) :]
+            assert list(ratings) == [rating(ids[row]) for row in history]
+    # the last lists that were rewarded are those of validation
+    *_, items, scores = seen[-1]
+    expected = (scores.sum(axis=1) / (items >= 0).sum(axis=1)).mean()
+    measured = next(entry for entry in reversed(logs) if "eval_list_reward" in entry)
+    assert measured["eval_list_reward"] == pytest.approx(expected)
+    assert np.unique(scores).size > 4
+
+
+def test_items_are_rewarded_by_the_model_of_labels(
+    tmp_path: Path,
+    list_model: Path,
+    rated: Path,
+    reward_model: Path,
+    examples: Callable[..., Path],
+) -> None:
+    made = examples(sequence=1.0)
+    _, logs = run(list_model, made, tmp_path / "out", rated, reward_model, algorithm="grpo")
+    measured = next(entry for entry in reversed(logs) if "eval_reward" in entry)
+    assert 0 < measured["eval_reward"] < 1
+
+
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path,
+    list_model: Path,
+    made_lists: Path,
+    rated: Path,
+    reward_model: Path,
+    trained: Callable[..., Path],
+    split: Split,
+) -> None:
+    def plan(**how: Any) -> Any:
+        options = {**LABEL, **how.pop("options", {})}
+        inputs: dict[str, Any] = {"reward_model": reward_model, "split": rated, **how}
+        return plan_rl(
+            list_model,
+            made_lists,
+            tmp_path / "out",
+            options=RlOptions(algorithm="ipa", **options),
+            **inputs,
+        )
+
+    assert plan().labels.positive.is_positive == (False, True)
+    for how, message in (
+        ({"reward_model": None}, "reward label requires --reward-model"),
+        ({"options": {"positive_label": None}}, "requires --set positive_label=CONDITION"),
+        ({"options": {"reward": "ndcg"}}, "--reward-model requires the reward label"),
+        (
+            {"options": {"reward": "ndcg"}, "reward_model": None},
+            "--set positive_label=CONDITION requires the reward label",
+        ),
+        (
+            {"options": {"reward": "ndcg", "positive_label": None}, "reward_model": None},
+            "--split has no use",
+        ),
+        ({"split": None}, "shows fields, which the training examples do not repeat"),
+        ({"split": rated / "valid.jsonl"}, "is no split folder"),
+        ({"options": {"positive_label": "watch>3"}}, "about 'watch', reward model .* rating"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            plan(**how)
+    with pytest.raises(CompatibilityError, match="was not trained to predict labels"):
+        plan(reward_model=list_model)
+    write_split(split, tmp_path / "without")
+    with pytest.raises(UsageError, match=r"\{event.rating\} is no field of the split"):
+        plan(split=tmp_path / "without")
+    fewer = replace(split, train=split.train[1:], valid=split.valid[1:], test=split.test[1:])
+    write_split(fewer, tmp_path / "fewer")
+    with pytest.raises(CompatibilityError, match="the training examples were made from"):
+        plan(split=tmp_path / "fewer")
+    # a prompt without fields takes no split
+    simple = trained(1)
+    with pytest.raises(UsageError, match="--split has no use"):
+        plan(reward_model=simple)
+    assert plan(reward_model=simple, split=None).fields is None

@@ -1,0 +1,248 @@
+"""Runs of `rl` on lists: complete models, rounds, exact resumption, a reward that rises,
+refusals."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import RlParams
+from sidtool.training.reinforcement import list_trainer
+from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
+from sidtool.training.reinforcement.run import RlSummary, rl
+from sidtool.training.reinforcement.settings import RlOptions
+
+FAST: dict[str, Any] = {
+    "per_device_train_batch_size": 32,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+    "logging_steps": 1,
+    "num_train_epochs": 2,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+}
+
+
+class Stopped(Exception):
+    """Raised in place of a kill."""
+
+
+def run(
+    start: Path,
+    examples: Path,
+    out: Path,
+    *,
+    stop_at: int = 0,
+    fields: dict[str, Any] | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    **options: Any,
+) -> RlSummary:
+    """A short run of `ipa`; `stop_at` is a step after which it stops as if killed."""
+
+    def progress(done: int, total: int) -> None:
+        if done == stop_at:
+            raise Stopped
+
+    small = {"eval_users": 12, "eval_num_beams": 2, "candidate_lists": 4, "reward": "ndcg"}
+    return rl(
+        start,
+        examples,
+        out,
+        options=RlOptions(algorithm="ipa", **{**small, **options}),
+        grpo_fields={**FAST, **(fields or {})},
+        allow_worse_slices=True,
+        progress=progress,
+        log=log,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a model folder."""
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether all bits are equal."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("rollouts", ["beam", "gumbel"])
+def test_a_round_of_lists_writes_a_complete_model(
+    tmp_path: Path, list_model: Path, made_lists: Path, rollouts: Any
+) -> None:
+    logs: list[dict[str, float]] = []
+    fields = {"num_train_epochs": 1}
+    summary = run(
+        list_model, made_lists, tmp_path / "out", rollouts=rollouts, fields=fields, log=logs.append
+    )
+    assert summary.algorithm == "ipa"
+    assert summary.groups > 16
+    contract = read_contract(tmp_path / "out")
+    assert contract.list_prompt == read_contract(list_model).list_prompt
+    assert isinstance(contract.params, RlParams)
+    assert contract.params.options["algorithm"] == "ipa"
+    assert not same(weights(tmp_path / "out"), weights(list_model))
+    start = next(entry for entry in logs if "start_list_recall" in entry)
+    last = next(entry for entry in reversed(logs) if "eval_list_recall" in entry)
+    assert 0 <= start["start_list_reward"] <= 1
+    measured = {"eval_list_reward", "eval_reward", "eval_dead_groups", "eval_worse_slices"}
+    assert measured <= last.keys()
+
+
+def test_a_run_that_is_stopped_within_a_round_ends_with_the_same_weights(
+    tmp_path: Path, list_model: Path, made_lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[int] = []
+    begin = list_trainer.ListTrainer.begin_round
+
+    def begin_round(self: Any) -> None:
+        rounds.append(self.state.global_step)
+        begin(self)
+
+    monkeypatch.setattr(list_trainer.ListTrainer, "begin_round", begin_round)
+    fields = {"save_steps": 1, "eval_steps": 1, "save_strategy": "steps", "eval_strategy": "steps"}
+    whole = tmp_path / "whole"
+    summary = run(list_model, made_lists, whole, fields=fields, eval_users=4)
+    per_round = summary.steps // 2
+    assert rounds == [per_round]
+    stopped = tmp_path / "stopped"
+    # the checkpoint before is within the second round
+    stop_at = per_round + 2
+    assert stop_at < summary.steps + 1
+    with pytest.raises(Stopped):
+        run(list_model, made_lists, stopped, fields=fields, eval_users=4, stop_at=stop_at)
+    again = run(list_model, made_lists, stopped, fields=fields, eval_users=4)
+    assert again.resumed_from == f"checkpoint-{per_round + 1}"
+    assert rounds == [per_round] * 2
+    assert same(weights(stopped), weights(whole))
+
+
+def test_rounds_raise_the_reward(
+    tmp_path: Path, list_model: Path, made_lists: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a reward that has nothing to do with the targets."""
+    (tmp_path / "even_items.py").write_text(
+        "def share(prompts, lists, targets, context):\n"
+        "    def even(one):\n"
+        "        return sum(int(item[1:]) % 2 == 0 for item in one) / max(len(one), 1)\n"
+        "    return [[even(one) for one in group] for group in lists]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    logs: list[dict[str, float]] = []
+    settings = {"reward": "even_items:share", "metric_for_best_model": "list_reward"}
+    fields = {"num_train_epochs": 3, "learning_rate": 3e-3}
+    summary = run(
+        list_model,
+        made_lists,
+        tmp_path / "out",
+        fields=fields,
+        log=logs.append,
+        sft_weight=0.0,
+        rollouts="gumbel",
+        **settings,
+    )
+    start = next(entry for entry in logs if "start_list_reward" in entry)["start_list_reward"]
+    ends = [entry["eval_list_reward"] for entry in logs if "eval_list_reward" in entry]
+    assert len(ends) == 3
+    assert max(ends) > start + 0.1
+    assert summary.best == pytest.approx(max(ends))
+    assert summary.start == start
+
+
+def test_what_does_not_fit_lists_is_refused(
+    tmp_path: Path,
+    list_model: Path,
+    made_lists: Path,
+    models: Callable[..., Path],
+    examples: Callable[..., Path],
+) -> None:
+    def plan(model: Path, made: Path, *, fields: Any = None, **options: Any) -> None:
+        how = RlOptions(algorithm="ipa", **{"reward": "ndcg", **options})
+        plan_rl(model, made, tmp_path / "out", options=how, grpo_fields=fields or {})
+
+    with pytest.raises(UsageError, match="no reward 'exact'"):
+        plan(list_model, made_lists, reward="exact=1")
+    with pytest.raises(UsageError, match="num_generations is 2 with algorithm=ipa"):
+        plan(list_model, made_lists, fields={"num_generations": 4})
+    with pytest.raises(UsageError, match="beta greater than 0"):
+        plan(list_model, made_lists, fields={"beta": 0.0})
+    with pytest.raises(UsageError, match="reward value needs weights"):
+        plan(list_model, made_lists, reward="value=1")
+    with pytest.raises(UsageError, match="needs examples of task list"):
+        plan(list_model, examples(sequence=1.0))
+    with pytest.raises(CompatibilityError, match="was not trained"):
+        plan(models("llama"), made_lists)
+    with pytest.raises(UsageError, match="add_target=true has no effect"):
+        plan(list_model, made_lists, add_target=True)
+    with pytest.raises(UsageError, match="candidate_lists must be at least 2"):
+        plan(list_model, made_lists, candidate_lists=1)
+    with pytest.raises(UsageError, match="hr@K or ndcg@K"):
+        RlOptions(metric_for_best_model="list_reward")
+    contract = replace(read_contract(list_model), kind="encoder-decoder")
+    with pytest.raises(UsageError, match="ipa trains causal models, model m is encoder-decoder"):
+        _policy_prompt(contract, "model m", is_of_lists=True)
+
+
+def test_pairs_are_the_best_and_the_worst_list(
+    list_model: Path, made_lists: Path, tmp_path: Path
+) -> None:
+    from sidtool.model.load import load_model_folder
+    from sidtool.model.prompt.encoder import prompt_encoder
+    from sidtool.recommendation.query import QuerySession
+    from sidtool.training.reinforcement.list_examples import read_list_examples
+    from sidtool.training.reinforcement.list_policy import ListPolicy
+    from sidtool.training.reinforcement.list_rewards import ListGroups
+    from sidtool.training.reinforcement.numbered_records import load_records, save_records
+    from sidtool.training.reinforcement.pairs import ListPair, PairMaker
+    from sidtool.training.reinforcement.policy import Policy
+
+    loaded = load_model_folder(list_model)
+    encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
+    found = read_list_examples(made_lists, encoder, loaded.tokens, loaded.bundle)
+    seen: list[ListGroups] = []
+
+    def reward(groups: ListGroups) -> Any:
+        seen.append(groups)
+        return groups.lists[..., 0].astype(np.float64)  # of the first item's row
+
+    session = QuerySession.of(loaded, list_length=4)
+    maker = PairMaker(session, found, reward, None, 4, 5, "beam", False, seed=0)
+    items = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
+    policy = ListPolicy(items, session.tokens)
+    pairs = maker.make(loaded.model, policy, [0, 3], 0)
+    (groups,) = seen
+    assert groups.lists.shape == (2, 5, 4)
+    codes = loaded.bundle.items.codes
+    for row, number in enumerate([0, 3]):
+        pair = pairs[number]
+        first = groups.lists[row, :, 0]
+        assert pair.rewards.tolist() == [first.max(), first.min()]
+        best, worst = groups.lists[row, first.argmax()], groups.lists[row, first.argmin()]
+        assert pair.codes[0].tolist() == codes[best].tolist()
+        assert pair.codes[1].tolist() == codes[worst].tolist()
+        following = found.list_targets[number][:4]
+        assert pair.codes[2, : len(following)].tolist() == codes[following].tolist()
+        assert pair.valid[2].tolist() == [place < len(following) for place in range(4)]
+        assert pair.reference.shape == (2,)
+        assert (pair.reference < 0).all()
+    # the same score up to rounding is no preference
+    flat = replace(maker, reward=lambda groups: 0.2 + 1e-16 * reward(groups))
+    (pair,) = flat.make(loaded.model, policy, [0], 0).values()
+    assert pair.rewards[0] == pair.rewards[1]
+    save_records(pairs, tmp_path / "pairs.safetensors")
+    stored = load_records(ListPair, tmp_path / "pairs.safetensors")
+    assert list(stored) == [0, 3]
+    for number, pair in pairs.items():
+        assert torch.equal(stored[number].codes, pair.codes)
+        assert torch.equal(stored[number].prompt, pair.prompt)
+    # seen items are no targets where they are excluded
+    fewer = read_list_examples(made_lists, encoder, loaded.tokens, loaded.bundle, exclude_seen=True)
+    for number in range(len(fewer)):
+        assert not np.isin(fewer.list_targets[number], fewer.history(number)).any()

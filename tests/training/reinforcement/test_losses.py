@@ -1,0 +1,54 @@
+"""The losses against values computed by hand."""
+
+import math
+
+import pytest
+import torch
+
+from sidtool.training.reinforcement.losses import clip_early, preference_loss, sft_loss
+
+
+def test_sft_loss_is_the_mean_cross_entropy() -> None:
+    probabilities = torch.tensor([[0.5, 0.25], [1.0, 0.125]])
+    assert float(sft_loss(probabilities.log())) == pytest.approx(math.log(2) * (1 + 2 + 0 + 3) / 4)
+
+
+def test_preference_loss_by_hand() -> None:
+    chosen = torch.tensor([-1.0, -1.0])
+    rejected = torch.tensor([[-2.0, -0.5, -9.0], [-1.0, -1.0, -1.0]])
+    reference = torch.zeros(2, 3)
+    valid = torch.tensor([[True, True, False], [False, False, False]])
+    loss = preference_loss(chosen, rejected, torch.zeros(2), reference, valid, beta=2.0)
+    # r: chosen -2; rejected -4 and -1
+    by_hand = -math.log(math.exp(-2) / (math.exp(-2) + math.exp(-4) + math.exp(-1)))
+    assert loss.tolist() == pytest.approx([by_hand, 0.0])
+    # with one rejected item it is DPO
+    (pair,) = preference_loss(
+        chosen[:1], rejected[:1, :1], torch.zeros(1), reference[:1, :1], valid[:1, :1], beta=0.1
+    ).tolist()
+    assert pair == pytest.approx(-math.log(1 / (1 + math.exp(-0.1 * (-1.0 + 2.0)))))
+
+
+def test_early_clipping_bounds_ratios_at_negative_advantages_only() -> None:
+    old = torch.tensor([[0.1, 0.2], [0.1, 0.2]]).log()
+    log_probs = torch.tensor([[0.4, 0.2], [0.4, 0.2]]).log().requires_grad_()
+    advantages = torch.tensor([[-1.0], [1.0]])
+    mask = torch.ones(2, 2)
+    clipped = clip_early(log_probs, old, advantages, mask, bound=1.3)
+    assert not clipped.requires_grad
+    ratios = (log_probs - clipped).exp()
+    torch.testing.assert_close(ratios, torch.tensor([[1.3, 1.0], [4.0, 1.0]]))
+    # the gradient of the ratio is that of log pi, times the bound
+    ratios[0, 0].backward()
+    assert log_probs.grad is not None
+    assert float(log_probs.grad[0, 0]) == pytest.approx(1.3)
+
+
+def test_early_clipping_of_sequences_bounds_the_geometric_mean() -> None:
+    old = torch.tensor([[0.1, 0.2]]).log()
+    log_probs = torch.tensor([[0.4, 0.4]]).log()
+    mask = torch.ones(1, 2)
+    clipped = clip_early(log_probs, old, torch.tensor([[-1.0]]), mask, bound=1.3, level="sequence")
+    assert float((log_probs - clipped).mean().exp()) == pytest.approx(1.3)
+    within = clip_early(log_probs, log_probs, -mask, mask, bound=1.3, level="sequence")
+    torch.testing.assert_close(within, log_probs)

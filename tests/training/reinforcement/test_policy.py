@@ -1,0 +1,217 @@
+"""Scores of groups against scoring each SID alone, and the oracle of the policy gradient."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sidtool.base.errors import UsageError
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.score import score_sids
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
+from sidtool.training.reinforcement.advantages import sampled_advantages
+from sidtool.training.reinforcement.gumbel import sample_leaves
+from sidtool.training.reinforcement.policy import Policy
+from tests.models import (
+    ARCHITECTURES,
+    ENCODER_DECODERS,
+    tiny_encoder_decoder,
+    tiny_model,
+)
+
+PROMPTS = [[5, 9, 3, 14, 7, 21, 2, 8, 30, 11], [6, 1, 33]]
+SPACE = SidSpace((3, 2, 3))
+TOKENS = SidTokens(SPACE, 40)
+CODES = np.array(
+    [[0, 0, 0], [0, 0, 2], [0, 1, 1], [1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 2], [2, 0, 1]],
+    dtype=np.uint16,
+)
+TRIE = Trie.from_codes(CODES, SPACE.sizes)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, prompts))
+    ids = [[0] * (longest - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES + ENCODER_DECODERS)
+@pytest.mark.parametrize("normalize", ["trie", "level"])
+def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) -> None:
+    make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+    model = make_model(architecture, vocab_size=60)
+    policy = Policy.of(model, TOKENS, TRIE, normalize)
+    leaves = np.array([[0, 3, 6, 3], [7, 1, 2, 5]])
+    codes = torch.from_numpy(CODES[leaves].astype(np.int64))
+    scores = policy.scores(model, *padded(PROMPTS), codes)
+    expected = score_sids(model, PROMPTS, CODES, TOKENS, normalize=normalize, trie=TRIE)
+    np.testing.assert_allclose(
+        scores.log_probs.sum(-1).detach(), np.take_along_axis(expected, leaves, 1), atol=2e-4
+    )
+    assert scores.log_probs.shape == scores.entropies.shape == (2, 4, 3)
+    if normalize == "trie":
+        # the last code of [2, 0, 1] is the only one that continues its prefix
+        assert float(scores.log_probs[1, 0, 2].detach()) == pytest.approx(0, abs=1e-6)
+        assert float(scores.entropies[1, 0, 2].detach()) == pytest.approx(0, abs=1e-6)
+    scores.log_probs.sum().backward()
+    gradients = [weight.grad for weight in model.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+
+
+@pytest.mark.parametrize("architecture", [*ENCODER_DECODERS, "llama"])
+def test_recomputed_activations_give_the_same_gradient(architecture: str) -> None:
+    make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
+    model = make_model(architecture, vocab_size=60).train()
+    policy = Policy.of(model, TOKENS, TRIE, "trie")
+    codes = torch.from_numpy(CODES[np.array([[0, 3, 6, 3], [7, 1, 2, 5]])].astype(np.int64))
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        torch.manual_seed(0)  # of dropout
+        policy.scores(model, *padded(PROMPTS), codes).log_probs.sum().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    kept = gradients()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    calls = []
+    layers = [each for each in model.modules() if getattr(each, "gradient_checkpointing", False)]
+    checkpoint = layers[0]._gradient_checkpointing_func
+
+    def counted(*arguments: Any, **others: Any) -> Any:
+        calls.append(others)
+        return checkpoint(*arguments, **others)
+
+    for layer in layers:
+        layer._gradient_checkpointing_func = counted
+    for one, other in zip(gradients(), kept, strict=True):
+        # weights of a tiny model are large, and so is the rounding of small sums of gradients
+        torch.testing.assert_close(one, other, atol=1e-4 * float(other.abs().max()), rtol=1e-4)
+    assert len(calls) >= 2
+    assert all(layer._gradient_checkpointing_func is counted for layer in layers)
+
+
+def test_entropies_are_those_of_the_children() -> None:
+    model = tiny_model("llama", vocab_size=60)
+    policy = Policy.of(model, TOKENS, TRIE, "trie")
+    codes = torch.from_numpy(CODES[None].astype(np.int64))
+    with torch.no_grad():
+        scores = policy.scores(model, *padded(PROMPTS[:1]), codes)
+    # the codes behind the prefix (1, 1) are those of leaves 4, 5 and 6
+    probabilities = scores.log_probs[0, 4:7, 2].exp()
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
+    entropy = -(probabilities * probabilities.log()).sum()
+    torch.testing.assert_close(scores.entropies[0, 4:7, 2], entropy.expand(3))
+    policy.scores(model, *padded(PROMPTS[:1]), codes).entropies.sum().backward()
+    assert model.get_output_embeddings().weight.grad.isfinite().all()
+
+
+def test_sampled_gradients_agree_with_enumeration() -> None:
+    """The gradient of the expected reward over all SIDs, by automatic differentiation of the
+    enumerated sum, against its estimate from groups of three by Gumbel top-k."""
+    model = tiny_model("llama", vocab_size=60)
+    policy = Policy.of(model, TOKENS, TRIE, "trie")
+    weight = model.get_output_embeddings().weight
+    rewards = np.random.default_rng(1).normal(size=8)
+    prompt, mask = padded(PROMPTS[1:])
+    all_codes = torch.from_numpy(CODES[None].astype(np.int64))
+    log_probs = policy.scores(model, prompt, mask, all_codes).log_probs.sum(-1)[0]  # (8,)
+    expected_reward = (log_probs.exp() * torch.from_numpy(rewards).float()).sum()
+    (exact,) = torch.autograd.grad(expected_reward, weight, retain_graph=True)
+    # the gradient of each log-probability once: every sample is a weighted sum of these
+    per_leaf = torch.stack(
+        [torch.autograd.grad(value, weight, retain_graph=True)[0].flatten() for value in log_probs]
+    ).numpy()
+    draws = 6000
+    samples = sample_leaves(
+        model,
+        PROMPTS[1:] * draws,
+        TRIE,
+        TOKENS,
+        size=3,
+        excluded=[np.zeros(0, dtype=np.int64)] * draws,
+        generator=torch.Generator().manual_seed(0),
+        token_budget=1 << 20,
+    )
+    leaves = np.stack([sample.leaves for sample in samples])
+    probabilities = np.exp(np.stack([sample.log_probs for sample in samples]))
+    inclusion = np.stack([sample.inclusion for sample in samples])
+    advantages = sampled_advantages(
+        rewards[leaves], probabilities, inclusion, np.ones_like(leaves, dtype=np.bool_)
+    )
+    used = np.abs(exact.numpy().flatten()) > 1e-4
+    error = errors_in_deviations(advantages, leaves, per_leaf[:, used], exact.numpy().flat[used])
+    # of a few hundred standard normal values hardly one exceeds 4.5
+    assert error.max() < 4.5
+    # without the weights the estimate is off
+    plain = rewards[leaves] - rewards[leaves].mean(axis=1, keepdims=True)
+    biased = errors_in_deviations(plain, leaves, per_leaf[:, used], exact.numpy().flat[used])
+    assert biased.max() > 20
+
+
+def errors_in_deviations(
+    advantages: NDArray[np.float64],
+    leaves: NDArray[np.int64],
+    per_leaf: NDArray[np.float32],
+    exact: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """How far the mean estimate of each weight's gradient is from the exact one, in standard
+    errors of the mean."""
+    coefficients = np.zeros((len(leaves), len(per_leaf)))  # (draws, leaves)
+    np.put_along_axis(coefficients, leaves, advantages / leaves.shape[1], axis=1)
+    mean = coefficients.mean(axis=0) @ per_leaf
+    covariance = np.cov(coefficients.T) / len(leaves)
+    deviation = np.sqrt(np.einsum("iw,ij,jw->w", per_leaf, covariance, per_leaf))
+    return np.abs(mean - exact) / deviation
+
+
+def test_a_model_that_ignores_masks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidtool.training.reinforcement import policy
+
+    monkeypatch.setattr(policy, "decoding_method", lambda model: "generate")
+    with pytest.raises(UsageError, match="4-D attention mask"):
+        Policy.of(tiny_model("llama", vocab_size=60), TOKENS, TRIE, "trie")
+
+
+@pytest.mark.parametrize("normalize", ["trie", "level"])
+def test_groups_score_over_a_table_of_token_ids(normalize: Normalize) -> None:
+    """Against the forward pass of each SID by itself, over the ids that compete at each code."""
+    # ids in no order, and a code of the last level without a token
+    ids = [44, 51, 40, 59, 41, 57, -1, 42]
+    levels = (ids[:3], ids[3:5], ids[5:])
+    tokens = SidTokens.of_ids(SPACE, [*ids, 45, 46])
+    codes = CODES[CODES[:, 2] != 1]
+    trie = Trie.from_codes(codes, SPACE.sizes)
+    model = tiny_model("llama", vocab_size=60)
+    policy = Policy.of(model, tokens, trie, normalize)
+    group = torch.from_numpy(codes.astype(np.int64)).expand(2, -1, -1)
+    with torch.no_grad():
+        scores = policy.scores(model, *padded(PROMPTS), group)
+        for row, prompt in enumerate(PROMPTS):
+            for column, sid in enumerate(codes.tolist()):
+                path = [levels[level][code] for level, code in enumerate(sid)]
+                logits = model(torch.tensor([prompt + path])).logits[0]
+                for level, token_id in enumerate(path):
+                    competing = [each for each in levels[level] if each >= 0]
+                    if normalize == "trie":
+                        same = (codes[:, :level] == sid[:level]).all(axis=1)
+                        competing = [levels[level][code] for code in set(codes[same, level])]
+                    at = logits[len(prompt) + level - 1]
+                    logs = at[competing].log_softmax(-1)
+                    expected = float(logs[competing.index(token_id)])
+                    actual = float(scores.log_probs[row, column, level])
+                    assert actual == pytest.approx(expected, abs=2e-4)
+                    entropy = -float((logs.exp() * logs).sum())
+                    assert float(scores.entropies[row, column, level]) == pytest.approx(
+                        entropy, abs=2e-4
+                    )

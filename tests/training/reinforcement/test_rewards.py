@@ -1,0 +1,207 @@
+"""Rewards against values computed by hand, and functions of the user."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.sid import SidSpace
+from sidtool.training.reinforcement.reward_sum import RewardContext, reward_sum
+from sidtool.training.reinforcement.rewards import REWARDS, Groups, parse_rewards
+
+# "b" and "c" share a SID; rows are in the order of the ids
+CODES = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=np.uint16)
+BUNDLE = Bundle.of(
+    ItemMap.of(SidSpace((2, 2, 2)), list("abcde"), CODES), None, "allow", name="shared"
+)
+A, B, C, D, E = range(5)
+CONTEXT = RewardContext(BUNDLE)
+NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def groups_of(items: list[list[int]], targets: list[int], **fields: Any) -> Groups:
+    histories = [NOTHING] * len(items)
+    return Groups(
+        **{"histories": histories} | fields, items=np.array(items), targets=np.array(targets)
+    )
+
+
+def rewards_of(text: str, groups: Groups, context: RewardContext = CONTEXT) -> Any:
+    return reward_sum(parse_rewards(text), groups, context)
+
+
+GROUPS = groups_of([[A, D, B, -1], [E, A, D, -1]], [C, C])
+
+
+def test_a_hit_is_the_sid_of_the_target() -> None:
+    assert rewards_of("exact", GROUPS).tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_rank_is_the_reward_of_minionerec() -> None:
+    discounts = [1 / math.log2(rank + 2) for rank in range(4)]
+    total = sum(discounts)
+    expected = [-discounts[0] / total, -discounts[1] / total, 0, -discounts[3] / total]
+    result = rewards_of("rank", GROUPS)
+    np.testing.assert_allclose(result, [expected, [0, 0, 0, 0]], rtol=1e-12)
+    # with four items: 1, .6309, .5 and .4307 of 2.5616
+    np.testing.assert_allclose(result[0], [-0.3904, -0.2463, 0, -0.1681], atol=5e-5)
+
+
+def test_prefix_is_the_share_of_leading_codes() -> None:
+    result = rewards_of("prefix", GROUPS)
+    np.testing.assert_allclose(result, [[1 / 3, 2 / 3, 1, 0], [0, 1 / 3, 2 / 3, 0]])
+
+
+def test_ndcg_is_the_difference_without_the_item() -> None:
+    result = rewards_of("ndcg", GROUPS)
+    gain, higher = 1 / math.log2(4), 1 / math.log2(3)
+    np.testing.assert_allclose(
+        result, [[gain - higher, gain - higher, gain, 0], [0, 0, 0, 0]], rtol=1e-12
+    )
+
+
+@given(st.permutations(range(6)), st.integers(0, 7))
+@settings(max_examples=40, deadline=None)
+def test_ndcg_agrees_with_leaving_each_item_out(order: list[int], target: int) -> None:
+    bundle = bundle_of_8()
+    groups = groups_of([order], [target])
+
+    def ndcg(items: list[int]) -> float:
+        return 1 / math.log2(items.index(target) + 2) if target in items else 0.0
+
+    expected = [ndcg(order) - ndcg([other for other in order if other != item]) for item in order]
+    result = rewards_of("ndcg", groups, RewardContext(bundle))
+    np.testing.assert_allclose(result, [expected], atol=1e-12)
+
+
+def bundle_of_8() -> Bundle:
+    space = SidSpace((2, 2, 2))
+    codes = space.unpack(np.arange(8, dtype=np.uint64))
+    return Bundle.of(
+        ItemMap.of(space, [f"i{row}" for row in range(8)], codes), None, "reassign", name="eight"
+    )
+
+
+def test_value_is_the_weight_of_the_example_for_a_hit() -> None:
+    groups = groups_of([[A, B], [A, B], [D, A]], [B, A, B], values=np.array([5.0, 2.5, 3.0]))
+    assert rewards_of("value", groups).tolist() == [[0, 5], [2.5, 0], [0, 0]]
+    with pytest.raises(UsageError, match="examples with weights"):
+        rewards_of("value", GROUPS)
+
+
+def test_format_is_whether_the_answer_is_an_item() -> None:
+    assert rewards_of("format", GROUPS).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0]]
+
+
+def test_scores_of_others_are_zero_for_what_is_no_item() -> None:
+    def scorer(histories: Any, items: Any) -> Any:
+        return np.full(items.shape, len(histories), dtype=np.float64)
+
+    context = RewardContext(BUNDLE, collaborative=scorer, teacher=scorer)
+    assert rewards_of("collaborative", GROUPS, context)[0].tolist() == [2, 2, 2, 0]
+    assert rewards_of("teacher", GROUPS, context)[1].tolist() == [2, 2, 2, 0]
+
+
+def test_a_sum_is_weighted() -> None:
+    single = {name: rewards_of(name, GROUPS) for name in ("exact", "rank", "prefix")}
+    expected = single["exact"] + 0.25 * single["rank"] - 2 * single["prefix"]
+    result = rewards_of("exact, rank=0.25,prefix=-2", GROUPS)
+    np.testing.assert_allclose(result, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exakt", "no reward 'exakt'"),
+        ("", "no reward ''"),
+        ("exact=", "the weight of reward exact is a number other than 0, not ''"),
+        ("exact=zero", "a number other than 0, not 'zero'"),
+        ("exact=0", "a number other than 0, not '0'"),
+        ("exact=nan", "a number other than 0"),
+        ("exact,exact=2", "reward exact is given twice"),
+        ("nowhere_at_all:reward", "cannot be imported: ModuleNotFoundError"),
+        ("math:rewards_of_nobody", "cannot be imported: AttributeError"),
+        ("math:pi", "math:pi is no function"),
+    ],
+)
+def test_bad_rewards_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_rewards(text)
+
+
+USER_CODE = """
+calls = []
+def length(prompts, items, targets, context):
+    calls.append((prompts, items, targets))
+    return [[len(prompt) + (item == target) for item in group]
+            for prompt, group, target in zip(prompts, items, targets)]
+def raises(prompts, items, targets, context):
+    raise KeyError("no\\nsuch item")
+def nan(prompts, items, targets, context):
+    return [[0.0, float("nan"), 0.0]]
+def flat(prompts, items, targets, context):
+    return [0.0]
+def ragged(prompts, items, targets, context):
+    return [[0.0], [1.0, 2.0]]
+def nothing(prompts, items, targets, context):
+    pass
+"""
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "rewards_of_a_user.py").write_text(USER_CODE)
+    monkeypatch.chdir(tmp_path)
+    return "rewards_of_a_user"
+
+
+def test_a_function_of_the_user_gets_item_ids(user_module: str) -> None:
+    import sys
+
+    path = list(sys.path)
+    groups = groups_of([[A, E, -1]], [E], histories=[np.array([B, -1, D])])
+    result = rewards_of(f"{user_module}:length=2,exact", groups)
+    assert result.tolist() == [[4, 7, 0]]
+    assert sys.modules[user_module].calls == [([["b", "d"]], [["a", "e"]], ["e"])]
+    assert sys.path == path
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("raises", "failed: KeyError: 'no.*such item'"),
+        ("nan", "returned nan for item 'e'"),
+        ("flat", r"returned shape \(\) for the 3 items of a prompt, not \(3,\)"),
+        ("ragged", "returned 2 lists, not one for each of 1 prompts"),
+        ("nothing", "failed: TypeError: 'NoneType' object is not iterable"),
+    ],
+)
+def test_a_failing_function_of_the_user_is_one_line(
+    user_module: str, function: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        rewards_of(f"{user_module}:{function}", groups_of([[A, E, D]], [E]))
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 8))
+@settings(max_examples=40, deadline=None)
+def test_rewards_of_a_group_do_not_depend_on_the_others(seed: int, n: int, size: int) -> None:
+    rng = np.random.default_rng(seed)
+    items = [[int(row) for row in rng.permutation(9)[:size] - 1] for _ in range(n)]
+    targets = [int(row) for row in rng.integers(0, 8, n)]
+    values = rng.random(n)
+    context = RewardContext(bundle_of_8())
+    for name in REWARDS.keys() - {"collaborative", "teacher", "label"}:
+        whole = rewards_of(name, groups_of(items, targets, values=values), context)
+        assert np.isfinite(whole).all()
+        for row in range(n):
+            alone = groups_of([items[row]], [targets[row]], values=values[[row]])
+            np.testing.assert_array_equal(rewards_of(name, alone, context)[0], whole[row])

@@ -1,0 +1,394 @@
+"""Runs of reinforcement: complete models, exact resumption, refusals, and no checkpoint lost."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.examples.lineage import read_lineage, side_files, write_lineage
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import RlParams
+from sidtool.model.load import load_model_folder
+from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.run import RlSummary, rl
+from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
+
+FAST: dict[str, Any] = {
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "learning_rate": 1e-2,
+    "warmup_steps": 0,
+    "logging_steps": 1,
+    "max_steps": 4,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
+
+
+TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6}
+"""Groups are made every four steps."""
+HALF_AN_EPOCH = {"per_device_train_batch_size": 4 * 144, "eval_steps": 3, "save_steps": 3}
+"""Two steps per epoch of the shop's 288 events and more; the checkpoint is in the second epoch."""
+
+
+class Stopped(Exception):
+    """Raised in place of a kill."""
+
+
+def run(
+    start: Path,
+    made: Path,
+    out: Path,
+    *,
+    stop_at: int = 0,
+    fields: dict[str, Any] | None = None,
+    allow_worse_slices: bool = True,
+    log: Callable[[dict[str, float]], None] | None = None,
+    **options: Any,
+) -> RlSummary:
+    """A short run; `stop_at` is a step after which it stops as if killed."""
+
+    def progress(done: int, total: int) -> None:
+        if done == stop_at:
+            raise Stopped
+
+    summary = rl(
+        start,
+        made,
+        out,
+        options=RlOptions(**{"eval_users": 6, "eval_num_beams": 10, **options}),
+        grpo_fields={**FAST, **(fields or {})},
+        allow_worse_slices=allow_worse_slices,
+        progress=progress,
+        log=log,
+    )
+    assert summary is not None
+    return summary
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "gspo", "ecpo", "dpo"])
+def test_every_algorithm_writes_a_complete_model(
+    tmp_path: Path, tuned: Path, made: Path, algorithm: str
+) -> None:
+    out = tmp_path / "out"
+    logs: list[dict[str, float]] = []
+    fields = {"max_steps": 2}
+    summary = run(tuned, made, out, fields=fields, log=logs.append, algorithm=algorithm)
+    assert (summary.steps, summary.groups, summary.algorithm) == (2, 8, algorithm)
+    assert {path.name for path in out.iterdir()} == {path.name for path in tuned.iterdir()}
+    assert not list(tmp_path.glob("*.partial"))
+    contract = read_contract(out)
+    before = read_contract(tuned)
+    assert [record.stage for record in contract.stages] == ["extend", "full", "rl"]
+    assert contract.history_prompt == before.history_prompt
+    assert contract.normalize == before.normalize == "trie"
+    params = contract.params
+    assert isinstance(params, RlParams)
+    assert params.start.path == str(tuned.resolve())
+    assert params.options["algorithm"] == algorithm
+    assert load_model_folder(out).contract == contract
+    assert not same(weights(out), weights(tuned))
+    start = next(entry for entry in logs if "start_ndcg@10" in entry)
+    last = next(entry for entry in reversed(logs) if "eval_ndcg@10" in entry)
+    assert summary.start == start["start_ndcg@10"]
+    gain = last["eval_ndcg@10"] - start["start_ndcg@10"]
+    assert last["eval_ndcg@10_gain"] == pytest.approx(gain)
+    measured = {"eval_hr@10", "eval_coverage@10", "eval_worse_slices"}
+    if algorithm != "dpo":
+        measured |= {"eval_reward", "eval_dead_groups", "eval_kl"}
+    assert measured <= last.keys()
+
+
+def test_an_encoder_decoder_learns_from_groups(
+    tmp_path: Path, models: Callable[..., Path], made: Path
+) -> None:
+    start = tmp_path / "start"
+    fields = {"max_steps": 2, "learning_rate": 3e-3}
+    train(models("t5"), made, start, options=TrainOptions(softmax_over="trie"), sft_fields=fields)
+    logs: list[dict[str, float]] = []
+    out = tmp_path / "out"
+    run(start, made, out, fields={"max_steps": 2}, log=logs.append)
+    first = next(entry for entry in logs if "kl" in entry)
+    assert first["kl"] == pytest.approx(0, abs=1e-6)  # the policy is the start
+    assert first["grad_norm"] > 0
+    assert not same(weights(out), weights(start))
+    contract = load_model_folder(out).contract
+    assert (contract.kind, contract.stages[-1].stage) == ("encoder-decoder", "rl")
+    recomputed: list[dict[str, float]] = []
+    fields = {"max_steps": 1, "gradient_checkpointing": True}
+    run(start, made, tmp_path / "again", fields=fields, log=recomputed.append)
+    again = next(entry for entry in recomputed if "kl" in entry)
+    assert again["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gumbel": {"rollouts": "gumbel", "exclude_seen": True},
+    "gumbel with the target": {"rollouts": "gumbel", "add_target": True, "sft_weight": 0.0},
+    "curriculum": {"prefix_curriculum": True, "reward": "prefix=1,ndcg=0.5"},
+    "first difference": {"first_difference": True, "add_target": True, "exclude_seen": True},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_options_train(tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any]) -> None:
+    once = {"max_steps": 1, "beta": 0.0, "eval_steps": 1, "save_steps": 1}
+    run(tuned, made, tmp_path / "out", fields=once, **options)
+    assert not same(weights(tmp_path / "out"), weights(tuned))
+
+
+def test_the_best_validation_is_published_also_between_checkpoints(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    results = {}
+    for save_steps in (1, 500):
+        fields = {"max_steps": 4, "eval_steps": 1, "save_steps": save_steps}
+        fields |= {"learning_rate": 0.1, "lr_scheduler_type": "constant"}
+        logs: list[dict[str, float]] = []
+        out = tmp_path / str(save_steps)
+        run(tuned, made, out, fields=fields, log=logs.append, eval_users=0)
+        values = [entry["eval_ndcg@10"] for entry in logs if "eval_ndcg@10" in entry]
+        assert values[-1] < max(values), values
+        best = read_contract(out).stages[-1].params.best
+        assert best is not None
+        assert (best.step, best.value) == (1 + values.index(max(values)), max(values))
+        results[save_steps] = weights(out)
+    assert same(results[1], results[500])
+
+
+def test_events_that_cannot_be_recommended_are_counted(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    repeating = tmp_path / "examples" / "train.jsonl"
+    shutil.copytree(made.parent, repeating.parent)
+    first, *others = repeating.read_text().splitlines()
+    example = json.loads(first)
+    sid_of_first = example["text"].partition("<|sid_end|>")
+    example["text"] += "".join(sid_of_first[:2])  # its last event is its first item again
+    repeating.write_text("\n".join([json.dumps(example), *others]))
+    files = {**read_lineage(made).files, "train.jsonl": file_digest(repeating)}
+    write_lineage(replace(read_lineage(made), files=files), side_files(repeating)["meta"])
+    fields = {"max_steps": 1}
+    every = run(tuned, repeating, tmp_path / "every", fields=fields)
+    unseen = run(tuned, repeating, tmp_path / "unseen", fields=fields, exclude_seen=True)
+    assert (every.left_out, unseen.left_out) == (0, 1)
+    assert unseen.examples == every.examples - 1
+
+
+def test_training_in_bfloat16_keeps_weights_in_float32(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    logs: list[dict[str, float]] = []
+    fields = {"max_steps": 1, "bf16": True, "eval_steps": 1, "save_steps": 1}
+    run(tuned, made, tmp_path / "out", fields=fields, log=logs.append)
+    assert {weight.dtype for weight in weights(tmp_path / "out").values()} == {torch.float32}
+    (first,) = [entry for entry in logs if "loss" in entry]
+    assert abs(first["kl"]) < 1e-2  # the policy is the start
+
+
+@pytest.mark.parametrize(
+    ("options", "fields"),
+    [
+        ({"rollouts": "gumbel"}, TWO_ITERATIONS),
+        ({"algorithm": "ecpo"}, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
+        ({"algorithm": "dpo"}, {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH}),
+    ],
+    ids=["two iterations", "moving reference", "offline, in the second epoch"],
+)
+def test_a_stopped_run_resumes_to_the_same_weights(
+    tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    whole = run(tuned, made, tmp_path / "whole", fields=fields, **options)
+    # after the last step, before its checkpoint
+    with pytest.raises(Stopped):
+        run(tuned, made, tmp_path / "stopped", fields=fields, stop_at=whole.steps, **options)
+    assert not (tmp_path / "stopped").exists()
+    resumed = run(tuned, made, tmp_path / "stopped", fields=fields, **options)
+    assert resumed.resumed_from is not None
+    assert resumed.steps == whole.steps
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+REWARDS = """
+import numpy as np
+
+calls = 0
+
+
+def broken(prompts, items, targets, context):
+    global calls
+    calls += 1
+    rewards = [[float(item == target) for item in group] for group, target in zip(items, targets)]
+    if calls <= {good}:
+        return rewards
+    {failure}
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("raise KeyError('price')", "reward {module}:broken failed: KeyError: 'price'"),
+        ("rewards[1][2] = np.nan; return rewards", "returned nan for item"),
+        ("return rewards[:-1]", "returned 3 lists, not one for each of 4 prompts"),
+    ],
+    ids=["raises", "nan", "wrong length"],
+)
+def test_a_reward_that_fails_loses_no_checkpoint(
+    tmp_path: Path,
+    tuned: Path,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: str,
+    message: str,
+) -> None:
+    module = f"reward_{abs(hash(failure))}"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{module}.py").write_text(REWARDS.format(good=3, failure=failure))
+    reward = f"{module}:broken"
+    with pytest.raises(DataError) as error:
+        run(tuned, made, tmp_path / "out", reward=reward)
+    assert message.format(module=module) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial" / "checkpoint-2" / "model.safetensors").exists()
+    # mended, the same command goes on
+    sys.modules[module].calls = -1000  # type: ignore[attr-defined]
+    summary = run(tuned, made, tmp_path / "out", reward=reward)
+    assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 4)
+
+
+def test_a_model_that_is_worse_on_a_slice_is_refused(
+    tmp_path: Path, tuned: Path, made: Path
+) -> None:
+    """The reward punishes hits, and nothing holds the model back."""
+    harmful: dict[str, Any] = {
+        "reward": "exact=-1",
+        "sft_weight": 0.0,
+        "add_target": True,
+        "eval_users": 0,
+    }
+    fields = {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
+    out = tmp_path / "out"
+    with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:
+        run(tuned, made, out, fields=fields, allow_worse_slices=False, **harmful)
+    assert "--allow-worse-slices" in str(error.value.hint)
+    assert not out.exists()
+    summary = run(tuned, made, out, fields=fields, **harmful)
+    assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 2)
+    assert read_contract(out).stages[-1].stage == "rl"
+
+
+@pytest.mark.parametrize(
+    ("fields", "options", "message"),
+    [
+        ({"num_generations": 5}, {}, "16 is no multiple of the 5 items of a group"),
+        ({"num_generations": 1}, {}, "at least 2, not 1"),
+        ({"temperature": 0.5}, {}, "temperature cannot be set"),
+        ({"use_vllm": True}, {}, "use_vllm cannot be set"),
+        ({"learning_rat": 0.5}, {}, "no setting 'learning_rat'"),
+        ({"beta": 0.0}, {"algorithm": "dpo"}, "requires a beta greater than 0"),
+        ({"beta": 0.0, "sync_ref_model": True}, {}, "sync_ref_model=true moves"),
+        ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-memory"),
+        ({"loss_type": "nothing"}, {}, "loss_type"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(
+    tmp_path: Path,
+    tuned: Path,
+    made: Path,
+    fields: dict[str, Any],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(tuned, made, tmp_path / "out", fields=fields, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Path) -> None:
+    run = plan_rl(tuned, made, tmp_path / "out")
+    assert "grpo starts from" in run.inheritance()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_recommend_is_refused(
+    tmp_path: Path, models: Callable[..., Path], made: Path
+) -> None:
+    with pytest.raises(RefusedError, match="no history prompt"):
+        rl(models("llama"), made, tmp_path / "out")
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.training.reinforcement.test_run import run
+start, made, out = map(Path, sys.argv[1:4])
+size, rollouts = sys.argv[4:]
+fields = {"per_device_train_batch_size": int(size), "max_steps": 8, "learning_rate": 1e-3}
+run(start, made, out, fields=fields, rollouts=rollouts)
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume_give_the_same_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
+    def command(out: str) -> list[str]:
+        paths = (str(tuned), str(made), str(tmp_path / out))
+        return [sys.executable, "-c", PROGRAM, *paths, "16", "gumbel"]
+
+    subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
+    for checkpoint in ("checkpoint-2", "checkpoint-6"):
+        process = subprocess.Popen(command("killed"), env=ENVIRONMENT)
+        while process.poll() is None and not (tmp_path / "killed.partial" / checkpoint).exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists()
+    subprocess.run(command("killed"), check=True, env=ENVIRONMENT)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path: Path, tuned: Path, made: Path) -> None:
+    """Two ranks with half of the batch each have the same groups and mean gradient as one."""
+    (tmp_path / "run.py").write_text(PROGRAM)
+    script = [str(tmp_path / "run.py"), str(tuned), str(made)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    subprocess.run(
+        [*launch, "--master-port=29541", *script, str(tmp_path / "two"), "8", "beam"],
+        check=True,
+        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
+    )
+    alone = [sys.executable, *script, str(tmp_path / "one"), "16", "beam"]
+    subprocess.run(alone, check=True, env=ENVIRONMENT)
+    assert not (tmp_path / "two.partial").exists()
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=2e-3, rtol=5e-2)

@@ -1,0 +1,107 @@
+"""Settings of reinforcement: each field of GRPOConfig can be set or says what to do instead."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from trl import GRPOConfig
+
+from sidtool.base.errors import UsageError
+from sidtool.training.reinforcement.arguments import complete_fields
+from sidtool.training.reinforcement.settings import (
+    ALGORITHM_DEFAULTS,
+    CHOICES,
+    DECIDED,
+    DEFAULTS,
+    SETTINGS,
+    RlOptions,
+    with_reward,
+)
+from sidtool.training.settings_file import read_settings, typed_fields
+
+FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
+
+
+def test_all_named_fields_exist() -> None:
+    of_algorithms = {name for fields in ALGORITHM_DEFAULTS.values() for name in fields}
+    assert {*DECIDED, *DEFAULTS, *CHOICES, *of_algorithms} <= FIELDS
+    assert not {*DECIDED} & {*DEFAULTS, *CHOICES}
+    assert {name for name in FIELDS if "vllm" in name} <= set(DECIDED)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "loss_type=dr_grpo",
+        "epsilon_high=0.3",
+        "beta=0",
+        "num_iterations=4",
+        "importance_sampling_level=sequence",
+        "scale_rewards=none",
+        "steps_per_generation=8",
+        "sync_ref_model=true",
+        "entropy_coef=0.01",
+        "top_entropy_quantile=0.2",
+        "delta=2.0",
+        "off_policy_mask_threshold=0.5",
+    ],
+)
+def test_fields_of_grpo_config_can_be_set(pair: str) -> None:
+    name = pair.partition("=")[0]
+    options, fields = read_settings(SETTINGS, None, [pair])
+    assert options == RlOptions()
+    assert list(fields) == [name]
+    assert name in complete_fields(options, fields)
+
+
+def test_the_default_reward_is_that_of_the_algorithm() -> None:
+    rewards = {name: with_reward(RlOptions(algorithm=name)).reward for name in ALGORITHM_DEFAULTS}
+    assert rewards.pop("ipa") == "ndcg=1"
+    assert rewards.pop("dpo") is None
+    assert set(rewards.values()) == {"exact=1,rank=1"}
+    assert with_reward(RlOptions(reward="prefix")).reward == "prefix"
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "ipa"])
+def test_fields_of_policy_gradients_are_refused_with_preferences(algorithm: Any) -> None:
+    with pytest.raises(UsageError, match=f"scale_rewards has no effect with algorithm={algorithm}"):
+        complete_fields(RlOptions(algorithm=algorithm), {"scale_rewards": "none"})
+
+
+def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
+    dapo = complete_fields(RlOptions(algorithm="dapo"), {})
+    assert (dapo["loss_type"], dapo["epsilon_high"], dapo["beta"]) == ("dapo", 0.28, 0.04)
+    changed = complete_fields(RlOptions(algorithm="dapo"), {"epsilon_high": 0.4})
+    assert changed["epsilon_high"] == 0.4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"algorithm": "ppo"},
+            "algorithm must be one of grpo, dapo, gspo, ecpo, dpo, ipa, not 'ppo'",
+        ),
+        ({"sft_weight": -0.1}, "sft_weight must be at least 0, not -0.1"),
+        ({"eval_num_beams": 0}, "eval_num_beams must be at least 1, not 0"),
+        ({"metric_for_best_model": "mrr@5"}, "must be hr@K or ndcg@K, not 'mrr@5'"),
+        ({"rollouts": "gumbel", "prefix_curriculum": True}, "requires rollouts=beam"),
+        ({"algorithm": "dpo", "rollouts": "gumbel"}, "requires rollouts=beam, not gumbel"),
+        ({"algorithm": "dpo", "first_difference": True}, "no effect with algorithm=dpo"),
+        ({"algorithm": "dpo", "reward": "exact=1"}, "a reward has no effect with algorithm=dpo"),
+        ({"algorithm": "dpo", "add_target": True}, "add_target=true has no effect"),
+        ({"early_clip": 0.2}, "early_clip has no effect with algorithm=grpo"),
+        ({"candidate_lists": 4}, "candidate_lists has no effect with algorithm=grpo"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        RlOptions(**options)
+    assert message in str(error.value)
+
+
+def test_decided_fields_say_what_to_do() -> None:
+    for name in DECIDED:
+        with pytest.raises(UsageError, match=f"{name} cannot be set") as error:
+            typed_fields(SETTINGS, {name: 1})
+        assert error.value.hint

@@ -1,0 +1,162 @@
+"""The trainer's losses against formulas computed by hand, and its policy against the beam."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.recommendation.query import Query
+from sidtool.training.loop.trainer import class_forward
+from sidtool.training.reinforcement.arguments import grpo_config
+from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.reinforcement.setup import build_trainer
+from sidtool.training.reinforcement.trainer import GroupTrainer
+
+FIELDS: dict[str, Any] = {
+    "num_generations": 4,
+    "per_device_train_batch_size": 8,
+    "steps_per_generation": 2,
+}
+BATCH = [{"prompt": str(number)} for number in (0, 5, 9, 14) for _ in range(4)]
+Build = Callable[..., GroupTrainer]
+
+
+@pytest.fixture
+def build(tmp_path: Path, tuned: Path, made: Path) -> Build:
+    def trainer(fields: dict[str, Any] | None = None, **options: Any) -> GroupTrainer:
+        settings = RlOptions(**{"eval_users": 4, **options})
+        grpo_fields = {**FIELDS, **(fields or {})}
+        run = plan_rl(tuned, made, tmp_path / "out", options=settings, grpo_fields=grpo_fields)
+        return build_trainer(run, grpo_config(run), False, None, None)
+
+    return trainer
+
+
+def test_the_policy_in_the_loss_is_the_one_that_drew_the_items(build: Build) -> None:
+    """With groups of two steps TRL keeps old log-probabilities: before an update every importance
+    ratio is exactly 1, and the log-probability of an item is its score in the beam."""
+    trainer = build()
+    trainer.model.train()
+    scored = trainer._generate_and_score_completions(BATCH)
+    assert scored["old_per_token_logps"].shape == (16, 3)
+    ids = torch.cat([scored["prompt_ids"], scored["completion_ids"]], dim=1)
+    mask = torch.cat([scored["prompt_mask"], scored["completion_mask"]], dim=1)
+    log_probs, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 3)
+    ratios = (log_probs - scored["old_per_token_logps"]).exp()
+    torch.testing.assert_close(ratios, torch.ones_like(ratios), rtol=0, atol=1e-6)
+    session = trainer.maker.session
+    queries = [Query(session.from_history(trainer.maker.examples.history(n))) for n in (0, 5)]
+    with class_forward(trainer.model):
+        beams = session.search(trainer.model, queries, k=4, num_beams=4)
+    for row, beam in enumerate(beams):
+        totals = log_probs[4 * row : 4 * row + 4].sum(-1).detach()
+        np.testing.assert_allclose(totals, beam.scores, atol=1e-4)
+
+
+def test_rewards_reach_the_items_of_their_example(build: Build) -> None:
+    trainer = build(reward="exact", add_target=True, sft_weight=0.5)
+    trainer.model.train()
+    scored = trainer._generate_and_score_completions(BATCH)
+    starts = trainer.maker.session.tokens.level_starts
+    codes = scored["completion_ids"].numpy() - starts
+    targets = scored["target_codes"].numpy()
+    hits = (codes == targets).all(axis=1)
+    assert hits.reshape(4, 4).sum(axis=1).tolist() == [1, 1, 1, 1]
+    assert (scored["advantages"].numpy() > 0).tolist() == hits.tolist()
+    histories = trainer.maker.examples
+    for row, number in enumerate((0, 5, 9, 14)):
+        leaf = trainer.maker.target_leaves(np.array([number]))
+        expected = trainer.maker.session.trie.leaf_codes(leaf)[0]
+        assert targets[4 * row].tolist() == expected.tolist()
+        assert len(histories.history(number)) >= 1
+
+
+OLD = torch.tensor([[0.5, 0.4, 0.8], [0.2, 0.5, 0.5], [0.1, 0.9, 0.9], [0.3, 0.3, 1.0]])
+NEW = torch.tensor([[0.6, 0.4, 0.9], [0.4, 0.5, 0.5], [0.1, 0.6, 0.9], [0.3, 0.9, 1.0]])
+ADVANTAGES = torch.tensor([1.0, -1.0, 0.5, -0.5])
+
+
+def loss_of(trainer: GroupTrainer, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The loss of a batch of one group, whose new and old probabilities are those above."""
+    rows = torch.zeros(4, 3, dtype=torch.long)
+    inputs = {
+        "prompt_ids": rows[:, :2],
+        "prompt_mask": rows[:, :2] + 1,
+        "completion_ids": rows,
+        "completion_mask": rows + 1,
+        "tool_mask": rows + 1,
+        "advantages": ADVANTAGES,
+        "old_per_token_logps": OLD.log(),
+        "num_items_in_batch": torch.tensor(12),
+    }
+
+    def score(*_: Any) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return NEW.log(), torch.zeros(4, 3), None
+
+    monkeypatch.setattr(trainer, "_score_rows", score)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    return float(trainer._compute_loss(trainer.model, inputs))
+
+
+def clipped(ratios: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    advantages = ADVANTAGES[:, None]
+    return -torch.min(ratios * advantages, ratios.clamp(1 - low, 1 + high) * advantages)
+
+
+def test_grpo_dapo_and_gspo_by_hand(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two batches per generation, DAPO divides by half of the generation's tokens."""
+    ratios = NEW / OLD
+    plain = {"beta": 0.0}
+    grpo = loss_of(build(plain, sft_weight=0.0), monkeypatch)
+    assert grpo == pytest.approx(float(clipped(ratios, 0.2, 0.2).mean(1).mean()), abs=1e-6)
+    dapo = loss_of(build(plain, algorithm="dapo", sft_weight=0.0), monkeypatch)
+    assert dapo == pytest.approx(float(clipped(ratios, 0.2, 0.28).sum() / (12 / 2)), abs=1e-6)
+    gspo = loss_of(build(plain, algorithm="gspo", sft_weight=0.0), monkeypatch)
+    sequence = ratios.log().mean(1, keepdim=True).exp()
+    assert gspo == pytest.approx(float(clipped(sequence, 3e-4, 4e-4).mean()), abs=1e-6)
+
+
+def test_ecpo_by_hand(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = build({"beta": 0.0}, algorithm="ecpo", sft_weight=0.0)
+    loss = loss_of(trainer, monkeypatch)
+    ratios = NEW / OLD
+    bound = torch.where(ADVANTAGES[:, None] < 0, 1 + 0.2 + 0.1, math.inf)
+    early = ratios.minimum(bound)
+    assert loss == pytest.approx(float(clipped(early, 0.2, 0.2).mean()), abs=1e-6)
+    # the ratio of row 1 is 2 at its first code, that of row 3 is 3 at its second
+    assert loss < float(clipped(ratios, 0.2, 0.2).mean()) - 0.05
+
+
+def test_divergence_from_the_start_by_hand(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate of the divergence is exp(d) - d - 1 with d = log reference - log policy, here
+    times the ratio, as TRL corrects it."""
+    trainer = build({"beta": 0.3, "use_bias_correction_kl": False}, sft_weight=0.0)
+    without = float(clipped(NEW / OLD, 0.2, 0.2).mean())
+    original = trainer._compute_loss
+    reference = torch.full((4, 3), 0.5).log()
+
+    def with_reference(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        return original(model, {**inputs, "ref_per_token_logps": reference})
+
+    monkeypatch.setattr(trainer, "_compute_loss", with_reference)
+    loss = loss_of(trainer, monkeypatch)
+    d = reference - NEW.log()
+    assert loss == pytest.approx(without + 0.3 * float((d.exp() - d - 1).mean()), abs=1e-6)
+    assert trainer.recent["kl"] == [pytest.approx(float((d.exp() - d - 1).mean()), abs=1e-6)]
+
+
+def test_an_entropy_bonus_reaches_the_gradient(build: Build) -> None:
+    trainer = build({"beta": 0.0, "entropy_coef": 0.5}, reward="format", sft_weight=0.0)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    # every item has the same reward: nothing but the entropy has a gradient
+    trainer.training_step(trainer.model, BATCH[:8] * 2, None)
+    gradient = trainer.model.get_output_embeddings().weight.grad
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0

@@ -1,0 +1,514 @@
+"""Refreshing a trained model: a retrained codebook, new items and new events, by a short stage."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.base.output import locked
+from sidtool.cli.main import app
+from sidtool.data.items import Items
+from sidtool.data.split.extension import extended
+from sidtool.data.split.files import write_split
+from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
+from sidtool.memory.build import build_memory
+from sidtool.memory.content import ItemContent
+from sidtool.memory.memory import verify_memory
+from sidtool.memory.similarity import KnnSettings
+from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.stage_record import ModelReference, StageRecord, TrainParams
+from sidtool.model.contract.write import write_contract
+from sidtool.model.load import load_model_folder
+from sidtool.model.memory_copy import bind_memory
+from sidtool.model.prompt.frames import Templates
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.training.renewal import refresh as refresh_module
+from sidtool.training.renewal.last_training import RefreshOptions, training_settings
+from sidtool.training.renewal.refresh import refresh
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
+from tests.bundles import small_bundle
+from tests.model.contract.cases import TRAINED
+from tests.training_fixtures import (
+    N_ITEMS,
+    bundle,
+    catalog,
+    examples,
+    make_split,
+    models,
+    one_thread,
+    rated_split,
+    split,
+)
+
+__all__ = ["bundle", "catalog", "examples", "models", "one_thread", "split"]
+
+Make = Callable[..., Path]
+SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
+FAST = {"num_train_epochs": 20, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Make) -> Path:
+    made = examples(sequence=1.0)
+    out = tmp_path_factory.mktemp("trained") / "model"
+    valid = made.with_name("valid.jsonl")
+    train(models("gpt2"), made, out, options=SMALL, sft_fields=FAST, valid=valid)
+    return out
+
+
+@pytest.fixture
+def later(split: Split) -> Split:
+    """The events of the split and those of new users."""
+    new = make_split(users=20, seed=1)
+    others = [
+        tuple(replace(each, user=f"new-{each.user}") for each in part)
+        for part in (new.train, new.valid, new.test)
+    ]
+    grown = Split(
+        "leave-one-out",
+        (*split.train, *others[0]),
+        (*split.valid, *others[1]),
+        (*split.test, *others[2]),
+    )
+    return extended(grown, split)
+
+
+@pytest.fixture
+def retrained() -> Bundle:
+    """Another codebook, and five more items."""
+    return small_bundle(N_ITEMS + 5, seed=1)
+
+
+def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    out = tmp_path / "refreshed"
+    before = read_contract(trained).params
+    assert isinstance(before, TrainParams)
+    summary = refresh(trained, retrained, out, split=later, options=RefreshOptions(share=0.5))
+    assert summary.verdict.kind == "aligned"
+    assert summary.training is not None
+    assert summary.training.epochs == pytest.approx(10)
+    assert summary.training.best is not None
+    assert summary.training.best > 0.2  # random: .05
+    contract = read_contract(out)
+    assert [record.stage for record in contract.stages] == ["extend", "full", "rebind", "full"]
+    params = contract.params
+    assert isinstance(params, TrainParams)
+    assert params.split == later.reference
+    assert params.task_weights == before.task_weights
+    loaded = load_model_folder(out)
+    assert len(loaded.bundle.items) == N_ITEMS + 5
+    assert not list(tmp_path.glob("refreshed?*"))
+
+
+def test_an_encoder_decoder_is_refreshed(
+    tmp_path: Path, models: Make, examples: Make, retrained: Bundle, later: Split
+) -> None:
+    made = examples(sequence=1.0)
+    fields = {**FAST, "num_train_epochs": 2}
+    train(models("t5"), made, tmp_path / "trained", options=SMALL, sft_fields=fields)
+    out = tmp_path / "refreshed"
+    summary = refresh(tmp_path / "trained", retrained, out, split=later)
+    assert summary.verdict.kind == "aligned"
+    loaded = load_model_folder(out)
+    assert loaded.contract.kind == "encoder-decoder"
+    assert [record.stage for record in loaded.contract.stages] == [
+        *("extend", "full", "rebind", "full"),
+    ]
+    assert len(loaded.bundle.items) == N_ITEMS + 5
+
+
+def test_the_memory_is_built_again(
+    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+) -> None:
+    """With its settings, its weight and its power; without a split it is left out."""
+    model = tmp_path / "model"
+    memory = build_memory(split, bundle, KnnSettings(recency=0.5), content=ItemContent.of(bundle))
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    out = tmp_path / "refreshed"
+    refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
+    loaded = load_model_folder(out)
+    assert loaded.memory is not None
+    assert (loaded.memory.weight, loaded.memory.power) == (0.4, 3.0)
+    expected = build_memory(
+        later, loaded.bundle, KnnSettings(recency=0.5), content=ItemContent.of(loaded.bundle)
+    )
+    assert loaded.memory.memory.digest == expected.digest
+    assert verify_memory(out / MEMORY_COPY) == []
+    assert len(load_file(out / "model.safetensors"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "refreshed"]
+    refresh(model, retrained, tmp_path / "aligned")
+    assert read_contract(tmp_path / "aligned").memory is None
+
+
+def test_a_memory_by_vectors_needs_them(
+    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+) -> None:
+    model = tmp_path / "model"
+    vectors = np.random.default_rng(0).normal(size=(len(bundle.items), 8)).astype(np.float32)
+    memory = build_memory(split, bundle, content=ItemContent.of(bundle, vectors))
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    with pytest.raises(UsageError, match="compares the items' vectors"):
+        refresh(model, retrained, tmp_path / "out", split=later)
+    with pytest.raises(UsageError, match="has no memory"):
+        refresh(trained, retrained, tmp_path / "out", split=later, embeddings=[tmp_path / "v.npy"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+QUICK = RefreshOptions(share=0.05)
+
+
+@pytest.fixture
+def interrupted(
+    tmp_path: Path,
+    trained: Path,
+    retrained: Bundle,
+    split: Split,
+    bundle: Bundle,
+    later: Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A model with a memory, whose QUICK refresh to "out" was killed when it had trained."""
+    model = tmp_path / "model"
+    memory = build_memory(split, bundle)
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(refresh_module, "bind_memory", fail)
+        with pytest.raises(KeyboardInterrupt):
+            refresh(model, retrained, tmp_path / "out", split=later, options=QUICK)
+    return model
+
+
+def test_a_refresh_with_a_memory_resumes_after_training(
+    tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
+) -> None:
+    assert not (tmp_path / "out").exists()
+    weights = tmp_path / "out.trained.partial" / "model" / "model.safetensors"
+    weights_before = weights.read_bytes()
+    refresh(interrupted, retrained, tmp_path / "out", split=later, options=QUICK)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights_before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+def test_what_a_killed_refresh_left_is_replaced_by_force(
+    tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
+) -> None:
+    out = tmp_path / "out"
+    other = replace(QUICK, learning_rate=1e-4)
+    with pytest.raises(UsageError, match="exists already"):
+        refresh(interrupted, retrained, out, split=later, options=other)
+    refresh(interrupted, retrained, out, split=later, options=other, force=True)
+    params = read_contract(out).params
+    assert isinstance(params, TrainParams)
+    assert params.sft_fields["learning_rate"] == 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+def test_a_memory_in_the_loss_is_in_the_loss_again(
+    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
+) -> None:
+    """With its own weight and power there, which are settings of the stage."""
+    memory = build_memory(split, bundle)
+    params = read_contract(trained).params
+    assert isinstance(params, TrainParams)
+    changed = {"softmax_over": "trie", "memory_weight": 0.2, "memory_power": 1.5}
+    options = {**params.options, **changed}
+    stage = StageRecord("full", replace(params, options=options, memory=memory.digest))
+    contract = read_contract(trained)
+    contract = replace(contract, stages=(*contract.stages[:-1], stage))
+    shutil.copytree(trained, tmp_path / "mixed")
+    write_contract(tmp_path / "mixed", contract, bundle)
+    chosen = RefreshOptions(share=0.05)
+    with pytest.raises(UsageError, match="memory in its loss and contains none"):
+        refresh(tmp_path / "mixed", retrained, tmp_path / "out", split=later, options=chosen)
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
+    bind_memory(tmp_path / "mixed", memory, binding, tmp_path / "model")
+    refresh(tmp_path / "model", retrained, tmp_path / "out", split=later, options=chosen)
+    refreshed = read_contract(tmp_path / "out")
+    params = refreshed.params
+    assert isinstance(params, TrainParams)
+    assert refreshed.memory is not None
+    assert params.memory == refreshed.memory.digest != memory.digest
+    assert (params.options["memory_weight"], params.options["memory_power"]) == (0.2, 1.5)
+
+
+def test_a_line_says_that_teachers_are_not_used(
+    tmp_path: Path, trained: Path, retrained: Bundle, bundle: Bundle, later: Split
+) -> None:
+    contract = read_contract(trained)
+    assert isinstance(contract.params, TrainParams)
+    teachers = (ModelReference("teacher", {"model.safetensors": "0" * 64}),)
+    stage = StageRecord("full", replace(contract.params, teachers=teachers))
+    contract = replace(contract, stages=(*contract.stages[:-1], stage))
+    shutil.copytree(trained, tmp_path / "student")
+    write_contract(tmp_path / "student", contract, bundle)
+    line = "the model was distilled: refresh trains it without its teachers"
+    lines: list[str] = []
+    chosen = RefreshOptions(share=0.05)
+    how: Any = {"split": later, "options": chosen, "notify": lines.append}
+    refresh(tmp_path / "student", retrained, tmp_path / "out", **how)
+    assert line in lines
+    refreshed = read_contract(tmp_path / "out").params
+    assert isinstance(refreshed, TrainParams)
+    assert refreshed.teachers == ()
+    lines.clear()
+    refresh(trained, retrained, tmp_path / "other", **how)
+    assert line not in lines
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"items": "items.jsonl"}, "--items"),
+        ({"embeddings": ["vectors.npy"]}, "--embeddings"),
+        ({"options": RefreshOptions(share=0.5)}, "--share"),
+        ({"options": RefreshOptions(learning_rate=1e-3)}, "--learning-rate"),
+    ],
+)
+def test_what_only_training_needs_is_refused_without_a_split(
+    tmp_path: Path, trained: Path, retrained: Bundle, given: Any, option: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{option} has no effect without a split"):
+        refresh(trained, retrained, tmp_path / "out", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_split_only_bundle_and_rows_change(
+    tmp_path: Path, trained: Path, retrained: Bundle
+) -> None:
+    summary = refresh(trained, retrained, tmp_path / "aligned")
+    assert summary.training is None
+    before = load_file(trained / "model.safetensors")
+    after = load_file(tmp_path / "aligned" / "model.safetensors")
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["transformer.wte.weight"]
+    start = read_contract(trained).token_start
+    assert torch.equal(before[changed[0]][:start], after[changed[0]][:start])
+
+
+def test_a_bundle_with_more_items_keeps_every_row(
+    tmp_path: Path, trained: Path, bundle: Bundle
+) -> None:
+    same = refresh(trained, bundle, tmp_path / "same")
+    assert same.verdict.kind == "same"
+    before = load_file(trained / "model.safetensors")
+    after = load_file(tmp_path / "same" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_split_that_does_not_extend_the_models_is_refused(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    unrelated = replace(later, origin=replace(later.origin, extends=()))
+    with pytest.raises(CompatibilityError, match="may have learned"):
+        refresh(trained, retrained, tmp_path / "out", split=unrelated)
+    assert not list(tmp_path.iterdir())
+
+
+CHOSEN = SftOptions(
+    {"sequence": 2.0, "next-item": 1.0},
+    max_length=200,
+    history_length=6,
+    max_task_tokens={"next-item": 2000},
+    templates={"sequence": Templates(("{user.age}:{history}",), "", ("{sid}{event.rating};",))},
+)
+"""Options that differ from what make-sft would choose."""
+
+
+@pytest.fixture(scope="module")
+def weighted(
+    tmp_path_factory: pytest.TempPathFactory,
+    models: Make,
+    bundle: Bundle,
+    catalog: Items,
+    split: Split,
+) -> Path:
+    """A model trained on weighted examples that show fields."""
+    folder = tmp_path_factory.mktemp("weighted")
+    made = folder / "train.jsonl"
+    weights = WeightOptions("exp(rating/2)", clip=7.0)
+    shop = (bundle, catalog, rated_split(split))
+    make_sft(*shop, made, CHOSEN, model=models("gpt2"), weights=weights)
+    fields = {**FAST, "num_train_epochs": 2}
+    train(models("gpt2"), made, folder / "model", options=SMALL, sft_fields=fields)
+    return folder / "model"
+
+
+def test_a_model_is_refreshed_on_examples_as_those_it_was_trained_on(
+    tmp_path: Path, weighted: Path, bundle: Bundle, catalog: Items, later: Split
+) -> None:
+    made, trained_on = tmp_path / "made" / "train.jsonl", rated_split(later)
+    weights = WeightOptions("exp(rating/2)", clip=7.0)
+    lineage = make_sft(bundle, catalog, trained_on, made, CHOSEN, model=weighted, weights=weights)
+    out = tmp_path / "refreshed"
+    refresh(weighted, bundle, out, split=trained_on)
+    before, after = read_contract(weighted), read_contract(out)
+    params = after.params
+    assert isinstance(params, TrainParams)
+    assert params.examples == lineage.files["train.jsonl"]
+    assert after.history_prompt == before.history_prompt
+    assert after.history_prompt is not None
+    assert after.history_prompt.shows_fields
+
+    # and once more: what refresh trained is recorded as what train trained
+    again = tmp_path / "again"
+    refresh(out, bundle, again, split=trained_on)
+    assert read_contract(again).params == replace(params, run=ANY, sft_fields=ANY, best=ANY)
+
+
+def test_a_split_without_the_fields_is_refused(
+    tmp_path: Path, weighted: Path, bundle: Bundle, split: Split
+) -> None:
+    rated = rated_split(split)
+    without_rating = replace(rated.fields, feedback={})
+    with pytest.raises(UsageError, match="the split has no feedback 'rating'"):
+        refresh(
+            weighted,
+            bundle,
+            tmp_path / "out",
+            split=replace(rated, origin=SplitOrigin(fields=without_rating)),
+        )
+    without_age = replace(rated.fields, user={})
+    with pytest.raises(UsageError, match=r"\{user.age\} is no field of the split"):
+        refresh(
+            weighted,
+            bundle,
+            tmp_path / "out",
+            split=replace(rated, origin=SplitOrigin(fields=without_age)),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sft", "option"),
+    [
+        (None, "--weight-clip"),
+        ({"hidden_items": 3}, "--hide-text-of"),
+        ({"general": True}, "--general"),
+    ],
+)
+def test_what_a_contract_does_not_record_is_refused(
+    tmp_path: Path, weighted: Path, bundle: Bundle, split: Split, sft: Any, option: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(weighted, model)
+    contract = read_contract(model)
+    params = contract.params
+    assert isinstance(params, TrainParams)
+    assert params.sft is not None
+    recorded = None if sft is None else replace(params.sft, **sft)
+    stages = (*contract.stages[:-1], StageRecord("full", replace(params, sft=recorded)))
+    write_contract(model, replace(contract, stages=stages), bundle)
+    with pytest.raises(UsageError, match=f"it does not record {option}") as error:
+        refresh(model, bundle, tmp_path / "out", split=rated_split(split))
+    assert error.value.hint == f"sidtool make-sft {option}, then sidtool train"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_another_template_than_the_models_is_refused(
+    tmp_path: Path, trained: Path, bundle: Bundle, later: Split
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(trained, model)
+    contract = read_contract(model)
+    assert contract.history_prompt is not None
+    prompt = replace(contract.history_prompt, template="Bought: {history}")
+    write_contract(model, replace(contract, history_prompt=prompt), bundle)
+    with pytest.raises(UsageError, match=r"is 'Bought: \{history\}', a template that refresh has"):
+        refresh(model, bundle, tmp_path / "out", split=later)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_other_levels_and_untrained_models_are_refused(
+    tmp_path: Path, trained: Path, models: Make, later: Split, bundle: Bundle
+) -> None:
+    with pytest.raises(RefusedError, match="levels"):
+        refresh(trained, small_bundle(N_ITEMS, (5, 5, 6)), tmp_path / "out", split=later)
+    with pytest.raises(CompatibilityError, match="was not trained by sidtool"):
+        refresh(models("gpt2"), bundle, tmp_path / "out", split=later)
+    with pytest.raises(UsageError, match="--share"):
+        RefreshOptions(share=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_that_show_text_need_a_catalog(
+    tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
+) -> None:
+    made = examples(sequence=1.0, title_to_sid=1.0)
+    train(models("gpt2"), made, tmp_path / "model", sft_fields={**FAST, "max_steps": 2})
+    with pytest.raises(UsageError, match="title-to-sid shows text") as error:
+        refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
+    assert error.value.hint == "--items CATALOG"
+
+
+def test_the_command_prints_what_it_did(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    retrained.save(tmp_path / "new.zarr")
+    write_split(later, tmp_path / "later")
+    parts = ["refresh", trained, tmp_path / "new.zarr", tmp_path / "later", "-o", tmp_path / "out"]
+    result = CliRunner().invoke(app, [*map(str, parts), "--share", "0.1", "--json"])
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    assert (value["bundle"], value["epochs"]) == ("aligned", 2.0)
+    assert "sidtool evaluate" in result.stderr
+
+
+def test_an_interrupted_refresh_resumes_to_the_same_weights(
+    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
+) -> None:
+    options = RefreshOptions(share=0.2)
+    refresh(trained, retrained, tmp_path / "whole", split=later, options=options)
+
+    def stop_after_two_epochs(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "resumed"
+    other_output = tmp_path / "resumed-refresh"
+    other_output.mkdir()
+    arguments = {"split": later, "options": options}
+    with locked(out), pytest.raises(UsageError, match="is being written"):
+        refresh(trained, retrained, out, **arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resumed-refresh", "whole"]
+    with pytest.raises(KeyboardInterrupt):
+        refresh(trained, retrained, out, progress=stop_after_two_epochs, **arguments)
+    assert not out.exists()
+    summary = refresh(trained, retrained, out, **arguments)
+    assert summary.training is not None
+    assert summary.training.resumed_from is not None
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    resumed = load_file(out / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    names = ["resumed", "resumed-refresh", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
+    adapters = replace(TRAINED, options={"stage": "lora", "dtype": "bfloat16"})
+    with pytest.raises(UsageError, match="learning rate is too large for all weights"):
+        training_settings(adapters, RefreshOptions())
+    options, fields = training_settings(adapters, RefreshOptions(learning_rate=1e-4))
+    assert (options.stage, options.dtype, fields["learning_rate"]) == ("full", "auto", 1e-4)
+    rows = replace(TRAINED, options={"stage": "embeddings"})
+    assert training_settings(rows, RefreshOptions())[0].stage == "embeddings"
