@@ -29,12 +29,12 @@ test-slow: venv  ## the slow tests, on SmolLM2-135M, Gemma-3-270M and MovieLens-
 
 test-engines: $(ENGINES)/.installed  ## real engines with the constraint, in an environment of their own
 	VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 TORCHDYNAMO_DISABLE=1 \
-		$(ENGINES)/bin/python -m pytest --noconftest -m engines tests/engines/test_vllm_engine.py
+		$(ENGINES)/bin/python -m pytest --noconftest -m engines tests/integrations/vllm/test_vllm_engine.py
 
 # vLLM imports torchaudio and torchcodec if they are there, and their builds are not for torch on a CPU
-$(ENGINES)/.installed: tests/engines/requirements.txt pyproject.toml
+$(ENGINES)/.installed: tests/integrations/vllm/requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(ENGINES)
-	$(ENGINES)/bin/python -m pip install --quiet -r tests/engines/requirements.txt
+	$(ENGINES)/bin/python -m pip install --quiet -r tests/integrations/vllm/requirements.txt
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(ENGINES)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@

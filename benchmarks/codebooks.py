@@ -121,7 +121,7 @@ def check_method(vectors: Any, method: Method, options: dict[str, Any]) -> None:
 def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every method with its defaults on Beauty, checked, and the two imported indexes."""
     from sidtool.data.items import read_items
-    from sidtool.interop.minionerec import read_minionerec
+    from sidtool.integrations.formats.minionerec import read_minionerec
     from sidtool.tokenizer.make.build import build
     from sidtool.tokenizer.make.build_options import BuildOptions
     from sidtool.tokenizer.make.compare import Evidence, describe

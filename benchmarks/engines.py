@@ -109,7 +109,7 @@ class Model:
     @cached_property
     def constrained(self) -> Any:
         """An engine with the constraint, normalized as `generate` is."""
-        from sidtool.engines.vllm import engine_arguments
+        from sidtool.integrations.vllm.engine import engine_arguments
 
         arguments = engine_arguments(self.folder, num_beams=self.widest, normalize="vocabulary")
         return self._engine(**arguments)
@@ -165,7 +165,7 @@ class Model:
         ]
 
     def _search(self, prompts: list[list[int]], width: int) -> Sids:
-        from sidtool.engines.vllm import engine_model
+        from sidtool.integrations.vllm.engine import engine_model
 
         search = engine_model(self.constrained).beam_search
         assert search is not None

@@ -8,18 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sidtool.adoption.adopt import AdoptOptions as AdoptOptions
-    from sidtool.adoption.adopt import adopt as adopt
     from sidtool.base.errors import SidtoolError as SidtoolError
-    from sidtool.cluster.models import ModelSource as ModelSource
-    from sidtool.cluster.rankings import ClusterRanker as ClusterRanker
-    from sidtool.cluster.ray_service import serve_on_ray as serve_on_ray
-    from sidtool.cluster.recommendations import recommend_folder as recommend_folder
-    from sidtool.cluster.run import RunOptions as RunOptions
-    from sidtool.cluster.training_examples import ClusterExamples as ClusterExamples
-    from sidtool.cluster.vectors import ItemColumns as ItemColumns
-    from sidtool.cluster.vectors import embed_folder as embed_folder
-    from sidtool.cluster.vectors import encode_folder as encode_folder
     from sidtool.data.fields.field_columns import FieldName as FieldName
     from sidtool.data.fields.field_columns import FieldOptions as FieldOptions
     from sidtool.data.fields.fields import Fields as Fields
@@ -53,10 +42,22 @@ if TYPE_CHECKING:
     from sidtool.examples.examples_run import make_sft as make_sft
     from sidtool.examples.job import SftInputs as SftInputs
     from sidtool.examples.sft_options import SftOptions as SftOptions
-    from sidtool.interop.convert import CatalogFile as CatalogFile
-    from sidtool.interop.convert import export_map as export_map
-    from sidtool.interop.convert import import_map as import_map
-    from sidtool.interop.imported_codebook import CodebookFile as CodebookFile
+    from sidtool.integrations.adopt.adoption import AdoptOptions as AdoptOptions
+    from sidtool.integrations.adopt.adoption import adopt as adopt
+    from sidtool.integrations.formats.convert import CatalogFile as CatalogFile
+    from sidtool.integrations.formats.convert import export_map as export_map
+    from sidtool.integrations.formats.convert import import_map as import_map
+    from sidtool.integrations.formats.imported_codebook import CodebookFile as CodebookFile
+    from sidtool.integrations.formats.tokens_of_model import model_tokens as model_tokens
+    from sidtool.integrations.ray.models import ModelSource as ModelSource
+    from sidtool.integrations.ray.rankings import ClusterRanker as ClusterRanker
+    from sidtool.integrations.ray.ray_service import serve_on_ray as serve_on_ray
+    from sidtool.integrations.ray.recommendations import recommend_folder as recommend_folder
+    from sidtool.integrations.ray.run import RunOptions as RunOptions
+    from sidtool.integrations.ray.training_examples import ClusterExamples as ClusterExamples
+    from sidtool.integrations.ray.vectors import ItemColumns as ItemColumns
+    from sidtool.integrations.ray.vectors import embed_folder as embed_folder
+    from sidtool.integrations.ray.vectors import encode_folder as encode_folder
     from sidtool.memory.build import build_memory as build_memory
     from sidtool.memory.content import ItemContent as ItemContent
     from sidtool.memory.memory import Memory as Memory
@@ -64,7 +65,6 @@ if TYPE_CHECKING:
     from sidtool.model.extend import extend_model as extend_model
     from sidtool.model.load import load_model_folder as load_model_folder
     from sidtool.model.merging import merge as merge
-    from sidtool.model.model_tokens import model_tokens as model_tokens
     from sidtool.model.presets.init_model import init_model as init_model
     from sidtool.model.prompt.frames import Templates as Templates
     from sidtool.model.rebinding import rebind as rebind
@@ -108,13 +108,13 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _MODULES = {
-    "AdoptOptions": "adoption.adopt",
+    "AdoptOptions": "integrations.adopt.adoption",
     "BuildOptions": "tokenizer.make.build_options",
     "Bundle": "tokenizer.bundle.bundle",
-    "CatalogFile": "interop.convert",
-    "ClusterExamples": "cluster.training_examples",
-    "ClusterRanker": "cluster.rankings",
-    "CodebookFile": "interop.imported_codebook",
+    "CatalogFile": "integrations.formats.convert",
+    "ClusterExamples": "integrations.ray.training_examples",
+    "ClusterRanker": "integrations.ray.rankings",
+    "CodebookFile": "integrations.formats.imported_codebook",
     "Encoder": "tokenizer.encoder.settings",
     "EvaluationOptions": "evaluation.evaluation",
     "EventNames": "data.interactions",
@@ -123,7 +123,7 @@ _MODULES = {
     "Fields": "data.fields.fields",
     "FilterOptions": "data.prepare.filters",
     "GeneralOptions": "data.general_text",
-    "ItemColumns": "cluster.vectors",
+    "ItemColumns": "integrations.ray.vectors",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
     "ListEvaluationOptions": "evaluation.lists.list_evaluation",
@@ -131,12 +131,12 @@ _MODULES = {
     "ListTargets": "data.split.list_targets",
     "Listening": "recommendation.serve.serve_options",
     "Memory": "memory.memory",
-    "ModelSource": "cluster.models",
+    "ModelSource": "integrations.ray.models",
     "PrepareOptions": "data.prepare.preparation",
     "RecommendOptions": "recommendation.recommend_options",
     "Request": "recommendation.requests",
     "RlOptions": "training.reinforcement.settings",
-    "RunOptions": "cluster.run",
+    "RunOptions": "integrations.ray.run",
     "ServeLimits": "recommendation.serve.serve_options",
     "ServeOptions": "recommendation.serve.serve_options",
     "SessionRule": "data.split.sessions",
@@ -154,7 +154,7 @@ _MODULES = {
     "TuneSimilarityOptions": "evaluation.similarity_tuning",
     "WeightOptions": "examples.event_weights",
     "add_items": "tokenizer.make.add",
-    "adopt": "adoption.adopt",
+    "adopt": "integrations.adopt.adoption",
     "align": "tokenizer.make.align",
     "build_codebook": "tokenizer.make.build",
     "build_memory": "memory.build",
@@ -162,23 +162,23 @@ _MODULES = {
     "compare_bundles": "tokenizer.make.compare",
     "decode": "tokenizer.bundle.sid_text",
     "diff": "tokenizer.make.diff",
-    "embed_folder": "cluster.vectors",
+    "embed_folder": "integrations.ray.vectors",
     "encode": "tokenizer.make.encode",
-    "encode_folder": "cluster.vectors",
+    "encode_folder": "integrations.ray.vectors",
     "evaluate": "evaluation.evaluation",
     "evaluate_lists": "evaluation.lists.list_evaluation",
     "evaluate_task": "evaluation.tasks.task_evaluation",
     "explain": "tokenizer.make.explain",
-    "export_map": "interop.convert",
+    "export_map": "integrations.formats.convert",
     "extend_model": "model.extend",
-    "import_map": "interop.convert",
+    "import_map": "integrations.formats.convert",
     "init_model": "model.presets.init_model",
     "list_settings": "setting_list",
     "load_model_folder": "model.load",
     "log": "registry.version_log",
     "make_sft": "examples.examples_run",
     "merge": "model.merging",
-    "model_tokens": "model.model_tokens",
+    "model_tokens": "integrations.formats.tokens_of_model",
     "open_bundle": "registry.references",
     "open_split": "data.split.files",
     "prepare": "data.prepare.preparation",
@@ -187,12 +187,12 @@ _MODULES = {
     "read_items": "data.items",
     "rebind": "model.rebinding",
     "recommend": "recommendation.recommendations",
-    "recommend_folder": "cluster.recommendations",
+    "recommend_folder": "integrations.ray.recommendations",
     "refresh": "training.renewal.refresh",
     "report": "pages.report",
     "rl": "training.reinforcement.run",
     "serve": "recommendation.serve.start",
-    "serve_on_ray": "cluster.ray_service",
+    "serve_on_ray": "integrations.ray.ray_service",
     "split_events": "data.split.files",
     "tag": "registry.publish",
     "train": "training.run",

@@ -10,7 +10,7 @@ from sidtool.terminal.console import next_step, progress, say, say_json, say_pla
 from sidtool.tokenizer.encoder.settings import Dtype
 
 if TYPE_CHECKING:
-    from sidtool.cluster.run import RunReport
+    from sidtool.integrations.ray.run import RunReport
 
 
 def embed(
@@ -49,9 +49,9 @@ def embed(
     """Embed the texts of items, as a folder of Parquet files for build-codebook --embeddings.
 
     The files are the same for any engine and number of workers."""
-    from sidtool.cluster.run import RunOptions
-    from sidtool.cluster.vectors import ItemColumns, embed_folder
     from sidtool.data.tables.locate import as_url
+    from sidtool.integrations.ray.run import RunOptions
+    from sidtool.integrations.ray.vectors import ItemColumns, embed_folder
     from sidtool.tokenizer.encoder.settings import Encoder
 
     model = Encoder(
@@ -80,9 +80,9 @@ def encode_items(
     json: bool,
 ) -> None:
     """Write the SIDs of a folder of items; `moved` says where the bundle's encoder is."""
-    from sidtool.cluster.run import RunOptions
-    from sidtool.cluster.vectors import ItemColumns, encode_folder
     from sidtool.data.tables.locate import as_url
+    from sidtool.integrations.ray.run import RunOptions
+    from sidtool.integrations.ray.vectors import ItemColumns, encode_folder
 
     with progress("encode") as reports:
         run = RunOptions(engine, progress=reports.get("encode"), **flags)

@@ -18,10 +18,10 @@ from sidtool.terminal.console import next_step, progress
 from sidtool.terminal.inputs import numbers, read_ids
 
 if TYPE_CHECKING:
-    from sidtool.cluster.rankings import ClusterRanker
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.lists.list_evaluation import ListEvaluationOptions
     from sidtool.evaluation.tasks.task_evaluation import TaskEvaluationOptions
+    from sidtool.integrations.ray.rankings import ClusterRanker
     from sidtool.model.load import LoadedModel
 
 SAMPLES = 20
@@ -261,7 +261,7 @@ def evaluate(
     budget = None if baseline_memory is None else options.parse_bytes(baseline_memory)
     ranker = None
     if engine == "ray":
-        from sidtool.cluster.rankings import ClusterRanker
+        from sidtool.integrations.ray.rankings import ClusterRanker
 
         source = inference.model_source(model, bundle, *runs_on, mixed)
         ranker = ClusterRanker(source, engine, workers)

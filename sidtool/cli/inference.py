@@ -9,7 +9,7 @@ from sidtool.recommendation.search import normalize
 from sidtool.terminal.console import note
 
 if TYPE_CHECKING:
-    from sidtool.cluster.models import ModelSource
+    from sidtool.integrations.ray.models import ModelSource
     from sidtool.model.load import LoadedModel
 
 NumBeams = Annotated[
@@ -92,7 +92,7 @@ def model_source(
     memory: tuple[str | None, float | None, float | None] = (None, None, None),
 ) -> "ModelSource":
     """The same model for workers, which load it themselves."""
-    from sidtool.cluster.models import ModelSource
+    from sidtool.integrations.ray.models import ModelSource
     from sidtool.model.memory import MemoryOptions
 
     return ModelSource(model, bundle, device, dtype, trust_remote_code, MemoryOptions(*memory))

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.interop.convert import System
-from sidtool.interop.imported_codebook import LEAST_SHARE
-from sidtool.interop.minionerec import Keys
+from sidtool.integrations.formats.convert import System
+from sidtool.integrations.formats.imported_codebook import LEAST_SHARE
+from sidtool.integrations.formats.minionerec import Keys
 from sidtool.terminal import options
 from sidtool.terminal.console import next_step, note, say, say_json, say_plan
 from sidtool.tokenizer.encoder.settings import Dtype
 from sidtool.tokenizer.sid import Levels
 
 if TYPE_CHECKING:
-    from sidtool.interop.convert import CatalogFile
+    from sidtool.integrations.formats.convert import CatalogFile
     from sidtool.tokenizer.bundle.bundle import Bundle
 
 Catalog = Annotated[
@@ -121,8 +121,8 @@ def import_(
     """Import another system's map as a bundle, with its codebook if there is one."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.interop.convert import import_map, read_map
-    from sidtool.interop.imported_codebook import codebook_file
+    from sidtool.integrations.formats.convert import import_map, read_map
+    from sidtool.integrations.formats.imported_codebook import codebook_file
     from sidtool.tokenizer.encoder.settings import Encoder
 
     how: dict[str, Any] = {"items": catalog_file(items, id_column, title_column), "info": info}
@@ -164,7 +164,7 @@ def import_(
 
 
 def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:
-    from sidtool.interop.imported_codebook import encoded_share
+    from sidtool.integrations.formats.imported_codebook import encoded_share
 
     manifest = bundle.manifest
     encoded = encoded_share(bundle)
@@ -225,13 +225,13 @@ def export(
 ) -> None:
     """Export a bundle's map for another system or an engine; retired items are omitted."""
     from sidtool.base.output import refuse_existing
-    from sidtool.interop.convert import (
+    from sidtool.integrations.formats.convert import (
         EXPORTS,
         check_export_options,
         export_map,
         plan_export,
     )
-    from sidtool.model.model_tokens import model_tokens
+    from sidtool.integrations.formats.tokens_of_model import model_tokens
     from sidtool.registry.references import open_bundle
 
     catalog = catalog_file(items, id_column, title_column)
@@ -268,7 +268,7 @@ def catalog_file(
     path: Path | None, id_column: str | None, title_column: str | None
 ) -> "CatalogFile | None":
     """The catalog of a command's options. Raises UsageError for columns without a catalog."""
-    from sidtool.interop.convert import CatalogFile
+    from sidtool.integrations.formats.convert import CatalogFile
 
     if path is not None:
         return CatalogFile(path, id_column, title_column)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.adoption.presets import Preset as PromptPreset
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
+from sidtool.integrations.adopt.known_prompts import Preset as PromptPreset
 from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
 from sidtool.model.presets.shapes import Preset
 from sidtool.model.pretrained import Dtype
@@ -18,8 +18,8 @@ from sidtool.terminal.console import next_step, say, say_json, say_plan, warn
 from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
-    from sidtool.adoption.report import Adoption
     from sidtool.data.items import Items
+    from sidtool.integrations.adopt.report import Adoption
     from sidtool.tokenizer.make.build_options import CatalogOptions
 
 
@@ -253,8 +253,8 @@ def adopt(
     """Take over a model that another system trained, with its map of items.
 
     Checks that each SID token is one token with an embedding row, and shows a prompt."""
-    from sidtool.adoption.adopt import AdoptOptions, check_adoption
-    from sidtool.adoption.adopt import adopt as adopt_model
+    from sidtool.integrations.adopt.adoption import AdoptOptions, check_adoption
+    from sidtool.integrations.adopt.adoption import adopt as adopt_model
 
     chosen = AdoptOptions(preset, template, history_length, max_length, revision, license)
     run = check_adoption if dry_run else adopt_model

@@ -16,8 +16,8 @@ from sidtool.terminal.console import progress, say, say_json, say_table, warn
 from sidtool.terminal.inputs import read_ids, standard_input
 
 if TYPE_CHECKING:
-    from sidtool.cluster.models import ModelSource
     from sidtool.data.fields.fields import Fields
+    from sidtool.integrations.ray.models import ModelSource
     from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 
@@ -207,9 +207,9 @@ def _recommend_by_workers(
     how: dict[str, Any],
 ) -> None:
     """Answer a folder of requests."""
-    from sidtool.cluster.recommendations import recommend_folder
-    from sidtool.cluster.run import RunOptions
     from sidtool.data.tables.locate import as_url
+    from sidtool.integrations.ray.recommendations import recommend_folder
+    from sidtool.integrations.ray.run import RunOptions
 
     with progress("recommend") as reports:
         run = RunOptions("ray", progress=reports.get("recommend"), **how)

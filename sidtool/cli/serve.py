@@ -120,7 +120,7 @@ def serve(
     from sidtool.base.extras import require
 
     require("serve")
-    from sidtool.cluster.ray_service import serve_on_ray
+    from sidtool.integrations.ray.ray_service import serve_on_ray
     from sidtool.model.memory import MemoryOptions
     from sidtool.recommendation.recommend_options import RecommendOptions
     from sidtool.recommendation.serve.serve_options import Listening, ServeLimits, ServeOptions

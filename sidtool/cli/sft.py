@@ -12,11 +12,11 @@ from sidtool.terminal.console import next_step, note, progress, say, say_json, s
 from sidtool.terminal.inputs import assignments, numbers, read_ids
 
 if TYPE_CHECKING:
-    from sidtool.cluster.training_examples import ClusterExamples
     from sidtool.data.general_text import GeneralOptions
     from sidtool.data.split.list_targets import ListTargets
     from sidtool.examples.event_weights import WeightOptions, WeightRecord
     from sidtool.examples.lineage import Lineage
+    from sidtool.integrations.ray.training_examples import ClusterExamples
 
 
 def make_sft(
@@ -199,9 +199,9 @@ def _writer(
 ) -> "ClusterExamples | None":
     """What writes the examples by workers, None in this process. Raises UsageError for what
     workers cannot do."""
-    from sidtool.cluster.run import RunOptions
-    from sidtool.cluster.training_examples import ClusterExamples
     from sidtool.examples.job import SftInputs
+    from sidtool.integrations.ray.run import RunOptions
+    from sidtool.integrations.ray.training_examples import ClusterExamples
 
     if engine == "ray":
         return ClusterExamples(SftInputs(*inputs), RunOptions(engine, workers))

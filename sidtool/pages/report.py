@@ -9,7 +9,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_file, refuse_existing
 from sidtool.base.output_name import HTML_FILE
-from sidtool.interop.convert import CatalogFile
+from sidtool.integrations.formats.convert import CatalogFile
 from sidtool.pages.blocks import Page
 from sidtool.pages.bundle_page import bundle_page
 from sidtool.pages.evaluation_page import evaluation_page, read_evaluation

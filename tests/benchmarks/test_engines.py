@@ -1,4 +1,4 @@
-"""The benchmark of engines, without an engine; `tests/engines` runs it with one."""
+"""The benchmark of engines, without an engine; `tests/integrations/vllm` runs it with one."""
 
 import json
 from pathlib import Path

@@ -26,8 +26,8 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.windows import read_windows
 from sidtool.data.tables.tables import read_columns
 from sidtool.data.vector_files import read_vectors
-from sidtool.interop.minionerec import read_minionerec
-from sidtool.interop.openonerec import read_openonerec
+from sidtool.integrations.formats.minionerec import read_minionerec
+from sidtool.integrations.formats.openonerec import read_openonerec
 from tests.data.split.test_files import resigned, splits
 from tests.hostile.harness import call, cases, classify, count, run
 from tests.hostile.limits import check_seconds, limited

@@ -1,0 +1,1 @@
+"""What is not ours: files of other systems, their models, vLLM, Ray."""

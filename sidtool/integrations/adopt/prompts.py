@@ -1,0 +1,158 @@
+"""The prompt of a model that another system trained, and an example of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.data.fields.fields import FieldTypes
+from sidtool.integrations.adopt.known_prompts import Preset, PromptPreset, preset_for
+from sidtool.model.contract.contract import ModelKind
+from sidtool.model.prompt.assemble import history_prompt_ids
+from sidtool.model.prompt.frames import HISTORY_SLOT, begin_text, end_text
+from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.model.prompt.template_file import check_templates, read_template_file
+from sidtool.model.prompt.tokens import SidTokens
+from sidtool.tokenizer.bundle.bundle import Bundle
+
+TASK = "next-item"
+HISTORY_LENGTH = 20
+MAX_LENGTH = 2048
+"""Limits of a prompt from a template file."""
+
+N_SHOWN = 2
+"""Items in the history of the worked prompt."""
+
+
+@dataclass(frozen=True)
+class WorkedPrompt:
+    """A prompt as the model reads it."""
+
+    text: str
+    """what the tokens say"""
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    """the token of each id, as the tokenizer names it"""
+    history: tuple[str, ...]
+    """ids of the items in it"""
+    as_text: bool
+    """whether the tokenizer reads the text as the same ids: the other system tokenized text"""
+
+
+def adopted_prompt(
+    tokenizer: Any,
+    kind: ModelKind,
+    *,
+    preset: Preset | None,
+    template_file: Path | None,
+    history_length: int | None = None,
+    max_length: int | None = None,
+) -> HistoryPrompt:
+    """The prompt of a preset or of a template file, with what the tokenizer puts around a text.
+
+    Raises UsageError unless there is one of both, or if the file has several prompts or one with
+    fields, CompatibilityError if markup of the preset is no token."""
+    if preset is None and template_file is None:
+        raise UsageError(
+            "the prompt that the model was trained with is not known",
+            hint="--preset names its system, --template FILE has the prompt",
+        )
+    if preset is not None and template_file is not None:
+        raise UsageError("give either --preset or --template FILE")
+    if preset is not None:
+        chosen = preset_for(preset, kind)
+        _check_markup(tokenizer, chosen, preset)
+        history_as = "sid"
+        item = "{sid}" if chosen.separator else ""
+    else:
+        assert template_file is not None
+        chosen, item = _from_file(template_file, kind)
+        history_as = "title" if "{title}" in item else "sid"
+    before = begin_text(tokenizer)
+    if chosen.begin and not before:
+        before = tokenizer.bos_token or ""
+    return HistoryPrompt(
+        task=TASK,
+        template=before + chosen.template + _appended(tokenizer),
+        history_length=history_length or chosen.history_length,
+        max_length=max_length or chosen.max_length,
+        format=chosen.format,
+        history_as=history_as,  # type: ignore[arg-type]
+        separator=chosen.separator,
+        item=item,
+    )
+
+
+def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
+    """The prompt of a template file, and the form of its items."""
+    templates = read_template_file(path)
+    if len(templates.prompts) != 1:
+        raise UsageError(
+            f"{path} has {len(templates.prompts)} prompts, a model is adopted with one",
+            hint="leave the one that it recommends best with",
+        )
+    item = templates.item(0)
+    if not item and templates.separator:
+        item = "{sid}"
+    history_as = "title" if "{title}" in item else "sid"
+    if item:
+        templates = replace(templates, items=(item,))
+    check_templates(TASK, history_as, templates, FieldTypes())  # type: ignore[arg-type]
+    chosen = PromptPreset(
+        kind, templates.prompts[0], HISTORY_LENGTH, MAX_LENGTH, templates.separator
+    )
+    return chosen, item
+
+
+def _appended(tokenizer: Any) -> str:
+    """The text of the end token if the tokenizer puts one behind every text, as T5's does."""
+    end = tokenizer.eos_token_id
+    return end_text(tokenizer) if end is not None and tokenizer("a")["input_ids"][-1] == end else ""
+
+
+def _check_markup(tokenizer: Any, chosen: PromptPreset, preset: Preset) -> None:
+    for text in chosen.markup:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise CompatibilityError(
+                f"{text} is one token in the prompt of {preset}, and {len(ids)} tokens of this "
+                "tokenizer",
+                hint="--template FILE gives the model's own prompt",
+            )
+
+
+def worked_prompt(
+    prompt: HistoryPrompt, tokenizer: Any, tokens: SidTokens, bundle: Bundle
+) -> WorkedPrompt:
+    """The prompt of a history of the first items of the bundle."""
+    rows = bundle.active[:N_SHOWN]
+    codes = bundle.items.codes[rows]
+    titles: Sequence[str] | None = None
+    if prompt.history_as == "title":
+        titles = [bundle.items.title(int(row)) for row in rows]
+    ids = history_prompt_ids(prompt, tokenizer, tokens, codes, titles)
+    text = prompt.template.replace(HISTORY_SLOT, _history_text(prompt, bundle, rows.tolist()))
+    if bundle.space.begin is not None:
+        text += bundle.space.begin
+    return WorkedPrompt(
+        text,
+        tuple(ids),
+        tuple(map(str, tokenizer.convert_ids_to_tokens(ids))),
+        tuple(bundle.items.ids[row] for row in rows.tolist()),
+        np.array_equal(tokenizer(text, add_special_tokens=False)["input_ids"], ids),
+    )
+
+
+def _history_text(prompt: HistoryPrompt, bundle: Bundle, rows: Sequence[int]) -> str:
+    """The items of a history, as the other system writes them."""
+    if prompt.history_as == "title":
+        names = [bundle.items.title(row) for row in rows]
+    else:
+        sids = bundle.items.codes[rows]
+        names = [bundle.space.spell(sid, begin_end_tokens=True) for sid in sids]
+    form = prompt.item or "{sid}"
+    texts = [form.replace(f"{{{prompt.history_as}}}", text) for text in names]
+    return prompt.separator.join(texts)

@@ -1,0 +1,202 @@
+"""The tensors of a file that `torch.save` wrote, without PyTorch.
+
+The file is a zip of uncompressed entries (PyTorch 1.6 and later): ROOT/data.pkl, whose pickle names
+the tensors, and ROOT/data/KEY with the numbers of each storage. Sizes are compared with the stored
+bytes before anything is allocated.
+"""
+
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError
+from sidtool.data.tables.containers import library_errors, require_regular
+from sidtool.integrations.formats.codebooks.pickle_values import (
+    MAX_BYTES,
+    Call,
+    Name,
+    Stored,
+    read_pickle,
+)
+from sidtool.integrations.formats.codebooks.zip_entries import (
+    open_zip,
+    read_exactly,
+    stored_entries,
+)
+
+BFLOAT16 = "torch.BFloat16Storage"
+STORAGES = {
+    "torch.FloatStorage": "<f4",
+    "torch.DoubleStorage": "<f8",
+    "torch.HalfStorage": "<f2",
+    BFLOAT16: "<u2",
+    "torch.LongStorage": "<i8",
+    "torch.IntStorage": "<i4",
+    "torch.ShortStorage": "<i2",
+    "torch.CharStorage": "<i1",
+    "torch.ByteStorage": "<u1",
+    "torch.BoolStorage": "<u1",
+}
+"""Types of numbers by the class of their storage."""
+_TENSOR = "torch._utils._rebuild_tensor_v2"
+_WRAPPERS = ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state")
+MAX_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as its place in a storage."""
+
+    key: str
+    storage: str
+    """class of the storage, like `torch.FloatStorage`"""
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """in numbers, like the offset"""
+
+    @classmethod
+    def of(cls, value: Any) -> Self | None:
+        """The tensor that a value of a pickle is; None if it is none. Raises ValueError for a
+        tensor with impossible numbers."""
+        while _is_call(value, *_WRAPPERS) and isinstance(value.args, tuple) and value.args:
+            value = value.args[0]
+        if not _is_call(value, _TENSOR):
+            return None
+        try:
+            stored, offset, shape, strides, *_ = value.args
+            _, storage, key, _, _ = stored.identifier
+            tensor = cls(str(key), storage.name, offset, tuple(shape), tuple(strides))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError("its pickle has a tensor of another form") from error
+        if not isinstance(stored, Stored) or not isinstance(storage, Name):
+            raise ValueError("its pickle has a tensor of another form")
+        tensor._check()
+        return tensor
+
+    def _check(self) -> None:
+        numbers = (self.offset, *self.shape, *self.strides)
+        if any(type(number) is not int or not 0 <= number < 1 << 48 for number in numbers):
+            raise ValueError("its pickle has a tensor with impossible sizes")
+        if len(self.shape) != len(self.strides) or len(self.shape) > MAX_DIMENSIONS:
+            raise ValueError(f"its pickle has a tensor with {len(self.shape)} dimensions")
+
+    @property
+    def size(self) -> int:
+        """How many numbers the tensor has."""
+        return prod(self.shape)
+
+    @property
+    def span(self) -> int:
+        """How many numbers of the storage lie between its first and its last one, inclusive."""
+        if not self.size:
+            return 0
+        lasts = ((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
+        return 1 + sum(lasts)
+
+
+class TorchFile:
+    """A file of `torch.save`: its value, and its tensors by name."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the pickle. Raises DataError if the file is damaged or has another format."""
+        self.path = path
+        require_regular(path)
+        with library_errors(path, "a file of torch.save"), path.open("rb") as stream:
+            archive = open_zip(stream)
+            self._entries = stored_entries(archive, path.stat().st_size)
+            self._root = _root(path, self._entries)
+            if self._read_small(archive, "byteorder", b"little") != b"little":
+                raise ValueError("its numbers are not little-endian")
+            self.value: Any = read_pickle(self._read_small(archive, "data.pkl"))
+
+    def _read_small(
+        self, archive: zipfile.ZipFile, name: str, default: bytes | None = None
+    ) -> bytes:
+        """A small entry; the default if there is none."""
+        full_name = f"{self._root}{name}"
+        if full_name not in self._entries and default is not None:
+            return default
+        entry = self._entries[full_name]
+        if entry.file_size > MAX_BYTES:
+            raise ValueError(f"{name} has {entry.file_size} bytes, the limit is {MAX_BYTES}")
+        return archive.read(entry)
+
+    def arrays(self, tensors: Mapping[str, StoredTensor]) -> dict[str, NDArray[Any]]:
+        """The numbers of tensors; bfloat16 becomes float32.
+
+        Raises DataError if they do not fit into their storages, or are together larger than the
+        file: each byte is used once in a checkpoint."""
+        with library_errors(self.path, "tensors"):
+            file_size = self.path.stat().st_size
+            claimed = 0
+            for name, tensor in tensors.items():
+                claimed += self._check(name, tensor)
+            if claimed > file_size:
+                raise ValueError(f"its tensors claim {claimed} bytes, it has {file_size}")
+            with self.path.open("rb") as stream:
+                archive = open_zip(stream)
+                return {name: self._read(archive, tensor) for name, tensor in tensors.items()}
+
+    def _check(self, name: str, tensor: StoredTensor) -> int:
+        """Raise ValueError unless the storage of a tensor has its numbers; returns its bytes."""
+        if tensor.storage not in STORAGES:
+            raise ValueError(f"{name} has numbers of the type {tensor.storage!r}")
+        entry = self._entries.get(f"{self._root}data/{tensor.key}")
+        if entry is None:
+            raise ValueError(f"the numbers of {name} are not there")
+        width = np.dtype(STORAGES[tensor.storage]).itemsize
+        end = tensor.offset + max(tensor.span, tensor.size)
+        if end * width > entry.file_size:
+            raise ValueError(
+                f"{name} claims the shape {tensor.shape}, {end * width} bytes, its storage has "
+                f"{entry.file_size}"
+            )
+        return tensor.size * width
+
+    def _read(self, archive: zipfile.ZipFile, tensor: StoredTensor) -> NDArray[Any]:
+        dtype = np.dtype(STORAGES[tensor.storage])
+        flat = np.empty(tensor.span, dtype=dtype)
+        with archive.open(self._entries[f"{self._root}data/{tensor.key}"]) as stream:
+            stream.seek(tensor.offset * dtype.itemsize)
+            read_exactly(stream, flat)
+            stream.read(1)  # zipfile compares the checksum of an entry at its end
+        steps = [step * dtype.itemsize for step in tensor.strides]
+        array = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps)
+        if tensor.storage == BFLOAT16:
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return np.ascontiguousarray(array)
+
+
+def tensors_of(value: Any) -> dict[str, StoredTensor]:
+    """The tensors of a mapping by name: of a `state_dict`. Raises ValueError as StoredTensor.of."""
+    tensors = {str(name): StoredTensor.of(member) for name, member in items_of(value)}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def items_of(value: Any) -> Iterable[tuple[Any, Any]]:
+    """The pairs of a mapping in a pickle; none if the value is no mapping."""
+    if isinstance(value, Call):
+        return value.items.items()
+    return value.items() if isinstance(value, dict) else ()
+
+
+def _is_call(value: Any, *names: str) -> bool:
+    return isinstance(value, Call) and isinstance(value.what, Name) and value.what.name in names
+
+
+def _root(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> str:
+    """The folder of all entries, with its slash."""
+    roots = [name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")]
+    if len(roots) != 1:
+        raise DataError(
+            f"{path} has no data.pkl, which torch.save writes since PyTorch 1.6",
+            hint="load it with its own program and save it again",
+        )
+    return roots[0]

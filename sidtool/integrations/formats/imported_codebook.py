@@ -1,0 +1,274 @@
+"""A map with the codebook that made it: a bundle that encodes new items.
+
+The codebook must give back the map: the share of items whose SID it gives for their vectors is
+measured and recorded. It is below 1 where the other system resolved collisions or balanced codes.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.checkpoint.hub import cached, is_hub_url
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    SidtoolWarning,
+    ThresholdError,
+    UsageError,
+)
+from sidtool.base.records import JsonRecord
+from sidtool.data.vector_files import read_vectors
+from sidtool.data.vectors import Vectors
+from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
+from sidtool.integrations.formats.maps import sorted_active_rows
+from sidtool.tokenizer.assign.policy import Policy
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.encoder.loaded import record_encoder
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.quantize.codebook import Codebook
+
+LEAST_SHARE = 0.5
+"""Least share of items whose SID the codebook must give back, by default."""
+RECORD = "encoded"
+"""The key of a bundle's source that holds `Encoded`."""
+
+
+@dataclass(frozen=True)
+class CodebookFile:
+    """A codebook file of another system, and where its vectors come from."""
+
+    path: str | Path
+    embeddings: str | Path | None = None
+    """Vectors of the map's items, to compare the map with what the codebook gives."""
+    by_row: bool = False
+    """Row i of a file without ids is that of item i of the catalog, or of the ids in order."""
+    encoder: Encoder | None = None
+    """The encoder of the vectors; None: not known, unless the system has only one."""
+    text_template: str | None = None
+    """The text of an item that the encoder reads."""
+    fail_under: float = LEAST_SHARE
+    """Least share of items whose SID the codebook gives back."""
+
+
+def codebook_file(path: Path | None, **options: Any) -> CodebookFile | None:
+    """A codebook file with the options of `CodebookFile`, or None without a file; an option that
+    is None was not given.
+
+    Raises UsageError for an option that applies only with a file, or only with vectors."""
+    chosen = {name: value for name, value in options.items() if value is not None}
+    for name in chosen:
+        flag = f"--{name.replace('_', '-')}"
+        if path is None:
+            raise UsageError(f"{flag} applies only with --codebook")
+        if name in ("by_row", "fail_under") and "embeddings" not in chosen:
+            raise UsageError(f"{flag} applies only with --embeddings")
+    return None if path is None else CodebookFile(path, **chosen)
+
+
+@dataclass(frozen=True)
+class Encoded(JsonRecord):
+    """How many items of a map have the SID that its codebook gives for their vectors."""
+
+    items: int
+    """items with a vector"""
+    equal: tuple[int, ...]
+    """items whose first 1, 2 ... codes are equal"""
+
+    @property
+    def share(self) -> float:
+        """The share of items with equal codes in all levels of the codebook."""
+        return self.equal[-1] / self.items
+
+
+def encoded_share(bundle: Bundle) -> Encoded | None:
+    """What `import` measured; None if it had no vectors."""
+    value = bundle.manifest.source.get(RECORD)
+    return None if value is None else Encoded.from_json(value)
+
+
+def with_codebook(
+    bundle: Bundle,
+    source: CodebookFile,
+    *,
+    sizes: tuple[int, ...] | None = None,
+    catalog_ids: Sequence[str] | None = None,
+) -> Bundle:
+    """The bundle of a map, with the codebook of a file and the recipe of its vectors.
+
+    `sizes` are level sizes that the user gave, `catalog_ids` the order of rows without ids. Raises
+    UsageError if nothing says where vectors come from, CompatibilityError if map, codebook and
+    encoder do not fit together, ThresholdError if the codebook gives back too few SIDs.
+    """
+    path = Path(source.path)
+    foreign = read_codebook(path)
+    encoder = source.encoder
+    if encoder is None and foreign.encoder is not None:
+        encoder = Encoder(foreign.encoder)
+    if encoder is None and source.embeddings is None:
+        raise UsageError(
+            f"the encoder of {path} is not known, so no new item could be encoded",
+            hint="--encoder MODEL, with its --pooling and --prompt; or --embeddings FILE",
+        )
+    fitted, codebook = _fitted(bundle, path, foreign, sizes)
+    measured = {}
+    if source.embeddings is not None:
+        encoded = _measure(fitted, codebook, source, catalog_ids)
+        measured[RECORD] = encoded.to_json()
+    recipe = {
+        "encoder": _encoder_record(encoder, codebook, path),
+        "text_template": source.text_template,
+    }
+    if source.embeddings is None:
+        warnings.warn(
+            f"whether {path} gives back the map is not measured: --embeddings FILE, vectors of its "
+            "items, does it",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+    return Bundle.of(
+        fitted.items,
+        codebook,
+        fitted.manifest.collisions.policy,
+        name=bundle.manifest.name,
+        capacity=fitted.manifest.collisions.capacity,
+        recipe=recipe,
+        source={
+            **bundle.manifest.source,
+            "codebook": file_digest(path),
+            "codebook_layout": foreign.layout,
+            **measured,
+        },
+        libraries=bundle.manifest.libraries,
+        created=bundle.manifest.created,
+    )
+
+
+def _fitted(
+    bundle: Bundle, path: Path, foreign: ForeignCodebook, sizes: tuple[int, ...] | None
+) -> tuple[Bundle, Codebook]:
+    """The map with the level sizes of the codebook, and the codebook with the numbers of the map's
+    codes. A level beyond those of the codebook is an appended one."""
+    codes = bundle.items.codes
+    n_levels = len(foreign.codebook.levels)
+    if bundle.space.levels not in (n_levels, n_levels + 1):
+        raise CompatibilityError(
+            f"the map's semantic IDs have {bundle.space.levels} levels, the codebook {path} has "
+            f"{n_levels}"
+        )
+    counts_from_one = foreign.may_count_from_one and int(codes[:, :n_levels].min()) > 0
+    codebook = _from_one(foreign.codebook) if counts_from_one else foreign.codebook
+    own_sizes = (*codebook.sizes, *bundle.space.sizes[n_levels:])
+    if sizes is not None and sizes != own_sizes:
+        raise UsageError(
+            f"--levels has {'x'.join(map(str, sizes))}, the codebook {path} needs "
+            f"{'x'.join(map(str, own_sizes))}"
+        )
+    largest = codes.max(axis=0).tolist()
+    if any(code >= size for code, size in zip(largest, own_sizes, strict=True)):
+        raise CompatibilityError(
+            f"the map's largest codes are {largest}, the codebook {path} has "
+            f"{'x'.join(map(str, codebook.sizes))} codes"
+        )
+    space = replace(bundle.space, sizes=own_sizes)
+    items = bundle.items
+    titles = None if items.titles is None else list(items.titles)
+    fitted = ItemMap.of(space, list(items.ids), codes, titles)
+    policy: Policy = bundle.manifest.collisions.policy
+    capacity = None
+    if len(own_sizes) > n_levels:
+        policy = "append"
+        capacity = own_sizes[-1]
+    elif codebook.params.normalize_residuals:
+        # free SIDs are searched by distances to sums of centroids, which such residuals have not
+        policy = "allow"
+    name = bundle.manifest.name
+    return Bundle.of(fitted, None, policy, name=name, capacity=capacity), codebook
+
+
+def _from_one(codebook: Codebook) -> Codebook:
+    """The codebook with a placeholder as code 0 of each level."""
+    levels = tuple(
+        np.concatenate([np.zeros((1, codebook.width), dtype=np.float32), level])
+        for level in codebook.levels
+    )
+    return replace(codebook, levels=levels, params=replace(codebook.params, first_code=1))
+
+
+def _measure(
+    bundle: Bundle, codebook: Codebook, source: CodebookFile, catalog_ids: Sequence[str] | None
+) -> Encoded:
+    """Compare the map with what the codebook gives. Raises ThresholdError if too few are equal."""
+    vectors = _vectors(bundle, source, catalog_ids)
+    if vectors.shape[1] != codebook.dim:
+        raise CompatibilityError(
+            f"{source.embeddings} has vectors of {vectors.shape[1]} dimensions, the codebook "
+            f"{source.path} encodes {codebook.dim}"
+        )
+    equal = codebook.encode(vectors) == bundle.items.codes[:, : len(codebook.levels)]
+    agreeing: NDArray[np.int64] = np.logical_and.accumulate(equal, axis=1).sum(axis=0)
+    encoded = Encoded(len(vectors), tuple(agreeing.tolist()))
+    if encoded.share < source.fail_under:
+        raise ThresholdError(
+            f"the codebook {source.path} gives back the SIDs of {encoded.equal[-1]} of "
+            f"{encoded.items} items ({encoded.share:.1%}; first codes alone "
+            f"{encoded.equal[0] / encoded.items:.1%}), below {source.fail_under:.0%}",
+            hint="give the vectors that it was trained on, in the order of the items; "
+            "--fail-under 0 imports it all the same",
+        )
+    return encoded
+
+
+def _vectors(bundle: Bundle, source: CodebookFile, catalog_ids: Sequence[str] | None) -> Vectors:
+    """(n, dim) vectors of the items, in the order of their rows."""
+    assert source.embeddings is not None
+    ids = list(catalog_ids) if catalog_ids is not None else sorted_active_rows(bundle)[0]
+    vectors = read_vectors(Path(source.embeddings), ids, by_row=source.by_row)
+    place = {item: at for at, item in enumerate(ids)}
+    missing = [item for item in bundle.items.ids if item not in place]
+    if missing:
+        raise DataError(
+            f"the catalog lacks {len(missing)} items of the map, the first is {missing[0]!r}"
+        )
+    return vectors[[place[item] for item in bundle.items.ids]]
+
+
+def _encoder_record(encoder: Encoder | None, codebook: Codebook, path: Path) -> dict[str, Any]:
+    """The encoder for the recipe: as it computes if it is at hand, else as it was named."""
+    if encoder is None:
+        warnings.warn(
+            f"the encoder of {path} is not recorded: new items need --embeddings; --encoder MODEL, "
+            "with its --pooling and --prompt, records it",
+            SidtoolWarning,
+            stacklevel=4,
+        )
+        return {"vectors": "given", "dim": codebook.dim}
+    if not _is_at_hand(encoder):
+        return {**asdict(encoder), "dim": codebook.dim}
+    record = record_encoder(encoder)
+    if record["dim"] != codebook.dim:
+        raise CompatibilityError(
+            f"the encoder {encoder.model} gives {record['dim']} dimensions, the codebook {path} "
+            f"encodes {codebook.dim}"
+        )
+    return {key: value for key, value in record.items() if key != "libraries"}
+
+
+def _is_at_hand(encoder: Encoder) -> bool:
+    """Whether an encoder is on this machine: a large one is not downloaded to record its name."""
+    if not is_hub_url(encoder.model):
+        return True
+    if find_spec("huggingface_hub") is None:
+        return False
+    try:
+        cached(encoder.model, revision=encoder.revision)
+    except DataError:
+        return False
+    return True

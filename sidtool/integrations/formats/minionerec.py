@@ -1,0 +1,219 @@
+"""MiniOneRec, LC-Rec and LETTER: `index.json` and `info.txt`.
+
+`index.json` maps item keys to one token per level: {"0": ["<a_236>", "<b_231>", "<c_226>"], ...}.
+`info.txt` has one line per item: SID, title and key, separated by tabs. Keys are item ids, or
+(`keys="line"`) line numbers of the catalog, from 0. The token spelling is read from the file and
+written as in the bundle. Retired items are not written.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import new_dir
+from sidtool.data.items import Items
+from sidtool.data.tables.containers import open_file, read_errors
+from sidtool.integrations.formats.maps import (
+    NUMBER,
+    level_sizes,
+    map_bundle,
+    parse_tokens,
+    sorted_active_rows,
+    titles_from_catalog,
+)
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.sid import SidSpace
+
+INDEX = "index.json"
+INFO = "info.txt"
+BETWEEN_CELLS = re.compile(r"[\t\r\n]+")
+"""What ends a cell or a line of `info.txt`."""
+
+Keys = Literal["id", "line"]
+
+
+def read_minionerec(
+    path: Path,
+    *,
+    name: str,
+    sizes: tuple[int, ...] | None = None,
+    items: Items | None = None,
+    info: Path | None = None,
+    keys: Keys = "id",
+) -> Bundle:
+    """The bundle of an `index.json`; titles come from `info`, or else from `items`.
+
+    Raises UsageError if keys are line numbers and `items` is missing, or if the sizes do not fit;
+    DataError for a malformed file, a key without an item, or an `info` with other SIDs.
+    """
+    index = _parse_index(path)
+    template, codes = parse_tokens(path, index)
+    space = SidSpace(level_sizes(codes, sizes), template, None, None)
+    index_keys = tuple(index)
+    ids = index_keys if keys == "id" else _ids_at_lines(path, index_keys, items)
+    titles = None
+    if info is not None:
+        titles = _titles_from_info(info, index)
+    elif items is not None:
+        hint = "--keys line if keys are line numbers of the catalog"
+        titles = titles_from_catalog(path, ids, items, hint=hint)
+    source = {"system": "minionerec", "index": file_digest(path)}
+    return map_bundle(space, ids, codes, titles, name=name, source=source, catalog=items)
+
+
+def write_minionerec(
+    bundle: Bundle,
+    folder: Path,
+    *,
+    items: Items | None = None,
+    keys: Keys = "id",
+    force: bool = False,
+) -> list[Path]:
+    """Write `index.json`, and `info.txt` if the bundle or `items` has titles; returns the files.
+
+    Entries are in the order of `items`, or else of the ids (by number if all are numbers). Raises
+    as `minionerec_entries`.
+    """
+    rows, index_keys, titles = minionerec_entries(bundle, items, keys)
+    codes = bundle.items.codes[rows].tolist()
+    tokens = [[bundle.space.token(level, code) for level, code in enumerate(sid)] for sid in codes]
+    with new_dir(folder, force=force) as work:
+        index = json.dumps(dict(zip(index_keys, tokens, strict=True)))
+        (work / INDEX).write_text(index, encoding="utf-8")
+        if titles is None:
+            return [folder / INDEX]
+        lines = [
+            f"{''.join(sid)}\t{_one_cell(title)}\t{key}\n"
+            for sid, title, key in zip(tokens, titles, index_keys, strict=True)
+        ]
+        (work / INFO).write_bytes("".join(lines).encode("utf-8"))
+    return [folder / INDEX, folder / INFO]
+
+
+def _parse_index(path: Path) -> dict[str, list[str]]:
+    try:
+        with read_errors(path):
+            data = path.read_bytes()
+        index = parse_json(data)
+    except ValueError as error:
+        raise DataError(f"{path} is not an index: {error}") from error
+    if not isinstance(index, dict) or not index:
+        raise DataError(
+            f"{path} is not an index: it has no JSON object of items",
+            hint='{"0": ["<a_1>", "<b_2>"], ...}',
+        )
+    first = next(iter(index.values()))
+    n_levels = len(first) if isinstance(first, list) else 0
+    for key, sid in index.items():
+        is_sid = isinstance(sid, list) and all(isinstance(token, str) for token in sid)
+        if not is_sid or len(sid) != n_levels:
+            expected = f"{n_levels} tokens" if n_levels else "tokens"
+            raise DataError(f"{path}: item {key!r} has {sid!r}, not a list of {expected}")
+    if not n_levels:
+        raise DataError(f"{path}: item {next(iter(index))!r} has no tokens")
+    return index
+
+
+def _ids_at_lines(path: Path, keys: Sequence[str], items: Items | None) -> tuple[str, ...]:
+    if items is None:
+        raise _no_catalog()
+    for key in keys:
+        if not (NUMBER.fullmatch(key) and int(key) < len(items)):
+            raise DataError(
+                f"{path}: key {key!r} is not a line number of a catalog of {len(items)} items "
+                "(from 0)"
+            )
+    return tuple(items.ids[int(key)] for key in keys)
+
+
+def _titles_from_info(path: Path, index: dict[str, list[str]]) -> list[str]:
+    """The title of every key of the index, "" if `info.txt` has no line for it."""
+    titles: dict[str, str] = {}
+    with read_errors(path), open_file(path) as stream:
+        text = stream.read().decode("utf-8")  # read_text would also end lines at "\r"
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        line = line.removesuffix("\r")
+        sid, first_tab, rest = line.partition("\t")
+        title, last_tab, key = rest.rpartition("\t")
+        if not (first_tab and last_tab):
+            raise DataError(
+                f"{path}, line {number}: {line[:60]!r} is not SID, title and key between tabs"
+            )
+        if key in index and "".join(index[key]) != sid:
+            raise DataError(
+                f"{path}, line {number}: item {key!r} has {sid}, the index has "
+                f"{''.join(index[key])}"
+            )
+        if titles.setdefault(key, title) != title:
+            raise DataError(
+                f"{path}, line {number}: item {key!r} has the title {title[:40]!r}, before it had "
+                f"{titles[key][:40]!r}"
+            )
+    return [titles.get(key, "") for key in index]
+
+
+def minionerec_entries(
+    bundle: Bundle, items: Items | None, keys: Keys
+) -> tuple[NDArray[np.int64], list[str], list[str] | None]:
+    """Rows of the bundle, keys and titles, in the order in which `write_minionerec` writes them.
+
+    Raises UsageError if keys are line numbers and `items` is missing, DataError if `items` lacks an
+    item or `info.txt` cannot hold an id."""
+    rows, index_keys, titles = _entries(bundle, items, keys)
+    if titles is not None:
+        _check_cells(index_keys)
+    return rows, index_keys, titles
+
+
+def _entries(
+    bundle: Bundle, items: Items | None, keys: Keys
+) -> tuple[NDArray[np.int64], list[str], list[str] | None]:
+    """Rows of the bundle, keys and titles, in the order of the output."""
+    ids, rows = sorted_active_rows(bundle)
+    titles = None
+    if bundle.items.titles is not None:
+        titles = [bundle.items.title(int(row)) for row in rows]
+    if items is None:
+        if keys == "line":
+            raise _no_catalog()
+        return rows, ids, titles
+    lines = {item: line for line, item in enumerate(items.ids)}
+    missing = [item for item in ids if item not in lines]
+    if missing:
+        raise DataError(
+            f"the catalog lacks {len(missing)} of {len(ids)} items of the bundle (first: "
+            f"{missing[0]!r})"
+        )
+    item_lines = [lines[item] for item in ids]
+    # the bundle's titles take precedence over the catalog's
+    titles = titles or [items.titles[line] for line in item_lines]
+    index_keys = ids if keys == "id" else [str(line) for line in item_lines]
+    order = np.argsort(item_lines).tolist()
+    return rows[order], [index_keys[i] for i in order], [titles[i] for i in order]
+
+
+def _no_catalog() -> UsageError:
+    return UsageError("keys are line numbers, but there is no catalog", hint="--items ITEMS")
+
+
+def _check_cells(keys: Sequence[str]) -> None:
+    """Raise DataError for a key that a line of `info.txt` cannot hold."""
+    broken = next((key for key in keys if BETWEEN_CELLS.search(key)), None)
+    if broken is not None:
+        raise DataError(
+            f"the id {broken[:60]!r} has a tab or a line end, which separate the cells of {INFO}",
+            hint="--keys line --items ITEMS writes line numbers of the catalog in place of ids",
+        )
+
+
+def _one_cell(title: str) -> str:
+    """A title without tabs and line ends."""
+    return BETWEEN_CELLS.sub(" ", title)

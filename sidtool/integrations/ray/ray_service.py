@@ -1,0 +1,247 @@
+"""Serves a model by replicas of Ray Serve.
+
+Batches, limits, tokens, exchanges, health and metrics are those of the application of
+`sidtool.recommendation.serve`, which each replica has. Ray's proxy has the port and divides calls
+among the replicas, and Ray replaces those that end."""
+
+import logging
+import re
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
+from sidtool.base.extras import require
+from sidtool.data.tables.containers import one_line
+from sidtool.integrations.ray.engine import has_cluster, ray_cluster
+from sidtool.integrations.ray.replica import LOGGING, NAME, Replica
+from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
+
+SIGNAL_SECONDS = 0.5
+"""How often to look whether the end was requested."""
+POLL_SECONDS = 5.0
+"""How often to look whether the application is still there."""
+REMOVE_SECONDS = 10.0
+"""How long to wait for other machines to remove what replicas left."""
+
+log = logging.getLogger(__name__)
+
+
+def serve_on_ray(
+    options: ServeOptions,
+    listening: Listening | None = None,
+    *,
+    verbose: bool = False,
+    started: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a model by `listening.workers` replicas of Ray Serve until the process gets SIGTERM,
+    then answer what was received and return. The cluster is that of RAY_ADDRESS, or one on this
+    machine that ends, too.
+
+    Paths must be those of every machine. `started` is called with the URL when calls are answered.
+    Raises MissingPackageError without the extras `serve` and `ray`, DataError if there is no
+    cluster, if Ray Serve runs on it already or if the address cannot be used, what
+    `load_model_folder` raises if the model cannot be loaded, and KeyboardInterrupt for SIGINT.
+
+    Examples:
+        >>> sidtool.serve_on_ray(sidtool.ServeOptions("no-such-model"))
+        Traceback (most recent call last):
+        sidtool.base.errors.DataError: there is no model at no-such-model
+    """
+    require("serve")
+    require("ray")
+    from sidtool.recommendation.serve.log import log_to_stderr
+    from sidtool.recommendation.serve.process import threads_per_worker
+    from sidtool.recommendation.serve.sources import Sources
+
+    listening = listening or Listening()
+    with tempfile.TemporaryDirectory(prefix="sidtool-serve-") as copies:
+        Sources(options, Path(copies)).check()
+    _require_ray_serve()
+    is_shared = has_cluster()
+    port = _port(listening, is_shared=is_shared)
+    folder = Path(tempfile.gettempdir()) / f"sidtool-serve-{uuid.uuid4().hex}"
+    replica = Replica(options, str(folder), verbose, threads_per_worker(listening.workers))
+    with log_to_stderr(verbose=verbose), ray_cluster(listening.workers) as ray:
+        try:
+            _serve(ray, replica, listening, port, started)
+        finally:
+            if is_shared:
+                _remove_elsewhere(ray, folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_ray_serve() -> None:
+    """Raise MissingPackageError if Ray is installed without the packages of Ray Serve."""
+    try:
+        import ray.serve  # noqa: F401
+    except ImportError as error:
+        message = "ray[serve] is not installed: pip install 'sidtool[ray]'"
+        raise MissingPackageError(message) from error
+
+
+def _port(listening: Listening, *, is_shared: bool) -> int:
+    """The port of the proxies; a free one for 0. Raises DataError if it cannot be used, UsageError
+    for 0 on a cluster, whose machines have other free ones."""
+    from sidtool.recommendation.serve.process import bound_socket
+
+    if not is_shared:
+        with bound_socket(listening) as listener:
+            return int(listener.getsockname()[1])
+    if not listening.port:
+        raise UsageError("--port 0 is for one machine: a cluster needs a port")
+    return listening.port
+
+
+def _serve(
+    ray: Any,
+    replica: Replica,
+    listening: Listening,
+    port: int,
+    started: Callable[[str], None] | None,
+) -> None:
+    """Deploy, wait for SIGTERM or SIGINT, drain."""
+    from ray import serve
+
+    from sidtool.recommendation.serve.process import DRAIN_SECONDS
+
+    status = serve.status()
+    if status.proxies or status.applications:
+        names = ", ".join(status.applications) or "no application"
+        raise DataError(
+            f"Ray Serve runs on the cluster already, with its own address and {names}",
+            hint="`serve shutdown` ends it; a cluster serves one model",
+        )
+    n_cpus = int(ray.cluster_resources().get("CPU", 0))
+    if n_cpus < listening.workers:
+        log.warning(
+            "%d replicas wait for a CPU each: the cluster has %d", listening.workers, n_cpus
+        )
+    # seconds of Ray's own, beyond those in which a replica refuses: of the body and of the answer
+    seconds = replica.options.limits.seconds
+    with _Ending() as ending:
+        try:
+            _start_proxies(listening.host, port, 2 * seconds + DRAIN_SECONDS)
+            _deploy(replica.deployment(ray, listening.workers))
+            ending.is_immediate = False
+            if started is not None:
+                started(listening.url(port))
+            _wait(ending)
+        finally:
+            _drain(seconds + DRAIN_SECONDS)
+
+
+def _start_proxies(host: str, port: int, seconds: float) -> None:
+    from ray import serve
+
+    from sidtool.recommendation.serve.process import KEEP_ALIVE_SECONDS
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    http = {
+        "host": host,
+        "port": port,
+        "request_timeout_s": seconds,
+        "keep_alive_timeout_s": KEEP_ALIVE_SECONDS,
+    }
+    try:
+        serve.start(http_options=http, logging_config=LOGGING)
+    except Exception as error:  # Ray raises bare ones
+        raise DataError(f"Ray Serve does not start: {one_line(error)}") from error
+
+
+def _deploy(application: Any) -> None:
+    """Start the replicas, and wait until they answer. Raises SidtoolError with the reason of one
+    that cannot start."""
+    from ray import serve
+
+    try:
+        serve.run(application, name=NAME, route_prefix="/")
+    except Exception as error:
+        ours = re.search(r"sidtool\.errors\.\w+: (.+)", str(error))
+        reason = one_line(error) if ours is None else ours[1]
+        raise SidtoolError(f"no replica can start: {reason}") from error
+
+
+class _Terminated(BaseException):
+    """The process got SIGTERM."""
+
+
+class _Ending:
+    """Within the block, SIGTERM requests the end: at once by _Terminated, which ends the block
+    without an error, or, from when on `is_immediate` is false, by `is_requested`."""
+
+    def __init__(self) -> None:
+        self.is_immediate = True
+        self.is_requested = False
+
+    def __enter__(self) -> Self:
+        self._before = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._request)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        return kind is _Terminated
+
+    def _request(self, *_: object) -> None:
+        self.is_requested = True
+        if self.is_immediate:
+            self.is_immediate = False
+            raise _Terminated
+
+
+def _wait(ending: _Ending) -> None:
+    """Wait for the end. Raises SidtoolError if the application or the cluster ends before."""
+    from ray import serve
+
+    looked = time.monotonic()
+    while not ending.is_requested:
+        time.sleep(SIGNAL_SECONDS)
+        if time.monotonic() < looked + POLL_SECONDS:
+            continue
+        looked = time.monotonic()
+        try:
+            is_there = NAME in serve.status().applications
+        except Exception as error:
+            raise SidtoolError(f"the Ray cluster cannot be reached: {one_line(error)}") from error
+        if not is_there:
+            raise SidtoolError("the application was deleted from the Ray cluster")
+
+
+def _drain(seconds: float) -> None:
+    """Delete the application, which takes no further calls and ends when its calls are answered,
+    and end Ray Serve unless it has other applications."""
+    from ray import serve
+
+    deadline = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                serve.delete(NAME)
+                break
+            except TimeoutError:  # after a minute
+                if time.monotonic() > deadline:
+                    break
+        if not serve.status().applications:
+            serve.shutdown()
+    except Exception as error:  # a cluster that is gone has nothing to drain
+        log.warning("the Ray cluster does not drain: %s", one_line(error))
+
+
+def _remove_elsewhere(ray: Any, folder: Path) -> None:
+    """Remove the folder of the replicas on all machines of a cluster."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remove = ray.remote(num_cpus=0)(shutil.rmtree)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    placements = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    tasks = [remove.options(scheduling_strategy=each).remote(folder, True) for each in placements]
+    ray.wait(tasks, num_returns=len(tasks), timeout=REMOVE_SECONDS)

@@ -1,0 +1,119 @@
+"""Recommendations for a folder of requests."""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.integrations.ray.models import ModelSource
+from sidtool.integrations.ray.output import PartFolder, PartReport
+from sidtool.integrations.ray.run import RunOptions, part_name, run_over_folder
+from sidtool.integrations.ray.shards import ROWS, Shard
+from sidtool.model.load import LoadedModel
+from sidtool.recommendation.outcome import Answer, Outcome
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import answer_each, count_unknown, warn_of_unknown
+from sidtool.recommendation.requests import BadRequest, read_parquet_requests
+from sidtool.recommendation.result_table import write_result_table
+
+
+@dataclass(frozen=True)
+class RecommendJob:
+    """Answers the requests of a shard."""
+
+    source: ModelSource
+    requests: str
+    """The folder of the requests, which errors name"""
+    options: RecommendOptions
+    candidates: tuple[str, ...] | None
+    stop: bool
+    folder: PartFolder
+
+    def open(self) -> Callable[[Shard], PartReport]:
+        """Load the model."""
+        loaded = self.source.load()
+        return lambda shard: self._answer(loaded, shard)
+
+    def _answer(self, loaded: LoadedModel, shard: Shard) -> PartReport:
+        with TemporaryDirectory() as name, warnings.catch_warnings():
+            warnings.simplefilter("ignore", SidtoolWarning)  # counted, and said once for all parts
+            place = Path(name)
+            requests = read_parquet_requests(
+                shard.fetch(place), name=self.requests, first_row=shard.first
+            )
+            answers = answer_each(
+                loaded, requests, self.options, candidates=self.candidates, stop=self.stop
+            )
+            counts, first_error = _write_lines(place / "lines", answers)
+            write_result_table(place / "lines", place / "part")
+            data = (place / "part").read_bytes()
+        return self.folder.write(part_name(shard), data, counts["requests"], counts, first_error)
+
+
+def _write_lines(path: Path, answers: Iterable[Answer]) -> tuple[Counter[str], str]:
+    """Write a line of JSON per answer -> counts by kind, and the first error, "" without one."""
+    counts: Counter[str] = Counter()
+    first_error = ""
+    with path.open("w", encoding="utf-8") as stream:
+        for answer in answers:
+            counts["requests"] += 1
+            if isinstance(answer, BadRequest):
+                counts["bad"] += 1
+                first_error = first_error or str(answer.error)
+            else:
+                counts["short"] += answer.missing > 0
+                counts.update(count_unknown(answer))
+            line = json.dumps(answer.to_json(), ensure_ascii=False, allow_nan=False)
+            stream.write(line + "\n")
+    return counts, first_error
+
+
+def recommend_folder(
+    model: ModelSource | str,
+    requests: str,
+    out: str,
+    options: RecommendOptions | None = None,
+    *,
+    candidates: Sequence[str] | None = None,
+    stop: bool = False,
+    run: RunOptions | None = None,
+    shard_rows: int = ROWS,
+) -> Outcome:
+    """Answer the requests of a Parquet file, or of a folder of such at any fsspec URL, and write a
+    folder of Parquet with a row per request, in the order of the requests.
+
+    The rows are those of `recommend_to_file`, to the last bit if `shard_rows` is a multiple of the
+    queries that run together (`query.WINDOW`), and the parts the same for any engine and number of
+    workers. A request that cannot be answered has an `error` in its row; with `stop` it is raised.
+    Raises UsageError if `out` exists, and as `recommend` does.
+
+    Examples:
+        >>> import pyarrow as pa, pyarrow.parquet as pq
+        >>> pq.write_table(pa.table({"history": [["b001", "b002"]]}), "requests.parquet")
+        >>> outcome = sidtool.recommend_folder("tuned", "requests.parquet", "recommended")
+        >>> outcome.requests, outcome.bad
+        (1, 0)
+    """
+    source = ModelSource(model) if isinstance(model, str) else model
+    options = options or RecommendOptions()
+    listed = None if candidates is None else tuple(candidates)
+    settings = asdict(options)
+    for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
+        settings[name] = None if ids is None else digest_strings(ids)
+    made_from = {"command": "recommend", **source.record(), "options": settings}
+    job = partial(RecommendJob, source, requests, options, listed, stop)
+    report = run_over_folder(
+        job, requests, out, made_from, run or RunOptions(), shard_rows=shard_rows
+    )
+    counts = report.counts
+    warn_of_unknown(counts)
+    first_bad = None
+    if report.notes:
+        first_bad = BadRequest(DataError(report.notes[0]), None)
+    return Outcome(report.rows, counts.get("short", 0), counts.get("bad", 0), first_bad)

@@ -1,0 +1,129 @@
+"""A run: the shards of a folder become the parts of another, with one lineage."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sidtool.base.progress import Progress
+from sidtool.integrations.ray.engine import Engine, Job, check_engine, run_job
+from sidtool.integrations.ray.output import (
+    PartFolder,
+    PartReport,
+    part_folder,
+    refuse_existing_folder,
+    refuse_inputs,
+)
+from sidtool.integrations.ray.shards import ROWS, Shard, file_versions, list_shards
+
+LINEAGE_FORMAT = 1
+
+
+class Numbered(Protocol):
+    """A shard, of whatever."""
+
+    @property
+    def number(self) -> int:
+        """Its number, which names its part."""
+
+
+def part_name(shard: Numbered) -> str:
+    """The file name of a shard's part."""
+    return f"part-{shard.number:07d}.parquet"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the parts of an output are made. None of it changes a part. Raises as `check_engine`."""
+
+    engine: Engine = "local"
+    workers: int | None = None
+    """Processes; None is one for each GPU of the cluster, or each CPU if it has none."""
+    resume: bool = False
+    """Keep the parts of an interrupted run."""
+    force: bool = False
+    """Replace an output that exists."""
+    dry_run: bool = False
+    """Count the rows, and write nothing."""
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine, self.workers)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run made."""
+
+    rows: int
+    counts: Mapping[str, int]
+    """The sums of what the parts count."""
+    parts: tuple[PartReport, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """The notes of the parts that have one."""
+        return [part.note for part in self.parts if part.note]
+
+
+def run_over_folder(
+    job: Callable[[PartFolder], Job[Shard, PartReport]],
+    source: str,
+    out: str,
+    made_from: Mapping[str, Any],
+    options: RunOptions,
+    *,
+    shard_rows: int = ROWS,
+) -> RunReport:
+    """Make a part of every shard of a folder of Parquet by the job of the output's folder, and
+    write `made_from` and the parts' digests as the lineage.
+
+    Raises what the job raises, UsageError if the output exists or would replace the source,
+    DataError if the source holds no rows."""
+    refuse_inputs(out, source)
+    versions = file_versions(source)
+    shards = list_shards(source, shard_rows)
+    rows = sum(shard.rows for shard in shards)
+    inputs = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}
+    fingerprint = {**inputs, "source_files": versions}
+    if options.dry_run:
+        refuse_existing_folder(out, force=options.force)
+        return RunReport(rows, {}, ())
+    with part_folder(out, fingerprint, resume=options.resume, force=options.force) as folder:
+        parts = make_parts(job(folder), shards, folder, options)
+        report = report_of(parts)
+        lineage = {
+            "format": LINEAGE_FORMAT,
+            **inputs,
+            "counts": report.counts,
+            "files": {part.name: part.digest for part in parts},
+        }
+        folder.finish(lineage)
+    return report
+
+
+def make_parts(
+    job: Job[Any, PartReport],
+    shards: Sequence[Numbered],
+    folder: PartFolder,
+    options: RunOptions,
+) -> list[PartReport]:
+    """Make the part of every shard that has none -> the reports in the order of the shards."""
+    reports = [folder.report(part_name(shard)) for shard in shards]
+    missing = [index for index, report in enumerate(reports) if report is None]
+    done = len(shards) - len(missing)
+    chosen = [shards[index] for index in missing]
+    for place, report in run_job(job, chosen, engine=options.engine, workers=options.workers):
+        reports[missing[place]] = report
+        done += 1
+        if options.progress is not None:
+            options.progress(done, len(shards))
+    return [report for report in reports if report is not None]
+
+
+def report_of(parts: list[PartReport]) -> RunReport:
+    """The sums of reports."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(part.counts)
+    return RunReport(sum(part.rows for part in parts), dict(counts), tuple(parts))

@@ -1,0 +1,162 @@
+"""Training examples of the users of a split, made by several processes.
+
+The examples of a task for a range of users are a part; the parts, one behind the other, are the
+file that a single process writes, byte for byte."""
+
+import io
+import shutil
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sidtool.base.errors import RefusedError, UsageError
+from sidtool.data.split.split import Event, Split, count_leaks
+from sidtool.examples.job import SftInputs, SftJob
+from sidtool.examples.lineage import TaskCounts
+from sidtool.examples.tasks import named_task
+from sidtool.integrations.ray.output import PartFolder, PartReport
+from sidtool.integrations.ray.run import RunOptions, make_parts, part_name
+
+USERS = 20_000
+"""Users of a part."""
+
+
+@dataclass(frozen=True)
+class TaskShard:
+    """The examples of one task for some users; all of a task that is not of users."""
+
+    number: int
+    task: str
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ExampleJob:
+    """Makes the examples of a shard."""
+
+    inputs: SftInputs
+    folder: PartFolder
+
+    def open(self) -> Callable[[TaskShard], PartReport]:
+        """Read bundle, catalog and split."""
+        job = self.inputs.open()
+        return lambda shard: _write_part(job, shard, self.folder)
+
+
+@dataclass(frozen=True)
+class ClusterExamples:
+    """Writes the examples of a job by several processes; `make_sft` takes it as `writer`."""
+
+    inputs: SftInputs
+    run: RunOptions
+    users: int = USERS
+
+    def __post_init__(self) -> None:
+        options = self.inputs.options
+        fractions = [task for task, weight in options.tasks.items() if weight != int(weight)]
+        if fractions or options.max_tokens or options.max_task_tokens:
+            raise UsageError(
+                "workers make whole copies of examples: a fraction or a token budget is drawn from "
+                "the examples of all users",
+                hint="whole weights, or leave out --engine",
+            )
+
+    def __call__(self, job: SftJob, path: Path) -> dict[str, TaskCounts]:
+        """Write the examples of a job at a path -> their counts by task.
+
+        Raises RefusedError if one of them shows a held-out event."""
+        if job.general is not None:
+            raise UsageError("--general is mixed in by one process: leave out --engine")
+        parts = path.with_name(f".{path.name}.parts")
+        parts.mkdir()
+        folder = PartFolder(str(parts.absolute()))
+        shards = list(task_shards(job, self.users))
+        try:
+            reports = make_parts(ExampleJob(self.inputs, folder), shards, folder, self.run)
+            with path.open("wb") as stream:
+                for report in reports:
+                    with (parts / report.name).open("rb") as part:
+                        shutil.copyfileobj(part, stream)
+        finally:
+            shutil.rmtree(parts)
+        leaked = sum(report.counts["leaked"] for report in reports)
+        if leaked:
+            raise RefusedError(
+                f"{leaked} held-out events are in the training examples, not 0",
+                hint="report this split",
+            )
+        return _counts([shard.task for shard in shards], reports)
+
+
+def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
+    """The parts of a job, in the order of a single process."""
+    number = 0
+    for task in job.options.tasks:
+        n = _units(task, job.split) if named_task(task).per == "user" else 1
+        for first in range(0, n, users):
+            yield TaskShard(number, task, first, min(first + users, n))
+            number += 1
+
+
+def _units(task: str, split: Split) -> int:
+    """What a task of users is divided by: windows, if its examples are made of such, or users."""
+    return len(split.train) if split.windows is None or _reads_users(task) else len(split.windows)
+
+
+def _reads_users(task: str) -> bool:
+    """Whether examples are made of whole histories, even if the split has windows."""
+    return task == "sequence" or named_task(task).target in ("text", "list")
+
+
+def _some(split: Split, shard: TaskShard) -> Split:
+    """The split with only the users, or the windows, of a shard."""
+    if split.windows is None or _reads_users(shard.task):
+        return replace(split, train=split.train[shard.first : shard.stop])
+    return replace(split, windows=split.windows[shard.first : shard.stop])
+
+
+def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
+    split = job.split
+    first_number = 0
+    if named_task(shard.task).per == "user":
+        split = _some(split, shard)
+        first_number = job.maker.count_before(shard.task, job.split, shard.first)
+    stream = io.StringIO()
+    lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
+
+    def events() -> Iterator[Event]:
+        examples = job.maker.task_examples(shard.task, split, job.counts, first_number)
+        for example in examples:
+            job.write_example(stream, lengths, example)
+            yield from example.events
+
+    leaked = count_leaks(job.split, events())
+    tokens = np.array(lengths[shard.task], dtype=np.int64)
+    counts = {
+        "leaked": leaked,
+        "examples": len(tokens),
+        "tokens": int(tokens.sum()),
+        "longest": int(tokens.max(initial=0)),
+    }
+    return folder.write(part_name(shard), stream.getvalue().encode(), len(tokens), counts)
+
+
+def _counts(tasks: list[str], reports: list[PartReport]) -> dict[str, TaskCounts]:
+    total = max(1, sum(report.counts["tokens"] for report in reports))
+    counts: dict[str, TaskCounts] = {}
+    for task, report in zip(tasks, reports, strict=True):
+        part = report.counts
+        if not part["examples"]:
+            continue
+        before = counts.get(task, TaskCounts(0, 0, 0, 0.0))
+        tokens = before.tokens + part["tokens"]
+        longest = max(before.longest, part["longest"])
+        counts[task] = TaskCounts(
+            before.examples + part["examples"], tokens, longest, tokens / total
+        )
+    return counts

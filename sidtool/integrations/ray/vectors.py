@@ -1,0 +1,210 @@
+"""Vectors and SIDs of the items of a folder."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from sidtool.data.columns import recorded_columns
+from sidtool.data.items import Items, read_items
+from sidtool.data.vectors import Vectors
+from sidtool.integrations.ray.output import (
+    PartFolder,
+    PartReport,
+    refuse_existing_folder,
+    refuse_inputs,
+)
+from sidtool.integrations.ray.run import RunOptions, RunReport, part_name, run_over_folder
+from sidtool.integrations.ray.shards import Shard
+from sidtool.registry.references import locate, open_bundle
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.encoder.loaded import (
+    LoadedEncoder,
+    check_recipe,
+    encoder_digests,
+    load_encoder,
+)
+from sidtool.tokenizer.encoder.model import check_location
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.encode import check_texts
+
+SHARD_ROWS = 2048
+"""Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest
+first, so the last bits of a vector depend on it."""
+
+
+@dataclass(frozen=True)
+class ItemColumns:
+    """Columns of a catalog; None: guessed, the text is the title."""
+
+    id_column: str | None = None
+    title_column: str | None = None
+    text_template: str | None = None
+
+    def read(self, shard: Shard, bundle: Bundle | None = None) -> Items:
+        """The items of a shard; errors as `read_items`."""
+        recorded = None if bundle is None else recorded_columns(bundle.manifest.source)
+        with TemporaryDirectory() as name:
+            return read_items(
+                shard.fetch(Path(name)),
+                id_column=self.id_column,
+                title_column=self.title_column,
+                text_template=self.text_template,
+                recorded=recorded,
+            )
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """Embeds the items of a shard."""
+
+    encoder: Encoder
+    columns: ItemColumns
+    folder: PartFolder
+
+    def open(self) -> Callable[[Shard], PartReport]:
+        """Load the encoder."""
+        loaded = load_encoder(self.encoder)
+        return lambda shard: self._embed(loaded, shard)
+
+    def _embed(self, loaded: LoadedEncoder, shard: Shard) -> PartReport:
+        items = self.columns.read(shard)
+        columns = {"item_id": list(items.ids), "vector": _lists(loaded.vectors(items.texts))}
+        return self.folder.write(part_name(shard), _parquet(columns), len(items))
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """Encodes the items of a shard by the codebook and the encoder of a bundle."""
+
+    bundle: str
+    model: str | None
+    trust_remote_code: bool
+    columns: ItemColumns
+    folder: PartFolder
+
+    def open(self) -> Callable[[Shard], PartReport]:
+        """Open the bundle, and load its encoder, which must be that of the recipe."""
+        bundle = open_bundle(self.bundle)
+        encoder, recipe = check_texts(
+            bundle, (), model=self.model, trust_remote_code=self.trust_remote_code
+        )
+        loaded = load_encoder(encoder)
+        check_recipe(loaded, recipe)
+        return lambda shard: self._encode(bundle, loaded, shard)
+
+    def _encode(self, bundle: Bundle, loaded: LoadedEncoder, shard: Shard) -> PartReport:
+        items = self.columns.read(shard, bundle)
+        codes = bundle.encode(loaded.vectors(items.texts))
+        columns = {
+            "item_id": list(items.ids),
+            "sid": [bundle.space.spell(row) for row in codes.tolist()],
+            "codes": [row.tolist() for row in codes],
+        }
+        return self.folder.write(part_name(shard), _parquet(columns), len(items))
+
+
+def embed_folder(
+    items: str,
+    out: str,
+    encoder: Encoder,
+    columns: ItemColumns | None = None,
+    *,
+    run: RunOptions | None = None,
+    shard_rows: int = SHARD_ROWS,
+) -> RunReport:
+    """Embed the items of a Parquet file, or of a folder of such at any fsspec URL, and write a
+    folder of Parquet with `item_id` and `vector`, which `build-codebook --embeddings` reads.
+
+    The parts are the same for any engine and number of workers. Raises UsageError if `out` exists,
+    and as `embed` and `read_items` do.
+
+    Examples:
+        >>> sidtool.embed_folder("items.parquet", "vectors", sidtool.Encoder("no-such-folder"))
+        Traceback (most recent call last):
+        sidtool.base.errors.DataError: the encoder no-such-folder is not a folder
+    """
+    check_location(encoder)
+    columns = columns or ItemColumns()
+    run = run or RunOptions()
+    made_from = {
+        "command": "embed",
+        "encoder": {**_settings(encoder), **_digests(encoder, out, run)},
+        "columns": _settings(columns),
+    }
+    job = partial(EmbedJob, encoder, columns)
+    return run_over_folder(job, items, out, made_from, run, shard_rows=shard_rows)
+
+
+def encode_folder(
+    bundle: str,
+    items: str,
+    out: str,
+    columns: ItemColumns | None = None,
+    *,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    run: RunOptions | None = None,
+    shard_rows: int = SHARD_ROWS,
+) -> RunReport:
+    """Encode the items of a folder by a bundle's encoder and codebook, as `encode` does, and write
+    a folder of Parquet with `item_id`, `sid` and `codes`. The text of an item is made as when the
+    bundle was built, unless `columns` has a template.
+
+    Raises UsageError if `out` exists, and as `embed_texts` and `read_items` do.
+
+    Examples:
+        >>> sidtool.encode_folder("shop.zarr", "items.parquet", "sids")
+        Traceback (most recent call last):
+        sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
+    """
+    opened = open_bundle(bundle)
+    refuse_inputs(out, locate(bundle)[0])
+    columns = columns or ItemColumns()
+    if columns.text_template is None:
+        template = (opened.manifest.recipe or {}).get("text_template")
+        columns = replace(columns, text_template=template)
+    encoder, _ = check_texts(opened, (), model=model, trust_remote_code=trust_remote_code)
+    run = run or RunOptions()
+    made_from = {
+        "command": "encode",
+        "bundle": opened.identity.digest,
+        "encoder": _digests(encoder, out, run),
+        "columns": _settings(columns),
+    }
+    job = partial(EncodeJob, bundle, model, trust_remote_code, columns)
+    return run_over_folder(job, items, out, made_from, run, shard_rows=shard_rows)
+
+
+def _digests(encoder: Encoder, out: str, run: RunOptions) -> dict[str, dict[str, str]]:
+    """The digests of an encoder's files; none for a dry run, which makes nothing of them."""
+    if run.dry_run:
+        return {}
+    refuse_existing_folder(out, force=run.force)  # before gigabytes are read
+    return encoder_digests(encoder)
+
+
+def _settings(record: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if value is not None}
+
+
+def _lists(vectors: Vectors) -> Any:
+    """(n, dim) vectors as an Arrow array of n lists."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+
+
+def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    pq.write_table(pa.table(dict(columns)), stream)
+    return stream.getvalue()

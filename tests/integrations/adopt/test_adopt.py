@@ -1,0 +1,270 @@
+"""Models of other systems are adopted: they recommend what their own system does, train, and take a
+newer bundle."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
+from sidtool.integrations.adopt.adoption import AdoptOptions, adopt, check_adoption
+from sidtool.integrations.formats.convert import import_map
+from sidtool.integrations.formats.tokens_of_model import model_tokens
+from sidtool.model.contract.read import read_contract
+from sidtool.model.load import load_model_folder
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.requests import Request
+from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.integrations.adopt import foreign
+from tests.integrations.adopt.foreign import Foreign
+
+torch.set_num_threads(1)
+
+SYSTEMS: dict[str, tuple[Any, str]] = {
+    "openonerec": (foreign.openonerec, "openonerec"),
+    "minionerec": (foreign.minionerec, "minionerec"),
+    "minionerec-qwen3": (
+        lambda folder: foreign.minionerec(folder, "qwen3", padding=37),
+        "minionerec",
+    ),
+    "lc-rec": (foreign.lc_rec, "lc-rec"),
+    "letter": (foreign.letter, "letter"),
+}
+Make = Callable[[str], tuple[Foreign, Path]]
+
+
+@pytest.fixture(scope="module")
+def adopted(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A system's model, and the folder that it is adopted into; made once."""
+    made: dict[str, tuple[Foreign, Path]] = {}
+
+    def make(name: str) -> tuple[Foreign, Path]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            build, preset = SYSTEMS[name]
+            model = build(folder / "model")
+            adopt(model.folder, model.map, folder / "out", AdoptOptions(preset=preset))
+            made[name] = model, folder / "out"
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_recommendations_are_those_of_the_system_itself(name: str, adopted: Make) -> None:
+    model, folder = adopted(name)
+    loaded = load_model_folder(folder)
+    items = list(model.sids)
+    options = RecommendOptions(k=8, num_beams=8, normalize="vocabulary")
+    for history in (items[:1], items[3:7]):
+        (answer,) = recommend(loaded, [Request(user="u", history=tuple(history))], options)
+        sids, scores = model.recommend(history, 8)
+        assert [model.sids[item] for item in answer.items] == sids
+        np.testing.assert_allclose(answer.scores, scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_the_prompt_has_the_tokens_that_the_system_reads(name: str, adopted: Make) -> None:
+    model, folder = adopted(name)
+    preset = SYSTEMS[name][1]
+    target = folder.parent / "elsewhere"
+    adoption = check_adoption(model.folder, model.map, target, AdoptOptions(preset=preset))
+    text = model.prompt(adoption.prompt.history)
+    assert list(adoption.prompt.ids) == model.tokenizer(text)["input_ids"]
+    assert adoption.prompt.as_text
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("name", ["openonerec", "minionerec"])
+def test_weights_and_tokenizer_are_copied_byte_for_byte(name: str, adopted: Make) -> None:
+    model, folder = adopted(name)
+    names = {path.name for path in model.folder.iterdir()}
+    for each in sorted(names - {"config.json"}):
+        assert (folder / each).read_bytes() == (model.folder / each).read_bytes()
+    before = json.loads((model.folder / "config.json").read_text())
+    after = json.loads((folder / "config.json").read_text())
+    assert after.pop("sidtool")["stages"][0]["stage"] == "adopt"
+    assert after == before
+
+
+def test_tokens_in_order_are_a_block_and_sorted_ones_a_table(adopted: Make) -> None:
+    _, folder = adopted("openonerec")
+    contract = read_contract(folder)
+    assert contract.token_table is None
+    assert contract.space.sizes == (16, 16, 16)
+    model, folder = adopted("minionerec")
+    contract = read_contract(folder)
+    assert contract.token_table is not None
+    assert json.loads((folder / "sid.json").read_text())["format"] == 3
+    used = {token for sid in model.sids.values() for token in sid}
+    named = zip(contract.space.tokens, contract.tokens.token_ids.tolist(), strict=True)
+    assert {token: token_id for token, token_id in named if token_id >= 0} == {
+        token: model.tokenizer.convert_tokens_to_ids(token) for token in used
+    }
+
+
+def test_the_report_counts_rows_codes_and_settings(tmp_path: Path) -> None:
+    model = foreign.minionerec(tmp_path / "model", padding=37)
+    settings = {"do_sample": True, "top_k": 20, "temperature": 1.0}
+    (model.folder / "generation_config.json").write_text(json.dumps(settings))
+    options = AdoptOptions(preset="minionerec")
+    report = check_adoption(model.folder, model.map, tmp_path / "out", options).to_json()
+    n_used = len({token for sid in model.sids.values() for token in sid})
+    assert (report["tokens"], report["layout"]) == (n_used, "table")
+    assert report["codes_without_token"] == 64 + 16 + 32 - n_used
+    assert report["embedding_rows"] == len(model.tokenizer) + 37
+    # transformers gives the tokenizer of a Qwen model a token more when it loads it
+    loaded = AutoTokenizer.from_pretrained(model.folder)
+    assert report["padding_rows"] == report["embedding_rows"] - len(loaded)
+    (warning,) = report["warnings"]
+    assert "do_sample=True, top_k=20:" in warning
+
+
+def test_a_constraint_of_the_folder_keeps_generate_valid(adopted: Make) -> None:
+    model, folder = adopted("minionerec")
+    loaded = load_model_folder(folder)
+    ids = model.tokenizer(model.prompt(["3"]), return_tensors="pt")["input_ids"]
+    out = loaded.model.generate(
+        ids,
+        max_new_tokens=3,
+        do_sample=True,
+        logits_processor=[SidLogitsProcessor.from_pretrained(folder)],
+        num_return_sequences=5,
+    )
+    texts = model.tokenizer.batch_decode(out[:, ids.shape[1] :])
+    valid = {"".join(sid) for sid in model.sids.values()}
+    assert {text.replace(" ", "") for text in texts} <= valid
+
+
+def test_items_without_a_token_are_never_recommended(tmp_path: Path) -> None:
+    model = foreign.minionerec(tmp_path / "model")
+    index = dict(model.sids)
+    index["new"] = ("<a_0>", "<b_1>", "<c_63>")
+    model.map.write_text(json.dumps(index))
+    adoption = adopt(model.folder, model.map, tmp_path / "out", AdoptOptions(preset="minionerec"))
+    assert (adoption.items_without_token, adoption.items) == (1, len(index))
+    assert "1 of 31 items have a code without a token" in adoption.warnings[0]
+    with pytest.warns(SidtoolWarning, match="1 of 31 items .* 'new'"):
+        loaded = load_model_folder(tmp_path / "out")
+    options = RecommendOptions(k=31, num_beams=31)
+    known = Request(user="u", history=("1", "2"))
+    (answer,) = recommend(loaded, [known], options)
+    assert sorted(answer.items) == sorted(model.sids)
+    # nor does one stand in a history
+    with_new = Request(user="u", history=("1", "new", "2"))
+    (same,) = recommend(loaded, [with_new], options)
+    assert same.items == answer.items
+
+
+def test_a_bundle_is_adopted_as_its_map(tmp_path: Path, adopted: Make) -> None:
+    model, folder = adopted("minionerec")
+    import_map(model.map, tmp_path / "shop.zarr")
+    options = AdoptOptions(preset="minionerec")
+    adoption = adopt(model.folder, tmp_path / "shop.zarr", tmp_path / "out", options)
+    assert adoption.contract.tokens == read_contract(folder).tokens
+    assert adoption.bundle.identity == Bundle.open(tmp_path / "shop.zarr").identity
+
+
+def test_engines_get_the_ids_of_the_table(adopted: Make) -> None:
+    model, folder = adopted("minionerec")
+    exported = model_tokens(folder, Bundle.open(folder / "sid.zarr"))
+    assert exported.block_start is None
+    codes = Bundle.open(folder / "sid.zarr").items.codes[:3]
+    named = [model.tokenizer.convert_ids_to_tokens(row) for row in exported.ids(codes).tolist()]
+    spelled = {tuple(sid) for sid in model.sids.values()}
+    assert {tuple(sid) for sid in named} <= spelled
+
+
+def test_a_prompt_of_the_users_own(tmp_path: Path) -> None:
+    model = foreign.minionerec(tmp_path / "model")
+    text = "The user has interacted with items {history} in chronological order:\n"
+    (tmp_path / "own.json").write_text(json.dumps({"prompts": [text], "separator": " | "}))
+    options = AdoptOptions(template_file=tmp_path / "own.json", history_length=2)
+    adoption = adopt(model.folder, model.map, tmp_path / "out", options)
+    prompt = adoption.contract.history_prompt
+    assert prompt is not None
+    assert (prompt.history_length, prompt.max_length, prompt.separator) == (2, 2048, " | ")
+    shown = " | ".join("".join(model.sids[item]) for item in adoption.prompt.history)
+    assert adoption.prompt.text == text.replace("{history}", shown)
+
+
+def broken(name: str, tmp_path: Path) -> tuple[Path, Path, AdoptOptions]:
+    """Model, map and options that cannot be adopted."""
+    model = foreign.minionerec(tmp_path / "model")
+    options = AdoptOptions(preset="minionerec")
+    if name == "other spelling":
+        spelled = {
+            item: [token.replace("<", "<s_") for token in sid] for item, sid in model.sids.items()
+        }
+        model.map.write_text(json.dumps(spelled))
+    if name == "too few rows":
+        tokenizer = model.tokenizer
+        foreign._save(
+            model.folder, foreign.tiny_model("qwen2", vocab_size=len(tokenizer) - 3), tokenizer
+        )
+    if name == "no level":
+        index = {item: [*sid, f"<d_{row}>"] for row, (item, sid) in enumerate(model.sids.items())}
+        model.map.write_text(json.dumps(index))
+    if name == "markup":
+        options = AdoptOptions(preset="openonerec")
+    if name == "no prompt":
+        options = AdoptOptions()
+    if name == "encoder":
+        options = AdoptOptions(preset="letter")
+        model = foreign.letter(tmp_path / "model")
+        options = AdoptOptions(preset="minionerec")
+    if name == "two prompts":
+        path = tmp_path / "own.json"
+        path.write_text(json.dumps({"prompts": ["{history}", "Items: {history}"]}))
+        options = AdoptOptions(template_file=path)
+    if name == "no map":
+        return model.folder, tmp_path / "none.json", options
+    return model.folder, model.map, options
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("other spelling", CompatibilityError, r"none of the \d+ SID tokens, like <s_a_0>"),
+        ("too few rows", CompatibilityError, "embedding rows"),
+        ("no level", CompatibilityError, "a level has no token"),
+        ("markup", CompatibilityError, "<think> is one token in the prompt of openonerec"),
+        ("no prompt", UsageError, "prompt that the model was trained with is not known"),
+        ("encoder", UsageError, "for causal models"),
+        ("two prompts", UsageError, "has 2 prompts"),
+        ("no map", DataError, "none.json"),
+    ],
+)
+def test_what_cannot_be_adopted_is_refused_before_anything_is_written(
+    name: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    model, source, options = broken(name, tmp_path)
+    with pytest.raises(error, match=message):
+        adopt(model, source, tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adopted_model_is_not_adopted_again(adopted: Make, tmp_path: Path) -> None:
+    model, folder = adopted("minionerec")
+    with pytest.raises(CompatibilityError, match="has a SID vocabulary already"):
+        adopt(folder, model.map, tmp_path / "out", AdoptOptions(preset="minionerec"))
+
+
+def test_untrained_rows_are_reported(tmp_path: Path) -> None:
+    model = foreign.minionerec(tmp_path / "model")
+    network = foreign.tiny_model("qwen2", vocab_size=len(model.tokenizer))
+    with torch.no_grad():
+        network.get_input_embeddings().weight[-3:] = 0.5
+    foreign._save(model.folder, network, model.tokenizer)
+    options = AdoptOptions(preset="minionerec")
+    adoption = check_adoption(model.folder, model.map, tmp_path / "out", options)
+    assert adoption.equal_rows == 3
+    assert replace(adoption, equal_rows=0).warnings == adoption.warnings[1:]

@@ -1,0 +1,186 @@
+"""Adopted models go on like any other: they train, take adapters and newer bundles, evaluate."""
+
+import csv
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sidtool.data.items import make_items
+from sidtool.data.split.files import SplitOptions, split_events
+from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.evaluation.evaluation import EvaluationOptions, evaluate
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
+from sidtool.integrations.adopt.adoption import AdoptOptions, adopt
+from sidtool.integrations.formats.convert import read_map
+from sidtool.model.contract.read import read_contract
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.merging import merge
+from sidtool.model.rebinding import rebind
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.requests import Request
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.add import NO_ITEMS, add_items
+from sidtool.training.run import train
+from sidtool.training.settings import TrainOptions
+from tests.integrations.adopt import foreign
+from tests.integrations.adopt.foreign import Foreign
+from tests.models import tiny_model, tiny_tokenizer
+from tests.shared_data import DATA
+
+torch.set_num_threads(1)
+
+INDUSTRIAL = DATA / "minionerec-industrial"
+SHORT = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 0.01,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+}
+
+
+def split_of(items: list[str]) -> Split:
+    """Eight users who go through the items in steps of one."""
+    users = [items[start : start + 6] for start in range(0, 16, 2)]
+    train_part = [
+        UserSequence(f"u{n}", tuple(row[:4]), (0, 1, 2, 3)) for n, row in enumerate(users)
+    ]
+    valid = [Example(f"u{n}", tuple(row[:4]), row[4], 4) for n, row in enumerate(users)]
+    test = [Example(f"u{n}", tuple(row[:5]), row[5], 5) for n, row in enumerate(users)]
+    return Split("leave-one-out", tuple(train_part), tuple(valid), tuple(test))
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Foreign, Path, Path]]:
+    """A system's model, its adopted folder, and training examples in its own prompt."""
+    made: dict[str, tuple[Foreign, Path, Path]] = {}
+    systems: dict[str, Any] = {"openonerec": foreign.openonerec, "minionerec": foreign.minionerec}
+
+    def make(name: str) -> tuple[Foreign, Path, Path]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            model = systems[name](folder / "model")
+            out = folder / "adopted"
+            adopt(model.folder, model.map, out, AdoptOptions(preset=name))  # type: ignore[arg-type]
+            ids = tuple(model.sids)
+            titles = tuple(f"film {item}" for item in ids)
+            catalog = make_items(ids, titles, titles, fields={}, template="{title}")
+            loaded = load_model_folder(out)
+            make_sft(
+                loaded.bundle,
+                catalog,
+                split_of(list(ids)),
+                folder / "train.jsonl",
+                SftOptions({"next-item": 1.0}, max_length=512, history_length=4),
+                model=out,
+            )
+            made[name] = model, out, folder / "train.jsonl"
+        return made[name]
+
+    return make
+
+
+def weights_of(folder: Path) -> tuple[LoadedModel, torch.Tensor]:
+    loaded = load_model_folder(folder)
+    return loaded, loaded.model.get_input_embeddings().weight.detach()
+
+
+@pytest.mark.parametrize("stage", ["full", "embeddings"])
+@pytest.mark.parametrize("name", ["openonerec", "minionerec"])
+def test_an_adopted_model_trains_and_takes_a_newer_bundle(
+    name: str, stage: Any, shops: Any, tmp_path: Path
+) -> None:
+    model, folder, examples = shops(name)
+    options = TrainOptions(stage=stage, softmax_over="trie" if stage == "full" else "sid")
+    train(folder, examples, tmp_path / "tuned", options=options, sft_fields=SHORT)
+    loaded, after = weights_of(tmp_path / "tuned")
+    _, before = weights_of(folder)
+    contract = loaded.contract
+    assert [record.stage for record in contract.stages] == ["adopt", stage]
+    assert contract.tokens == read_contract(folder).tokens
+    prompt = read_contract(folder).history_prompt
+    assert prompt is not None
+    assert contract.history_prompt is not None
+    assert contract.history_prompt.template == prompt.template
+    assert contract.history_prompt.separator == prompt.separator
+    moved = (before != after).any(1).nonzero().ravel().tolist()
+    used = contract.tokens.token_ids[contract.tokens.token_ids >= 0].tolist()
+    assert set(moved) & set(used)
+    if stage == "embeddings":
+        assert set(moved) <= set(used)
+    first = next(iter(model.sids))
+    newer = add_items(loaded.bundle, NO_ITEMS, remove=[first])
+    assert rebind(tmp_path / "tuned", newer, tmp_path / "rebound").kind == "refreshed"
+    options_of_query = RecommendOptions(k=len(model.sids) - 1, num_beams=30)
+    history = tuple(model.sids)[3:5]
+    (answer,) = recommend(tmp_path / "rebound", [Request("u", history)], options_of_query)
+    assert sorted(answer.items) == sorted(set(model.sids) - {first})
+
+
+def test_adapters_of_an_adopted_model_merge(shops: Any, tmp_path: Path) -> None:
+    _, folder, examples = shops("minionerec")
+    options = TrainOptions(stage="lora", lora_r=2)
+    train(folder, examples, tmp_path / "adapted", options=options, sft_fields=SHORT)
+    merge(tmp_path / "adapted", tmp_path / "merged")
+    history = [Request("u", ("3", "4"))]
+    (adapted,) = recommend(tmp_path / "adapted", history)
+    (merged,) = recommend(tmp_path / "merged", history)
+    assert adapted.items == merged.items
+    np.testing.assert_allclose(adapted.scores, merged.scores, atol=1e-4)
+
+
+def head_of(source: Path, target: Path, n: int) -> Path:
+    """The first windows of a file whose target and history are there in full."""
+    with source.open(encoding="utf-8", newline="") as stream:
+        rows = list(itertools.islice(csv.reader(stream), n + 1))
+    with target.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    return target
+
+
+@pytest.mark.skipif(not INDUSTRIAL.is_dir(), reason="the shared data is not at hand")
+def test_the_files_of_minionerec_evaluate_through_an_adopted_model(tmp_path: Path) -> None:
+    index = json.loads((INDUSTRIAL / "index.json").read_text())
+    tokenizer = tiny_tokenizer()
+    used = sorted({token for sid in index.values() for token in sid})
+    tokenizer.add_tokens(used)
+    tokenizer.save_pretrained(tmp_path / "model")
+    tiny_model("qwen2", vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(
+        tmp_path / "model"
+    )
+    bundle = read_map(INDUSTRIAL / "index.json", name="industrial", info=INDUSTRIAL / "info.txt")
+    bundle.save(tmp_path / "industrial.zarr")
+    adoption = adopt(
+        tmp_path / "model",
+        tmp_path / "industrial.zarr",
+        tmp_path / "adopted",
+        AdoptOptions(preset="minionerec"),
+    )
+    assert (adoption.items, adoption.items_without_token, adoption.equal_rows) == (3686, 0, 0)
+    assert adoption.tokens.number == len(used) == 560
+    parts = {
+        part: head_of(INDUSTRIAL / f"{name}.csv", tmp_path / f"{part}.csv", 60)
+        for part, name in (("train", "train_partial"), ("valid", "valid"), ("test", "test"))
+    }
+    options = SplitOptions(protocol="given", valid=parts["valid"], test=parts["test"])
+    split_events(parts["train"], tmp_path / "split", options)
+    evaluation = evaluate(
+        tmp_path / "adopted",
+        tmp_path / "split",
+        EvaluationOptions(limit=12, ks=(10,), num_beams=20, samples=0),
+    )
+    assert evaluation.n == 12
+    assert 0 <= evaluation.metrics["hr@10"] <= 1
+    # the SIDs of the windows are those of the bundle
+    copy = Bundle.open(tmp_path / "adopted" / "sid.zarr")
+    with parts["test"].open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            assert copy.sid(row["item_id"]) == row["item_sid"]

@@ -1,0 +1,174 @@
+"""Hostile codebook files end in one line, execute nothing and allocate nothing."""
+
+import tracemalloc
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.base.errors import DataError
+from sidtool.integrations.formats.codebooks.layouts import read_codebook
+from sidtool.integrations.formats.codebooks.pickle_values import Call, Name, Stored, read_pickle
+from tests.hostile.harness import call, cases
+from tests.integrations.formats.codebooks import hostile
+from tests.integrations.formats.codebooks.hostile import MARKER, checkpoint
+
+FEW_BYTES = 24 << 20
+"""Less than any of the claims below; a pickle of 256 kB makes some million bytes of records."""
+
+
+def refused(path: Path, message: str) -> None:
+    """Fail unless reading the file ends in one line that matches, without a large allocation."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message) as caught:
+            read_codebook(path)
+        assert tracemalloc.get_traced_memory()[1] < FEW_BYTES
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not (path.parent / MARKER).exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: hostile.claiming_rows(path, 10**9), "claims the shape .1000000000, 4."),
+        (hostile.claiming_storage, "claims the shape .1000000000, 4."),
+        (lambda path: hostile.claiming_rows(path, 50), "claims the shape .50, 4."),
+        (hostile.bomb, "is compressed, which torch.save never does"),
+        (hostile.deep_tuples, "has no known codebook"),
+        (hostile.far_memo, "has no known codebook"),
+        (hostile.long_pickle, "has 1000005 bytes, the limit is 262144"),
+        (hostile.wrong_checksum, "Bad CRC-32"),
+        (lambda path: path.write_bytes(b""), "is not a zip file"),
+        (lambda path: path.write_bytes(b"\x80\x02}q\x00."), "is not a zip file"),
+        (lambda path: hostile.rezip(path, {"model.json": b"{}"}), "has no data.pkl"),
+    ],
+)
+def test_claims_and_bombs(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    path = tmp_path / "model.pth"
+    make(path)
+    refused(path, message)
+
+
+def test_an_npz_bomb(tmp_path: Path) -> None:
+    hostile.npz_bomb(tmp_path / "x.npz")
+    refused(tmp_path / "x.npz", "expands from .* bytes to 419430528, the limit is")
+
+
+def test_an_npz_that_claims_rows(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, codebook_0=np.zeros((3, 4), dtype=np.float32))
+    entries = hostile.members(path)
+    data = entries["codebook_0.npy"].replace(b"(3, 4), }      ", b"(999999999, 4),}")
+    hostile.rezip(path, {"codebook_0.npy": data})
+    refused(path, "claims .* bytes of shape .999999999, 4")
+    np.savez(path, codebook_0=np.array([{}], dtype=object))
+    refused(path, "has the shape .* and the type object")
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / MARKER
+    hostile.pickle_with_code(tmp_path / "model.pth", marker)
+    refused(tmp_path / "model.pth", "has no known codebook; its tensors are none")
+    # beside tensors, code is skipped like any other object
+    hostile.checkpoint_with_code(tmp_path / "whole.pth", marker)
+    assert read_codebook(tmp_path / "whole.pth").codebook.sizes == (3,)
+    assert not marker.exists()
+    torch.load(tmp_path / "whole.pth", weights_only=False)
+    assert marker.exists()  # the file does run code for a reader that unpickles
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rq__vq_layers__0__embedding__weight": torch.zeros(3, 5)}, "level 1 has width 4"),
+        ({"rq__vq_layers__0__embedding__weight": torch.zeros(12)}, "has the shape .12,."),
+        ({"rq__vq_layers__0__embedding__weight": torch.zeros(0, 4)}, "has the shape .0, 4."),
+        ({"rq__vq_layers__0__embedding__weight": torch.zeros(3, 4).long()}, "the type int64"),
+        ({"rq__vq_layers__1__embedding__weight": torch.full((3, 4), torch.nan)}, "is not finite"),
+        ({"encoder__mlp_layers__1__weight": torch.full((4, 6), torch.inf)}, "not finite float32"),
+        ({"encoder__mlp_layers__1__bias": torch.zeros(5)}, "has weights .4, 6. and a bias .5,."),
+        ({"encoder__mlp_layers__1__weight": torch.zeros(9, 6)}, "bias"),
+        ({"encoder__mlp_layers__3__weight": torch.zeros(4, 9)}, "layer 1 has shapes"),
+        ({"encoder__mlp_layers__2__running_mean": torch.zeros(4)}, "is no BatchNorm1d"),
+        ({"encoder__mlp_layers__2__gamma": torch.zeros(4)}, "is no linear layer"),
+        ({"rq__vq_layers__3__embedding__weight": torch.zeros(3, 4)}, r"the levels \[0, 1, 3\]"),
+    ],
+)
+def test_tensors_of_other_shapes_and_values(
+    tmp_path: Path, changes: dict[str, torch.Tensor], message: str
+) -> None:
+    checkpoint(tmp_path / "model.pth", **changes)
+    refused(tmp_path / "model.pth", message)
+
+
+def test_batch_statistics_that_cannot_be(tmp_path: Path) -> None:
+    parts = {name: torch.ones(4) for name in ("running_mean", "weight", "bias")}
+    names = {f"encoder__mlp_layers__2__{name}": part for name, part in parts.items()}
+    names["encoder__mlp_layers__2__running_var"] = -torch.ones(4)
+    checkpoint(tmp_path / "model.pth", **names)
+    refused(tmp_path / "model.pth", "variances below 0")
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"does not exist"):
+        read_codebook(tmp_path / "model.pth")
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(DataError):
+        read_codebook(tmp_path / "folder.pth")
+
+
+@cases(60)
+@given(share=st.floats(0, 0.999))
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    checkpoint(tmp_path / "whole.pth")
+    data = (tmp_path / "whole.pth").read_bytes()
+    (tmp_path / "model.pth").write_bytes(data[: int(share * len(data))])
+    assert call(read_codebook, tmp_path / "model.pth", input_bytes=len(data)) is None
+
+
+@cases(150)
+@given(place=st.floats(0, 1), bits=st.integers(1, 255), length=st.integers(0, 3))
+def test_a_damaged_file_is_refused_or_has_valid_numbers(
+    tmp_path: Path, place: float, bits: int, length: int
+) -> None:
+    checkpoint(tmp_path / "whole.pth")
+    data = bytearray((tmp_path / "whole.pth").read_bytes())
+    at = min(int(place * len(data)), len(data) - 1)
+    data[at] ^= bits
+    del data[at + 1 : at + 1 + length]
+    (tmp_path / "model.pth").write_bytes(bytes(data))
+    read = call(read_codebook, tmp_path / "model.pth", input_bytes=len(data))
+    if read is not None:
+        read.codebook.check()
+
+
+RECORDS = (type(None), bool, int, float, str, bytes, tuple, list, dict, Name, Call, Stored)
+
+
+@cases(150)
+@given(data=st.binary(max_size=200))
+def test_any_bytes_as_a_pickle_are_records_or_malformed(data: bytes) -> None:
+    value = None
+    with suppress(ValueError):
+        value = read_pickle(b"\x80\x02" + data + b".")
+    assert type(value) in RECORDS
+
+
+def test_objects_of_a_pickle_are_records() -> None:
+    import argparse
+    import pickle
+
+    value = read_pickle(pickle.dumps({"args": argparse.Namespace(layers=[4, 2])}, protocol=4))
+    args = value["args"]
+    assert isinstance(args, Call)
+    assert args.what == Name("argparse.Namespace")
+    assert args.state == {"layers": [4, 2]}

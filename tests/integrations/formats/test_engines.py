@@ -1,0 +1,211 @@
+"""Files for engines, read back by readers that are written from the engines' formats alone."""
+
+import json
+import struct
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
+from sidtool.integrations.formats.convert import export_map
+from sidtool.integrations.formats.flashrec import sid_option, write_flashrec
+from sidtool.integrations.formats.model_tokens import ModelTokens
+from sidtool.integrations.formats.static import static_index, write_static
+from sidtool.integrations.formats.xllm import write_xllm
+from sidtool.tokenizer.bundle import Bundle
+from tests.bundles import small_bundle
+from tests.integrations.formats.cases import block_tokens, numbered_bundle, sorted_tokens
+
+
+def expected_tokens(bundle: Bundle, tokens: ModelTokens) -> dict[str, tuple[int, ...]]:
+    """The token ids of each item, one look-up at a time."""
+    return {
+        bundle.items.ids[row]: tuple(
+            int(tokens.levels[level][code])
+            for level, code in enumerate(bundle.items.codes[row].tolist())
+        )
+        for row in bundle.active.tolist()
+    }
+
+
+def read_xllm(path: Path) -> list[tuple[int, tuple[int, ...]]]:
+    """As xLLM's RecVocabDict reads it: an int64, then three int32, until the file ends."""
+    records = []
+    with path.open("rb") as stream:
+        while item := stream.read(8):
+            triple = stream.read(12)
+            assert len(item) == 8
+            assert len(triple) == 12, "possibly containing incomplete lines"
+            records.append((struct.unpack("<q", item)[0], struct.unpack("<iii", triple)))
+    return records
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_xllm_reads_every_item_with_its_tokens(tmp_path: Path, duplicates: bool) -> None:
+    bundle = numbered_bundle(300, (9, 8, 7), duplicates=duplicates)
+    tokens = block_tokens(bundle, 151_669)
+    export_map(bundle, tmp_path / "vocab.bin", "xllm", tokens=tokens)
+    records = read_xllm(tmp_path / "vocab.bin")
+    expected = expected_tokens(bundle, tokens)
+    assert len(records) == 300
+    assert {str(item): triple for item, triple in records} == expected
+    assert [triple for _, triple in records] == sorted(expected.values())  # SID order
+
+
+def test_xllm_needs_three_levels_and_ids_that_are_numbers(tmp_path: Path) -> None:
+    four = numbered_bundle(5, (4, 4, 4, 4))
+    with pytest.raises(UsageError, match="of 3 levels, and these have 4"):
+        write_xllm(four, tmp_path / "x.bin", block_tokens(four, 0))
+    named = small_bundle()
+    with pytest.raises(DataError, match="ids that are numbers, not 'i"):
+        write_xllm(named, tmp_path / "x.bin", block_tokens(named, 0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_items_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
+    bundle = numbered_bundle(200, (9, 8, 12))
+    tokens = sorted_tokens(bundle, 1000, unused=((1, 3), (2, 0)))
+    codes = bundle.items.codes
+    lost = int(((codes[:, 1] == 3) | (codes[:, 2] == 0)).sum())
+    with pytest.warns(SidtoolWarning, match=f"^{lost} of 200 items are left out"):
+        write_xllm(bundle, tmp_path / "vocab.bin", tokens)
+    expected = {item: ids for item, ids in expected_tokens(bundle, tokens).items() if min(ids) >= 0}
+    records = read_xllm(tmp_path / "vocab.bin")
+    assert 0 < len(records) == 200 - lost
+    assert {str(item): triple for item, triple in records} == expected
+    nothing = ModelTokens(tuple(np.full(size, -1) for size in (9, 8, 12)), None, 10)
+    with pytest.raises(DataError, match="no tokens for the SIDs of all 200 items"):
+        write_xllm(bundle, tmp_path / "none.bin", nothing)
+
+
+def read_flashrec(path: Path, added_tokens: dict[str, int]) -> dict[tuple[int, ...], Any]:
+    """As FlashRec reads a catalog without `--sid`: layers from the tokens <s_X_N>, the depth from
+    the first key; of four codes the last one is that of begin and end token."""
+    catalog = json.loads(path.read_text(encoding="utf-8"))
+    layers: dict[str, list[int]] = {}
+    for text, token in added_tokens.items():
+        if text.startswith("<s_"):
+            layers.setdefault(text[3], []).append(token)
+    starts = sorted(min(ids) for ids in layers.values())
+    depth = len(next(iter(catalog)).split(","))
+    if depth == 4:
+        starts.append(added_tokens["<|sid_begin|>"])
+    return {
+        tuple(start + int(code) for start, code in zip(starts, key.split(","), strict=True)): value
+        for key, value in catalog.items()
+    }
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_flashrec_infers_the_tokens_of_every_item(tmp_path: Path, duplicates: bool) -> None:
+    bundle = numbered_bundle(200, (9, 8, 7), duplicates=duplicates)
+    start = 500
+    added = {text: start + number for number, text in enumerate(bundle.space.tokens)}
+    write_flashrec(bundle, tmp_path / "sids.json")
+    read = read_flashrec(tmp_path / "sids.json", added)
+    expected: dict[tuple[int, ...], list[dict[str, str]]] = {}
+    for item, ids in expected_tokens(bundle, block_tokens(bundle, start)).items():
+        expected.setdefault((*ids, added["<|sid_end|>"]), []).append({"pid": item})
+    assert read == expected
+
+
+def test_the_catalog_of_flashrec_is_the_text_of_one_dump(tmp_path: Path) -> None:
+    bundle = small_bundle(30, (2, 3, 4), duplicates=True)
+    write_flashrec(bundle, tmp_path / "sids.json")
+    text = (tmp_path / "sids.json").read_text(encoding="utf-8")
+    again = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+    assert text == again
+
+
+def test_flashrec_refuses_ids_that_are_no_block() -> None:
+    bundle = small_bundle(sizes=(4, 5, 12))
+    with pytest.raises(CompatibilityError, match="ids follow each other level by level"):
+        sid_option(bundle.space, sorted_tokens(bundle, 7, unused=()))
+
+
+def allowed_by_static(arrays: dict[str, Any], levels: int) -> set[tuple[int, ...]]:
+    """Every SID that STATIC's arrays allow with one dense level, step by step as its decoder."""
+    beams = [((int(token),), int(arrays["dense_states"][token])) for token in _set(arrays)]
+    for level in range(1, levels):
+        grown = []
+        for sid, state in beams:
+            first, stop = arrays["indptr"][state : state + 2]
+            assert 0 < stop - first <= arrays["layer_max_branches"][level]
+            edges = arrays["packed_csr"][first:stop]
+            assert edges[:, 0].tolist() == sorted(edges[:, 0].tolist())
+            grown += [((*sid, int(token)), int(after)) for token, after in edges]
+        beams = grown
+    assert {state for _, state in beams} == {0}
+    return {sid for sid, _ in beams}
+
+
+def _set(arrays: dict[str, Any]) -> list[int]:
+    assert np.array_equal(arrays["start_mask"], arrays["dense_mask"])
+    return np.flatnonzero(arrays["dense_mask"]).tolist()
+
+
+@pytest.mark.parametrize("number", [block_tokens, lambda b, start: sorted_tokens(b, start, ())])
+@pytest.mark.parametrize("sizes", [(4, 5, 12), (11, 3), (3, 2, 4, 5)])
+def test_static_over_a_models_tokens_allows_exactly_the_catalog(
+    tmp_path: Path, sizes: tuple[int, ...], number: Callable[[Bundle, int], ModelTokens]
+) -> None:
+    bundle = small_bundle(20, sizes)
+    tokens = number(bundle, 300)
+    write_static(bundle, tmp_path / "table.npz", tokens)
+    arrays = dict(np.load(tmp_path / "table.npz"))
+    assert allowed_by_static(arrays, len(sizes)) == set(expected_tokens(bundle, tokens).values())
+    vocabulary = tokens.vocabulary
+    assert arrays["start_mask"].shape == (vocabulary,)
+    assert (arrays["packed_csr"][-vocabulary:] == (vocabulary, 0)).all()
+    n_states = vocabulary + 1 + sum(len(codes) for codes in bundle.trie().codes[1:-1])
+    assert len(arrays["indptr"]) == n_states + 2
+
+
+def test_static_leaves_out_items_without_tokens(tmp_path: Path) -> None:
+    bundle = small_bundle(60, (4, 5, 6))
+    tokens = sorted_tokens(bundle, 10, unused=((0, 2),))
+    with pytest.warns(SidtoolWarning, match="items are left out"):
+        write_static(bundle, tmp_path / "table.npz", tokens)
+    arrays = dict(np.load(tmp_path / "table.npz"))
+    expected = {ids for ids in expected_tokens(bundle, tokens).values() if min(ids) >= 0}
+    assert allowed_by_static(arrays, 3) == expected
+
+
+def test_codes_as_tokens_give_the_same_table() -> None:
+    """One level of the space alone in the vocabulary: token ids are codes, but for the depth of the
+    dense table."""
+    bundle = small_bundle(20, (6, 6, 6))
+    codes = tuple(np.arange(6, dtype=np.int64) for _ in range(3))
+    by_token = static_index(bundle.trie(), ModelTokens(codes, None, 6))
+    by_code = static_index(bundle.trie())
+    assert np.array_equal(by_token.packed_csr, by_code.packed_csr)
+    assert np.array_equal(by_token.indptr, by_code.indptr)
+    assert by_token.dense_mask.ndim == by_code.dense_mask.ndim - 1 == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["xllm", "flashrec"])
+def test_the_memory_of_an_export_does_not_grow_with_the_catalog(
+    tmp_path: Path, system: str
+) -> None:
+    peaks = []
+    for items in (40_000, 160_000):
+        bundle = numbered_bundle(items)
+        tokens = block_tokens(bundle, 100)
+        assert len(bundle.active) == len(bundle.items.ids) == items
+        tracemalloc.start()
+        try:
+            if system == "xllm":
+                write_xllm(bundle, tmp_path / f"{items}.bin", tokens)
+            else:
+                write_flashrec(bundle, tmp_path / f"{items}.json")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    # 120,000 more items; rows that are written are counted by 8-byte numbers and flags
+    assert peaks[1] - peaks[0] < 32 * 120_000
+    assert peaks[1] < 12 << 20

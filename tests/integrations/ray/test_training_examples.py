@@ -1,0 +1,145 @@
+"""Training examples of parts of the users, one behind the other, are the file of one process."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sidtool.base.errors import RefusedError, UsageError
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.general_text import GeneralOptions
+from sidtool.data.items import Items
+from sidtool.data.split.files import SplitOptions, make_split, write_split
+from sidtool.data.split.split import Split
+from sidtool.examples.catalog import CatalogOptions
+from sidtool.examples.event_weights import WeightOptions
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.job import SftInputs
+from sidtool.examples.sft_options import SftOptions
+from sidtool.integrations.ray.run import RunOptions
+from sidtool.integrations.ray.training_examples import ClusterExamples
+from sidtool.tokenizer.bundle.bundle import Bundle
+from tests.data.split.cases import windows_of
+from tests.data.tables.files import write_table
+from tests.examples.cases import ALL_TASKS, RATING_TASKS
+from tests.models import tiny_tokenizer
+from tests.training_fixtures import bundle, catalog, split
+
+__all__ = ["bundle", "catalog", "split"]
+
+
+def inputs_of(
+    folder: Path, bundle: Bundle, catalog: Items, split: Split, **options: Any
+) -> SftInputs:
+    """The inputs in files."""
+    bundle.save(folder / "shop.zarr")
+    table = {"item_id": list(catalog.ids), "title": list(catalog.titles)}
+    table |= {name: list(cells) for name, cells in catalog.fields.items()}
+    pq.write_table(pa.table(table), folder / "items.parquet")
+    write_split(split, folder / "split")
+    queries = folder / "queries.jsonl"
+    queries.write_text('{"item": "i3", "text": "three"}\n{"item": "i5", "text": "five"}\n')
+    weights = options.pop("weights", None)
+    return SftInputs(
+        str(folder / "shop.zarr"),
+        folder / "items.parquet",
+        folder / "split",
+        SftOptions(**options),
+        CatalogOptions(queries=queries if "query-to-sid" in options.get("tasks", {}) else None),
+        weights=weights,
+    )
+
+
+def make(inputs: SftInputs, out: Path, writer: ClusterExamples | None = None) -> dict[str, Any]:
+    lineage = make_sft(
+        inputs.bundle,
+        inputs.items,
+        inputs.split,
+        out,
+        inputs.options,
+        catalog_options=inputs.catalog_options,
+        weights=inputs.weights,
+        writer=writer,
+    )
+    return lineage.to_json()
+
+
+def check_same(inputs: SftInputs, folder: Path, users: int = 7) -> None:
+    """Check that both ways give the same files and the same lineage."""
+    for name in ("one", "parts"):
+        (folder / name).mkdir()
+    one = make(inputs, folder / "one" / "train.jsonl")
+    writer = ClusterExamples(inputs, RunOptions(), users)
+    assert make(inputs, folder / "parts" / "train.jsonl", writer) == one
+    files = [
+        {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        for name in ("one", "parts")
+    ]
+    assert files[0] == files[1]
+
+
+def test_all_tasks(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split) -> None:
+    weights = {task: 1.0 + number % 2 for number, task in enumerate(ALL_TASKS)}
+    check_same(inputs_of(tmp_path, bundle, catalog, split, tasks=weights), tmp_path)
+
+
+def test_fields_and_weights(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+    rows = [(f"u{n % 9}", f"i{(7 * n) % 50}", 1_700_000_000 + n, 1 + n % 5) for n in range(120)]
+    names = ("user_id", "item_id", "timestamp", "rating")
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    table = {name: list(map(str, cells)) for name, cells in columns}
+    events = write_table(tmp_path / "events.csv", table)
+    fields = FieldOptions((FieldName("rating"),), times=True, target=("rating>=2",))
+    rated = make_split(events, SplitOptions(fields=fields))
+    tasks = {"sequence": 1.0, **dict.fromkeys(RATING_TASKS, 2.0)}
+    inputs = inputs_of(
+        tmp_path, bundle, catalog, rated, tasks=tasks, weights=WeightOptions("rating")
+    )
+    check_same(inputs, tmp_path, users=2)
+
+
+def test_windows(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+    parts: dict[str, list[list[str]]] = {"train": [], "valid": [], "test": []}
+    for user in range(6):
+        walk = [f"i{3 * user + step}" for step in range(8)]
+        for window, at in windows_of(f"u{user}", walk, 4):
+            part = {6: "valid", 7: "test"}.get(at, "train")
+            parts[part].append([window.user, str(list(window.history)), window.item])
+    for part, rows in parts.items():
+        columns = zip(*rows, strict=True)
+        names = ("user_id", "history_item_id", "item_id")
+        table = dict(zip(names, map(list, columns), strict=True))
+        write_table(tmp_path / f"{part}.csv", table)
+    options = SplitOptions("given", tmp_path / "valid.csv", tmp_path / "test.csv")
+    windows = make_split(tmp_path / "train.csv", options)
+    tasks = {"sequence": 1.0, "next-item": 1.0, "title-history-to-sid": 2.0, "history-text": 1.0}
+    tasks["list"] = 1.0
+    check_same(inputs_of(tmp_path, bundle, catalog, windows, tasks=tasks), tmp_path, users=4)
+
+
+@pytest.mark.parametrize("options", [{"tasks": {"sequence": 1.5}}, {"max_tokens": 100}])
+def test_draws_over_all_users_are_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, options: dict[str, Any]
+) -> None:
+    inputs = inputs_of(tmp_path, bundle, catalog, split, **options)
+    with pytest.raises(UsageError, match="workers make whole copies"):
+        ClusterExamples(inputs, RunOptions())
+
+
+def test_general_text_and_leaks_are_refused(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = inputs_of(tmp_path, bundle, catalog, split)
+    writer = ClusterExamples(inputs, RunOptions(), 7)
+    (tmp_path / "general.txt").write_text("One.\n\nTwo.\n\nThree.\n")
+    arguments = (inputs.bundle, inputs.items, inputs.split, tmp_path / "train.jsonl")
+    shared: dict[str, Any] = {"catalog_options": inputs.catalog_options, "writer": writer}
+    general = GeneralOptions(tmp_path / "general.txt")
+    with pytest.raises(UsageError, match="--general"):
+        make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **shared)
+    monkeypatch.setattr("sidtool.integrations.ray.training_examples.count_leaks", lambda *_: 1)
+    with pytest.raises(RefusedError, match="held-out events are in"):
+        make_sft(*arguments, **shared)
+    assert not list(tmp_path.glob("*train*"))
