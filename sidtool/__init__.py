@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sidtool.base.errors import SidtoolError as SidtoolError
+    from sidtool.cli.reports.report import report as report
+    from sidtool.cli.setting_list import list_settings as list_settings
     from sidtool.data.fields.field_columns import FieldName as FieldName
     from sidtool.data.fields.field_columns import FieldOptions as FieldOptions
     from sidtool.data.fields.fields import Fields as Fields
@@ -68,7 +70,6 @@ if TYPE_CHECKING:
     from sidtool.model.presets.init_model import init_model as init_model
     from sidtool.model.prompt.frames import Templates as Templates
     from sidtool.model.rebinding import rebind as rebind
-    from sidtool.pages.report import report as report
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
     from sidtool.recommendation.recommendations import recommend as recommend
     from sidtool.recommendation.requests import Request as Request
@@ -83,7 +84,6 @@ if TYPE_CHECKING:
     from sidtool.registry.publish import tag as tag
     from sidtool.registry.references import open_bundle as open_bundle
     from sidtool.registry.version_log import log as log
-    from sidtool.setting_list import list_settings as list_settings
     from sidtool.tokenizer.bundle.bundle import Bundle as Bundle
     from sidtool.tokenizer.bundle.integrity import verify as verify
     from sidtool.tokenizer.bundle.sid_text import decode as decode
@@ -173,7 +173,7 @@ _MODULES = {
     "extend_model": "model.extend",
     "import_map": "integrations.formats.convert",
     "init_model": "model.presets.init_model",
-    "list_settings": "setting_list",
+    "list_settings": "cli.setting_list",
     "load_model_folder": "model.load",
     "log": "registry.version_log",
     "make_sft": "examples.examples_run",
@@ -189,7 +189,7 @@ _MODULES = {
     "recommend": "recommendation.recommendations",
     "recommend_folder": "integrations.ray.recommendations",
     "refresh": "training.renewal.refresh",
-    "report": "pages.report",
+    "report": "cli.reports.report",
     "rl": "training.reinforcement.run",
     "serve": "recommendation.serve.start",
     "serve_on_ray": "integrations.ray.ray_service",

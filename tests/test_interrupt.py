@@ -21,7 +21,7 @@ sys.meta_path.insert(0, Interrupt())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
-@pytest.mark.parametrize("name", ["sidtool.cli.main", "sidtool.terminal", "rich.console"])
+@pytest.mark.parametrize("name", ["sidtool.cli.main", "sidtool.cli.terminal", "rich.console"])
 def test_an_interrupt_while_modules_are_imported_is_no_traceback(tmp_path: Path, name: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(HOOK.format(name=name))
     root = str(Path(__file__).parents[1])

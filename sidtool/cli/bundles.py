@@ -9,9 +9,9 @@ import typer
 from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.cli.codebook import say_report
 from sidtool.cli.embed import encode_items
-from sidtool.terminal import options
-from sidtool.terminal.console import say, say_cells, say_json, say_table, warn
-from sidtool.terminal.inputs import standard_input
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import say, say_cells, say_json, say_table, warn
+from sidtool.cli.terminal.inputs import standard_input
 
 if TYPE_CHECKING:
     from sidtool.tokenizer.bundle.bundle import Bundle

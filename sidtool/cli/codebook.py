@@ -8,11 +8,11 @@ import typer
 
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.completion import complete_setting
+from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.inputs import assignments
 from sidtool.data.items import EmptyText
-from sidtool.terminal import options
-from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.terminal.inputs import assignments
 from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.encoder.settings import Dtype
 from sidtool.tokenizer.quantize import Method

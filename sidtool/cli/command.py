@@ -14,8 +14,8 @@ from typer.core import TyperCommand
 
 from sidtool.base.errors import EXIT_INTERRUPTED
 from sidtool.cli.outputs import check_inputs_survive
-from sidtool.terminal import options
-from sidtool.terminal.console import (
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import (
     detail,
     joined_lines,
     note,

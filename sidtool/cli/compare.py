@@ -7,8 +7,8 @@ import typer
 
 from sidtool.base.errors import UsageError
 from sidtool.cli.interop import Catalog, catalog_file
-from sidtool.terminal import options
-from sidtool.terminal.console import say, say_json, say_table
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import RefusedError, UsageError
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.data.prepare.formats import Source
-from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.data.prepare.check import Report

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sidtool.terminal import options
-from sidtool.terminal.console import next_step, progress, say, say_json, say_plan
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan
 from sidtool.tokenizer.encoder.settings import Dtype
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from sidtool.base.errors import UsageError
 from sidtool.cli import inference, list_flags
 from sidtool.cli.evaluation_tables import say_evaluation, say_task
 from sidtool.cli.list_tables import say_lists
-from sidtool.terminal import options
-from sidtool.terminal.completion import complete_task
-from sidtool.terminal.console import next_step, progress
-from sidtool.terminal.inputs import numbers, read_ids
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.completion import complete_task
+from sidtool.cli.terminal.console import next_step, progress
+from sidtool.cli.terminal.inputs import numbers, read_ids
 
 if TYPE_CHECKING:
     from sidtool.evaluation.evaluation import EvaluationOptions

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sidtool.terminal.console import note, say, say_json, say_table
+from sidtool.cli.terminal.console import note, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.evaluation.results import Evaluation

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.cli.terminal.console import note
 from sidtool.model import pretrained
 from sidtool.recommendation.search import normalize
-from sidtool.terminal.console import note
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray.models import ModelSource

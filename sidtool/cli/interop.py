@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan
 from sidtool.integrations.formats.convert import System
 from sidtool.integrations.formats.imported_codebook import LEAST_SHARE
 from sidtool.integrations.formats.minionerec import Keys
-from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, say, say_json, say_plan
 from sidtool.tokenizer.encoder.settings import Dtype
 from sidtool.tokenizer.sid import Levels
 

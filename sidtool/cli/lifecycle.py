@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import EXIT_REFUSED, UsageError
-from sidtool.terminal import options
-from sidtool.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.terminal.inputs import read_ids
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.inputs import read_ids
 
 if TYPE_CHECKING:
     from sidtool.model.rebinding import Outlook

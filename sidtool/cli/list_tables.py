@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sidtool.terminal.console import note, say, say_json, say_table
+from sidtool.cli.terminal.console import note, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.evaluation.lists.list_results import ListEvaluation, Mean

@@ -27,7 +27,7 @@ from sidtool.cli import (
     train,
 )
 from sidtool.cli.command import Command, with_verbosity
-from sidtool.terminal.console import Commands
+from sidtool.cli.terminal.console import Commands
 
 app = typer.Typer(
     cls=Commands,

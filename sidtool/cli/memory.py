@@ -9,8 +9,16 @@ import typer
 
 from sidtool.base.errors import UsageError
 from sidtool.cli import inference
-from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import (
+    next_step,
+    note,
+    progress,
+    say,
+    say_json,
+    say_plan,
+    say_table,
+)
 
 if TYPE_CHECKING:
     from sidtool.data.split.split import Split

@@ -8,14 +8,14 @@ import typer
 
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.completion import complete_setting
+from sidtool.cli.terminal.console import next_step, say, say_json, say_plan, warn
+from sidtool.cli.terminal.inputs import assignments
 from sidtool.integrations.adopt.known_prompts import Preset as PromptPreset
 from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
 from sidtool.model.presets.shapes import Preset
 from sidtool.model.pretrained import Dtype
-from sidtool.terminal import options
-from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import next_step, say, say_json, say_plan, warn
-from sidtool.terminal.inputs import assignments
 
 if TYPE_CHECKING:
     from sidtool.data.items import Items

@@ -10,10 +10,10 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.cli import inference, list_flags
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import progress, say, say_json, say_table, warn
+from sidtool.cli.terminal.inputs import read_ids, standard_input
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.terminal import options
-from sidtool.terminal.console import progress, say, say_json, say_table, warn
-from sidtool.terminal.inputs import read_ids, standard_input
 
 if TYPE_CHECKING:
     from sidtool.data.fields.fields import Fields

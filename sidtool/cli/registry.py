@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.terminal import options
-from sidtool.terminal.completion import complete_reference
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_plan, say_table
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.completion import complete_reference
+from sidtool.cli.terminal.console import (
+    next_step,
+    note,
+    progress,
+    say,
+    say_json,
+    say_plan,
+    say_table,
+)
 
 if TYPE_CHECKING:
     from sidtool.registry.kinds import Kind

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sidtool.terminal import options
-from sidtool.terminal.console import say
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import say
 
 
 def report(
@@ -44,7 +44,7 @@ def report(
     """Write an HTML page that shows a bundle, a training or an evaluation.
 
     The page is one file without scripts that opens from disk and loads nothing."""
-    from sidtool.pages.report import report as write_report
+    from sidtool.cli.reports.report import report as write_report
 
     write_report(
         what,

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sidtool.terminal import options
-from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import progress, say_plan
-from sidtool.terminal.training_log import notify, say_summaries, watch
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.completion import complete_setting
+from sidtool.cli.terminal.console import progress, say_plan
+from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.training.reinforcement.settings import Algorithm
 
 

@@ -9,9 +9,9 @@ import typer
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.cli import inference
-from sidtool.terminal import options
-from sidtool.terminal.console import is_verbose, next_step, note, say, say_json, warn
-from sidtool.terminal.inputs import read_ids
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn
+from sidtool.cli.terminal.inputs import read_ids
 
 TOKEN_VARIABLE = "SIDTOOL_TOKEN"
 LIMITS = "Limits"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.terminal import options
-from sidtool.terminal.completion import complete_task
-from sidtool.terminal.console import next_step, note, progress, say, say_json, say_table, warn
-from sidtool.terminal.inputs import assignments, numbers, read_ids
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.completion import complete_task
+from sidtool.cli.terminal.console import next_step, note, progress, say, say_json, say_table, warn
+from sidtool.cli.terminal.inputs import assignments, numbers, read_ids
 
 if TYPE_CHECKING:
     from sidtool.data.general_text import GeneralOptions

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.data.split.record import Protocol, SplitManifest
-from sidtool.terminal import options
-from sidtool.terminal.console import next_step, note, say, say_json, say_table
 
 if TYPE_CHECKING:
     from sidtool.data.fields.fields import FieldTypes

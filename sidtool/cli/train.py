@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.model.presets.shapes import Preset
-from sidtool.setting_list import Configurable
-from sidtool.terminal import options
-from sidtool.terminal.completion import complete_setting
-from sidtool.terminal.console import (
+from sidtool.cli.setting_list import Configurable
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.completion import complete_setting
+from sidtool.cli.terminal.console import (
     progress,
     say,
     say_json,
     say_plan,
     say_table,
 )
-from sidtool.terminal.training_log import notify, say_summaries, watch
+from sidtool.cli.terminal.training_log import notify, say_summaries, watch
+from sidtool.model.presets.shapes import Preset
 from sidtool.training.settings import Stage
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def settings(
     json: options.Json = False,
 ) -> None:
     """List every setting that a command takes by --set key=value: type, default and meaning."""
-    from sidtool.setting_list import list_settings
+    from sidtool.cli.setting_list import list_settings
 
     for group, settings in groupby(list_settings(command, preset=preset), attrgetter("group")):
         if json:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sidtool.cli.main import PANELS, app
-from sidtool.terminal.console import note, say_table
+from sidtool.cli.terminal.console import note, say_table
 from tests.cli.road import done
 
 

@@ -15,10 +15,10 @@ import pytest
 
 from sidtool.memory.memory import verify_memory
 from sidtool.registry.references import open_bundle
+from tests.cli.reports.html_page import parsed
 from tests.cli.road import Road, catalog, done, write_lines
 from tests.doc_blocks import ENCODER, ROOT, blocks, commands, page
 from tests.hostile.writing_commands import own_codebook
-from tests.pages.html_page import parsed
 
 SMALLER = {
     "num_train_epochs=10": "num_train_epochs=1",

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from sidtool.base.visible import visible
-from sidtool.terminal.inputs import read_ids
+from sidtool.cli.terminal.inputs import read_ids
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 

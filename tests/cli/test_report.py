@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.pages import neighbors
+from sidtool.cli.reports import neighbors
+from tests.cli.reports.html_page import Parsed, parsed
 from tests.cli.road import Road, done, refused
-from tests.pages.html_page import Parsed, parsed
 
 
 @pytest.fixture(scope="module")

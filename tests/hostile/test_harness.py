@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from sidtool.base.errors import DataError
-from sidtool.terminal.console import Commands
+from sidtool.cli.terminal.console import Commands
 from tests.hostile import harness
 from tests.hostile.harness import call, classify, is_printable, run
 

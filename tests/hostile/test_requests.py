@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.cli import inference
+from sidtool.cli.terminal.inputs import read_ids
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -22,7 +23,6 @@ from sidtool.recommendation.requests import (
     parse_request,
     read_request_stream,
 )
-from sidtool.terminal.inputs import read_ids
 from tests.bundles import small_bundle
 from tests.hostile.harness import call, cases, classify, is_printable, run
 from tests.loaded import loaded_model

@@ -12,8 +12,8 @@ from typing import get_args
 import pytest
 
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
+from sidtool.cli.setting_list import list_settings
 from sidtool.model.contract.contract import ModelKind
-from sidtool.setting_list import list_settings
 from sidtool.training.arguments import made_config, trainer_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields

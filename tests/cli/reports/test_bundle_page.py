@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.pages import codebook_tree
-from sidtool.pages.blocks import Node, Table
-from sidtool.pages.bundle_page import bundle_page
-from sidtool.pages.codebook_tree import CodebookTree
-from sidtool.pages.item_plane import DRAWN, grouped_points, item_plane, principal_plane
-from sidtool.pages.render import render
+from sidtool.cli.reports import codebook_tree
+from sidtool.cli.reports.blocks import Node, Table
+from sidtool.cli.reports.bundle_page import bundle_page
+from sidtool.cli.reports.codebook_tree import CodebookTree
+from sidtool.cli.reports.item_plane import DRAWN, grouped_points, item_plane, principal_plane
+from sidtool.cli.reports.render import render
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.make.explain import explain
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
-from tests.pages.html_page import parsed
+from tests.cli.reports.html_page import parsed
 
 
 def four_items() -> Bundle:

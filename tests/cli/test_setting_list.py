@@ -6,14 +6,14 @@ import json
 import pytest
 import trl
 
-from sidtool.model.presets.shapes import model_shape
-from sidtool.setting_list import (
+from sidtool.cli.setting_list import (
     Setting,
     dataclass_settings,
     first_sentence,
     list_settings,
     setting_keys,
 )
+from sidtool.model.presets.shapes import model_shape
 from sidtool.tokenizer.quantize import METHODS, option_types
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from sidtool.training.settings import DECIDED, DEFAULTS, TrainOptions

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.pages.blocks import CommonValue, Node
+from sidtool.cli.reports.blocks import CommonValue, Node
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.explain import Example, TitleWords
 

@@ -1,8 +1,8 @@
 """Pages in headless Chromium: no message, no request, no accessibility violation, and everything is
 reached by keyboard.
 
-`tests/pages/install_browser.sh FOLDER` installs what is needed; SIDTOOL_BROWSER_PACKAGES names the
-folder."""
+`tests/cli/reports/install_browser.sh FOLDER` installs what is needed; SIDTOOL_BROWSER_PACKAGES
+names the folder."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from sidtool.pages.bundle_page import bundle_page
-from sidtool.pages.render import render
+from sidtool.cli.reports.bundle_page import bundle_page
+from sidtool.cli.reports.render import render
 from tests.bundles import small_bundle
+from tests.cli.reports.test_render import HOSTILE, page_of
 from tests.cli.road import done, walk
-from tests.pages.test_render import HOSTILE, page_of
 
 PACKAGES = os.environ.get("SIDTOOL_BROWSER_PACKAGES", "")
 WALK = Path(__file__).with_name("walk_page.mjs")
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not (PACKAGES and shutil.which("chromium") and shutil.which("node")),
-        reason="no Chromium: run tests/pages/install_browser.sh FOLDER and set "
+        reason="no Chromium: run tests/cli/reports/install_browser.sh FOLDER and set "
         "SIDTOOL_BROWSER_PACKAGES=FOLDER",
     ),
 ]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.terminal.console import progress, set_verbosity
-from sidtool.terminal.training_log import notify, say_summaries, watch
-from tests.terminal.test_console import terminal, written
+from sidtool.cli.terminal.console import progress, set_verbosity
+from sidtool.cli.terminal.training_log import notify, say_summaries, watch
+from tests.cli.terminal.test_console import terminal, written
 
 ENTRIES = [
     {"step": 4, "loss": 2.77961, "learning_rate": 0.00095, "tokens": 985},

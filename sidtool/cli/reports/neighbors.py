@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
-from sidtool.pages.blocks import Block, Details, Listing, Mark, Table, Text
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes.measure import (
     POOL,

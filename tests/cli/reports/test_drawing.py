@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.pages import drawing
-from sidtool.pages.blocks import Estimate, IntervalChart, LineChart, Scatter, Series, thinned
+from sidtool.cli.reports import drawing
+from sidtool.cli.reports.blocks import Estimate, IntervalChart, LineChart, Scatter, Series, thinned
 
 NUMBERS = st.floats(-1e9, 1e9).filter(lambda x: x == 0 or abs(x) > 1e-9)
 

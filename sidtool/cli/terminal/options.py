@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sidtool.base.errors import UsageError
+from sidtool.cli.terminal.completion import complete_reference
+from sidtool.cli.terminal.config_file import read_config
 from sidtool.data import interactions, items
-from sidtool.terminal.completion import complete_reference
-from sidtool.terminal.config_file import read_config
 
 
 def _check_seed(value: int) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.cli.terminal.completion import complete_reference, complete_setting, complete_task
 from sidtool.examples.tasks import TASKS
-from sidtool.terminal.completion import complete_reference, complete_setting, complete_task
 from tests.bundles import small_bundle
 from tests.cli.road import done
 
@@ -51,7 +51,7 @@ def test_bash_gets_commands_options_and_choices(words: str, completions: set[str
     ended = subprocess.run(
         [sys.executable, "-c", program],
         env={"COMP_WORDS": words, "COMP_CWORD": str(count), "_SIDTOOL_COMPLETE": "complete_bash"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
     )

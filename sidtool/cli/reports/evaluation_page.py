@@ -7,12 +7,7 @@ from pathlib import Path
 from sidtool.base.checkpoint.files import MAX_JSON
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
-from sidtool.evaluation.bootstrap import Interval
-from sidtool.evaluation.metrics import KINDS
-from sidtool.evaluation.results import StoredEvaluation
-from sidtool.evaluation.slices import SLICES
-from sidtool.evaluation.system_values import Metrics
-from sidtool.pages.blocks import (
+from sidtool.cli.reports.blocks import (
     Block,
     Estimate,
     IntervalChart,
@@ -23,7 +18,12 @@ from sidtool.pages.blocks import (
     Table,
     Text,
 )
-from sidtool.pages.sample_users import Titles, sample_blocks
+from sidtool.cli.reports.sample_users import Titles, sample_blocks
+from sidtool.evaluation.bootstrap import Interval
+from sidtool.evaluation.metrics import KINDS
+from sidtool.evaluation.results import StoredEvaluation
+from sidtool.evaluation.slices import SLICES
+from sidtool.evaluation.system_values import Metrics
 from sidtool.tokenizer.bundle.manifest import flat_record
 
 NEAR = 10

@@ -39,7 +39,7 @@ def complete_setting(command: str) -> Callable[[str], list[str]]:
     """The completion of `key=` for the `--set` of a command; the keys that need no library."""
 
     def complete(incomplete: str) -> list[str]:
-        from sidtool.setting_list import setting_keys
+        from sidtool.cli.setting_list import setting_keys
 
         return [f"{key}=" for key in setting_keys(command) if key.startswith(incomplete)]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.pages.blocks import Scatter, Series
-from sidtool.pages.render import COLORS, cut
+from sidtool.cli.reports.blocks import Scatter, Series
+from sidtool.cli.reports.render import COLORS, cut
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 DRAWN = 2000

@@ -18,7 +18,7 @@ from rich.console import Console
 import sidtool
 from sidtool.base.errors import DataError, SidtoolError
 from sidtool.base.visible import visible
-from sidtool.terminal.console import (
+from sidtool.cli.terminal.console import (
     detail,
     next_step,
     note,

@@ -9,8 +9,8 @@ from typing import Any
 
 from sidtool.base.extras import require
 from sidtool.base.visible import visible
-from sidtool.pages import drawing
-from sidtool.pages.blocks import Page
+from sidtool.cli.reports import drawing
+from sidtool.cli.reports.blocks import Page
 
 TEMPLATES = Path(__file__).with_name("templates")
 CUT = 160

@@ -8,10 +8,10 @@ from typing import Any
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
+from sidtool.cli.reports.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import RlParams, TrainParams
-from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
 from sidtool.tokenizer.bundle.manifest import flat_record
 from sidtool.training.training_run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.terminal.console import Progress, is_verbose, next_step, note, say, say_json
+from sidtool.cli.terminal.console import Progress, is_verbose, next_step, note, say, say_json
 
 Log = Callable[[Mapping[str, float]], None]
 """Called with a log line of a training: its step and figures by name."""

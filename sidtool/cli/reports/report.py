@@ -9,12 +9,12 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_file, refuse_existing
 from sidtool.base.output_name import HTML_FILE
+from sidtool.cli.reports.blocks import Page
+from sidtool.cli.reports.bundle_page import bundle_page
+from sidtool.cli.reports.evaluation_page import evaluation_page, read_evaluation
+from sidtool.cli.reports.render import render
+from sidtool.cli.reports.training_page import read_training, training_page
 from sidtool.integrations.formats.convert import CatalogFile
-from sidtool.pages.blocks import Page
-from sidtool.pages.bundle_page import bundle_page
-from sidtool.pages.evaluation_page import evaluation_page, read_evaluation
-from sidtool.pages.render import render
-from sidtool.pages.training_page import read_training, training_page
 from sidtool.registry.references import open_bundle, open_parent
 
 Kind = Literal["bundle", "training output", "evaluation"]

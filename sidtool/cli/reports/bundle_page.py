@@ -7,10 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.pages.blocks import Block, LineChart, Page, Section, Series, Table, Text, Tree, thinned
-from sidtool.pages.codebook_tree import LEAF, WIDTHS, CodebookTree
-from sidtool.pages.item_plane import item_plane
-from sidtool.pages.neighbors import neighbor_blocks
+from sidtool.cli.reports.blocks import (
+    Block,
+    LineChart,
+    Page,
+    Section,
+    Series,
+    Table,
+    Text,
+    Tree,
+    thinned,
+)
+from sidtool.cli.reports.codebook_tree import LEAF, WIDTHS, CodebookTree
+from sidtool.cli.reports.item_plane import item_plane
+from sidtool.cli.reports.neighbors import neighbor_blocks
 from sidtool.tokenizer.assign.policy import CollisionCounts
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.manifest import flat_record

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.pages.blocks import Details, Listing, Mark, Table
-from sidtool.pages.neighbors import NEAREST, QUERIES, neighbor_blocks
+from sidtool.cli.reports.blocks import Details, Listing, Mark, Table
+from sidtool.cli.reports.neighbors import NEAREST, QUERIES, neighbor_blocks
 from sidtool.tokenizer.bundle import Bundle
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import MissingPackageError
 from sidtool.base.visible import STEERING
-from sidtool.pages.blocks import (
+from sidtool.cli.reports.blocks import (
     CommonValue,
     Details,
     Estimate,
@@ -27,9 +27,9 @@ from sidtool.pages.blocks import (
     Text,
     Tree,
 )
-from sidtool.pages.render import CUT, cell, numeric_columns, render
+from sidtool.cli.reports.render import CUT, cell, numeric_columns, render
 from sidtool.tokenizer.make.explain import Example, Term
-from tests.pages.html_page import parsed
+from tests.cli.reports.html_page import parsed
 
 HOSTILE = (
     "</script><script>alert(1)</script>\"'><img src=x onerror=a()>{{ 7 * 7 }}\x00\x1b[31m\u202eabc"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sidtool.pages.blocks import IntervalChart, LineChart, Point, Scatter
+from sidtool.cli.reports.blocks import IntervalChart, LineChart, Point, Scatter
 
 WIDTH = 720
 LEFT = 80
