@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from sidtool.integrations.formats.convert import export_map as export_map
     from sidtool.integrations.formats.convert import import_map as import_map
     from sidtool.integrations.formats.imported_codebook import CodebookFile as CodebookFile
-    from sidtool.integrations.formats.tokens_of_model import model_tokens as model_tokens
+    from sidtool.integrations.formats.token_ids import model_tokens as model_tokens
     from sidtool.integrations.ray.models import ModelSource as ModelSource
     from sidtool.integrations.ray.rankings import ClusterRanker as ClusterRanker
     from sidtool.integrations.ray.ray_service import serve_on_ray as serve_on_ray
@@ -178,7 +178,7 @@ _MODULES = {
     "log": "registry.version_log",
     "make_sft": "examples.examples_run",
     "merge": "model.merging",
-    "model_tokens": "integrations.formats.tokens_of_model",
+    "model_tokens": "integrations.formats.token_ids",
     "open_bundle": "registry.references",
     "open_split": "data.split.files",
     "prepare": "data.prepare.preparation",

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.cli.terminal.console import note
-from sidtool.model import pretrained
-from sidtool.recommendation.search import normalize
+from sidtool.model.pretrained import Dtype as Precision
+from sidtool.recommendation.search.normalize import Normalize as Normalization
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray.models import ModelSource
@@ -16,7 +16,7 @@ NumBeams = Annotated[
     int, typer.Option(help="Beam width: number of partial SIDs that survive each level.")
 ]
 Normalize = Annotated[
-    normalize.Normalize | None,
+    Normalization | None,
     typer.Option(
         help="Normalize scores over all codes of the level, the valid next codes (trie), or the "
         "whole vocabulary. Default: the model's training setting."
@@ -30,7 +30,7 @@ Device = Annotated[
     typer.Option(help="Device that the model runs on, like cpu or cuda; the GPU if there is one."),
 ]
 Dtype = Annotated[
-    pretrained.Dtype | None,
+    Precision | None,
     typer.Option(help="Precision of inference. Default: float32 on a CPU, else bfloat16."),
 ]
 OtherBundle = Annotated[
@@ -59,7 +59,7 @@ def load_model(
     model: str,
     bundle: str | None,
     device: str | None,
-    dtype: pretrained.Dtype | None,
+    dtype: Precision | None,
     trust_remote_code: bool,
     memory: tuple[str | None, float | None, float | None] = (None, None, None),
 ) -> "LoadedModel":
@@ -87,7 +87,7 @@ def model_source(
     model: str,
     bundle: str | None,
     device: str | None,
-    dtype: pretrained.Dtype | None,
+    dtype: Precision | None,
     trust_remote_code: bool,
     memory: tuple[str | None, float | None, float | None] = (None, None, None),
 ) -> "ModelSource":

@@ -231,7 +231,7 @@ def export(
         export_map,
         plan_export,
     )
-    from sidtool.integrations.formats.tokens_of_model import model_tokens
+    from sidtool.integrations.formats.token_ids import model_tokens
     from sidtool.registry.references import open_bundle
 
     catalog = catalog_file(items, id_column, title_column)

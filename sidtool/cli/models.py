@@ -156,7 +156,8 @@ def extend_model(
 ) -> None:
     """Add a bundle's SID tokens to a language model."""
     from sidtool.base.checkpoint.hub import is_hub_url
-    from sidtool.model import extend
+    from sidtool.model.extend import check_extension, locate_base
+    from sidtool.model.extend import extend_model as extend
     from sidtool.model.prompt.template_slots import parse_field_tokens
     from sidtool.registry.references import open_bundle
 
@@ -164,9 +165,9 @@ def extend_model(
     opened = open_bundle(bundle)
     if dry_run:
         limits: dict[str, Any] = {"init_scale": init_scale, "force": force}
-        extend.check_extension(opened, out, init, license, user_tokens, field_tokens, **limits)
+        check_extension(opened, out, init, license, user_tokens, field_tokens, **limits)
         if not is_hub_url(model):
-            extend.locate_base(model, trust_remote_code=trust_remote_code)
+            locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
         return say_plan(
             f"would add {n_tokens} tokens of {bundle} to {model} at {out}",
@@ -179,7 +180,7 @@ def extend_model(
             field_tokens=field_tokens,
             init=init,
         )
-    contract = extend.extend_model(
+    contract = extend(
         model,
         opened,
         out,

@@ -18,7 +18,8 @@ from sidtool.base.records import JsonRecord
 from sidtool.model.presets.shapes import Preset, preset_fields
 from sidtool.tokenizer.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
 from sidtool.tokenizer.quantize.fusion import FusionOptions
-from sidtool.training.reinforcement import settings as reinforcement
+from sidtool.training.reinforcement.settings import DEFAULTS as RL_DEFAULTS
+from sidtool.training.reinforcement.settings import SETTINGS as RL_SETTINGS
 from sidtool.training.settings import DEFAULTS, MACHINE_DEFAULTS
 from sidtool.training.settings_file import TRAINING, Vocabulary, type_name
 
@@ -71,7 +72,7 @@ def list_settings(command: Configurable, *, preset: Preset = "gpt2-tiny") -> lis
     if command == "train":
         return list(_training_settings(TRAINING, DEFAULTS))
     if command == "rl":
-        return list(_training_settings(reinforcement.SETTINGS, reinforcement.DEFAULTS))
+        return list(_training_settings(RL_SETTINGS, RL_DEFAULTS))
     raise UsageError(
         f"{command!r} has no settings", hint=f"commands are {', '.join(get_args(Configurable))}"
     )
@@ -89,7 +90,7 @@ def setting_keys(command: str) -> list[str]:
     elif command == "train":
         keys |= TRAINING.option_types.keys() | DEFAULTS.keys()
     elif command == "rl":
-        keys |= reinforcement.SETTINGS.option_types.keys() | reinforcement.DEFAULTS.keys()
+        keys |= RL_SETTINGS.option_types.keys() | RL_DEFAULTS.keys()
     return sorted(keys)
 
 

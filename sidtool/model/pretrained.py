@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.base.checkpoint import files, hub
 from sidtool.base.checkpoint.files import (
     INDEX,
     PICKLES,
@@ -19,9 +18,12 @@ from sidtool.base.checkpoint.files import (
     StoredWeights,
     check_folder,
     read_gguf_size,
+    settings_digests,
 )
+from sidtool.base.checkpoint.files import weight_digests as folder_weight_digests
 from sidtool.base.checkpoint.finite import check_finite
 from sidtool.base.checkpoint.guard import check_config, check_settings, loading
+from sidtool.base.checkpoint.hub import HUB_PREFIX, download_model, is_hub_url
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.structure import model_kind
@@ -51,8 +53,8 @@ def locate(
 
     Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
     PEFT adapter, RefusedError for pickled weights without `trust_remote_code`."""
-    if hub.is_hub_url(model):
-        folder = hub.download_model(model, revision=revision, trust_remote_code=trust_remote_code)
+    if is_hub_url(model):
+        folder = download_model(model, revision=revision, trust_remote_code=trust_remote_code)
         return _in_folder(folder, folder.name, trust_remote_code)
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":
@@ -61,7 +63,7 @@ def locate(
         return _in_folder(path, None, trust_remote_code)
     raise DataError(
         f"{model!r} is not a folder or .gguf file",
-        hint=f"{hub.PREFIX}ORG/NAME names a model of the Hugging Face hub",
+        hint=f"{HUB_PREFIX}ORG/NAME names a model of the Hugging Face hub",
     )
 
 
@@ -127,12 +129,12 @@ def weight_digests(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 (hex) of each weight file, by name."""
     if checkpoint.gguf:
         return {checkpoint.gguf: file_digest(checkpoint.folder / checkpoint.gguf)}
-    return files.weight_digests(checkpoint.folder)
+    return folder_weight_digests(checkpoint.folder)
 
 
 def file_digests(checkpoint: Checkpoint) -> dict[str, str]:
     """SHA-256 (hex) of each other file that is read: configuration, tokenizer, chat template."""
-    return {} if checkpoint.gguf else files.settings_digests(checkpoint.folder)
+    return {} if checkpoint.gguf else settings_digests(checkpoint.folder)
 
 
 def check_device(name: str | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidtool.base.errors import DataError, UsageError
 
-PREFIX = "hf://"
+HUB_PREFIX = "hf://"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _MODEL = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Names of the files of a language model."""
@@ -18,7 +18,7 @@ _CODE_AND_PICKLES = ("*.py", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ck
 
 def is_hub_url(model: str) -> bool:
     """Whether a model is named by a hub URL and not by a path."""
-    return model.startswith(PREFIX)
+    return model.startswith(HUB_PREFIX)
 
 
 def download(
@@ -107,9 +107,9 @@ def _snapshot(
 ) -> Path:
     from huggingface_hub import snapshot_download
 
-    repository, at, named = url.removeprefix(PREFIX).partition("@")
+    repository, at, named = url.removeprefix(HUB_PREFIX).partition("@")
     if not _REPOSITORY.fullmatch(repository) or ".." in repository or (at and not named):
-        raise UsageError(f"{url!r} is not a hub model", hint=f"{PREFIX}ORG/NAME names one")
+        raise UsageError(f"{url!r} is not a hub model", hint=f"{HUB_PREFIX}ORG/NAME names one")
     if named and revision not in (None, named):
         raise UsageError(f"{url} names a revision, and another one is {revision}")
     # without telemetry, the hub's client also asks for no registry of agents

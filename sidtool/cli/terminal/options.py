@@ -9,7 +9,8 @@ import typer
 from sidtool.base.errors import UsageError
 from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.config_file import read_config
-from sidtool.data import interactions, items
+from sidtool.data.interactions import Order as EventOrder
+from sidtool.data.items import EmptyText as TextRule
 
 
 def _check_seed(value: int) -> int:
@@ -162,7 +163,7 @@ def by_row(panel: str | None = None) -> Any:
 
 IdColumn = Annotated[str | None, id_column()]
 TitleColumn = Annotated[str | None, title_column()]
-EmptyText = Annotated[items.EmptyText, empty_text()]
+EmptyText = Annotated[TextRule, empty_text()]
 UserColumn = Annotated[
     str | None, typer.Option(help="Event column of user ids; guessed by default.")
 ]
@@ -173,7 +174,7 @@ OrderColumn = Annotated[
     str | None, typer.Option(help="Event column of time or order; guessed by default.")
 ]
 Order = Annotated[
-    interactions.Order,
+    EventOrder,
     typer.Option(help="What orders events: a column of time or order, or the rows of the file."),
 ]
 ByRow = Annotated[bool, by_row()]

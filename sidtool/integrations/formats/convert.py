@@ -29,9 +29,9 @@ from sidtool.integrations.formats.minionerec import (
     read_minionerec,
     write_minionerec,
 )
-from sidtool.integrations.formats.model_tokens import ModelTokens
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
 from sidtool.integrations.formats.static import write_static
+from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle.bundle import Bundle
 

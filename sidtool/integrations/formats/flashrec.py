@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.output import new_file
-from sidtool.integrations.formats.model_tokens import ModelTokens
+from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 

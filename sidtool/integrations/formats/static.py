@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.base.output import new_file
-from sidtool.integrations.formats.model_tokens import ModelTokens
+from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.trie import Trie
 

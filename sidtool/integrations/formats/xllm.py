@@ -11,7 +11,7 @@ import numpy as np
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.maps import are_numbers
-from sidtool.integrations.formats.model_tokens import ModelTokens
+from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 LEVELS = 3

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
-from sidtool.base.checkpoint.hub import PREFIX
+from sidtool.base.checkpoint.hub import HUB_PREFIX
 from sidtool.base.errors import UsageError
 from sidtool.base.markdown import key_value_table, literal, one_line, shell_word, table
 from sidtool.model.contract.contract import Contract, ModelKind
@@ -93,8 +93,8 @@ def _front_matter(contract: Contract) -> str:
     metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
     if contract.license is not None:
         metadata["license"] = one_line(contract.license)
-    if contract.base_model.startswith(PREFIX):
-        name, _, _ = contract.base_model.removeprefix(PREFIX).partition("@")
+    if contract.base_model.startswith(HUB_PREFIX):
+        name, _, _ = contract.base_model.removeprefix(HUB_PREFIX).partition("@")
         metadata["base_model"] = one_line(name)
         metadata["base_model_relation"] = "finetune"
     metadata["tags"] = TAGS
@@ -132,7 +132,7 @@ def _missing(tokens: SidTokens) -> str:
 
 def _base_name(base: str) -> str:
     """A hub id as it is; of a path the last part, because others name folders of a machine."""
-    return base if base.startswith(PREFIX) else PurePath(base).name
+    return base if base.startswith(HUB_PREFIX) else PurePath(base).name
 
 
 def _pulling(reference: str | None) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sidtool.base.checkpoint.encoder_modules import check_encoder
 from sidtool.base.checkpoint.guard import loading
-from sidtool.base.checkpoint.hub import PREFIX, download, is_hub_url
+from sidtool.base.checkpoint.hub import HUB_PREFIX, download, is_hub_url
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.data.vectors import Vectors
@@ -29,7 +29,7 @@ def check_location(encoder: Encoder) -> None:
     if not is_hub_url(encoder.model) and not Path(encoder.model).is_dir():
         raise DataError(
             f"the encoder {encoder.model} is not a folder",
-            hint=f"{PREFIX}ORG/NAME names a model of the Hugging Face hub",
+            hint=f"{HUB_PREFIX}ORG/NAME names a model of the Hugging Face hub",
         )
 
 

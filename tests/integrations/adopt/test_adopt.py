@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.adopt.adoption import AdoptOptions, adopt, check_adoption
 from sidtool.integrations.formats.convert import import_map
-from sidtool.integrations.formats.tokens_of_model import model_tokens
+from sidtool.integrations.formats.token_ids import model_tokens
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions

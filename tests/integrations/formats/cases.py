@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sidtool.integrations.formats.model_tokens import ModelTokens
+from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 

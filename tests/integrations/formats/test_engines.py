@@ -13,8 +13,8 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.formats.convert import export_map
 from sidtool.integrations.formats.flashrec import sid_option, write_flashrec
-from sidtool.integrations.formats.model_tokens import ModelTokens
 from sidtool.integrations.formats.static import static_index, write_static
+from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
