@@ -32,7 +32,7 @@ Setting one of these is an error.
 | --- | --- |
 """
 COMMANDS: tuple[Configurable, ...] = ("train", "rl", "build-codebook", "init-model")
-DECIDED_FIELDS = {"SFTConfig": DECIDED, rl.SETTINGS.config: rl.SETTINGS.decided}
+DECIDED_FIELDS = {"SFTConfig": DECIDED, rl.RL_SETTINGS.config: rl.RL_SETTINGS.decided}
 
 
 def row(setting: Setting) -> str:

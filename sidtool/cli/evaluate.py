@@ -294,11 +294,11 @@ def _evaluate_task(inputs: _Inputs, settings: "TaskEvaluationOptions", json: boo
 
 def _evaluate_lists(inputs: _Inputs, settings: "ListEvaluationOptions", json: bool) -> None:
     from sidtool.evaluation.lists.list_evaluation import LISTS, evaluate_lists
-    from sidtool.evaluation.lists.list_metrics import metric_names
+    from sidtool.evaluation.lists.list_metrics import list_metric_names
     from sidtool.evaluation.metrics import check_names, check_thresholds
 
     assert inputs.split is not None
-    check_names(inputs.thresholds, metric_names(settings.length))
+    check_names(inputs.thresholds, list_metric_names(settings.length))
     loaded = inputs.load()
     other = inputs.load_against and inputs.load_against()
     with progress("evaluate") as reports:

@@ -82,13 +82,13 @@ def rl(
     resumes it."""
     from sidtool.training.reinforcement.plan import plan_rl
     from sidtool.training.reinforcement.run import rl as reinforce
-    from sidtool.training.reinforcement.settings import SETTINGS
+    from sidtool.training.reinforcement.settings import RL_SETTINGS
     from sidtool.training.settings_file import read_settings
 
     pairs = list(set_ or ())
     pairs += [f"algorithm={algorithm}"] if algorithm else []
     pairs += [f"reward={reward}"] if reward else []
-    rl_options, fields = read_settings(SETTINGS, config, pairs)
+    rl_options, fields = read_settings(RL_SETTINGS, config, pairs)
     how: dict[str, Any] = {"options": rl_options, "grpo_fields": fields, "valid": valid}
     how |= {"reward_memory": reward_memory, "reward_teacher": reward_teacher}
     how |= {"reward_model": reward_model, "split": split}

@@ -18,8 +18,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.model.presets.shapes import Preset, preset_fields
 from sidtool.tokenizer.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
 from sidtool.tokenizer.quantize.fusion import FusionOptions
-from sidtool.training.reinforcement.settings import DEFAULTS as RL_DEFAULTS
-from sidtool.training.reinforcement.settings import SETTINGS as RL_SETTINGS
+from sidtool.training.reinforcement.settings import RL_DEFAULTS, RL_SETTINGS
 from sidtool.training.settings import DEFAULTS, MACHINE_DEFAULTS
 from sidtool.training.settings_file import TRAINING, Vocabulary, type_name
 

@@ -19,7 +19,7 @@ from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.evaluation import OTHER_MODEL, check_model_and_memory
 from sidtool.evaluation.lists.held_out_sessions import HeldOutSessions, item_facts
-from sidtool.evaluation.lists.list_metrics import ItemFacts, Rows, all_values, metric_names
+from sidtool.evaluation.lists.list_metrics import ItemFacts, Rows, all_values, list_metric_names
 from sidtool.evaluation.lists.list_results import ListEvaluation, differences, means
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.systems import catalog_of, rank_baselines
@@ -240,7 +240,7 @@ def _evaluation(
 ) -> ListEvaluation:
     """Means and differences of the lists of each system."""
     length = options.length
-    names = metric_names(length)
+    names = list_metric_names(length)
     users = tuple(example.user for example in sessions.examples)
     values = {
         system: all_values(of_system, sessions.truths, facts, length)

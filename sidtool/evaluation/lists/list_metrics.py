@@ -36,7 +36,7 @@ class ItemFacts:
     """(items,): bits that a random training event being of this item carries"""
 
 
-def metric_names(length: int) -> tuple[str, ...]:
+def list_metric_names(length: int) -> tuple[str, ...]:
     """The metrics of a list of at most `length` items, in the order of `list_values`."""
     ranked = (f"recall@{length}", f"ndcg@{length}")
     return (*ranked, "kendall_tau", "diversity", "novelty", "repeats", "legal", "length")

@@ -9,8 +9,8 @@ from sidtool.training.reinforcement.rl_run import RlRun
 from sidtool.training.reinforcement.settings import (
     ALGORITHM_DEFAULTS,
     CHOICES,
-    DEFAULTS,
     POLICY_GRADIENT_FIELDS,
+    RL_DEFAULTS,
     RlOptions,
 )
 
@@ -19,7 +19,7 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
     """The fields of GRPOConfig with the defaults of sidtool and of the algorithm.
 
     Raises UsageError for settings that exclude each other."""
-    complete = {**DEFAULTS, **ALGORITHM_DEFAULTS[options.algorithm], **fields}
+    complete = {**RL_DEFAULTS, **ALGORITHM_DEFAULTS[options.algorithm], **fields}
     for name, choices in CHOICES.items():
         if complete.get(name, choices[0]) not in choices:
             spelled = ", ".join(map(str, choices))

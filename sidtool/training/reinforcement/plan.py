@@ -26,7 +26,7 @@ from sidtool.training.reinforcement.list_rewards import parse_list_rewards
 from sidtool.training.reinforcement.reward_sum import WeightedReward
 from sidtool.training.reinforcement.rewards import parse_rewards
 from sidtool.training.reinforcement.rl_run import RlRun
-from sidtool.training.reinforcement.settings import SETTINGS, RlOptions, with_reward
+from sidtool.training.reinforcement.settings import RL_SETTINGS, RlOptions, with_reward
 from sidtool.training.settings_file import typed_fields
 
 
@@ -51,7 +51,7 @@ def plan_rl(
     examples = Path(examples)
     out = Path(out)
     options = with_reward(options or RlOptions())
-    fields = complete_fields(options, typed_fields(SETTINGS, grpo_fields or {}))
+    fields = complete_fields(options, typed_fields(RL_SETTINGS, grpo_fields or {}))
     is_of_lists = options.algorithm == "ipa"
     rewards = _rewards(options)
     names = {term.name for term in rewards}

@@ -18,7 +18,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.fields_split import FieldsSplit
 from sidtool.training.reinforcement.label_reward import LabelReward
 from sidtool.training.reinforcement.reward_sum import WeightedReward
-from sidtool.training.reinforcement.settings import DEFAULTS, RlOptions
+from sidtool.training.reinforcement.settings import RL_DEFAULTS, RlOptions
 from sidtool.training.training_run import changed_fields, json_digest, json_values
 
 
@@ -113,7 +113,7 @@ class RlRun:
             split=self.lineage.split,
             start=self.model,
             options=dataclasses.asdict(self.options),
-            grpo_fields=changed_fields(self.grpo_fields, DEFAULTS),
+            grpo_fields=changed_fields(self.grpo_fields, RL_DEFAULTS),
             run=json_digest(self.fingerprint),
             reward_memory=None if self.memory is None else self.memory.manifest.digest,
             reward_teacher=self.teacher,

@@ -125,7 +125,7 @@ ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
 """Fields of GRPOConfig that make an algorithm: those of the papers of DAPO (arXiv:2503.14476), GSPO
 (arXiv:2507.18071) and S-DPO (arXiv:2406.09215). A batch of `ipa` counts the two lists of a pair."""
 
-DEFAULTS: Mapping[str, Any] = {
+RL_DEFAULTS: Mapping[str, Any] = {
     "learning_rate": 1e-4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.05,
@@ -225,4 +225,4 @@ DECIDED: Mapping[str, str] = {
 }
 """Fields of GRPOConfig that sidtool decides, and what to do instead of setting them."""
 
-SETTINGS = Vocabulary(RlOptions, "GRPOConfig", DECIDED)
+RL_SETTINGS = Vocabulary(RlOptions, "GRPOConfig", DECIDED)

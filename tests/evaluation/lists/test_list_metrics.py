@@ -13,8 +13,8 @@ from sidtool.evaluation.lists.list_metrics import (
     all_values,
     information,
     kendall_tau,
+    list_metric_names,
     list_values,
-    metric_names,
 )
 
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0.6, 0.8], [1, 0]], dtype=np.float32)
@@ -33,7 +33,7 @@ def truth(*targets: int, order: list[float] | None = None) -> ListTruth:
 
 def values_of(items: np.ndarray, held_out: ListTruth, length: int) -> dict[str, float]:
     values = list_values(items, held_out, FACTS, length)
-    return dict(zip(metric_names(length), values.tolist(), strict=True))
+    return dict(zip(list_metric_names(length), values.tolist(), strict=True))
 
 
 def test_a_list_of_three_with_two_of_four_targets() -> None:
@@ -94,7 +94,7 @@ def test_a_feedback_that_ties_orders_no_pair() -> None:
 def test_a_bundle_without_a_codebook_has_no_diversity() -> None:
     facts = ItemFacts(None, FACTS.information)
     values = list_values(rows(0, 1), truth(0), facts, 2)
-    assert math.isnan(values[metric_names(2).index("diversity")])
+    assert math.isnan(values[list_metric_names(2).index("diversity")])
 
 
 def test_information_is_that_of_smoothed_shares() -> None:

@@ -12,8 +12,8 @@ from sidtool.training.reinforcement.settings import (
     ALGORITHM_DEFAULTS,
     CHOICES,
     DECIDED,
-    DEFAULTS,
-    SETTINGS,
+    RL_DEFAULTS,
+    RL_SETTINGS,
     RlOptions,
     with_reward,
 )
@@ -24,8 +24,8 @@ FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
 
 def test_all_named_fields_exist() -> None:
     of_algorithms = {name for fields in ALGORITHM_DEFAULTS.values() for name in fields}
-    assert {*DECIDED, *DEFAULTS, *CHOICES, *of_algorithms} <= FIELDS
-    assert not {*DECIDED} & {*DEFAULTS, *CHOICES}
+    assert {*DECIDED, *RL_DEFAULTS, *CHOICES, *of_algorithms} <= FIELDS
+    assert not {*DECIDED} & {*RL_DEFAULTS, *CHOICES}
     assert {name for name in FIELDS if "vllm" in name} <= set(DECIDED)
 
 
@@ -48,7 +48,7 @@ def test_all_named_fields_exist() -> None:
 )
 def test_fields_of_grpo_config_can_be_set(pair: str) -> None:
     name = pair.partition("=")[0]
-    options, fields = read_settings(SETTINGS, None, [pair])
+    options, fields = read_settings(RL_SETTINGS, None, [pair])
     assert options == RlOptions()
     assert list(fields) == [name]
     assert name in complete_fields(options, fields)
@@ -103,5 +103,5 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_decided_fields_say_what_to_do() -> None:
     for name in DECIDED:
         with pytest.raises(UsageError, match=f"{name} cannot be set") as error:
-            typed_fields(SETTINGS, {name: 1})
+            typed_fields(RL_SETTINGS, {name: 1})
         assert error.value.hint
