@@ -33,7 +33,7 @@ from sidtool.evaluation.lists.list_evaluation import (
     evaluate_list_makers,
     list_maker,
 )
-from sidtool.evaluation.lists.list_metrics import metric_names
+from sidtool.evaluation.lists.list_metrics import list_metric_names
 from sidtool.evaluation.lists.list_results import Values, differences, means
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel, load_model_folder
@@ -207,7 +207,7 @@ def result_of(run: ListRun, names: Sequence[str]) -> dict[str, Any]:
     over the seeds, and paired differences from the model of items."""
     seeds = run.recipe.run.seeds
     users = [example.user for example in run.part]
-    metrics = metric_names(run.protocol.length)
+    metrics = list_metric_names(run.protocol.length)
     by_system: dict[str, list[Values]] = {}
     seconds: dict[str, float] = {}
     for name in names:
