@@ -49,6 +49,7 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py --check || exit 1; done
+	$(BIN)/python docs/check_figures.py
 
 docs: venv  ## write the generated pages, and the documentation site to site/
 	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py || exit 1; done
