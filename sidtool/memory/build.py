@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.data.split.cooccurrence import WINDOW, count_pairs, item_sequences
+from sidtool.data.split.cooccurrence import WINDOW, add_pairs, count_pairs, item_sequences
 from sidtool.data.split.record import check_split, recorded_split
 from sidtool.data.split.split import Split
 from sidtool.data.vectors import Vectors
@@ -227,7 +227,7 @@ def _updated_pairs(
         )
     n = len(bundle.items)
     moved = sparse.csr_matrix((entries.data, (before, after)), shape=(n, n))
-    return moved + count_pairs(added, n, counted)
+    return add_pairs(moved, count_pairs(added, n, counted))
 
 
 def _changed(

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import folder_beside
-from sidtool.data.split.cooccurrence import WINDOW, ItemSequences, count_pairs, pair_weights
+from sidtool.data.split.cooccurrence import (
+    WINDOW,
+    ItemSequences,
+    add_pairs,
+    count_pairs,
+    pair_weights,
+)
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, similarity_rows
 
@@ -146,7 +152,7 @@ def _sum_of(parts: Sequence[SparseRows], first: int, stop: int) -> Any:
         offsets = np.array(part.offsets[first : stop + 1])
         span = slice(offsets[0], offsets[-1])
         entries = (part.weights[span], part.items[span], offsets - offsets[0])
-        total = total + sparse.csr_matrix(entries, shape=total.shape)
+        total = add_pairs(total, sparse.csr_matrix(entries, shape=total.shape))
     return total
 
 

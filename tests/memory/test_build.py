@@ -15,6 +15,7 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.data.items import make_items
+from sidtool.data.split import cooccurrence
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.evaluation.similarity_tuning import tune_similarity
 from sidtool.memory.build import EarlierMemory, build_memory, rebuild_memory
@@ -125,6 +126,15 @@ def test_an_earlier_memory_of_other_pairs_is_refused() -> None:
     forged = Memory.of(memory.manifest, memory.ids, memory.events, fewer.pairs, fewer.neighbors)
     with pytest.raises(IntegrityError, match="counts other pairs than the earlier split"):
         build_memory(split_of([["i1"]]), BUNDLE, earlier=EarlierMemory(forged, split))
+
+
+def test_a_weight_that_overflows_in_an_update_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)
+    seven, eight = (split_of([["i1", "i2"]] * users) for users in (7, 8))
+    earlier = EarlierMemory(build_memory(seven, BUNDLE), seven)
+    assert build_memory(seven, BUNDLE, earlier=earlier).pairs.weights.tolist() == [7 * 2**60]
+    with pytest.raises(DataError, match="two items co-occur too often"):
+        build_memory(eight, BUNDLE, earlier=earlier)
 
 
 def test_an_earlier_memory_of_another_window_is_refused() -> None:

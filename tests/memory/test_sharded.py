@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.data.split import cooccurrence
 from sidtool.memory.build import EarlierMemory, build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
@@ -62,6 +63,19 @@ def test_a_sharded_build_equals_one_in_memory(
     assert groups > 1 if pairs == 1 else groups >= 1
     if pairs == 100_000:
         assert groups == 1
+
+
+def test_a_weight_that_overflows_over_groups_of_users_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)  # an adjacent pair counts 2 ** 60
+    shards = Shards(tmp_path, budget_for(1))
+    seven, eight = (split_of([["i1", "i2"]] * users) for users in (7, 8))
+    memory = build_memory(seven, BUNDLE, shards=shards)
+    assert memory.pairs.weights.tolist() == [7 * 2**60]
+    assert len(list(tmp_path.glob("users-*-transposed.item"))) > 1
+    with pytest.raises(DataError, match="two items co-occur too often"):
+        build_memory(eight, BUNDLE, shards=shards)
 
 
 def test_a_saved_memory_needs_its_files_no_more(tmp_path: Path) -> None:

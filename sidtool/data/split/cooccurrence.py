@@ -18,6 +18,8 @@ WINDOW = 50
 """Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
 UNIT = 2.0**-40
 """Weights of pairs are counted in this unit, as integers."""
+LARGEST = 2**63 - 1
+"""The largest weight of a pair in that unit, of an int64."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def count_pairs(
 
     Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
     `decay ** (gap - 1)` to the weight of their items. Sums of integers are exact: neither the order
-    of users nor the order of updates changes them."""
+    of users nor the order of updates changes them. Raises DataError for one above LARGEST."""
     from scipy import sparse
 
     joined = ItemSequences.of(sequences)
@@ -142,9 +144,30 @@ def count_pairs(
         later = items[gap:]
         pairs = (users[:-gap] == users[gap:]) & (earlier != later)
         coordinates = (earlier[pairs], later[pairs])
-        weights = np.full(int(pairs.sum()), round(decay ** (gap - 1) / UNIT))
-        total = total + sparse.csr_matrix((weights, coordinates), shape=(n_items, n_items))
+        ones = np.ones(int(pairs.sum()), dtype=np.int64)
+        counts = sparse.csr_matrix((ones, coordinates), shape=(n_items, n_items))
+        weight = round(decay ** (gap - 1) / UNIT)
+        if int(counts.data.max(initial=0)) * weight > LARGEST:
+            raise _overflow()
+        counts.data *= weight
+        total = add_pairs(total, counts)
     return total
+
+
+def add_pairs(pairs: Any, more: Any) -> Any:
+    """The sum of two CSR matrices of counted pairs. Raises DataError for one above LARGEST."""
+    total = pairs + more
+    # two numbers from 0 to LARGEST wrap to a negative one
+    if total.data.min(initial=0) < 0:
+        raise _overflow()
+    return total
+
+
+def _overflow() -> DataError:
+    return DataError(
+        f"two items co-occur too often: the weight of a pair is below {LARGEST * UNIT:,.0f}",
+        hint="count a sample of the users, or give distant events a smaller weight",
+    )
 
 
 def weigh_pairs(

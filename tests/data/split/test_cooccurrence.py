@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.data.split.cooccurrence import count_cooccurrence, weigh_pairs
+from sidtool.data.split import cooccurrence
+from sidtool.data.split.cooccurrence import count_cooccurrence, count_pairs, weigh_pairs
 from sidtool.data.split.split import Example, Split, SplitOrigin, UserSequence
 
 
@@ -81,3 +82,21 @@ def test_a_held_out_event_among_the_training_ones_is_refused() -> None:
 def test_a_catalog_without_co_occurrences_is_refused() -> None:
     with pytest.raises(DataError, match="no two of the 2 items"):
         count_cooccurrence(split_of("abc"), "xy", window=5, decay=0.5)
+
+
+@pytest.mark.parametrize("users", [8, 12, 17])
+def test_a_weight_that_overflows_is_refused(monkeypatch: pytest.MonkeyPatch, users: int) -> None:
+    # an adjacent pair counts 2 ** 60; wrapped, those of 17 users would be one positive 2 ** 60
+    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)
+    pair = np.array([0, 1])
+    assert count_pairs([pair] * 7, 2, 1.0)[0, 1] == 7 * 2**60
+    with pytest.raises(DataError, match="two items co-occur too often"):
+        count_pairs([pair] * users, 2, 1.0)
+
+
+def test_a_weight_that_overflows_over_distances_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)
+    both = np.array([0, 2, 1, 2, 1])  # 0 and 1: once 2 apart, once 4; 2 and 1: three times
+    assert count_pairs([both] * 2, 3, 1.0)[2, 1] == 6 * 2**60
+    with pytest.raises(DataError, match="two items co-occur too often"):
+        count_pairs([both] * 3, 3, 1.0)
