@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import CompatibilityError, IntegrityError
 from sidtool.data.split.cooccurrence import UNIT, count_pairs, item_sequences
 from sidtool.data.split.split import Split
+from sidtool.memory.content import content_rows
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import similarity_rows
@@ -103,16 +104,17 @@ class _Counts:
     """(n, n) CSR int64: pairs by the row that comes first"""
     earlier: Any
     """(n, n) CSR int64: its transpose"""
-    content: Any
-    """(n, n) CSR float64, symmetric, or None"""
+    nearest: Any
+    """(n, n) CSR float32: powers of cosines as `Memory.content`, symmetric, or None"""
 
     @classmethod
     def of(cls, memory: Memory) -> "_Counts":
         later = memory.pairs.to_scipy()
-        content = memory.content_similarity()  # by the events of all users
-        if content is not None:
-            content = (content + content.T).tocsr()
-        return cls(memory, later, later.T.tocsr(), content)
+        nearest = None
+        if memory.content is not None:
+            nearest = memory.content.to_scipy()
+            nearest = (nearest + nearest.T).tocsr()
+        return cls(memory, later, later.T.tocsr(), nearest)
 
     def rows_without(
         self, first_user: int, sequences: Sequences
@@ -134,18 +136,19 @@ class _Counts:
         earlier = _less(self.earlier[items], user_pairs.T.tocsr(), items)
         counts = later * UNIT + settings.reverse * (earlier * UNIT)
         counts.eliminate_zeros()
-        # (entries,): the events of each column, less those of the row's user
-        entry_keys = np.repeat(users, np.diff(counts.indptr)) * n + counts.indices
-        column_events = self.memory.events[counts.indices] - _events_at(
-            keys, user_events, entry_keys
-        )
-        similarity = similarity_rows(
-            counts,
-            self.memory.events[items] - user_events,
-            column_events,
-            settings,
-            None if self.content is None else self.content[items],
-        )
+        row_events = self.memory.events[items] - user_events
+
+        def column_events(rows: Any) -> NDArray[np.int64]:
+            """(entries,): the events of each column, less those of the row's user."""
+            entry_keys = np.repeat(users, np.diff(rows.indptr)) * n + rows.indices
+            return self.memory.events[rows.indices] - _events_at(keys, user_events, entry_keys)
+
+        content = None
+        compared = self.memory.manifest.content
+        if compared is not None:
+            nearest = self.nearest[items]
+            content = content_rows(nearest, compared.weight, row_events, column_events(nearest))
+        similarity = similarity_rows(counts, row_events, column_events(counts), settings, content)
         return keys, SparseRows.of(similarity, np.float32)
 
 

@@ -53,7 +53,7 @@ def without(split: Split, user: UserSequence) -> Split:
     return Split("leave-one-out", tuple(each for each in split.train if each != user), (), ())
 
 
-@given(st.lists(history, min_size=1, max_size=7), knn_settings, st.just(False), st.integers(1, 9))
+@given(st.lists(history, min_size=1, max_size=7), knn_settings, st.booleans(), st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_it_equals_counting_again_without_the_user(
     histories: list[list[str]], how: KnnSettings, has_content: bool, chunk: int
