@@ -143,10 +143,17 @@ def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> ND
     weighted = loaded.memory
     assert weighted is not None
     index = MemoryIndex.of(weighted.memory, examples.bundle, weighted.new_item_factor)
+    return rank_index(index, examples, power=weighted.power, k=k)
+
+
+def rank_index(
+    index: MemoryIndex, examples: IndexedExamples, *, power: float, k: int
+) -> NDArray[np.int64]:
+    """As `rank_memory`, by an index of the memory and the power of its scores."""
     ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
     for start in range(0, len(ranked), WINDOW):
         histories = examples.histories[start : start + WINDOW]
-        distributions = index.distributions(histories, weighted.power)
+        distributions = index.distributions(histories, power)
         for row, distribution in enumerate(distributions, start=start):
             denied = examples.denied_positions(row)
             distribution = distribution.select(~np.isin(distribution.positions, denied))

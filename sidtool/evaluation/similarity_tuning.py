@@ -1,22 +1,26 @@
 """Chooses the settings of a memory on validation users, by NDCG@10 of the memory alone.
 
 The counts of pairs, by direction, and the nearest items by content are computed once; each trial
-weighs them anew."""
+weighs them anew, and ranks as the memory that is built does."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
+
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.cooccurrence import count_pairs, item_sequences
 from sidtool.data.split.split import Split, evenly_spaced
-from sidtool.evaluation.baselines import Catalog, item_knn
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
+from sidtool.evaluation.ranking import IndexedExamples, rank_index
 from sidtool.memory.build import DEFAULT
 from sidtool.memory.content import ItemContent, content_similarity
-from sidtool.memory.similarity import KnnSettings, similarity_of
+from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.memory import SparseRows
+from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
 from sidtool.model.contract.split_check import check_bundle_split
 from sidtool.tokenizer.bundle.bundle import Bundle
 
@@ -98,47 +102,33 @@ def _trials(
     split: Split, bundle: Bundle, content: ItemContent | None, options: TuneSimilarityOptions
 ) -> Callable[[Settings], float]:
     """The NDCG@10 of settings, as a function of them."""
-    ids = bundle.items.ids
-    catalog = Catalog.of(
-        [ids[row] for row in bundle.active.tolist()], [user.items for user in split.train]
-    )
-    n = len(catalog)
-    sequences = item_sequences(split, catalog.ids)
-    nearest = None if content is None else _moved(content.nearest, bundle, catalog)
-    examples = evenly_spaced(split.valid, options.users)
-    histories = [catalog.index_of(example.history) for example in examples]
-    targets = catalog.targets([example.item for example in examples])
+    ids = list(bundle.items.ids)
+    n = len(ids)
+    sequences = item_sequences(split, ids)
+    events = count_events(sequences, n)
+    chosen = evenly_spaced(split.valid, options.users)
+    examples = IndexedExamples.of(bundle, chosen, exclude_seen=options.exclude_seen)
+    targets = examples.target_positions
 
     @cache
     def pairs(distance: float) -> Any:
         return count_pairs(sequences, n, distance)
 
     @lru_cache(maxsize=1)  # trials of recency have the same similarities
-    def similarity(weight: float, settings: KnnSettings) -> Any:
+    def index_of(weight: float, settings: KnnSettings) -> MemoryIndex:
         weighted = None
-        if nearest is not None and weight:
-            weighted = content_similarity(nearest, weight, catalog.events)
-        return similarity_of(pairs(settings.distance), catalog.events, settings, weighted)
+        if content is not None and weight:
+            weighted = content_similarity(content.nearest, weight, events)
+        similarity = similarity_of(pairs(settings.distance), events, settings, weighted)
+        neighbors = SparseRows.of(similarity, np.float32)
+        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, np.arange(n))
 
     def ndcg(values: Settings) -> float:
         weight = values[CONTENT]
         settings = KnnSettings(**{name: values[name] for name in values if name != CONTENT})
-        ranked = item_knn(
-            similarity(weight, replace(settings, recency=1.0)),
-            histories,
-            K,
-            settings=settings,
-            exclude_seen=options.exclude_seen,
-        )
+        index = index_of(weight, replace(settings, recency=1.0))
+        index = replace(index, recency=settings.recency)
+        ranked = rank_index(index, examples, power=1.0, k=K)
         return float(metric_values(find_targets(ranked, targets), [K])[:, 1].mean())
 
     return ndcg
-
-
-def _moved(nearest: Any, bundle: Bundle, catalog: Catalog) -> Any:
-    """Entries above the diagonal by bundle rows -> those by the items of a catalog."""
-    from scipy import sparse
-
-    rows = bundle.items.rows(catalog.ids)
-    symmetric = (nearest + nearest.T).tocsr()
-    return sparse.triu(symmetric[rows][:, rows], k=1, format="csr")

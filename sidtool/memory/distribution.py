@@ -97,19 +97,26 @@ class MemoryIndex:
                     "the memory has other items than the earlier version of bundle "
                     f"{bundle.manifest.name!r} that it was built for"
                 )
+        recency = memory.manifest.settings.recency
+        index = cls.of_neighbors(memory.neighbors, memory.events, recency, bundle, rows)
+        return replace(index, new_item_factor=new_item_factor)
+
+    @classmethod
+    def of_neighbors(
+        cls,
+        neighbors: SparseRows,
+        events: NDArray[np.int64],
+        recency: float,
+        bundle: Bundle,
+        rows: NDArray[np.int64],
+    ) -> "MemoryIndex":
+        """The index of n items with their neighbors and events; `rows` are those of the items in
+        the bundle, -1 if it has none."""
         memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
         memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
-        neighbors = _moved(memory.neighbors, active_positions(bundle)[rows])
-        events = np.append(memory.events, 0)[memory_rows[bundle.active]]
-        return cls(
-            neighbors,
-            memory.manifest.settings.recency,
-            memory_rows,
-            memory.events,
-            len(bundle.active),
-            events == 0,
-            new_item_factor,
-        )
+        is_new = np.append(events, 0)[memory_rows[bundle.active]] == 0
+        moved = _moved(neighbors, active_positions(bundle)[rows])
+        return cls(moved, recency, memory_rows, events, len(bundle.active), is_new)
 
     def with_rows(self, neighbors: SparseRows, bundle: Bundle) -> "MemoryIndex":
         """The index of (m, bundle items) other neighbors, which is requested by row, 0 to m - 1."""

@@ -7,8 +7,6 @@ import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.split.split import Example, Split
-from sidtool.evaluation.baselines import Catalog, item_knn
-from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.similarity_tuning import (
     GRID,
     TuneSimilarityOptions,
@@ -17,6 +15,7 @@ from sidtool.evaluation.similarity_tuning import (
 )
 from sidtool.memory.build import DEFAULT, build_memory
 from sidtool.memory.content import ItemContent
+from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, split_of
 
@@ -42,20 +41,40 @@ def ordered_split(users: int = 60) -> Split:
 SPLIT = ordered_split()
 
 
-def ndcg(split: Split, **settings: float) -> float:
-    """NDCG@10 of the memory that `build_memory` makes with these settings."""
+def ndcg(
+    split: Split, bundle: Bundle = BUNDLE, *, exclude_seen: bool = False, **settings: float
+) -> float:
+    """NDCG@10 by loops over the memory that `build_memory` makes with these settings."""
     values = dict(settings)
     weight = values.pop("content_weight", 0.0)
     how = replace(DEFAULT, **values)
     content = CONTENT.weighted(weight) if weight else None
-    memory = build_memory(split, BUNDLE, how, content=content)
-    catalog = Catalog.of(list(BUNDLE.items.ids), [user.items for user in split.train])
-    rows = BUNDLE.items.rows(catalog.ids)
-    similarity = memory.neighbors.to_scipy()[rows][:, rows]
-    histories = [catalog.index_of(example.history) for example in split.valid]
-    ranked = item_knn(similarity, histories, 10, settings=how, exclude_seen=False)
-    targets = catalog.targets([example.item for example in split.valid])
-    return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
+    memory = build_memory(split, bundle, how, content=content)
+    similarity = memory.neighbors.to_scipy().toarray().astype(np.float64)
+    row_of = {item: row for row, item in enumerate(bundle.items.ids)}
+    gains = []
+    for example in split.valid:
+        history = [row_of[item] for item in example.history if item in row_of][-50:]
+        scores = np.zeros(len(row_of))
+        for age, row in enumerate(reversed(history)):
+            scores += how.recency**age * similarity[row]
+        scores[bundle.items.retired] = 0
+        if exclude_seen:
+            scores[[row_of[item] for item in example.history if item in row_of]] = 0
+        ranked = [row for row in np.argsort(-scores, kind="stable")[:10] if scores[row] > 0]
+        is_hit = np.array(ranked) == row_of[example.item]
+        gains.append(float((is_hit / np.log2(np.arange(len(ranked)) + 2)).sum()))
+    return sum(gains) / len(gains)
+
+
+def long_split() -> Split:
+    """Users whose first item alone says which one is next, and who repeat another one after it."""
+    pairs = [[f"i{number}", f"i{number + 1}"] for number in range(0, 20, 2)]
+    valid = [
+        Example(f"v{number}", (first, *["i39"] * 60), then, 61)
+        for number, (first, then) in enumerate(pairs)
+    ]
+    return split_of([*pairs * 9, ["i39"]], valid)
 
 
 def test_the_direction_is_used_where_it_matters() -> None:
@@ -74,6 +93,32 @@ def test_the_metric_is_that_of_the_built_memory(weight: float) -> None:
     settings = {"reverse": 0.3, "normalization": 0.2, "recency": 0.6, "content_weight": weight}
     values = {**DEFAULT.to_json(), **settings}
     assert trial(values) == pytest.approx(ndcg(SPLIT, **settings), abs=1e-9)
+
+
+def test_a_trial_reads_as_much_of_a_history_as_the_memory() -> None:
+    split = long_split()
+    trial = _trials(split, BUNDLE, None, TuneSimilarityOptions())
+    values = {**DEFAULT.to_json(), "content_weight": 0.0, "recency": 1.0}
+    # the item that says something is older than the 50 that are read
+    assert trial(values) == ndcg(split, recency=1.0) == 0.0
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_the_promise_is_what_the_built_memory_computes(exclude_seen: bool) -> None:
+    bundle = small_bundle()
+    bundle.items.retired[[3, 8, 21]] = True
+    rng = np.random.default_rng(4)
+    histories = random_histories(0, 60, ITEMS + 3)
+    valid = [
+        Example(f"v{number}", tuple(history), f"i{rng.integers(ITEMS)}", len(history))
+        for number, history in enumerate(random_histories(1, 40, ITEMS + 3, longest=90))
+    ]
+    split = split_of(histories, valid)
+    tuned = tune_similarity(split, bundle, options=TuneSimilarityOptions(exclude_seen=exclude_seen))
+    built = ndcg(split, bundle, exclude_seen=exclude_seen, **tuned.settings.to_json())
+    assert tuned.ndcg == pytest.approx(built, abs=1e-9)
+    start = ndcg(split, bundle, exclude_seen=exclude_seen)
+    assert tuned.start_ndcg == pytest.approx(start, abs=1e-9)
 
 
 def test_fixed_settings_are_not_tuned() -> None:
