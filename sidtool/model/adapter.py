@@ -9,6 +9,7 @@ from typing import Any
 from sidtool.base.checkpoint.files import ADAPTER, check_folder, settings_digests, weight_digests
 from sidtool.base.checkpoint.finite import check_finite
 from sidtool.base.checkpoint.guard import loading
+from sidtool.base.checkpoint.weights import read_weights
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.read import read_contract
@@ -30,13 +31,17 @@ def load_weights(
     trust_remote_code: bool = False,
     adapters: tuple[Path, ...] = (),
 ) -> Any:
-    """The model in a folder, as `load_model` returns it; adapters are merged in float32.
+    """The model in a folder, as `load_model` returns it, with the weights that its contract
+    records; adapters are merged in float32.
 
     `adapters` are the folders whose base this one is. Raises CompatibilityError if the base of an
-    adapter is missing, has changed or has other SID tokens, DataError for damaged adapters."""
+    adapter is missing, has changed or has other SID tokens, DataError for damaged adapters,
+    IntegrityError for other weights than the recorded ones."""
     if contract.base_folder is None:
         checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
-        return load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
+        return load_model(
+            checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, digests=contract.files
+        )
     import torch
 
     folders = (*adapters, folder.resolve())
@@ -67,7 +72,6 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
 
     PEFT's own loader is not used: it asks the hub for files that are missing in the folder."""
     from peft import get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
     stored = check_folder(folder)
     path = folder / ADAPTER
@@ -77,7 +81,7 @@ def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
     # base weights are missing, too, and the rows of a head that is tied to the embeddings
     rows = {f"{PREFIX}{name}{TOKEN_ADAPTER}" for name in config.trainable_token_indices}
     with _stating_tied_head(model), loading(folder, "as an adapter of its base", stored):
-        state = load_file(path)
+        state = read_weights(path, contract.files.get(ADAPTER))
         missing = rows - state.keys()
         adapted = get_peft_model(model, config)
         result = set_peft_model_state_dict(adapted, state)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from sidtool.base.checkpoint.files import weight_digests as folder_weight_digest
 from sidtool.base.checkpoint.finite import check_finite
 from sidtool.base.checkpoint.guard import check_config, check_settings, loading
 from sidtool.base.checkpoint.hub import HUB_PREFIX, download_model, is_hub_url
+from sidtool.base.checkpoint.weights import private_weights
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.structure import model_kind
@@ -68,18 +69,24 @@ def locate(
 
 
 def load_model(
-    checkpoint: Checkpoint, *, dtype: Dtype | None = None, trust_remote_code: bool = False
+    checkpoint: Checkpoint,
+    *,
+    dtype: Dtype | None = None,
+    trust_remote_code: bool = False,
+    digests: Mapping[str, str] | None = None,
 ) -> Any:
     """Load a model on the CPU in eval mode, causal or encoder-decoder as its configuration says;
-    `dtype` defaults to the checkpoint's.
+    `dtype` defaults to the checkpoint's. No file is used after it was loaded.
 
     A GGUF file is dequantized to an ordinary model that saves as safetensors. Raises DataError if
     weights are missing, damaged or not finite, or the model has no decoder, RefusedError if the
-    checkpoint needs custom code."""
+    checkpoint needs custom code, IntegrityError if a safetensors file is not that of `digests`,
+    SHA-256 (hex) by name."""
     stored = _check(checkpoint, trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
     quiet = _no_progress_bars(gguf=checkpoint.gguf is not None)
-    with quiet, _errors_only(), loading(checkpoint.folder, PURPOSE, stored):
+    load = loading(checkpoint.folder, PURPOSE, stored)
+    with quiet, _errors_only(), load, private_weights(digests):
         if checkpoint.gguf and stored:
             _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
         model_class = _model_class(checkpoint, trust_remote_code)

@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from sidtool.base.visible import visible
 from sidtool.cli.terminal.inputs import read_ids
+from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.write import write_contract
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 
@@ -204,7 +206,9 @@ def test_an_output_is_not_continued_with_another_model_or_other_requests(
     weights = load_file(retrained / "model.safetensors")
     name = min(weights)
     weights[name] = weights[name] + 1
+    contract = read_contract(retrained)
     save_file(weights, retrained / "model.safetensors", metadata={"format": "pt"})
+    write_contract(retrained, contract, open_bundle_copy(retrained, contract))
     other_model = ("recommend", retrained, *command[2:], "--resume")
     assert "with different model: " in refused(2, *other_model)
     lines = requests_file.read_text().splitlines()

@@ -8,6 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from sidtool.base.checkpoint.finite import check_finite, check_finite_files, non_finite
 from sidtool.base.errors import DataError
+from sidtool.model.contract.contract import CONTRACT
+from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.merging import merge
@@ -22,11 +25,15 @@ VALUES = [float("nan"), float("inf"), float("-inf")]
 def poison(
     folder: Path, value: float, *, file: str = "model.safetensors", last: bool = False
 ) -> str:
-    """Write the value into one element of one weight of a folder; returns the weight's name."""
+    """Write the value into one element of one weight of a folder, and record it in the contract if
+    there is one; returns the weight's name."""
     weights = load_file(folder / file)
     name = sorted(weights)[-1 if last else 0]
     weights[name].view(-1)[-1 if last else 0] = value
     save_file(weights, folder / file, metadata={"format": "pt"})
+    if (folder / CONTRACT).exists():
+        contract = read_contract(folder)
+        write_contract(folder, contract, open_bundle_copy(folder, contract))
     return name
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, SidtoolWarning
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
@@ -32,6 +32,29 @@ def test_a_loaded_model_recommends(made: Path, bundle: Bundle) -> None:
     assert not served.model.training
     ids = torch.from_numpy(served.tokens.ids(bundle.items.codes[:1]))
     assert served.model(ids).logits.shape[-1] == served.tokens.stop
+
+
+def test_a_loaded_model_does_not_follow_its_files(made: Path) -> None:
+    ids = torch.arange(9)[None]
+    model = load_model_folder(made, device="cpu").model
+    expected = model(ids).logits
+    path = made / "model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(path.stat().st_size // 2))
+        file.flush()
+        assert torch.equal(model(ids).logits, expected)
+        file.truncate(100)  # a mapped file would end the process here
+    assert torch.equal(model(ids).logits, expected)
+
+
+def test_other_weights_than_the_recorded_ones_are_refused(made: Path) -> None:
+    path = made / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match="the file that the model's contract records"):
+        load_model_folder(made)
 
 
 def test_float32_is_the_default_on_a_cpu(made: Path) -> None:
@@ -86,10 +109,12 @@ def test_a_moved_block_is_refused(made: Path) -> None:
         load_model_folder(made)
 
 
-def test_fewer_embedding_rows_than_tokens_are_refused(made: Path) -> None:
+def test_fewer_embedding_rows_than_tokens_are_refused(made: Path, bundle: Bundle) -> None:
+    contract = read_contract(made)
     model = AutoModelForCausalLM.from_pretrained(made)
     model.resize_token_embeddings(model.config.vocab_size - 1)
     model.save_pretrained(made)
+    write_contract(made, contract, bundle)
     with pytest.raises(CompatibilityError, match="embedding rows"):
         load_model_folder(made)
 

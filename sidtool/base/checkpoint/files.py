@@ -3,12 +3,13 @@
 Without `trust_remote_code`, a library may read only regular files inside of the folder, and weights
 only from safetensors or GGUF files, whose headers are consistent."""
 
+import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
@@ -229,25 +230,36 @@ def _shards(index: Path) -> list[str]:
 
 
 def _read_header(path: Path) -> StoredWeights:
-    size = path.stat().st_size
     with path.open("rb") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        if size < 8 or header_size > size - 8:
-            raise ValueError(f"a header of {header_size} bytes in a file of {size}")
-        header = parse_json(stream.read(header_size))
+        _, entries = read_entries(stream)
+    floats = all(entry["dtype"][0] in "FB" for entry in entries.values())
+    n_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    return StoredWeights(len(entries), n_bytes if floats else 8 * n_bytes)
+
+
+def read_entries(stream: BinaryIO) -> tuple[bytes, dict[str, dict[str, Any]]]:
+    """The bytes of a safetensors file up to its data, and the entries of its header in the order of
+    their data. Raises ValueError, TypeError, KeyError, AttributeError or RecursionError as
+    `read_header` raises DataError."""
+    size = os.fstat(stream.fileno()).st_size
+    start = stream.read(8)
+    header_size = int.from_bytes(start, "little")
+    if size < 8 or header_size > size - 8:
+        raise ValueError(f"a header of {header_size} bytes in a file of {size}")
+    start += stream.read(header_size)
+    header = parse_json(start[8:])
     metadata = header.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("metadata that is not text")
     spans = sorted(_span(name, entry) for name, entry in header.items())
     position = 0
-    for start, stop, name in spans:
-        if start != position:
-            raise ValueError(f"{name!r} starts at byte {start}, expected {position}")
+    for begin, stop, name in spans:
+        if begin != position:
+            raise ValueError(f"{name!r} starts at byte {begin}, expected {position}")
         position = stop
     if position != size - 8 - header_size:
         raise ValueError(f"{size - 8 - header_size} bytes of data, the header has {position}")
-    floats = all(entry["dtype"][0] in "FB" for entry in header.values())
-    return StoredWeights(len(spans), position if floats else 8 * position)
+    return start, {name: header[name] for _, _, name in spans}
 
 
 def _span(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:

@@ -9,6 +9,7 @@ import numpy as np
 from sidtool.base.checkpoint.encoder_modules import check_encoder
 from sidtool.base.checkpoint.guard import loading
 from sidtool.base.checkpoint.hub import HUB_PREFIX, download, is_hub_url
+from sidtool.base.checkpoint.weights import private_weights
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.data.vectors import Vectors
@@ -60,7 +61,8 @@ def load_model(encoder: Encoder, folder: Path) -> tuple[Any, Encoder]:
     settings: dict[str, Any] = {} if encoder.trust_remote_code else {"use_safetensors": True}
     if encoder.dtype is not None:
         settings["dtype"] = encoder.dtype
-    with loading(folder, PURPOSE, None if encoder.trust_remote_code else stored):
+    load = loading(folder, PURPOSE, None if encoder.trust_remote_code else stored)
+    with load, private_weights():
         model = SentenceTransformer(
             str(folder),
             trust_remote_code=encoder.trust_remote_code,

@@ -1,6 +1,7 @@
 """Texts to semantic IDs over HTTP, by an encoder that stays in memory."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,17 @@ def test_a_loaded_encoder_gives_the_vectors_of_embed(
     loaded = open_encoder(bundle, model=str(folder))
     expected, _ = embed(TEXTS, encoder, cache=tmp_path)
     assert loaded.vectors(TEXTS) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_loaded_encoder_does_not_follow_its_files(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "encoder")
+    loaded = room.load_encoder(Encoder(str(copy)))
+    expected = loaded.vectors(TEXTS)
+    (path,) = copy.rglob("model.safetensors")
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(bytes(path.stat().st_size // 2))
+        file.flush()
+        assert (loaded.vectors(TEXTS) == expected).all()
+        file.truncate(100)  # a mapped file would end the process here
+    assert (loaded.vectors(TEXTS) == expected).all()
