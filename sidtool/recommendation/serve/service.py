@@ -51,10 +51,12 @@ class Service:
     @classmethod
     def open(cls, options: ServeOptions, copies: Path) -> "Service":
         """Load the model; copies of published models are stored in the folder `copies`. Raises as
-        `Sources.load` and `Served.of`, or SidtoolError if the model cannot answer."""
+        `Sources.load`, `Sources.check_unchanged` and `Served.of`, or SidtoolError if the model
+        cannot answer."""
         sources = Sources(options, copies)
         version = sources.version()
         served = Served.of(sources.load(), version, options.recommend)
+        sources.check_unchanged(version)
         served.warm_up()
         return cls(options, sources, served)
 

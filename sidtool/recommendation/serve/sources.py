@@ -56,6 +56,14 @@ class Sources:
             "" if memory is None else _root_digest(str(memory), "memory"),
         )
 
+    def check_unchanged(self, version: Version) -> None:
+        """Raise DataError unless this version is still there after it was read: a writer that came
+        between would give it the digests of another. Raises as `version`."""
+        if self.version() != version:
+            raise DataError(
+                "the model, bundle or memory was replaced while it was read", hint="start it again"
+            )
+
     def check(self) -> None:
         """Check that everything is there, and that model and bundle fit together; reads no
         weights. Raises as `version` and `load`."""

@@ -11,6 +11,10 @@ from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.sources import Sources, Version
 
+MAX_PAUSE = 32
+"""The most looks at a refused version before it is loaded again: it may have been repaired, which
+its root document does not show."""
+
 log = logging.getLogger(__name__)
 
 
@@ -22,6 +26,8 @@ class Watcher:
         self._batcher = batcher
         self._metrics = metrics
         self._refused: Version | None = None
+        self._pause = 1
+        self._looks_left = 0
         self._last_error = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
@@ -52,23 +58,31 @@ class Watcher:
     def look(self) -> bool:
         """Exchange what is served if there is another version, and whether it was exchanged.
 
-        What does not fit is refused once and stays refused; what cannot be read is tried again."""
+        What cannot be read is tried again at each look, what does not fit after 1, 2, 4... more."""
         served = self._batcher.served
         version: Version | None = None
         try:
             version = self._sources.version()
-            if version in (served.version, self._refused):
-                if version == served.version:
-                    self._last_error = ""
+            if version == served.version:
+                self._last_error = ""
+                self._refused = None
+                return False
+            if version != self._refused:
+                self._pause = 1
+            elif self._looks_left:
+                self._looks_left -= 1
                 return False
             loaded = self._sources.reload(served.loaded, served.version, version)
             new = Served.of(loaded, version, self._sources.options.recommend)
+            self._sources.check_unchanged(version)
             self._batcher.exchange(new)
             self._sources.remove_copies(version)
         except SidtoolError as error:
             is_refused = isinstance(error, RefusedError)
             if is_refused:
                 self._refused = version
+                self._looks_left = self._pause
+                self._pause = min(2 * self._pause, MAX_PAUSE)
             self._keep("refused" if is_refused else "failed", str(error))
             return False
         self._last_error = ""

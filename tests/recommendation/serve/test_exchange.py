@@ -22,7 +22,7 @@ from sidtool.recommendation.serve.app import make_app
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.service import Service
-from sidtool.recommendation.serve.sources import Version
+from sidtool.recommendation.serve.sources import Sources, Version
 from sidtool.registry import push
 from sidtool.registry.publish import tag
 from sidtool.registry.references import open_bundle
@@ -110,6 +110,57 @@ def test_a_bundle_of_another_codebook_is_refused_once_and_the_old_one_stays(
         catalog_bundle(N_GROWN).save(path)
         assert shop.look()
         assert shop.client.get("/readyz").json()["not_taken"] is None
+
+
+def test_a_refused_model_is_taken_when_it_was_repaired(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = shutil.copytree(models[0], tmp_path / "model")
+    shop = Shop(tmp_path, model=str(path))
+
+    def put(model: Path, *, damage: bool = False) -> None:
+        shutil.copytree(model, path, dirs_exist_ok=True)
+        if damage:
+            weights = bytearray((path / "model.safetensors").read_bytes())
+            weights[-1] ^= 1
+            (path / "model.safetensors").write_bytes(weights)
+
+    with shop.client:
+        for _ in range(2):  # there and back again
+            put(models[1], damage=True)
+            assert not shop.look()
+            assert "model.safetensors" in shop.client.get("/readyz").json()["not_taken"]
+            assert shop.items() == offline(models[0])
+            put(models[0])
+            assert not shop.look()
+            assert shop.client.get("/readyz").json()["not_taken"] is None
+        put(models[1], damage=True)
+        assert not any(shop.look() for _ in range(5))
+        put(models[1])
+        assert any(shop.look() for _ in range(9))
+        assert shop.items() == offline(models[1])
+
+
+def test_what_is_replaced_while_it_is_read_is_not_taken(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shop.zarr"
+    catalog_bundle().save(path)
+    shop = Shop(tmp_path, model=str(models[0]), bundle=str(path))
+    reload = Sources.reload
+
+    def reload_and_replace(*arguments: Any) -> LoadedModel:
+        loaded = reload(*arguments)
+        catalog_bundle(N_GROWN).save(path, force=True)
+        return loaded
+
+    with shop.client:
+        catalog_bundle(N_ITEMS + 1).save(path, force=True)
+        monkeypatch.setattr(Sources, "reload", reload_and_replace)
+        assert not shop.look()
+        assert "replaced while it was read" in shop.client.get("/readyz").json()["not_taken"]
+        assert shop.look()
+        assert len(shop.items()) == N_GROWN
 
 
 def test_a_tag_of_a_bundle_moves(models: tuple[Path, Path], tmp_path: Path) -> None:
