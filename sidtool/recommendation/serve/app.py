@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -42,17 +42,17 @@ def make_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with TemporaryDirectory(prefix="sidtool-serve-") as copies:
-            try:
-                app.state.service = service or Service.open(options, Path(copies))
-            except SidtoolError as error:
-                log.error("%s", error)
-                raise
-            app.state.service.start()
-            if on_start is not None:
-                on_start()
-            yield
-            await app.state.service.stop()
+        try:
+            # of a worker, whose folder for temporary files is removed by its supervisor
+            app.state.service = service or Service.open(options, Path(mkdtemp()))
+        except SidtoolError as error:
+            log.error("%s", error)
+            raise
+        app.state.service.start()
+        if on_start is not None:
+            on_start()
+        yield
+        await app.state.service.stop()
 
     app = FastAPI(
         title="sidtool",

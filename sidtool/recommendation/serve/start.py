@@ -1,8 +1,6 @@
 """Serves a model over HTTP: one process, or several that share a listening socket."""
 
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sidtool.base.extras import require
 from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
@@ -32,6 +30,7 @@ def serve(
         'http://127.0.0.1'
     """
     require("serve")
+    from sidtool.recommendation.serve.folder import service_folder
     from sidtool.recommendation.serve.log import log_to_stderr
     from sidtool.recommendation.serve.process import bound_socket, run_process
     from sidtool.recommendation.serve.service import Service
@@ -42,13 +41,13 @@ def serve(
     with (
         log_to_stderr(verbose=verbose),
         bound_socket(listening) as listener,
-        TemporaryDirectory(prefix="sidtool-serve-") as folder,
+        service_folder() as folder,
     ):
         url = listening.url(listener.getsockname()[1])
         if listening.workers == 1:
-            service = Service.open(options, Path(folder))
+            service = Service.open(options, folder)
             run_process(options, listener, service, on_start=lambda: started and started(url))
         else:
-            Sources(options, Path(folder)).check()
+            Sources(options, folder).check()
             on_start = (lambda: started(url)) if started else None
-            serve_with_workers(options, listening.workers, listener, folder, verbose, on_start)
+            serve_with_workers(options, listening.workers, listener, str(folder), verbose, on_start)
