@@ -61,6 +61,7 @@ def make_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirection names the host that the client names
     )
     app.add_middleware(Guard, token=options.token)
     app.add_exception_handler(HTTPException, _http_refusal)

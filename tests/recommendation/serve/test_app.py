@@ -171,6 +171,9 @@ def test_what_does_not_exist_is_refused_as_all_else(client: TestClient) -> None:
     assert client.get("/v1/recommend").json() == {"error": "Method Not Allowed"}
     assert client.post("/v2/recommend").json() == {"error": "Not Found"}
     assert client.get("/v2/recommend").status_code == 404
+    elsewhere = client.post("/v1/recommend/", headers={"host": "other"}, follow_redirects=False)
+    assert elsewhere.status_code == 404
+    assert "location" not in elsewhere.headers
 
 
 def test_a_long_body_is_refused_whatever_it_says_of_its_length(make_client: MakeClient) -> None:
