@@ -3,15 +3,18 @@
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
 from sidtool.base.errors import DataError
 from sidtool.recommendation.serve.app import make_app
+from sidtool.recommendation.serve.connection import Connection
 from sidtool.recommendation.serve.log import log_warning
 from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
 from sidtool.recommendation.serve.service import Service
@@ -19,7 +22,11 @@ from sidtool.recommendation.serve.service import Service
 KEEP_ALIVE_SECONDS = 65
 """How long an idle connection stays open: longer than load balancers keep theirs."""
 SPARE_CONNECTIONS = 1000
-"""Open connections beyond those of requests that wait; further ones get 503."""
+"""Open connections beyond those of requests that wait."""
+MAX_HEAD = 1 << 14
+"""Bytes of the head of a request; a longer one is refused with 400."""
+SPARE_FILES = 2304
+"""Open files beyond the connections: uvicorn accepts up to 2,048 connections at once."""
 DRAIN_SECONDS = 10.0
 """What a worker may take to end beyond the time limit of its calls."""
 
@@ -70,11 +77,14 @@ def run_process(
     loaded."""
     config = uvicorn.Config(
         make_app(options, service, on_start=on_start),
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD,
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=options.limits.max_waiting + SPARE_CONNECTIONS,
+        limit_concurrency=_max_connections(options.limits.max_waiting + SPARE_CONNECTIONS),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(options.limits.seconds) + 1,
     )
@@ -88,3 +98,20 @@ def run_process(
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _max_connections(wanted: int) -> int:
+    """How many connections may be open: as many as wanted, unless the hard limit of open files is
+    too low. Raises the soft limit, which is 1,024 on many machines."""
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_files = wanted + SPARE_FILES
+    if hard != resource.RLIM_INFINITY:
+        n_files = min(n_files, hard)
+    if soft != resource.RLIM_INFINITY and soft < n_files:
+        with suppress(ValueError):  # macOS has another limit besides
+            resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, hard))
+    return min(wanted, max(n_files - SPARE_FILES, n_files // 2))
