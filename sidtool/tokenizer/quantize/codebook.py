@@ -130,6 +130,9 @@ class Codebook:
                 raise ValueError(f"level {number} has width {level.shape[1]}, level 0 {width}")
             if not np.isfinite(level).all():
                 raise ValueError(f"level {number} has a centroid that is not finite")
+        for name, array in self.encoder.items():
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise ValueError(f"{name} is not finite float32")
         if self._fitted_dim < 1:
             raise ValueError(f"dim is {self._fitted_dim}, not a whole number from 1")
         if self.params.fusion is not None:
@@ -157,8 +160,6 @@ class Codebook:
             return
         for name in ("scale", "shift"):
             array = self.encoder[name]
-            if array.dtype != np.float32 or not np.isfinite(array).all():
-                raise ValueError(f"{name} is not finite float32")
             if array.shape != (self._fitted_dim,) or self.params.fusion is not None:
                 raise ValueError(f"{name} has shape {array.shape} for vectors of {self.dims}")
 

@@ -40,16 +40,12 @@ def forward(arrays: Arrays, network: str, vectors: Vectors) -> Vectors:
 def check_network(arrays: Arrays, network: str, width: int) -> int:
     """The width of what a network gives for vectors of some width; that width if there is none.
 
-    Raises ValueError if its arrays are not finite float32 of shapes that fit each other, KeyError
-    if a bias is missing.
+    Raises ValueError unless the shapes of its arrays fit each other, KeyError if a bias is missing.
     """
     layer = 0
     while f"{network}_{layer}_weight" in arrays:
         weight = arrays[f"{network}_{layer}_weight"]
         bias = arrays[f"{network}_{layer}_bias"]
-        for array in (weight, bias):
-            if array.dtype != np.float32 or not np.isfinite(array).all():
-                raise ValueError(f"network {network!r}, layer {layer} is not finite float32")
         if weight.ndim != 2 or weight.shape[0] != width or bias.shape != weight.shape[1:]:
             raise ValueError(
                 f"network {network!r}, layer {layer} has shapes {weight.shape} and {bias.shape} "

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sidtool.tokenizer.make.report import read_report
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import make_items
@@ -14,7 +15,6 @@ from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.build import build_codebook
 from sidtool.tokenizer.make.build_options import BuildOptions
-from sidtool.tokenizer.make.report import read_report
 from tests.bundles import small_bundle
 
 IDS = [f"i{n}" for n in range(60)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sidtool.tokenizer.make.report import read_report
 
 from sidtool.base.errors import DataError
 from sidtool.data.items import make_items
@@ -27,7 +28,6 @@ from sidtool.tokenizer.make.compare import (
     prefix_purity,
     steps_between,
 )
-from sidtool.tokenizer.make.report import read_report
 from sidtool.tokenizer.sid import Codes
 from tests.bundles import small_bundle
 

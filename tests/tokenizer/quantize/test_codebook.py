@@ -132,6 +132,7 @@ def test_vectors_are_scaled_and_shifted_before_their_length():
         ({"encoder": {"scale": np.ones(4, dtype=np.float32)}}, "shift"),
         ({"encoder": dict.fromkeys(("scale", "shift"), np.ones(3, dtype=np.float32))}, "shape"),
         ({"encoder": dict.fromkeys(("scale", "shift"), np.ones(4))}, "not finite float32"),
+        ({"encoder": {"unused": np.full(4, np.nan, dtype=np.float32)}}, "unused is not finite"),
         ({"params": QuantizerParams(first_code=8)}, "first_code is 8"),
         ({"params": QuantizerParams(first_code=-1)}, "first_code is -1"),
     ],
