@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from numpy.typing import NDArray
 
@@ -82,8 +82,8 @@ def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
 def parse_root(location: str, data: bytes, kind: Kind) -> Mapping[str, Any]:
     """The manifest in a root document as JSON.
 
-    Raises IntegrityError unless it is spelled as `spell_root` spells it, DataError if the group is
-    of another kind."""
+    Raises IntegrityError unless it is spelled as `spell_root` spells it and of a known kind,
+    DataError if the group is of another kind."""
     try:
         if len(data) > MAX_ROOT_BYTES:
             raise ValueError(f"it has more than {MAX_ROOT_BYTES} bytes")
@@ -100,9 +100,10 @@ def parse_root(location: str, data: bytes, kind: Kind) -> Mapping[str, Any]:
             f"{location}: {ROOT} is damaged: the manifest differs from its own SHA-256"
         )
     stored_kind = manifest.get("kind", "bundle") if isinstance(manifest, dict) else kind
+    if stored_kind not in get_args(Kind):
+        raise IntegrityError(f"{location}: {ROOT} has kind {str(stored_kind)[:40]!r}")
     if stored_kind != kind:
-        other = " ".join(str(stored_kind).split())[:40]
-        raise DataError(f"{location} is a {other}, not a {kind}")
+        raise DataError(f"{location} is a {stored_kind}, not a {kind}")
     return manifest
 
 
