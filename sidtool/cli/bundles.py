@@ -32,7 +32,6 @@ def inspect(
     from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
     from sidtool.registry.references import open_bundle
     from sidtool.tokenizer.make.explain import explain
-    from sidtool.tokenizer.make.report import read_report
 
     is_model = (Path(bundle) / CONTRACT).is_file()
     if is_model and prefix is None:
@@ -42,7 +41,7 @@ def inspect(
         return say_json(opened.manifest.to_json())
     if prefix is None:
         say_table(["", ""], _manifest_rows(opened))
-        report = read_report(opened)
+        report = opened.manifest.codebook_report
         return say_report(report) if report else None
     group = explain(opened, prefix, examples=examples)
     if json:

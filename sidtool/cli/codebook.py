@@ -229,14 +229,12 @@ def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -
 
 
 def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:
-    from sidtool.tokenizer.codes.report import CodebookReport
-
-    report = bundle.manifest.report
+    manifest = bundle.manifest
     if json:
-        digest = bundle.identity.digest
-        say_json({"bundle": str(out), "digest": digest, "report": dict(report)})
-    else:
-        say_report(CodebookReport.from_json(report))
+        report = dict(manifest.report)
+        say_json({"bundle": str(out), "digest": manifest.digest, "report": report})
+    elif manifest.codebook_report is not None:
+        say_report(manifest.codebook_report)
 
 
 def say_report(report: "CodebookReport") -> None:

@@ -89,7 +89,6 @@ def init_model(
 
 def _read_catalog(items: Path, bundle: str | None, columns: "CatalogOptions") -> "Items":
     """The catalog, with the columns and the text template that a bundle records."""
-    from sidtool.data.columns import recorded_columns
     from sidtool.registry.references import open_bundle
     from sidtool.tokenizer.make.build_options import read_catalog
 
@@ -98,7 +97,7 @@ def _read_catalog(items: Path, bundle: str | None, columns: "CatalogOptions") ->
     manifest = open_bundle(bundle).manifest
     template = columns.text_template or (manifest.recipe or {}).get("text_template")
     columns = replace(columns, text_template=template)
-    return read_catalog(items, columns, recorded=recorded_columns(manifest.source))
+    return read_catalog(items, columns, recorded=manifest.made_from.columns)
 
 
 def extend_model(

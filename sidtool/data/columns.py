@@ -3,12 +3,11 @@
 Names are guessed in tiers. A column of an earlier tier wins, and two columns of one tier are
 ambiguous. Names are compared without case, `_`, `-` and blanks: `movieId` is `movie_id`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sidtool.base.errors import IntegrityError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
 
 Tiers = tuple[tuple[str, ...], ...]
@@ -76,18 +75,6 @@ class EventColumns(JsonRecord):
     item: str
     order: str | None
     """None: the order of the rows was meant."""
-
-
-def recorded_columns(source: Mapping[str, Any]) -> CatalogColumns | None:
-    """The catalog columns that a bundle's `source` records, None if there are none. Raises
-    IntegrityError if they are malformed."""
-    value = source.get("columns")
-    if value is None:
-        return None
-    try:
-        return CatalogColumns.from_json(value)
-    except TypeError as error:
-        raise IntegrityError(f"the recorded catalog columns are malformed: {error}") from error
 
 
 def choose_column(

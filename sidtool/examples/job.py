@@ -12,13 +12,11 @@ from typing import IO, Any
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.columns import recorded_columns
 from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.spilled_events import Spill
 from sidtool.data.split.files import open_split
-from sidtool.data.split.record import recorded_event_columns
 from sidtool.data.split.split import Event, Split, count_leaks
 from sidtool.examples.catalog import CatalogOptions, read_catalog
 from sidtool.examples.event_weights import EventWeights, WeightOptions
@@ -175,7 +173,7 @@ def open_job(
     if model is not None:
         tokenizer, of_model = _read_model(model, bundle, options)
     if not isinstance(items, Items):
-        recorded = recorded_columns(bundle.manifest.source)
+        recorded = bundle.manifest.made_from.columns
         catalog_options = catalog_options or CatalogOptions()
         if queries and catalog_options.has_queries:
             raise UsageError("queries are given twice, as a value and by the catalog options")
@@ -187,7 +185,7 @@ def open_job(
     elif catalog_options is not None:
         raise UsageError("catalog options say how a file is read, but the catalog is a value")
     if not isinstance(split, Split):
-        columns = recorded_event_columns(bundle.manifest.source)
+        columns = bundle.manifest.made_from.event_columns
         split = open_split(split, recorded=columns, spill=spill)
     check_bundle_split(bundle, "the split of the training examples", split.reference)
     maker = ExampleMaker(bundle, items, options, tokenizer, queries, split.fields, *of_model)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.split.cooccurrence import WINDOW, add_pairs, count_pairs, item_sequences
-from sidtool.data.split.record import check_split, recorded_split
+from sidtool.data.split.record import check_split
 from sidtool.data.split.split import Split
 from sidtool.data.vectors import Vectors
 from sidtool.memory.content import ItemContent, content_similarity
@@ -56,7 +56,7 @@ def check_memory_split(bundle: Bundle, split: Split) -> None:
     """Raise CompatibilityError if the codebook of a bundle may have learned from events that a
     split holds out."""
     codebook = f"the codebook of bundle {bundle.manifest.name!r}"
-    made_from = recorded_split(bundle.manifest.source)
+    made_from = bundle.manifest.made_from.split
     check_split(codebook, made_from, "the split of the memory", split.reference)
 
 

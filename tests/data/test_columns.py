@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.base.errors import IntegrityError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.data import columns
-from sidtool.data.columns import CatalogColumns, choose_column, recorded_columns
+from sidtool.data.columns import CatalogColumns, choose_column
 from sidtool.data.items import read_items
 from tests.data.tables.files import write_table
 
@@ -71,11 +71,3 @@ def test_items_know_their_columns(tmp_path: Path) -> None:
     again = read_items(path, recorded=items.columns)
     assert (again.titles, again.digest) == (("A", "B"), items.digest)
     assert read_items(path, title_column="title", recorded=items.columns).titles == ("x", "y")
-
-
-@pytest.mark.parametrize("value", [[], {"title": "x"}, {"id": 1}, {"id": "a", "title": 2}])
-def test_malformed_records_of_columns_are_refused(value: object) -> None:
-    with pytest.raises(IntegrityError, match="recorded catalog columns are malformed"):
-        recorded_columns({"columns": value})
-    assert recorded_columns({}) is None
-    assert recorded_columns({"columns": {"id": "a"}}) == CatalogColumns("a")

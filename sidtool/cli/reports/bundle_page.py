@@ -26,7 +26,6 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.manifest import flat_record
 from sidtool.tokenizer.make.compare import BundleFigures, Evidence, LevelFigures, describe
 from sidtool.tokenizer.make.diff import Diff, diff
-from sidtool.tokenizer.make.report import read_report
 from sidtool.tokenizer.sid import Codes
 
 CURVE = 100
@@ -159,7 +158,7 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
         "items",
         tuple(Series(f"level {number}", curve) for number, curve in enumerate(curves, 1)),
     )
-    report = read_report(bundle)
+    report = bundle.manifest.codebook_report
     if report is not None:
         yield LineChart(
             f"What more levels add{of}",

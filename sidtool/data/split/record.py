@@ -85,20 +85,6 @@ class SplitReference(JsonRecord):
         return f"{self.digest[:12]} ({self.protocol})"
 
 
-def recorded_split(record: Mapping[str, Any]) -> SplitReference | None:
-    """The split reference under the key `split` of a stored record, None where there is none.
-
-    Raises IntegrityError if it is malformed.
-    """
-    value = record.get("split")
-    if value is None:
-        return None
-    try:
-        return SplitReference.from_json(value)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"the recorded split is malformed: {value!r}") from error
-
-
 def check_split(
     made: str, made_from: SplitReference | None, used: str, split: SplitReference | None
 ) -> None:
@@ -116,12 +102,6 @@ def check_split(
         "from held-out events",
         hint="make both from one split, or the later one with `sidtool split --extends`",
     )
-
-
-def recorded_event_columns(source: Mapping[str, Any]) -> EventColumns | None:
-    """The event columns that a bundle's `source` records with its split, if there are any."""
-    reference = recorded_split(source)
-    return None if reference is None else reference.columns
 
 
 @dataclass(frozen=True)

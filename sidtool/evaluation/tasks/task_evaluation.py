@@ -12,7 +12,6 @@ import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.columns import recorded_columns
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items, make_items
 from sidtool.data.queries import Query, read_queries
@@ -202,7 +201,7 @@ def _example_maker(
     items: Items
     queries: Sequence[Query] = ()
     if options.items is not None:
-        recorded = recorded_columns(loaded.bundle.manifest.source)
+        recorded = loaded.bundle.manifest.made_from.columns
         catalog = options.catalog
         if not catalog.fields and (columns := _trained_columns(loaded, options.task)):
             catalog = replace(catalog, fields=columns)

@@ -18,7 +18,6 @@ from sidtool.base.output_name import (
     OutputKind,
     check_suffix,
 )
-from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
 from sidtool.integrations.formats.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.integrations.formats.grid import read_grid
@@ -79,7 +78,7 @@ class CatalogFile:
                 id_column=self.id_column,
                 title_column=self.title_column,
                 fields=list(fields),
-                recorded=None if bundle is None else recorded_columns(bundle.manifest.source),
+                recorded=None if bundle is None else bundle.manifest.made_from.columns,
             )
 
 

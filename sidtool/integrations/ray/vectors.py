@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, read_items
 from sidtool.data.vectors import Vectors
 from sidtool.integrations.ray.output import (
@@ -48,7 +47,7 @@ class ItemColumns:
 
     def read(self, shard: Shard, bundle: Bundle | None = None) -> Items:
         """The items of a shard; errors as `read_items`."""
-        recorded = None if bundle is None else recorded_columns(bundle.manifest.source)
+        recorded = None if bundle is None else bundle.manifest.made_from.columns
         with TemporaryDirectory() as name:
             return read_items(
                 shard.fetch(Path(name)),

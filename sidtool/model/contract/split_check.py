@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sidtool.data.columns import EventColumns
-from sidtool.data.split.record import SplitReference, check_split, recorded_split
+from sidtool.data.split.record import SplitReference, check_split
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import RlParams, TrainParams
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -19,7 +19,7 @@ def splits_of(contract: Contract) -> Iterator[SplitReference]:
 def event_columns(contract: Contract, bundle: Bundle) -> EventColumns | None:
     """The columns of the events that a model was trained on last, or that its bundle was built
     from; None if neither records them."""
-    references = [recorded_split(bundle.manifest.source), *splits_of(contract)]
+    references = [bundle.manifest.made_from.split, *splits_of(contract)]
     columns = (reference.columns for reference in reversed(references) if reference)
     return next((each for each in columns if each is not None), None)
 
@@ -28,7 +28,7 @@ def check_bundle_split(bundle: Bundle, label: str, split: SplitReference | None)
     """Raise CompatibilityError if the bundle's codebook may have learned from events that `split`
     holds out. `label` names the input with this split in the message."""
     made = f"the codebook of bundle {bundle.manifest.name!r}"
-    check_split(made, recorded_split(bundle.manifest.source), label, split)
+    check_split(made, bundle.manifest.made_from.split, label, split)
 
 
 def check_model_split(

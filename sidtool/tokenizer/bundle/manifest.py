@@ -13,7 +13,8 @@ from sidtool.base.records import JsonRecord
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.history import Change, Version
 from sidtool.tokenizer.bundle.identity import Identity
-from sidtool.tokenizer.bundle.recipe import Recipe
+from sidtool.tokenizer.bundle.recipe import Recipe, Source
+from sidtool.tokenizer.codes.report import CodebookReport
 from sidtool.tokenizer.sid import SidSpace
 
 FORMAT = 2
@@ -96,6 +97,16 @@ class Manifest(JsonRecord):
         version = Version(self.version, self.identity.digest, self.name, self.created, self.change)
         return (*self.lineage, version)
 
+    @property
+    def made_from(self) -> Source:
+        """The values of `source` that commands read."""
+        return Source.from_json(self.source)
+
+    @property
+    def codebook_report(self) -> CodebookReport | None:
+        """The report of the build; None for an imported map, or a version after the built one."""
+        return CodebookReport.from_json(self.report) if self.report else None
+
     def next_version(self, change: Change, *, new_codebook: bool = False) -> Provenance:
         """The provenance of the version after this one, made by the same recipe.
 
@@ -145,7 +156,8 @@ class Manifest(JsonRecord):
             raise ValueError(f"items is {self.items}, not 0 to {MAX_ITEMS - 1}")
         self._check_collisions()
         self._check_recipe()
-        previous = self.lineage[-1].digest if self.lineage else self.parent
+        self._check_report()
+        previous = self.lineage[-1].digest if self.lineage else None
         if self.parent != previous:
             raise ValueError(f"parent is {self.parent}, but the last of lineage is {previous}")
         for version in self.history:
@@ -165,12 +177,25 @@ class Manifest(JsonRecord):
             raise ValueError(f"codebook levels {sorted(stored)} do not fit the space")
         if stored and recipe.quantizer is None:
             raise ValueError("recipe.quantizer is missing, but there is a codebook")
+        if len({len(probe.vector) for probe in recipe.encoder.probes}) > 1:
+            raise ValueError("the vectors of recipe.encoder.probes have different widths")
+
+    def _check_report(self) -> None:
+        report = self.codebook_report
+        if report is None:
+            return
+        for name, values in (("levels", report.levels), ("jaccard", report.neighbors.jaccard)):
+            if len(values) != self.space.levels:
+                raise ValueError(
+                    f"{name} of the report has {len(values)} entries for {self.space.levels} levels"
+                )
 
     def _digests(self) -> Iterator[str]:
         yield from (self.identity.space, self.identity.codebook, self.identity.items)
         yield from self.compatible_with
         yield from (version.digest for version in self.history)
         yield from () if self.parent is None else (self.parent,)
+        yield from self.made_from.digests
         yield from self.objects.values()
 
     def _check_collisions(self) -> None:

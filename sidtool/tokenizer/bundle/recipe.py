@@ -1,9 +1,12 @@
-"""The parts of a recipe that commands read: from a text to a vector, and from a vector to a SID."""
+"""The parts of a manifest's `recipe` (from a text to a vector, and from a vector to a SID) and
+`source` that commands read. A manifest holds both as JSON, with keys that are unknown here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sidtool.base.records import JsonRecord
+from sidtool.data.columns import CatalogColumns, EventColumns
+from sidtool.data.split.record import SplitReference
 from sidtool.tokenizer.quantize.codebook import QuantizerParams
 
 
@@ -52,10 +55,32 @@ class CooccurrenceRecipe(JsonRecord):
 
 @dataclass(frozen=True)
 class Recipe(JsonRecord):
-    """The recipe of a bundle. A manifest holds it as JSON, because its identity covers unknown keys
-    too; this record checks the types of the known ones."""
+    """The recipe of a bundle, whose identity covers unknown keys too."""
 
     quantizer: QuantizerRecipe | None = None
-    encoder: EncoderRecipe | None = None
+    encoder: EncoderRecipe = EncoderRecipe()
     text_template: str | None = None
     collaborative: CooccurrenceRecipe | None = None
+
+
+@dataclass(frozen=True)
+class Source(JsonRecord):
+    """What a bundle was made from."""
+
+    catalog: str | None = None
+    """digest of the catalog"""
+    items: int | None = None
+    columns: CatalogColumns | None = None
+    split: SplitReference | None = None
+    """the split whose training events gave the co-occurrence"""
+
+    @property
+    def event_columns(self) -> EventColumns | None:
+        """The columns of the split's events, if they are recorded."""
+        return None if self.split is None else self.split.columns
+
+    @property
+    def digests(self) -> Iterator[str]:
+        """Digests of the catalog and the split."""
+        yield from () if self.catalog is None else (self.catalog,)
+        yield from () if self.split is None else (self.split.digest, *self.split.extends)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
-from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.assign.overflow import place_new_items, require_free
@@ -30,7 +29,7 @@ def read_new_items(bundle: Bundle, path: Path, catalog: CatalogOptions | None = 
     """Read items to add, with the columns and the text template that the bundle records."""
     template = (bundle.manifest.recipe or {}).get("text_template")
     options = replace(catalog or CatalogOptions(), text_template=template)
-    return read_catalog(path, options, recorded=recorded_columns(bundle.manifest.source))
+    return read_catalog(path, options, recorded=bundle.manifest.made_from.columns)
 
 
 def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:

@@ -13,7 +13,6 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data.items import Items
 from sidtool.data.split.files import open_split
-from sidtool.data.split.record import recorded_event_columns
 from sidtool.data.split.split import UserSequence
 from sidtool.data.vector_files import read_vectors
 from sidtool.data.vectors import Vectors
@@ -21,7 +20,6 @@ from sidtool.tokenizer.assign.policy import CollisionCounts
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation, residual_variance
 from sidtool.tokenizer.codes.report import CodebookReport, LevelUse
-from sidtool.tokenizer.make.report import read_report
 from sidtool.tokenizer.sid import Codes, Levels
 
 Figures = Sequence[float | None]
@@ -116,7 +114,7 @@ def compare_bundles(
     if items is not None and field is not None:
         column = items.fields[field]
         labels = tuple(column[row] for row in _rows_of(items, ids))
-    columns = recorded_event_columns(bundles[0].manifest.source)
+    columns = bundles[0].manifest.made_from.event_columns
     evidence = Evidence(
         ids,
         vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids, by_row),
@@ -185,7 +183,7 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigu
     rows = bundle.active if evidence.ids is None else bundle.items.rows(evidence.ids)
     codes = bundle.items.codes[rows]
     sizes = bundle.space.sizes
-    report = read_report(bundle)
+    report = bundle.manifest.codebook_report
     return BundleFigures(
         name=bundle.manifest.name,
         digest=bundle.identity.digest,

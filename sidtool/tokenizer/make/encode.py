@@ -123,7 +123,7 @@ def check_texts(
     for an empty text."""
     bundle.require_codebook()
     recipe = (bundle.manifest.recipe or {}).get("encoder", {})
-    if "model" not in recipe:
+    if recipe.get("model") is None:
         raise RefusedError(
             f"bundle {bundle.manifest.name!r} was built from given vectors",
             hint="give --embeddings",

@@ -13,7 +13,6 @@ from typing import Any
 from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, remove
 from sidtool.base.progress import Progress
-from sidtool.data.columns import recorded_columns
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.split import Split
 from sidtool.examples.catalog import CatalogOptions, read_catalog
@@ -213,7 +212,7 @@ def _catalog(
     """The catalog; without a file, the ids and titles of the bundle, since the tasks need no
     more."""
     if items is not None:
-        recorded = recorded_columns(bundle.manifest.source)
+        recorded = bundle.manifest.made_from.columns
         if last.sft is not None:
             options = replace(options, fields=last.sft.columns)
         return read_catalog(Path(items), last.task_weights, options, recorded)[0]

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from sidtool.tokenizer.make.report import read_report
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import make_items
@@ -33,7 +32,7 @@ def test_the_codes_are_those_of_the_command(tmp_path: Path) -> None:
     built = build_codebook(items, tmp_path / "shop.zarr", options, embeddings=vectors())
     assert bundle.sids() == built.sids()
     assert bundle.identity.codebook != ""
-    assert read_report(bundle) is not None
+    assert bundle.manifest.codebook_report is not None
     np.testing.assert_array_equal(bundle.encode(vectors()), built.encode(vectors()))
     bundle.save(tmp_path / "again.zarr")
     assert verify(tmp_path / "again.zarr") == []

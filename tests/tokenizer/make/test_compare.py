@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sidtool.tokenizer.make.report import read_report
 
 from sidtool.base.errors import DataError
 from sidtool.data.items import make_items
@@ -64,7 +63,7 @@ def events(*histories: str) -> list[UserSequence]:
 
 def test_without_vectors_the_report_of_the_build_is_used() -> None:
     bundle = built()
-    report = read_report(bundle)
+    report = bundle.manifest.codebook_report
     assert report is not None
     figures = describe(bundle, Evidence(common_ids([bundle])))
     assert figures.before == report.collisions.before

@@ -1,0 +1,180 @@
+"""Whatever `verify` accepts, every reader accepts: each value of a manifest, replaced by values of
+other types and signed again, is reported or can be used."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from sidtool.cli.bundles import _manifest_rows
+from sidtool.cli.codebook import say_report
+from sidtool.cli.reports.bundle_page import bundle_page
+from sidtool.memory.build import build_memory
+from sidtool.memory.content import ItemContent
+from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.manifest import MemoryManifest
+from sidtool.memory.memory import Memory, _digest, open_verified
+from sidtool.registry.card import write_card
+from sidtool.registry.kinds import broken_parts, read_manifest
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.zarr_group import spell_root
+from sidtool.tokenizer.encoder.record import recorded_probes
+from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.compare import compare_bundles
+from sidtool.tokenizer.make.diff import diff
+from sidtool.tokenizer.make.explain import explain
+from tests.golden.make import golden_split
+from tests.memory.cases import random_histories, split_of
+from tests.tokenizer.bundle.drafts import ROOT, Draft
+
+A = "a" * 64
+LOCATION = "memory://verified/shop.zarr"
+STORE = fsspec.filesystem("memory")
+VALUES = (None, True, -1, -1.5, "?", [], [[]], {"?": []})
+IDS = [f"i{row}" for row in range(30)]
+BUNDLE = Bundle.from_vectors(
+    IDS,
+    np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32),
+    titles=[f"film {row}" for row in range(30)],
+    sizes=(4, 4, 4),
+    seed=0,
+)
+CONTENT = ItemContent.of(BUNDLE)
+MEMORY = build_memory(split_of(random_histories(0, 40, 30)), BUNDLE, content=CONTENT, tuned_on=3)
+MORE: dict[str, Any] = {
+    "version": "1.1",
+    "parent": A,
+    "lineage": [
+        {"version": "1.0", "digest": A, "name": "old", "created": "", "change": {"kind": "items"}}
+    ],
+    "compatible_with": [A],
+    "source": {
+        "catalog": A,
+        "items": 30,
+        "columns": {"id": "asin", "title": "name"},
+        "split": golden_split().reference.to_json(),
+    },
+}
+RECIPE = {
+    "encoder": {
+        "model": "x",
+        "dim": 8,
+        "probes": [{"text": text, "vector": [0.5, 1]} for text in "xy"],
+        "weights": {"w": A},
+    },
+    "text_template": "{title}",
+    "collaborative": {"mode": "fused", "protocol": "temporal", "train_events": 3},
+}
+
+
+def draft() -> Draft:
+    """A bundle with every key that a manifest may have."""
+    made = Draft.of(BUNDLE)
+    made.manifest |= MORE
+    made.manifest["recipe"] |= RECIPE
+    made.identify()
+    return made
+
+
+def changes(value: Any) -> Iterator[Any]:
+    """A JSON value with one member, at any depth, replaced by another value; of a list, the first
+    one."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(min(len(value), 1)):
+            for new in changes(value[key]):
+                copy = value.copy()
+                copy[key] = new
+                yield copy
+    yield from VALUES
+
+
+def use_bundle() -> None:
+    """Read a bundle as the commands do."""
+    bundle = Bundle.open(LOCATION)
+    manifest = bundle.manifest
+    str(_manifest_rows(bundle))
+    if manifest.codebook_report is not None:
+        say_report(manifest.codebook_report)
+    explain(bundle, [0])
+    compare_bundles([bundle])
+    diff(bundle, bundle)
+    bundle_page({"x": bundle})
+    encoder = (manifest.recipe or {}).get("encoder", {})
+    if encoder.get("model") is not None:
+        Encoder.from_recipe(encoder)
+    if encoder.get("probes"):
+        recorded_probes(encoder)
+    str((manifest.made_from.event_columns, manifest.made_from.columns))
+    manifest.next_version(manifest.change)
+    write_card(manifest, "shop@1.0", "MIT")
+    if bundle.codebook is not None:
+        bundle.encode(np.ones((1, bundle.codebook.dim), dtype=np.float32))
+
+
+def use_memory() -> None:
+    """Read a memory as the commands do."""
+    memory = open_verified(LOCATION)
+    memory.content_similarity()
+    write_card(memory.manifest, "shop@1.0", "MIT")
+    if memory.manifest.bundle == BUNDLE.identity:
+        index = MemoryIndex.of(memory, BUNDLE)
+        assert np.isfinite(index.distributions([np.arange(3)], 1.0)[0].log_probs).all()
+
+
+def signed_bundle(made: Draft, manifest: dict[str, Any]) -> dict[str, Any]:
+    changed = made.copy()
+    changed.manifest = manifest
+    try:
+        changed.identify()
+    except (AttributeError, KeyError, TypeError):
+        return manifest
+    return changed.manifest
+
+
+def signed_memory(manifest: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return manifest | {"digest": _digest(MemoryManifest.from_json(manifest), MEMORY.arrays)}
+    except Exception:  # it is malformed
+        return manifest
+
+
+def check(objects: dict[str, bytes], manifest: Any, use: Callable[[], None]) -> bool:
+    """Whether `verify` accepts a stored artifact with a manifest; it can be used then."""
+    STORE.store.clear()
+    root = spell_root(manifest)
+    STORE.pipe({f"/verified/shop.zarr/{name}": data for name, data in objects.items()})
+    STORE.pipe(f"/verified/shop.zarr/{ROOT}", root)
+    if broken_parts(LOCATION):
+        return False
+    read_manifest(LOCATION)
+    use()
+    return True
+
+
+def test_what_verify_accepts_of_a_bundle_can_be_used() -> None:
+    made = draft()
+    objects, listed = made.parts(), {"objects": made.digests()}
+    assert check(objects, made.manifest | listed, use_bundle)
+    more = [made.manifest | {key: value} for key in ("kind", "else") for value in VALUES]
+    accepted = [
+        check(objects, signed_bundle(made, each) | listed, use_bundle)
+        for each in (*changes(made.manifest), *more)
+        if isinstance(each, dict)
+    ]
+    assert 0 < sum(accepted) < len(accepted) / 2
+
+
+def test_what_verify_accepts_of_a_memory_can_be_used(tmp_path: Any) -> None:
+    MEMORY.save(tmp_path / "memory.zarr")
+    stored = Memory.open(tmp_path / "memory.zarr").manifest.to_json()
+    listed = {"objects": stored.pop("objects")}
+    objects = {name: (tmp_path / "memory.zarr" / name).read_bytes() for name in listed["objects"]}
+    assert check(objects, stored | listed, use_memory)
+    more = [stored | {"else": value} for value in VALUES]
+    accepted = [
+        check(objects, signed_memory(each | listed), use_memory)
+        for each in (*changes(stored), *more)
+        if isinstance(each, dict)
+    ]
+    assert 0 < sum(accepted) < len(accepted) / 2
