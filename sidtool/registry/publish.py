@@ -73,10 +73,11 @@ def plan_push(
     writes nothing.
 
     The version is that of the bundle; a memory or model gets the next one after the last published
-    one, or that of the last one if it is the same. `license` is by default that of the model's
-    contract, else unknown. Raises UsageError if the target cannot be a registry folder or the tag
-    is not valid, IntegrityError if the source is damaged, RefusedError if the version is published
-    with another digest, the folder has versions of another kind, or a model needs a base.
+    one, or that of the last one if it is the same (and `push` a later one if another push takes
+    it). `license` is by default that of the model's contract, else unknown. Raises UsageError if
+    the target cannot be a registry folder or the tag is not valid, IntegrityError if the source is
+    damaged, RefusedError if the version of a bundle is published with another digest, the folder
+    has versions of another kind, or a model needs a base.
     """
     if tag is not None:
         records.check_tag(tag)
@@ -127,19 +128,26 @@ def push(
     """
     plan = plan_push(source, target, tag=tag, license=license)
     registry = plan.registry
-    published = records.read_record(registry, plan.record.version)
-    new = False
     sent = 0
-    if published is None:
-        sent = _send_version(plan, progress)
-        published, new = records.publish_record(registry, plan.record)
+    while True:
+        record, new = plan.record, False
+        published = records.read_record(registry, record.version)
+        if published is None:
+            sent += _send_version(plan, progress)
+            published, new = records.publish_record(registry, record)
+        if published.digest == record.digest:
+            break
+        # another push took the number: a memory or model gets the next one
+        records.refuse_other(registry, published, record)
+        following = _record_of(plan.manifest, record.root, record.license, published)
+        plan = replace(plan, record=following)
     pointer = records.update_pointer(
-        registry, lambda current: current.with_version(plan.record.version, tag)
+        registry, lambda current: current.with_version(record.version, tag)
     )
     return Pushed(
         url=registry.folder(published.group).location,
-        version=plan.record.version,
-        digest=plan.record.digest,
+        version=record.version,
+        digest=record.digest,
         new=new,
         sent=sent,
         latest=pointer.latest,

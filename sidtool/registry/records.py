@@ -151,15 +151,11 @@ def read_record(registry: Storage, version: str) -> VersionRecord | None:
 
 
 def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRecord, bool]:
-    """Write the record of a version unless there is one: the version's record, and whether it is
-    new.
-
-    Raises RefusedError if the version is another bundle, memory or model.
-    """
+    """Write the record of a version unless there is one: the version's record, which may be that of
+    another push, and whether it is new."""
     for attempt in range(ATTEMPTS):
         published = read_record(registry, record.version)
         if published is not None:
-            refuse_other(registry, published, record)
             return published, False
         # the write fails if another push recorded the version since the read
         if registry.put_if_unchanged(_record_name(record.version), None, spell(record)):
@@ -171,18 +167,13 @@ def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRec
 
 
 def refuse_other(registry: Storage, published: VersionRecord, record: VersionRecord) -> None:
-    """Raise RefusedError if the published version has another digest than the record."""
-    if published.digest != record.digest:
-        hint = "another push took this number: push again"
-        if record.kind == "bundle":
-            hint = (
-                "published versions never change: make a new version with add-items or align, or "
-                "push to another NAME"
-            )
+    """Raise RefusedError if the version of a bundle is published with another digest."""
+    if published.digest != record.digest and record.kind == "bundle":
         raise RefusedError(
             f"{registry.location} already has version {record.version} with digest "
-            f"{published.digest[:12]}; this {record.kind}'s digest is {record.digest[:12]}",
-            hint=hint,
+            f"{published.digest[:12]}; this bundle's digest is {record.digest[:12]}",
+            hint="published versions never change: make a new version with add-items or align, or "
+            "push to another NAME",
         )
 
 
