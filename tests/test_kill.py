@@ -25,6 +25,7 @@ from safetensors.numpy import load_file
 from sidtool.tokenizer.bundle import Bundle, verify
 from tests.cli.road import Road, done, walk, write_lines
 from tests.encoders import tiny_encoder
+from tests.waiting import DEADLOCK
 
 TEXTS = 1500  # six blocks of texts, so that there is something to resume
 KINDS = ("lamp", "soap", "novel", "kettle", "chair", "apron")
@@ -74,7 +75,7 @@ def finish(arguments: tuple[object, ...]) -> float:
     """Run a command that must exit with 0; returns its seconds."""
     begun = time.monotonic()
     process = start(arguments)
-    message, _ = process.communicate(timeout=300)
+    message, _ = process.communicate(timeout=DEADLOCK)
     assert process.returncode == 0, message.decode()
     return time.monotonic() - begun
 

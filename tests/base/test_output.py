@@ -27,6 +27,7 @@ from sidtool.base.output import (
     remove,
     write_whole,
 )
+from tests.waiting import DEADLOCK
 
 
 def half_written(path: Path, text: str = "half") -> None:
@@ -203,7 +204,7 @@ def test_a_lock_that_is_removed_and_made_again_has_one_holder(tmp_path: Path) ->
     command = [sys.executable, "-c", CONTENDER, str(tmp_path / "out"), str(tmp_path / "inside")]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
     for process in processes:
-        _, message = process.communicate(timeout=60)
+        _, message = process.communicate(timeout=DEADLOCK)
         assert process.returncode == 0, message
     assert names(tmp_path) == []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
@@ -209,9 +209,7 @@ def test_a_query_with_other_types_is_refused(tmp_path: Path, line: str) -> None:
         read_queries(tmp_path / "q.jsonl")
 
 
-@settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.text(st.characters(codec="utf-8", exclude_characters="\r\n\t"), min_size=1, max_size=4),

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
@@ -34,9 +34,7 @@ def test_events_are_the_same_in_every_container(tmp_path: Path, name: str) -> No
     assert read.digest == read_interactions(write_table(tmp_path / "y.tsv", TABLE)).digest
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=40)
 @given(st.lists(event, min_size=1, max_size=20))
 def test_events_are_sorted_by_user_order_and_line(
     tmp_path: Path, events: list[tuple[str, str, int]]

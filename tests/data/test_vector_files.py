@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
@@ -61,9 +61,7 @@ def test_vectors_are_returned_in_the_requested_order(tmp_path: Path, name: str) 
     np.testing.assert_array_equal(read_vectors(path), STORED)
 
 
-@settings(
-    max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=20)
 @given(
     st.permutations(range(6)), st.permutations(range(6)), st.sampled_from(["x.npy", "x.parquet"])
 )

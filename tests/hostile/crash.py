@@ -27,12 +27,10 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from tests.cli.road import run
+from tests.waiting import DEADLOCK
 
 KILLED = 137
 """Exit status of a process that was killed at its event."""
-
-HANGS = 180
-"""Seconds after which a command hangs, on a busy machine too."""
 
 Fault = Literal["none", "kill", "full", "read-only", "pause"]
 GROWING = ("open", "write", "mkdir", "fsync", "pwrite")
@@ -82,7 +80,7 @@ class Forked:
         with suppress(BrokenPipeError):
             os.write(self.resume, b"1")
         with os.fdopen(self.result, "rb") as stream:
-            if not select.select([stream], [], [], HANGS)[0]:
+            if not select.select([stream], [], [], DEADLOCK)[0]:
                 os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError("the command hangs")
             text = stream.read()

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from tests.waiting import DEADLOCK
+
 SECONDS = 2.0
 """Processor time in which a hostile input is refused, on a machine where `REFERENCE` takes ..."""
 REFERENCE_SECONDS = 0.015
 """... so long. A slower or busier machine is given more time, in proportion (see `allowance`)."""
 REFERENCE = b"[" + b"{}," * 200_000 + b"{}]"
 """A JSON document: parsing it takes processor time, allocates, and runs the garbage collector."""
-WAIT = 10
-"""A call may take this many times as long on the clock, because the machine may be busy."""
 MEMORY = 64 << 20
 """Bytes that refusing an input may take, ..."""
 MEMORY_PER_BYTE = 20
@@ -53,8 +53,8 @@ class Usage:
 def limited(seconds: float = SECONDS) -> Iterator[list[Usage]]:
     """Run a block under the limits. The list has its usage when the block has ended.
 
-    Raises OutOfTime in the block after `seconds` of processor time, or `WAIT` times as much on the
-    clock.
+    Raises OutOfTime in the block after `IMPORTING` times `seconds` of processor time, and where it
+    waits for ever.
     """
     used: list[Usage] = []
     modules = len(sys.modules)
@@ -92,7 +92,7 @@ def _timers(seconds: float) -> Iterator[None]:
         return
     timers = {
         signal.ITIMER_PROF: (signal.SIGPROF, seconds * IMPORTING),
-        signal.ITIMER_REAL: (signal.SIGALRM, seconds * WAIT),
+        signal.ITIMER_REAL: (signal.SIGALRM, DEADLOCK),
     }
     handlers = {number: signal.signal(number, _stop) for number, _ in timers.values()}
     for timer, (_, limit) in timers.items():

@@ -73,6 +73,7 @@ def test_a_command_that_misbehaves_is_caught(
     app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
     app.command()(command)
     app.command("other")(command)
+    monkeypatch.setattr("tests.hostile.limits.DEADLOCK", 1.0)  # it sleeps for longer
     monkeypatch.setattr(harness, "_command", lambda: typer.main.get_command(app))
     before = harness.counts["harness"].refused
     with pytest.raises(AssertionError):

@@ -1,7 +1,6 @@
 """Memories in a registry: numbers, tags, references, copies."""
 
 import json
-import threading
 import uuid
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused
 from tests.memory.cases import small_memory
-from tests.registry.test_publish import files, run_concurrently
+from tests.registry.test_publish import files
+from tests.waiting import Start, run_concurrently
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -122,16 +122,17 @@ def test_a_push_that_was_killed_keeps_its_number(
 def test_of_memories_pushed_at_once_each_gets_a_number(
     nightly: str, memories: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = threading.Barrier(3)
+    start = Start(3)
     put_if_unchanged = Storage.put_if_unchanged
 
     def at_once(self: Storage, name: str, *arguments: object) -> bool:
         if name == "versions/1.0.json":
-            start.wait(30)
+            start.wait()
         return put_if_unchanged(self, name, *arguments)
 
     monkeypatch.setattr(Storage, "put_if_unchanged", at_once)
-    results = run_concurrently(*(lambda path=path: push(path, nightly) for path in memories))
+    works = (lambda path=path: push(path, nightly) for path in memories)
+    results = run_concurrently(*works, start=start)
     pushed = [each for each in results if isinstance(each, Pushed)]
     assert sorted(each.version for each in pushed) == ["1.0", "1.1", "1.2"]
     assert all(each.new and verify_memory(each.url) == [] for each in pushed)

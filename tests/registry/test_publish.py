@@ -41,6 +41,7 @@ from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT, read_manifest, spell_root
 from tests.bundles import small_bundle
 from tests.s3 import BUCKET, Wire
+from tests.waiting import Start, run_concurrently
 
 
 @pytest.fixture
@@ -64,24 +65,6 @@ def everything(shop: str) -> dict[str, bytes]:
 
 def files(folder: Path) -> dict[str, bytes]:
     return dict(Storage(folder).read_all())
-
-
-def run_concurrently(*works: Callable[[], object]) -> list[object]:
-    """Run functions concurrently; returns the result or exception of each."""
-    results: list[object] = [None] * len(works)
-
-    def run(at: int) -> None:
-        try:
-            results[at] = works[at]()
-        except Exception as error:
-            results[at] = error
-
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(len(works))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
 
 
 # Push and pull
@@ -315,15 +298,16 @@ def test_of_two_pushes_of_one_version_one_wins(
     shop: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = version(tmp_path / "second.zarr", "1.0")
-    start, put_if_unchanged = threading.Barrier(2), Storage.put_if_unchanged
+    start, put_if_unchanged = Start(2), Storage.put_if_unchanged
 
     def at_once(self: Storage, name: str, *arguments: object) -> bool:
         if name.startswith(VERSIONS):
-            start.wait(30)
+            start.wait()
         return put_if_unchanged(self, name, *arguments)
 
     monkeypatch.setattr(Storage, "put_if_unchanged", at_once)
-    results = run_concurrently(lambda: push(str(first), shop), lambda: push(str(second), shop))
+    works = (lambda: push(str(first), shop), lambda: push(str(second), shop))
+    results = run_concurrently(*works, start=start)
     (winner,) = [each for each in results if isinstance(each, Pushed)]
     (loser,) = [each for each in results if isinstance(each, RefusedError)]
     assert winner.new
@@ -335,11 +319,11 @@ def test_of_two_pushes_of_one_version_one_wins(
 def test_two_pushes_of_one_bundle_make_one_version(
     shop: str, first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, claim = threading.Barrier(2), records.publish_record
+    start, claim = Start(2), records.publish_record
     monkeypatch.setattr(
-        records, "publish_record", lambda *arguments: start.wait(30) is None or claim(*arguments)
+        records, "publish_record", lambda *arguments: start.wait() or claim(*arguments)
     )
-    results = run_concurrently(lambda: push(str(first), shop), lambda: push(str(first), shop))
+    results = run_concurrently(*[lambda: push(str(first), shop)] * 2, start=start)
     assert sorted(each.new for each in results) == [False, True]
     assert verify(resolve(shop)) == []
 
@@ -360,10 +344,9 @@ def test_an_object_stays_complete_while_it_is_replaced(tmp_path: Path) -> None:
 def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
     push(str(first), shop)
     names = [f"t{at}" for at in range(6)]
-    start = threading.Barrier(len(names))
-    run_concurrently(
-        *(lambda name=name: start.wait(30) is None or tag(f"{shop}@1.0", name) for name in names)
-    )
+    start = Start(len(names))
+    works = (lambda name=name: start.wait() or tag(f"{shop}@1.0", name) for name in names)
+    run_concurrently(*works, start=start)
     assert read_pointer(Storage(shop)).tags == dict.fromkeys(names, "1.0")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
@@ -20,9 +20,7 @@ events = st.builds(
 )
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=40)
 @given(st.lists(examples, max_size=4), st.lists(events, max_size=4))
 def test_written_examples_are_read_back(
     tmp_path: Path, asked: list[Example], known: list[UserSequence]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
@@ -65,9 +65,7 @@ def expected_parts(
     return numbers.index(valid), *held_out
 
 
-@settings(
-    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=30)
 @given(EVENTS, st.integers(1, 4))
 def test_the_last_two_sessions_are_held_out(tmp_path: Path, events: list[Any], least: int) -> None:
     users = {event[0] for event in events}

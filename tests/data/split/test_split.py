@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, settings
+from hypothesis import assume, settings
 from hypothesis import given as given_case
 from hypothesis import strategies as st
 
@@ -183,9 +183,7 @@ def write_windows(path: Path, rows: list[tuple[str, tuple[str, ...], str]]) -> P
     )
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=40)
 @given_case(
     st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=14), min_size=1, max_size=4),
     st.data(),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.digests import digest_strings
@@ -27,9 +27,7 @@ cells = st.text(
 )
 
 
-@settings(
-    max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6))
 def test_every_container_is_read_back(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     # a row of one empty cell would be a blank line, so there is always a third column
@@ -206,9 +204,7 @@ def test_quotes_inside_of_cells_are_text(tmp_path: Path) -> None:
     assert columns["title"].to_pylist() == ["Kit", 'a 5" pan', '5"', ' "x"']
 
 
-@settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
-)
+@settings(max_examples=150)
 @given(
     text=st.lists(st.sampled_from(['"', '""', ",", "\n", "\r\n", '",', ',"', "a", "é"])).map(
         "".join

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -34,6 +33,7 @@ from tests.cli.road import refused
 from tests.hostile.test_http import BODIES, ENDPOINTS
 from tests.recommendation.serve.disk import Running, running, save_model
 from tests.recommendation.serve.test_process import call_across_sigterm
+from tests.waiting import DEADLOCK, wait_until
 
 BODY = {"user": "u1", "history": ["b001", "b002"], "k": 3}
 
@@ -292,10 +292,7 @@ def test_a_killed_replica_loses_no_answer_of_a_client_that_repeats(service: Runn
     # a call that the replica had is answered with 500 by Ray's proxy
     assert set(statuses) <= {200, 500}
     assert statuses[500] <= n_clients
-    end = time.monotonic() + 300
-    while len(now := replicas()) < 2 or victim in now:
-        assert time.monotonic() < end
-        time.sleep(0.5)
+    wait_until(lambda: len(now := replicas()) >= 2 and victim not in now)
 
 
 @pytest.mark.slow
@@ -315,14 +312,14 @@ def test_metrics_count_the_calls_of_all_replicas(service: Running) -> None:
 def test_sigterm_answers_what_was_received_and_ends_the_cluster(service: Running) -> None:
     answer = call_across_sigterm(service, "x-nothing: x")
     assert len(answer["items"]) == 3
-    assert service.process.wait(120) == 0
+    assert service.process.wait(DEADLOCK) == 0
     assert replicas() == []
 
 
 def call(url: str, body: bytes | None) -> tuple[int, bytes]:
     """Status and content of the answer to a call; 0 if the connection broke."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=120) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=DEADLOCK) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

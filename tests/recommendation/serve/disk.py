@@ -19,6 +19,7 @@ from sidtool.tokenizer.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.model.contract.cases import trained_model
 from tests.models import tiny_model, tiny_tokenizer
+from tests.waiting import DEADLOCK
 
 N_ITEMS, N_GROWN = 40, 50
 
@@ -56,19 +57,19 @@ class Running:
 
     def get(self, path: str) -> Any:
         """The JSON or text at a path."""
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=DEADLOCK) as answer:
             text = answer.read().decode()
         return json.loads(text) if text.startswith("{") else text
 
     def post(self, path: str, body: Any) -> Any:
         """The answer to a body."""
         request = urllib.request.Request(self.url + path, json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=120) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLOCK) as answer:
             return json.loads(answer.read())
 
-    def wait_until_ready(self, seconds: float = 120) -> Any:
+    def wait_until_ready(self) -> Any:
         """What /readyz says when the service takes calls."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + DEADLOCK
         while True:
             try:
                 return self.get("/readyz")

@@ -25,6 +25,7 @@ from sidtool.recommendation.serve.serve_options import ServeLimits
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.sources import Version
 from tests.recommendation.serve.conftest import OPTIONS
+from tests.waiting import DEADLOCK
 
 DEFAULTS = Choices()
 
@@ -79,7 +80,7 @@ def test_requests_with_equal_options_share_batches_in_their_order(
     order = [1, 2, 3, 4, 5, 6, 7]
     batcher.submit([waiting(n, few if n in (2, 5) else Choices()) for n in order])
     batcher.start()
-    delivered = [batches.get(timeout=60) for _ in range(3)]
+    delivered = [batches.get(timeout=DEADLOCK) for _ in range(3)]
     assert [users(delivery) for delivery in delivered] == [
         ["u1", "u3", "u4"],
         ["u2", "u5"],  # the oldest that waited, and what can share its batch
@@ -109,9 +110,9 @@ def test_a_long_prompt_is_padded_into_the_budget(
     requests = [short, long, short, short, short, short]
     batcher.submit([Waiting(request, Choices(), Future()) for request in requests])
     batcher.start()
-    assert users(batches.get(timeout=60)) == ["short", "long"]
-    assert users(batches.get(timeout=60)) == ["short"] * 3
-    assert users(batches.get(timeout=60)) == ["short"]
+    assert users(batches.get(timeout=DEADLOCK)) == ["short", "long"]
+    assert users(batches.get(timeout=DEADLOCK)) == ["short"] * 3
+    assert users(batches.get(timeout=DEADLOCK)) == ["short"]
 
 
 def test_a_batch_is_one_tree_beam(
@@ -130,20 +131,20 @@ def test_a_batch_is_one_tree_beam(
     batcher.submit(requests)
     batcher.start()
     for each in requests:
-        each.future.result(timeout=60)
+        each.future.result(timeout=DEADLOCK)
     assert sizes == [20]
 
 
 def test_an_idle_model_waits_for_a_batch_and_no_longer(make_batcher: MakeBatcher) -> None:
     batches: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-    batcher = make_batcher(batches, batch_seconds=20.0, seconds=60)
+    batcher = make_batcher(batches, batch_seconds=DEADLOCK, seconds=DEADLOCK)
     batcher.start()
     batcher.submit([waiting(1)])
     batcher.submit([waiting(2)])
     with pytest.raises(queue.Empty):
         batches.get(timeout=0.2)
     batcher.stop()  # waits for nothing
-    assert users(batches.get(timeout=60)) == ["u1", "u2"]
+    assert users(batches.get(timeout=DEADLOCK)) == ["u1", "u2"]
 
 
 def test_what_cannot_wait_is_refused_as_a_whole(make_batcher: MakeBatcher) -> None:
@@ -164,7 +165,7 @@ def test_a_request_that_nobody_waits_for_is_left_out(make_batcher: MakeBatcher) 
     left.future.cancel()
     batcher.submit([left, waiting(2)])
     batcher.start()
-    assert users(batches.get(timeout=60)) == ["u2"]
+    assert users(batches.get(timeout=DEADLOCK)) == ["u2"]
 
 
 def test_an_error_of_a_batch_is_that_of_the_request_which_caused_it(
@@ -183,7 +184,7 @@ def test_an_error_of_a_batch_is_that_of_the_request_which_caused_it(
     requests = [waiting(n, deny=("i0",) if n == 3 else ()) for n in range(9)]
     batcher.submit(requests)
     batcher.start()
-    answers = [each.future.result(timeout=60).answer for each in requests]
+    answers = [each.future.result(timeout=DEADLOCK).answer for each in requests]
     assert isinstance(answers[3], BadRequest)
     assert "a logit is NaN" in str(answers[3].error)
     others = [answer for n, answer in enumerate(answers) if n != 3]
@@ -196,7 +197,7 @@ def test_wrong_options_are_the_answer_to_each_request(make_batcher: MakeBatcher)
     requests = [waiting(1, wrong), waiting(2), waiting(3, wrong)]
     batcher.submit(requests)
     batcher.start()
-    first, good, last = (each.future.result(timeout=60).answer for each in requests)
+    first, good, last = (each.future.result(timeout=DEADLOCK).answer for each in requests)
     for bad in (first, last):
         assert "'nobody' is not in the bundle" in str(bad.error)
     assert isinstance(good, Recommendation)
@@ -236,13 +237,13 @@ def test_an_exchange_is_seen_by_whole_requests_only(
     thread = threading.Thread(target=exchange)
     thread.start()
     seen = set()
-    end = time.monotonic() + 60
+    end = time.monotonic() + DEADLOCK
     while len(seen) < 2 and time.monotonic() < end:
         requests = [waiting(n) for n in range(12)]
         for each in requests:
             batcher.submit([each])
         for n, each in enumerate(requests):
-            answered: Answered = each.future.result(timeout=60)
+            answered: Answered = each.future.result(timeout=DEADLOCK)
             name = answered.served.version.model
             if name == "v1":
                 name = "one"

@@ -25,6 +25,7 @@ from tests.cli.road import refused
 from tests.cli.test_columns import COMMANDS
 from tests.doc_blocks import ROOT, blocks, page
 from tests.recommendation.serve.disk import Running, running, save_model
+from tests.waiting import DEADLOCK, wait_until
 
 EXAMPLES = ROOT / "examples" / "serve"
 URL = "http://127.0.0.1:8000"
@@ -54,7 +55,7 @@ def test_a_service_answers_what_page_and_examples_call_and_drains_at_its_end(
         check_page(service, tmp_path)
         check_examples(service, tmp_path)
         answer = call_across_sigterm(service, "authorization: Bearer sesame")
-        assert service.process.wait(60) == 0
+        assert service.process.wait(DEADLOCK) == 0
     assert (answer["user"], answer["items"]) == ("private user", expected)
     log = (tmp_path / "log").read_text()
     assert "POST /v1/recommend 200" in log
@@ -72,7 +73,7 @@ def call_across_sigterm(service: Running, header: str) -> Any:
         f"expect: 100-continue\r\n{header}\r\n\r\n"
     )
     url = urlsplit(service.url)
-    with socket.create_connection((url.hostname, url.port), timeout=60) as connection:
+    with socket.create_connection((url.hostname, url.port), timeout=DEADLOCK) as connection:
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         service.process.send_signal(signal.SIGTERM)
@@ -143,7 +144,7 @@ def shell(text: str, folder: Path, **env: str) -> str:
         env={"PATH": f"{folder}:/usr/bin:/bin", "OMP_NUM_THREADS": "1", **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=DEADLOCK,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
@@ -181,15 +182,14 @@ def test_a_killed_worker_is_replaced(model: Path, expected: list[str], tmp_path:
         os.kill(workers[0], signal.SIGKILL)
         for _ in range(20):
             assert service.post("/v1/recommend", BODY)["items"] == expected
-        end = time.monotonic() + 60
-        while len(now := children(service.process.pid)) < 2 or workers[0] in now:
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        pid = service.process.pid
+        wait_until(lambda: len(now := children(pid)) >= 2 and workers[0] not in now)
+        now = children(pid)
         page = service.get("/metrics")
         counted = 'sidtool_calls_total{path="/v1/recommend",status="200"} 20.0'
         assert counted in page  # by both workers together
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(60) == 0
+        assert service.process.wait(DEADLOCK) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in (*workers, *now))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import (
@@ -193,7 +193,7 @@ def test_vectors_of_another_width_are_refused() -> None:
         small_bundle().encode(np.zeros((1, 9), dtype=np.float32))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(
     st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True),
     st.integers(0, 99),

@@ -13,6 +13,7 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.base.output import new_dir
 from sidtool.tokenizer.bundle import zarr_group
+from tests.waiting import wait_until
 
 
 def test_threads_that_still_write_leave_nothing(
@@ -22,10 +23,10 @@ def test_threads_that_still_write_leave_nothing(
 
     put = _local._put
     lock = threading.Lock()
-    writes = 0
+    writes = ended = 0
 
     def fail_first(path: Path, *arguments: Any, **options: Any) -> int:
-        nonlocal writes
+        nonlocal writes, ended
         if path.name == "zarr.json":
             return put(path, *arguments, **options)
         with lock:
@@ -33,14 +34,18 @@ def test_threads_that_still_write_leave_nothing(
             is_first = writes == 1
         if is_first:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        time.sleep(0.2)
-        return put(path, *arguments, **options)
+        time.sleep(0.2)  # longer than the error takes
+        try:
+            return put(path, *arguments, **options)
+        finally:
+            with lock:
+                ended += 1
 
     monkeypatch.setattr(_local, "_put", fail_first)
     monkeypatch.setattr(zarr_group, "CHUNK_BYTES", 64)
     arrays = {"codes": np.arange(64)}
     with pytest.raises(DataError, match="no space left"), new_dir(tmp_path / "out") as folder:
         zarr_group.write_group(folder, arrays, None)  # type: ignore[arg-type]
-    time.sleep(0.4)
+    wait_until(lambda: ended == writes - 1)
     assert writes > 1
     assert list(tmp_path.iterdir()) == []
