@@ -2,13 +2,14 @@
 
 Work is written to the sibling `NAME.partial` and moved into place at the end, while the output is
 locked. A folder that `force` replaces is first moved to `NAME.replaced`, and restored if the move
-fails, or by the next run if this one was killed between the two moves.
+fails, or by the next run, with a warning, if this one was killed between the two moves.
 """
 
 import errno
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from sidtool.base.errors import DataError, SidtoolError, UsageError
+from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.output_name import OutputKind, check_name, check_place, check_suffix
 
@@ -196,6 +197,13 @@ def _recover(path: Path) -> None:
     aside = _aside_path(path)
     if _exists(aside) and not _exists(path):
         aside.rename(path)
+        # whole unless another program changed it
+        warnings.warn(
+            f"{path} is restored from {aside.name}, where a killed run had moved it: check it "
+            "before you use it (sidtool verify)",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     remove(aside)
     partial = partial_path(path)
     _delete(_removed_path(partial))

@@ -77,7 +77,10 @@ def test_a_run_killed_between_the_two_moves_is_completed(tmp_path: Path) -> None
     out, aside = tmp_path / "model", tmp_path / "model.replaced"
     aside.mkdir()
     (aside / "a").write_text("old")
-    with pytest.raises(UsageError, match="exists already"):
+    with (
+        pytest.warns(SidtoolWarning, match=r"restored from model\.replaced.* check it"),
+        pytest.raises(UsageError, match="exists already"),
+    ):
         refuse_existing(out, force=False)
     assert (out / "a").read_text() == "old"
     assert not aside.exists()
