@@ -81,6 +81,8 @@ def parse_stored_model(location: str, root: bytes) -> StoredModel:
             raise IntegrityError(
                 f"{location}/{name} has digest {stored[:12]}, the contract says {recorded[:12]}"
             )
+    if bundle.space != contract.space:
+        raise IntegrityError(f"{location}/{BUNDLE_COPY} has another space than {CONTRACT}")
     try:
         check_names(objects)
     except ValueError as error:

@@ -172,6 +172,12 @@ def same_items(model: Path) -> None:
     renamed(catalog_bundle(), "other").save(model / "sid.zarr", force=True)
 
 
+def other_tokens(model: Path) -> None:
+    contract = json.loads((model / "sid.json").read_text())
+    contract["space"]["begin"] = "<|begin|>"
+    (model / "sid.json").write_text(json.dumps(contract))
+
+
 DAMAGES = {
     "weights": (flip("model.safetensors"), r"model\.safetensors: its SHA-256 differs"),
     "tokenizer": (flip("tokenizer.json"), r"tokenizer\.json: its SHA-256 differs"),
@@ -180,6 +186,7 @@ DAMAGES = {
     "name of the bundle": (same_items, "is not the one that sid.json records"),
     "memory": (flip("memory.zarr/items/events/c/0"), "memory.zarr/items/events/c/0: its SHA-256"),
     "missing": (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: missing"),
+    "tokens": (other_tokens, "sid.zarr has another space than sid.json"),
     "no bundle": (lambda model: shutil.rmtree(model / "sid.zarr"), "has no sid.zarr/zarr.json"),
 }
 

@@ -1,12 +1,15 @@
 """Whatever `verify` accepts, every reader accepts: each value of a manifest, replaced by values of
 other types and signed again, is reported or can be used."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.cli.bundles import _manifest_rows
 from sidtool.cli.codebook import say_report
 from sidtool.cli.reports.bundle_page import bundle_page
@@ -15,7 +18,10 @@ from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, _digest, open_verified
-from sidtool.registry.card import write_card
+from sidtool.model.contract.contract import CONTRACT
+from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.split_check import event_columns
+from sidtool.registry.card import published_model_card, write_card
 from sidtool.registry.kinds import broken_parts, read_manifest
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import spell_root
@@ -26,6 +32,7 @@ from sidtool.tokenizer.make.diff import diff
 from sidtool.tokenizer.make.explain import explain
 from tests.golden.make import golden_split
 from tests.memory.cases import random_histories, split_of
+from tests.recommendation.serve.disk import save_model
 from tests.tokenizer.bundle.drafts import ROOT, Draft
 
 A = "a" * 64
@@ -165,7 +172,7 @@ def test_what_verify_accepts_of_a_bundle_can_be_used() -> None:
     assert 0 < sum(accepted) < len(accepted) / 2
 
 
-def test_what_verify_accepts_of_a_memory_can_be_used(tmp_path: Any) -> None:
+def test_what_verify_accepts_of_a_memory_can_be_used(tmp_path: Path) -> None:
     MEMORY.save(tmp_path / "memory.zarr")
     stored = Memory.open(tmp_path / "memory.zarr").manifest.to_json()
     listed = {"objects": stored.pop("objects")}
@@ -177,4 +184,26 @@ def test_what_verify_accepts_of_a_memory_can_be_used(tmp_path: Any) -> None:
         for each in (*changes(stored), *more)
         if isinstance(each, dict)
     ]
+    assert 0 < sum(accepted) < len(accepted) / 2
+
+
+def test_what_verify_accepts_of_a_model_can_be_used(tmp_path: Path) -> None:
+    folder = save_model(tmp_path)
+    stored = json.loads((folder / CONTRACT).read_text())
+    files = {"files": stored.pop("files")}
+
+    def is_accepted(value: dict[str, Any]) -> bool:
+        (folder / CONTRACT).write_text(json.dumps(value | files))
+        try:
+            broken = broken_parts(str(folder))
+        except CompatibilityError:  # of another version of sidtool
+            return False
+        if not broken:
+            contract = read_contract(folder)
+            event_columns(contract, open_bundle_copy(folder, contract))
+            published_model_card(str(folder), "MIT", "shop@1.0")
+        return not broken
+
+    assert is_accepted(stored)
+    accepted = [is_accepted(each) for each in changes(stored) if isinstance(each, dict)]
     assert 0 < sum(accepted) < len(accepted) / 2
