@@ -218,6 +218,7 @@ class _ParquetColumn:
     BATCH = 4096
 
     def __init__(self, path: Path, name: str) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._path = path
@@ -226,6 +227,10 @@ class _ParquetColumn:
         self._groups: list[tuple[Any, int, int]] = []  # file, group, rows
         for file in open_dataset(path).files:
             opened = pq.ParquetFile(file)
+            kind = opened.schema_arrow.field(name).type
+            member = getattr(kind, "value_type", kind)
+            if member is kind or not (pa.types.is_floating(member) or pa.types.is_integer(member)):
+                raise DataError(f"{path}: the column {name!r} is of type {kind}, not of vectors")
             sizes = (
                 opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)
             )

@@ -400,12 +400,15 @@ def test_a_zip_that_expands_without_end_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "x.zarr.zip", "expands to more than 100 times its size")
 
 
-def test_parquet_claims_are_compared_with_the_file(tmp_path: Path) -> None:
+def test_parquet_claims_are_compared_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.parquet"
     zeros = pa.array(np.zeros(1 << 24, dtype=np.float32))
     lists = pa.FixedSizeListArray.from_arrays(zeros, 1 << 23)
     pq.write_table(pa.table({"item_id": ["a", "b"], "vector": lists}), path)
     refused(path, "claims a column of 16777216 values")
+    monkeypatch.setattr("sidtool.data.tables.parquet.ROWS_PER_BYTE", 64)
     pq.write_table(pa.table({"item_id": pa.repeat("a", 1 << 22)}), path)
     refused(path, "claims 4194304 rows")
 

@@ -8,6 +8,7 @@ import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,8 @@ from sidtool.data.queries import read_queries
 from sidtool.data.split.files import open_split, write_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.windows import read_windows
-from sidtool.data.tables.tables import read_columns
+from sidtool.data.tables.parquet import PART_BYTES
+from sidtool.data.tables.tables import column_batches, read_columns
 from sidtool.data.vector_files import read_vectors
 from sidtool.integrations.formats.minionerec import read_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
@@ -201,6 +203,71 @@ def test_parquet_columns_of_any_type(
             in_order = sorted(range(len(numbers)), key=numbers.__getitem__)
             spelled = column.cast(pa.string()).to_pylist()
             assert read.items.tolist() == [spelled[row] for row in in_order]
+
+
+def coded(text: str, rows: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(rows, dtype=np.int32)), pa.array([text])
+    )
+
+
+TEXT = "x" * 50_000
+SMALL_FILES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "repeated": (coded(TEXT, 1 << 16), {}),
+    "in-lists": (pa.FixedSizeListArray.from_arrays(coded(TEXT, 1 << 13), 4), {}),
+    "in-maps": (
+        pa.MapArray.from_arrays(np.arange(5001), coded("k", 5000), coded(TEXT, 5000)),
+        {},
+    ),
+    "prefixes": (
+        pa.array([f"{TEXT}{row}" for row in range(3000)]),
+        {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
+    ),
+    "plain": (pa.array([TEXT] * 3000), {"use_dictionary": False}),
+    "one-cell": (pa.array(["x" * (100 << 20)]), {}),
+    "short": (coded("ab", 4 << 20), {"row_group_size": 4 << 20, "max_rows_per_page": 4 << 20}),
+}
+"""What takes 150 MB to 3 GB from files of some kilobytes."""
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_small_parquet_file_takes_little_memory(tmp_path: Path, name: str) -> None:
+    column, options = SMALL_FILES[name]
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"title": column}), path, compression="zstd", **options)
+    assert path.stat().st_size < 20_000
+    most = 6 * PART_BYTES
+    assert call(read_columns, path, ["title"], memory=most) is None
+
+    def count_rows() -> int:
+        return sum(len(batch["title"]) for batch in column_batches(path, ["title"]))
+
+    rows = call(count_rows, memory=most, seconds=20)
+    assert rows == (None if name in ("plain", "one-cell", "short") else len(column))
+
+
+def test_pages_of_which_the_footer_says_nothing_are_seen(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"title": pa.array(["x" * (100 << 20)])}), path, compression="zstd")
+    content = path.read_bytes()
+    claimed = varint(pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size)
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert content.count(claimed, start) >= 1
+    small = varint(100, len(claimed))
+    path.write_bytes(content[:start] + content[start:].replace(claimed, small))
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size == 100
+    assert call(read_columns, path, ["title"]) is None
+
+
+def varint(number: int, length: int = 0) -> bytes:
+    """A whole number as Thrift writes it, in so many bytes or more."""
+    number *= 2  # zigzag
+    digits = bytearray()
+    while number or len(digits) < length or not digits:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    digits[-1] &= 127
+    return bytes(digits)
 
 
 NUMBERS = st.integers(-(10**20), 10**20).map(str) | st.decimals(

@@ -1,25 +1,37 @@
 """Parquet files, and folders of them, as columns of strings."""
 
 from collections.abc import Container, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import Column, refuse_repeated
+from sidtool.data.tables.containers import MAX_EXPANSION, Column, refuse_repeated
 from sidtool.data.tables.json_tables import as_text
-from sidtool.data.tables.parquet_footer import claimed_values
+from sidtool.data.tables.parquet_footer import DELTA_BYTE_ARRAY, Page, column_chunks, read_pages
 
 ROWS_AT_ONCE = 1024
 BATCH_ROWS = 1 << 17
 """Rows of a batch of columns."""
 FREE_ROWS = 1 << 16
 """Rows that a file of any size may have."""
+ROWS_PER_BYTE = 1 << 12
+"""Rows beyond these that each byte of a file may hold: the same value again takes hardly any."""
 FREE_VALUES = 1 << 22
-"""Values that a column of a file of any size may have."""
+"""Members of lists that a column of a file of any size may have."""
 VALUES_PER_BYTE = 64
-"""Rows and values beyond these that each byte of a file may hold: a footer can claim any number."""
+"""Members of lists beyond these that each byte of a file may hold: a footer claims any number."""
+PART_BYTES = 1 << 25
+"""Bytes that are decoded at once, and that a file of any size may expand to."""
+WHOLE_EXPANSION = 1000
+"""Bytes beyond these that each byte of a file that is read whole may expand to: wide tables of
+few values do so honestly."""
+CELL_BYTES = 64
+"""Bytes of a cell that Python reads, beside its text."""
+PLAIN_OR_CODED = {0, 2, 8}
+"""Encodings of pages that pyarrow reads without repeating their texts."""
 
 
 def parquet_column_names(path: Path) -> tuple[str, ...]:
@@ -32,23 +44,53 @@ def parquet_column_names(path: Path) -> tuple[str, ...]:
 
 def read_parquet(path: Path, names: Sequence[str], ids: Container[str]) -> dict[str, Column]:
     """The named columns as strings; those in `ids` must hold texts or whole numbers."""
-    parquet_column_names(path)
-    table = open_dataset(path).read(columns=list(names))
+    import pyarrow as pa
+
+    parts = list(_string_columns(path, whole_tables(path, names), names, ids))
     return {
-        name: (id_strings if name in ids else _strings)(path, name, table[name]) for name in names
+        name: pa.chunked_array(
+            [chunk for part in parts for chunk in part[name].chunks], pa.string()
+        )
+        for name in names
     }
 
 
 def parquet_batches(
     path: Path, names: Sequence[str], ids: Container[str]
 ) -> Iterator[dict[str, Column]]:
-    """As `read_parquet`, BATCH_ROWS rows at a time."""
-    parquet_column_names(path)
+    """As `read_parquet`, some rows at a time: at most BATCH_ROWS, and PART_BYTES of decoded values.
+    So a file of any number of equal values can be read."""
+    yield from _string_columns(path, _tables(path, BATCH_ROWS, names), names, ids)
+
+
+def whole_tables(path: Path, names: Sequence[str]) -> Iterator[Any]:
+    """pyarrow tables of the named columns, to be held in memory together. Raises DataError if they
+    are too large for the bytes of the file."""
+    size = sum(Path(file).stat().st_size for file in open_dataset(path).files)
+    limit = PART_BYTES + WHOLE_EXPANSION * size
+    expanded = 0
     for table in _tables(path, BATCH_ROWS, names):
+        chunks = chain.from_iterable(column.chunks for column in table.columns)
+        expanded += sum(map(_decoded_bytes, chunks))
+        expanded += CELL_BYTES * table.num_rows * table.num_columns
+        if expanded > limit:
+            raise DataError(f"{path} expands from {size} bytes to more than {limit} in memory")
+        yield table
+
+
+def _string_columns(
+    path: Path, tables: Iterator[Any], names: Sequence[str], ids: Container[str]
+) -> Iterator[dict[str, Column]]:
+    parquet_column_names(path)
+    first = 0
+    for table in tables:
         yield {
-            name: (id_strings if name in ids else _strings)(path, name, table[name])
+            name: id_strings(path, name, table[name])
+            if name in ids
+            else _strings(path, name, table[name], first)
             for name in names
         }
+        first += table.num_rows
 
 
 def open_dataset(path: Path) -> Any:
@@ -67,10 +109,10 @@ def open_dataset(path: Path) -> Any:
         size = Path(file).stat().st_size
         with pq.ParquetFile(file) as opened:
             footer = opened.metadata
-        if not 0 <= footer.num_rows <= FREE_ROWS + VALUES_PER_BYTE * size:
+        if not 0 <= footer.num_rows <= FREE_ROWS + ROWS_PER_BYTE * size:
             raise DataError(f"{file} claims {footer.num_rows} rows in {size} bytes")
         values = _most_values(Path(file), footer)
-        if values > FREE_VALUES + VALUES_PER_BYTE * size:
+        if values - footer.num_rows > FREE_VALUES + VALUES_PER_BYTE * size:
             raise DataError(f"{file} claims a column of {values} values in {size} bytes")
     return dataset
 
@@ -82,30 +124,107 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _tables(path: Path, rows: int, names: Sequence[str] | None = None) -> Iterator[Any]:
-    """pyarrow tables of so many rows with the named columns, or all: those of the files, and the
-    values in the names of folders such as day=1."""
+    """pyarrow tables of so many rows or fewer with the named columns, or all: those of the files,
+    and the values in the names of folders such as day=1. Texts in lists and objects may be
+    coded."""
     import pyarrow as pa
     import pyarrow.dataset as ds
-    import pyarrow.parquet as pq
 
     dataset = open_dataset(path)
     for fragment in dataset.fragments:
         values = ds.get_partition_keys(fragment.partition_expression)
         stored = None if names is None else [name for name in names if name not in values]
-        with pq.ParquetFile(fragment.path) as opened:
-            for batch in opened.iter_batches(rows, columns=stored):
-                table = pa.Table.from_batches([batch])
+        opened, most = _open_bounded(Path(fragment.path), stored)
+        with opened:
+            batches = opened.iter_batches(min(rows, most), columns=stored)
+            for part in chain.from_iterable(_parts(path, batch) for batch in batches):
+                table = pa.Table.from_batches([part])
+                for number, column in enumerate(part.columns):
+                    if pa.types.is_dictionary(column.type):
+                        name = part.schema.names[number]
+                        table = table.set_column(number, name, column.dictionary_decode())
                 for name, value in values.items():
                     if names is None or name in names:
-                        column = pa.repeat(pa.scalar(value), batch.num_rows)
+                        column = pa.repeat(pa.scalar(value), part.num_rows)
                         table = table.append_column(name, column)
                 yield table
+
+
+def _open_bounded(path: Path, names: Sequence[str] | None) -> tuple[Any, int]:
+    """A ParquetFile that leaves repeated texts of the named columns coded, and the most rows to
+    read at once. Raises DataError for a row group that expands to many times its size: not the
+    footer's sizes count, but those of the pages, by which pyarrow allocates."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as opened:
+        columns = [opened.schema.column(number) for number in range(len(opened.schema))]
+    chunks = column_chunks(path)
+    pages: dict[int, list[Page]] = {
+        number: []
+        for number, column in enumerate(columns)
+        if names is None or any(f"{column.path}.".startswith(f"{name}.") for name in names)
+    }
+    file_size = path.stat().st_size
+    with path.open("rb") as stream:
+        for first in range(0, len(chunks), len(columns)):
+            group = {number: chunks[first + number] for number in pages}
+            stored = min(sum(chunk.size for chunk in group.values()), file_size)
+            expanded = 0
+            for number, chunk in group.items():
+                in_chunk = list(read_pages(stream, chunk))
+                expanded += sum(page.size for page in in_chunk)
+                pages[number] += in_chunk
+            if expanded > PART_BYTES + MAX_EXPANSION * stored:
+                raise DataError(f"{path}: a row group of {stored} bytes expands to {expanded}")
+    coded = []
+    widest = 1  # bytes that one value of a few bytes may have
+    for number, in_column in pages.items():
+        has_dictionary = any(page.is_dictionary for page in in_column)
+        encodings = {page.encoding for page in in_column if not page.is_dictionary}
+        if columns[number].physical_type != "BYTE_ARRAY":
+            widest = max(widest, columns[number].length or 0)
+        elif has_dictionary and encodings <= PLAIN_OR_CODED:
+            coded.append(columns[number].path)
+        elif has_dictionary or DELTA_BYTE_ARRAY in encodings:
+            widest = max(widest, *(page.size for page in in_column))
+    return pq.ParquetFile(path, read_dictionary=coded), max(PART_BYTES // widest, 1)
+
+
+def _parts(path: Path, batch: Any) -> Iterator[Any]:
+    """Parts of a batch that decode to no more than PART_BYTES. Raises DataError for a longer
+    row."""
+    if sum(map(_decoded_bytes, batch.columns)) <= PART_BYTES:
+        yield batch
+    elif batch.num_rows == 1:
+        raise DataError(f"{path} has a row of more than {PART_BYTES} bytes")
+    else:
+        half = batch.num_rows // 2
+        yield from _parts(path, batch.slice(0, half))
+        yield from _parts(path, batch.slice(half))
+
+
+def _decoded_bytes(array: Any) -> int:
+    """The bytes of an array whose texts are not coded."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type) and _is_text(array.type.value_type):
+        lengths = pc.binary_length(array.dictionary).cast(pa.int64())
+        return 4 * len(array) + (pc.sum(lengths.take(array.indices)).as_py() or 0)
+    if pa.types.is_map(array.type):
+        pair = pa.struct([("key", array.type.key_type), ("value", array.type.item_type)])
+        array = array.cast(pa.list_(pair))
+    if pa.types.is_nested(array.type):
+        members = array.flatten()  # a list of arrays for a struct
+        parts = members if isinstance(members, list) else [members]
+        return 4 * len(array) + sum(map(_decoded_bytes, parts))
+    return int(array.nbytes)
 
 
 def _most_values(path: Path, footer: Any) -> int:
     """The number of values that the largest column claims, members of lists included."""
     try:
-        values = claimed_values(path)
+        values = [chunk.values for chunk in column_chunks(path)]
     except ValueError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     columns = footer.num_columns
@@ -119,8 +238,6 @@ def id_strings(path: Path, name: str, column: Column) -> Column:
     bytes that are not UTF-8."""
     import pyarrow as pa
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     kind = column.type
     if not (pa.types.is_integer(kind) or _is_text(kind) or pa.types.is_null(kind)):
         raise DataError(
@@ -129,12 +246,10 @@ def id_strings(path: Path, name: str, column: Column) -> Column:
     return _as_strings(path, name, column)
 
 
-def _strings(path: Path, name: str, column: Column) -> Column:
+def _strings(path: Path, name: str, column: Column, first_row: int) -> Column:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
     kind = column.type
     if pa.types.is_floating(kind):
         _refuse_rounded(path, name, column)
@@ -146,7 +261,7 @@ def _strings(path: Path, name: str, column: Column) -> Column:
         except pa.ArrowNotImplementedError:
             pass
     texts: list[str | None] = []
-    for row, value in enumerate(column.to_pylist(), 1):
+    for row, value in enumerate(column.to_pylist(), first_row + 1):
         try:
             texts.append(as_text(value))
         except ValueError as error:

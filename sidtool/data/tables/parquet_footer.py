@@ -1,22 +1,51 @@
-"""The numbers of values that the footer of a Parquet file claims.
+"""What the footer and the page headers of a Parquet file claim.
 
 pyarrow ends the process, and raises nothing, if it is asked for the metadata of a column whose
-size statistics are damaged. So the footer is read here, in Thrift's compact protocol."""
+size statistics are damaged, and it says nothing of pages. So both are read here, in Thrift's
+compact protocol."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 TRAILER = 8
 """Bytes behind the footer: its length, and PAR1."""
+PAGE_HEADERS = (1 << 10, 1 << 16, 1 << 24)
+"""Bytes that are tried for the header of a page, which may hold two values of the page."""
 MAX_DEPTH = 32
-_NUM_VALUES = (4, 1, 3, 5)
-"""FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data, ColumnMetaData.num_values."""
+DELTA_BYTE_ARRAY = 7
+"""The encoding in which a text repeats the beginning of the one before it."""
+_COLUMN = (4, 1, 3)
+"""FileMetaData.row_groups, RowGroup.columns, ColumnChunk.meta_data."""
 _TRUE, _FALSE, _BYTE = 1, 2, 3
-_I64, _DOUBLE, _BINARY = 6, 7, 8
+_I32, _I64, _DOUBLE, _BINARY = 5, 6, 7, 8
 _LIST, _SET, _MAP, _STRUCT = 9, 10, 11, 12
 
 
-def claimed_values(path: Path) -> list[int]:
-    """The number of values of each column chunk: row group by row group, column by column.
+@dataclass(frozen=True)
+class Chunk:
+    """A column of a row group."""
+
+    values: int
+    first: int
+    """Where its first page is."""
+    size: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a chunk, by its header."""
+
+    values: int
+    size: int
+    """Bytes after it is decompressed."""
+    is_dictionary: bool
+    encoding: int
+
+
+def column_chunks(path: Path) -> list[Chunk]:
+    """The column chunks: row group by row group, column by column.
 
     Raises ValueError for a footer that is malformed."""
     with path.open("rb") as stream:
@@ -24,45 +53,88 @@ def claimed_values(path: Path) -> list[int]:
         stream.seek(max(size - TRAILER, 0))
         length = int.from_bytes(stream.read(4), "little")
         stream.seek(max(size - TRAILER - length, 0))
-        footer = _Footer(stream.read(length))
+        footer = _Reader(stream.read(length), _COLUMN, _I64)
     try:
         footer.skip_struct(())
     except IndexError as error:
         raise ValueError("its footer ends early") from error
-    return footer.values
+    try:
+        return [
+            Chunk(chunk[(5,)], min(chunk[(9,)], chunk.get((11,)) or chunk[(9,)]), chunk[(7,)])
+            for chunk in footer.structs
+        ]
+    except KeyError as error:
+        raise ValueError("a column of its footer has no number of values") from error
 
 
-class _Footer:
-    """A position in a footer, and the numbers of values before it."""
+def read_pages(stream: BinaryIO, chunk: Chunk) -> Iterator[Page]:
+    """The pages of a chunk in their order, as pyarrow reads them. Raises ValueError for a malformed
+    header."""
+    position = chunk.first
+    values = 0
+    while values < chunk.values and position < chunk.first + chunk.size:
+        header, length = _page_header(stream, position)
+        size, stored = header.get((2,), -1), header.get((3,), -1)
+        # of a data page, of one of version 2, or of a dictionary
+        place, encoding = {0: (5, 2), 3: (8, 4), 2: (7, 2)}.get(header.get((1,), -1), (0, 0))
+        page = Page(header.get((place, 1), 0), size, place == 7, header.get((place, encoding), 0))
+        if min(size, stored, page.values, position) < 0:
+            raise ValueError(f"a page header at byte {position} has a size below zero")
+        yield page
+        values += 0 if page.is_dictionary else page.values
+        position += length + stored
 
-    def __init__(self, data: bytes) -> None:
+
+def _page_header(stream: BinaryIO, position: int) -> tuple[dict[tuple[int, ...], int], int]:
+    """The whole numbers of a page header, and its length."""
+    for most in PAGE_HEADERS:
+        stream.seek(max(position, 0))
+        header = _Reader(stream.read(most), (), _I32)
+        try:
+            header.skip_struct(())
+            return header.structs[0], header.position
+        except IndexError:
+            continue
+    raise ValueError(f"the page header at byte {position} is malformed")
+
+
+class _Reader:
+    """A position in a struct, and the whole numbers of one kind before it in each struct that the
+    path `root` leads to, by the path from there."""
+
+    def __init__(self, data: bytes, root: tuple[int, ...], kind: int) -> None:
         self._data = data
-        self._position = 0
-        self.values: list[int] = []
+        self._root = root
+        self._kind = kind
+        self.position = 0
+        self.structs: list[dict[tuple[int, ...], int]] = []
 
     def skip_struct(self, path: tuple[int, ...]) -> None:
         """Skip a struct; `path` has the numbers of the fields that lead to it."""
         if len(path) > MAX_DEPTH:
             raise ValueError("its footer is nested too deep")
+        if path == self._root:
+            self.structs.append({})
         field = 0
         while header := self._byte():
             delta, kind = header >> 4, header & 15
             field = field + delta if delta else self._integer()
-            if (*path, field) == _NUM_VALUES and kind == _I64:
-                self.values.append(self._integer())
+            inner = (*path, field)
+            if kind == self._kind and inner[: len(self._root)] == self._root and self.structs:
+                self.structs[-1][inner[len(self._root) :]] = self._integer()
             elif kind not in (_TRUE, _FALSE):  # the header has their value
-                self._skip(kind, (*path, field))
+                self._skip(kind, inner)
 
     def _skip(self, kind: int, path: tuple[int, ...]) -> None:
         if kind in (_TRUE, _FALSE, _BYTE):
-            self._position += 1
+            self.position += 1
         elif _BYTE < kind <= _I64:
             self._varint()
         elif kind == _DOUBLE:
-            self._position += 8
+            self.position += 8
         elif kind == _BINARY:
             length = self._varint()  # this moves the position, too
-            self._position += length
+            self.position += length
         elif kind in (_LIST, _SET):
             self._skip_list(path)
         elif kind == _MAP:
@@ -71,7 +143,7 @@ class _Footer:
             self.skip_struct(path)
         else:
             raise ValueError(f"its footer has a value of type {kind}")
-        if self._position > len(self._data):
+        if self.position > len(self._data):
             raise IndexError
 
     def _skip_list(self, path: tuple[int, ...]) -> None:
@@ -94,8 +166,8 @@ class _Footer:
             self._skip(kinds & 15, (*path, 0))
 
     def _byte(self) -> int:
-        self._position += 1
-        return self._data[self._position - 1]
+        self.position += 1
+        return self._data[self.position - 1]
 
     def _integer(self) -> int:
         """A zigzag varint."""

@@ -17,7 +17,7 @@ from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
 from sidtool.data.items import Items
 from sidtool.data.tables.containers import read_errors
-from sidtool.data.tables.parquet import id_strings, open_dataset, parquet_column_names
+from sidtool.data.tables.parquet import id_strings, parquet_column_names, whole_tables
 from sidtool.integrations.formats.maps import (
     are_numbers,
     level_sizes,
@@ -62,9 +62,13 @@ def write_openonerec(bundle: Bundle, path: Path, *, force: bool = False) -> None
 
 
 def _read_table(path: Path) -> Any:
+    import pyarrow as pa
+
     with read_errors(path):
         names = parquet_column_names(path)
-        table = open_dataset(path).read(columns=[name for name in ("pid", "sid") if name in names])
+        wanted = [name for name in ("pid", "sid") if name in names]
+        tables = list(whole_tables(path, wanted)) if wanted else []
+        table = pa.concat_tables(tables) if tables else pa.table({})
         table.validate(full=True)
     if table.num_columns != 2 or not table.num_rows:
         raise DataError(

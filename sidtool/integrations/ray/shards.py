@@ -13,7 +13,7 @@ from typing import Any
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import missing_package
 from sidtool.data.tables.containers import PARQUET, library_errors
-from sidtool.data.tables.parquet import FREE_ROWS, VALUES_PER_BYTE, open_dataset
+from sidtool.data.tables.parquet import FREE_ROWS, ROWS_PER_BYTE, open_dataset
 
 ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""
@@ -138,7 +138,7 @@ def _row_count(url: str) -> int:
         size = int(filesystem.size(path))
         with filesystem.open(path) as stream:
             rows = int(pq.ParquetFile(stream).metadata.num_rows)
-    if not 0 <= rows <= FREE_ROWS + VALUES_PER_BYTE * size:
+    if not 0 <= rows <= FREE_ROWS + ROWS_PER_BYTE * size:
         raise DataError(f"{url} claims {rows} rows in {size} bytes")
     return rows
 

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
-from sidtool.data.tables import containers, delimited
+from sidtool.data.tables import containers, delimited, parquet
 from sidtool.data.tables.json_tables import json_lines
 from sidtool.data.tables.list_cells import parse_list
 from sidtool.data.tables.tables import column_batches, column_names, read_columns
@@ -285,3 +286,46 @@ def test_columns_in_the_names_of_folders_are_read_at_once_and_in_batches(tmp_pat
         for name in names:
             cells = [cell for batch in batches for cell in batch[name].to_pylist()]
             assert cells == expected[name]
+
+
+@pytest.mark.parametrize("encoding", ["dictionary", "PLAIN", "DELTA_BYTE_ARRAY"])
+def test_parts_of_a_parquet_file_have_all_rows(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "PART_BYTES", 1 << 12)
+    texts = ["a" * (row % 500) for row in range(1000)]
+    table = pa.table(
+        {
+            "text": texts,
+            "list": [[text] * (row % 3) for row, text in enumerate(texts)],
+            "map": pa.array([[("k", text)] for text in texts], pa.map_(pa.string(), pa.string())),
+            "n": range(1000),
+        }
+    )
+    options: dict[str, object] = {}
+    if encoding != "dictionary":
+        options = {"use_dictionary": ["n"], "column_encoding": {"text": encoding}}
+    pq.write_table(table, tmp_path / "x.parquet", **options)
+    batches = list(column_batches(tmp_path / "x.parquet", ["text", "list", "n"]))
+    assert len(batches) > 50
+    for name in ("text", "n"):
+        cells = [cell for batch in batches for cell in batch[name].to_pylist()]
+        assert cells == list(map(str, table[name].to_pylist()))
+    assert list(parquet.parquet_rows(tmp_path / "x.parquet")) == table.to_pylist()
+
+
+def test_many_equal_values_of_a_parquet_file_are_read_in_batches(tmp_path: Path) -> None:
+    rows = 5_000_000
+    codes = pa.array(np.zeros(rows, dtype=np.int8))
+    column = pa.DictionaryArray.from_arrays(codes, pa.array(["user-1"]))
+    pq.write_table(pa.table({"user": column}), tmp_path / "x.parquet")
+    batches = column_batches(tmp_path / "x.parquet", ["user"], ids=["user"])
+    assert sum(len(batch["user"]) for batch in batches) == rows
+    with pytest.raises(DataError, match=r"expands from \d+ bytes to more than \d+ in memory"):
+        read_columns(tmp_path / "x.parquet", ["user"])
+
+
+def test_a_table_of_too_many_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(",".join(f"c{number}" for number in range(20_000)) + "\n")
+    with pytest.raises(DataError, match="has 20000 columns, more than 16384"):
+        column_names(tmp_path / "x.csv")

@@ -152,7 +152,7 @@ def test_a_footer_that_claims_too_many_rows_is_refused(
 ) -> None:
     write_numbers(tmp_path / "in", (40,))
     monkeypatch.setattr("sidtool.integrations.ray.shards.FREE_ROWS", 0)
-    monkeypatch.setattr("sidtool.integrations.ray.shards.VALUES_PER_BYTE", 0)
+    monkeypatch.setattr("sidtool.integrations.ray.shards.ROWS_PER_BYTE", 0)
     with pytest.raises(DataError, match="claims 40 rows"):
         list_shards(str(tmp_path / "in"))
 
