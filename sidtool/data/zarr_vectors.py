@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import FREE_BYTES, MAX_EXPANSION
+from sidtool.data.tables.containers import MAX_EXPANSION
 from sidtool.data.tables.json_tables import is_id
 
 CODECS = {
@@ -19,6 +19,8 @@ CODECS = {
     *("zstd", "blosc", "gzip", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta"),
 }
 """Codecs that are read, by their names in Zarr formats 2 and 3."""
+FREE_BYTES = 1 << 24
+"""Bytes that an array of any size may claim: a few rows may be in a large chunk."""
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 

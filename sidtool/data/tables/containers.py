@@ -25,8 +25,9 @@ PARQUET = (".parquet", ".pq")
 SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".json", *PARQUET)
 BLOCK_BYTES = 1 << 24
 """Bytes that pyarrow parses at once; longer rows are read by Python's parsers."""
-FREE_BYTES = 1 << 24
-"""Bytes that a file of any size may expand to in memory."""
+FREE_BYTES = 1 << 22
+"""Bytes that a file of any size may expand to in memory; JSON of numbers takes Python 80 times
+as many."""
 MAX_EXPANSION = 100
 """Bytes beyond FREE_BYTES that each byte of a compressed file may expand to."""
 MAX_MESSAGE = 200

@@ -78,7 +78,8 @@ def delimited_batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[d
 def _layout(path: Path, kind: str, names: Sequence[str]) -> tuple[dict[str, int], str]:
     """The place of each column in a row, and what quotes the file has."""
     available = header(path, kind)
-    places = {name: available.index(name) for name in names}
+    place_of = {name: place for place, name in enumerate(available)}
+    places = {name: place_of[name] for name in names}
     return places, "none" if kind in RECBOLE else _quotes(path, DELIMITERS[kind])
 
 

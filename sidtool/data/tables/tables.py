@@ -17,6 +17,9 @@ from sidtool.data.tables.json_tables import json_column_names, read_json
 from sidtool.data.tables.locate import table_files
 from sidtool.data.tables.parquet import parquet_batches, parquet_column_names, read_parquet
 
+MAX_COLUMNS = 1 << 14
+"""Each takes some ten thousand bytes, however few are in it."""
+
 
 def column_names(path: Path) -> tuple[str, ...]:
     """The columns of a table, in file order; of a JSON file those of its first thousand rows. The
@@ -27,6 +30,8 @@ def column_names(path: Path) -> tuple[str, ...]:
         for file in table.files[1:]:
             if sorted(_column_names(file)) != sorted(names):
                 raise DataError(f"{file} has other columns than {table.files[0]}")
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{path} has {len(names)} columns, more than {MAX_COLUMNS}")
     return names
 
 
