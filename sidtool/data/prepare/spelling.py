@@ -14,15 +14,15 @@ class Spelling:
 
 
 def normal_form(text: str) -> str:
-    """The text in Unicode's composed form (NFC), without white space around it and with one blank
-    for white space inside of it."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """The text in Unicode's composed form (NFC), without white space around it. White space inside
+    of it stays: "A  1" and "A 1" may be two items."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def spellings(ids: Sequence[str]) -> Spelling:
-    """The groups of different ids that have one normal form."""
+    """The groups of different ids that have one normal form, or differ by white space."""
     groups: dict[str, dict[str, None]] = {}
     for item in ids:
         if item:
-            groups.setdefault(normal_form(item), {})[item] = None
+            groups.setdefault(" ".join(normal_form(item).split()), {})[item] = None
     return Spelling(tuple(tuple(group) for group in groups.values() if len(group) > 1))

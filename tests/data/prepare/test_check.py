@@ -162,6 +162,18 @@ def test_a_catalog_without_titles_and_events_of_short_users(tmp_path: Path) -> N
     assert pq.read_table(tmp_path / "out/items.parquet").column_names == ["item_id", "price"]
 
 
+def test_blanks_inside_ids_are_reported_and_stay(tmp_path: Path) -> None:
+    items = {"sku": ["A  1", "A 1", " A\u00a01"], "name": list("abc")}
+    catalog = read_catalog_table(write_table(tmp_path / "items.csv", items))
+    events = {"user": ["u"] * 3, "sku": ["A  1", "A 1", "A  1"], "ts": list("123")}
+    table = read_event_table(write_table(tmp_path / "events.csv", events))
+    cleaned = clean(catalog, table, tmp_path / "out")
+    assert read_items(tmp_path / "out/items.parquet").ids == ("A  1", "A 1", "A\u00a01")
+    assert set(read_interactions(tmp_path / "out/events.parquet").items) == {"A  1", "A 1"}
+    counts = {problem.kind: problem.count for problem in cleaned.left.problems}
+    assert counts == {"item_id_spelling": 2}
+
+
 @given(st.lists(st.sampled_from(["a", "b", " a", "a ", "e\u0301", "\u00e9", ""])))
 def test_cleaned_ids_are_unique_and_in_normal_form(ids: list[str]) -> None:
     path = Path("x.csv")
