@@ -11,6 +11,8 @@ from sidtool.cli.terminal.console import next_step, note, say, say_json, say_tab
 from sidtool.data.prepare.formats import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sidtool.data.prepare.check import Report
     from sidtool.data.prepare.cleaning import Cleaned
 
@@ -147,6 +149,7 @@ def prepare(
     else:
         rows = [(step.name, step.events, step.users, step.items) for step in prepared.steps]
         say_table(["after", "events", "users", "items"], rows)
+        _say_left_out(prepared.dropped_items)
         say(f"{out}: {prepared.items} items, {prepared.steps[-1].events} events")
     if dry_run:
         return note(f"nothing written to {out}")
@@ -185,11 +188,7 @@ def _say_report(report: "Report", *, json: bool) -> None:
 
 
 def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
-    from sidtool.data.prepare.check import MEANINGS
-
-    for counts in (cleaned.dropped_items, cleaned.dropped_events):
-        for reason, count in counts.items():
-            say(f"left out: {count} {MEANINGS[reason]}")  # type: ignore[index]
+    _say_left_out({**cleaned.dropped_items, **cleaned.dropped_events})
     if cleaned.respelled_items or cleaned.respelled_events:
         say(
             f"ids in their normal form: {cleaned.respelled_items} items, "
@@ -202,3 +201,10 @@ def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
     say(f"{out}: {left.items} items{events}")
     for problem in left.problems:
         note(f"{problem.count} {problem.meaning}", label="left:", style="yellow")
+
+
+def _say_left_out(counts: "Mapping[str, int]") -> None:
+    from sidtool.data.prepare.check import MEANINGS
+
+    for reason, count in counts.items():
+        say(f"left out: {count} {MEANINGS[reason]}")  # type: ignore[index]

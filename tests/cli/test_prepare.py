@@ -50,3 +50,18 @@ def test_an_empty_folder_has_no_events(tmp_path: Path) -> None:
     assert "has no file of events of movielens" in refused(1, *words)
     write_table(tmp_path / "raw/x.csv", {"a": ["b"]})
     assert "does not exist" in refused(1, "prepare", tmp_path / "no", "-o", tmp_path / "data")
+
+
+def test_rows_of_the_catalog_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    items = {"item_id": ["a", "", "b", "a", "a", "c"], "title": list("ABCDEF")}
+    events = {"user_id": ["u"] * 3, "item_id": ["a", "b", "a"], "timestamp": ["1", "2", "3"]}
+    catalog = write_table(tmp_path / "items.csv", items)
+    source = write_table(tmp_path / "events.csv", events)
+    command = ("prepare", source, "--items", catalog, "-o", tmp_path / "data", "--force")
+    dropped = {"empty_item_id": 1, "duplicate_item_id": 2}
+    for more in (["--dry-run"], [], ["--all-items"]):
+        assert done(*command, *more, "--json").json["dropped_items"] == dropped
+    out = done(*command).out
+    assert "left out: 1 items without an id\n" in out
+    assert "left out: 2 rows that repeat the id of an earlier row\n" in out
+    assert "left out" not in done("prepare", source, "-o", tmp_path / "data", "--force").out

@@ -1,7 +1,8 @@
 """Raw reviews and ratings to `items.parquet` and `events.parquet`, which all commands read."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -107,6 +108,9 @@ class Prepared(JsonRecord):
     filters: FilterOptions
     steps: tuple[Step, ...]
     """Counts after each filter."""
+    dropped_items: Mapping[str, int]
+    """Reason -> rows of the catalog that were left out: those without an id, and all but the first
+    of one id."""
     items: int
     """Items that were written."""
 
@@ -162,9 +166,13 @@ def prepare(
     filters = options.filters
     if filters.min_rating is None and raw_format.min_rating is not None:
         filters = FilterOptions(**{**filters.to_json(), "min_rating": raw_format.min_rating})
-    catalog = None
+    catalog, dropped_items = None, {}
     if item_file is not None:
-        catalog = {row["item_id"] for row in raw_format.read_items(item_file)} - {""}
+        rows_of = Counter(row["item_id"] for row in raw_format.read_items(item_file))
+        dropped = {"empty_item_id": rows_of.pop("", 0)}
+        dropped["duplicate_item_id"] = rows_of.total() - len(rows_of)
+        dropped_items = {reason: count for reason, count in dropped.items() if count}
+        catalog = set(rows_of)
     read = collect(chain.from_iterable(map(raw_format.read_events, event_files)))
     events, steps = filter_events(
         read, filters, catalog=catalog, units_per_second=raw_format.units_per_second
@@ -177,7 +185,13 @@ def prepare(
         chosen = catalog
     names = tuple(str(path) for path in event_files)
     prepared = Prepared(
-        options.source, names, str(item_file) if item_file else None, filters, steps, len(chosen)
+        options.source,
+        names,
+        str(item_file) if item_file else None,
+        filters,
+        steps,
+        dropped_items,
+        len(chosen),
     )
     if dry_run:
         return prepared
