@@ -1,13 +1,21 @@
-"""JSON and YAML text from outside, parsed strictly.
+"""Small files from outside, read within a bound, and JSON and YAML text, parsed strictly.
 
 Python's parsers take the last of two equal keys, read NaN, and end with errors of many classes on
 deep nesting, long numbers and wrong encodings. Here all of that is one ValueError of one line."""
 
+import errno
 import json
+import os
+import select
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+MAX_BYTES = 1 << 22
+"""Bytes of a document that a person writes."""
+PIPE_SECONDS = 10.0
+"""How long a named pipe may have no writer; one that writes may take any time."""
 MAX_JSON_DEPTH = 64
 """Objects and lists inside each other in a JSON document."""
 MAX_YAML_CHARACTERS = 1 << 17
@@ -16,6 +24,23 @@ MAX_YAML_DEPTH = 64
 TYPED_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp")}
 MAX_YAML_NODES = 100_000
 """Values of a YAML document, each counted as often as aliases repeat it."""
+
+
+def read_document(path: Path, most: int = MAX_BYTES) -> bytes:
+    """The bytes of a small file, device or pipe, such as `<(...)` of a shell. Raises OSError also
+    for more than `most` bytes, and for a named pipe that nothing writes to."""
+    # opening a named pipe waits for a writer; a pipe without a name has or had one
+    is_named = path.is_fifo() and path.resolve().exists()
+    wait = os.O_NONBLOCK if is_named else 0
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | wait)) as stream:
+        is_ready = not is_named or bool(select.select([stream], [], [], PIPE_SECONDS)[0])
+        os.set_blocking(stream.fileno(), True)
+        content = stream.read(most + 1)
+    if not (content or is_ready):
+        raise OSError(errno.EPIPE, "nothing writes to this pipe", str(path))
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return content
 
 
 def parse_json(text: str | bytes) -> Any:

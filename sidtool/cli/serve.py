@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sidtool.base.documents import read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.cli import inference
 from sidtool.cli.terminal import options
@@ -187,7 +188,7 @@ def _token(path: Path | None) -> str | None:
     else:
         source = str(path)
         try:
-            token = path.read_text(encoding="utf-8").strip()
+            token = read_document(path).decode("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read as a token: {error}") from error
     if token is not None and not token:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.documents import parse_yaml
+from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.training.settings import DECIDED, StageSettings, TrainOptions
@@ -227,7 +227,7 @@ def _parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        value = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
+        value = parse_yaml(read_document(path).decode("utf-8-sig")) or {}
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read configuration {path}: {error}") from error
     if not isinstance(value, dict):

@@ -1,12 +1,24 @@
 """Documents are parsed as written, or refused with a ValueError of one line."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.documents import MAX_YAML_CHARACTERS, parse_json, parse_json_row, parse_yaml
+from sidtool import documents
+from sidtool.base.documents import (
+    MAX_YAML_CHARACTERS,
+    parse_json,
+    parse_json_row,
+    parse_yaml,
+    read_document,
+)
 
 json_values = st.recursive(
     st.none()
@@ -114,3 +126,45 @@ def test_outer_scalars_of_yaml_stay_as_they_are_written() -> None:
         "set": {"rate": "1e-3", "sizes": [1, 2]},
     }
     assert parse_yaml("on: 005") == {True: 5}
+
+
+def test_a_document_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="it has more than 4194304 bytes"):
+        read_document(Path("/dev/zero"))
+    (tmp_path / "x").write_bytes(bytes(11))
+    assert read_document(tmp_path / "x", 11) == bytes(11)
+    with pytest.raises(OSError, match="it has more than 10 bytes"):
+        read_document(tmp_path / "x", 10)
+    assert read_document(Path("/dev/null")) == b""
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(documents, "PIPE_SECONDS", 1e-9)
+    with pytest.raises(OSError, match="nothing writes to this pipe"):
+        read_document(tmp_path / "pipe")
+    monkeypatch.undo()
+    release = threading.Event()
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as stream:
+            stream.write(b"a")
+            release.wait()
+            stream.write(b"b" * 100_000)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    threading.Timer(0.05, release.set).start()
+    assert read_document(tmp_path / "pipe") == b"a" + b"b" * 100_000
+    writer.join()
+
+
+def test_the_output_of_a_command_is_a_document() -> None:
+    program = (
+        "import sys; from pathlib import Path; from sidtool.base.documents import read_document\n"
+        "print([read_document(Path(each)) for each in sys.argv[1:]])"
+    )
+    script = '"$0" -c "$1" <(sleep 0.2; echo x) <(true) /dev/stdin <<< y'
+    words = ["bash", "-c", script, sys.executable, program]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.stdout == "[b'x\\n', b'', b'y\\n']\n", done.stderr

@@ -300,3 +300,10 @@ def test_the_module_is_the_command() -> None:
         subprocess.run([*line, "verify", "none.zarr"], capture_output=True, check=False).returncode
         == 1
     )
+
+
+@pytest.mark.parametrize("option", ["--config", "--remove"])
+def test_small_inputs_without_end_are_refused(road: Road, tmp_path: Path, option: str) -> None:
+    command = ("add-items", road.bundle, road.items, "-o", tmp_path / "b.zarr")
+    code = 2 if option == "--config" else 1
+    assert "it has more than" in refused(code, *command, option, "/dev/zero")

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sidtool.base.documents import parse_yaml
+from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import UsageError
 
 
@@ -16,7 +16,7 @@ def read_config(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"), text_levels=3) or {}
+        values = parse_yaml(read_document(path).decode("utf-8-sig"), text_levels=3) or {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):

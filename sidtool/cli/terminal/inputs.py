@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from sidtool.base.documents import parse_yaml
+from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import DataError, UsageError
+
+MAX_ID_BYTES = 1 << 28
+"""Bytes of a file of ids: some ten million of them."""
 
 
 def read_ids(path: Path) -> list[str]:
@@ -15,7 +18,7 @@ def read_ids(path: Path) -> list[str]:
     Only a line feed, or a carriage return before it, ends a line: spaces and other separators are
     part of an id. Raises DataError if the file cannot be read."""
     try:
-        content = path.read_bytes()
+        content = read_document(path, MAX_ID_BYTES)
         text = content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error

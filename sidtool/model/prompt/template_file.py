@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.model.prompt.frames import HISTORY_SLOT, Templates
@@ -18,7 +18,7 @@ def read_template_file(path: Path) -> Templates:
     """The templates of a JSON file {"prompts": [...], "separator": "", "items": [...]}, where
     `separator` and `items` may be missing. Raises DataError if it is no such file."""
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_document(path))
     except OSError as error:
         raise DataError(f"cannot read templates {path}: {error.strerror}") from error
     except ValueError as error:
