@@ -3,10 +3,11 @@
 The settings travel in the engine's own configuration, since its processes share nothing else."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self, cast, get_args
+from dataclasses import dataclass
+from typing import Any, Self
 
 from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
 from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.recommendation.search.normalize import Normalize
 
@@ -16,7 +17,7 @@ FIELDS = ("model", "bundle", "normalize")
 
 
 @dataclass(frozen=True)
-class EngineSettings:
+class EngineSettings(JsonRecord):
     """What an engine recommends from."""
 
     model: str
@@ -32,16 +33,16 @@ class EngineSettings:
         Raises UsageError for an unknown key or value."""
         settings = vllm_config.additional_config or {}
         settings = settings.get(KEY, {}) if isinstance(settings, Mapping) else {}
-        unknown = sorted(set(settings) - set(FIELDS))
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"{KEY!r} in additional_config is {settings!r}, not an object")
+        unknown = sorted(map(str, settings.keys() - set(FIELDS)))
         if unknown:
             raise UsageError(f"{KEY!r} has no key {unknown[0]!r}, only {', '.join(FIELDS)}")
-        normalize = settings.get("normalize")
-        if normalize is not None and normalize not in get_args(Normalize):
-            names = ", ".join(get_args(Normalize))
-            raise UsageError(f"normalize is one of {names}, not {normalize!r}")
-        model = settings.get("model") or vllm_config.model_config.model
-        bundle = settings.get("bundle")
-        return cls(model, bundle, cast("Normalize | None", normalize))
+        model = settings.get("model") or str(vllm_config.model_config.model)
+        try:
+            return cls.from_json({**settings, "model": model})
+        except TypeError as error:
+            raise UsageError(f"{KEY!r} in additional_config: {error}") from error
 
     def constraint(self) -> RowConstraint:
         """Open the model's contract and the bundle. Raises as `RowConstraint.of_model` does."""
@@ -49,4 +50,4 @@ class EngineSettings:
 
     def to_additional_config(self) -> dict[str, Any]:
         """The object that `of` reads."""
-        return {KEY: asdict(self)}
+        return {KEY: self.to_json()}

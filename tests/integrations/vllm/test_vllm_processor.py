@@ -137,12 +137,21 @@ def test_an_engine_that_cannot_be_constrained_does_not_start(folder: Path) -> No
     config.speculative_config = object()
     with pytest.raises(UsageError, match="speculative decoding"):
         processor(config, "cpu")
-    config = vllm_config(folder, additional_config={"sidtool": {"beams": 3}})
-    with pytest.raises(UsageError, match="no key 'beams', only model, bundle, normalize"):
-        processor(config, "cpu")
-    config = vllm_config(folder, additional_config={"sidtool": {"normalize": "all"}})
-    with pytest.raises(UsageError, match="one of level, trie, vocabulary, not 'all'"):
-        processor(config, "cpu")
+    for settings, message in (
+        ({"beams": 3}, "no key 'beams', only model, bundle, normalize"),
+        ({5: 3}, "no key '5'"),
+        ({"normalize": "all"}, "normalize is 'all', not one of level, trie, vocabulary"),
+        ({"normalize": ["trie"]}, r"normalize is \['trie'\], not one of"),
+        ({"model": 5}, "model is 5, not a text"),
+        ({"bundle": ["b"]}, r"bundle is \['b'\], not a text"),
+        (5, "'sidtool' in additional_config is 5, not an object"),
+        ("trie", "is 'trie', not an object"),
+        ([], r"is \[\], not an object"),
+        (None, "is None, not an object"),
+    ):
+        config = vllm_config(folder, additional_config={"sidtool": settings})
+        with pytest.raises(UsageError, match=message):
+            processor(config, "cpu")
     # vLLM turns a ValueError into an answer to the client
     with pytest.raises(ValueError, match="no extra argument"):
         processor.validate_params(SamplingParams(extra_args={"sid_allowed": []}))
