@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data.general_text import GeneralRecord
 from sidtool.data.split.files import MANIFEST, TEST, VALID
@@ -143,7 +143,7 @@ def read_lineage(train: Path) -> Lineage:
     """The lineage of a file of training examples, checked against the file.
 
     Raises DataError if there is none, it has a newer format or is malformed, or the examples
-    changed since."""
+    changed since, RefusedError if it records held-out events in them."""
     path = side_files(train)["meta"]
     try:
         require_regular(path)
@@ -163,6 +163,11 @@ def read_lineage(train: Path) -> Lineage:
         raise DataError(
             f"{path} is malformed: {error}", hint="make the training examples again"
         ) from error
+    if lineage.leaked_events:
+        raise RefusedError(
+            f"{path} says that {lineage.leaked_events} held-out events are in {train.name}, not 0",
+            hint="make the training examples again",
+        )
     if train.name not in lineage.files:
         raise DataError(
             f"{path} is the lineage of {', '.join(lineage.files)}, not of {train.name}",

@@ -1,12 +1,13 @@
 """The files beside training examples, and what is combined with them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 
 import pytest
 
-from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import check_same_split, read_lineage, validation_users
@@ -43,6 +44,14 @@ def test_validation_users_that_were_changed_are_refused(made: Path, split: Split
         validation_users(None, made, lineage)
     with pytest.raises(DataError, match="there is no file"):
         validation_users(valid, made, lineage)
+
+
+@pytest.mark.parametrize("leaked", [5, -1])
+def test_examples_that_record_a_leak_are_refused(made: Path, leaked: int) -> None:
+    path = made.with_name("train.jsonl.meta.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"leaked_events": leaked}))
+    with pytest.raises(RefusedError, match=f"{leaked} held-out events are in train.jsonl, not 0"):
+        read_lineage(made)
 
 
 def test_test_users_select_no_checkpoint(tmp_path: Path, made: Path, split: Split) -> None:
