@@ -87,7 +87,7 @@ def train(
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
     from sidtool.training.settings_file import read_stages
-    from sidtool.training.stages import plan_stages, train_stages
+    from sidtool.training.stages import check_stages, plan_stages, train_stages
 
     stages = read_stages(config, set_ or (), stage)
     how: dict[str, Any] = {
@@ -100,6 +100,7 @@ def train(
     }
     if dry_run:
         planned = plan_stages(model, examples, out, stages, **how)
+        check_stages(planned)
         lines = [f"would train {stage}" for stage in planned]
         return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]

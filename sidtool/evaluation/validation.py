@@ -76,6 +76,11 @@ class Validator:
             prompt = self._session.from_history(history, fields, user=example.user)
             self._queries.append(Query(prompt, leaf_filter, history))
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(query.prompt) for query in self._queries)
+
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:
         """(3,) float64: hits, discounted gains and number of users, over every `ranks`-th user from
         `rank` on."""

@@ -17,6 +17,7 @@ from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task, read_lora_config
 from sidtool.model.pretrained import (
     Dtype,
+    load_config,
     load_model,
     locate,
 )
@@ -45,15 +46,7 @@ def load_weights(
     import torch
 
     folders = (*adapters, folder.resolve())
-    base = _find_base(folder, contract.base_folder)
-    if base.resolve() in folders:
-        raise CompatibilityError(f"{folder} is an adapter whose base is itself")
-    base_contract = read_contract(base)
-    if base_contract.tokens != contract.tokens:
-        raise CompatibilityError(
-            f"{folder} has SID tokens from id {contract.token_start}, its base {base} has others, "
-            f"from id {base_contract.token_start}, or in another order"
-        )
+    base, base_contract = _open_base(folder, contract, contract.base_folder, folders)
     model = load_weights(
         base,
         base_contract,
@@ -65,6 +58,40 @@ def load_weights(
     merged = merged.to(dtype=getattr(torch, dtype or "float32")).eval()
     check_finite(merged, folder)
     return merged
+
+
+def read_config(
+    folder: Path,
+    contract: Contract,
+    *,
+    trust_remote_code: bool = False,
+    adapters: tuple[Path, ...] = (),
+) -> Any:
+    """The configuration of the network that `load_weights` loads, without its weights. Raises as it
+    does."""
+    if contract.base_folder is None:
+        checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
+        return load_config(checkpoint, trust_remote_code=trust_remote_code)
+    folders = (*adapters, folder.resolve())
+    base, base_contract = _open_base(folder, contract, contract.base_folder, folders)
+    return read_config(base, base_contract, trust_remote_code=trust_remote_code, adapters=folders)
+
+
+def _open_base(
+    folder: Path, contract: Contract, reference: ModelReference, folders: tuple[Path, ...]
+) -> tuple[Path, Contract]:
+    """The base of an adapter folder and its contract; `folders` are those whose base it may not
+    be."""
+    base = _find_base(folder, reference)
+    if base.resolve() in folders:
+        raise CompatibilityError(f"{folder} is an adapter whose base is itself")
+    base_contract = read_contract(base)
+    if base_contract.tokens != contract.tokens:
+        raise CompatibilityError(
+            f"{folder} has SID tokens from id {contract.token_start}, its base {base} has others, "
+            f"from id {base_contract.token_start}, or in another order"
+        )
+    return base, base_contract
 
 
 def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:

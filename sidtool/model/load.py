@@ -5,11 +5,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.base.extras import require
-from sidtool.model.adapter import load_weights
+from sidtool.model.adapter import load_weights, read_config
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
@@ -110,10 +111,7 @@ def load_model_folder(
     if dtype is None:
         dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
-    tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
-    check_token_ids(tokenizer, contract.tokens)
-    check_block(tokenizer, contract.users)
-    check_block(tokenizer, contract.fields)
+    tokenizer = _load_tokenizer(folder, contract, trust_remote_code)
     model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
     if model_kind(model.config) != contract.kind:
         raise CompatibilityError(
@@ -121,6 +119,25 @@ def load_model_folder(
         )
     check_embedding_rows(model, contract.ids_stop)
     return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict, weighted)
+
+
+def load_without_weights(
+    folder: Path, contract: Contract, bundle: Bundle, *, trust_remote_code: bool = False
+) -> LoadedModel:
+    """A checked model folder whose network has nothing but its configuration. Raises as
+    `load_model_folder` does before it reads weights."""
+    tokenizer = _load_tokenizer(folder, contract, trust_remote_code)
+    config = read_config(folder, contract, trust_remote_code=trust_remote_code)
+    network = SimpleNamespace(config=config)
+    return LoadedModel(network, tokenizer, contract, bundle, Verdict("same"))
+
+
+def _load_tokenizer(folder: Path, contract: Contract, trust_remote_code: bool) -> Any:
+    tokenizer = load_tokenizer(Checkpoint(folder), trust_remote_code=trust_remote_code)
+    check_token_ids(tokenizer, contract.tokens)
+    check_block(tokenizer, contract.users)
+    check_block(tokenizer, contract.fields)
+    return tokenizer
 
 
 def with_bundle(

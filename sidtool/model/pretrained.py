@@ -123,6 +123,17 @@ def load_tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
         )
 
 
+def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+    """The configuration. Raises as `load_model` does."""
+    from transformers import AutoConfig
+
+    _check(checkpoint, trust_remote_code)
+    with loading(checkpoint.folder, PURPOSE):
+        return AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+
+
 def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write a model (safetensors) and its tokenizer into a folder. Raises DataError if its weights
     are not finite."""

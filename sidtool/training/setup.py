@@ -1,6 +1,7 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sidtool.model.contract.write import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.lora import Lora
 from sidtool.model.memory import WeightedMemory
-from sidtool.model.positions import max_positions, prompt_positions
+from sidtool.model.positions import check_positions, max_positions, prompt_positions
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.structure import share_embedding_layers
 from sidtool.model.token_embeddings import TokenEmbeddings
@@ -25,7 +26,7 @@ from sidtool.recommendation.query import shortened
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.history import ProgressCallback
-from sidtool.training.loop.causal import CausalTrainer
+from sidtool.training.loop.causal import CausalTrainer, check_library_loss
 from sidtool.training.loop.encoder_decoder import EncoderDecoderTrainer
 from sidtool.training.loop.fsdp import wants_fsdp
 from sidtool.training.loop.trainer import SidTrainer, set_dropout
@@ -35,6 +36,39 @@ from sidtool.training.loss.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.training.loss.prefixes import PrefixExamples
 from sidtool.training.loss.teachers import load_teachers
 from sidtool.training.training_run import Log, TrainingRun
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingInputs:
+    """What a run reads beside the weights of its model."""
+
+    examples: TokenizedExamples | AugmentedExamples | MemoryExamples
+    augmented: AugmentedExamples | None
+    """the part of the examples that varies from epoch to epoch"""
+    validator: Validator | None
+
+
+def read_inputs(run: TrainingRun, loaded: LoadedModel) -> TrainingInputs:
+    """Read the examples and the validation users of a run; of the model's network, the
+    configuration. Raises as `build_trainer` does."""
+    examples = _read_examples(run, loaded)
+    augmented = _augment(run, loaded, examples)
+    return TrainingInputs(
+        _with_memory(run, loaded, augmented, examples.users),
+        augmented if isinstance(augmented, AugmentedExamples) else None,
+        _validator(run, loaded),
+    )
+
+
+def check_inputs(run: TrainingRun, loaded: LoadedModel, arguments: Any) -> None:
+    """Read what a run reads, and every example as the first epoch does; `loaded` may have no
+    weights. Raises as the run does."""
+    ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
+    examples = read_inputs(run, loaded).examples
+    if run.contract.kind == "causal" and arguments.loss_type != "nll":
+        check_library_loss(examples, bool(run.teacher_dirs), run.softmax_over)
+    for number in range(len(examples)):
+        examples[number]
 
 
 def build_trainer(
@@ -58,7 +92,7 @@ def build_trainer(
         dtype=weight_dtype(run.model_dir, run.options, arguments),
         trust_remote_code=run.trust_remote_code,
     )
-    examples = _read_examples(run, loaded)
+    inputs = read_inputs(run, loaded)
     set_dropout(loaded.model, run.options.dropout)
     if wants_fsdp(arguments):
         share_embedding_layers(loaded.model)
@@ -77,10 +111,9 @@ def build_trainer(
         teachers = load_teachers(
             run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
         )
-    augmented = _augment(run, loaded, examples)
     callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if isinstance(augmented, AugmentedExamples):
-        callbacks.append(AugmentationCallback(augmented))
+    if inputs.augmented is not None:
+        callbacks.append(AugmentationCallback(inputs.augmented))
     if run.valid and run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
@@ -95,10 +128,10 @@ def build_trainer(
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
-        examples=_with_memory(run, loaded, augmented, examples.users),
+        examples=inputs.examples,
         tokenizer=loaded.tokenizer,
         loss=loss,
-        validator=_validator(run, loaded),
+        validator=inputs.validator,
         write_contract=write,
         callbacks=callbacks,
         lora=lora,
@@ -209,7 +242,7 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
     n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
     prompt = shortened(run.history_prompt, prompt_positions(loaded.model, n_answer))
     assert prompt is not None
-    return Validator(
+    validator = Validator(
         tuple(read_examples(run.valid)),
         run.bundle,
         prompt,
@@ -224,3 +257,6 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         memory=memory,
         user_tokens=run.contract.users,
     )
+    # the literal text of a prompt may leave no room for any history
+    check_positions(loaded.model, validator.longest_prompt, run.bundle.space.levels - 1)
+    return validator

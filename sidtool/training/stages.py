@@ -100,6 +100,25 @@ def plan_stages(
     return planned
 
 
+def check_stages(planned: Sequence[PlannedStage]) -> None:
+    """Read what the stages will read, except weights, as they will read it. Raises as `train`
+    does before its first step, and for every example."""
+    from sidtool.model.load import load_without_weights
+    from sidtool.training.setup import check_inputs
+
+    # all stages have the tokenizer and the configuration of the first one's model
+    first = planned[0].run
+    with quiet(), offline():
+        for run in (stage.run for stage in planned):
+            loaded = load_without_weights(
+                first.model_dir,
+                first.contract,
+                run.bundle,
+                trust_remote_code=run.trust_remote_code,
+            )
+            check_inputs(run, loaded, run_config(run))
+
+
 def train_stages(
     model_dir: str | Path,
     examples: str | Path,

@@ -8,6 +8,7 @@ from sidtool.base.errors import UsageError
 from sidtool.training.loop.trainer import Examples, SidTrainer, padding_id
 from sidtool.training.loss.batches import PackedCollator, PaddedCollator
 from sidtool.training.loss.shortcuts import packs_exactly
+from sidtool.training.loss.softmax import SoftmaxOver
 from sidtool.training.loss.teachers import Teachers
 
 
@@ -41,20 +42,24 @@ class CausalTrainer(SidTrainer, SFTTrainer):
         return bool(self.args.loss_type != "nll" or self.aux_loss_enabled)
 
     def _check_loss(self, examples: Examples) -> None:
-        if not self._uses_library_loss:
-            return
-        if examples.is_weighted:
-            raise UsageError(
-                "weights of examples cannot be combined with another loss_type or a router loss"
-            )
-        if self._teachers:
-            raise UsageError("--teacher cannot be combined with another loss_type or a router loss")
-        if self._loss.over != "vocabulary":
-            raise UsageError(
-                f"softmax_over={self._loss.over} cannot be combined with another loss_type or a "
-                "router loss",
-                hint="softmax_over=vocabulary",
-            )
+        if self._uses_library_loss:
+            check_library_loss(examples, self._teachers is not None, self._loss.over)
+
+
+def check_library_loss(examples: Examples, has_teachers: bool, softmax_over: SoftmaxOver) -> None:
+    """Raise UsageError if a loss of TRL cannot have what a run has."""
+    if examples.is_weighted:
+        raise UsageError(
+            "weights of examples cannot be combined with another loss_type or a router loss"
+        )
+    if has_teachers:
+        raise UsageError("--teacher cannot be combined with another loss_type or a router loss")
+    if softmax_over != "vocabulary":
+        raise UsageError(
+            f"softmax_over={softmax_over} cannot be combined with another loss_type or a router "
+            "loss",
+            hint="softmax_over=vocabulary",
+        )
 
 
 def _resolve_packing(model: Any, batching: str, teachers: Teachers | None) -> bool:
