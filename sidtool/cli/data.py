@@ -195,7 +195,7 @@ def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
             f"{cleaned.respelled_events} events"
         )
     if cleaned.converted_times:
-        say(f"milliseconds as seconds: {cleaned.converted_times} events")
+        say(f"times in the unit of the others: {cleaned.converted_times} events")
     left = cleaned.left
     events = "" if left.events is None else f", {left.events} events of {left.users} users"
     say(f"{out}: {left.items} items{events}")

@@ -15,7 +15,7 @@ from sidtool.data.coded import object_array
 from sidtool.data.columns import EventColumns
 from sidtool.data.tables.containers import Column
 from sidtool.data.tables.tables import read_columns
-from sidtool.data.times import read_order
+from sidtool.data.times import check_one_unit, count_units, read_order
 
 CodedColumn = tuple[NDArray[np.object_], NDArray[np.int32]]
 """(distinct,) texts, and the (n,) codes of n cells."""
@@ -64,6 +64,7 @@ def events_in_memory(path: Path, columns: EventColumns, further: Sequence[str]) 
         keys: NDArray[Any] = moments
     else:
         keys, moments = read_order(path, table[columns.order])
+        check_one_unit(path, count_units(table[columns.order], moments))
     rows = np.lexsort((keys, user_codes))  # stable: ties stay in file order
     cells = {}
     for name in further:

@@ -4,6 +4,7 @@ The table is read in batches and coded. Consecutive users form a partition that 
 the partitions are sorted one after the other and appended to files, which are mapped. The result is
 that of `events_in_memory`, value for value."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,13 @@ from sidtool.data.event_arrays import (
     trimmed,
 )
 from sidtool.data.tables.tables import column_batches
-from sidtool.data.times import FLOAT_DIGITS, check_same_kind, read_order
+from sidtool.data.times import (
+    FLOAT_DIGITS,
+    check_one_unit,
+    check_same_kind,
+    count_units,
+    read_order,
+)
 
 SORTED_EVENT = 160
 """Bytes at the peak for each event of a partition; benchmarks/events_scale.py measures it."""
@@ -96,6 +103,7 @@ class _CodedTable:
     texts: dict[str, dict[str, int]] = field(default_factory=dict)
     user_events: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     first_order: tuple[int, str] | None = None
+    units: Counter[float] = field(default_factory=Counter)
     has_long_order: bool = False
     rows: int = 0
 
@@ -122,6 +130,7 @@ class _CodedTable:
                 writer.write_table(self._coded(batch))
         if not self.rows:
             raise DataError(f"{self.path} holds no events")
+        check_one_unit(self.path, self.units)
 
     def _coded(self, batch: Mapping[str, Any]) -> Any:
         import pyarrow as pa
@@ -148,7 +157,8 @@ class _CodedTable:
         import pyarrow.compute as pc
 
         texts = trimmed(column)
-        read_order(self.path, texts, self.rows)
+        _, numbers = read_order(self.path, texts, self.rows)
+        self.units += count_units(texts, numbers)
         self.has_long_order |= (pc.max(pc.binary_length(texts)).as_py() or 0) > FLOAT_DIGITS
         if len(texts):
             first = (self.rows, texts[0].as_py())

@@ -1,7 +1,8 @@
 """The order of events: numbers, or ISO dates as seconds since 1970."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -22,12 +23,43 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
 """Numbers from each first number on are times since 1970 with so many to a second: each range
 begins in 1973."""
+UNIT_NAMES = {1.0: "seconds", 1e3: "milliseconds", 1e6: "microseconds", 1e9: "nanoseconds"}
 
 
 def units_per_second(number: float) -> float | None:
     """In which unit a number is a time since 1970: so many to a second; None for a number that is
     no time."""
     return next((unit for start, unit in UNITS if abs(number) >= start), None)
+
+
+def time_units(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,): in which unit each number is a time between 1973 and 2286, as `units_per_second`; 0 for
+    other numbers. Times of one column are in one unit, those of a counter may have any size."""
+    sizes = np.abs(numbers)
+    in_range = [(sizes >= start) & (sizes < 100 * start) for start, _ in UNITS]
+    return np.select(in_range, [unit for _, unit in UNITS], 0.0)
+
+
+def count_units(column: Column, numbers: NDArray[np.float64]) -> Counter[float]:
+    """How many cells of an order, given as `numbers` too, are times in each unit; dates are not
+    counted."""
+    if not len(column) or _kind(column[0].as_py().strip()) == "date":
+        return Counter()
+    units, counts = np.unique(time_units(numbers), return_counts=True)
+    return Counter(
+        {unit: n for unit, n in zip(units.tolist(), counts.tolist(), strict=True) if unit}
+    )
+
+
+def check_one_unit(path: Path, counts: Mapping[float, int]) -> None:
+    """Raise DataError if the times of an order, counted by `count_units`, have several units: their
+    numbers do not order them."""
+    if len(counts) > 1:
+        named = [f"{counts[unit]} in {UNIT_NAMES[unit]}" for unit in sorted(counts)]
+        raise DataError(
+            f"{path}: the times have several units: {', '.join(named)}",
+            hint="`sidtool check ITEMS EVENTS --fix OUT` writes them in one unit",
+        )
 
 
 def parse_time(text: str) -> float:

@@ -118,6 +118,10 @@ def test_the_strict_parser_goes_on_where_the_fast_one_stops(
     [
         (["1", "2", "2024-01-01"], r"number '1' in row 1 and the date '2024-01-01' in row 3"),
         (["1", "2", "never"], r"row 3: the order 'never'"),
+        (
+            ["1600000000", "1600000001000", "1600000002000"],
+            "several units: 1 in seconds, 2 in milliseconds",
+        ),
     ],
 )
 def test_an_error_names_the_row_of_the_file(
@@ -128,6 +132,8 @@ def test_an_error_names_the_row_of_the_file(
     path = write_table(tmp_path / "x.parquet", table)
     with spill_beside(tmp_path / "out", 10_000) as spill, pytest.raises(DataError, match=message):
         read_interactions(path, spill=spill)
+    with pytest.raises(DataError, match=message):
+        read_interactions(path)
 
 
 def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> None:

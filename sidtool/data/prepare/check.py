@@ -51,6 +51,7 @@ STOPS: frozenset[Kind] = frozenset(
         "empty_time",
         "unreadable_time",
         "mixed_time",
+        "mixed_time_unit",
         "nothing_to_evaluate",
     }
 )
@@ -67,7 +68,7 @@ MEANINGS: dict[Kind, str] = {
     "empty_time": "events without a time",
     "unreadable_time": "times that are neither numbers nor ISO dates",
     "mixed_time": "times of the rarer kind, where numbers and dates are mixed",
-    "mixed_time_unit": "times in milliseconds among seconds",
+    "mixed_time_unit": "times in a finer unit than others, like milliseconds among seconds",
     "unordered": "events that are earlier than the user's row before; they are sorted",
     "duplicate_event": "events that repeat user, item and time of an earlier row",
     "single_event_user": "users with one event, of whom nothing can be predicted",
@@ -189,7 +190,7 @@ def _time_problems(events: EventTable, times: Sequence[str], moments: Moments) -
     yield _of_rows("empty_time", "events", np.flatnonzero(moments.is_empty))
     yield _of_rows("unreadable_time", "events", np.flatnonzero(moments.is_unreadable), times)
     yield _of_rows("mixed_time", "events", np.flatnonzero(moments.is_other_kind), times)
-    yield _of_rows("mixed_time_unit", "events", np.flatnonzero(moments.is_milliseconds), times)
+    yield _of_rows("mixed_time_unit", "events", np.flatnonzero(moments.ratios > 1), times)
     yield _of_rows("unordered", "events", unordered_rows(events.users, moments.seconds), times)
     rows = repeated_rows(list(zip(events.users, events.items, times, strict=True)))
     yield _of_rows("duplicate_event", "events", rows, events.items)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Cleaned(JsonRecord):
     respelled_events: int
     """Events whose item or user was written in its normal form."""
     converted_times: int
-    """Times that were divided by 1000: milliseconds among seconds."""
+    """Times that were divided: milliseconds or smaller units among seconds."""
     left: Report
     """The report of the cleaned tables."""
 
@@ -100,10 +101,10 @@ def clean_events(
     items = tuple(map(normal_form, events.items))
     written_times = events.times or tuple(map(str, range(len(users))))
     moments = parse_moments(written_times)
-    is_milliseconds = moments.is_milliseconds
+    ratios = moments.ratios
     times = tuple(
-        _divided(cell) if divides else cell.strip()
-        for cell, divides in zip(written_times, is_milliseconds.tolist(), strict=True)
+        _divided(cell, int(ratio))
+        for cell, ratio in zip(written_times, ratios.tolist(), strict=True)
     )
     rows, dropped = _usable_rows(users, items, moments, set(catalog.ids))
     dropped["duplicate_event"] = 0
@@ -115,7 +116,7 @@ def clean_events(
     respelled = sum(
         (users[row], items[row]) != (events.users[row], events.items[row]) for row in rows.tolist()
     )
-    converted = int(is_milliseconds[rows].sum())
+    converted = int((ratios[rows] > 1).sum())
     columns = events.columns
     if columns.order is None and "timestamp" in events.cells:
         raise UsageError(
@@ -155,16 +156,15 @@ def _by_user_and_time(
 ) -> NDArray[np.intp]:
     """The rows of each user by time, the users in the order of the file; events at one time stay in
     that order, too."""
-    seconds = np.where(moments.is_milliseconds, moments.seconds / 1000, moments.seconds)
+    seconds = moments.seconds / moments.ratios
     first_seen = {user: place for place, user in enumerate(dict.fromkeys(users))}
     place_of_user = np.array([first_seen[users[row]] for row in rows], dtype=np.int64)
     return rows[np.lexsort((seconds[rows], place_of_user))]  # a stable sort
 
 
-def _divided(cell: str) -> str:
-    """Milliseconds as seconds, without a fraction that is zero."""
-    seconds = float(cell) / 1000
-    return str(int(seconds)) if seconds == int(seconds) else repr(seconds)
+def _divided(cell: str, ratio: int) -> str:
+    """A time in a unit that is so many times as large."""
+    return format(Decimal(cell.strip()) / ratio, "f") if ratio > 1 else cell.strip()
 
 
 def _positive(counts: Mapping[str, int]) -> dict[str, int]:

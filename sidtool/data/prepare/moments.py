@@ -6,13 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.times import NUMBER, parse_time
+from sidtool.data.times import NUMBER, parse_time, time_units
 
 Flags = NDArray[np.bool_]
-SECONDS = (1e8, 1e11)
-"""Numbers that are seconds since 1970 between 1973 and 5138."""
-MILLISECONDS = (1e11, 1e14)
-"""The same years in milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,12 @@ class Moments:
         return numbers if numbers.sum() < dates.sum() else dates
 
     @property
-    def is_milliseconds(self) -> Flags:
-        """(n,) numbers of the size of milliseconds since 1970, if others are of the size of
-        seconds."""
-        values = np.where(self.is_number, self.seconds, np.nan)
-        seconds = (values >= SECONDS[0]) & (values < SECONDS[1])
-        milliseconds = (values >= MILLISECONDS[0]) & (values < MILLISECONDS[1])
-        return milliseconds & seconds.any()
+    def ratios(self) -> NDArray[np.float64]:
+        """(n,): by what each number is divided so that all times have the coarsest unit among them:
+        1000 for milliseconds among seconds, 1 where nothing is to be done."""
+        units = time_units(np.where(self.is_number, self.seconds, np.nan))
+        times = units > 0
+        return np.where(times, units / units.min(where=times, initial=np.inf), 1)
 
 
 def parse_moments(cells: Sequence[str]) -> Moments:

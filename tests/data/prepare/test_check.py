@@ -76,6 +76,9 @@ def test_what_the_report_calls_a_stop_stops_the_readers(tmp_path: Path) -> None:
         {"ts": ["1", "soon", "3"]},
         {"ts": ["1", "2021-01-01", "3"]},
         {"ts": ["1600000000", "1600000000000", "1600000001"]},
+        {"ts": ["1600000000000000", "1600000000000", "1"]},
+        {"ts": ["99999999999", "100000000000", "100000000001"]},
+        {"ts": ["2020-01-01", "9999-12-31", "2020-01-01T10:00:00"]},
         {"ts": ["3", "2", "1"]},
         {"sku": ["a", "zz", "a"]},
         {"sku": ["a", "", "a"]},
@@ -120,15 +123,27 @@ def test_cleaning_leaves_no_problem_that_stops(tmp_path: Path) -> None:
     assert cleaned.left == check(tmp_path / "out/items.parquet", tmp_path / "out/events.parquet")
 
 
-def test_milliseconds_among_seconds_become_seconds(tmp_path: Path) -> None:
-    table = {"user": list("uuu"), "item": list("aba"), "ts": ["1600000002", "1600000001500", "1"]}
+@pytest.mark.parametrize(
+    ("cells", "cleaned_cells"),
+    [
+        (["1600000002", "1600000001500", "1"], ("1", "1600000001.5", "1600000002")),
+        (
+            ["1600000002000", "1600000001500000001", "1600000001000000"],
+            ("1600000001000", "1600000001500.000001", "1600000002000"),
+        ),
+    ],
+)
+def test_times_are_written_in_the_coarsest_unit(
+    tmp_path: Path, cells: list[str], cleaned_cells: tuple[str, ...]
+) -> None:
+    table = {"user": list("uuu"), "item": list("aba"), "ts": cells}
     events = read_event_table(write_table(tmp_path / "events.csv", table))
     catalog = read_catalog_table(
         write_table(tmp_path / "items.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
     )
     cleaned, dropped, _, converted = clean_events(events, catalog)
-    assert (converted, dropped) == (1, {})
-    assert cleaned.times == ("1", "1600000001.5", "1600000002")
+    assert (converted, dropped) == (len([cell for cell in cells if cell not in cleaned_cells]), {})
+    assert cleaned.times == cleaned_cells
 
 
 def test_the_rarer_kind_of_time_is_left_out(tmp_path: Path) -> None:
