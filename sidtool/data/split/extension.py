@@ -20,11 +20,24 @@ def extended(split: Split, earlier: Split) -> Split:
     that one has all their events.
 
     Positions may differ, because events can be added anywhere, so events are counted by (user,
-    item). Raises CompatibilityError if an event that `split` holds out may have been a training
+    item), unless the cuts of two temporal splits rule it out. Raises CompatibilityError if an event that `split` holds out may have been a training
     event of `earlier`, or one that it holds out for test a training or validation event there.
     That `split` lacks training events of most users of `earlier` is a SidtoolWarning: a file of
     the new events alone was probably split.
     """
+    reference = earlier.reference
+    cuts = reference.comparable_cuts(split.reference)
+    if cuts is None or not cuts[0].is_before(cuts[1]):
+        _check_seen(split, earlier)
+    # where `earlier` lacks events of a split before it, `split` may hold out one of them
+    before = () if earlier.origin.drops_events else reference.extends
+    origin = split.origin
+    extends = tuple(dict.fromkeys((*origin.extends, reference.digest, *before)))
+    drops_events = origin.drops_events or _drops_events(split, earlier)
+    return replace(split, origin=replace(origin, extends=extends, drops_events=drops_events))
+
+
+def _check_seen(split: Split, earlier: Split) -> None:
     held_out = {*_targets(split.valid), *_targets(split.test)}
     train = _occurrences(split.train, held_out)
     earlier_train = _occurrences(earlier.train, held_out)
@@ -32,13 +45,6 @@ def extended(split: Split, earlier: Split) -> Split:
     train.update(_targets(split.valid))
     earlier_train.update(_targets(earlier.valid))
     _check(split, split.test, "training or validation", earlier_train, train)
-    reference = earlier.reference
-    # where `earlier` lacks events of a split before it, `split` may hold out one of them
-    before = () if earlier.origin.drops_events else reference.extends
-    origin = split.origin
-    extends = tuple(dict.fromkeys((*origin.extends, reference.digest, *before)))
-    drops_events = origin.drops_events or _drops_events(split, earlier)
-    return replace(split, origin=replace(origin, extends=extends, drops_events=drops_events))
 
 
 def _check(

@@ -33,6 +33,11 @@ class Cuts(JsonRecord):
     valid_from: float
     test_from: float
 
+    def is_before(self, other: "Cuts") -> bool:
+        """Whether neither cut is later than that of `other`: what is before a cut here is before it
+        there."""
+        return self.valid_from <= other.valid_from and self.test_from <= other.test_from
+
 
 @dataclass(frozen=True)
 class SplitReference(JsonRecord):
@@ -65,21 +70,25 @@ class SplitReference(JsonRecord):
         return (units.pop() or 0) if len(units) == 1 else None
 
     def excludes_held_out(self, other: "SplitReference") -> bool:
-        """Whether the training events of this split cannot be among the held-out events of `other`.
+        """Whether what was made from this split has seen no event that `other` holds out, neither
+        in training nor in validation.
 
-        True for equal digests, if `other` extends this one, and for two temporal splits by times of
-        one unit where neither cut of this one is later than that of the other: its training events
-        end before `other` starts to hold out.
+        True for equal digests and if `other` extends this one, which may share validation events,
+        and for two temporal splits by times of one unit if `other` starts to hold out where this
+        one starts its test or later.
         """
         if self.digest == other.digest or self.digest in other.extends:
             return True
+        cuts = self.comparable_cuts(other)
+        return cuts is not None and cuts[0].test_from <= cuts[1].valid_from
+
+    def comparable_cuts(self, other: "SplitReference") -> tuple[Cuts, Cuts] | None:
+        """The cuts of this split and of `other`, None unless both are times of one unit."""
         if self.cuts is None or other.cuts is None:
-            return False
+            return None
         if self.time_unit is None or self.time_unit != other.time_unit:
-            return False
-        train_ends_first = self.cuts.valid_from <= other.cuts.valid_from
-        valid_ends_first = self.cuts.test_from <= other.cuts.test_from
-        return train_ends_first and valid_ends_first
+            return None
+        return self.cuts, other.cuts
 
     def __str__(self) -> str:
         return f"{self.digest[:12]} ({self.protocol})"

@@ -11,6 +11,7 @@ from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import (
     SplitOptions,
+    make_split,
     open_split,
     read_split,
     split_events,
@@ -158,6 +159,22 @@ def test_an_accepted_split_holds_out_no_occurrence_that_was_learned(
     for item in later_items[-2:]:
         assert earlier_items[:-2].count(item) <= later_items[:-2].count(item)
     assert earlier_items[:-1].count(later_items[-1]) <= later_items[:-1].count(later_items[-1])
+
+
+def test_cuts_in_time_show_that_a_repeated_item_was_not_seen(tmp_path: Path) -> None:
+    """A week later, with two weeks of validation: validation overlaps, and the user's only item of
+    the earlier split is held out again."""
+    lines = [f"u,i{day},{day}" for day in range(1, 40)] + ["v,a,1", "v,b,21", "v,a,31"]
+    path = tmp_path / "events.csv"
+    path.write_text("user_id,item_id,timestamp\n" + "\n".join(lines))
+    earlier, later, back = (
+        make_split(path, SplitOptions("temporal", valid_from=start, test_from=start + 14))
+        for start in (10, 17, 9)
+    )
+    assert not earlier.reference.excludes_held_out(later.reference)
+    assert earlier.reference.excludes_held_out(extended(later, earlier).reference)
+    with pytest.raises(CompatibilityError, match="which is a training event"):
+        extended(back, earlier)
 
 
 def test_the_folder_of_a_split_records_what_it_extends(tmp_path: Path) -> None:

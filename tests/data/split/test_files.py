@@ -213,7 +213,8 @@ def test_only_a_split_that_ends_first_excludes_what_another_holds_out() -> None:
     assert not reference.excludes_held_out(SplitReference("leave-one-out", "b"))
     by_time = EventColumns("user", "item", "time")
     early = SplitReference("temporal", "c", Cuts(3, 4), columns=by_time)
-    for cuts, excluded in (((3, 4), True), ((5, 6), True), ((2, 9), False), ((3, 3.5), False)):
+    # with cuts at 3.5 and 9, events from 3.5 to 4 are held out that `early` was validated on
+    for cuts, excluded in (((4, 5), True), ((5, 6), True), ((3.5, 9), False), ((3, 4), False)):
         late = SplitReference("temporal", "d", Cuts(*cuts), columns=by_time)
         assert early.excludes_held_out(late) == excluded
     assert not early.excludes_held_out(reference)
