@@ -5,25 +5,27 @@ if nothing that it holds out was seen in training or in validation there."""
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Example, Split
 
-Occurrences = Counter[tuple[str, str]]
-"""How often each user met each item."""
+ItemEvent = tuple[Any, ...]
+"""An item, and the time of the event if both splits record times."""
 
 
 def extended(split: Split, earlier: Split) -> Split:
     """`split`, with a record that it extends `earlier`, and the splits that `earlier` extends if
     that one has all their events.
 
-    Positions may differ, because events can be added anywhere, so events are counted by (user,
-    item), unless the cuts of two temporal splits rule it out. Raises CompatibilityError if an event that `split` holds out may have been a training
-    event of `earlier`, or one that it holds out for test a training or validation event there.
-    That `split` lacks training events of most users of `earlier` is a SidtoolWarning: a file of
-    the new events alone was probably split.
+    Raises CompatibilityError if an event that `split` holds out may have been a training event of
+    `earlier`, or one that it holds out for test a training or validation event there. Cuts in time
+    can rule that out; otherwise positions may differ, because events can be added anywhere, and
+    `_learned` says which events may be the same. That `split` lacks training events of most users
+    of `earlier` is a SidtoolWarning: a file of the new events alone was probably split.
     """
     reference = earlier.reference
     cuts = reference.comparable_cuts(split.reference)
@@ -39,30 +41,104 @@ def extended(split: Split, earlier: Split) -> Split:
 
 def _check_seen(split: Split, earlier: Split) -> None:
     held_out = {*_targets(split.valid), *_targets(split.test)}
-    train = _occurrences(split.train, held_out)
-    earlier_train = _occurrences(earlier.train, held_out)
-    _check(split, (*split.valid, *split.test), "training", earlier_train, train)
-    train.update(_targets(split.valid))
-    earlier_train.update(_targets(earlier.valid))
-    _check(split, split.test, "training or validation", earlier_train, train)
+    events = ((each.user, item) for each in earlier.train for item in each.items)
+    repeated = {event for event in chain(events, _targets(earlier.valid)) if event in held_out}
+    users = {user for user, _ in repeated}
+    timed = split.fields.times and earlier.fields.times
+    logs, earlier_logs = (_logs(each, users, timed) for each in (split, earlier))
+    in_order = split.windows is None and earlier.windows is None
+    for user in users:
+        log, old = logs[user], earlier_logs[user]
+        for parts, learned, asked in (
+            ("training", old.train, log.valid | log.test),
+            ("training or validation", old.train | old.valid, log.test),
+        ):
+            seen = _learned(old.events, learned, log.events, asked, in_order)
+            if seen is not None:
+                raise CompatibilityError(
+                    f"split {split.reference} holds out item {seen[0]!r} of user {user!r}, which "
+                    f"may be a {parts} event of the earlier split: a model of that one may have "
+                    "learned it",
+                    hint="an extending split needs later events of the same users, or new users; "
+                    "if both are made with --times, repeats of an item are distinguished",
+                )
 
 
-def _check(
-    split: Split,
-    held_out: Iterable[Example],
-    parts: str,
-    earlier: Occurrences,
-    allowed: Occurrences,
-) -> None:
-    """Raise CompatibilityError if a held-out event occurs more often in `earlier` than `allowed`,
-    the same parts of this split."""
-    for user, item in _targets(held_out):
-        if earlier[user, item] > allowed[user, item]:
-            raise CompatibilityError(
-                f"split {split.reference} holds out item {item!r} of user {user!r}, which is a "
-                f"{parts} event of the earlier split: a model of that one may have learned it",
-                hint="an extending split needs later events of the same users, or new users",
-            )
+@dataclass
+class _Log:
+    """What a split has of a user's events, by their positions."""
+
+    events: dict[int, ItemEvent] = field(default_factory=dict)
+    train: set[int] = field(default_factory=set)
+    valid: set[int] = field(default_factory=set)
+    test: set[int] = field(default_factory=set)
+
+
+def _logs(split: Split, users: Collection[str], timed: bool) -> dict[str, _Log]:
+    logs = {user: _Log() for user in users}
+    for sequence in split.train:
+        if log := logs.get(sequence.user):
+            item_events = _item_events(sequence.items, sequence.fields.times if timed else None)
+            log.events.update(zip(sequence.positions, item_events, strict=True))
+            log.train.update(sequence.positions)
+    for name, part in (("valid", split.valid), ("test", split.test)):
+        for example in part:
+            if log := logs.get(example.user):
+                items = (*example.history, *example.items)
+                times = example.all_fields.times if timed else None
+                targets = [target.position for target in example.targets]
+                positions = (*range(len(example.history)), *targets)
+                # the history of a window may begin anywhere
+                first = 0 if split.windows is None else len(example.history)
+                item_events = _item_events(items, times)
+                log.events.update(list(zip(positions, item_events, strict=True))[first:])
+                getattr(log, name).update(targets)
+    return logs
+
+
+def _item_events(items: Sequence[str], times: Sequence[float] | None) -> list[ItemEvent]:
+    return [*zip(items, times, strict=True)] if times is not None else [(item,) for item in items]
+
+
+def _learned(
+    old: Mapping[int, ItemEvent],
+    learned: Collection[int],
+    new: Mapping[int, ItemEvent],
+    asked: Collection[int],
+    in_order: bool,
+) -> ItemEvent | None:
+    """The first event `asked` of a user's `new` ones that may be an event `learned` of the `old`
+    ones, given by position; None without one.
+
+    If all old events are, in order, among the new ones, an event may be one with as many old events
+    before and behind it as that one has. Otherwise events were dropped, which may be any, or the
+    splits do not show the order, and events of one item may be the same."""
+    old_places, new_places = sorted(old), sorted(new)
+    olds = [old[place] for place in old_places]
+    news = [new[place] for place in new_places]
+    before = _found(olds, news)
+    behind = _found(olds[::-1], news[::-1])[::-1]
+    is_whole = in_order and before[-1] == len(olds)
+    for at, event in enumerate(news):
+        if new_places[at] not in asked:
+            continue
+        for index, earlier in enumerate(olds):
+            if earlier != event or old_places[index] not in learned:
+                continue
+            n_behind = len(olds) - 1 - index
+            if not is_whole or (before[at] >= index and behind[at + 1] >= n_behind):
+                return event
+    return None
+
+
+def _found(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[int]:
+    """(events + 1): how many of the first `sought` are, in order, among the first 0, 1, 2 ...
+    events."""
+    counts = [0]
+    for event in events:
+        count = counts[-1]
+        counts.append(count + (count < len(sought) and sought[count] == event))
+    return counts
 
 
 def _drops_events(split: Split, earlier: Split) -> bool:
@@ -99,14 +175,6 @@ def _items_by_user(examples: Iterable[Example]) -> dict[str, list[str]]:
     for user, item in _targets(examples):
         items[user].append(item)
     return dict(items)
-
-
-def _occurrences(
-    sequences: Iterable[UserSequence], counted: Container[tuple[str, str]]
-) -> Occurrences:
-    """How often each of the `counted` pairs occurs."""
-    pairs = ((sequence.user, item) for sequence in sequences for item in sequence.items)
-    return Counter(pair for pair in pairs if pair in counted)
 
 
 def _targets(examples: Iterable[Example]) -> Iterator[tuple[str, str]]:
