@@ -16,7 +16,7 @@ LEFT_OUT: dict[Protocol, str] = {
     "leave-one-out": "events behind a user's last target",
     "last-session": "events in or behind a user's last session that are no targets",
     "temporal": "first events without a history",
-    "given": "windows that show a held-out event",
+    "given": "windows that show or may show a held-out event",
 }
 
 

@@ -293,12 +293,21 @@ def test_times_are_ordered_exactly_or_refused(tmp_path: Path, times: list[str]) 
     read = call(read_interactions, path)
     moments = [moment(text) for text in times]
     kinds = {"-" in text[1:] for text in times}
-    if None in moments or len(kinds) > 1:
+    units = {unit(text) for text in times} - {None}
+    if None in moments or len(kinds) > 1 or len(units) > 1:
         assert read is None
         return
     assert read is not None
     in_order = sorted(range(len(times)), key=lambda row: moments[row] or Decimal(0))
     assert read.items.tolist() == [f"i{row}" for row in in_order]
+
+
+def unit(text: str) -> int | None:
+    """The number of digits that a number of the size of a time since 1970 has in its unit, None for
+    other numbers and texts."""
+    if moment(text) is None or "-" in text[1:]:
+        return None
+    return next((n for n in (8, 11, 14, 17) if 10**n <= abs(float(text)) < 10 ** (n + 2)), None)
 
 
 def moment(text: str) -> Decimal | None:

@@ -114,7 +114,7 @@ def read_events(path: Path) -> Iterator[UserSequence]:
         positions = row.get("positions")
         if not isinstance(positions, list) or not all(map(_is_position, positions)):
             raise DataError(f"{path}, line {number}: 'positions' is no list of positions")
-        # windows of one user that disagree give two events one position
+        # older versions gave two events one position where windows of one user disagree
         if any(later < earlier for earlier, later in pairwise(positions)):
             raise DataError(f"{path}, line {number}: 'positions' do not ascend")
         if len(positions) != len(items):

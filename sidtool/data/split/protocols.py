@@ -32,10 +32,9 @@ from sidtool.data.split.split import (
     FurtherTarget,
     Split,
     SplitOrigin,
-    window_events,
     window_sequences,
 )
-from sidtool.data.split.windows import Window, positions, read_windows
+from sidtool.data.split.windows import Window, join_windows, read_windows
 
 TRAIN_SHARE = 0.8
 """Under temporal without cuts: share of the events before the first cut."""
@@ -256,26 +255,21 @@ class _UserLogs:
 def given(train: Path, valid: Path, test: Path) -> Split:
     """Read a split from three files of windows, such as MiniOneRec's train, valid and test CSV.
 
-    Training windows that show an event which is a target of validation or test are left out and
+    Training windows that may show an event which is a target of validation or test are left out and
     counted (`SplitCounts.left_out`). A user's training events are all that the remaining windows
-    show; `windows.positions` says which position each of them gets. Raises DataError if a part is
-    empty, and what `read_windows` raises."""
+    show; `windows.join_windows` says which position each of them gets. Raises DataError if a part
+    is empty, and what `read_windows` and `join_windows` raise."""
     parts = [read_windows(path) for path in (train, valid, test)]
-    every_window = [window for part in parts for window in part]
-    target_positions = iter(positions(every_window))
-    train_windows, valid_examples, test_examples = (
+    positions, leaking = join_windows(*parts)
+    windows, valid_examples, test_examples = (
         tuple(
-            Example(window.user, window.history, window.item, next(target_positions))
+            Example(window.user, window.history, window.item, positions[window])
             for window in part
+            if part is not parts[0] or window not in leaking
         )
         for part in parts
     )
-    targets = (*valid_examples, *test_examples)
-    held_out = {(target.user, target.item, target.position) for target in targets}
-    windows = tuple(
-        window for window in train_windows if held_out.isdisjoint(window_events(window))
-    )
-    origin = SplitOrigin(_windows_digest(parts), left_out=len(train_windows) - len(windows))
+    origin = SplitOrigin(_windows_digest(parts), left_out=len(parts[0]) - len(windows))
     sequences = window_sequences(windows)
     return _checked(Split("given", sequences, valid_examples, test_examples, windows, origin))
 

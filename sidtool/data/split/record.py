@@ -130,7 +130,7 @@ class SplitCounts(JsonRecord):
     """Under `temporal`, users whose first event is held out: that event has no history, so it is in
     no part. Under `leave-one-out`, events behind a user's last target; under `last-session`, those
     in or behind a user's last session that are no targets. Under `given`, training windows that
-    show a held-out event."""
+    show or may show a held-out event."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,22 @@
 """Files that are already windowed, such as MiniOneRec's: a row is a history, cut to a fixed length,
 and its target."""
 
-from collections.abc import Sequence
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from sidtool.base.errors import DataError
 from sidtool.data.columns import HISTORY_COLUMNS, ID_COLUMNS, USER_COLUMNS, need_column
 from sidtool.data.tables.json_tables import is_id
 from sidtool.data.tables.list_cells import parse_list
 from sidtool.data.tables.tables import column_names, read_columns
+
+Events = tuple[str, ...]
+"""Items of consecutive events of a user."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,11 @@ class Window:
     user: str
     history: tuple[str, ...]
     item: str
+
+    @cached_property
+    def events(self) -> Events:
+        """The items of the history and the target."""
+        return (*self.history, self.item)
 
 
 def read_windows(path: Path) -> tuple[Window, ...]:
@@ -52,37 +64,164 @@ def _window(
     return Window(user, tuple(str(member) for member in members), item)
 
 
-def positions(windows: Sequence[Window]) -> list[int]:
-    """Index of each window's target in its user's whole sequence.
+def join_windows(
+    train: Sequence[Window], valid: Sequence[Window], test: Sequence[Window]
+) -> tuple[dict[Window, int], set[Window]]:
+    """The index of each window's target in its user's whole sequence, and the training windows that
+    show a held-out target, or may show it by what the windows have in common.
 
-    A history shorter than the longest one in the files was not cut, so its length is the position.
-    A history of full length may have been cut: it is joined to the user's earlier windows where the
-    two overlap most. Its position is exact if the user's windows are in time order and complete,
-    and otherwise the smallest one that agrees with the windows. A repeated full window is the same
-    event: counted twice, it could hide a held-out event."""
-    longest = max((len(window.history) for window in windows), default=0)
-    sequences: dict[str, tuple[str, ...]] = {}
-    placed: dict[Window, int] = {}
-    for window in windows:
-        if window in placed:
-            continue
-        sequence = sequences.get(window.user, ())
-        if len(window.history) < longest:
-            sequence = max(sequence, (*window.history, window.item), key=len)
-            placed[window] = len(window.history)
-        else:
-            overlap = _overlap(sequence, window.history)
-            placed[window] = len(sequence) - overlap + len(window.history)
-            sequence = (*sequence, *window.history[overlap:], window.item)
-        sequences[window.user] = sequence
-    return [placed[window] for window in windows]
+    A window is taken to show another event of the same item only where it must: because the
+    position of one of both is known, or because the windows that would lie between are missing from
+    a sequence that otherwise lacks none.
+
+    Raises DataError if histories that were not cut begin a sequence in two ways, and this concerns
+    training windows or a held-out item that is in training windows of the user."""
+    longest = 0
+    may_be_cut: set[Window] = set()
+    of_users: dict[str, tuple[list[Window], list[Window]]] = {}  # in training, and held out
+    for number, part in enumerate((train, valid, test)):
+        length = max((len(window.history) for window in part), default=0)
+        longest = max(longest, length)
+        may_be_cut.update(window for window in part if len(window.history) == length)
+        for window in part:
+            of_users.setdefault(window.user, ([], []))[number > 0].append(window)
+    positions: dict[Window, int] = {}
+    leaking = set()
+    for trained, held_out in of_users.values():
+        _check_agreement(trained, held_out, longest)
+        joined = JoinedWindows.of([*trained, *held_out], longest, may_be_cut)
+        positions |= joined.positions
+        targets: dict[str, set[Window]] = defaultdict(set)
+        for target in held_out:
+            targets[target.item].add(target)
+        for window in dict.fromkeys(trained):
+            if any(
+                joined.may_show(window, target)
+                for item in set(window.events)
+                for target in targets.get(item, ())
+            ):
+                leaking.add(window)
+    return positions, leaking
 
 
-def _overlap(sequence: Sequence[str], history: Sequence[str]) -> int:
-    """Length of the longest suffix of `sequence` that is a prefix of `history`."""
-    longest = min(len(sequence), len(history))
-    return next(
-        n
-        for n in range(longest, -1, -1)
-        if tuple(sequence[len(sequence) - n :]) == tuple(history[:n])
-    )
+def _check_agreement(trained: Sequence[Window], held_out: Sequence[Window], longest: int) -> None:
+    """Check that the histories of a user that were not cut are the beginnings of one sequence."""
+    trained_items = {item for window in trained for item in window.events}
+    # where no training window has a held-out item, the order is of no importance
+    is_leak_possible = any(target.item in trained_items for target in held_out)
+    begun = [
+        window
+        for window in (*trained, *(held_out if is_leak_possible else ()))
+        if len(window.history) < longest
+    ]
+    whole = max((window.events for window in begun), key=len, default=())
+    for window in begun:
+        for place, (item, other) in enumerate(zip(window.events, whole, strict=False), 1):
+            if item != other:
+                raise DataError(
+                    f"the windows of user {window.user!r} are not of one sequence: event {place} "
+                    f"is {item!r} in one history that was not cut and {other!r} in another",
+                    hint="cut the histories of all files to one length, and give each sequence a "
+                    "user id of its own",
+                )
+
+
+@dataclass(frozen=True)
+class JoinedWindows:
+    """The windows of one user, joined by their overlaps. The order of the files decides only where
+    nothing overlaps.
+
+    A history shorter than the longest one in the files was not cut, so it begins with the user's
+    first event. Equal windows are the same event: counted twice, one could hide a held-out one."""
+
+    longest: int
+    """Items of the longest history in the files, of any user."""
+    positions: Mapping[Window, int]
+    """The index of each window's target in the user's whole sequence: exact if no window is
+    missing and none is repeated, else the smallest one that agrees with the overlaps."""
+    is_complete: bool
+    """Whether each event of the joined sequence but the first is the target of a window."""
+    cut: Set[Window]
+    """Windows that may not begin with the user's first event: those with the longest history, of
+    all files, or of their own file if windows are missing."""
+    known: Set[Events]
+    """The events of each window."""
+
+    @classmethod
+    def of(cls, windows: Iterable[Window], longest: int, may_be_cut: Set[Window]) -> Self:
+        """Join windows of a user; `may_be_cut` are those with the longest history of their file."""
+        distinct = {window.events: window for window in windows}
+        cut = [events for events in distinct if len(events) > longest]
+        uncut = [events for events in distinct if len(events) <= longest]
+        # other windows that are not cut are the beginning of the longest one
+        chains = _chains([max(uncut, key=len), *cut] if uncut else cut, longest, bool(uncut))
+        sequence: list[str] = []
+        positions = {distinct[events]: len(events) - 1 for events in uncut}
+        for events, overlap in chains:
+            sequence += events[overlap:]
+            positions[distinct[events]] = len(sequence) - 1
+        spans = [(max(0, end - longest - 1), end) for end in range(2, len(sequence) + 1)]
+        is_complete = all(tuple(sequence[start:end]) in distinct for start, end in spans)
+        is_cut = {distinct[events] for events in cut}
+        return cls(
+            longest, positions, is_complete, is_cut if is_complete else may_be_cut, distinct.keys()
+        )
+
+    def may_show(self, window: Window, target: Window) -> bool:
+        """Whether a window may show the event that is the target of another one: where both have
+        the same items up to that event, and each further event of the window is the target of one,
+        too, if this is true of the joined sequence."""
+        events, other = window.events, target.events
+        n_before = len(other) - 1
+        for place, item in enumerate(events):
+            if item != target.item:
+                continue
+            # the position of an uncut window is known, that of the other event would be larger
+            known = window if place < n_before else target
+            if place != n_before and known not in self.cut:
+                continue
+            n_shared = min(place, n_before) + 1
+            if events[place + 1 - n_shared : place + 1] != other[-n_shared:]:
+                continue
+            past = other if place < n_before else events[: place + 1]
+            both = past + events[place + 1 :]
+            if not self.is_complete or all(
+                both[max(0, index - self.longest) : index + 1] in self.known
+                for index in range(len(past), len(both))
+            ):
+                return True
+        return False
+
+
+def _chains(
+    windows: Sequence[Events], longest: int, is_first_known: bool
+) -> Iterator[tuple[Events, int]]:
+    """Distinct windows in order, each with its overlap with the one before: the longest overlaps
+    are joined first, among equal ones that with the next window of the files. The first window
+    stays the first if that is known."""
+    followers: dict[int, tuple[int, int]] = {}
+    last_of = {index: index for index in range(len(windows))}  # of each chain, by its first window
+    for overlap in range(longest, 0, -1):
+        if len(last_of) < 2:
+            break
+        waiting: dict[Events, list[int]] = defaultdict(list)
+        for first in list(last_of)[is_first_known:]:
+            waiting[windows[first][:overlap]].append(first)
+        for first in list(last_of):
+            while first in last_of:  # else it was joined to another chain
+                last = last_of[first]
+                candidates = waiting.get(windows[last][-overlap:], [])
+                place = bisect(candidates, last)
+                nearest = (*candidates[place : place + 2], *candidates[:2])
+                # a chain does not follow itself
+                follower = next((index for index in nearest if index != first), None)
+                if follower is None or len(windows[last]) < overlap:
+                    break
+                candidates.remove(follower)
+                followers[last] = follower, overlap
+                last_of[first] = last_of.pop(follower)
+    for first in last_of:
+        link: tuple[int, int] | None = (first, 0)
+        while link is not None:
+            yield windows[link[0]], link[1]
+            link = followers.get(link[0])
