@@ -232,11 +232,11 @@ def export(
         plan_export,
     )
     from sidtool.integrations.formats.token_ids import model_tokens
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
     catalog = catalog_file(items, id_column, title_column)
     check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     tokens = model_tokens(model, opened) if model is not None else None
     if dry_run:
         refuse_existing(out, force, EXPORTS[to])

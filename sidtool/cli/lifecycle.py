@@ -48,7 +48,7 @@ def add_items(
     """Add items to a bundle and retire others; published SIDs never move."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
     from sidtool.tokenizer.make.add import NO_ITEMS, planned_change, read_new_items, unknown
     from sidtool.tokenizer.make.add import add_items as add
     from sidtool.tokenizer.make.build_options import CatalogOptions
@@ -61,7 +61,7 @@ def add_items(
     if items is None and (embeddings or encoder or id_column or title_column):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, force, BUNDLE)
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     columns = CatalogOptions(id_column, title_column, empty_text=empty_text)
     catalog = NO_ITEMS if items is None else read_new_items(opened, items, columns)
     retired = [] if remove is None else read_ids(remove)
@@ -150,12 +150,12 @@ def align(
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
     from sidtool.tokenizer.bundle.history import AlignChange
     from sidtool.tokenizer.make.align import align as rename
 
     refuse_existing(out, force, BUNDLE)
-    aligned = rename(open_bundle(new), open_bundle(to))
+    aligned = rename(open_source(new), open_source(to))
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}
@@ -197,9 +197,9 @@ def rebind(
     --bundle."""
     from sidtool.model.rebinding import check_rebind
     from sidtool.model.rebinding import rebind as bind
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
-    opened = open_bundle(newer)
+    opened = open_source(newer)
     check = check_rebind if dry_run else bind
     verdict = check(model, opened, out, force=force)
     value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)

@@ -118,7 +118,7 @@ def build_memory(
     from sidtool.memory.build import DEFAULT, check_memory_split
     from sidtool.memory.build import build_memory as build
     from sidtool.memory.sharded import shards_beside
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
     refuse_existing(out, force, MEMORY)
     if not tune and (users is not None or exclude_seen):
@@ -139,7 +139,7 @@ def build_memory(
     search = _search(chosen | weight, users, exclude_seen) if tune else None
     previous = _earlier(earlier, earlier_split)
     events = open_split(split)
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     base = DEFAULT if previous is None else previous.memory.manifest.settings
     settings = replace(base, **chosen)
     check_memory_split(opened, events)

@@ -158,10 +158,10 @@ def extend_model(
     from sidtool.model.extend import check_extension, locate_base
     from sidtool.model.extend import extend_model as extend
     from sidtool.model.prompt.template_slots import parse_field_tokens
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
     field_tokens = parse_field_tokens(field_token or ())
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     if dry_run:
         limits: dict[str, Any] = {"init_scale": init_scale, "force": force}
         check_extension(opened, out, init, license, user_tokens, field_tokens, **limits)

@@ -34,7 +34,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.model.prompt.field_tokens import FieldValues
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 
@@ -168,7 +168,7 @@ def open_job(
 ) -> SftJob:
     """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
     if not isinstance(bundle, Bundle):
-        bundle = open_bundle(str(bundle))
+        bundle = open_source(str(bundle))
     of_model: _OfModel = (None, {})
     if model is not None:
         tokenizer, of_model = _read_model(model, bundle, options)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.checkpoint.files import CONFIG
-from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
-from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
+from sidtool.model.contract.contract import CONTRACT, Contract
 from sidtool.model.contract.embedded import embedded_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
 from sidtool.model.contract.write import write_contract
@@ -58,7 +58,6 @@ from sidtool.model.vocabulary import (
     check_token_ids,
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import verify
 
 
 def extend_model(
@@ -133,11 +132,7 @@ def extend_model(
         check_token_ids(reloaded, tokens)
         check_block(reloaded, contract.users)
         check_block(reloaded, contract.fields)
-        contract = write_contract(folder, contract, bundle)
-        # reads of a bundle do not check its bytes: refuse a damaged one here, not after training
-        for name, reason in verify(folder / BUNDLE_COPY):
-            raise IntegrityError(f"the bundle is damaged: {name}: {reason}")
-    return contract
+        return write_contract(folder, contract, bundle)
 
 
 def check_extension(

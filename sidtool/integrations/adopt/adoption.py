@@ -9,7 +9,7 @@ from typing import Any
 
 from sidtool.base.artifact import describe
 from sidtool.base.checkpoint.files import model_digests
-from sidtool.base.errors import IntegrityError, SidtoolWarning, UsageError
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -19,7 +19,7 @@ from sidtool.integrations.adopt.prompts import adopted_prompt, worked_prompt
 from sidtool.integrations.adopt.report import Adoption, equal_rows, sampling_settings
 from sidtool.integrations.formats.convert import SUFFIXES, read_map
 from sidtool.model.contract.card import check_license
-from sidtool.model.contract.contract import BUNDLE_COPY, Contract
+from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import AdoptParams, StageRecord
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import locate_base
@@ -34,9 +34,8 @@ from sidtool.model.pretrained import (
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import model_kind, vocabulary_weights
 from sidtool.model.vocabulary import check_embedding_rows
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import verify
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,6 @@ def adopt(
     with new_dir(out, force=force) as folder:
         _copy(checkpoint, folder)
         write_contract(folder, adoption.contract, adoption.bundle)
-        for name, reason in verify(folder / BUNDLE_COPY):
-            raise IntegrityError(f"the bundle is damaged: {name}: {reason}")
     return adoption
 
 
@@ -171,7 +168,7 @@ def _open_map(source: str | Path, tokenizer: Any) -> Bundle:
     tokenizer has a token for."""
     path = Path(source)
     if path.suffix not in SUFFIXES or describe(path) != "a file":
-        return open_bundle(source)
+        return open_source(source)
     imported = read_map(path, name=path.stem)
     sizes = level_sizes(tokenizer, imported)
     if sizes == imported.space.sizes:

@@ -20,7 +20,7 @@ from sidtool.integrations.ray.output import (
 )
 from sidtool.integrations.ray.run import RunOptions, RunReport, part_name, run_over_folder
 from sidtool.integrations.ray.shards import Shard
-from sidtool.registry.references import locate, open_bundle
+from sidtool.registry.references import locate, open_bundle, open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.loaded import (
     LoadedEncoder,
@@ -162,7 +162,7 @@ def encode_folder(
         Traceback (most recent call last):
         sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
     """
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     refuse_inputs(out, locate(bundle)[0])
     columns = columns or ItemColumns()
     if columns.text_template is None:

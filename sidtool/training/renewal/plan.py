@@ -16,7 +16,7 @@ from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import check_model_folder
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.align import align
 from sidtool.training.renewal.last_training import (
@@ -61,7 +61,7 @@ def plan_refresh(
     model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
     contract, own_bundle, _ = check_model_folder(model_dir)
     if not isinstance(bundle, Bundle):
-        bundle = open_bundle(str(bundle))
+        bundle = open_source(str(bundle))
     bundle = usable_bundle(bundle, own_bundle)
     verdict = check_bundle(own_bundle, bundle)
     if split is None:
