@@ -2,14 +2,13 @@
 
 It is stored beside the examples, as NAME.meta.json."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from sidtool.base.digests import file_digest
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data.general_text import GeneralRecord
@@ -135,8 +134,7 @@ def side_files(train: Path) -> dict[str, Path]:
 
 def write_lineage(lineage: Lineage, path: Path) -> None:
     """Write a lineage as JSON."""
-    text = json.dumps(lineage.to_json(), indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(sealed_text(lineage.to_json()), encoding="utf-8")
 
 
 def read_lineage(train: Path) -> Lineage:
@@ -159,7 +157,8 @@ def read_lineage(train: Path) -> Lineage:
         )
     try:
         lineage = Lineage.from_json(value)
-    except (KeyError, TypeError, DataError) as error:
+        check_seal(value)
+    except (KeyError, TypeError, ValueError, DataError) as error:
         raise DataError(
             f"{path} is malformed: {error}", hint="make the training examples again"
         ) from error

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
@@ -22,7 +23,7 @@ from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.similarity import similarity_of
 from sidtool.tokenizer.bundle.arrays import Expected, StoredArrays
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.identity import canonical, hash_array
+from sidtool.tokenizer.bundle.identity import hash_array
 from sidtool.tokenizer.bundle.strings import StringArray
 from sidtool.tokenizer.bundle.zarr_group import (
     ROOT,

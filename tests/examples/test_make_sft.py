@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.documents import SEAL
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.items import Items, read_items
@@ -24,6 +25,7 @@ from sidtool.examples.tasks import named_task
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import ALL_TASKS, QUERIES
 from tests.models import tiny_tokenizer
+from tests.sealed import reseal
 from tests.training_fixtures import N_ITEMS
 
 ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
@@ -302,9 +304,13 @@ def test_a_lineage_of_other_types_is_one_line(
     path = side_files(out)["meta"]
     whole = json.loads(path.read_text())
     lineage = read_lineage(out)
-    for key in whole:
+    path.write_text(json.dumps(whole | {"seed": lineage.seed + 1}))
+    with pytest.raises(DataError, match="it differs from its own SHA-256"):
+        read_lineage(out)
+    for key in whole.keys() - {SEAL}:
         for value in VALUES:
-            path.write_text(json.dumps(whole | {key: value}))
+            path.write_text(json.dumps(whole))
+            reseal(path, {key: value})
             message = ""
             changed = lineage
             try:

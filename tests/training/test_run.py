@@ -34,6 +34,7 @@ from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
 from tests.models import ARCHITECTURES, tiny_model
+from tests.sealed import reseal
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
@@ -328,7 +329,7 @@ def test_examples_of_another_bundle_are_refused_before_weights_load(
     meta = made.with_name("train.jsonl.meta.json")
     lineage = json.loads(meta.read_text())
     lineage["bundle"]["items"] = "0" * 64
-    meta.write_text(json.dumps(lineage))
+    reseal(meta, lineage)
     monkeypatch.setattr(
         module, "load_model_folder", lambda *a, **k: pytest.fail("weights were loaded")
     )

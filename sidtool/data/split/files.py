@@ -15,7 +15,6 @@ Format 3 records sessions: a line of train.jsonl has the indexes at which they s
 first one, `rest`: [{"item": "i7", "position": 6}], each with `feedback`, `context` and `time` where
 the split has them."""
 
-import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import get_args
 
 from sidtool.base.artifact import describe
 from sidtool.base.digests import file_digest
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -210,8 +209,7 @@ def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifes
             write_examples(folder / WINDOWS, split.windows)
         digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         manifest = split.manifest(digests)
-        text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n"
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        (folder / MANIFEST).write_text(sealed_text(manifest.to_json()), encoding="utf-8")
     return manifest
 
 
@@ -223,6 +221,8 @@ def read_manifest(folder: Path) -> SplitManifest:
     path = folder / MANIFEST
     try:
         value = parse_json(path.read_bytes())
+        manifest = SplitManifest.from_json(value)
+        check_seal(value)
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is {describe(folder) or 'a folder'}, not a split: it has no {MANIFEST}",
@@ -230,7 +230,6 @@ def read_manifest(folder: Path) -> SplitManifest:
         ) from error
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    manifest = SplitManifest.from_json(value)
     expected = {TRAIN, VALID, TEST, *([WINDOWS] if manifest.protocol == "given" else [])}
     if manifest.files.keys() != expected:
         raise IntegrityError(
