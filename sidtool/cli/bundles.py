@@ -193,9 +193,11 @@ def _say_decoded(sid: "Decoded") -> None:
 def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
     from sidtool.model.contract.card import summary, validations
-    from sidtool.model.load import check_model_folder
+    from sidtool.model.contract.read import open_bundle_copy, read_contract
+    from sidtool.model.load import usable_items
 
-    contract, bundle, _ = check_model_folder(folder)
+    contract = read_contract(Path(folder))
+    bundle = usable_items(open_bundle_copy(Path(folder), contract), contract.tokens)
     if json:
         return say_json(contract.to_json())
     stages = " > ".join(record.stage for record in contract.stages)

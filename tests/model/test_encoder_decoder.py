@@ -27,7 +27,13 @@ from sidtool.model.structure import (
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
-from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer
+from tests.models import (
+    ENCODER_DECODERS,
+    SENTENCES,
+    tiny_encoder_decoder,
+    tiny_tokenizer,
+    unsigned,
+)
 
 PROMPTS = torch.arange(24).reshape(2, 12) + 5
 ANSWERS = torch.arange(8).reshape(2, 4) + 40
@@ -95,9 +101,7 @@ def test_weights_of_another_kind_than_the_contract_says_are_refused(
 ) -> None:
     save(tmp_path / "base", "t5")
     extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
-    path = tmp_path / "out" / "sid.json"
-    contract = json.loads(path.read_text())
-    path.write_text(json.dumps({**contract, "kind": "causal"}))
+    unsigned(tmp_path / "out", kind="causal")
     with pytest.raises(CompatibilityError, match="encoder-decoder weights, its contract says cau"):
         load_model_folder(tmp_path / "out")
 
