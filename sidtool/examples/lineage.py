@@ -12,7 +12,7 @@ from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data.general_text import GeneralRecord
-from sidtool.data.split.files import MANIFEST, TEST, VALID
+from sidtool.data.split.files import MANIFEST, TEST, VALID, read_manifest
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.record import SplitReference
 from sidtool.data.split.split import Split
@@ -199,9 +199,10 @@ def checked_side_file(examples: Path, lineage: Lineage, part: str, what: str) ->
 def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage) -> Path:
     """The file of validation users: `valid`, or else the one beside the examples.
 
-    Raises DataError if it is missing or was changed since, UsageError for the test part of a
-    split: a checkpoint that it selects cannot be tested on it."""
-    if valid is None:
+    Raises DataError if it is missing or was changed since, IntegrityError if it is of a split that
+    was, UsageError for the test part of a split: a checkpoint that it selects cannot be tested on
+    it."""
+    if valid is None or Path(valid) == side_files(examples)["valid"]:
         return checked_side_file(examples, lineage, "valid", "the validation users")
     valid = Path(valid)
     if not valid.is_file():
@@ -211,6 +212,8 @@ def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage)
             f"{valid} is the test part of a split, which must not select a checkpoint",
             hint=f"--valid {valid.with_name(VALID)}",
         )
+    if (valid.parent / MANIFEST).exists():
+        read_manifest(valid.parent)  # checks its files
     return valid
 
 

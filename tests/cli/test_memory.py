@@ -321,7 +321,7 @@ def test_a_damaged_or_replaced_copy_is_refused(
     assert "neighbors/weight/c/0" in refused(3, "recommend", tmp_path / "model", *history)
     other = tmp_path / "model/memory.zarr"
     build(road, other, "--neighbors", 3, "--force")
-    assert "the contract says" in refused(3, "recommend", tmp_path / "model", *history)
+    assert "sid.json says" in refused(3, "recommend", tmp_path / "model", *history)
 
 
 def test_later_stages_do_not_keep_the_memory(road: Road, bound: Path, tmp_path: Path) -> None:

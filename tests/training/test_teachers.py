@@ -19,7 +19,7 @@ from sidtool.training.loss.teachers import Teachers, load_teachers
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
-from tests.models import tiny_model, tiny_tokenizer
+from tests.models import tiny_model, tiny_tokenizer, unsigned
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 3e-3}
@@ -154,6 +154,7 @@ def test_incompatible_teachers_are_refused(
     one, other = list(vocabulary)[-2:]
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     path.write_text(json.dumps(tokenizer))
+    unsigned(spelled)
     with pytest.raises(CompatibilityError, match="another tokenizer"):
         load_teachers([spelled], load_model_folder(base), None)
     wider = tmp_path / "wider"
