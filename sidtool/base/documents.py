@@ -1,16 +1,14 @@
-"""Small files from outside, read within a bound, and JSON and YAML text, parsed strictly.
-"""JSON and YAML text from outside, parsed strictly, and JSON documents with their own digest.
+"""Small files from outside, read within a bound; JSON and YAML text, parsed strictly; and JSON
+documents with their own digest.
 
 Python's parsers take the last of two equal keys, read NaN, and end with errors of many classes on
 deep nesting, long numbers and wrong encodings. Here all of that is one ValueError of one line."""
 
 import errno
+import hashlib
 import json
 import os
 import select
-from collections.abc import Callable
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path

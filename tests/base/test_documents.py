@@ -12,19 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool import documents
-from sidtool.base.documents import (
-    MAX_YAML_CHARACTERS,
-    parse_json,
-    parse_json_row,
-    parse_yaml,
-    read_document,
+from sidtool.base import documents
 from sidtool.base.documents import (
     MAX_YAML_CHARACTERS,
     check_seal,
     parse_json,
     parse_json_row,
     parse_yaml,
+    read_document,
     sealed_text,
 )
 
@@ -176,6 +171,8 @@ def test_the_output_of_a_command_is_a_document() -> None:
     words = ["bash", "-c", script, sys.executable, program]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.stdout == "[b'x\\n', b'', b'y\\n']\n", done.stderr
+
+
 def test_a_document_says_whether_its_values_changed() -> None:
     value = {"b": [1, 1.5, {"é": None}], "a": "x"}
     text = sealed_text(value)

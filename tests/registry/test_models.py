@@ -1,6 +1,7 @@
 """Models in a registry: versions by number, pulled as they were pushed, refused if anything in them
 is not what their contract records."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
