@@ -174,9 +174,8 @@ def same_items(model: Path) -> None:
 
 
 def other_tokens(model: Path) -> None:
-    contract = json.loads((model / "sid.json").read_text())
-    contract["space"]["begin"] = "<|begin|>"
-    (model / "sid.json").write_text(json.dumps(contract))
+    space = json.loads((model / "sid.json").read_text())["space"]
+    rewrite(model, space={**space, "begin": "<|begin|>"})
 
 
 DAMAGES = {
