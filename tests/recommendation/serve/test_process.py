@@ -49,7 +49,7 @@ def test_a_service_answers_what_page_and_examples_call_and_drains_at_its_end(
     model: Path, expected: list[str], tmp_path: Path
 ) -> None:
     token = {"SIDTOOL_TOKEN": "sesame"}
-    with running(tmp_path / "log", model, "-v", env=token) as service:
+    with running(tmp_path / "log", model, "-v", "--timeout", DEADLOCK, env=token) as service:
         service.wait_until_ready()
         check_next_step(service, tmp_path)
         check_page(service, tmp_path)
@@ -176,7 +176,7 @@ def test_the_coprocess_of_the_page_answers(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(model: Path, expected: list[str], tmp_path: Path) -> None:
-    with running(tmp_path / "log", model, "--workers", "2") as service:
+    with running(tmp_path / "log", model, "--workers", 2, "--timeout", DEADLOCK) as service:
         service.wait_until_ready()
         workers = children(service.process.pid)
         os.kill(workers[0], signal.SIGKILL)
