@@ -26,19 +26,15 @@ if TYPE_CHECKING:
     from sidtool.data.split.files import split_events as split_events
     from sidtool.data.split.list_targets import ListTargets as ListTargets
     from sidtool.data.split.sessions import SessionRule as SessionRule
-    from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
-    from sidtool.evaluation.lists.list_evaluation import (
-        ListEvaluationOptions as ListEvaluationOptions,
-    )
     from sidtool.evaluation.lists.list_evaluation import evaluate_lists as evaluate_lists
-    from sidtool.evaluation.memory_tuning import TuneMemoryOptions as TuneMemoryOptions
     from sidtool.evaluation.memory_tuning import tune_memory as tune_memory
+    from sidtool.evaluation.options import EvaluationOptions as EvaluationOptions
+    from sidtool.evaluation.options import ListEvaluationOptions as ListEvaluationOptions
+    from sidtool.evaluation.options import TaskEvaluationOptions as TaskEvaluationOptions
+    from sidtool.evaluation.options import TuneMemoryOptions as TuneMemoryOptions
     from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.similarity_tuning import tune_similarity as tune_similarity
-    from sidtool.evaluation.tasks.task_evaluation import (
-        TaskEvaluationOptions as TaskEvaluationOptions,
-    )
     from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_task
     from sidtool.examples.event_weights import WeightOptions as WeightOptions
     from sidtool.examples.examples_run import make_sft as make_sft
@@ -116,7 +112,7 @@ _MODULES = {
     "ClusterRanker": "integrations.ray.rankings",
     "CodebookFile": "integrations.formats.imported_codebook",
     "Encoder": "tokenizer.encoder.settings",
-    "EvaluationOptions": "evaluation.evaluation",
+    "EvaluationOptions": "evaluation.options",
     "EventNames": "data.interactions",
     "FieldName": "data.fields.field_columns",
     "FieldOptions": "data.fields.field_columns",
@@ -126,7 +122,7 @@ _MODULES = {
     "ItemColumns": "integrations.ray.vectors",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
-    "ListEvaluationOptions": "evaluation.lists.list_evaluation",
+    "ListEvaluationOptions": "evaluation.options",
     "ListOptions": "recommendation.search.list_options",
     "ListTargets": "data.split.list_targets",
     "Listening": "recommendation.serve.serve_options",
@@ -147,10 +143,10 @@ _MODULES = {
     "SidtoolError": "base.errors",
     "SplitOptions": "data.split.files",
     "StageSettings": "training.settings",
-    "TaskEvaluationOptions": "evaluation.tasks.task_evaluation",
+    "TaskEvaluationOptions": "evaluation.options",
     "Templates": "model.prompt.frames",
     "TrainOptions": "training.settings",
-    "TuneMemoryOptions": "evaluation.memory_tuning",
+    "TuneMemoryOptions": "evaluation.options",
     "TuneSimilarityOptions": "evaluation.similarity_tuning",
     "WeightOptions": "examples.event_weights",
     "add_items": "tokenizer.make.add",

@@ -27,6 +27,7 @@ from sidtool.cli import (
     train,
 )
 from sidtool.cli.command import Command, with_verbosity
+from sidtool.cli.groups import with_flags
 from sidtool.cli.terminal.console import Commands
 
 app = typer.Typer(
@@ -79,6 +80,8 @@ PANELS: dict[str, dict[Callable[..., Any], str]] = {
         recommend.recommend: "tuned --history B01,B02 -k 10",
         serve.serve: "tuned --port 8000",
         evaluate.evaluate: "tuned split --fail-under ndcg@10=0.03",
+        evaluate.evaluate_lists: "lists split --length 5",
+        evaluate.evaluate_task: "tuned title-to-sid --items items.csv",
         report.report: "shop.zarr -o page.html",
     },
     "Life cycle": {
@@ -103,7 +106,7 @@ for panel, commands in PANELS.items():
             rich_help_panel=panel,
             epilog=f"Example: sidtool {name} {escape(words)}",
         )
-        register(with_verbosity(command))
+        register(with_verbosity(with_flags(command)))
 
 
 def _print_version(requested: bool) -> None:

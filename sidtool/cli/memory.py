@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.cli import inference
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
@@ -19,6 +18,7 @@ from sidtool.cli.terminal.console import (
     say_plan,
     say_table,
 )
+from sidtool.evaluation.options import TuneMemoryOptions
 
 if TYPE_CHECKING:
     from sidtool.data.split.split import Split
@@ -172,11 +172,7 @@ def tune_memory(
         str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
     ],
     out: options.Out,
-    users: Annotated[
-        int | None, typer.Option(help="Validation examples, evenly spread; default: all.")
-    ] = None,
-    num_beams: inference.NumBeams = 100,
-    exclude_seen: inference.ExcludeSeen = False,
+    chosen: TuneMemoryOptions,
     config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -185,11 +181,10 @@ def tune_memory(
     """Choose the weight and power of a memory on validation users, and bind it to a copy of a
     model."""
     from sidtool.data.split.files import open_split
-    from sidtool.evaluation.memory_tuning import TuneMemoryOptions, plan_tune_memory
+    from sidtool.evaluation.memory_tuning import plan_tune_memory
     from sidtool.evaluation.memory_tuning import tune_memory as tune
     from sidtool.registry.references import open_memory
 
-    chosen = TuneMemoryOptions(users, num_beams, exclude_seen)
     opened = open_memory(memory)
     events = open_split(split)
     if dry_run:
@@ -201,7 +196,7 @@ def tune_memory(
             model=str(out),
             memory=opened.digest,
             examples=len(examples),
-            num_beams=num_beams,
+            num_beams=chosen.num_beams,
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")

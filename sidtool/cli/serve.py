@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.cli import inference
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn
-from sidtool.cli.terminal.inputs import read_ids
+from sidtool.model.memory import MemoryOptions
+from sidtool.model.model_options import ModelOptions
+from sidtool.recommendation.recommend_options import ItemOptions, RecommendOptions
 
 TOKEN_VARIABLE = "SIDTOOL_TOKEN"
 LIMITS = "Limits"
@@ -25,6 +26,9 @@ def serve(
             help="A model folder, hf://ORG/NAME, or a published model URL/NAME@TAG.",
         ),
     ],
+    items: ItemOptions,
+    memory: MemoryOptions,
+    use: ModelOptions,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is reached from this machine.")
     ] = "127.0.0.1",
@@ -51,16 +55,6 @@ def serve(
             help="How often to look for a newer model, bundle or memory at its location or tag.",
         ),
     ] = 10.0,
-    k: Annotated[int, typer.Option("-k", help="Items per request.")] = 10,
-    num_beams: inference.NumBeams = 50,
-    normalize: inference.Normalize = None,
-    exclude_seen: inference.ExcludeSeen = False,
-    allow: Annotated[
-        Path | None, typer.Option(help="File of item ids, one per line: recommend no others.")
-    ] = None,
-    deny: Annotated[
-        Path | None, typer.Option(help="File of item ids, one per line: never recommend these.")
-    ] = None,
     batch_tokens: Annotated[
         int | None,
         typer.Option(
@@ -100,14 +94,7 @@ def serve(
             rich_help_panel=LIMITS,
         ),
     ] = 30.0,
-    bundle: inference.OtherBundle = None,
     encoder: options.MovedEncoder = None,
-    memory: inference.Memory = None,
-    memory_weight: inference.MemoryWeight = None,
-    memory_power: inference.MemoryPower = None,
-    device: inference.Device = None,
-    dtype: inference.Dtype = None,
-    trust_remote_code: options.Trust = False,
     config: options.Config = None,
     json: options.Json = False,
 ) -> None:
@@ -121,8 +108,6 @@ def serve(
 
     require("serve")
     from sidtool.integrations.ray.ray_service import serve_on_ray
-    from sidtool.model.memory import MemoryOptions
-    from sidtool.recommendation.recommend_options import RecommendOptions
     from sidtool.recommendation.serve.serve_options import Listening, ServeLimits, ServeOptions
     from sidtool.recommendation.serve.start import serve as serve_model
 
@@ -139,19 +124,12 @@ def serve(
     )
     served = ServeOptions(
         model,
-        bundle=bundle,
-        memory=MemoryOptions(memory, memory_weight, memory_power),
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        recommend=RecommendOptions(
-            k,
-            num_beams,
-            normalize,
-            exclude_seen,
-            allow=None if allow is None else tuple(read_ids(allow)),
-            deny=() if deny is None else tuple(read_ids(deny)),
-        ),
+        bundle=use.bundle,
+        memory=memory,
+        device=use.device,
+        dtype=use.dtype,
+        trust_remote_code=use.trust_remote_code,
+        recommend=RecommendOptions(**vars(items)),
         encoder=encoder,
         limits=limits,
         poll_seconds=poll,

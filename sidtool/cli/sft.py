@@ -119,7 +119,7 @@ def make_sft(
     json: options.Json = False,
 ) -> None:
     """Write training examples, validation users and their lineage."""
-    from sidtool.examples.catalog import CatalogOptions
+    from sidtool.examples.catalog import TaskCatalogOptions
     from sidtool.examples.examples_run import make_sft as write_sft
     from sidtool.examples.sft_options import SftOptions
     from sidtool.model.prompt.template_file import read_template_file
@@ -140,7 +140,7 @@ def make_sft(
         },
         lists=_list_targets(list_length, list_stride, list_order),
     )
-    catalog_options = CatalogOptions(
+    catalog_options = TaskCatalogOptions(
         id_column, title_column, tuple(field or ()), queries, query_text
     )
     event_weights = _weight_options(weight, weight_clip)

@@ -184,7 +184,7 @@ def refresh(
 
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
-    from sidtool.examples.catalog import CatalogOptions
+    from sidtool.examples.catalog import TaskCatalogOptions
     from sidtool.training.renewal.last_training import RefreshOptions
     from sidtool.training.renewal.plan import plan_refresh
     from sidtool.training.renewal.refresh import refresh as renew
@@ -208,7 +208,7 @@ def refresh(
             bundle,
             out,
             **how,
-            catalog_options=CatalogOptions(id_column, title_column),
+            catalog_options=TaskCatalogOptions(id_column, title_column),
             progress=steps_of(report.get("train")),
             log=log,
             notify=notify,

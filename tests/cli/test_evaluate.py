@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.split.files import open_split
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.model.load import load_model_folder
 from tests.cli.road import N_USERS, Ran, Road, done, refused, run
 

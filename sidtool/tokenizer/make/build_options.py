@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import option
 from sidtool.data.columns import CatalogColumns
-from sidtool.data.items import EmptyText, Items, read_items
+from sidtool.data.items import CatalogNames, EmptyText, Items, read_items
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.quantize import Method, check_method
 from sidtool.tokenizer.quantize.fusion import FusionOptions
@@ -15,13 +16,13 @@ from sidtool.tokenizer.sid import SidSpace, Spelling
 
 
 @dataclass(frozen=True)
-class CatalogOptions:
-    """How a catalog is read (see `data.items.read_items`); None: guessed."""
+class CatalogOptions(CatalogNames):
+    """How a catalog is read (see `data.items.read_items`)."""
 
-    id_column: str | None = None
-    title_column: str | None = None
-    text_template: str | None = None
-    empty_text: EmptyText = "id"
+    text_template: str | None = option(None)
+    """Text of an item, from catalog columns. Default: the title; with a bundle, as it was built."""
+    empty_text: EmptyText = option("id")
+    """Item without text: use its id as text, drop it, or fail."""
 
 
 def read_catalog(
