@@ -161,7 +161,7 @@ class Alignment:
     def task(self, model: Path, films: str, task: str, *options: object) -> dict[str, Any]:
         """The metrics of a task on a list of films."""
         out = self.work / "titles-metrics" / f"{films}-{task}.json"
-        command = ("evaluate", model, "--task", task, "--num-beams", 10, "--json", *options)
+        command = ("evaluate-task", model, task, "--num-beams", 10, "--json", *options)
         self.steps.run(out, *command, save_stdout=True)
         return json.loads(out.read_text(encoding="utf-8"))
 

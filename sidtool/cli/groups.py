@@ -28,8 +28,9 @@ def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
-        alone = {name: value for name, value in values.items() if name in hints}
-        return command(**alone, **{name: _make(kind, values) for name, kind in groups.items()})
+        alone = {name: values[name] for name in hints if name in values and name not in groups}
+        made = {name: _make(kind, values) for name, kind in groups.items()}
+        return command(**alone, **made)
 
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: each.annotation for name, each in parameters.items()}

@@ -68,7 +68,7 @@ def evaluate_task(
     if loaded.contract.user_tokens and per_user:
         raise UsageError(
             f"the model has user tokens, and questions of task {task} have none",
-            hint="sidtool evaluate without --task measures recommendations, with them",
+            hint="sidtool evaluate measures recommendations, with them",
         )
     has_parts = per_user and source is not None and not _holds_training_examples(source)
     if options.on != "test" and not has_parts:
