@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from sidtool.examples.examples_run import make_sft as make_sft
     from sidtool.examples.job import SftInputs as SftInputs
     from sidtool.examples.sft_options import SftOptions as SftOptions
-    from sidtool.integrations.adopt.adoption import AdoptOptions as AdoptOptions
+    from sidtool.integrations.adopt.adopt_options import AdoptOptions as AdoptOptions
     from sidtool.integrations.adopt.adoption import adopt as adopt
     from sidtool.integrations.formats.convert import CatalogFile as CatalogFile
     from sidtool.integrations.formats.convert import export_map as export_map
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from sidtool.memory.memory import Memory as Memory
     from sidtool.memory.similarity import KnnSettings as KnnSettings
     from sidtool.model.extend import extend_model as extend_model
+    from sidtool.model.extend_options import ExtendOptions as ExtendOptions
     from sidtool.model.load import load_model_folder as load_model_folder
     from sidtool.model.merging import merge as merge
     from sidtool.model.presets.init_model import init_model as init_model
@@ -104,7 +105,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _MODULES = {
-    "AdoptOptions": "integrations.adopt.adoption",
+    "AdoptOptions": "integrations.adopt.adopt_options",
     "BuildOptions": "tokenizer.make.build_options",
     "Bundle": "tokenizer.bundle.bundle",
     "CatalogFile": "integrations.formats.convert",
@@ -114,6 +115,7 @@ _MODULES = {
     "Encoder": "tokenizer.encoder.settings",
     "EvaluationOptions": "evaluation.options",
     "EventNames": "data.interactions",
+    "ExtendOptions": "model.extend_options",
     "FieldName": "data.fields.field_columns",
     "FieldOptions": "data.fields.field_columns",
     "Fields": "data.fields.fields",

@@ -26,12 +26,13 @@ from sidtool.cli.terminal.console import (
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": (
         *("items", "id_column", "title_column", "text_template", "empty_text", "field"),
-        *("embeddings", "interactions", "queries", "query_text", "only_items", "hide_text_of"),
+        *("embeddings", "by_row", "interactions", "queries", "query_text"),
+        *("only_items", "hide_text_of"),
         *("user_column", "item_column", "order_column", "rating_column", "order", "info", "keys"),
     ),
-    "Quantizer": (),
+    "Quantizer": ("balanced", "collisions"),
     "Encoder": (),
-    "Tokens": (),
+    "Tokens": ("begin_end_tokens",),
     "Model": ("model", "bundle", "encoder", "revision", "device", "dtype", "trust_remote_code"),
     "Memory": ("memory", "memory_weight", "memory_power", "explain"),
     "Training": ("stage", "set_", "valid", "teacher", "share", "learning_rate"),

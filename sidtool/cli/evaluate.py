@@ -1,18 +1,18 @@
 """The commands evaluate, evaluate-lists and evaluate-task."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.base.errors import UsageError
+from sidtool.base.option_texts import numbers, parse_bytes
 from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_task
 from sidtool.cli.list_tables import say_lists
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_task
 from sidtool.cli.terminal.console import next_step, progress
-from sidtool.cli.terminal.inputs import numbers
 from sidtool.evaluation.options import (
     EvaluationOptions,
     ListEvaluationOptions,
@@ -20,12 +20,12 @@ from sidtool.evaluation.options import (
     TaskEvaluationOptions,
 )
 from sidtool.examples.catalog import TaskCatalogOptions
+from sidtool.integrations.ray.engine import WorkerOptions
 from sidtool.model.memory import MemoryOptions
 from sidtool.model.model_options import ModelOptions
 from sidtool.recommendation.search.list_options import ListOptions
 
 if TYPE_CHECKING:
-    from sidtool.integrations.ray.engine import Engine
     from sidtool.integrations.ray.rankings import ClusterRanker
     from sidtool.model.load import LoadedModel
 
@@ -51,6 +51,7 @@ def evaluate(
     settings: EvaluationOptions,
     memory: MemoryOptions,
     use: ModelOptions,
+    workers: WorkerOptions,
     against: Against = None,
     details: Annotated[
         bool,
@@ -62,15 +63,14 @@ def evaluate(
     ] = False,
     fail_under: FailUnder = None,
     baseline_memory: Annotated[
-        str | None,
+        int | None,
         typer.Option(
+            parser=parse_bytes,
             metavar="SIZE",
             help="Memory for training events and the pairs of item-kNN, like 4GiB: more than fits "
             "is put into temporary files.",
         ),
     ] = None,
-    engine: options.Engine = "local",
-    workers: options.Workers = None,
     config: options.Config = None,
     json: options.Json = False,
 ) -> None:
@@ -79,9 +79,8 @@ def evaluate(
     from sidtool.evaluation.evaluation import evaluate as evaluate_split
     from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
 
-    thresholds = numbers(fail_under, option="--fail-under")
-    ranker = _ranker(model, use, memory, engine, workers)
-    budget = None if baseline_memory is None else options.parse_bytes(baseline_memory)
+    thresholds = numbers(fail_under or [], option="--fail-under")
+    ranker = _ranker(model, use, memory, workers)
     loaded = inference.load_model(model, use, memory)
     check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
     with progress("evaluate") as reports:
@@ -90,7 +89,7 @@ def evaluate(
             split,
             settings,
             against=_other(against, use),
-            baseline_memory=budget,
+            baseline_memory=baseline_memory,
             ranker=ranker,
             progress=reports.get("evaluate"),
         )
@@ -113,14 +112,12 @@ def evaluate_lists(
 ) -> None:
     """Evaluate lists on whole held-out sessions, beside the first items of the model's ranking:
     recall and NDCG of the session, order, diversity, novelty, repeats and legality."""
-    from dataclasses import replace
-
     from sidtool.evaluation.lists.list_evaluation import LISTS
     from sidtool.evaluation.lists.list_evaluation import evaluate_lists as evaluate_split
     from sidtool.evaluation.lists.list_metrics import list_metric_names
     from sidtool.evaluation.metrics import check_names, check_thresholds
 
-    thresholds = numbers(fail_under, option="--fail-under")
+    thresholds = numbers(fail_under or [], option="--fail-under")
     check_names(thresholds, list_metric_names(settings.length))
     loaded = inference.load_model(model, use, memory)
     with progress("evaluate") as reports:
@@ -161,7 +158,7 @@ def evaluate_task(
     from sidtool.evaluation.metrics import check_thresholds
     from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_questions
 
-    thresholds = numbers(fail_under, option="--fail-under")
+    thresholds = numbers(fail_under or [], option="--fail-under")
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))
     loaded = inference.load_model(model, use)
     with progress("evaluate") as reports:
@@ -174,22 +171,16 @@ def _other(against: str | None, use: ModelOptions) -> "LoadedModel | None":
     """The model to compare with, on the same device."""
     if against is None:
         return None
-    alone = ModelOptions(None, use.device, use.dtype, use.trust_remote_code)
-    return inference.load_model(against, alone)
+    return inference.load_model(against, replace(use, bundle=None))
 
 
 def _ranker(
-    model: str,
-    use: ModelOptions,
-    memory: MemoryOptions,
-    engine: "Engine",
-    workers: int | None,
+    model: str, use: ModelOptions, memory: MemoryOptions, workers: WorkerOptions
 ) -> "ClusterRanker | None":
     """The workers that search, None for this process."""
-    if engine == "local":
-        if workers is not None:
-            raise UsageError("--workers requires --engine ray")
+    if workers.engine == "local":
         return None
     from sidtool.integrations.ray.rankings import ClusterRanker
 
-    return ClusterRanker(inference.model_source(model, use, memory), engine, workers)
+    source = inference.model_source(model, use, memory)
+    return ClusterRanker(source, workers.engine, workers.workers)

@@ -1,23 +1,25 @@
 """The recommend command."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.option_texts import read_ids
 from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.cli import inference
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import progress, say, say_json, say_table, warn
-from sidtool.cli.terminal.inputs import read_ids, standard_input
+from sidtool.cli.terminal.console import progress, say, say_json, say_table, standard_input, warn
+from sidtool.integrations.ray.engine import WorkerOptions
+from sidtool.integrations.ray.run import RunOptions
 from sidtool.model.memory import MemoryOptions
 from sidtool.model.model_options import ModelOptions
-from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.recommend_options import ItemOptions, RecommendOptions
 from sidtool.recommendation.search.list_options import ListOptions
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ class RequestSource:
     """File of events, or split folder: requests are the whole histories of its users."""
     user: tuple[str, ...] = option(())
     """User of --events; repeatable."""
-    users: tuple[str, ...] | None = option(None, is_file=True)
+    users: tuple[str, ...] | None = option(None, reads=read_ids)
     """File of users of --events, one id per line."""
     all_users: bool = option(False)
     """Recommend for every user of --events."""
@@ -84,11 +86,11 @@ class RequestSource:
     --history, or of every request that does not have its own."""
 
     def __post_init__(self) -> None:
-        if [self.history, self.file, self.query, self.events].count(None) != 3:
-            raise UsageError("give one of --history, --file, --query and --events")
         named = [bool(self.user), self.users is not None, self.all_users]
         if self.events is None and any(named):
             raise UsageError("--user, --users and --all-users require --events")
+        if [self.history, self.file, self.query, self.events].count(None) != 3:
+            raise UsageError("give one of --history, --file, --query and --events")
         if self.events is not None and sum(named) != 1:
             raise UsageError("--events requires one of --user, --users and --all-users")
 
@@ -147,12 +149,11 @@ def recommend(
     lists: ListOptions,
     memory: MemoryOptions,
     use: ModelOptions,
+    workers: WorkerOptions,
     list_: ListLength = None,
     candidates: Candidates = None,
     out: Answers = None,
     resume: Resume = False,
-    engine: options.Engine = "local",
-    workers: options.Workers = None,
     config: options.Config = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -166,28 +167,24 @@ def recommend(
     from sidtool.recommendation.recommendations import answer_each, recommend_to_file
 
     choices = replace(_with_list(choices, list_, lists), fields=source.shared_fields())
-    scored = None if candidates is None else tuple(read_ids(candidates))
+    scored = None if candidates is None else read_ids(candidates)
     if scored is not None and choices.allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
     if resume and out is None:
         raise UsageError("--resume needs -o, the output to continue")
-    if engine == "ray":
-        run = {"workers": workers, "resume": resume, "force": force}
-        return _recommend_by_workers(
-            inference.model_source(model, use, memory), source.file, out, choices, scored, run
-        )
-    if workers is not None:
-        raise UsageError("--workers requires --engine ray")
+    if workers.engine == "ray":
+        run = RunOptions(**asdict(workers), resume=resume, force=force)
+        model_source = inference.model_source(model, use, memory)
+        return _recommend_by_workers(model_source, source.file, out, choices, scored, run)
     if out is not None:
         refuse_existing(out, force, RESULTS)
     loaded = inference.load_model(model, use, memory)
     requests = source.requests(loaded)
-    stop = choices.strict or source.is_one
     outcome = Outcome()
     with progress("recommend") as reports:
         shared: dict[str, Any] = {
             "candidates": scored,
-            "stop": stop,
+            "stop": choices.strict or source.is_one,
             "progress": reports.get("recommend"),
         }
         if out is None:
@@ -204,6 +201,8 @@ def _with_list(
     choices: RecommendOptions, length: int | None, lists: ListOptions
 ) -> RecommendOptions:
     """The options with those of a list. Raises UsageError for options of lists without --list."""
+    if length is not None and choices.k != ItemOptions.k:
+        raise UsageError("--list is the number of items: leave out -k")
     if length is not None:
         return replace(choices, k=length, list=lists)
     if lists != ListOptions():
@@ -219,12 +218,11 @@ def _recommend_by_workers(
     out: Path | None,
     choices: RecommendOptions,
     candidates: tuple[str, ...] | None,
-    run: Mapping[str, Any],
+    run: RunOptions,
 ) -> None:
     """Answer a folder of requests. Raises UsageError unless requests and answers are folders."""
     from sidtool.data.tables.locate import as_url
     from sidtool.integrations.ray.recommendations import recommend_folder
-    from sidtool.integrations.ray.run import RunOptions
 
     if file in (None, "-") or out is None:
         raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
@@ -238,7 +236,7 @@ def _recommend_by_workers(
             choices,
             candidates=candidates,
             stop=choices.strict,
-            run=RunOptions("ray", progress=reports.get("recommend"), **run),
+            run=replace(run, progress=reports.get("recommend")),
         )
     _report(outcome, choices.k)
 

@@ -33,7 +33,7 @@ SEPARATORS = " .,;:|/-–—"
 EmptyText = Literal["error", "id", "drop"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CatalogNames:
     """The columns of a catalog; None: guessed."""
 
@@ -41,6 +41,15 @@ class CatalogNames:
     """Catalog column of item ids; guessed by default."""
     title_column: str | None = option(None)
     """Catalog column of titles; guessed by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextNames(CatalogNames):
+    """The columns of a catalog and of the texts of its items."""
+
+    text_template: str | None = option(None)
+    """Text of an item from columns, like "{title}. {description}". Default: the title; with a
+    bundle, as it was built."""
 
 
 @dataclass(frozen=True)

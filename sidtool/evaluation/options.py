@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidtool.base.errors import UsageError
+from sidtool.base.option_texts import read_ids
 from sidtool.base.options import check_options, option
 from sidtool.data.split.list_targets import MAX_LENGTH
 from sidtool.evaluation.baselines import UNTUNED
@@ -14,7 +15,7 @@ from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.tasks import named_task
 from sidtool.memory.similarity import KnnSettings
 from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.search_options import BeamOptions, SearchOptions
+from sidtool.recommendation.search.search_options import BeamOptions, SearchOptions, SeenOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ class QuestionOptions(HeldOutOptions, BeamOptions):
 
     items: Path | None = option(None)
     """Catalog that the task's questions are made of; default: the bundle's titles."""
-    only_items: frozenset[str] | None = option(None, is_file=True)
+    only_items: frozenset[str] | None = option(None, reads=read_ids)
     """File of item ids, one per line: questions about these items only."""
 
 
@@ -103,15 +104,13 @@ class TaskEvaluationOptions(QuestionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneMemoryOptions:
+class TuneMemoryOptions(SeenOptions):
     """How weight and power are chosen. Raises UsageError for a number out of range."""
 
     users: int | None = option(None, minimum=1)
     """Validation examples, evenly spread; default: all."""
     num_beams: int = option(100, minimum=1)
     """Beam width, and the number of items that are ranked again."""
-    exclude_seen: bool = option(False)
-    """Never recommend an item of the history."""
 
     def __post_init__(self) -> None:
         check_options(self)

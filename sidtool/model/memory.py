@@ -69,9 +69,9 @@ class MemoryOptions:
     location: str | None = option(None, flag="--memory")
     """A memory of build-memory, or URL/NAME@VERSION, in place of the model's own, for example
     tonight's."""
-    weight: float | None = option(None, flag="--memory-weight")
+    weight: float | None = option(None, minimum=0, maximum=1, flag="--memory-weight")
     """Share of the memory in the mixture, 0 to 1; 0 leaves the memory out."""
-    power: float | None = option(None, flag="--memory-power")
+    power: float | None = option(None, above=0, maximum=20, flag="--memory-power")
     """Power to which the memory's scores are raised before they are normalized."""
 
 

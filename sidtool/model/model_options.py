@@ -6,7 +6,7 @@ from sidtool.base.options import option
 from sidtool.model.pretrained import Dtype
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """What a model is used with, and what it runs on."""
 

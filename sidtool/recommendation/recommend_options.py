@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from sidtool.base.errors import UsageError
+from sidtool.base.option_texts import read_ids
 from sidtool.base.options import option
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.recommendation.search.list_options import ListOptions
@@ -15,9 +16,9 @@ class ItemOptions(SearchOptions):
 
     k: int = option(10, minimum=1)
     """Items per request; at least as many beams are used."""
-    allow: tuple[str, ...] | None = option(None, is_file=True)
+    allow: tuple[str, ...] | None = option(None, reads=read_ids)
     """Item ids, one per line: recommend no others."""
-    deny: tuple[str, ...] = option((), is_file=True)
+    deny: tuple[str, ...] = option((), reads=read_ids)
     """Item ids, one per line: never recommend these. An id that the bundle lacks is a warning."""
 
 

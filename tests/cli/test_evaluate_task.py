@@ -294,32 +294,32 @@ def refused_after_figures(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (("--task", "guess"), 2, "unknown task 'guess'"),
-        (("--task", "next-item"), 2, "needs a split"),
-        (("split", "--task", "title-to-sid"), 2, "takes no split"),
-        (("--task", "sid-to-description"), 2, "'description'"),
-        (("--task", "query-to-sid"), 2, "--queries FILE"),
-        (("train.jsonl", "--task", "title-to-sid"), 1, "no training example of task title-to-sid"),
+        (("guess",), 2, "unknown task 'guess'"),
+        (("next-item",), 2, "needs a split"),
+        (("title-to-sid", "split"), 2, "takes no split"),
+        (("sid-to-description",), 2, "'description'"),
+        (("query-to-sid",), 2, "--queries FILE"),
+        (("title-to-sid", "train.jsonl"), 1, "no training example of task title-to-sid"),
         (
-            ("train.jsonl", "--task", "sequence", "--items", "items.jsonl"),
+            ("sequence", "train.jsonl", "--items", "items.jsonl"),
             2,
             "contains the questions already",
         ),
         (
-            ("train.jsonl", "--task", "sequence", "--query-text", "{title}"),
+            ("sequence", "train.jsonl", "--query-text", "{title}"),
             2,
             "contains the questions already",
         ),
         (
-            ("split", "--task", "next-item", "--only-items", "items.jsonl"),
+            ("next-item", "split", "--only-items", "items.jsonl"),
             2,
             "leave out --only-items",
         ),
-        ((), 2, "nothing to evaluate on"),
+        ((), 2, "Missing argument 'TASK'"),
     ],
 )
 def test_tasks_that_cannot_be_evaluated_are_refused(
     road: Road, spoken: Path, more: tuple[str, ...], code: int, message: str
 ) -> None:
     placed = [road.folder / word if word in FILES.values() else word for word in more]
-    assert message in refused(code, "evaluate", spoken, *placed)
+    assert message in refused(code, "evaluate-task", spoken, *placed)

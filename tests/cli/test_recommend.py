@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from sidtool.base.option_texts import read_ids
 from sidtool.base.visible import visible
-from sidtool.cli.terminal.inputs import read_ids
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lines
 

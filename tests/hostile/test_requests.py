@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.option_texts import read_ids
 from sidtool.cli import inference
-from sidtool.cli.terminal.inputs import read_ids
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend_options import RecommendOptions

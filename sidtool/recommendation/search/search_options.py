@@ -21,8 +21,13 @@ class BeamOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(BeamOptions):
-    """How items are searched for. Raises UsageError for a number out of range."""
+class SeenOptions:
+    """Whether items of a history are recommended."""
 
     exclude_seen: bool = option(False)
     """Never recommend an item of the history."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(SeenOptions, BeamOptions):
+    """How items are searched for. Raises UsageError for a number out of range."""
