@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from sidtool.base.errors import EXIT_INTERRUPTED
+from sidtool.cli.groups import flag_meanings
 from sidtool.cli.outputs import check_inputs_survive
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
@@ -75,6 +76,23 @@ class Command(TyperCommand):
         if flag is None or self.name is None:
             return None
         return f"SIDTOOL_{self.name}_{flag[2:]}".replace("-", "_").upper()
+
+    def describe(self) -> None:
+        """Give options of groups their help."""
+        texts = flag_meanings(self.callback) if self.callback is not None else {}
+        for parameter in self.params:
+            if parameter.name in texts:
+                parameter.help = texts[parameter.name]  # type: ignore[attr-defined]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        self.describe()
+        super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What a shell offers."""
+        self.describe()
+        return super().shell_complete(ctx, incomplete)
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option --help, in the last panel."""

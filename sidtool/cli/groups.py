@@ -43,7 +43,29 @@ def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    run.groups = tuple(groups.values())  # type: ignore[attr-defined]
     return run
+
+
+def flag_meanings(command: Callable[..., Any]) -> dict[str, str]:
+    """The help of each flag of a command's groups, by the name of its parameter. It is read from
+    the source when it is shown, which most calls of a command do not."""
+    groups = getattr(command, "groups", ())
+    return {name: text for each in reversed(groups) for name, text in _meanings(each)}
+
+
+def _meanings(group: Any) -> Iterator[tuple[str, str]]:
+    defaults = group.defaults if isinstance(group, Given) else None
+    kind = _required(group) if defaults is None else type(defaults)
+    hints = get_type_hints(kind)
+    for field, declared in options_of(kind):
+        if declared.is_group:
+            yield from _meanings(hints[field.name])
+            continue
+        text = meanings(kind).get(field.name, "")
+        if defaults is not None:
+            text += f" Default: {getattr(defaults, field.name)}."
+        yield _name(field, declared), text
 
 
 def _flags(group: Any, *, needed: bool = True) -> Iterator[inspect.Parameter]:
@@ -56,12 +78,8 @@ def _flags(group: Any, *, needed: bool = True) -> Iterator[inspect.Parameter]:
         if declared.is_group:
             yield from _flags(hints[field.name], needed=needed)
             continue
-        meaning = meanings(kind).get(field.name, "")
-        if isinstance(group, Given):
-            meaning += f" Default: {getattr(group.defaults, field.name)}."
         complete = None if declared.completes is None else _completion(declared.completes)
         settings: dict[str, Any] = {
-            "help": meaning,
             "metavar": declared.metavar,
             "rich_help_panel": declared.panel,
             "autocompletion": complete,

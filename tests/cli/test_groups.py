@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import parse_bytes, read_ids
 from sidtool.base.options import check_options, group, meanings, option
+from sidtool.cli.command import Command
 from sidtool.cli.groups import Given, with_flags
 
 
@@ -57,7 +58,7 @@ def run(*words: object) -> Any:
     ) -> None:
         typer.echo(json.dumps({**asdict(chosen), "base": base.k, "given": given}, default=sorted))
 
-    app.command()(with_flags(command))
+    app.command(cls=Command)(with_flags(command))
     ran = CliRunner().invoke(app, [str(word) for word in words])
     if ran.exception is not None and not isinstance(ran.exception, SystemExit):
         raise ran.exception

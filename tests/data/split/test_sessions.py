@@ -216,7 +216,7 @@ def test_a_gap_has_a_unit(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["soon", "-5m", "0", "5w", "m", "1e999"])
 def test_what_is_no_gap_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no time|gap must be"):
+    with pytest.raises(UsageError, match=r"is no time|gap must be"):
         SessionRule(gap=parse_duration(text))
 
 
