@@ -56,7 +56,7 @@ def flag_meanings(command: Callable[..., Any]) -> dict[str, str]:
 
 def _meanings(group: Any) -> Iterator[tuple[str, str]]:
     defaults = group.defaults if isinstance(group, Given) else None
-    kind = _required(group) if defaults is None else type(defaults)
+    kind: Any = _required(group) if defaults is None else type(defaults)
     hints = get_type_hints(kind)
     for field, declared in options_of(kind):
         if declared.is_group:

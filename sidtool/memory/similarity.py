@@ -20,8 +20,7 @@ class KnnSettings(JsonRecord):
     """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
     the cosine of the item columns.
 
-    Raises UsageError for a weight that is not above 0 and at most 1 (`reverse`, `normalization`:
-    from 0), a shrinkage below 0, and fewer than one neighbor."""
+    Raises UsageError for a number out of range."""
 
     distance: float = option(0.85, above=0, maximum=1)
     """Weight of a pair per position between its events: of `gap` positions, `distance ** (gap -

@@ -77,7 +77,7 @@ def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_p
     ("more", "message"),
     [
         (("--list-length", "3"), "without the task list"),
-        (("--task", "list=1", "--list-length", "0"), "from 1 to"),
+        (("--task", "list=1", "--list-length", "0"), "--list-length must be at least 1"),
         (("--task", "list=1", "--list-order", "mood"), "no feedback 'mood'"),
     ],
 )

@@ -143,7 +143,7 @@ def test_a_scale_is_positive_and_text_rows_need_titles(base: Path, tmp_path: Pat
     with pytest.raises(UsageError, match="no titles to initialize"):
         extend_model(str(base), bare, tmp_path / "out", ExtendOptions(init="text"))
     for scale in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(UsageError, match="scale of initial rows is positive"):
+        with pytest.raises(UsageError, match="init_scale must be"):
             extend_model(str(base), bare, tmp_path / "out", ExtendOptions(init_scale=scale))
 
 

@@ -205,7 +205,7 @@ def test_what_does_not_go_with_user_tokens_is_refused(
     with_users: Path, models: Make, bundle: Bundle, tmp_path: Path, examples: Make
 ) -> None:
     made = examples(sequence=1.0)
-    with pytest.raises(UsageError, match="user tokens are 0 to"):
+    with pytest.raises(UsageError, match="user_tokens must be at least 0"):
         extend_model(
             models("t5").parent / "base", bundle, tmp_path / "out", ExtendOptions(user_tokens=-1)
         )

@@ -95,8 +95,7 @@ def evaluate_task(
         sampled.questions,
         also_correct=sampled.also_correct,
         are_labels=named_task(task).target == "feedback",
-        num_beams=options.num_beams,
-        normalize=options.normalize,
+        search=options,
         seed=options.seed,
         progress=progress,
     )

@@ -67,7 +67,7 @@ class CodebookFile:
         for name in ("by_row", "fail_under"):
             if self.embeddings is None and getattr(self, name) != getattr(CodebookFile, name):
                 flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} applies only with --embeddings")
+                raise UsageError(f"{flag} requires --embeddings")
 
 
 @dataclass(frozen=True)
