@@ -24,6 +24,103 @@ class Given:
     defaults: Any
 
 
+@dataclass(frozen=True)
+class Flag:
+    """One option of a group."""
+
+    group: Any
+    """a dataclass, one that may be None, or `Given`"""
+    field: Field[Any]
+    option: Option
+    hint: Any
+    is_needed: bool
+    """whether the command needs the group"""
+
+    @property
+    def spelling(self) -> str:
+        """The flag; that of one letter is short."""
+        if len(self.field.name) == 1:
+            return f"-{self.field.name}"
+        return self.option.flag or f"--{self.field.name.replace('_', '-')}"
+
+    @property
+    def name(self) -> str:
+        """The name of its parameter."""
+        name = self.spelling.lstrip("-").replace("-", "_")
+        return f"{name}_" if keyword.iskeyword(name) else name
+
+    @property
+    def default(self) -> Any:
+        """The default of the field, MISSING without one."""
+        if self.field.default_factory is not MISSING:
+            return self.field.default_factory()
+        return self.field.default
+
+    @property
+    def shown(self) -> Any:
+        """The default of the flag: None for what the command line spells otherwise or repeats, and
+        for what it does not need."""
+        if isinstance(self.group, Given) or (self.default is MISSING and not self.is_needed):
+            return None
+        is_spelled = self.option.reads is None and self.default not in ((), frozenset())
+        if self.default is MISSING or is_spelled:
+            return self.default
+        return self.option.default_text
+
+    @property
+    def type(self) -> Any:
+        """The type of the flag: that of what is read, a list for a tuple."""
+        if self.option.reads is not None:
+            read = inspect.signature(self.option.reads).parameters.values()
+            return next(iter(read)).annotation
+        inner = _required(self.hint)
+        if get_origin(inner) in (tuple, frozenset):
+            return list[get_args(inner)[0]]  # type: ignore[misc]
+        # of the types that callers may give, a path or a text is what a command line has
+        return next((kind for kind in (Path, str) if kind in get_args(inner)), inner)
+
+    @property
+    def meaning(self) -> str:
+        """The help."""
+        text = meanings(_kind(self.group)).get(self.field.name, "")
+        if isinstance(self.group, Given):
+            text += f" Default: {getattr(self.group.defaults, self.field.name)}."
+        return text
+
+    def parameter(self) -> inspect.Parameter:
+        """A keyword parameter with the flag, without its help."""
+        is_switch = _required(self.hint) is bool and self.field.default is not False
+        spelling = f"{self.spelling}/--no-{self.spelling[2:]}" if is_switch else self.spelling
+        names = self.option.completes
+        declared = typer.Option(
+            spelling,
+            metavar=self.option.metavar,
+            rich_help_panel=self.option.panel,
+            autocompletion=None if names is None else _completion(names),
+        )
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if self.shown is MISSING else self.shown,
+            annotation=Annotated[self.type | None if self.shown is None else self.type, declared],
+        )
+
+    def is_given(self, value: Any) -> bool:
+        """Whether a value is not the default."""
+        return value not in (self.shown, None, [], ())
+
+    def read(self, value: Any) -> Any:
+        """The value of the field, of that of the flag. Raises UsageError if it is out of bounds."""
+        if not self.is_given(value):
+            return None if self.default is MISSING else self.default
+        if self.option.reads is not None:
+            value = self.option.reads(value)
+        several = get_origin(_required(self.hint))
+        value = several(value) if several in (tuple, frozenset) else value
+        self.option.check(self.spelling, value, self.hint)
+        return value
+
+
 def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """The function of a command with the flags of its groups in place of them. A group `X | None`
     is None unless one of its flags is given."""
@@ -31,9 +128,12 @@ def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     groups = {name: _group(kind) for name, kind in hints.items() if _group(kind) is not None}
     parameters: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(command).parameters.items():
-        alone = parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for flag in _flags(groups[name]) if name in groups else [alone]:
-            parameters.setdefault(flag.name, flag)  # groups share a flag of one name
+        if name in groups:
+            for flag in _flags(groups[name]):  # groups share a flag of one name
+                parameters.setdefault(flag.name, flag.parameter())
+        else:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
@@ -50,165 +150,67 @@ def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 def flag_meanings(command: Callable[..., Any]) -> dict[str, str]:
     """The help of each flag of a command's groups, by the name of its parameter. It is read from
     the source when it is shown, which most calls of a command do not."""
-    groups = getattr(command, "groups", ())
-    return {name: text for each in reversed(groups) for name, text in _meanings(each)}
+    groups = reversed(getattr(command, "groups", ()))
+    return {flag.name: flag.meaning for group in groups for flag in _flags(group)}
 
 
-def _meanings(group: Any) -> Iterator[tuple[str, str]]:
-    defaults = group.defaults if isinstance(group, Given) else None
-    kind: Any = _required(group) if defaults is None else type(defaults)
+def _flags(group: Any, *, is_needed: bool = True) -> Iterator[Flag]:
+    """The flags of a group and of the groups in it."""
+    kind = _kind(group)
+    is_needed = is_needed and kind is group
     hints = get_type_hints(kind)
     for field, declared in options_of(kind):
         if declared.is_group:
-            yield from _meanings(hints[field.name])
-            continue
-        text = meanings(kind).get(field.name, "")
-        if defaults is not None:
-            text += f" Default: {getattr(defaults, field.name)}."
-        yield _name(field, declared), text
-
-
-def _flags(group: Any, *, needed: bool = True) -> Iterator[inspect.Parameter]:
-    """A keyword parameter for every option of a group; none is required if the group is not
-    `needed`."""
-    kind: Any = type(group.defaults) if isinstance(group, Given) else _required(group)
-    needed = needed and kind is group
-    hints = get_type_hints(kind)
-    for field, declared in options_of(kind):
-        if declared.is_group:
-            yield from _flags(hints[field.name], needed=needed)
-            continue
-        complete = None if declared.completes is None else _completion(declared.completes)
-        settings: dict[str, Any] = {
-            "metavar": declared.metavar,
-            "rich_help_panel": declared.panel,
-            "autocompletion": complete,
-        }
-        flag = typer.Option(*_spellings(field, declared), **settings)
-        default = _shown(_default(field), declared)
-        if isinstance(group, Given):
-            default = None
-        hint = _type(hints[field.name], declared)
-        if default is MISSING and not needed:
-            default = None
-        yield inspect.Parameter(
-            _name(field, declared),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if default is MISSING else default,
-            annotation=Annotated[hint | None if default is None else hint, flag],
-        )
+            yield from _flags(hints[field.name], is_needed=is_needed)
+        else:
+            yield Flag(group, field, declared, hints[field.name], is_needed)
 
 
 def _make(group: Any, values: Mapping[str, Any]) -> Any:
     """The dataclass of a group, of the values of its flags. Raises UsageError for a value out of
     bounds, and for flags of an optional group without the one that it requires."""
-    if isinstance(group, Given):
-        return _given(type(group.defaults), values)
-    kind = _required(group)
+    kind = _kind(group)
     hints = get_type_hints(kind)
     made: dict[str, Any] = {}
-    given, missing = [], []
+    given: dict[str, str] = {}
+    missing = []
     for field, declared in options_of(kind):
         if declared.is_group:
-            made[field.name] = value = _make(hints[field.name], values)
-            is_given = value != _default(field)
-            flag = _first_flag(_required(hints[field.name]))
+            flag = next(_flags(hints[field.name]))
+            made[field.name] = _make(hints[field.name], values)
+            default = None if field.default_factory is MISSING else field.default_factory()
+            is_given = made[field.name] != default
         else:
-            value = values[_name(field, declared)]
-            flag = _flag(field, declared)
-            is_given = value not in (_shown(_default(field), declared), None, [], ())
-            if value is None and _default(field) is MISSING:
-                missing.append(flag)
-            made[field.name] = _read(field, declared, value, hints[field.name], is_given=is_given)
-            declared.check(flag, made[field.name], hints[field.name])
-        given += [flag] if is_given else []
+            flag = Flag(group, field, declared, hints[field.name], kind is group)
+            made[field.name] = flag.read(values[flag.name])
+            is_given = flag.is_given(values[flag.name])
+            missing += [flag.spelling] if flag.default is MISSING and not is_given else []
+        given |= {field.name: flag.spelling} if is_given else {}
+    if isinstance(group, Given):
+        return {name: made[name] for name in given}
     if kind is not group and not given:
         return None
     if missing:
-        raise UsageError(f"{given[0]} requires {missing[0]}")
+        raise UsageError(f"{next(iter(given.values()))} requires {missing[0]}")
     return kind(**made)
 
 
-def _given(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a dataclass that were given. Raises UsageError for a value out of bounds."""
-    given = {}
-    for field, declared in options_of(kind):
-        value = values[_name(field, declared)]
-        declared.check(_flag(field, declared), value, field.type)
-        if value is not None:
-            given[field.name] = value
-    return given
-
-
 def _group(hint: Any) -> Any:
-    """The dataclass of options, or `Given`, of a parameter; None for a parameter of another
-    kind."""
+    """The group of a parameter: a dataclass, one that may be None, or `Given`; None for a parameter
+    of another kind."""
     given = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Given)]
     if given:
         return given[0]
     return hint if is_dataclass(_required(hint)) else None
 
 
-def _read(field: Field[Any], declared: Option, value: Any, hint: Any, *, is_given: bool) -> Any:
-    """The value of a field, of what its flag was given."""
-    if not is_given and _default(field) is not MISSING:
-        return _default(field)
-    if declared.reads is not None and value is not None:
-        value = declared.reads(value)
-    several = get_origin(_required(hint))
-    return several(value) if several in (tuple, frozenset) and value is not None else value
+def _kind(group: Any) -> Any:
+    """The dataclass of a group."""
+    return type(group.defaults) if isinstance(group, Given) else _required(group)
 
 
 def _completion(names: Callable[[], Any]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
-
-
-def _spellings(field: Field[Any], declared: Option) -> tuple[str, ...]:
-    """The flags of a field; that of one letter is short, and one that is true or not given has a
-    negation."""
-    if len(field.name) == 1:
-        return (f"-{field.name}",)
-    flag = declared.flag or f"--{field.name.replace('_', '-')}"
-    is_switch = _required(field.type) is bool and field.default is not False
-    return (f"{flag}/--no-{flag[2:]}" if is_switch else flag,)
-
-
-def _flag(field: Field[Any], declared: Option) -> str:
-    return _spellings(field, declared)[0].partition("/")[0]
-
-
-def _first_flag(kind: type) -> str:
-    field, declared = next(options_of(kind))
-    return _flag(field, declared)
-
-
-def _name(field: Field[Any], declared: Option) -> str:
-    """The name of a flag's parameter."""
-    name = _flag(field, declared).lstrip("-").replace("-", "_")
-    return f"{name}_" if keyword.iskeyword(name) else name
-
-
-def _default(field: Field[Any]) -> Any:
-    """The default of a field, MISSING without one."""
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _shown(default: Any, declared: Option) -> Any:
-    """The default of a flag: None for what the command line spells otherwise, or several times."""
-    if default is MISSING or (declared.reads is None and default not in ((), frozenset())):
-        return default
-    return declared.default_text
-
-
-def _type(hint: Any, declared: Option) -> Any:
-    """The type of a flag: that of what is read, a list for a tuple."""
-    if declared.reads is not None:
-        return next(iter(inspect.signature(declared.reads).parameters.values())).annotation
-    inner = _required(hint)
-    if get_origin(inner) in (tuple, frozenset):
-        return list[get_args(inner)[0]]  # type: ignore[misc]
-    # of the types that callers may give, a path or a text is what a command line has
-    return next((kind for kind in (Path, str) if kind in get_args(inner)), inner)
 
 
 def _required(hint: Any) -> Any:
