@@ -82,7 +82,6 @@ def build_codebook(
             rich_help_panel="Quantizer",
         ),
     ] = "4GiB",
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -1,5 +1,5 @@
-"""What every command has beside its own options: a help in panels, -q and -v, and a check that its
-output replaces no input."""
+"""What every command has beside its own options: a help in panels, -q, -v and --config, and a check
+that its output replaces no input."""
 
 import functools
 import glob
@@ -133,22 +133,31 @@ def _resumption(out: Any, *, by_option: bool) -> str:
     return f": {works[0]} has the unfinished work; {command} continues it" if works else ""
 
 
-def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a command with the options -q and -v, which it does not see."""
+def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command with the options -q, -v and --config, which it does not see; a
+    command may have its own --config."""
+    own = inspect.signature(command).parameters
+    shared: dict[str, tuple[Any, Any]] = {
+        "config": (options.Config, None),
+        "quiet": (options.Quiet, False),
+        "verbose": (options.Verbose, False),
+    }
+    shared = {name: each for name, each in shared.items() if name not in own}
 
     @functools.wraps(command)
     def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:
         set_verbosity(quiet=quiet, verbose=verbose)
-        return command(**values)
+        return command(**{name: value for name, value in values.items() if name not in shared})
 
-    shared = {"quiet": options.Quiet, "verbose": options.Verbose}
-    parameters = [
-        *inspect.signature(command).parameters.values(),
-        *(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for name, kind in shared.items()
-        ),
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(name, keyword, default=default, annotation=kind)
+        for name, (kind, default) in shared.items()
     ]
+    parameters = [*own.values(), *added]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {**command.__annotations__, **shared}
+    run.__annotations__ = {
+        **command.__annotations__,
+        **{each.name: each.annotation for each in added},
+    }
     return run

@@ -36,7 +36,6 @@ def check(
             help="Folder to write cleaned items.parquet and events.parquet to.",
         ),
     ] = None,
-    config: options.Config = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -81,7 +80,6 @@ def prepare(
     ],
     out: options.Out,
     chosen: PrepareOptions,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -27,7 +27,6 @@ def embed(
     encoder: Encoder,
     columns: ItemColumns,
     run: RunOptions,
-    config: options.Config = None,
     json: options.Json = False,
 ) -> None:
     """Embed the texts of items, as a folder of Parquet files for build-codebook --embeddings.

@@ -71,7 +71,6 @@ def evaluate(
             "is put into temporary files.",
         ),
     ] = None,
-    config: options.Config = None,
     json: options.Json = False,
 ) -> None:
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
@@ -107,7 +106,6 @@ def evaluate_lists(
     use: ModelOptions,
     against: Against = None,
     fail_under: FailUnder = None,
-    config: options.Config = None,
     json: options.Json = False,
 ) -> None:
     """Evaluate lists on whole held-out sessions, beside the first items of the model's ranking:
@@ -150,7 +148,6 @@ def evaluate_task(
         ),
     ] = None,
     fail_under: FailUnder = None,
-    config: options.Config = None,
     json: options.Json = False,
 ) -> None:
     """Evaluate one task of make-sft: exact and prefix accuracy and retrieval if its answer is a

@@ -40,7 +40,6 @@ def add_items(
     by_row: options.ByRow = False,
     encoder: options.MovedEncoder = None,
     trust_remote_code: options.Trust = False,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sidtool.cli.command import Command, with_verbosity
+from sidtool.cli.command import Command, with_shared
 from sidtool.cli.groups import with_flags
 from sidtool.cli.terminal.console import Commands
 
@@ -100,7 +100,7 @@ def make_app(*names: str) -> typer.Typer:
             rich_help_panel=panel,
             epilog=f"Example: sidtool {name} {escape(words)}",
         )
-        register(with_verbosity(with_flags(command)))
+        register(with_shared(with_flags(command)))
     return app
 
 

@@ -45,7 +45,6 @@ def init_model(
         ),
     ] = None,
     seed: options.Seed = 0,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -107,7 +106,6 @@ def extend_model(
     out: options.Out,
     chosen: ExtendOptions,
     trust_remote_code: options.Trust = False,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -164,7 +162,6 @@ def adopt(
     out: options.Out,
     chosen: AdoptOptions,
     trust_remote_code: options.Trust = False,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -218,7 +215,6 @@ def merge(
     dtype: Annotated[
         Dtype, typer.Option(help="Precision to store; the merge itself is in float32.")
     ] = "float32",
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -154,7 +154,6 @@ def recommend(
     candidates: Candidates = None,
     out: Answers = None,
     resume: Resume = False,
-    config: options.Config = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:

@@ -35,7 +35,6 @@ def serve(
             f"{TOKEN_VARIABLE}, if it is set."
         ),
     ] = None,
-    config: options.Config = None,
     json: options.Json = False,
 ) -> None:
     """Serve a model over HTTP: recommend, score, encode and decode, with requests of many clients

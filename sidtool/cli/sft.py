@@ -35,7 +35,6 @@ def make_sft(
         typer.Option(help="Extended model whose tokenizer measures and formats the examples."),
     ] = None,
     memory: options.EventMemory = None,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -33,7 +33,6 @@ def split(
     out: options.Out,
     chosen: SplitOptions,
     memory: options.EventMemory = None,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
