@@ -139,7 +139,8 @@ class RequestSource:
             return arriving_requests(standard_input().buffer)
         if self.file is not None:
             return read_request_file(Path(self.file))
-        return iter([Request(text=self.query) if self.query else Request(history=self.items)])
+        is_text = self.query is not None
+        return iter([Request(text=self.query) if is_text else Request(history=self.items)])
 
 
 def recommend(

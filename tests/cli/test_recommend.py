@@ -314,7 +314,7 @@ def test_ids_of_a_list_are_taken_as_they_stand(
 ) -> None:
     deny = tmp_path / "deny"
     deny.write_bytes(separator.join(["b001", "", id_, "b002"]).encode())
-    assert read_ids(deny) == ["b001", id_, "b002"]
+    assert read_ids(deny) == ("b001", id_, "b002")
     ask = ("recommend", road.tuned, "--history", "b003", "-k", 5, "--json", "--deny", deny)
     ran = done(*ask)
     assert ran.err == (

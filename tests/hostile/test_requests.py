@@ -331,7 +331,8 @@ def test_a_list_of_ids_has_them_as_they_stand(
         return
     if ids is not None:
         lines_ = text.removeprefix("\ufeff").split("\n")
-        assert ids == [line.removesuffix("\r") for line in lines_ if line.removesuffix("\r")]
+        lines_ = [line.removesuffix("\r") for line in lines_]
+        assert ids == tuple(filter(None, lines_))
 
 
 def list_path(factory: pytest.TempPathFactory) -> Path:
