@@ -96,7 +96,11 @@ def dataclass_settings(kind: type, group: str) -> list[Setting]:
     """A setting per field of a dataclass, whose meaning is the docstring below the field."""
     return [
         Setting(
-            field.name, _spell_type(field.type), field.default, meanings(kind)[field.name], group
+            field.name,
+            _spell_type(field.type),
+            field.default,
+            meanings(kind).get(field.name, ""),
+            group,
         )
         for field in dataclasses.fields(kind)
     ]

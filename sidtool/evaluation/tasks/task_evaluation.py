@@ -60,7 +60,13 @@ def evaluate_task(
     left out, and a SidtoolWarning counts them. Raises UsageError if source and options do not fit
     the task, CompatibilityError if the training examples are of another bundle or the model may
     have learned from held-out events, DataError if there is no question, and as
-    `evaluate_questions`."""
+    `evaluate_questions`.
+
+    Examples:
+        >>> options = sidtool.TaskEvaluationOptions(task="next-item", limit=4, num_beams=5)
+        >>> sidtool.evaluate_task("tuned", "split", options).n
+        4
+    """
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     source = None if source is None else Path(source)
     task = options.task

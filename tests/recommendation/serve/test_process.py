@@ -211,8 +211,8 @@ def test_a_service_that_cannot_start_says_so(model: Path, tmp_path: Path) -> Non
         (("--workers", 0), "--workers must be at least 1"),
         (("--port", 70000), "--port must be at most 65535"),
         (("--max-beams", 20), "raise --max-beams"),
-        (("--timeout", 0), "more than 0 seconds"),
-        (("--poll", 0), "more than 0 seconds"),
+        (("--timeout", 0), "--timeout must be more than 0"),
+        (("--poll", 0), "--poll must be more than 0"),
         (("--batch-wait", 99999), "0 to 30.0 seconds"),
         (("--max-body", "x"), "x"),
     ):
