@@ -9,6 +9,7 @@ import typer
 
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import parse_bytes
+from sidtool.base.options import option
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
@@ -33,24 +34,77 @@ if TYPE_CHECKING:
     from sidtool.tokenizer.bundle.bundle import Bundle
 
 
+@dataclass(frozen=True)
+class VectorInputs:
+    """What the vectors of a bundle's items are read from, or made of. Raises UsageError for two
+    sources."""
+
+    items: Path | None = option(None)
+    """Catalog of the bundle's items. Its texts, encoded by the bundle's encoder, add similarity by
+    content, also to items without events."""
+    encoder: str | None = option(None)
+    """Present location of the bundle's encoder, if it moved."""
+    embeddings: tuple[Path, ...] = option(())
+    """In place of --items: vectors of the bundle's items, once per source."""
+
+    def __post_init__(self) -> None:
+        if self.embeddings and (self.items is not None or self.encoder is not None):
+            raise UsageError("give either --embeddings, or --items and --encoder")
+        if self.encoder is not None and self.items is None:
+            raise UsageError("--encoder requires --items")
+
+    def check(self, bundle: "Bundle") -> None:
+        """Raise what `read` would raise before it reads or makes vectors."""
+        from sidtool.tokenizer.make.add import read_new_items
+        from sidtool.tokenizer.make.encode import check_texts, item_texts, open_sources
+
+        if self.embeddings:
+            open_sources(bundle, self.embeddings, list(bundle.items.ids))
+        elif self.items is not None:
+            texts = item_texts(bundle, read_new_items(bundle, self.items))
+            check_texts(bundle, texts, model=self.encoder)
+
+    def read(self, bundle: "Bundle") -> "Vectors | None":
+        """The vectors of the items, of files or by their texts; None without a source."""
+        from sidtool.tokenizer.make.add import read_new_items
+        from sidtool.tokenizer.make.encode import embed_items, read_sources
+
+        if self.embeddings:
+            return read_sources(bundle, self.embeddings, list(bundle.items.ids))
+        if self.items is None:
+            return None
+        catalog = read_new_items(bundle, self.items)
+        with progress("embed") as reports:
+            report = reports.get("embed")
+            return embed_items(bundle, catalog, model=self.encoder, progress=report)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A memory to update."""
+
+    memory: str = option(flag="--earlier")
+    """A memory to update: only users with other events are counted again."""
+    split: Path = option(flag="--earlier-split")
+    """The split that the earlier memory was built from."""
+
+    def open(self) -> "EarlierMemory":
+        """The memory and its split. Raises as `open_memory` and `open_split`."""
+        from sidtool.data.split.files import open_split
+        from sidtool.memory.build import EarlierMemory
+        from sidtool.registry.references import open_memory
+
+        return EarlierMemory(open_memory(self.memory), open_split(self.split))
+
+
 def build_memory(
     split: options.Split,
     bundle: options.Bundle,
     out: options.Out,
     chosen: Annotated[dict[str, Any], Given(DEFAULT)],
     search: TuneSimilarityOptions,
-    items: Annotated[
-        Path | None,
-        typer.Option(
-            help="Catalog of the bundle's items. Its texts, encoded by the bundle's encoder, add "
-            "similarity by content, also to items without events."
-        ),
-    ] = None,
-    encoder: options.MovedEncoder = None,
-    embeddings: Annotated[
-        list[Path] | None,
-        typer.Option(help="In place of --items: vectors of the bundle's items, once per source."),
-    ] = None,
+    source: VectorInputs,
+    earlier: Earlier | None,
     content_weight: Annotated[
         float | None,
         typer.Option(
@@ -64,13 +118,6 @@ def build_memory(
             "--tune", help="Choose the settings that are not given on validation users, by NDCG@10."
         ),
     ] = False,
-    earlier: Annotated[
-        str | None,
-        typer.Option(help="A memory to update: only users with other events are counted again."),
-    ] = None,
-    earlier_split: Annotated[
-        Path | None, typer.Option(help="The split that the earlier memory was built from.")
-    ] = None,
     memory: Annotated[
         int | None,
         typer.Option(
@@ -100,8 +147,7 @@ def build_memory(
         raise UsageError("--tune chooses other settings than those of the --earlier memory")
     if memory is not None and (tune or earlier is not None):
         raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
-    previous = _earlier(earlier, earlier_split)
-    source = VectorInputs(items, encoder, embeddings or [])
+    previous = None if earlier is None else earlier.open()
     events = open_split(split)
     opened = open_source(bundle)
     settings = replace(DEFAULT if previous is None else previous.memory.manifest.settings, **chosen)
@@ -229,47 +275,6 @@ def _build_tuned(
     return build_memory(split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users)
 
 
-@dataclass(frozen=True)
-class VectorInputs:
-    """What the vectors of a bundle's items are read from, or made of. Raises UsageError for two
-    sources."""
-
-    items: Path | None
-    encoder: str | None
-    embeddings: list[Path]
-
-    def __post_init__(self) -> None:
-        if self.embeddings and (self.items is not None or self.encoder is not None):
-            raise UsageError("give either --embeddings, or --items and --encoder")
-        if self.encoder is not None and self.items is None:
-            raise UsageError("--encoder requires --items")
-
-    def check(self, bundle: "Bundle") -> None:
-        """Raise what `read` would raise before it reads or makes vectors."""
-        from sidtool.tokenizer.make.add import read_new_items
-        from sidtool.tokenizer.make.encode import check_texts, item_texts, open_sources
-
-        if self.embeddings:
-            open_sources(bundle, self.embeddings, list(bundle.items.ids))
-        elif self.items is not None:
-            texts = item_texts(bundle, read_new_items(bundle, self.items))
-            check_texts(bundle, texts, model=self.encoder)
-
-    def read(self, bundle: "Bundle") -> "Vectors | None":
-        """The vectors of the items, of files or by their texts; None without a source."""
-        from sidtool.tokenizer.make.add import read_new_items
-        from sidtool.tokenizer.make.encode import embed_items, read_sources
-
-        if self.embeddings:
-            return read_sources(bundle, self.embeddings, list(bundle.items.ids))
-        if self.items is None:
-            return None
-        catalog = read_new_items(bundle, self.items)
-        with progress("embed") as reports:
-            report = reports.get("embed")
-            return embed_items(bundle, catalog, model=self.encoder, progress=report)
-
-
 def _content(
     bundle: "Bundle",
     vectors: "Vectors | None",
@@ -292,16 +297,3 @@ def _content(
     if weight is None:
         weight = DEFAULT_WEIGHT if recorded is None else recorded.weight
     return ItemContent.of(bundle, vectors, weight)
-
-
-def _earlier(memory: str | None, split: Path | None) -> "EarlierMemory | None":
-    """The memory to update. Raises UsageError if only one of the two options is given."""
-    from sidtool.data.split.files import open_split
-    from sidtool.memory.build import EarlierMemory
-    from sidtool.registry.references import open_memory
-
-    if memory is None and split is None:
-        return None
-    if memory is None or split is None:
-        raise UsageError("--earlier and --earlier-split must be given together")
-    return EarlierMemory(open_memory(memory), open_split(split))
