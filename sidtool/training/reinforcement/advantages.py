@@ -31,11 +31,14 @@ def sampled_advantages(
 ) -> Matrix:
     """(n, G): advantages of items that were drawn without replacement, 0 where not valid.
 
-    `probabilities` are those of the policy, `inclusion` as in `LeafSample`. The mean over the group
-    of `advantage * gradient of log p` is an unbiased estimate of the gradient of the expected
-    reward, if an item's reward does not depend on the other items: the estimate of W. Kool et al.,
-    "Buy 4 REINFORCE samples, get a baseline for free" (2019), whose baseline is the estimated mean
-    reward. An item that is in every group has the inclusion probability 1.
+    `probabilities` are those of the policy, given that an item may be recommended: over all such
+    items they sum to 1, without which the baseline would add a bias. `inclusion` is as in
+    `LeafSample`, and 1 for an item that is in every group. The mean over the group of `advantage *
+    gradient of log p` is an unbiased estimate of the gradient of the expected reward under these
+    probabilities, if an item's reward does not depend on the other items: the estimate of W. Kool
+    et al., "Buy 4 REINFORCE samples, get a baseline for free" (2019), whose baseline is the
+    estimated mean reward. p may be the policy's probability among all items: it differs by a factor
+    that items have in common, whose gradient cancels.
 
     With `scale`, the weights of a group sum to 1 (the normalized estimate of the same paper), and
     what a reward exceeds the group's mean by is divided by the estimated standard deviation: no

@@ -45,7 +45,8 @@ class Rollouts:
     valid: NDArray[np.bool_]
     """(n, G): False behind the last item of a group, where fewer than G could be recommended"""
     probabilities: NDArray[np.float64] | None
-    """(n, G): of sampled leaves under the policy; None for beam search"""
+    """(n, G): of sampled leaves under the policy, given that a seen item is not recommended; those
+    of all leaves that may be recommended sum to 1. None for beam search"""
     inclusion: NDArray[np.float64] | None
     """(n, G): as in `LeafSample`; None for beam search"""
     n_given: NDArray[np.int64]
@@ -162,7 +163,7 @@ class GroupMaker:
             # the target is in every group, the others are drawn from all other items
             n_drawn -= 1
             pairs = zip(excluded, targets, strict=True)
-            excluded = [np.append(seen, target) for seen, target in pairs]
+            excluded = [np.append(target, seen) for seen, target in pairs]
         trie = self.session.trie
         samples = sample_leaves(
             model,
@@ -181,9 +182,14 @@ class GroupMaker:
             leaves[row, places] = sample.leaves
             probabilities[row, places] = np.exp(sample.log_probs)
             inclusion[row, places] = sample.inclusion
+        excluded_probs = self._probabilities(model, prompts, excluded)  # (n, most excluded)
         if self.options.add_target:
             leaves[:, -1] = targets
-            probabilities[:, -1] = self._target_probabilities(model, prompts, targets)
+            probabilities[:, -1] = excluded_probs[:, 0]
+            excluded_probs = excluded_probs[:, 1:]
+        # by rounding, it may seem to be less than the group's own
+        unseen_mass = np.maximum(1 - excluded_probs.sum(axis=1), probabilities.sum(axis=1))
+        probabilities /= np.maximum(unseen_mass, np.finfo(np.float64).tiny)[:, None]
         # best first, as rewards by rank expect; places without an item last
         order = np.argsort(np.where(leaves >= 0, -probabilities, np.inf), axis=1, kind="stable")
         leaves = np.take_along_axis(leaves, order, axis=1)
@@ -203,22 +209,28 @@ class GroupMaker:
         leaf_filter = self.session.leaf_filter(None, [history])
         return history[:0] if leaf_filter is None else leaf_filter.denied_leaves
 
-    def _target_probabilities(
-        self, model: Any, prompts: Sequence[Sequence[int]], targets: NDArray[np.int64]
+    def _probabilities(
+        self, model: Any, prompts: Sequence[Sequence[int]], leaves: Sequence[NDArray[np.int64]]
     ) -> NDArray[np.float64]:
-        """(n,): the probability of each target after its prompt."""
+        """(n, m): probabilities of up to m leaves of each prompt, 0 where it has fewer."""
         device = model.device
+        lengths = np.array(list(map(len, leaves)))
+        is_leaf = np.arange(lengths.max()) < lengths[:, None]  # (n, m)
+        if not is_leaf.any():
+            return np.zeros(is_leaf.shape)
         ids, mask = pad_left([torch.tensor(prompt) for prompt in prompts])
-        codes = self.session.trie.leaf_codes(targets)[:, None].astype(np.int64)  # (n, 1, levels)
+        padded = np.zeros(is_leaf.shape, dtype=np.int64)
+        padded[is_leaf] = np.concatenate(leaves)
+        codes = self.session.trie.leaf_codes(padded.ravel()).astype(np.int64)
         with torch.no_grad():
             scores = self.policy.scores(
                 model,
                 ids.to(device),
                 mask.to(device),
-                torch.from_numpy(codes).to(device),
+                torch.from_numpy(codes.reshape(*padded.shape, -1)).to(device),
             )
-        log_probs = scores.log_probs.double().sum(-1)[:, 0]
-        return np.asarray(log_probs.exp().cpu().numpy())
+        log_probs = scores.log_probs.double().sum(-1)
+        return np.where(is_leaf, log_probs.exp().cpu().numpy(), 0.0)
 
 
 def below_prefix(session: QuerySession, leaf: int, depth: int) -> NDArray[np.int64]:

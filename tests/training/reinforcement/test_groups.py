@@ -11,7 +11,8 @@ import torch
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.training.reinforcement.examples import read_rl_examples
+from sidtool.training.reinforcement.advantages import sampled_advantages
+from sidtool.training.reinforcement.examples import RlExamples, read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions, Rollouts
 from sidtool.training.reinforcement.policy import Policy
 
@@ -104,3 +105,43 @@ def test_samples_are_in_order_of_their_probability(loaded: LoadedModel, made: Pa
     scores = replace(maker.session, mixture=None).score(loaded.model, queries, np.unique(rows))
     exact = np.exp(scores[np.arange(len(rows)), np.searchsorted(np.unique(rows), rows)])
     np.testing.assert_allclose(rollouts.probabilities[found], exact, rtol=1e-3)
+
+
+@pytest.mark.parametrize("add_target", [False, True])
+@pytest.mark.parametrize(("size", "draws"), [(24, 1), (5, 3000)])
+def test_the_gradient_is_that_of_the_expected_reward_of_what_may_be_drawn(
+    loaded: LoadedModel, made: Path, size: int, draws: int, add_target: bool
+) -> None:
+    """Against the exact gradient by the logits of a softmax over all SIDs. A group of 24 holds all
+    unseen items: nothing is left to chance."""
+    _, maker = make(loaded, made, method="gumbel", exclude_seen=True, add_target=add_target)
+    seen = np.arange(0, 36, 2)
+    examples = RlExamples(seen, np.zeros(1, int), np.full(1, 18), np.full(1, 37), None, ("",), 0)
+    maker = replace(maker, examples=examples, options=replace(maker.options, size=size))
+    scores = maker.session.score(loaded.model, [Query(maker.prompt(0))], np.arange(40))[0]
+    p = np.exp(scores.astype(np.float64))  # (40,) of each leaf, which is an item's
+    may_be_drawn = np.ones(40, dtype=np.bool_)
+    may_be_drawn[seen] = False
+    mass = p[may_be_drawn].sum()
+    assert 0.1 < mass < 0.9
+    q = np.where(may_be_drawn, p / mass, 0.0)
+    rewards = np.where(np.arange(40) % 3 == 0, 1.0, 0.0)
+    # its reward is below the expected one, and it would seem to be above without dividing by `mass`
+    worse = int(np.argmax(np.where(rewards == 0, q, 0.0)))
+    factor = ((2 - mass) * mass + 1) / 2
+    rewards[worse] = factor * (q @ rewards) / (1 - factor * q[worse])
+    expected = q * (rewards - q @ rewards)
+    assert expected[worse] < 0 < rewards[worse] - (2 - mass) * mass * (q @ rewards)
+
+    rollouts = maker.make(
+        loaded.model, np.zeros(draws, dtype=np.int64), torch.Generator().manual_seed(0)
+    )
+    advantages = sampled_advantages(
+        rewards[rollouts.leaves], rollouts.probabilities, rollouts.inclusion, rollouts.valid
+    )
+    # the gradient of log p(item) by the logits: one-hot less the probabilities
+    directions = np.eye(40)[rollouts.leaves] - p  # (draws, size, 40)
+    gradients = (advantages[..., None] * directions).mean(axis=1)
+    error = gradients.std(axis=0) / np.sqrt(draws)
+    assert (np.abs(gradients.mean(axis=0) - expected) <= 4 * error + 1e-6).all()
+    assert gradients.mean(axis=0)[worse] < 0
