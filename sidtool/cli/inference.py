@@ -6,7 +6,7 @@ import typer
 
 from sidtool.cli.terminal.console import note
 from sidtool.model.pretrained import Dtype as Precision
-from sidtool.recommendation.search.normalize import Normalize as Normalization
+from sidtool.recommendation.search.results import Normalize as Normalization
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray.models import ModelSource

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.progress import Progress
@@ -39,7 +38,8 @@ from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.search.mixture import check_normalize
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
+from sidtool.tokenizer.index_spaces import Leaves
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
@@ -248,7 +248,7 @@ def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> 
 
 def evaluate_rankings(
     examples: IndexedExamples,
-    leaves: NDArray[np.int64],
+    leaves: Leaves,
     events: Sequence[UserSequence] | None,
     options: EvaluationOptions | None = None,
 ) -> Evaluation:

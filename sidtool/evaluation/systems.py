@@ -1,10 +1,9 @@
 """The systems of an evaluation: the model, with a memory both of its parts alone, and baselines."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
 from sidtool.data.split.split import Example, UserSequence
@@ -15,17 +14,16 @@ from sidtool.evaluation.ranking import (
     IndexedExamples,
     Ranker,
     Ranking,
+    rank_examples,
     rank_memory,
-    rank_mixture,
-    rank_sids,
 )
 from sidtool.evaluation.system_values import SystemValues
 from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import RankedQueries
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import PopularityRanks, SidPositions
 
 
 def uses_memory(loaded: LoadedModel) -> bool:
@@ -45,21 +43,16 @@ def rank_model(
 ) -> Ranking:
     """What a model recommends, mixed with its memory if it has one; ranked by the `ranker` of the
     model, if there is one. Scores are normalized as the model was trained unless given."""
-    ranker = ranker or _ranker_of(loaded)
-    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "normalize": normalize}
-    search["progress"] = progress
-    if uses_memory(loaded):
-        return Ranking.of_item_beams(examples, ranker(examples, is_mixed=True, **search))
-    return Ranking.of_beams(examples, ranker(examples, is_mixed=False, **search))
-
-
-def _ranker_of(loaded: LoadedModel) -> Ranker:
-    """The ranker of a model in this process."""
-
-    def rank(examples: IndexedExamples, *, is_mixed: bool, **search: Any) -> RankedQueries:
-        return (rank_mixture if is_mixed else rank_sids)(loaded, examples, **search)
-
-    return rank
+    ranker = ranker or partial(rank_examples, loaded)
+    ranked = ranker(
+        examples,
+        k=k,
+        num_beams=num_beams,
+        is_mixed=uses_memory(loaded),
+        normalize=normalize,
+        progress=progress,
+    )
+    return Ranking.of(examples, ranked)
 
 
 def rank_parts(
@@ -75,11 +68,17 @@ def rank_parts(
     """What the model alone and the memory alone recommend; nothing without a memory."""
     if not uses_memory(loaded):
         return {}
-    rank = ranker or _ranker_of(loaded)
-    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "normalize": normalize}
-    sids = rank(examples, **search, is_mixed=False, progress=progress)
+    ranker = ranker or partial(rank_examples, loaded)
+    sids = ranker(
+        examples,
+        k=k,
+        num_beams=num_beams,
+        is_mixed=False,
+        normalize=normalize,
+        progress=progress,
+    )
     return {
-        "model alone": Ranking.of_beams(examples, sids),
+        "model alone": Ranking.of(examples, sids),
         "memory alone": Ranking.of_items(examples, rank_memory(loaded, examples, k=k)),
     }
 
@@ -114,7 +113,7 @@ def baseline_values(
         system: SystemValues(
             metric_names(ks),
             metric_values(find_targets(items, targets), ks),
-            positions[items[:, :COVERED]],
+            SidPositions(positions[items[:, :COVERED]]),
         )
         for system, items in ranked.items()
     }
@@ -134,7 +133,7 @@ def rank_baselines(
     k: int,
     exclude_seen: bool,
     shards: Shards | None = None,
-) -> dict[str, NDArray[np.int64]]:
+) -> dict[str, PopularityRanks]:
     """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
     examples; -1 where there are no more. `shards` as in `baseline_values`."""
     histories = [catalog.index_of(example.history) for example in examples]

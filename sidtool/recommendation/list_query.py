@@ -8,8 +8,8 @@ import numpy as np
 
 from sidtool.base.errors import UsageError
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.search.item_list import EMPTY_LIST, ItemList
 from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.results import EMPTY_LIST, ItemList
 
 
 def check_lists(session: QuerySession) -> None:

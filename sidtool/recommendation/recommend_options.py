@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from sidtool.base.errors import UsageError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 
 
 @dataclass(frozen=True)

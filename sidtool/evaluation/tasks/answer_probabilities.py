@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from sidtool.evaluation.tasks.text_answers import answer_losses
 from sidtool.model.positions import check_positions
 from sidtool.model.structure import is_encoder_decoder
-from sidtool.recommendation.search.batching import batches, evaluation_mode
-from sidtool.recommendation.search.beam import TOKEN_BUDGET
+from sidtool.recommendation.search.driver import Decoder, evaluation_mode
 from sidtool.recommendation.search.partial_head import DecodingHead
 from sidtool.recommendation.search.probe import decoding_method
 from sidtool.recommendation.search.token_tree import TokenTree
@@ -54,20 +53,17 @@ def answer_probabilities(
         )
         if not is_tree or decoding_method(bare) == "generate":
             return _by_whole_sequences(bare, prompts, answers)
-        head = DecodingHead(bare, sliced=decoding_method(bare) == "sliced")
+        decoder = Decoder.of(bare, "it cannot score answers")
         results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
         for numbers in _by_tokens_of_ends(prompts).values():
             alike = [prompts[number] for number in numbers]
-            for index, probabilities in _by_trees(bare, head, alike, answers):
+            for index, probabilities in _by_trees(decoder, alike, answers):
                 results[numbers[index]] = probabilities
     return results
 
 
 def _by_trees(
-    model: Any,
-    head: DecodingHead,
-    prompts: Sequence[SharedPrompt],
-    answers: Sequence[Sequence[int]],
+    decoder: Decoder, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The same for prompts whose ends have one number of tokens, each by its index, in the order in
     which they are read."""
@@ -76,13 +72,11 @@ def _by_trees(
     # the last token of each end branches into the answers, whose last tokens nothing follows
     n_appended = _longest(answers) - 1
     capacity = n_ends * (n_tokens + len(answers) * n_appended)
-    lengths = [len(prompt.start) for prompt in prompts]
-    check_positions(model, max(lengths) + n_tokens, n_appended)
-    for batch in batches(lengths, capacity, TOKEN_BUDGET):
+    starts = [prompt.start for prompt in prompts]
+    check_positions(decoder.model, max(map(len, starts)) + n_tokens, n_appended)
+    for batch, tree in decoder.trees(starts, capacity):
         chosen = [prompts[index] for index in batch]
-        starts = [prompt.start for prompt in chosen]
-        tree = TokenTree.of(model, starts, capacity=capacity, head=head)
-        scores = _score(tree, head, _ends(chosen, model.device), answers)
+        scores = _score(tree, decoder.head, _ends(chosen, decoder.model.device), answers)
         probabilities = _softmax(scores)  # (batch, k, answers)
         for row, index in enumerate(batch):
             yield index, probabilities[row, : len(chosen[row].ends)]

@@ -35,7 +35,7 @@ from sidtool.model.positions import max_positions
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import Segment
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 

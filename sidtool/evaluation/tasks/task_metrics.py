@@ -13,7 +13,7 @@ from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.sid_answers import sid_answer_metrics
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Self, cast, get_args
 
 from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.row_constraint import RowConstraint
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 
 KEY = "sidtool"
 """The key of the settings in vLLM's `additional_config`."""

@@ -15,12 +15,12 @@ from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.beam_result import EMPTY_RESULT, BeamResult, best_leaves
 from sidtool.recommendation.search.device_trie import trie_arrays
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import Prior
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import EMPTY_RESULT, BeamResult, Normalize, best_leaves
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import Leaves, SidPositions
 
 LogProbs = Mapping[int, float]
 """Log-probability by token id."""
@@ -113,10 +113,9 @@ class VllmSearch:
             deny=self._ids(leaf_filter.trie, leaf_filter.denied),
         )
 
-    def _ids(self, trie: Trie, positions: NDArray[np.int64]) -> tuple[str, ...]:
-        rows = positions if trie.rows is None else trie.rows[positions]
+    def _ids(self, trie: Trie, positions: SidPositions) -> tuple[str, ...]:
         ids = self.constraint.bundle.items.ids
-        return tuple(ids[row] for row in rows.tolist())
+        return tuple(ids[row] for row in trie.item_rows(positions).tolist())
 
     def _next_tokens(
         self, requests: Sequence[tuple[list[int], dict[str, Any]]], num_beams: int
@@ -161,8 +160,8 @@ def best_beams(
         yield from sorted(candidates, key=lambda beam: (-beam.score, beam.ids))[:num_beams]
 
 
-def leaves_of(ids: NDArray[np.int64], trie: Trie, tokens: SidTokens) -> NDArray[np.int64]:
+def leaves_of(ids: NDArray[np.int64], trie: Trie, tokens: SidTokens) -> Leaves:
     """The leaves of (n, levels) token ids of valid SIDs."""
     codes = torch.from_numpy(tokens.codes(ids).astype(np.int64))
     leaves, _ = trie_arrays(trie, "cpu").descend(codes)
-    return leaves.numpy()
+    return Leaves(leaves.numpy())

@@ -14,11 +14,17 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from sidtool.base.errors import SidtoolWarning
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search.beam_result import BeamResult, best_leaves, check_scores
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import (
+    EMPTY_RESULT,
+    BeamResult,
+    Normalize,
+    best_leaves,
+    check_scores,
+)
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import Leaves
 from sidtool.tokenizer.sid import Codes
 
 UNUSED_BEAM = -1e8
@@ -39,6 +45,7 @@ def generate_beams(
     targets: Sequence[int],
 ) -> list[BeamResult]:
     """The k best SIDs after each prompt, as `beam_search` defines them, one prompt at a time.
+    An empty prompt has none.
 
     Warns once per architecture."""
     name = type(model).__name__
@@ -46,18 +53,20 @@ def generate_beams(
         _warned.add(name)
         warnings.warn(
             f"{name} does not support a 4-D attention mask: decoding uses `generate`, which is "
-            "many "
-            "times slower",
+            "many times slower",
             SidtoolWarning,
             stacklevel=3,
         )
     writer = without_own_settings(model)
     results = []
-    target_codes = trie.leaf_codes(np.maximum(targets, 0))
+    target_codes = trie.leaf_codes(Leaves(np.maximum(targets, 0)))
     target_ids = tokens.ids(target_codes, begin_end_tokens=False)  # (prompts, levels)
     for prompt, leaf_filter, target, path in zip(
         prompts, filters, targets, target_ids, strict=True
     ):
+        if not prompt:
+            results.append(EMPTY_RESULT)
+            continue
         processor = SidLogitsProcessor(
             trie, tokens, normalize=normalize, filters=[leaf_filter], strict=False
         )
@@ -130,7 +139,7 @@ def beam_config(num_beams: int, levels: int) -> GenerationConfig:
     )
 
 
-def _leaves(trie: Trie, codes: Codes) -> NDArray[np.int64]:
+def _leaves(trie: Trie, codes: Codes) -> Leaves:
     """The leaf of each of (m, levels) SIDs, all of which are in the trie."""
     nodes = np.zeros(len(codes), dtype=np.int64)
     for level in range(trie.levels):
@@ -142,4 +151,4 @@ def _leaves(trie: Trie, codes: Codes) -> NDArray[np.int64]:
             for (start, stop), code in zip(spans, codes[:, level].tolist(), strict=True)
         ]
         nodes = np.array(children, dtype=np.int64)
-    return nodes
+    return Leaves(nodes)

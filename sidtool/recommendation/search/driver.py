@@ -1,0 +1,188 @@
+"""The steps that every search shares: batches of prompts whose token trees grow level by level.
+
+A kind of search says how the children of the prefixes so far are ranked (`Search`): beam search by
+scores, draws by perturbed ones, lists by those of partial lists. `Decoder.grow` does the rest."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from sidtool.base.errors import UsageError
+from sidtool.model.positions import check_positions
+from sidtool.recommendation.search.columns import TokenColumns
+from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
+from sidtool.recommendation.search.kernels import fast_linear
+from sidtool.recommendation.search.partial_head import DecodingHead
+from sidtool.recommendation.search.probe import DecodingMethod, decoding_method
+from sidtool.recommendation.search.results import Normalize
+from sidtool.recommendation.search.token_tree import TokenTree
+
+TOKEN_BUDGET = 1 << 14
+"""Tokens, prompts and trees together, that run in one batch."""
+
+MAX_TREE_TOKENS = 1 << 14
+"""Tokens of one prompt's tree: its attention mask has the square of this number of values."""
+
+
+FEWER_BEAMS = "lower -k and --num-beams; --candidates scores any number of items exactly"
+
+
+class Children(NamedTuple):
+    """The children of (batch, beams) prefixes, padded to the level's largest fan-out:
+    (batch, beams, fan-out) each."""
+
+    nodes: torch.Tensor
+    """int64: of the trie's level"""
+    valid: torch.Tensor
+    """bool: False for padding"""
+    codes: torch.Tensor
+    """int64"""
+    log_probs: torch.Tensor
+    """float32: of each code after its prefix"""
+
+
+class Search(Protocol):
+    """What one kind of search knows of a batch."""
+
+    def rank(self, level: int, children: Children) -> torch.Tensor:
+        """(batch, beams, fan-out): what the best children are chosen by, minus infinity for those
+        that may not be."""
+
+    def follow(
+        self, level: int, nodes: torch.Tensor, ranks: torch.Tensor, best: torch.Tensor
+    ) -> None:
+        """Go on with the best children of a level, (batch, new beams) each: their nodes and ranks,
+        and their indexes among the beams * fan-out children."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A model in eval mode, whose answers grow as token trees."""
+
+    model: Any
+    head: DecodingHead
+
+    @classmethod
+    def of(cls, model: Any, refusal: str) -> "Decoder":
+        """Raises UsageError, which says what is refused, if no mask steers the model."""
+        method = require_mask(model, refusal)
+        return cls(model, DecodingHead(model, sliced=method == "sliced"))
+
+    def trees(
+        self, prompts: Sequence[Sequence[int]], capacity: int, token_budget: int = TOKEN_BUDGET
+    ) -> Iterator[tuple[list[int], TokenTree]]:
+        """The indexes of the prompts of each batch, and trees that grow on them, up to so many
+        tokens each; empty prompts are left out."""
+        for batch in batches([len(prompt) for prompt in prompts], capacity, token_budget):
+            chosen = [prompts[index] for index in batch]
+            yield batch, TokenTree.of(self.model, chosen, capacity=capacity, head=self.head)
+
+    def grow(
+        self,
+        tree: TokenTree,
+        search: Search,
+        trie: TrieArrays,
+        columns: TokenColumns,
+        normalize: Normalize,
+        widths: Sequence[int],
+        *,
+        n_items: int = 1,
+        between: Sequence[int] = (),
+    ) -> torch.Tensor:
+        """Grow the trees of a batch by one SID, or by `n_items` with the tokens `between` two of
+        them; (batch, beams) leaves of the last. `widths` are the beams after each level."""
+        hidden = tree.prefill()  # (batch, 1, dim)
+        nodes = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)  # the root
+        for item in range(n_items):
+            for level, of_level in enumerate(columns.levels):
+                log_probs = self.head.log_probs(hidden, of_level.columns, normalize)
+                # (batch, beams, fan-out) each
+                children, codes, valid = trie.candidates(level, nodes)
+                log_probs = log_probs.gather(-1, of_level.places(codes))
+                if normalize == "trie":
+                    log_probs = normalize_over_children(log_probs, valid)
+                ranks = search.rank(level, Children(children, valid, codes, log_probs))
+                ranks = ranks.flatten(1)  # (batch, beams * fan-out)
+                ranks, best = ranks.topk(min(widths[level], ranks.shape[1]))  # (batch, beams)
+                nodes = children.flatten(1).gather(1, best)
+                codes = codes.flatten(1).gather(1, best)
+                parents = best // children.shape[-1]
+                search.follow(level, nodes, ranks, best)
+                if level < trie.levels - 1:
+                    hidden = tree.step(of_level.ids(codes), parents)  # (batch, beams, dim)
+            if item < n_items - 1:
+                ids = _with_tokens(of_level.ids(codes), between)
+                hidden = tree.step(ids, parents)
+                tree.prune()
+                nodes = torch.zeros_like(nodes)
+        return nodes
+
+
+def _with_tokens(ids: torch.Tensor, following: Sequence[int]) -> torch.Tensor:
+    """(batch, beams) token ids -> (batch, beams, 1 + following), or as they are if none follow."""
+    if not following:
+        return ids
+    ends = torch.tensor(following, device=ids.device).expand(*ids.shape, -1)
+    return torch.cat([ids.unsqueeze(-1), ends], dim=-1)
+
+
+@contextmanager
+def evaluation_mode(
+    model: Any, prompts: Sequence[Sequence[int]] = (), n_answer: int = 0
+) -> Iterator[Any]:
+    """Yield the bare model in eval mode; afterwards every module's mode is restored.
+
+    The wrapper of an adapter is removed (its layers stay). Linear layers run on the faster of this
+    machine's libraries. Raises DataError if one of the `prompts`, with `n_answer` tokens behind it,
+    is longer than the model's positions."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    training_modules = [module for module in bare.modules() if module.training]
+    if training_modules:
+        bare.eval()
+    try:
+        with fast_linear(bare):
+            check_positions(bare, max(map(len, prompts), default=0), n_answer)
+            yield bare
+    finally:
+        for module in training_modules:
+            module.training = True
+
+
+def require_mask(model: Any, refusal: str) -> DecodingMethod:
+    """How a model is decoded. Raises UsageError, which says what is refused, if no mask steers its
+    attention."""
+    method = decoding_method(model)
+    if method == "generate":
+        raise UsageError(f"{type(model).__name__} does not support a 4-D attention mask: {refusal}")
+    return method
+
+
+def tree_tokens(num_beams: int, length: int, answers: str, hint: str = FEWER_BEAMS) -> int:
+    """The most tokens of one prompt's tree, `length` of each beam. Raises UsageError if the tree
+    would take gigabytes of memory, which says for which `answers`."""
+    if num_beams * length > MAX_TREE_TOKENS:
+        raise UsageError(
+            f"{num_beams} beams are too many: {MAX_TREE_TOKENS // length} fit into memory with "
+            f"{answers}",
+            hint=hint,
+        )
+    return num_beams * length
+
+
+def batches(lengths: Sequence[int], tree_tokens: int, token_budget: int) -> Iterator[list[int]]:
+    """Group prompts of similar length, given by index, longest first; empty prompts are left out.
+
+    A batch holds as many prompts as fit: its longest prompt plus `tree_tokens`, times the number of
+    prompts, is at most `token_budget`. A single prompt may exceed it."""
+    nonempty = [index for index in range(len(lengths)) if lengths[index]]
+    batch: list[int] = []
+    for index in sorted(nonempty, key=lambda index: -lengths[index]):
+        if batch and (len(batch) + 1) * (lengths[batch[0]] + tree_tokens) > token_budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
