@@ -18,8 +18,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 if TYPE_CHECKING:
     from sidtool.data.fields.fields import Fields
     from sidtool.integrations.ray.models import ModelSource
-    from sidtool.recommendation.outcome import Outcome
-    from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+    from sidtool.recommendation.requests import BadRequest, Outcome, Recommendation, Request
 
 
 def recommend(
@@ -136,9 +135,8 @@ def recommend(
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
     from sidtool.model.contract.split_check import event_columns
-    from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.recommendations import answer_each, recommend_to_file
-    from sidtool.recommendation.requests_of_users import user_requests
+    from sidtool.recommendation.requests import Outcome, user_requests
 
     chosen_users = _users(events, user, users, all_users)
     if engine == "ray":

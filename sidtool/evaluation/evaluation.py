@@ -20,12 +20,11 @@ from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
-from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
+from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranker, Ranking
 from sidtool.evaluation.results import Evaluation, examples_digest, slices_of
 from sidtool.evaluation.samples import positions_in, sample_examples, titles_of
-from sidtool.evaluation.slices import example_groups
 from sidtool.evaluation.system_values import (
     SystemValues,
     coverage,

@@ -13,9 +13,7 @@ from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.list_query import check_lists
 from sidtool.recommendation.live import LiveRequests
-from sidtool.recommendation.outcome import Answer, Outcome, at_line
 from sidtool.recommendation.query import (
     WINDOW,
     Query,
@@ -23,9 +21,16 @@ from sidtool.recommendation.query import (
     in_windows,
     reporting,
 )
-from sidtool.recommendation.ranker import QueryRanker, QueryRanking
+from sidtool.recommendation.ranker import QueryRanker, QueryRanking, check_lists
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from sidtool.recommendation.requests import (
+    Answer,
+    BadRequest,
+    Outcome,
+    Recommendation,
+    Request,
+    at_line,
+)
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 from sidtool.recommendation.search.filters import AllowList
 from sidtool.tokenizer.index_spaces import ItemRows

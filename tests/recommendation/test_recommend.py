@@ -18,11 +18,16 @@ from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation import recommendations as module
-from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
-from sidtool.recommendation.requests import BadRequest, Recommendation, Request, read_requests
+from sidtool.recommendation.requests import (
+    BadRequest,
+    Outcome,
+    Recommendation,
+    Request,
+    read_requests,
+)
 from sidtool.recommendation.search import generate_fallback
 from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle

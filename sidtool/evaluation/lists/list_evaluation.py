@@ -18,8 +18,14 @@ from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.evaluation import OTHER_MODEL, check_model_and_memory
-from sidtool.evaluation.lists.held_out_sessions import HeldOutSessions, item_facts
-from sidtool.evaluation.lists.list_metrics import ItemFacts, Rows, all_values, list_metric_names
+from sidtool.evaluation.lists.list_metrics import (
+    HeldOutSessions,
+    ItemFacts,
+    Rows,
+    all_values,
+    item_facts,
+    list_metric_names,
+)
 from sidtool.evaluation.lists.list_results import ListEvaluation, differences, means
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.systems import catalog_of, rank_baselines

@@ -23,13 +23,13 @@ from sidtool.recommendation.search.driver import (
     TOKEN_BUDGET,
     Children,
     Decoder,
+    decoding_method,
     evaluation_mode,
     tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.generate_fallback import generate_beams
 from sidtool.recommendation.search.mixture import Prior, check_normalize
-from sidtool.recommendation.search.probe import decoding_method
 from sidtool.recommendation.search.results import (
     EMPTY_RESULT,
     BeamResult,

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.bootstrap import Difference, paired_differences
+from sidtool.evaluation.groups import SLICES, example_groups
 from sidtool.evaluation.metrics import metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
-from sidtool.evaluation.slices import SLICES, example_groups
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.validation import sample_examples
 from sidtool.recommendation.query import Query, QuerySession, RankedQueries

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import Fields
 from sidtool.data.split.split import Example
-from sidtool.recommendation.list_query import search_lists
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.ranker import search_lists
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.list_rewards import LIST_REWARDS, ListGroups

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.recommendation.list_query import search_distinct_lists
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.ranker import search_distinct_lists
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
