@@ -15,6 +15,7 @@ from sidtool.base.errors import SidtoolWarning
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.recommendation.search.device_trie import leaves_of
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import (
     EMPTY_RESULT,
@@ -25,7 +26,6 @@ from sidtool.recommendation.search.results import (
 )
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.index_spaces import Leaves
-from sidtool.tokenizer.sid import Codes
 
 UNUSED_BEAM = -1e8
 """Scores below this belong to beams that `generate` never filled: it starts them at -1e9."""
@@ -85,7 +85,7 @@ def generate_beams(
         used = output.sequences_scores > UNUSED_BEAM
         sids = output.sequences[used][:, start:].cpu().numpy()
         scores = output.sequences_scores[used].float().cpu().numpy()
-        result = best_leaves(_leaves(trie, tokens.codes(sids)), scores, k)
+        result = best_leaves(leaves_of(trie, tokens.codes(sids)), scores, k)
         if target >= 0:
             result = result._replace(survived=_survived([*beams.levels, sids], path))
         results.append(result)
@@ -137,18 +137,3 @@ def beam_config(num_beams: int, levels: int) -> GenerationConfig:
         return_dict_in_generate=True,
         output_scores=True,
     )
-
-
-def _leaves(trie: Trie, codes: Codes) -> Leaves:
-    """The leaf of each of (m, levels) SIDs, all of which are in the trie."""
-    nodes = np.zeros(len(codes), dtype=np.int64)
-    for level in range(trie.levels):
-        pointers = trie.children[level]
-        level_codes = trie.codes[level]
-        spans = zip(pointers[nodes].tolist(), pointers[nodes + 1].tolist(), strict=True)
-        children = [
-            start + np.searchsorted(level_codes[start:stop], code)
-            for (start, stop), code in zip(spans, codes[:, level].tolist(), strict=True)
-        ]
-        nodes = np.array(children, dtype=np.int64)
-    return Leaves(nodes)
