@@ -19,7 +19,6 @@ from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
 from sidtool.evaluation.lists.list_metrics import (
     HeldOutSessions,
     ItemFacts,
-    Rows,
     all_values,
     item_facts,
     list_metric_names,
@@ -37,6 +36,7 @@ from sidtool.recommendation.requests import Request
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 LISTS = "lists"
 """The lists that the model writes."""
@@ -212,7 +212,7 @@ def _request_fields(example: Example) -> Fields:
 
 def _baseline_lists(
     sessions: HeldOutSessions, events: Sequence[UserSequence], options: ListEvaluationOptions
-) -> dict[str, list[Rows]]:
+) -> dict[str, list[ItemRows]]:
     catalog = catalog_of(sessions.bundle, events)
     ranked = rank_baselines(
         catalog,
@@ -222,16 +222,16 @@ def _baseline_lists(
         k=options.length,
         exclude_seen=options.exclude_seen,
     )
-    rows = np.array(sessions.bundle.items.rows(list(catalog.ids)), dtype=np.int64)
+    rows = sessions.bundle.items.rows(catalog.ids)
     return {
-        system: [rows[items[items >= 0]] for items in of_system]
+        system: [ItemRows(rows[items[items >= 0]]) for items in of_system]
         for system, of_system in ranked.items()
     }
 
 
 def _evaluation(
     sessions: HeldOutSessions,
-    lists: Mapping[str, Sequence[Rows]],
+    lists: Mapping[str, Sequence[ItemRows]],
     facts: ItemFacts,
     options: ListEvaluationOptions,
 ) -> ListEvaluation:
