@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from sidtool.data.fields.fields import Fields
     from sidtool.integrations.ray.models import ModelSource
     from sidtool.model.load import LoadedModel
-    from sidtool.recommendation.outcome import Outcome
-    from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+    from sidtool.recommendation.requests import BadRequest, Outcome, Recommendation, Request
 
 
 ListLength = Annotated[
@@ -128,8 +127,7 @@ class RequestSource:
         """The requests; those of --events have the columns that the model was made from."""
         from sidtool.model.contract.split_check import event_columns
         from sidtool.recommendation.live import arriving_requests
-        from sidtool.recommendation.requests import Request, read_request_file
-        from sidtool.recommendation.requests_of_users import user_requests
+        from sidtool.recommendation.requests import Request, read_request_file, user_requests
 
         if self.events is not None:
             users = self.users if self.users is not None else self.user or None
@@ -163,8 +161,8 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
-    from sidtool.recommendation.outcome import Outcome
     from sidtool.recommendation.recommendations import answer_each, recommend_to_file
+    from sidtool.recommendation.requests import Outcome
 
     choices = replace(_with_list(choices, list_, lists), fields=source.shared_fields())
     scored = None if candidates is None else read_ids(candidates)

@@ -9,8 +9,8 @@ from typing import Any
 from sidtool.base.errors import DataError
 from sidtool.data.split.split import Example
 from sidtool.evaluation.bootstrap import Difference, Groups
+from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.samples import Sample
-from sidtool.evaluation.slices import SLICES
 from sidtool.evaluation.system_values import (
     Averages,
     Metrics,

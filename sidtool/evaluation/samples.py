@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.records import JsonRecord
 from sidtool.data.split.split import evenly_spaced
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.model.contract.compat import matching_rows
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
 
 HISTORY = 20
 """Items of a history that are stored, the last ones."""
@@ -31,7 +31,7 @@ class Sample(JsonRecord):
 
 
 def sample_examples(
-    examples: IndexedExamples, first_items: Mapping[str, NDArray[np.int64]], count: int
+    examples: IndexedExamples, first_items: Mapping[str, SidPositions], count: int
 ) -> tuple[Sample, ...]:
     """`count` examples, evenly spread over all.
 
@@ -43,9 +43,7 @@ def sample_examples(
     )
 
 
-def _sample(
-    examples: IndexedExamples, first_items: Mapping[str, NDArray[np.int64]], row: int
-) -> Sample:
+def _sample(examples: IndexedExamples, first_items: Mapping[str, SidPositions], row: int) -> Sample:
     example = examples.examples[row]
     earlier = max(0, len(example.history) - HISTORY)
     ids = examples.bundle.items.ids
@@ -69,10 +67,9 @@ def titles_of(samples: tuple[Sample, ...], bundle: Bundle) -> dict[str, str]:
     return {item: title for item, title in titles.items() if title}
 
 
-def positions_in(bundle: Bundle, other: Bundle, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+def positions_in(bundle: Bundle, other: Bundle, positions: SidPositions) -> SidPositions:
     """The positions in SID order of a bundle's items in another bundle of the same items, in the
     shape given; -1 stays."""
-    rows = matching_rows(bundle.items, other.items)[bundle.active]  # (active,)
-    position_of_row = np.full(len(other.items), -1, dtype=np.int64)
-    position_of_row[other.active] = np.arange(len(other.active))
-    return np.where(positions < 0, -1, position_of_row[rows][positions])
+    rows = ItemRows(matching_rows(bundle.items, other.items)[bundle.active])  # (active,)
+    in_other = other.trie().positions_of(rows)
+    return SidPositions(np.where(positions < 0, -1, in_other[positions]))

@@ -25,6 +25,7 @@ from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
 from sidtool.model.contract.split_check import check_bundle_split
 from sidtool.recommendation.search.search_options import SeenOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 K = 10
 """Cut-off of the metric."""
@@ -120,7 +121,7 @@ def _trials(
             weighted = content_similarity(content.nearest, weight, events)
         similarity = similarity_of(pairs(settings.distance), events, settings, weighted)
         neighbors = SparseRows.of(similarity, np.float32)
-        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, np.arange(n))
+        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, ItemRows(np.arange(n)))
 
     def ndcg(values: Settings) -> float:
         weight = values[CONTENT]

@@ -320,15 +320,12 @@ def _layout(manifest: MemoryManifest) -> dict[str, Expected]:
         "items/id_bytes": ("uint8", (None,)),
         "items/id_offset": ("int64", (n + 1,)),
         "items/events": ("int64", (n,)),
-        "pairs/offset": ("int64", (n + 1,)),
-        "pairs/item": ("uint32", (None,)),
-        "pairs/weight": ("int64", (None,)),
-        "neighbors/offset": ("int64", (n + 1,)),
-        "neighbors/item": ("uint32", (None,)),
-        "neighbors/weight": ("float32", (None,)),
     }
+    weights = {"pairs": "int64", "neighbors": "float32"}
     if manifest.content is not None:
-        layout["content/offset"] = ("int64", (n + 1,))
-        layout["content/item"] = ("uint32", (None,))
-        layout["content/weight"] = ("float32", (None,))
+        weights["content"] = "float32"
+    for name, dtype in weights.items():
+        layout[f"{name}/offset"] = ("int64", (n + 1,))
+        layout[f"{name}/item"] = ("uint32", (None,))
+        layout[f"{name}/weight"] = (dtype, (None,))
     return layout

@@ -22,6 +22,7 @@ from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import model_kind
 from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def usable_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
         SidtoolWarning,
         stacklevel=3,
     )
-    return bundle.without(lacking)
+    return bundle.without(ItemRows(lacking))
 
 
 def load_model_folder(

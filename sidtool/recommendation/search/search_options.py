@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sidtool.base.options import check_options, option
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.evaluation.tasks.answer_probabilities import SharedPrompt, answer_probabilities
+from sidtool.evaluation.tasks.label_answers import SharedPrompt, answer_probabilities
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.model.prompt.assemble import label_prompt_ids

@@ -15,6 +15,7 @@ from sidtool.examples.tokenized import TokenizedExample, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.examples import RlExamples, find_items, shown_events
 
 
@@ -73,7 +74,7 @@ def read_list_examples(
         items=np.concatenate(histories),
         starts=np.concatenate([[0], stops[:-1]]).astype(np.int64),
         stops=stops.astype(np.int64),
-        targets=np.array([rows[0] for rows in targets], dtype=np.int64),
+        targets=ItemRows(np.array([rows[0] for rows in targets], dtype=np.int64)),
         values=None,
         users=tuple(users),
         left_out=left_out,

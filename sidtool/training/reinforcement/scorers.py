@@ -10,6 +10,7 @@ from sidtool.memory.memory import Memory
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.reward_sum import ItemScorer, Matrix
 
 PROMPTS = 8
@@ -22,16 +23,14 @@ def memory_scorer(memory: Memory, bundle: Bundle) -> ItemScorer:
 
     Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
     index = MemoryIndex.of(memory, bundle)
-    # the last entry is that of row -1
-    position_of = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
-    position_of[bundle.active] = np.arange(len(bundle.active))
+    trie = bundle.trie()
 
     def score(histories: Sequence[NDArray[np.int64]], items: NDArray[np.int64]) -> Matrix:
         scores = np.zeros(items.shape)
-        distributions = index.distributions(histories, power=1.0)
+        distributions = index.distributions(list(map(ItemRows, histories)), power=1.0)
         for row, distribution in enumerate(distributions):
             if len(distribution):
-                logs = distribution.log_probs_at(position_of[items[row]])
+                logs = distribution.log_probs_at(trie.positions_of(ItemRows(items[row])))
                 scores[row] = np.exp(logs - distribution.log_probs.max())
         return scores
 
@@ -44,15 +43,16 @@ def teacher_scorer(teacher: LoadedModel) -> ItemScorer:
 
     Raises DataError if the model was not trained to recommend from histories."""
     session = QuerySession.of(teacher)
-    session.from_history(np.zeros(1, dtype=np.int64))  # raises if it has no such prompt
+    session.from_history(ItemRows(np.zeros(1, dtype=np.int64)))  # raises if it has no such prompt
 
     def score(histories: Sequence[NDArray[np.int64]], items: NDArray[np.int64]) -> Matrix:
         logs = np.full(items.shape, -np.inf)
         for start in range(0, len(items), PROMPTS):
             rows = slice(start, start + PROMPTS)
             candidates, column = np.unique(np.maximum(items[rows], 0), return_inverse=True)
-            queries = [Query(session.from_history(history)) for history in histories[rows]]
-            scores = session.score(teacher.model, queries, candidates)  # (prompts, candidates)
+            prompts = [session.from_history(ItemRows(history)) for history in histories[rows]]
+            # (prompts, candidates)
+            scores = session.score(teacher.model, list(map(Query, prompts)), ItemRows(candidates))
             columns = column.reshape(items[rows].shape)  # where each group's candidates are
             logs[rows] = np.take_along_axis(scores, columns, axis=1)
         logs[items < 0] = -np.inf

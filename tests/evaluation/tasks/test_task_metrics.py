@@ -16,7 +16,7 @@ from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.segments import Segment, begin, catalog, end, sids, template
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.recommendation.search.search_options import BeamOptions
 from tests.bundles import small_bundle

@@ -12,7 +12,7 @@ from sidtool.evaluation.options import EvaluationOptions
 from sidtool.integrations.ray.rankings import ClusterRanker
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import WeightedMemory
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from tests.evaluation.shop import shop, visits
 from tests.integrations.ray.sources import LoadedSource
 from tests.loaded import loaded_model

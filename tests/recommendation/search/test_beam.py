@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.batching import batches
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.driver import batches, decoding_method
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_model

@@ -119,13 +119,13 @@ def test_a_batch_is_one_tree_beam(
     make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    run = beam._TreeSearch.run
+    results = beam._BeamSearch.results
 
-    def counted(self: Any, prompts: Any, *rest: Any) -> Any:
-        sizes.append(len(prompts))
-        return run(self, prompts, *rest)
+    def counted(self: Any, leaves: Any, k: int) -> Any:
+        sizes.append(len(leaves))
+        return results(self, leaves, k)
 
-    monkeypatch.setattr(beam._TreeSearch, "run", counted)
+    monkeypatch.setattr(beam._BeamSearch, "results", counted)
     batcher = make_batcher()
     requests = [waiting(n) for n in range(20)]
     batcher.submit(requests)
