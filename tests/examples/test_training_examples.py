@@ -238,6 +238,24 @@ def test_a_user_query_needs_a_training_event(bundle: Bundle, catalog: Items, spl
         ExampleMaker(bundle, catalog, SftOptions({"query-to-sid": 1.0}))
 
 
+def test_a_user_query_for_an_item_that_is_held_out_again_is_left_out(
+    bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    """It may be the query of the held-out event: queries have no time."""
+    user = split.train[0]
+    item = user.items[1]
+    repeated = dataclasses.replace(split, test=(Example(user.user, user.items, item, 99),))
+    queries = (
+        *(Query(item, text, user.user) for text in ("when trained on", "when held out")),
+        Query(user.items[2], "of the training set", user.user),
+    )
+    maker, examples = make_examples(
+        bundle, catalog, repeated, SftOptions({"query-to-sid": 1.0}), queries
+    )
+    assert maker.count_dropped_queries(repeated) == 2
+    assert [example.events for example in examples] == [((user.user, user.items[2], 2),)]
+
+
 def test_items_with_hidden_text_are_shown_as_sids_only(
     bundle: Bundle, catalog: Items, split: Split
 ) -> None:

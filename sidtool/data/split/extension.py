@@ -44,16 +44,19 @@ def _check_seen(split: Split, earlier: Split) -> None:
     events = ((each.user, item) for each in earlier.train for item in each.items)
     repeated = {event for event in chain(events, _targets(earlier.valid)) if event in held_out}
     users = {user for user, _ in repeated}
-    timed = split.fields.times and earlier.fields.times
-    logs, earlier_logs = (_logs(each, users, timed) for each in (split, earlier))
     in_order = split.windows is None and earlier.windows is None
+    in_order &= split.reference.order == earlier.reference.order
+    timed = in_order and split.fields.times and earlier.fields.times
+    logs, earlier_logs = (_logs(each, users, timed) for each in (split, earlier))
+    # what follows the last target of a user is in no part
+    shows_all = not split.fields.target
     for user in users:
         log, old = logs[user], earlier_logs[user]
         for parts, learned, asked in (
             ("training", old.train, log.valid | log.test),
             ("training or validation", old.train | old.valid, log.test),
         ):
-            seen = _learned(old.events, learned, log.events, asked, in_order)
+            seen = _learned(old.events, learned, log.events, asked, in_order, shows_all)
             if seen is not None:
                 raise CompatibilityError(
                     f"split {split.reference} holds out item {seen[0]!r} of user {user!r}, which "
@@ -106,13 +109,15 @@ def _learned(
     new: Mapping[int, ItemEvent],
     asked: Collection[int],
     in_order: bool,
+    shows_all: bool,
 ) -> ItemEvent | None:
     """The first event `asked` of a user's `new` ones that may be an event `learned` of the `old`
     ones, given by position; None without one.
 
     If all old events are, in order, among the new ones, an event may be one with as many old events
-    before and behind it as that one has. Otherwise events were dropped, which may be any, or the
-    splits do not show the order, and events of one item may be the same."""
+    before it as that one has, and as many behind it if the new ones are all of the user's.
+    Otherwise events were dropped, which may be any, or the splits do not show the order, and events
+    of one item may be the same."""
     old_places, new_places = sorted(old), sorted(new)
     olds = [old[place] for place in old_places]
     news = [new[place] for place in new_places]
@@ -125,7 +130,7 @@ def _learned(
         for index, earlier in enumerate(olds):
             if earlier != event or old_places[index] not in learned:
                 continue
-            n_behind = len(olds) - 1 - index
+            n_behind = len(olds) - 1 - index if shows_all else 0
             if not is_whole or (before[at] >= index and behind[at + 1] >= n_behind):
                 return event
     return None
