@@ -32,8 +32,8 @@ MODEL_COMMANDS = {name.partition(" ")[0] for name in HEAVY}
 QUICK = ("add-items", "make-sft", "push")
 """Commands that `make test` tries: of a bundle, of files, and of a registry."""
 SAMPLE = {"kill": 2, "full": 1, "read-only": 1}
-"""Events of a command that `make test-slow` tries. A million hostile cases try all events, and fifty of
-a command that loads a model."""
+"""Events of a command that `make test` and `make test-slow` try. A million hostile cases try all
+events, and fifty of a command that loads a model."""
 
 
 @dataclass(frozen=True)

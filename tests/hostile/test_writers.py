@@ -28,7 +28,11 @@ ZIP = "build-codebook to zip"
 NO_INPUTS = Path("inputs")
 LIGHT = sorted(name for name, case in light_commands(NO_INPUTS).items() if case.older)
 HEAVY = sorted(heavy_commands(NO_INPUTS))
-PAIRS = [("build-codebook", "build-codebook"), ("make-sft", "make-sft"), ("export flashrec", "split")]
+PAIRS = [
+    ("build-codebook", "build-codebook"),
+    ("make-sft", "make-sft"),
+    ("export flashrec", "split"),
+]
 """Pairs that `make test` tries."""
 SLOW_PAIRS = [pair for pair in product(LIGHT, LIGHT) if pair not in PAIRS and pair.count(ZIP) != 1]
 HEAVY_PAIRS = [
