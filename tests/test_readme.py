@@ -1,8 +1,8 @@
 """README's code blocks, run on a small shop with a tiny encoder in place of the one from the
 hub."""
 
+import contextlib
 import json
-import os
 import random
 import re
 import subprocess
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.road import done
+from tests.doc_blocks import ENCODER, commands
 from tests.encoders import tiny_encoder
 
-ENCODER = "hf://sentence-transformers/all-MiniLM-L6-v2"
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORDS = [
@@ -83,18 +84,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("shop")
     write_shop(folder)
     encoder = tiny_encoder(tmp_path_factory.mktemp("bert"), folder / "encoder")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     printed = []
-    for command, _ in commands_and_lines():
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", command.replace(ENCODER, str(encoder))],
-            cwd=folder,
-            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, (command, done.stderr)
-        printed.append(done.stdout + done.stderr)
+    with contextlib.chdir(folder):
+        for line, _ in commands_and_lines():
+            (command,) = commands(f"```bash\n{line}\n```", "bash")
+            words = (word.replace(ENCODER, str(encoder)) for word in command.words)
+            ran = done(*words, text=command.piped)
+            printed.append(ran.out + ran.err)
     return folder, printed
 
 

@@ -44,6 +44,7 @@ def run_page(name: str, encoder: Path, levels: str = "8x8x8") -> None:
             Path(command.written).write_text(ran.out, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_as_written(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def run_commands(name: str, words: Mapping[str, str], further: Mapping[str, Sequ
         done(*text.split("\n"), *further.get(command.words[0], ()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
 def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) -> None:
     Path("foreign").symlink_to(road.foreign)
@@ -159,6 +161,7 @@ def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) ->
     assert json.loads(Path("maps/index.json").read_text(encoding="utf-8")).keys() >= {"b001"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
 def test_the_page_on_memories_runs() -> None:
     catalog(Path("new.jsonl"), n=70)
@@ -180,6 +183,7 @@ def test_the_page_on_memories_runs() -> None:
     assert verify_memory(Path("tonight.zarr")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
 def test_the_page_on_reinforcement_runs() -> None:
     rows = Path("interactions.csv").read_text(encoding="utf-8").splitlines()
@@ -199,6 +203,7 @@ def test_the_page_on_reinforcement_runs() -> None:
     assert Path("weighted/model/sid.json").exists()
 
 
+@pytest.mark.slow
 def test_the_page_on_reports_runs(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

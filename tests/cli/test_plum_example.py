@@ -70,6 +70,7 @@ def commands_of_the_example(road: Road, files: dict[str, Path]) -> list[list[str
     ]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_example_runs(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ from tests.hostile.writing_commands import (
 )
 
 CASES = 1_000
-SAMPLE = 60
+SAMPLE = 20
 NO_INPUTS = Path("inputs")
 NOTHING_STORED = {"prepare", "check", "embed", "import", "init-model"}
 """Commands that read no artifact of sidtool."""

@@ -35,6 +35,7 @@ from tests.models import (
     tiny_tokenizer,
     unsigned,
 )
+from tests.pairs import all_pairs
 
 PROMPTS = torch.arange(24).reshape(2, 12) + 5
 ANSWERS = torch.arange(8).reshape(2, 4) + 40
@@ -53,9 +54,9 @@ def save(folder: Path, architecture: str, *, tied: bool = True, padding: int = 0
     return model
 
 
-@pytest.mark.parametrize("padding", [0, 5, 200], ids=["exact", "partly padded", "padded"])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+@pytest.mark.parametrize(
+    ("architecture", "tied", "padding"), all_pairs(ENCODER_DECODERS, [True, False], [0, 5, 200])
+)
 def test_old_logits_stay_and_every_embedding_gets_rows(
     architecture: str, tied: bool, padding: int, bundle: Bundle, tmp_path: Path
 ) -> None:

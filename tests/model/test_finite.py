@@ -18,6 +18,7 @@ from sidtool.model.pretrained import save_pretrained
 from sidtool.model.rebinding import rebind
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
+from tests.pairs import all_pairs
 
 VALUES = [float("nan"), float("inf"), float("-inf")]
 
@@ -37,9 +38,14 @@ def poison(
     return name
 
 
-@pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("position", [0, 7, 4_096, 9_999])
+@pytest.mark.parametrize(
+    ("value", "dtype", "position"),
+    all_pairs(
+        VALUES,
+        [torch.float32, torch.bfloat16, torch.float16, torch.float64],
+        [0, 7, 4_096, 9_999],
+    ),
+)
 def test_one_value_is_enough(value: float, dtype: torch.dtype, position: int) -> None:
     weight = torch.full((10_000,), torch.finfo(dtype).max, dtype=dtype)
     others = [("empty", torch.zeros(0)), ("ids", torch.arange(3))]

@@ -32,6 +32,7 @@ from sidtool.recommendation.search import generate_fallback
 from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
+from tests.pairs import all_pairs
 
 torch.set_num_threads(1)
 
@@ -302,9 +303,14 @@ def test_unknown_ids_that_a_request_allows_are_counted(shop: LoadedModel) -> Non
         answers_to(shop, requests, strict=True)
 
 
-@pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize(
+    ("normalize", "value", "architecture"),
+    all_pairs(
+        ["level", "trie", "vocabulary"],
+        [float("nan"), float("inf")],
+        ["llama", "gpt2", "t5", "bart"],
+    ),
+)
 def test_a_diverged_model_gives_no_empty_answers(
     normalize: Any, value: float, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
