@@ -4,26 +4,26 @@ examples, with confidence intervals. docs/metrics.md defines every number."""
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.data.spilled_events import Spill
 from sidtool.data.split.files import open_split
 from sidtool.data.split.record import SplitReference, check_split
 from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.catalog_check import check_same_catalog
 from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
-from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
-from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranker, Ranking
+from sidtool.evaluation.metrics import averages, metric_names, metric_values
+from sidtool.evaluation.options import EvaluationOptions
+from sidtool.evaluation.ranking import IndexedExamples, Ranker, Ranking
 from sidtool.evaluation.results import Evaluation, examples_digest, slices_of
 from sidtool.evaluation.samples import positions_in, sample_examples, titles_of
 from sidtool.evaluation.slices import example_groups
@@ -35,7 +35,6 @@ from sidtool.evaluation.system_values import (
 )
 from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, uses_memory
 from sidtool.memory.sharded import Shards
-from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.search.mixture import check_normalize
@@ -45,50 +44,6 @@ WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
 OTHER_MODEL = "other model"
 """The name of the system that a model is compared with."""
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How a model is evaluated. Raises UsageError for a number below 1 or unordered cut-offs."""
-
-    on: Literal["test", "valid"] = "test"
-    """The part of the split to evaluate on."""
-    limit: int | None = None
-    """Number of examples, evenly spread over the part; None takes all."""
-    ks: tuple[int, ...] = KS
-    """Cut-offs of the metrics."""
-    num_beams: int = 50
-    """Beam width; at least the largest cut-off is used."""
-    exclude_seen: bool = False
-    """No system, baselines included, recommends an item of the history."""
-    baselines: bool = True
-    knn: KnnSettings = UNTUNED
-    seed: int = 0
-    """Seed of the bootstrap."""
-    by: tuple[str, ...] = ()
-    """Fields whose values group the examples: user.FIELD, context.FIELD or feedback.FIELD."""
-    weight: str | None = None
-    """Feedback of the target that weights a further mean."""
-    target: tuple[str, ...] = ()
-    """Conditions on the feedback of the target: only examples that fulfill them are evaluated."""
-    samples: int = 20
-    """Number of examples whose history and recommendations are part of the result."""
-    normalize: Normalize | None = None
-    """What scores of the model are normalized over; None is as it was trained. A model that it is
-    compared with is decoded as it was trained."""
-
-    def __post_init__(self) -> None:
-        metric_names(self.ks)
-        for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
-            if value is not None and value < 1:
-                raise UsageError(f"the {name} must be at least 1, not {value}")
-        if self.samples < 0:
-            raise UsageError(f"the number of samples must be at least 0, not {self.samples}")
-
-    @property
-    def depth(self) -> int:
-        """Number of SIDs that are ranked for each example."""
-        return max(*self.ks, COVERED)
 
 
 def evaluate(

@@ -305,7 +305,7 @@ def test_memories_that_do_not_fit_are_refused(
     refused(2, "recommend", trie_model, *history, "--explain")
     refused(2, "recommend", bound, *history, "--memory-weight", 1.5)
     refused(2, "recommend", bound, *history, "--memory-power", 0)
-    refused(2, "evaluate", bound, "--task", "title-to-sid", "--memory", memory)
+    refused(2, "evaluate-task", bound, "title-to-sid", "--memory", memory)
 
 
 def test_a_damaged_or_replaced_copy_is_refused(

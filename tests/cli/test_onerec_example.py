@@ -46,7 +46,7 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
             said = done(name, *map(_in(tmp_path), words), *SMALLER.get(name, []))
     assert names == [
         *("split", "build-codebook", "init-model", "extend-model", "make-sft", "train"),
-        *("make-sft", "train", "evaluate", "rl", "evaluate"),
+        *("make-sft", "train", "evaluate-task", "rl", "evaluate-lists"),
     ]
     assert read_split(tmp_path / "split").protocol == "last-session"
     contract = read_contract(tmp_path / "aligned")

@@ -278,7 +278,7 @@ def test_a_model_is_trained_for_its_memory(road: Road, tmp_path: Path) -> None:
     assert "require each other" in refused(2, *refused_command, "--memory", memory)
     weight = ("--set", "memory_weight=1")
     mixed = ("--memory", memory, "--split", split)
-    assert "memory_weight must be below 1" in refused(2, *refused_command, *mixed, *weight)
+    assert "memory_weight must be less than 1" in refused(2, *refused_command, *mixed, *weight)
     over = ("--set", "softmax_over=level")
     assert "requires softmax_over=trie" in refused(2, *refused_command, *mixed, *over)
     lines = road.events.read_text().splitlines()

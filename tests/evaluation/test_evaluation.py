@@ -12,12 +12,9 @@ import pytest
 from sidtool.base.errors import DataError, ThresholdError, UsageError
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.evaluation.baselines import UNTUNED
-from sidtool.evaluation.evaluation import (
-    EvaluationOptions,
-    evaluate_examples,
-    evaluate_rankings,
-)
+from sidtool.evaluation.evaluation import evaluate_examples, evaluate_rankings
 from sidtool.evaluation.metrics import KS, check_thresholds, metric_names
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.results import Evaluation, compare
 from sidtool.memory.build import build_memory

@@ -16,7 +16,7 @@ from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.examples import make_sft as module
-from sidtool.examples.catalog import CatalogOptions
+from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.example_file import read_training_examples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import Lineage, read_lineage, side_files
@@ -219,8 +219,11 @@ def test_parts_of_the_catalog_that_no_task_shows_are_refused(
 ) -> None:
     items = catalog_file(tmp_path, "title", "brand")
     for catalog_options, message in (
-        (CatalogOptions(fields=("brand",)), r"columns \(brand\) are shown by the task item-text"),
-        (CatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
+        (
+            TaskCatalogOptions(fields=("brand",)),
+            r"columns \(brand\) are shown by the task item-text",
+        ),
+        (TaskCatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
     ):
         with pytest.raises(UsageError, match=message):
             make_sft(bundle, items, split, tmp_path / "x.jsonl", catalog_options=catalog_options)
@@ -233,7 +236,7 @@ def test_running_text_shows_the_columns_that_were_asked_for(
     options = SftOptions({"item-text": 1.0, "sid-to-brand": 1.0})
     for fields in ((), ("color",)):
         out = tmp_path / f"{len(fields)}.jsonl"
-        made = CatalogOptions(fields=fields)
+        made = TaskCatalogOptions(fields=fields)
         lineage = make_sft(bundle, items, split, out, options, catalog_options=made)
         assert lineage.columns == fields
         texts = [each["text"] for each in read_training_examples(out) if "text" in each]
@@ -260,7 +263,7 @@ def test_queries_are_given_once(tmp_path: Path, bundle: Bundle, split: Split) ->
     options = SftOptions({"query-to-sid": 1.0})
     made = make_sft(bundle, items, split, tmp_path / "train.jsonl", options, queries=QUERIES)
     assert made.tasks["query-to-sid"].examples + made.dropped_queries == len(QUERIES)
-    composed = CatalogOptions(query_text="a {title}")
+    composed = TaskCatalogOptions(query_text="a {title}")
     with pytest.raises(UsageError, match="given twice"):
         make_sft(
             bundle,

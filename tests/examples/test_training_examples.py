@@ -15,7 +15,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Example, Split, UserSequence
-from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import example_json
 from sidtool.examples.sft_options import SftOptions
@@ -198,7 +198,9 @@ def test_item_text_shows_numbers_of_the_catalog(
     rows[3]["price"] = None  # unknown
     path = tmp_path / "items.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    options = CatalogOptions(fields=("price", "rating"), query_text="{title} for {price} dollars")
+    options = TaskCatalogOptions(
+        fields=("price", "rating"), query_text="{title} for {price} dollars"
+    )
     tasks = {"item-text": 1.0, "sid-to-price": 1.0, "query-to-sid": 1.0}
     catalog, queries = read_catalog(path, tasks, options)
     _, examples = make_examples(bundle, catalog, split, SftOptions(tasks), queries)

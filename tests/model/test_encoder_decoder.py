@@ -14,6 +14,7 @@ from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.carry import carry_model
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.model.positions import check_positions
 from sidtool.model.presets.init_model import init_model
@@ -150,7 +151,9 @@ def test_halves_with_configurations_of_their_own_grow(bundle: Bundle, tmp_path: 
     config.decoder_start_token_id = 2
     model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32).eval()
     save_base(tmp_path / "base", model, tiny_tokenizer())
-    contract = extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", user_tokens=3)
+    contract = extend_model(
+        str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(user_tokens=3)
+    )
     served = load_model_folder(tmp_path / "out").model
     ids = torch.arange(8).reshape(2, 4)
     with torch.no_grad():
@@ -232,7 +235,7 @@ def test_the_tokenizer_of_t5_gets_sid_and_user_tokens(bundle: Bundle, tmp_path: 
     # as t5-small, which has 28 rows more than tokens
     model = tiny_encoder_decoder("t5", vocab_size=known + 28)
     save_base(tmp_path / "base", model, tokenizer)
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", user_tokens=7)
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(user_tokens=7))
     loaded = load_model_folder(tmp_path / "out")
     tokens, users = loaded.tokens, loaded.contract.users
     assert users is not None

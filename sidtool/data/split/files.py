@@ -16,14 +16,14 @@ first one, `rest`: [{"item": "i7", "position": 6}], each with `feedback`, `conte
 the split has them."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from sidtool.base.artifact import describe
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.options import check_options, group, option
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.data.columns import EventColumns
@@ -53,31 +53,30 @@ WINDOWS = "windows.jsonl"
 class SplitOptions:
     """How events are split. Raises UsageError for options that do not belong to the protocol."""
 
-    protocol: Protocol = "leave-one-out"
-    valid: Path | None = None
+    protocol: Protocol = option("leave-one-out")
+    """leave-one-out: each user's last event is test, the one before validation. last-session: the
+    same with whole sessions. temporal: two moments divide all events. given: the files are already
+    split."""
+    valid: Path | None = option(None, panel="Options")
     """Validation windows (given)."""
-    test: Path | None = None
+    test: Path | None = option(None)
     """Test windows (given)."""
-    valid_from: str | float | None = None
-    """Number or ISO date at which validation starts (temporal)."""
-    test_from: str | float | None = None
-    """Number or ISO date at which test starts (temporal)."""
-    columns: EventNames = field(default_factory=EventNames)
+    valid_from: str | float | None = option(None)
+    """Time or date where validation starts (temporal). Default: after 80% of the events."""
+    test_from: str | float | None = option(None)
+    """Time or date where test starts (temporal). Default: after 90% of the events."""
+    columns: EventNames = group(EventNames)
     """Columns of the events; not of windows, whose columns have fixed names."""
-    fields: FieldOptions = field(default_factory=FieldOptions)
+    fields: FieldOptions = group(FieldOptions)
     """Further columns of the events, a table of users, and what counts as a target."""
-    extends: tuple[Path, ...] = ()
-    """Earlier splits, as `open_split` reads them, whose models stay usable with this one
-    (`extended`)."""
-    sessions: SessionRule | None = None
+    extends: tuple[Path, ...] = option((), metavar="SPLIT")
+    """Earlier split of the same data. Its bundles and models stay usable with the new split, if
+    nothing that is held out was trained on. Repeatable."""
+    sessions: SessionRule | None = group(None)
     """What a session is; required by last-session, recorded under leave-one-out and temporal."""
 
     def __post_init__(self) -> None:
-        if self.protocol not in get_args(Protocol):
-            raise UsageError(
-                f"no protocol {self.protocol!r}",
-                hint=f"choose from {', '.join(get_args(Protocol))}",
-            )
+        check_options(self)
         self._refuse_options_of("given", "--valid", self.valid, "--test", self.test)
         self._refuse_options_of(
             "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from

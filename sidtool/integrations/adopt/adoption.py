@@ -3,7 +3,6 @@ model of sidtool. Its weights are copied, not changed."""
 
 import shutil
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
+from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.find_tokens import find_tokens, level_sizes
-from sidtool.integrations.adopt.known_prompts import Preset
 from sidtool.integrations.adopt.prompts import adopted_prompt, worked_prompt
 from sidtool.integrations.adopt.report import Adoption, equal_rows, sampling_settings
 from sidtool.integrations.formats.convert import SUFFIXES, read_map
@@ -36,24 +35,6 @@ from sidtool.model.structure import model_kind, vocabulary_weights
 from sidtool.model.vocabulary import check_embedding_rows
 from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
-
-
-@dataclass(frozen=True)
-class AdoptOptions:
-    """The prompt and the origin of a model that another system trained."""
-
-    preset: Preset | None = None
-    """the system whose prompt it was trained with"""
-    template_file: str | Path | None = None
-    """a file with another prompt, {"prompts": [TEXT], "separator": TEXT, "items": [FORM]}"""
-    history_length: int | None = None
-    """items of a history at most; None: as the preset, or 20"""
-    max_length: int | None = None
-    """tokens of a prompt at most; None: as the preset, or 2048"""
-    revision: str | None = None
-    """of a model on the hub"""
-    license: str | None = None
-    """for the model cards of this model and of those made from it"""
 
 
 def adopt(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.items import Items, read_items
+from sidtool.data.items import Items, TextNames, read_items
 from sidtool.data.vectors import Vectors
 from sidtool.integrations.ray.output import (
     PartFolder,
@@ -37,13 +37,9 @@ SHARD_ROWS = 2048
 first, so the last bits of a vector depend on it."""
 
 
-@dataclass(frozen=True)
-class ItemColumns:
+@dataclass(frozen=True, kw_only=True)
+class ItemColumns(TextNames):
     """Columns of a catalog; None: guessed, the text is the title."""
-
-    id_column: str | None = None
-    title_column: str | None = None
-    text_template: str | None = None
 
     def read(self, shard: Shard, bundle: Bundle | None = None) -> Items:
         """The items of a shard; errors as `read_items`."""

@@ -15,7 +15,7 @@ from sidtool.base.output import locked, remove
 from sidtool.base.progress import Progress
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.split import Split
-from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import side_files
 from sidtool.memory.build import rebuild_memory
@@ -68,7 +68,7 @@ def refresh(
     split: Split | str | Path | None = None,
     items: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
-    catalog_options: CatalogOptions | None = None,
+    catalog_options: TaskCatalogOptions | None = None,
     options: RefreshOptions | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -123,7 +123,7 @@ def refresh(
     if plan.last.teachers and notify:
         notify("the model was distilled: refresh trains it without its teachers")
     sft_options = last_sft_options(plan.contract, plan.last, options.seed)
-    catalog = _catalog(plan.bundle, items, plan.last, catalog_options or CatalogOptions())
+    catalog = _catalog(plan.bundle, items, plan.last, catalog_options or TaskCatalogOptions())
     train_options, sft_fields = training_settings(plan.last, options)
     memory = _renewed_memory(plan, plan.split, embeddings)
     loss_memory = _loss_memory(plan, plan.last, memory)
@@ -207,7 +207,7 @@ def _loss_memory(plan: RefreshPlan, last: TrainParams, memory: Memory | None) ->
 
 
 def _catalog(
-    bundle: Bundle, items: str | Path | None, last: TrainParams, options: CatalogOptions
+    bundle: Bundle, items: str | Path | None, last: TrainParams, options: TaskCatalogOptions
 ) -> Items:
     """The catalog; without a file, the ids and titles of the bundle, since the tasks need no
     more."""

@@ -165,7 +165,7 @@ def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "magic"}, "no protocol 'magic'"),
+        ({"protocol": "magic"}, "protocol must be one of leave-one-out"),
         ({"protocol": "given"}, "requires --valid and --test"),
         ({"protocol": "given", "valid": Path("x")}, "must be given together"),
         ({"valid": Path("x"), "test": Path("x")}, "require --protocol given"),

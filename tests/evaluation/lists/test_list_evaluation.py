@@ -15,12 +15,12 @@ from sidtool.data.split.split import Split
 from sidtool.evaluation.lists.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
-    ListEvaluationOptions,
     ListMaker,
     evaluate_list_makers,
     evaluate_lists,
     list_maker,
 )
+from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from tests.bundles import small_bundle

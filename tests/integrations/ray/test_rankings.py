@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.split import Split
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.integrations.ray.rankings import ClusterRanker
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import WeightedMemory

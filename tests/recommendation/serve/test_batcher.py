@@ -76,7 +76,7 @@ def test_requests_with_equal_options_share_batches_in_their_order(
     tree = 8 * 2
     prompt = len(served(shop).recommender(Choices()).prepare(Request("u1", ("i1",))).query.prompt)
     batcher = make_batcher(batches, batch_tokens=3 * (prompt + 1 + tree))
-    few = Choices(k=2)
+    few = Choices((("k", 2),))
     order = [1, 2, 3, 4, 5, 6, 7]
     batcher.submit([waiting(n, few if n in (2, 5) else Choices()) for n in order])
     batcher.start()
@@ -282,7 +282,7 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
 
 def test_the_oldest_request_is_next_whatever_its_options() -> None:
     line = Queue()
-    first, second, third = (waiting(n, Choices(k=n % 2 + 1)) for n in range(3))
+    first, second, third = (waiting(n, Choices((("k", n % 2 + 1),))) for n in range(3))
     for each in (first, second, third):
         line.add(each)
     assert line.oldest() is first

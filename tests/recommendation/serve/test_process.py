@@ -208,11 +208,11 @@ def test_a_service_that_cannot_start_says_so(model: Path, tmp_path: Path) -> Non
     assert "there is no model at" in refused(1, "serve", tmp_path, "--port", 0)
     assert "there is no model at" in refused(1, "serve", tmp_path, "--port", 0, "--workers", 2)
     for words, text in (
-        (("--workers", 0), "at least 1 worker"),
-        (("--port", 70000), "from 0 to 65535"),
+        (("--workers", 0), "--workers must be at least 1"),
+        (("--port", 70000), "--port must be at most 65535"),
         (("--max-beams", 20), "raise --max-beams"),
-        (("--timeout", 0), "more than 0 seconds"),
-        (("--poll", 0), "more than 0 seconds"),
+        (("--timeout", 0), "--timeout must be more than 0"),
+        (("--poll", 0), "--poll must be more than 0"),
         (("--batch-wait", 99999), "0 to 30.0 seconds"),
         (("--max-body", "x"), "x"),
     ):
