@@ -163,6 +163,15 @@ def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
+def test_the_page_on_a_nightly_rebuild_runs() -> None:
+    run_commands("nightly.md", {"hr@10=0.01": "hr@10=0"}, {})
+    assert verify_memory(Path("tonight/memory.zarr")) == []
+    assert len(open_bundle("registry/shop")) == 70
+    assert len(open_bundle("registry/shop@prod")) == 60  # as the page ends: the version before
+    assert len(open_bundle("weekly/sid.zarr")) == 70
+
+
+@pytest.mark.usefixtures("in_shop")
 def test_the_page_on_memories_runs() -> None:
     catalog(Path("new.jsonl"), n=70)
     width = open_bundle("shop.zarr").manifest.recipe["encoder"]["dim"]
