@@ -67,7 +67,13 @@ def tune_memory(
     candidates = candidates_of(loaded, memory, examples, options, progress)
     choice, factor = choose_for_new_items(candidates, [example.user for example in examples])
     binding = MemoryBinding(
-        memory.digest, choice.weight, choice.power, choice.summary, choice.gate, factor
+        memory.digest,
+        choice.weight,
+        choice.power,
+        choice.summary,
+        choice.gate,
+        factor,
+        split.reference,
     )
     bind_memory(model, memory, binding, out, force=force)
     return binding

@@ -14,6 +14,7 @@ from typing import Any
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
+from sidtool.data.split.record import SplitReference
 from sidtool.examples.lineage import Lineage
 from sidtool.examples.tasks import LIST_TASK
 from sidtool.examples.tokenized import answers_with_sid
@@ -56,6 +57,8 @@ class TrainingRun:
     """the contract of the model in `model_dir`"""
     bundle: Bundle
     teacher_dirs: tuple[Path, ...]
+    learned_from: tuple[SplitReference, ...]
+    """the splits of the bundle's codebook and the teachers"""
     memory: TrainingMemory | None
     item_fields: ItemFields
     """the field tokens beside the items of sequences"""
@@ -185,6 +188,7 @@ class TrainingRun:
             memory=self.memory.memory.digest if self.memory else None,
             lists=self.lineage.lists,
             sft=_sft_record(self.lineage),
+            learned_from=self.learned_from,
         )
         return self.contract.with_stage(
             StageRecord(self.options.stage, params),

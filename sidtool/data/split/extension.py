@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.data.split.split import Example, Split
+from sidtool.data.split.split import Example, Split, UserSequence
 
 ItemEvent = tuple[Any, ...]
 """An item, and the time of the event if both splits record times."""
@@ -46,7 +46,7 @@ def _check_seen(split: Split, earlier: Split) -> None:
     users = {user for user, _ in repeated}
     in_order = split.windows is None and earlier.windows is None
     in_order &= split.reference.order == earlier.reference.order
-    timed = in_order and split.fields.times and earlier.fields.times
+    timed = _are_timed(split, earlier)
     logs, earlier_logs = (_logs(each, users, timed) for each in (split, earlier))
     # what follows the last target of a user is in no part
     shows_all = not split.fields.target
@@ -67,6 +67,12 @@ def _check_seen(split: Split, earlier: Split) -> None:
                 )
 
 
+def _are_timed(split: Split, earlier: Split) -> bool:
+    """Whether both splits have times, of one column, which distinguish events of one item."""
+    times = split.fields.times and earlier.fields.times
+    return times and split.reference.order == earlier.reference.order
+
+
 @dataclass
 class _Log:
     """What a split has of a user's events, by their positions."""
@@ -81,8 +87,7 @@ def _logs(split: Split, users: Collection[str], timed: bool) -> dict[str, _Log]:
     logs = {user: _Log() for user in users}
     for sequence in split.train:
         if log := logs.get(sequence.user):
-            item_events = _item_events(sequence.items, sequence.fields.times if timed else None)
-            log.events.update(zip(sequence.positions, item_events, strict=True))
+            log.events.update(zip(sequence.positions, _train_events(sequence, timed), strict=True))
             log.train.update(sequence.positions)
     for name, part in (("valid", split.valid), ("test", split.test)):
         for example in part:
@@ -149,16 +154,17 @@ def _found(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[int
 def _drops_events(split: Split, earlier: Split) -> bool:
     """Whether `split` lacks training events of `earlier`, or events that this one trains or
     validates on. Warns if it lacks training events of most users."""
+    timed = _are_timed(split, earlier)
     rows = {sequence.user: row for row, sequence in enumerate(split.train)}
-    valid = _items_by_user(split.valid)
-    earlier_valid = _items_by_user(earlier.valid)
+    valid = _targets_by_user(split.valid, timed)
+    earlier_valid = _targets_by_user(earlier.valid, timed)
     n_users = 0
     n_lost_train = 0
     n_lost = 0
     for sequence in earlier.train:
         row = rows.get(sequence.user)
-        train = Counter(() if row is None else split.train[row].items)
-        earlier_train = Counter(sequence.items)
+        train = Counter(() if row is None else _train_events(split.train[row], timed))
+        earlier_train = Counter(_train_events(sequence, timed))
         n_users += 1
         n_lost_train += not earlier_train <= train
         train.update(valid.get(sequence.user, ()))
@@ -175,11 +181,17 @@ def _drops_events(split: Split, earlier: Split) -> bool:
     return n_lost_train > 0 or n_lost > 0 or len(earlier_valid) > 0
 
 
-def _items_by_user(examples: Iterable[Example]) -> dict[str, list[str]]:
-    items: dict[str, list[str]] = defaultdict(list)
-    for user, item in _targets(examples):
-        items[user].append(item)
-    return dict(items)
+def _train_events(sequence: UserSequence, timed: bool) -> list[ItemEvent]:
+    return _item_events(sequence.items, sequence.fields.times if timed else None)
+
+
+def _targets_by_user(examples: Iterable[Example], timed: bool) -> dict[str, list[ItemEvent]]:
+    events: dict[str, list[ItemEvent]] = defaultdict(list)
+    for example in examples:
+        events[example.user] += (
+            (target.item, target.time) if timed else (target.item,) for target in example.targets
+        )
+    return dict(events)
 
 
 def _targets(examples: Iterable[Example]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,8 @@ from sidtool.examples.tasks import LIST_TASK
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.split_check import check_model_split
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.split_check import check_model_split, further_splits
 from sidtool.model.load import check_model_folder
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -93,6 +94,12 @@ def plan_rl(
     memory = None
     if reward_memory is not None:
         memory = _open_memory(Path(reward_memory), examples, lineage, bundle)
+    rewarding = [teacher_dir, labels.model_dir if labels else None]
+    learned_from = further_splits(
+        bundle,
+        (read_contract(folder) for folder in rewarding if folder),
+        *(() if memory is None else (memory.manifest.split,)),
+    )
     return RlRun(
         model_dir=model_dir,
         examples=examples,
@@ -107,6 +114,7 @@ def plan_rl(
         memory=memory,
         teacher_dir=teacher_dir,
         labels=labels,
+        learned_from=learned_from,
         fields=fields_split,
         trust_remote_code=trust_remote_code,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from sidtool.base.digests import file_digest
 from sidtool.base.output import partial_path
+from sidtool.data.split.record import SplitReference
 from sidtool.examples.lineage import Lineage
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.contract import Contract
@@ -44,6 +45,8 @@ class RlRun:
     """the model of the reward `teacher`"""
     labels: LabelReward | None
     """of the reward `label`"""
+    learned_from: tuple[SplitReference, ...]
+    """the splits of the bundle's codebook and of the rewards"""
     fields: FieldsSplit | None
     """the split that has the fields of prompts; None if they show none"""
     trust_remote_code: bool
@@ -118,6 +121,7 @@ class RlRun:
             reward_memory=None if self.memory is None else self.memory.manifest.digest,
             reward_teacher=self.teacher,
             reward_model=self.reward_model,
+            learned_from=self.learned_from,
         )
         return self.contract.with_stage(
             StageRecord("rl", params), identity=self.bundle.identity, base_folder=None

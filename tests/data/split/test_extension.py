@@ -238,6 +238,24 @@ def test_an_event_behind_the_last_target_is_in_no_part_and_may_be_a_learned_one(
         extended(later, earlier)
 
 
+def test_a_repeat_does_not_stand_for_an_event_that_was_dropped(tmp_path: Path) -> None:
+    """The second split has an `a` of another day in place of that of day 3; the third has both."""
+    header = "user_id,item_id,timestamp\n" + "".join(
+        f"v,i{day},{day}00000000\n" for day in range(9)
+    )
+    lines = {"first": "u,a,0\nu,a,300000000\n", "second": "u,a,0\nu,a,100000000\nw,b,0\n"}
+    lines["third"] = lines["first"] + "u,a,100000000\nu,a,200000000\n"
+    splits = []
+    for name, text in lines.items():
+        (tmp_path / f"{name}.csv").write_text(header + text)
+        options = SplitOptions(fields=FieldOptions(times=True))
+        splits.append(make_split(tmp_path / f"{name}.csv", options))
+    first, second, third = splits
+    second = extended(second, first)
+    assert second.origin.drops_events
+    assert not first.reference.excludes_held_out(extended(third, second).reference)
+
+
 @pytest.mark.parametrize("times", [False, True])
 def test_times_of_two_columns_are_not_compared(tmp_path: Path, times: bool) -> None:
     """`a` was made on day 1 and changed on day 13: learned by one column, held out by the other."""

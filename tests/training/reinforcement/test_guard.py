@@ -1,13 +1,18 @@
 """A reward that can be had without recommending what users want, on purpose."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.data.items import Items
 from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
+from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.run import rl
@@ -30,6 +35,28 @@ def test_a_memory_of_another_split_is_refused(
             options=RlOptions(reward="collaborative=1"),
             reward_memory=tmp_path / "memory.zarr",
         )
+
+
+def test_a_model_has_learned_what_its_rewards_learned(
+    tmp_path: Path, tuned: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    first = make_split(50)
+    build_memory(first, bundle).save(tmp_path / "memory.zarr")
+    extends = (first.reference.digest, split.reference.digest)
+    later = replace(make_split(61), origin=replace(split.origin, extends=extends))
+    made = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, later, made, SftOptions({"sequence": 1.0}))
+    run = plan_rl(
+        tuned,
+        made,
+        tmp_path / "out",
+        options=RlOptions(reward="collaborative=1,teacher=1"),
+        reward_memory=tmp_path / "memory.zarr",
+        reward_teacher=tuned,
+    )
+    params = run.new_contract().stages[-1].params
+    assert isinstance(params, RlParams)
+    assert params.learned_from == (split.reference, first.reference)
 
 
 def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
