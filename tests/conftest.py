@@ -13,7 +13,9 @@ from tests.s3 import Wire, serve
 pytest_plugins = ["tests.hostile.summary"]
 
 suppressed = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-settings.register_profile("shared-machine", deadline=None, suppress_health_check=suppressed)
+settings.register_profile(
+    "shared-machine", deadline=None, max_examples=30, suppress_health_check=suppressed
+)
 settings.load_profile("shared-machine")
 
 TESTS = Path(__file__).parent

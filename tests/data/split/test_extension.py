@@ -183,7 +183,7 @@ def grown_logs(draw: st.DrawFn) -> tuple[Log, Log]:
     return earlier, later
 
 
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(st.lists(grown_logs(), min_size=1, max_size=3))
 def test_no_event_that_was_learned_is_held_out_whatever_arrived_late(
     users: list[tuple[Log, Log]],

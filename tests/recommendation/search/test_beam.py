@@ -40,7 +40,7 @@ def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> Non
 
 
 @pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (4, 3, 3, 6)]),
     items=st.integers(1, 40),
