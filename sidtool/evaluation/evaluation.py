@@ -28,8 +28,14 @@ from sidtool.evaluation.ranking import (
     rank_examples,
     rank_memory,
 )
-from sidtool.evaluation.results import Evaluation, examples_digest, slices_of
-from sidtool.evaluation.samples import positions_in, sample_examples, titles_of
+from sidtool.evaluation.results import (
+    Evaluation,
+    examples_digest,
+    positions_in,
+    sample_examples,
+    slices_of,
+    titles_of,
+)
 from sidtool.evaluation.system_values import (
     SystemValues,
     coverage,

@@ -1,5 +1,6 @@
-"""Groups of examples whose means are reported: all, the macro mean over items, and slices by how
-often the target occurs in training."""
+"""Groups of examples whose means are reported: all, the macro mean over items, slices by how often
+the target occurs in training, and those by the fields of a split: who the user is, in which
+context, and how the event went."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -49,6 +49,7 @@ def answer_probabilities(
     """For each of n prompts (k, a): the probability of each of a answers, given as token ids,
     behind each end, among these answers.
 
+    A prompt is read once; its ends and the answers behind them are a tree over its cache.
     Encoder-decoders, and models that no mask can steer, read every prompt with every answer anew.
     Raises DataError if a prompt with its answer is longer than the model's positions."""
     with evaluation_mode(model) as bare:

@@ -24,7 +24,6 @@ from sidtool.recommendation.search.device_trie import (
     normalize_over_children,
     trie_arrays,
 )
-from sidtool.recommendation.search.diversity import Diversity
 from sidtool.recommendation.search.draw import gumbel_noise, perturb_children
 from sidtool.recommendation.search.driver import (
     TOKEN_BUDGET,
@@ -35,7 +34,7 @@ from sidtool.recommendation.search.driver import (
 )
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.partial_lists import PartialLists
+from sidtool.recommendation.search.partial_lists import Diversity, PartialLists
 from sidtool.recommendation.search.results import ItemList, Normalize, check_scores
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.quantize.codebook import Codebook

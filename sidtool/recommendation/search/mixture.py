@@ -1,7 +1,7 @@
 """The mixture of a model's distribution over items with a memory's.
 
 p(item) = (1 - w) p_model(item) + w p_memory(item), as kNN-LM mixes over tokens (Khandelwal et al.,
-2020). `mixture_arrays` has its part in the beam."""
+2020). `beam.MixtureArrays` is its part in the beam."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,8 +1,14 @@
-"""The partial lists of a batch of prompts, as tensors."""
+"""The partial lists of a batch of prompts, as tensors, and what lowers the rank of an item that
+resembles earlier items of its list."""
 
 from typing import Any
 
 import torch
+
+from sidtool.base.errors import UsageError
+from sidtool.recommendation.search.device_trie import TrieArrays
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.tokenizer.quantize.codebook import Codebook
 
 
 class PartialLists:
@@ -58,3 +64,77 @@ class PartialLists:
         self.items = torch.cat([self.items, self.current.unsqueeze(2)], dim=2)
         self.current = self.current[..., :0]
         self._boundaries = torch.cat([self._boundaries, self.scores.unsqueeze(-1)], dim=-1)
+
+
+EPSILON = 1e-12
+"""Smallest length of a vector that is divided by."""
+
+
+class Diversity:
+    """Penalties of the candidates of a step, by the items that their list has. Scores stay those of
+    the model."""
+
+    def __init__(
+        self, options: ListOptions, trie: TrieArrays, codebook: Codebook | None, device: Any
+    ) -> None:
+        """Raises UsageError for MMR if the bundle has no codebook."""
+        self._prefix_penalty = options.prefix_penalty
+        self._mmr = options.mmr
+        self._trie = trie
+        self._centroids: list[torch.Tensor] = []
+        if not self._mmr:
+            return
+        if codebook is None:
+            raise UsageError(
+                "MMR compares items by the vectors of the codebook, and the bundle has none",
+                hint="--prefix-penalty needs no codebook",
+            )
+        for level, size in enumerate(trie.sizes):
+            centroids = torch.zeros(size, codebook.width, device=device)
+            if level < len(codebook.levels):  # a level that only separates items has no vectors
+                centroids[: len(codebook.levels[level])] = torch.from_numpy(codebook.levels[level])
+            self._centroids.append(centroids)
+
+    def penalties(
+        self, lists: PartialLists, children: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of (batch, beams, fan-out) candidates with their codes: what stays subtracted from the
+        rank of a list that they extend, and what is subtracted until the next code of the item is
+        known."""
+        lasting = torch.zeros(children.shape, device=children.device)
+        if lists.penalties is not None:
+            lasting = lasting + lists.penalties.unsqueeze(-1)
+        passing = torch.zeros_like(lasting)
+        n_items = lists.n_items
+        if n_items and self._prefix_penalty and lists.depth == 0:
+            same = children.unsqueeze(-1) == lists.items[..., 0].unsqueeze(2)
+            lasting = lasting + self._prefix_penalty * same.sum(-1)
+        if n_items and self._mmr:
+            passing = self._mmr * self._largest_similarity(lists, codes)
+        if lists.depth == self._trie.levels - 1:
+            return lasting + passing, torch.zeros_like(passing)
+        return lasting, passing
+
+    def _largest_similarity(self, lists: PartialLists, codes: torch.Tensor) -> torch.Tensor:
+        """(batch, beams, fan-out): the largest cosine of the vector of each candidate, or of its
+        prefix, to that of an item of the list."""
+        depth = lists.depth
+        prefix = self._vectors(lists.current)  # (batch, beams, width)
+        written = self._vectors(lists.items)  # (batch, beams, items, width)
+        written = written / written.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+        centroids = self._centroids[depth]  # (size, width)
+        # (batch, beams, size, items)
+        products = centroids @ written.mT + (written @ prefix.unsqueeze(-1)).mT
+        squares = prefix.square().sum(-1, keepdim=True) + centroids.square().sum(-1)
+        squares = squares + 2 * prefix @ centroids.T  # (batch, beams, size)
+        lengths = squares.clamp_min(EPSILON**2).sqrt()
+        largest = products.amax(-1) / lengths
+        return largest.gather(-1, codes)
+
+    def _vectors(self, nodes: torch.Tensor) -> torch.Tensor:
+        """(..., depth) nodes of paths -> (..., width): the sums of their centroids."""
+        total = torch.zeros(*nodes.shape[:-1], self._centroids[0].shape[1], device=nodes.device)
+        for level in range(nodes.shape[-1]):
+            codes = self._trie.codes[level][nodes[..., level]].long()
+            total = total + self._centroids[level][codes]
+        return total

@@ -14,9 +14,9 @@ from sidtool.recommendation.search import beam, driver
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.driver import decoding_method
+from sidtool.recommendation.search.encoded_prompts import TreePositions
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.generate_fallback import beam_config, without_own_settings
-from sidtool.recommendation.search.tree_positions import TreePositions
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 from tests.recommendation.search.cases import (
     assert_same,
