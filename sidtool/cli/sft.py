@@ -174,9 +174,9 @@ def make_sft(
 
 
 def _warn_of_open_answers(lineage: "Lineage") -> None:
-    from sidtool.examples.tasks import named_task, writes_sids
+    from sidtool.examples.tasks import named_task
 
-    texts = [name for name in lineage.tasks if not writes_sids(named_task(name))]
+    texts = [name for name in lineage.tasks if not named_task(name).writes_sids]
     if texts:
         warn(
             f"the text of {', '.join(texts)} has no end, which only a tokenizer has: a model never "
@@ -199,7 +199,7 @@ def _writer(
 ) -> "ClusterExamples | None":
     """What writes the examples by workers, None in this process. Raises UsageError for what
     workers cannot do."""
-    from sidtool.examples.job import SftInputs
+    from sidtool.examples.examples_run import SftInputs
     from sidtool.integrations.ray.run import RunOptions
     from sidtool.integrations.ray.training_examples import ClusterExamples
 

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.data.split.list_targets import LENGTH, ListTargets
-from sidtool.examples.task_mix import check_budgets
-from sidtool.examples.tasks import LIST_TASK, check_weights, history_source
+from sidtool.examples.tasks import LIST_TASK, check_budgets, check_weights, history_source
 from sidtool.model.prompt.frames import Format, Templates
 
 

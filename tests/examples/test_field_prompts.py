@@ -16,7 +16,7 @@ from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import example_json, prompt_and_completion
-from sidtool.examples.field_templates import templates_for
+from sidtool.examples.prompts import templates_for
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids

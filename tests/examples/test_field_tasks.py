@@ -20,8 +20,8 @@ from sidtool.evaluation.tasks.task_evaluation import (
     _make_questions,
     evaluate_task,
 )
-from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import history_prompt_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.stage_record import SftRecord, StageRecord

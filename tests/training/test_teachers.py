@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.examples.tokenized import TokenizedExamples
+from sidtool.examples.example_file import TokenizedExamples
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder

@@ -23,10 +23,10 @@ from sidtool.data.tables.json_tables import json_lines
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_metrics import TaskEvaluation, evaluate_questions
 from sidtool.examples.catalog import CatalogOptions, read_catalog
-from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
 from sidtool.examples.lineage import check_same_bundle, read_lineage, side_files
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.split_check import check_model_split, event_columns
@@ -60,7 +60,7 @@ class TaskEvaluationOptions:
     """What scores of SIDs are normalized over; None is as the model was trained."""
 
     def __post_init__(self) -> None:
-        if named_task(self.task).target == "list":
+        if named_task(self.task).is_of_lists:
             raise UsageError(
                 "lists are no questions with one answer", hint="sidtool evaluate --list LENGTH"
             )
@@ -94,7 +94,7 @@ def evaluate_task(
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     source = None if source is None else Path(source)
     task = options.task
-    per_user = named_task(task).per == "user"
+    per_user = named_task(task).of_users
     if loaded.contract.user_tokens and per_user:
         raise UsageError(
             f"the model has user tokens, and questions of task {task} have none",
@@ -124,7 +124,7 @@ def evaluate_task(
         task,
         sampled.questions,
         also_correct=sampled.also_correct,
-        are_labels=named_task(task).target == "feedback",
+        are_labels=named_task(task).predicts_feedback,
         num_beams=options.num_beams,
         normalize=options.normalize,
         seed=options.seed,
@@ -256,7 +256,7 @@ def _sft_options(
 def _trained_columns(loaded: LoadedModel, task: str) -> tuple[str, ...]:
     """The columns of the catalog that the training examples of a running text show."""
     trained = loaded.contract.training_of(task)
-    if trained is None or trained.sft is None or named_task(task).target != "text":
+    if trained is None or trained.sft is None or not named_task(task).is_running_text:
         return ()
     return trained.sft.columns
 
@@ -297,7 +297,7 @@ def _question(task: str, prompt: Iterable[Segment], answer: Iterable[Segment]) -
         for segment in prompt
         if segment.kind == "catalog"
     )
-    grouped = named_task(task).per != "user" and bool(catalog_text)
+    grouped = not named_task(task).of_users and bool(catalog_text)
     return Question(prompt, tuple(answer), catalog_text if grouped else None)
 
 

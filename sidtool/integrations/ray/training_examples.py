@@ -15,7 +15,7 @@ import numpy as np
 
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.data.split.split import Event, Split, count_leaks
-from sidtool.examples.job import SftInputs, SftJob
+from sidtool.examples.examples_run import SftInputs, SftJob
 from sidtool.examples.lineage import TaskCounts
 from sidtool.examples.tasks import named_task
 from sidtool.integrations.ray.output import PartFolder, PartReport
@@ -97,7 +97,7 @@ def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
     """The parts of a job, in the order of a single process."""
     number = 0
     for task in job.options.tasks:
-        n = _units(task, job.split) if named_task(task).per == "user" else 1
+        n = _units(task, job.split) if named_task(task).of_users else 1
         for first in range(0, n, users):
             yield TaskShard(number, task, first, min(first + users, n))
             number += 1
@@ -105,17 +105,13 @@ def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
 
 def _units(task: str, split: Split) -> int:
     """What a task of users is divided by: windows, if its examples are made of such, or users."""
-    return len(split.train) if split.windows is None or _reads_users(task) else len(split.windows)
-
-
-def _reads_users(task: str) -> bool:
-    """Whether examples are made of whole histories, even if the split has windows."""
-    return task == "sequence" or named_task(task).target in ("text", "list")
+    by_user = split.windows is None or named_task(task).per == "user"
+    return len(split.train if by_user else split.windows or ())
 
 
 def _some(split: Split, shard: TaskShard) -> Split:
     """The split with only the users, or the windows, of a shard."""
-    if split.windows is None or _reads_users(shard.task):
+    if split.windows is None or named_task(shard.task).per == "user":
         return replace(split, train=split.train[shard.first : shard.stop])
     return replace(split, windows=split.windows[shard.first : shard.stop])
 
@@ -123,7 +119,7 @@ def _some(split: Split, shard: TaskShard) -> Split:
 def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
     split = job.split
     first_number = 0
-    if named_task(shard.task).per == "user":
+    if named_task(shard.task).of_users:
         split = _some(split, shard)
         first_number = job.maker.count_before(shard.task, job.split, shard.first)
     stream = io.StringIO()

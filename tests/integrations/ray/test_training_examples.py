@@ -15,8 +15,7 @@ from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.split import Split
 from sidtool.examples.catalog import CatalogOptions
 from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.examples_run import make_sft
-from sidtool.examples.job import SftInputs
+from sidtool.examples.examples_run import SftInputs, make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.training_examples import ClusterExamples
