@@ -79,9 +79,9 @@ def line(name: str, task: Task) -> str:
     return f"| {' | '.join((f'`{name}`', *cells, needs))} |"
 
 
-def templates(name: str, task: Task) -> str:
+def templates(name: str) -> str:
     """The templates of a task, as a list."""
-    found = read_templates(task.templates)
+    found = read_templates(name.lower())
     lines = [f"* `{prompt}`".replace("\n", "⏎") for prompt in found.prompts]
     if found.items:
         items = [f"`{item}`".replace("\n", "⏎") for item in found.items]
@@ -95,7 +95,7 @@ def page() -> str:
         text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS),
     )
     table = "\n".join(line(name, task) for name, task in TASKS.items())
-    sections = "\n".join(templates(name, task) for name, task in TASKS.items())
+    sections = "\n".join(templates(name) for name in TASKS)
     return f"{head}{table}\n{TEMPLATES}{sections}"
 
 

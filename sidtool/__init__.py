@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from sidtool.evaluation.memory_tuning import tune_memory as tune_memory
     from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.similarity_tuning import tune_similarity as tune_similarity
-    from sidtool.evaluation.tasks.task_evaluation import (
-        TaskEvaluationOptions as TaskEvaluationOptions,
-    )
+    from sidtool.evaluation.tasks.questions import TaskEvaluationOptions as TaskEvaluationOptions
     from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_task
     from sidtool.examples.event_weights import WeightOptions as WeightOptions
     from sidtool.examples.examples_run import SftInputs as SftInputs
@@ -147,7 +145,7 @@ _MODULES = {
     "SidtoolError": "base.errors",
     "SplitOptions": "data.split.files",
     "StageSettings": "training.settings",
-    "TaskEvaluationOptions": "evaluation.tasks.task_evaluation",
+    "TaskEvaluationOptions": "evaluation.tasks.questions",
     "Templates": "model.prompt.frames",
     "TrainOptions": "training.settings",
     "TuneMemoryOptions": "evaluation.memory_tuning",

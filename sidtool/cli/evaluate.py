@@ -20,7 +20,7 @@ from sidtool.cli.terminal.inputs import numbers, read_ids
 if TYPE_CHECKING:
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.lists.list_evaluation import ListEvaluationOptions
-    from sidtool.evaluation.tasks.task_evaluation import TaskEvaluationOptions
+    from sidtool.evaluation.tasks.questions import TaskEvaluationOptions
     from sidtool.integrations.ray.rankings import ClusterRanker
     from sidtool.model.load import LoadedModel
 
@@ -176,7 +176,7 @@ def evaluate(
     perplexity."""
     from sidtool.evaluation.evaluation import EvaluationOptions
     from sidtool.evaluation.lists.list_evaluation import ListEvaluationOptions
-    from sidtool.evaluation.tasks.task_evaluation import TaskEvaluationOptions
+    from sidtool.evaluation.tasks.questions import TaskEvaluationOptions
     from sidtool.examples.catalog import CatalogOptions
 
     thresholds = numbers(fail_under, option="--fail-under")

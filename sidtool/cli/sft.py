@@ -122,7 +122,7 @@ def make_sft(
     from sidtool.examples.catalog import CatalogOptions
     from sidtool.examples.examples_run import make_sft as write_sft
     from sidtool.examples.sft_options import SftOptions
-    from sidtool.model.prompt.template_file import read_template_file
+    from sidtool.model.prompt.frames import read_template_file
 
     budgets = numbers(max_task_tokens, option="--max-task-tokens")
     sft_options = SftOptions(

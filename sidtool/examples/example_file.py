@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
-from sidtool.data.tables.containers import require_regular
+from sidtool.data.tables.json_tables import json_lines
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import find_task
 from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.field_tokens import UserTokens
 from sidtool.model.prompt.segments import Segment, Span, segments_to_text, text_to_segments
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
@@ -75,26 +74,10 @@ def prompt_and_completion(
 def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file, one per line. Raises DataError if the file cannot be read, or
     with the line number if a line is no training example."""
-    if path.exists():
-        require_regular(path)
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise DataError(
-            f"cannot read training examples {path}: {error.strerror}",
-            hint="sidtool make-sft writes them",
-        ) from error
-    with stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                example = parse_json(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number} is not valid JSON: {error}") from error
-            if not isinstance(example, dict):
-                raise DataError(f"{path}:{number} is not a JSON object")
-            if problem := _problem(example):
-                raise DataError(f"{path}:{number} {problem}")
-            yield example
+    for number, example in json_lines(path):
+        if problem := _problem(example):
+            raise DataError(f"{path}:{number} {problem}")
+        yield example
 
 
 def _problem(example: Mapping[str, Any]) -> str:
@@ -128,17 +111,12 @@ def _is_weight(value: Any) -> bool:
 
 def _are_spans(spans: Any, length: int) -> bool:
     """Whether a JSON value is a list of spans in order, within a text of `length` characters."""
-    if not isinstance(spans, list):
+    if not isinstance(spans, list) or not all(isinstance(span, list) for span in spans):
         return False
-    position = 0
-    for span in spans:
-        if not isinstance(span, list) or [type(number) for number in span] != [int, int]:
-            return False
-        start, stop = span
-        if not position <= start <= stop <= length:
-            return False
-        position = stop
-    return True
+    if any([type(number) for number in span] != [int, int] for span in spans):
+        return False
+    numbers = [0, *(number for span in spans for number in span), length]
+    return numbers == sorted(numbers)
 
 
 class TokenizedExample(NamedTuple):

@@ -5,7 +5,7 @@ import json
 import warnings
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,39 +74,41 @@ class SftJob:
         """Make the examples, write them if there is a path, and count them by task.
 
         Raises RefusedError if one of them shows a held-out event."""
-        lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
         with path.open("w", encoding="utf-8") if path else nullcontext() as stream:
-            leaked = count_leaks(self.split, self._events(stream, lengths))
+            examples = self.maker.examples(self.split, self.progress, self.counts)
+            leaked, lengths = self.write_examples(stream, examples)
             if self.general is not None:
-                for example in self._mixed(self.general, sum(map(sum, lengths.values()))):
-                    self.write_example(stream, lengths, example)
-        if leaked:
-            raise RefusedError(
-                f"{leaked} held-out events are in the training examples, not 0",
-                hint="report this split",
-            )
-        return _count_by_task(lengths)
+                general = self._mixed(self.general, sum(map(sum, lengths.values())))
+                lengths |= self.write_examples(stream, general)[1]
+        refuse_leaks(leaked)
+        total = max(1, sum(map(sum, lengths.values())))
+        return {
+            task: TaskCounts(len(tokens), sum(tokens), max(tokens), sum(tokens) / total)
+            for task, tokens in lengths.items()
+        }
 
     @property
     def counts(self) -> Callable[[Event], bool] | None:
         """Which events may be in a list; None for all."""
         return None if self.weights is None else self.weights.counts
 
-    def _events(self, stream: IO[str] | None, lengths: "dict[str, array[int]]") -> Iterator[Event]:
-        """Write each example, append its length to those of its task, and yield its events."""
-        for example in self.maker.examples(self.split, self.progress, self.counts):
-            self.write_example(stream, lengths, example)
-            yield from example.events
+    def write_examples(
+        self, stream: IO[str] | None, examples: Iterable[TrainingExample]
+    ) -> tuple[int, "dict[str, array[int]]"]:
+        """Write examples if there is a stream -> the number of held-out events that they show, and
+        by task the length of each in tokens."""
+        lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
 
-    def write_example(
-        self, stream: IO[str] | None, lengths: "dict[str, array[int]]", example: TrainingExample
-    ) -> None:
-        """Write an example if there is a stream, and append its length to those of its task."""
-        if stream is not None:
-            weight = None if self.weights is None else self.weights.of_example(example)
-            value = example_json(self.bundle.space, example, weight)
-            stream.write(json.dumps(value, ensure_ascii=False) + "\n")
-        lengths[example.task].append(self.maker.length(example.segments) or 0)
+        def events() -> Iterator[Event]:
+            for example in examples:
+                if stream is not None:
+                    weight = None if self.weights is None else self.weights.of_example(example)
+                    value = example_json(self.bundle.space, example, weight)
+                    stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+                lengths[example.task].append(self.maker.length(example.segments) or 0)
+                yield from example.events
+
+        return count_leaks(self.split, events()), lengths
 
     def _mixed(self, general: GeneralExamples, other_tokens: int) -> Iterator[TrainingExample]:
         """Examples of general text drawn at random, all equally often, whose tokens have the given
@@ -169,13 +171,13 @@ ExampleWriter = Callable[[SftJob, Path], Mapping[str, TaskCounts]]
 """Writes the examples of a job at a path -> their counts by task."""
 
 
-def _count_by_task(lengths: Mapping[str, Sequence[int]]) -> dict[str, TaskCounts]:
-    """The counts of each task, from the lengths of its examples in tokens."""
-    total = max(1, sum(map(sum, lengths.values())))
-    return {
-        task: TaskCounts(len(tokens), sum(tokens), max(tokens), sum(tokens) / total)
-        for task, tokens in lengths.items()
-    }
+def refuse_leaks(leaked: int) -> None:
+    """Raise RefusedError if held-out events are in training examples."""
+    if leaked:
+        raise RefusedError(
+            f"{leaked} held-out events are in the training examples, not 0",
+            hint="report this split",
+        )
 
 
 @dataclass(frozen=True)
@@ -321,9 +323,7 @@ def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Line
         write_examples(stage / side["valid"].name, job.split.valid)
         if job.general is not None:
             with (stage / side["general"].name).open("w", encoding="utf-8") as stream:
-                for example in job.general.held_out:
-                    value = example_json(job.bundle.space, example)
-                    stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+                job.write_examples(stream, job.general.held_out)
         digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
         lineage = job.lineage(tasks, digests)
         write_lineage(lineage, stage / side["meta"].name)

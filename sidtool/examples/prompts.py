@@ -24,19 +24,26 @@ from sidtool.model.prompt.field_tokens import TIMES, FieldValues
 from sidtool.model.prompt.frames import (
     HISTORY_SLOT,
     ITEM_SLOT,
+    SPLIT_HINT,
     Format,
     PromptFrame,
     Templates,
     begin_text,
     chat_frame,
+    check_templates,
     end_text,
     plain_frame,
     read_templates,
 )
-from sidtool.model.prompt.labels import MOST_LABELS, sorted_labels
-from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.model.prompt.prompts import (
+    MOST_LABELS,
+    HistoryPrompt,
+    LabelPrompt,
+    ListPrompt,
+    TextPrompt,
+    sorted_labels,
+)
 from sidtool.model.prompt.segments import Segment, catalog, template
-from sidtool.model.prompt.template_file import SPLIT_HINT, check_templates
 from sidtool.model.prompt.template_slots import parse, slots, value_text
 from sidtool.tokenizer.sid import SidSpace
 

@@ -67,23 +67,33 @@ class TrainingExample:
 class Task:
     """One kind of training example, made by `make`.
 
-    `templates` is the name of the template file, `column` the catalog column that source or target
-    show, `feedback` the feedback of the event that the prompt shows or the model writes."""
+    `column` is the catalog column that source or target show, `feedback` the feedback of the event
+    that the prompt shows or the model writes; `templates` is the name of the template file."""
 
     make: Callable[["ExampleContext", Copies], Iterator[TrainingExample]]
     per: Per
     source: Source
     target: Target
-    templates: str
     column: str = ""
     feedback: str = ""
-    needs_fields: bool = False
-    """Whether the templates show fields of the split."""
+    shows_context: bool = False
+    """Whether the templates show all fields of users and contexts."""
+    templates: str = ""
+
+    @property
+    def needs_fields(self) -> bool:
+        """Whether the templates show fields of the split."""
+        return self.shows_context or bool(self.feedback)
 
     @property
     def of_users(self) -> bool:
         """Whether examples show training events of one user."""
         return self.per in ("user", "event")
+
+    @property
+    def of_whole_histories(self) -> bool:
+        """Whether examples are made of whole histories, even of a split by given windows."""
+        return self.per == "user"
 
     @property
     def needs_queries(self) -> bool:

@@ -23,54 +23,29 @@ from sidtool.examples.sequences import sequence_examples
 from sidtool.examples.task import Copies, Task
 
 TASKS: Mapping[str, Task] = {
-    "sequence": Task(sequence_examples, "user", "sid", "sid", "sequence"),
-    "next-item": Task(event_examples, "event", "sid", "sid", "next-item"),
-    "list": Task(list_examples, "user", "sid", "list", "list"),
-    "title-history-to-sid": Task(event_examples, "event", "title", "sid", "title-history-to-sid"),
-    "history-to-title": Task(event_examples, "event", "sid", "title", "history-to-title"),
-    "history-to-description": Task(
-        event_examples, "event", "sid", "column", "history-to-description", "description"
-    ),
-    "title-history-to-title": Task(
-        event_examples, "event", "title", "title", "title-history-to-title"
-    ),
-    "title-to-sid": Task(item_examples, "item", "title", "sid", "title-to-sid"),
-    "sid-to-title": Task(item_examples, "item", "sid", "title", "sid-to-title"),
-    "description-to-sid": Task(
-        item_examples, "item", "column", "sid", "description-to-sid", "description"
-    ),
-    "sid-to-description": Task(
-        item_examples, "item", "sid", "column", "sid-to-description", "description"
-    ),
-    "query-to-sid": Task(query_examples, "query", "query", "sid", "query-to-sid"),
-    "item-text": Task(item_text_examples, "item", "sid", "text", "item-text"),
-    "history-text": Task(history_text_examples, "user", "sid", "text", "history-text"),
-    "FIELD-to-sid": Task(item_examples, "item", "column", "sid", "field-to-sid", "FIELD"),
-    "sid-to-FIELD": Task(item_examples, "item", "sid", "column", "sid-to-field", "FIELD"),
-    "prefix-to-FIELD": Task(item_examples, "item", "prefix", "column", "prefix-to-field", "FIELD"),
-    "context-to-sid": Task(
-        event_examples, "event", "sid", "sid", "context-to-sid", needs_fields=True
-    ),
-    "next-item-by-FIELD": Task(
-        event_examples,
-        "event",
-        "sid",
-        "sid",
-        "next-item-by-field",
-        feedback="FIELD",
-        needs_fields=True,
-    ),
-    "predict-FIELD": Task(
-        feedback_examples,
-        "event",
-        "sid",
-        "feedback",
-        "predict-field",
-        feedback="FIELD",
-        needs_fields=True,
-    ),
+    "sequence": Task(sequence_examples, "user", "sid", "sid"),
+    "next-item": Task(event_examples, "event", "sid", "sid"),
+    "list": Task(list_examples, "user", "sid", "list"),
+    "title-history-to-sid": Task(event_examples, "event", "title", "sid"),
+    "history-to-title": Task(event_examples, "event", "sid", "title"),
+    "history-to-description": Task(event_examples, "event", "sid", "column", "description"),
+    "title-history-to-title": Task(event_examples, "event", "title", "title"),
+    "title-to-sid": Task(item_examples, "item", "title", "sid"),
+    "sid-to-title": Task(item_examples, "item", "sid", "title"),
+    "description-to-sid": Task(item_examples, "item", "column", "sid", "description"),
+    "sid-to-description": Task(item_examples, "item", "sid", "column", "description"),
+    "query-to-sid": Task(query_examples, "query", "query", "sid"),
+    "item-text": Task(item_text_examples, "item", "sid", "text"),
+    "history-text": Task(history_text_examples, "user", "sid", "text"),
+    "FIELD-to-sid": Task(item_examples, "item", "column", "sid", "FIELD"),
+    "sid-to-FIELD": Task(item_examples, "item", "sid", "column", "FIELD"),
+    "prefix-to-FIELD": Task(item_examples, "item", "prefix", "column", "FIELD"),
+    "context-to-sid": Task(event_examples, "event", "sid", "sid", shows_context=True),
+    "next-item-by-FIELD": Task(event_examples, "event", "sid", "sid", feedback="FIELD"),
+    "predict-FIELD": Task(feedback_examples, "event", "sid", "feedback", feedback="FIELD"),
 }
-"""The tasks by name. FIELD is any column of the catalog (brand-to-sid, prefix-to-category), or of a
+"""The tasks by name, with the function that makes their examples; the file of a task's templates
+has its name. FIELD is any column of the catalog (brand-to-sid, prefix-to-category), or of a
 task with a feedback a field of the split.
 
 A `sequence` example is a whole history, every item of it a target. `item-text` and `history-text`
@@ -83,7 +58,7 @@ GENERAL_TASK = "general-text"
 """The task of a general corpus, whose share `make-sft --general-share` is given in place of a
 weight."""
 
-_GENERAL = Task(document_examples, "document", "title", "text", "")
+_GENERAL = Task(document_examples, "document", "title", "text")
 
 _RESERVED = ("sid", "title", "prefix", "query", "text")
 """Words in task names that are not columns."""
@@ -104,13 +79,13 @@ def find_task(name: str) -> Task | None:
     if name == GENERAL_TASK:
         return _GENERAL
     if name in TASKS and "FIELD" not in name:
-        return TASKS[name]
+        return replace(TASKS[name], templates=name)
     for family, task in TASKS.items():
         match = re.fullmatch(family.replace("FIELD", r"(\w+)"), name)
         if match and task.feedback:
-            return replace(task, feedback=match[1])
+            return replace(task, templates=family.lower(), feedback=match[1])
         if match and match[1] not in _RESERVED:
-            return replace(task, column=match[1])
+            return replace(task, templates=family.lower(), column=match[1])
     return None
 
 

@@ -159,7 +159,7 @@ class ExampleMaker:
         """The number that the first example of a task has after the first `users` users of a split
         (of windows: after so many windows). It chooses between templates."""
         context = self._context(task, split)
-        if context.task.per == "user":
+        if context.task.of_whole_histories:
             return users
         if context.same_frame or len(context.frames) == 1:
             return 0

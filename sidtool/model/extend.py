@@ -38,9 +38,8 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.prompt.field_tokens import FieldTokens, FieldValues
+from sidtool.model.prompt.field_tokens import MAX_USER_TOKENS, FieldTokens, FieldValues, UserTokens
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.model.structure import (
     decoder_start_id,
     grow_vocabulary,

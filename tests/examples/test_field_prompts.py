@@ -21,8 +21,7 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.frames import Templates
-from sidtool.model.prompt.template_file import read_template_file
+from sidtool.model.prompt.frames import Templates, read_template_file
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.requests import Request
@@ -297,5 +296,5 @@ def test_items_that_the_bundle_lacks_take_their_fields_along(
         for each in (whole, known)
     ]
     assert prompts[0] == prompts[1]
-    with pytest.raises(DataError, match=r"shows \{user.age\}, which the request lacks"):
+    with pytest.raises(DataError, match=r"shows \{event.rating\}, which the request lacks"):
         session.from_history(np.array([0]))

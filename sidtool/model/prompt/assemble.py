@@ -12,8 +12,6 @@ from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
 from sidtool.model.prompt.segments import Segment, begin, catalog, shorten, sids, template
 from sidtool.model.prompt.template_slots import (
-    check_fields,
-    check_next_item,
     frame_segments,
     item_segments,
     joined,
@@ -156,8 +154,6 @@ def history_prompt_ids(
     the prompt shows titles, and `fields` if it shows fields. Raises UsageError if titles are
     missing, DataError if a field is."""
     items = _newest_items(prompt, tokens.space, history, titles, fields)
-    if prompt.frame.has_slots:
-        check_next_item(prompt.opening, fields)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
     if prompt.task == "sequence" and prompt.item:
@@ -206,8 +202,6 @@ def _newest_items(
     """The last `history_length` items in the form in which the prompt shows them. Raises as
     `history_prompt_ids`."""
     recent = history[-prompt.history_length :]
-    if prompt.frame.has_slots:
-        check_fields(prompt.frame.before + prompt.frame.after, prompt.item, fields, len(recent))
     if prompt.history_as == "sid":
         return history_items(prompt.frame, space, recent, None, fields)
     if titles is None or len(titles) != len(history):

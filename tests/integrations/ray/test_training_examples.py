@@ -138,7 +138,7 @@ def test_general_text_and_leaks_are_refused(
     general = GeneralOptions(tmp_path / "general.txt")
     with pytest.raises(UsageError, match="--general"):
         make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **shared)
-    monkeypatch.setattr("sidtool.integrations.ray.training_examples.count_leaks", lambda *_: 1)
+    monkeypatch.setattr("sidtool.examples.examples_run.count_leaks", lambda *_: 1)
     with pytest.raises(RefusedError, match="held-out events are in"):
         make_sft(*arguments, **shared)
     assert not list(tmp_path.glob("*train*"))
