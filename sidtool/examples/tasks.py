@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Literal
 from zlib import crc32
 
@@ -74,6 +75,7 @@ TEXT_PROMPT_TASKS = ("query-to-sid", "title-to-sid", "description-to-sid")
 """Tasks by which a model can recommend from a text, in order of preference."""
 
 
+@lru_cache(256)  # examples are read by the task's name, one by one
 def find_task(name: str) -> Task | None:
     """The task of a name, or None."""
     if name == GENERAL_TASK:

@@ -262,7 +262,7 @@ def test_templates_need_a_task_with_a_history(bundle: Bundle, catalog: Items) ->
         ("[]", "no JSON object of"),
         ('{"prompt": "x"}', "no JSON object of"),
         ('{"prompts": "x"}', "prompts is 'x', not a list"),
-        ('{"prompts": []}', "not a list of texts"),
+        ('{"prompts": []}', "has no prompts"),
         ('{"prompts": ["x"], "separator": 1}', "separator is 1"),
         ('{"prompts": ["x"], "items": ["a", "b"]}', "2 items for 1 prompts"),
         ("{", "not valid JSON"),

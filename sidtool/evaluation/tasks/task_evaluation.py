@@ -76,12 +76,17 @@ def evaluate_task(
             f"the model has user tokens, and questions of task {task} have none",
             hint="sidtool evaluate without --task measures recommendations, with them",
         )
-    has_parts = per_user and source is not None and not _holds_training_examples(source)
-    if options.on != "test" and not has_parts:
+    has_examples = source is not None and _holds_training_examples(source)
+    if options.on != "test" and (has_examples or source is None or not per_user):
         raise UsageError(f"--on {options.on} has no effect without a split")
-    if source is not None and _holds_training_examples(source):
+    if source is not None and has_examples:
         questions = Questions(read_questions(loaded, source, options), [])
-    elif per_user and source is not None:
+    elif source is None and not per_user:
+        questions = make_questions(loaded, (), options, FieldTypes())
+    elif source is None or not per_user:
+        needed = "needs a split" if per_user else "is about items or queries and takes no split"
+        raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
+    else:
         if options.only_items is not None:
             raise UsageError(f"task {task} is about users", hint="leave out --only-items")
         columns = event_columns(loaded.contract, loaded.bundle)
@@ -89,11 +94,6 @@ def evaluate_task(
         check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
         examples = split.test if options.on == "test" else split.valid
         questions = make_questions(loaded, examples, options, split.fields)
-    elif per_user or source is not None:
-        needed = "needs a split" if per_user else "is about items or queries and takes no split"
-        raise UsageError(f"task {task} {needed}", hint="or give a file of training examples")
-    else:
-        questions = make_questions(loaded, (), options, FieldTypes())
     sampled = _sample(questions, options.limit, options.seed)
     return evaluate_questions(
         loaded,

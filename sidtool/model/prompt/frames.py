@@ -83,8 +83,7 @@ class Templates(JsonRecord):
 def read_templates(name: str) -> Templates:
     """The templates of a file in the folder `templates`."""
     path = files("sidtool.model.prompt") / "templates" / f"{name}.json"
-    value = json.loads(path.read_text(encoding="utf-8"))
-    return Templates(tuple(value["prompts"]), value["separator"], tuple(value.get("items", ())))
+    return Templates.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_template_file(path: Path) -> Templates:
@@ -98,21 +97,17 @@ def read_template_file(path: Path) -> Templates:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict) or not value.keys() <= {"prompts", "separator", "items"}:
         raise DataError(f"{path} is no JSON object of prompts, separator and items")
-    prompts = _texts(path, value, "prompts")
-    items = _texts(path, value, "items") if "items" in value else ()
-    separator = value.get("separator", "")
-    if not isinstance(separator, str):
-        raise DataError(f"{path}: separator is {separator!r:.60}, not a text")
-    if items and len(items) != len(prompts):
-        raise DataError(f"{path} has {len(items)} items for {len(prompts)} prompts")
-    return Templates(prompts, separator, items)
-
-
-def _texts(path: Path, value: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    texts = value.get(key)
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-        raise DataError(f"{path}: {key} is {texts!r:.60}, not a list of texts")
-    return tuple(texts)
+    try:
+        templates = Templates.from_json({"separator": "", **value})
+    except TypeError as error:
+        raise DataError(f"{path}: {error}") from error
+    if not templates.prompts:
+        raise DataError(f"{path} has no prompts")
+    if templates.items and len(templates.items) != len(templates.prompts):
+        raise DataError(
+            f"{path} has {len(templates.items)} items for {len(templates.prompts)} prompts"
+        )
+    return templates
 
 
 def check_templates(
