@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from sidtool.evaluation.similarity_tuning import tune_similarity as tune_similarity
     from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_task
     from sidtool.examples.event_weights import WeightOptions as WeightOptions
+    from sidtool.examples.examples_run import SftInputs as SftInputs
     from sidtool.examples.examples_run import make_sft as make_sft
-    from sidtool.examples.job import SftInputs as SftInputs
     from sidtool.examples.sft_options import SftOptions as SftOptions
     from sidtool.integrations.adopt.adopt_options import AdoptOptions as AdoptOptions
     from sidtool.integrations.adopt.adoption import adopt as adopt
@@ -138,7 +138,7 @@ _MODULES = {
     "ServeLimits": "recommendation.serve.serve_options",
     "ServeOptions": "recommendation.serve.serve_options",
     "SessionRule": "data.split.sessions",
-    "SftInputs": "examples.job",
+    "SftInputs": "examples.examples_run",
     "SftOptions": "examples.sft_options",
     "SidLogitsProcessor": "recommendation.search.constraint",
     "SidSpace": "tokenizer.sid",

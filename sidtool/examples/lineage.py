@@ -99,11 +99,7 @@ class Lineage(JsonRecord):
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""
-        value = asdict(self) | {"split": self.split.to_json()}
-        for name in ("history_prompt", "list_prompt"):
-            if (prompt := getattr(self, name)) is not None:
-                value[name] = prompt.to_json()
-        value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
+        value = super().to_json() | {"bundle": asdict(self.bundle)}
         for name in ("label_prompts", "field_tokens", "columns", "own_templates"):
             if not value[name]:
                 del value[name]

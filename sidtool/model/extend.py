@@ -35,9 +35,8 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.prompt.field_tokens import FieldTokens
+from sidtool.model.prompt.field_tokens import FieldTokens, UserTokens
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.model.structure import (
     decoder_start_id,
     grow_vocabulary,

@@ -16,8 +16,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.split.record import SplitReference
 from sidtool.examples.lineage import Lineage
-from sidtool.examples.tasks import LIST_TASK
-from sidtool.examples.tokenized import answers_with_sid
+from sidtool.examples.tasks import LIST_TASK, answers_with_sids
 from sidtool.model.contract.contract import Contract, ModelNormalize
 from sidtool.model.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
@@ -124,7 +123,7 @@ class TrainingRun:
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
         chosen = self.options.softmax_over
-        sid_only = all(answers_with_sid(task) for task in self.lineage.tasks)
+        sid_only = all(answers_with_sids(task) for task in self.lineage.tasks)
         if chosen == "auto":
             # TRL's other losses are over the whole vocabulary
             default_loss = self.sft_fields.get("loss_type", "nll") == "nll"

@@ -12,8 +12,7 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data.split.split import Split
-from sidtool.examples.example_file import read_training_examples
-from sidtool.examples.tokenized import TokenizedExamples
+from sidtool.examples.example_file import TokenizedExamples, read_training_examples
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.extend_options import ExtendOptions

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.model.prompt.tokens import SidTokens
 
 

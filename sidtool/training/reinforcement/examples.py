@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import UserSequence
-from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.example_file import encode_example, read_training_examples
 from sidtool.examples.lineage import Lineage
-from sidtool.examples.tokenized import encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle

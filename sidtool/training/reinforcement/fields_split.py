@@ -9,8 +9,8 @@ from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.data.split.files import TRAIN, is_split_folder, read_split
 from sidtool.data.split.split import Split
-from sidtool.examples.field_templates import check_prompt
 from sidtool.examples.lineage import Lineage, check_same_split
+from sidtool.examples.prompts import check_prompt
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt
 
 Prompt = HistoryPrompt | LabelPrompt

@@ -13,8 +13,7 @@ from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.load import check_model_folder
-from sidtool.model.prompt.labels import are_numbers
-from sidtool.model.prompt.prompts import LabelPrompt
+from sidtool.model.prompt.prompts import LabelPrompt, are_numbers
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 POSITIVE = "positive_label"
