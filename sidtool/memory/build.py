@@ -80,9 +80,10 @@ def build_memory(
     same.
 
     Raises CompatibilityError if the bundle's codebook, or the choice of the earlier memory's
-    settings, may have learned from events that the split holds out, RefusedError if a held-out event is among the training events, DataError if no two
-    items co-occur, UsageError if `settings` count pairs otherwise than the earlier memory or the
-    budget is too small, IntegrityError if that one does not count the pairs of its split.
+    settings, may have learned from events that the split holds out, RefusedError if a held-out
+    event is among the training events, DataError if no two items co-occur, UsageError if `settings`
+    count pairs otherwise than the earlier memory or the budget is too small, IntegrityError if that
+    one does not count the pairs of its split.
 
     Examples:
         >>> split = sidtool.open_split("split")
