@@ -94,8 +94,7 @@ def weights_of(folder: Path) -> tuple[LoadedModel, torch.Tensor]:
     return loaded, loaded.model.get_input_embeddings().weight.detach()
 
 
-@pytest.mark.parametrize("stage", ["full", "embeddings"])
-@pytest.mark.parametrize("name", ["openonerec", "minionerec"])
+@pytest.mark.parametrize(("name", "stage"), [("openonerec", "embeddings"), ("minionerec", "full")])
 def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     name: str, stage: Any, shops: Any, tmp_path: Path
 ) -> None:
