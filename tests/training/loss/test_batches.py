@@ -164,7 +164,7 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
         path.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
         with pytest.raises(DataError, match=said):
             TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="does not exist"):
         TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
 
 
