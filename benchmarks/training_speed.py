@@ -38,9 +38,8 @@ from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop import causal as trainer_module
 from sidtool.training.loss.batches import IGNORED, PackedCollator
-from sidtool.training.loss.softmax import SoftmaxOver
 from sidtool.training.run import train
-from sidtool.training.settings import TrainOptions
+from sidtool.training.settings import SoftmaxOver, TrainOptions
 
 ITEMS = 2_000
 WARM_UP = 5

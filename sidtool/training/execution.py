@@ -1,36 +1,23 @@
 """Runs a trainer to its output, resumably: checkpoints are in a work folder, which is removed when
 the output is complete. Of several processes, the first alone writes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
-from sidtool.training.loop.checkpoints import has_ended, last_checkpoint, relocate_best
-from sidtool.training.loop.divergence import check_weights
-
-if TYPE_CHECKING:
-    from sidtool.training.loop.totals import Totals
-
-
-class Run(Protocol):
-    """A run with all of its inputs settled."""
-
-    @property
-    def out(self) -> Path:
-        """The output folder."""
-
-    @property
-    def work(self) -> Path:
-        """The folder of checkpoints."""
-
-    def resumable(self, processes: int) -> Mapping[str, Any]:
-        """Everything that must be equal for a run to resume in this number of processes, as JSON
-        values."""
+from sidtool.training.loop.checkpoints import (
+    Totals,
+    check_weights,
+    has_ended,
+    last_checkpoint,
+    relocate_best,
+)
+from sidtool.training.training_run import Run
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class Finished:
     trainer: Any
     checkpoint: Path | None
     """the checkpoint that it resumed from"""
-    totals: "Totals"
+    totals: Totals
     """the counts of the whole run, earlier calls included"""
 
     @property

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.memory_binding import check_weight
 from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
-from sidtool.training.loss.softmax import SoftmaxOver
 from sidtool.training.setting_checks import check_choices, check_minima, parse_metric
 
 Stage = Literal["embeddings", "full", "lora"]
+SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
+"""The tokens that a target of the loss competes with."""
 
 
 _MINIMUM: Mapping[str, float] = {

@@ -78,7 +78,7 @@ def build_trainer(
     log: Log | None,
     check: ForgettingCheck | None = None,
 ) -> SidTrainer:
-    """Load the model of a run and everything that trains it; `arguments` is as `trainer_config`
+    """Load the model of a run and everything that trains it; `arguments` is as `run_config`
     makes it. `check` measures the model now; what it measures after the training is written with
     the model.
 

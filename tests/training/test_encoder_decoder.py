@@ -13,9 +13,9 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.merging import merge
 from sidtool.training.loop import encoder_decoder
-from sidtool.training.run import TrainingSummary, train
+from sidtool.training.run import TrainingSummary, plan_stages, train
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.stages import plan_stages
+from sidtool.training.training_run import TrainRequest
 from tests.models import ENCODER_DECODERS
 
 Make = Callable[..., Path]
@@ -257,5 +257,5 @@ def test_what_an_encoder_decoder_cannot_do_is_refused_in_one_line(
     # a plan, as --dry-run prints it, is refused too
     stages = [StageSettings(TrainOptions(**options), fields)]
     with pytest.raises(UsageError, match=message):
-        plan_stages(models(base), made, out, stages, teachers=others)
+        plan_stages(TrainRequest(models(base), made, out, teachers=others), stages)
     assert list(tmp_path.iterdir()) == []

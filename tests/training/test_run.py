@@ -26,8 +26,7 @@ from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.history import ProgressCallback, keep_logs
-from sidtool.training.loop.checkpoints import last_checkpoint
-from sidtool.training.loop.totals import TOTALS_FILE
+from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
 from sidtool.training.loss.loss import Loss
 from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
 from sidtool.training.run import TrainingSummary, train

@@ -8,8 +8,8 @@ from sidtool.base.errors import UsageError
 from sidtool.training.loop.trainer import Examples, SidTrainer, padding_id
 from sidtool.training.loss.batches import PackedCollator, PaddedCollator
 from sidtool.training.loss.shortcuts import packs_exactly
-from sidtool.training.loss.softmax import SoftmaxOver
 from sidtool.training.loss.teachers import Teachers
+from sidtool.training.settings import SoftmaxOver
 
 
 class CausalTrainer(SidTrainer, SFTTrainer):

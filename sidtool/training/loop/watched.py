@@ -2,6 +2,7 @@
 checkpoint, so that its log and its summary cover the whole run."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,8 @@ from transformers import Trainer, TrainerState
 
 from sidtool.model.contract.stage_record import Selection
 from sidtool.model.sharded import whole
-from sidtool.training.loop.divergence import check_number
+from sidtool.training.loop.checkpoints import Totals, check_number, check_weights
 from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
-from sidtool.training.loop.totals import Totals
 
 
 def _measured(seconds: float) -> dict[str, float]:
@@ -27,6 +27,8 @@ class WatchedTrainer(Trainer):
     a loss or a gradient that is no number."""
 
     n_seen: torch.Tensor
+    write_contract: Callable[[Path, Selection | None], object]
+    """writes contract and bundle into a model folder"""
     _earlier_seconds = 0.0
     _loss_sum = 0.0
     _logged = (0.0, 0)
@@ -71,6 +73,32 @@ class WatchedTrainer(Trainer):
         if norm is not None and self.accelerator.scaler is None:
             check_number(float(norm), "the norm of the gradient", self)
         return norm
+
+    def whole_state(self) -> dict[str, torch.Tensor] | None:
+        """The tensors to save by name, on processes that save; every process must call this. None
+        stands for the weights as the model has them."""
+        return None
+
+    def write_model(self, folder: Path) -> None:
+        """Write a complete model folder: weights, tokenizer, contract and bundle. Every process
+        must call this; the first writes."""
+        state = self.whole_state()
+        if not self.args.should_save:
+            return
+        self.save_weights(folder, state)
+        self.processing_class.save_pretrained(folder)
+        self.write_contract(folder, self.selection())
+
+    def save_weights(self, folder: Path, state: dict[str, torch.Tensor] | None) -> None:
+        """Save what `whole_state` returned."""
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # the parent classes call this on the process that writes, or on every process
+        check_weights(self)
+        super()._save(output_dir, self.whole_state())
+        if self.args.should_save:
+            self.write_contract(Path(output_dir or self.args.output_dir), self.selection())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""

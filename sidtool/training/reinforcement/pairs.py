@@ -16,9 +16,8 @@ from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.list_examples import ListExamples
 from sidtool.training.reinforcement.list_policy import ListPolicy
-from sidtool.training.reinforcement.list_rewards import ListGroups
 from sidtool.training.reinforcement.policy import pad_left
-from sidtool.training.reinforcement.reward_sum import Matrix
+from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
 
 ListRewardFunction = Callable[[ListGroups], Matrix]
 """Lists -> (n, G) rewards."""

@@ -28,6 +28,7 @@ from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
 from sidtool.training.reinforcement.list_examples import read_list_examples
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -126,9 +127,10 @@ def test_a_teacher_reads_histories_only(
     with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
 ) -> None:
     model, made = with_fields
-    how: dict[str, Any] = {"options": RlOptions(reward="teacher"), "split": rated}
+    options, inputs = RlOptions(reward="teacher"), {"teacher": model}
+    request = RlRequest(model, made, tmp_path / "out", options, reward_inputs=inputs, split=rated)
     with pytest.raises(UsageError, match=r"the prompt of teacher .* shows fields"):
-        plan_rl(model, made, tmp_path / "out", reward_teacher=model, **how)
+        plan_rl(request)
 
 
 LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))

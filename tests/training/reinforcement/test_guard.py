@@ -10,6 +10,7 @@ from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.reinforcement.test_run import FAST
@@ -22,19 +23,16 @@ def test_a_memory_of_another_split_is_refused(
     tmp_path: Path, tuned: Path, made: Path, bundle: Bundle
 ) -> None:
     build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
+    options = RlOptions(reward="collaborative=1")
+    inputs = {"collaborative": tmp_path / "memory.zarr"}
+    request = RlRequest(tuned, made, tmp_path / "out", options, reward_inputs=inputs)
     with pytest.raises(CompatibilityError, match=r"memory.zarr was made from split .* held-out"):
-        plan_rl(
-            tuned,
-            made,
-            tmp_path / "out",
-            options=RlOptions(reward="collaborative=1"),
-            reward_memory=tmp_path / "memory.zarr",
-        )
+        plan_rl(request)
 
 
 def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
     with pytest.raises(UsageError, match=r"value needs weights, which .*train.jsonl has not"):
-        plan_rl(tuned, made, tmp_path / "out", options=RlOptions(reward="value=1"))
+        plan_rl(RlRequest(tuned, made, tmp_path / "out", RlOptions(reward="value=1")))
 
 
 def test_a_collaborative_reward_alone_is_hacked_and_refused(
@@ -51,7 +49,7 @@ def test_a_collaborative_reward_alone_is_hacked_and_refused(
             tmp_path / out,
             options=RlOptions(eval_users=0, eval_num_beams=10, **options),
             grpo_fields={**FAST, **STEPS, "learning_rate": rate},
-            reward_memory=memory,
+            reward_inputs={} if memory is None else {"collaborative": memory},
             log=logs.append,
         )
 

@@ -7,7 +7,7 @@ import pytest
 from trl import GRPOConfig
 
 from sidtool.base.errors import UsageError
-from sidtool.training.reinforcement.arguments import complete_fields
+from sidtool.training.reinforcement.plan import complete_fields
 from sidtool.training.reinforcement.settings import (
     ALGORITHM_DEFAULTS,
     CHOICES,
