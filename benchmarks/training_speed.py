@@ -36,7 +36,7 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loop import causal as trainer_module
+from sidtool.training.loop import kinds as trainer_module
 from sidtool.training.loss.batches import IGNORED, PackedCollator
 from sidtool.training.run import train
 from sidtool.training.settings import SoftmaxOver, TrainOptions

@@ -1,7 +1,9 @@
 """Runs a trainer to its output, resumably: checkpoints are in a work folder, which is removed when
 the output is complete. Of several processes, the first alone writes."""
 
-from collections.abc import Callable, Iterator
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,13 @@ from sidtool.training.loop.checkpoints import (
     last_checkpoint,
     relocate_best,
 )
-from sidtool.training.training_run import Run
+from sidtool.training.training_run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
+
+LOGS_FOLDER = "runs"
+"""Where TensorBoard's writer puts its files."""
+
+_OF_THE_CALL = "train_runtime"
+"""The key of the entry that describes the last call of a resumed run, and its speed."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +113,32 @@ def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
 
 def _publish_output(run: Run, trainer: Any, final: Path, force: bool) -> None:
     """Move the model in `final`, without training state, into place and remove the work folder."""
-    from sidtool.training.history import keep_logs, write_history
-
     write_history(trainer.state.log_history, final)
     keep_logs(run.work, final)
     refuse_existing(run.out, force)
     publish(final, run.out)
     remove(run.work)
+
+
+def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    """Write the log lines of a run, one JSON object each: to one file what the same run repeats,
+    however often it was resumed, and to another what depends on the machine."""
+    lines: dict[str, list[str]] = {HISTORY_FILE: [], MACHINE_FILE: []}
+    for entry in entries:
+        if _OF_THE_CALL in entry:
+            continue
+        # one that was in a checkpoint has its keys in another order
+        figures = sorted(entry.keys() - {"step"})
+        measured = {name: entry[name] for name in figures if name in MACHINE_FIGURES}
+        repeated = {name: entry[name] for name in figures if name not in MACHINE_FIGURES}
+        lines[HISTORY_FILE].append(json.dumps({"step": entry["step"], **repeated}))
+        if measured:
+            lines[MACHINE_FILE].append(json.dumps({"step": entry["step"], **measured}))
+    for name, of_file in lines.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in of_file), encoding="utf-8")
+
+
+def keep_logs(work: Path, folder: Path) -> None:
+    """Move the files of TensorBoard from the work folder into the output."""
+    if (work / LOGS_FOLDER).is_dir():
+        shutil.move(work / LOGS_FOLDER, folder / LOGS_FOLDER)

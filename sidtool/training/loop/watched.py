@@ -2,17 +2,19 @@
 checkpoint, so that its log and its summary cover the whole run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 
+from sidtool.base.progress import Progress
 from sidtool.model.contract.stage_record import Selection
 from sidtool.model.sharded import whole
 from sidtool.training.loop.checkpoints import Totals, check_number, check_weights
 from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
+from sidtool.training.training_run import Log
 
 
 def _measured(seconds: float) -> dict[str, float]:
@@ -153,3 +155,53 @@ class WatchedTrainer(Trainer):
             step = self.state.global_step
             totals.write(Path(self.args.output_dir) / f"checkpoint-{step}")
         super()._save_checkpoint(*args, **kwargs)
+
+
+class ProgressCallback(TrainerCallback):
+    """Reports steps to `progress`, and log lines and validations to `log`, on the first process. A
+    log line also has `tokens_per_second`, since the line before."""
+
+    def __init__(self, progress: Progress | None, log: Log | None) -> None:
+        self._progress = progress
+        self._log = log
+        self._last: tuple[float, float] | None = None
+        self._step_end = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Report a log line: every `logging_steps`, after a validation and at the end."""
+        if self._log and logs and state.is_world_process_zero:
+            self._log({"step": state.global_step, **logs, **self._speed(logs)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report a step; the last one has a log line, too."""
+        self._step_end = time.monotonic()
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+        if self._progress and state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the time of a validation out of the speed."""
+        self._leave_out()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the time of a checkpoint out of the speed."""
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Leave the time since the last step, or since this was called, out of the speed."""
+        now = time.monotonic()
+        if self._last is not None:
+            seconds, tokens = self._last
+            self._last = (seconds + now - self._step_end, tokens)
+        self._step_end = now
+
+    def _speed(self, logs: Mapping[str, float]) -> dict[str, float]:
+        if "tokens" not in logs:
+            return {}
+        now = (time.monotonic(), logs["tokens"])
+        last = self._last
+        self._last = now
+        if last is None or now[0] <= last[0]:
+            return {}
+        return {"tokens_per_second": (now[1] - last[1]) / (now[0] - last[0])}

@@ -13,10 +13,10 @@ from transformers import TrainerCallback
 
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.judge import ListValues, Measurement
-from sidtool.training.reinforcement.list_policy import ListPolicy
 from sidtool.training.reinforcement.list_validation import ListValidation
 from sidtool.training.reinforcement.objective import preference_loss, sft_loss
 from sidtool.training.reinforcement.pairs import ListPair, PairMaker, stack_pairs
+from sidtool.training.reinforcement.policy import ListPolicy
 from sidtool.training.reinforcement.trainer import GroupTrainer
 
 

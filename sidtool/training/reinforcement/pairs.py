@@ -14,9 +14,8 @@ from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
-from sidtool.training.reinforcement.list_examples import ListExamples
-from sidtool.training.reinforcement.list_policy import ListPolicy
-from sidtool.training.reinforcement.policy import pad_left
+from sidtool.training.reinforcement.examples import ListExamples
+from sidtool.training.reinforcement.policy import ListPolicy, pad_left
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
 
 ListRewardFunction = Callable[[ListGroups], Matrix]

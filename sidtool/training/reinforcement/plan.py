@@ -73,7 +73,7 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         for term in rewards
         if term.kind.open_input is not None
     }
-    prompts |= {each.name: each.prompt for each in inputs.values() if each.prompt is not None}
+    prompts |= {one.name: one.prompt for one in inputs.values() if one.prompt is not None}
     return RlRun(
         model_dir=model_dir,
         examples=examples,
@@ -98,14 +98,16 @@ def _check_rewards(
     uses."""
     from sidtool.training.reinforcement.rewards.kinds import REWARDS
 
-    with_input = {term.name for term in rewards if term.kind.open_input is not None}
-    for name in with_input - inputs.keys():
-        raise UsageError(f"reward {name} requires --reward-input {name}=PATH")
-    for name in inputs.keys() - with_input:
-        raise UsageError(
-            f"--reward-input {name} requires the reward {name}", hint=f"--reward {name}=1"
-        )
-    names = {term.name for term in rewards}
+    names = [term.name for term in rewards]
+    with_input = [term.name for term in rewards if term.kind.open_input is not None]
+    for name in with_input:
+        if name not in inputs:
+            raise UsageError(f"reward {name} requires --reward-input {name}=PATH")
+    for name in inputs:
+        if name not in with_input:
+            raise UsageError(
+                f"--reward-input {name} requires the reward {name}", hint=f"--reward {name}=1"
+            )
     for name, kind in REWARDS.items():
         for setting in kind.settings:
             option = f"--set {setting}=CONDITION"

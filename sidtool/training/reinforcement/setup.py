@@ -15,12 +15,17 @@ from sidtool.evaluation.validation import sample_examples
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
-from sidtool.training.history import ProgressCallback
+from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.reinforcement.example_fields import ExampleFields
-from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples
+from sidtool.training.reinforcement.examples import (
+    ListExamples,
+    RlExamples,
+    history_task,
+    read_list_examples,
+    read_rl_examples,
+)
 from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
 from sidtool.training.reinforcement.judge import Judge
-from sidtool.training.reinforcement.list_examples import ListExamples, read_list_examples
 from sidtool.training.reinforcement.list_trainer import ListTrainer
 from sidtool.training.reinforcement.list_validation import ListValidation
 from sidtool.training.reinforcement.pairs import ListRewardFunction, PairMaker
@@ -73,7 +78,7 @@ def build_trainer(
     if run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     device = str(arguments.device)
-    scores = {name: each.load(device) for name, each in run.reward_inputs.items()}
+    scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
     reward = partial(reward_sum, run.rewards, context=RewardContext(run.bundle, scores))
     build: Any = GroupTrainer
     if isinstance(examples, ListExamples):

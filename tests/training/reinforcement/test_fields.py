@@ -23,9 +23,8 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
-from sidtool.training.reinforcement.examples import read_rl_examples
+from sidtool.training.reinforcement.examples import read_list_examples, read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
-from sidtool.training.reinforcement.list_examples import read_list_examples
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rl_run import RlRequest

@@ -197,11 +197,10 @@ def test_pairs_are_the_best_and_the_worst_list(
     from sidtool.model.load import load_model_folder
     from sidtool.model.prompt.encoder import prompt_encoder
     from sidtool.recommendation.query import QuerySession
-    from sidtool.training.reinforcement.list_examples import read_list_examples
-    from sidtool.training.reinforcement.list_policy import ListPolicy
+    from sidtool.training.reinforcement.examples import read_list_examples
     from sidtool.training.reinforcement.offline import load_records, save_records
     from sidtool.training.reinforcement.pairs import ListPair, PairMaker
-    from sidtool.training.reinforcement.policy import Policy
+    from sidtool.training.reinforcement.policy import ListPolicy, Policy
     from sidtool.training.reinforcement.rewards.reward import ListGroups
 
     loaded = load_model_folder(list_model)
