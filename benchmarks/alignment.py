@@ -22,7 +22,8 @@ from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool.data.split.files import open_split
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import Evaluation, compare
 from sidtool.model.load import load_model_folder
 
@@ -160,7 +161,7 @@ class Alignment:
     def task(self, model: Path, films: str, task: str, *options: object) -> dict[str, Any]:
         """The metrics of a task on a list of films."""
         out = self.work / "titles-metrics" / f"{films}-{task}.json"
-        command = ("evaluate", model, "--task", task, "--num-beams", 10, "--json", *options)
+        command = ("evaluate-task", model, task, "--num-beams", 10, "--json", *options)
         self.steps.run(out, *command, save_stdout=True)
         return json.loads(out.read_text(encoding="utf-8"))
 

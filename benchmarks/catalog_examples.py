@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool import Bundle
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.tokenizer.index_spaces import PopularityRanks
 
 KS = (1, 5, 10, 20, 50)
 
@@ -24,9 +24,9 @@ class Part:
     """One part of a split, validation or test."""
 
     examples: tuple[Example, ...]
-    histories: list[NDArray[np.int64]]
+    histories: list[PopularityRanks]
     """Item numbers of each history."""
-    targets: NDArray[np.int64]
+    targets: PopularityRanks
     """(n,) item numbers, -1 for an item that the catalog lacks."""
 
     @classmethod
@@ -36,7 +36,7 @@ class Part:
         targets = catalog.targets([example.item for example in examples])
         return cls(examples, histories, targets)
 
-    def score(self, ranked: NDArray[np.int64]) -> dict[str, float]:
+    def score(self, ranked: PopularityRanks) -> dict[str, float]:
         """Mean metrics of (n, k) ranked item numbers."""
         ks = [k for k in KS if k <= ranked.shape[1]]
         return averages(metric_names(ks), metric_values(find_targets(ranked, self.targets), ks))
@@ -48,7 +48,7 @@ class CatalogExamples:
 
     catalog: Catalog
     events: Sequence[UserSequence]
-    train: list[NDArray[np.int64]]
+    train: list[PopularityRanks]
     """Item numbers of each user's training events."""
     valid: Part
     test: Part

@@ -17,7 +17,7 @@ from environment import environment
 from table import markdown
 
 from sidtool.data.vectors import Vectors
-from sidtool.memory import nearest
+from sidtool.memory import content
 from sidtool.tokenizer.quantize.mlp import unit
 
 
@@ -31,9 +31,9 @@ def random_vectors(n: int, dim: int) -> Vectors:
 
 def timed(directions: Vectors, most_compared: int) -> tuple[Any, float]:
     """The neighbors, and the CPU seconds they take."""
-    nearest.MOST_COMPARED = most_compared
+    content.MOST_COMPARED = most_compared
     started = time.process_time()
-    result = nearest.nearest_items(directions)
+    result = content.nearest_items(directions)
     return result, time.process_time() - started
 
 

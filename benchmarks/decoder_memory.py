@@ -63,10 +63,11 @@ def _sides(case: Case, model: Any, items: int) -> tuple[Callable[[], Any], Calla
     """A request without and with a memory, from histories and prompts to ranked items."""
     from sidtool.recommendation.search.beam import beam_search
     from sidtool.recommendation.search.mixture import Mixture, rank_items
+    from sidtool.tokenizer.index_spaces import ItemRows
 
     trie, tokens = trie_and_tokens(catalog(items), TEXT)
     rng = np.random.default_rng(5)
-    histories = [rng.integers(0, items, HISTORY) for _ in range(case.batch * REQUESTS)]
+    histories = [ItemRows(rng.integers(0, items, HISTORY)) for _ in range(case.batch * REQUESTS)]
     prompts = prompts_of(case.batch * REQUESTS, TEXT)
     mixture = Mixture(random_index(items, histories), 2.0, 0.4)
 

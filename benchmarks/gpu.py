@@ -220,6 +220,7 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
     from sidtool.examples.examples_run import make_sft
     from sidtool.examples.sft_options import SftOptions
     from sidtool.model.extend import extend_model
+    from sidtool.model.extend_options import ExtendOptions
     from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
     from sidtool.tokenizer.bundle import Bundle, ItemMap
     from sidtool.tokenizer.sid import SidSpace
@@ -243,7 +244,7 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "base")
-    extend_model(str(folder / "base"), bundle, folder / "base+sid", init="random")
+    extend_model(str(folder / "base"), bundle, folder / "base+sid", ExtendOptions(init="random"))
     n_items = scale.length // space.levels - 1
     users = tuple(
         UserSequence(f"u{n}", tuple(rng.choice(ids, n_items)), tuple(range(n_items)))

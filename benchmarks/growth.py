@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sidtool.data.split.split import Example, Split
 from sidtool.data.vectors import Vectors
 from sidtool.evaluation.bootstrap import paired_differences
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import Evaluation, compare
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions

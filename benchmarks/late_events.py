@@ -25,7 +25,8 @@ from table import markdown, spread
 
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.examples import read_examples
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import compare
 from sidtool.model.contract.memory_binding import MEMORY_COPY
 from sidtool.model.load import load_model_folder
@@ -80,7 +81,7 @@ def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str,
     retrained = later.with_memory(later.train(bundle, seed), bundle)
     systems = {
         OLD: (model, MemoryOptions()),
-        REFRESHED: (model, MemoryOptions(retrained / MEMORY_COPY)),
+        REFRESHED: (model, MemoryOptions(str(retrained / MEMORY_COPY))),
         RETRAINED: (retrained, MemoryOptions()),
         "model alone": (model, MemoryOptions(weight=0.0)),
         "model trained on the first 90%, alone": (retrained, MemoryOptions(weight=0.0)),

@@ -87,11 +87,13 @@ def run_searches(model: Any, prompts: list[list[int]], width: int, trie: Any, to
     """The next item of each prompt, ten times."""
     from sidtool.recommendation.search.beam import beam_search
     from sidtool.recommendation.search.filters import LeafFilter
+    from sidtool.tokenizer.index_spaces import ItemRows
 
     histories = [list(prompt) for prompt in prompts]
     found: list[list[int]] = [[] for _ in prompts]
     for _ in range(LENGTH):
-        filters = [LeafFilter.of(trie, None, np.array(each, dtype=np.int64)) for each in found]
+        denied = [ItemRows(np.array(each, dtype=np.int64)) for each in found]
+        filters = [LeafFilter.of(trie, None, rows) for rows in denied]
         results = beam_search(
             model,
             histories,

@@ -8,7 +8,8 @@ import numpy as np
 from reinforce_table import Values
 
 from sidtool.data.split.split import Example
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import load_model_folder
 

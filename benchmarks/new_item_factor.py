@@ -21,9 +21,10 @@ from table import markdown
 
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import evenly_spaced
-from sidtool.evaluation.memory_tuning import TuneMemoryOptions, candidates_of
+from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K
 from sidtool.evaluation.mixture_choice import MixtureChoice
+from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.model.load import load_model_folder
 from sidtool.registry.references import open_memory
 
@@ -68,7 +69,9 @@ def main() -> None:
     parser.add_argument("--num-beams", type=int, default=60)
     parser.add_argument("--seen", action="store_true")
     args = parser.parse_args()
-    options = TuneMemoryOptions(args.users, args.num_beams, not args.seen)
+    options = TuneMemoryOptions(
+        users=args.users, num_beams=args.num_beams, exclude_seen=not args.seen
+    )
     loaded = load_model_folder(str(args.model))
     memory = open_memory(str(args.memory))
     examples = evenly_spaced(open_split(args.split).valid, args.users)

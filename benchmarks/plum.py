@@ -27,7 +27,7 @@ from table import markdown
 from variant_run import run_variants
 from wheels import unpack_wheels
 
-from sidtool.evaluation.evaluation import OTHER_MODEL
+from sidtool.evaluation.held_out import OTHER_MODEL
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import Forgetting, TrainParams
 

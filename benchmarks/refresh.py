@@ -21,7 +21,8 @@ from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from table import markdown, spread
 
 from sidtool.data.split.examples import read_examples
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 

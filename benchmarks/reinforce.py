@@ -36,7 +36,7 @@ from steps import StepError
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Example, Split
 from sidtool.data.tables.tables import read_columns
-from sidtool.evaluation.slices import example_groups
+from sidtool.evaluation.groups import example_groups
 from sidtool.examples.event_weights import WeightOptions
 
 MORE_SFT = "more SFT"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from table import markdown, spread
 
 from sidtool.evaluation.bootstrap import Groups, paired_differences
-from sidtool.evaluation.slices import SLICES
+from sidtool.evaluation.groups import SLICES
 
 METRICS = ("hr@10", "ndcg@10")
 START = "start"

@@ -29,6 +29,7 @@ from training_speed import CASES, prepare
 
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.partial_head import PartialHead
+from sidtool.tokenizer.index_spaces import Leaves
 from sidtool.training.loop.machine import quiet
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.plan import plan_rl
@@ -122,7 +123,9 @@ def floor_step(trainer: GroupTrainer, prompts: int, *, search: bool = True) -> S
                 )
                 leaves = np.stack([beam.leaves for beam in beams])
             model.train()
-            codes = torch.from_numpy(session.trie.leaf_codes(leaves.ravel()).astype(np.int64))
+            codes = torch.from_numpy(
+                session.trie.leaf_codes(Leaves(leaves.ravel())).astype(np.int64)
+            )
             padded, mask = pad_left([torch.tensor(prompt) for prompt in ids])
             padded = padded.repeat_interleave(size, 0)
             mask = mask.repeat_interleave(size, 0)

@@ -14,6 +14,7 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ LENGTH = 50
 BATCH = 256
 MOST_EPOCHS = 300
 TOP = 50
-Sequences = list[NDArray[np.int64]]
+Sequences = Sequence[NDArray[np.int64]]
 
 
 class Block(nn.Module):

@@ -10,6 +10,7 @@ from sidtool.data.split.record import SplitReference
 from sidtool.model.contract.stage_record import StageRecord, TrainParams
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.presets.init_model import init_model
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.registry.publish import push
@@ -67,7 +68,7 @@ def make_shop(folder: Path, n_items: int, dim: int, layers: int) -> Shop:
         texts, base, preset="llama-tiny", vocab_size=512, overrides={**shape, **heads}
     )
     model = folder / "model"
-    contract = extend_model(base, first, model, init="random")
+    contract = extend_model(base, first, model, ExtendOptions(init="random"))
     stage = StageRecord("full", TRAINED)
     trained = contract.with_stage(stage, history_prompt=PROMPT, normalize="trie")
     write_contract(model, trained, first)

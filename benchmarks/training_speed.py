@@ -32,6 +32,7 @@ from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
 from sidtool.tokenizer.bundle import Bundle, ItemMap
@@ -115,7 +116,7 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path, dict[str,
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(shape, dtype=torch.float32).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    extend_model(str(folder / "base"), bundle, folder / "base+sid", init="random")
+    extend_model(str(folder / "base"), bundle, folder / "base+sid", ExtendOptions(init="random"))
     # lengths as in Amazon's five-core sets: most users have few events
     lengths = np.minimum(3 + rng.geometric(0.2, case.batch * (steps + 1)), 20)
     if case.task == "next-item":

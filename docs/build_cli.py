@@ -63,6 +63,7 @@ def page() -> str:
         if command.rich_help_panel != panel:
             panel = command.rich_help_panel
             parts.append(f"## {panel}\n")
+        command.describe()
         hints = get_type_hints(callbacks[name])
         parameters = [each for each in command.params if each.name != "help"]
         rows = [table_row(each, hints[each.name]) for each in parameters]

@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = ("SECURITY.md", "benchmarks/README.md", "benchmarks/ablation.md")
+OUTSIDE = ("CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md", "benchmarks/ablation.md")
 
 
 def on_files(files: Any, *, config: Any) -> Any:

@@ -26,25 +26,21 @@ if TYPE_CHECKING:
     from sidtool.data.split.files import split_events as split_events
     from sidtool.data.split.list_targets import ListTargets as ListTargets
     from sidtool.data.split.sessions import SessionRule as SessionRule
-    from sidtool.evaluation.evaluation import EvaluationOptions as EvaluationOptions
     from sidtool.evaluation.evaluation import evaluate as evaluate
-    from sidtool.evaluation.lists.list_evaluation import (
-        ListEvaluationOptions as ListEvaluationOptions,
-    )
     from sidtool.evaluation.lists.list_evaluation import evaluate_lists as evaluate_lists
-    from sidtool.evaluation.memory_tuning import TuneMemoryOptions as TuneMemoryOptions
     from sidtool.evaluation.memory_tuning import tune_memory as tune_memory
+    from sidtool.evaluation.options import EvaluationOptions as EvaluationOptions
+    from sidtool.evaluation.options import ListEvaluationOptions as ListEvaluationOptions
+    from sidtool.evaluation.options import TaskEvaluationOptions as TaskEvaluationOptions
+    from sidtool.evaluation.options import TuneMemoryOptions as TuneMemoryOptions
     from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
     from sidtool.evaluation.similarity_tuning import tune_similarity as tune_similarity
-    from sidtool.evaluation.tasks.task_evaluation import (
-        TaskEvaluationOptions as TaskEvaluationOptions,
-    )
     from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_task
     from sidtool.examples.event_weights import WeightOptions as WeightOptions
     from sidtool.examples.examples_run import make_sft as make_sft
     from sidtool.examples.job import SftInputs as SftInputs
     from sidtool.examples.sft_options import SftOptions as SftOptions
-    from sidtool.integrations.adopt.adoption import AdoptOptions as AdoptOptions
+    from sidtool.integrations.adopt.adopt_options import AdoptOptions as AdoptOptions
     from sidtool.integrations.adopt.adoption import adopt as adopt
     from sidtool.integrations.formats.convert import CatalogFile as CatalogFile
     from sidtool.integrations.formats.convert import export_map as export_map
@@ -65,6 +61,7 @@ if TYPE_CHECKING:
     from sidtool.memory.memory import Memory as Memory
     from sidtool.memory.similarity import KnnSettings as KnnSettings
     from sidtool.model.extend import extend_model as extend_model
+    from sidtool.model.extend_options import ExtendOptions as ExtendOptions
     from sidtool.model.load import load_model_folder as load_model_folder
     from sidtool.model.merging import merge as merge
     from sidtool.model.presets.init_model import init_model as init_model
@@ -108,7 +105,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _MODULES = {
-    "AdoptOptions": "integrations.adopt.adoption",
+    "AdoptOptions": "integrations.adopt.adopt_options",
     "BuildOptions": "tokenizer.make.build_options",
     "Bundle": "tokenizer.bundle.bundle",
     "CatalogFile": "integrations.formats.convert",
@@ -116,8 +113,9 @@ _MODULES = {
     "ClusterRanker": "integrations.ray.rankings",
     "CodebookFile": "integrations.formats.imported_codebook",
     "Encoder": "tokenizer.encoder.settings",
-    "EvaluationOptions": "evaluation.evaluation",
+    "EvaluationOptions": "evaluation.options",
     "EventNames": "data.interactions",
+    "ExtendOptions": "model.extend_options",
     "FieldName": "data.fields.field_columns",
     "FieldOptions": "data.fields.field_columns",
     "Fields": "data.fields.fields",
@@ -126,7 +124,7 @@ _MODULES = {
     "ItemColumns": "integrations.ray.vectors",
     "ItemContent": "memory.content",
     "KnnSettings": "memory.similarity",
-    "ListEvaluationOptions": "evaluation.lists.list_evaluation",
+    "ListEvaluationOptions": "evaluation.options",
     "ListOptions": "recommendation.search.list_options",
     "ListTargets": "data.split.list_targets",
     "Listening": "recommendation.serve.serve_options",
@@ -147,10 +145,10 @@ _MODULES = {
     "SidtoolError": "base.errors",
     "SplitOptions": "data.split.files",
     "StageSettings": "training.settings",
-    "TaskEvaluationOptions": "evaluation.tasks.task_evaluation",
+    "TaskEvaluationOptions": "evaluation.options",
     "Templates": "model.prompt.frames",
     "TrainOptions": "training.settings",
-    "TuneMemoryOptions": "evaluation.memory_tuning",
+    "TuneMemoryOptions": "evaluation.options",
     "TuneSimilarityOptions": "evaluation.similarity_tuning",
     "WeightOptions": "examples.event_weights",
     "add_items": "tokenizer.make.add",

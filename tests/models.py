@@ -1,7 +1,9 @@
 """Tiny language models of each supported architecture, causal and encoder-decoder, and a tokenizer,
 made in process, with weights large enough that logits differ clearly."""
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sidtool.base.documents import SEAL
 from sidtool.model.structure import vocabulary_layers
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gpt2", "gpt_neox")
@@ -34,6 +37,14 @@ SENTENCES = (
     "title: Moisturizing cream, brand: Nivea, category: Beauty > Skin care. Description: 250 "
     "ml, for dry skin.",
 )
+
+
+def unsigned(folder: Path, **changes: Any) -> None:
+    """Change keys of a model's contract, and make it one that records no digests of its files and
+    none of itself, as those before 0.3."""
+    value = json.loads((folder / "sid.json").read_text(encoding="utf-8")) | changes
+    kept = {key: member for key, member in value.items() if key not in ("files", SEAL)}
+    (folder / "sid.json").write_text(json.dumps(kept), encoding="utf-8")
 
 
 def tiny_model(

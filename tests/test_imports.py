@@ -58,6 +58,7 @@ def test_the_exported_names_are_these() -> None:
         "Encoder",
         "EvaluationOptions",
         "EventNames",
+        "ExtendOptions",
         "FieldName",
         "FieldOptions",
         "Fields",

@@ -27,6 +27,8 @@ from tests.cli.road import Road, done, walk, write_lines
 from tests.encoders import tiny_encoder
 from tests.waiting import DEADLOCK
 
+pytestmark = pytest.mark.slow
+
 TEXTS = 1500  # six blocks of texts, so that there is something to resume
 KINDS = ("lamp", "soap", "novel", "kettle", "chair", "apron")
 
@@ -194,22 +196,14 @@ COMMANDS = ("build-codebook", "extend-model", "train")
 Whole = Callable[[str], tuple[float, Any]]
 
 
-# tests/hostile/test_crash.py stops the other commands at each of their writes
-@pytest.mark.parametrize(
-    "command",
-    [
-        pytest.param("build-codebook", marks=pytest.mark.slow),
-        pytest.param("extend-model", marks=pytest.mark.slow),
-        "train",
-    ],
-)
+# tests/hostile/test_crash.py stops commands at their writes
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_killed_command_leaves_no_output_or_a_complete_one(
     cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str
 ) -> None:
     check_kills(cases[command], tmp_path, whole(command), seed=1, kills=1, earliest=0.5, old=False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_killed_replacement_leaves_the_old_or_the_new(
     cases: dict[str, Case], whole: Whole, tmp_path: Path, command: str
@@ -217,7 +211,6 @@ def test_a_killed_replacement_leaves_the_old_or_the_new(
     check_kills(cases[command], tmp_path, whole(command), seed=2, kills=1, earliest=0.7, old=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_killed_many_times_leave_complete_outputs(

@@ -1,7 +1,9 @@
 """SHA-256 digests of columns of strings and of files."""
 
 import hashlib
+import time
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from sidtool.base.errors import DataError
 
 BLOCK = 1 << 16
 """Strings that are hashed at once; the digest depends on it."""
+
+CLOCK_NS = 2_000_000_000
+"""A file that changed so recently may change again without another time stamp."""
 
 
 def digest_strings(*columns: Iterable[str]) -> str:
@@ -31,3 +36,21 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def cached_digest(path: Path) -> str:
+    """As `file_digest`; a file with the size, times and inode of an earlier call is not read again
+    in this process."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    changed = max(stat.st_mtime_ns, stat.st_ctime_ns)
+    if time.time_ns() - changed < CLOCK_NS:
+        return file_digest(path)
+    return _digest_of(path.absolute(), stat.st_dev, stat.st_ino, stat.st_size, changed)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(path: Path, device: int, inode: int, size: int, changed: int) -> str:
+    return file_digest(path)

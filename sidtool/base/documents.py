@@ -1,13 +1,15 @@
-"""Small files from outside, read within a bound, and JSON and YAML text, parsed strictly.
+"""Small files from outside, read within a bound; JSON and YAML text, parsed strictly; and JSON
+documents with their own digest.
 
 Python's parsers take the last of two equal keys, read NaN, and end with errors of many classes on
 deep nesting, long numbers and wrong encodings. Here all of that is one ValueError of one line."""
 
 import errno
+import hashlib
 import json
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,32 @@ MAX_YAML_DEPTH = 64
 TYPED_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "timestamp")}
 MAX_YAML_NODES = 100_000
 """Values of a YAML document, each counted as often as aliases repeat it."""
+
+SEAL = "sha256"
+"""The key of the digest that a stored document has of its other keys."""
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: equal values give equal bytes. Refuses NaN and
+    infinities."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def sealed_text(value: Mapping[str, Any]) -> str:
+    """A JSON object as a stored document with its own digest."""
+    sealed = {**value, SEAL: hashlib.sha256(canonical(value)).hexdigest()}
+    return json.dumps(sealed, indent=1, ensure_ascii=False) + "\n"
+
+
+def check_seal(value: Mapping[str, Any]) -> None:
+    """Raise ValueError if a document differs from its own digest; those of earlier versions have
+    none."""
+    rest = {key: member for key, member in value.items() if key != SEAL}
+    if len(rest) < len(value) and value[SEAL] != hashlib.sha256(canonical(rest)).hexdigest():
+        raise ValueError("it differs from its own SHA-256")
 
 
 def read_document(path: Path, most: int = MAX_BYTES) -> bytes:

@@ -1,6 +1,6 @@
 """Commands that read a bundle: inspect, verify, encode, decode."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,10 +8,11 @@ import typer
 
 from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.cli.codebook import say_report
-from sidtool.cli.embed import encode_items
+from sidtool.cli.embed import encode_items, say_parts
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import say, say_cells, say_json, say_table, warn
-from sidtool.cli.terminal.inputs import standard_input
+from sidtool.cli.terminal.console import say, say_cells, say_json, say_table, standard_input, warn
+from sidtool.integrations.ray.run import RunOptions
+from sidtool.integrations.ray.vectors import ItemColumns
 
 if TYPE_CHECKING:
     from sidtool.tokenizer.bundle.bundle import Bundle
@@ -79,6 +80,8 @@ def verify(artifact: options.Artifact, json: options.Json = False) -> None:
 
 def encode(
     bundle: options.Bundle,
+    columns: ItemColumns,
+    run: RunOptions,
     texts: Annotated[
         list[str] | None,
         typer.Argument(help="Texts. Default: the lines of standard input."),
@@ -98,19 +101,11 @@ def encode(
             rich_help_panel="Data",
         ),
     ] = None,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
-    text_template: options.TextTemplate = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder for the SIDs of --items, at a path or URL."),
     ] = None,
-    engine: options.Engine = "local",
-    workers: options.Workers = None,
-    resume: options.ResumeParts = False,
     trust_remote_code: options.Trust = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Print the SID of texts or vectors and the items with that SID, or write the SIDs of a
@@ -123,16 +118,14 @@ def encode(
 
     if embeddings and (texts or encoder is not None):
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
-    columns = (id_column, title_column, text_template)
-    flags = {"resume": resume, "dry_run": dry_run, "force": force}
     if catalog is not None:
         if texts or embeddings or out is None:
             raise UsageError("--items takes the place of texts, and needs -o FOLDER")
         moved = {"model": encoder, "trust_remote_code": trust_remote_code}
-        how = {"workers": workers, **flags}
-        return encode_items(bundle, catalog, out, columns, moved, engine, how, json=json)
+        report = encode_items(bundle, catalog, out, columns, run, **moved)
+        return say_parts("encode", report, out, json=json, dry_run=run.dry_run)
     # a dry run of texts is a run, which writes nothing
-    if out is not None or engine != "local" or workers or any(columns) or resume or force:
+    if out is not None or columns != ItemColumns() or replace(run, dry_run=False) != RunOptions():
         raise UsageError("-o and the options of a catalog or its workers require --items")
     opened = open_bundle(bundle)
     if not embeddings and not texts:
@@ -193,9 +186,11 @@ def _say_decoded(sid: "Decoded") -> None:
 def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
     from sidtool.model.contract.card import summary, validations
-    from sidtool.model.load import check_model_folder
+    from sidtool.model.contract.read import open_bundle_copy, read_contract
+    from sidtool.model.load import usable_items
 
-    contract, bundle, _ = check_model_folder(folder)
+    contract = read_contract(Path(folder))
+    bundle = usable_items(open_bundle_copy(Path(folder), contract), contract.tokens)
     if json:
         return say_json(contract.to_json())
     stages = " > ".join(record.stage for record in contract.stages)

@@ -1,5 +1,5 @@
-"""What every command has beside its own options: a help in panels, -q and -v, and a check that its
-output replaces no input."""
+"""What every command has beside its own options: a help in panels, -q, -v and --config, and a check
+that its output replaces no input."""
 
 import functools
 import glob
@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from sidtool.base.errors import EXIT_INTERRUPTED
+from sidtool.cli.groups import flag_meanings
 from sidtool.cli.outputs import check_inputs_survive
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
@@ -26,12 +27,13 @@ from sidtool.cli.terminal.console import (
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": (
         *("items", "id_column", "title_column", "text_template", "empty_text", "field"),
-        *("embeddings", "interactions", "queries", "query_text", "only_items", "hide_text_of"),
+        *("embeddings", "by_row", "interactions", "queries", "query_text"),
+        *("only_items", "hide_text_of"),
         *("user_column", "item_column", "order_column", "rating_column", "order", "info", "keys"),
     ),
-    "Quantizer": (),
+    "Quantizer": ("balanced", "collisions"),
     "Encoder": (),
-    "Tokens": (),
+    "Tokens": ("begin_end_tokens",),
     "Model": ("model", "bundle", "encoder", "revision", "device", "dtype", "trust_remote_code"),
     "Memory": ("memory", "memory_weight", "memory_power", "explain"),
     "Training": ("stage", "set_", "valid", "teacher", "share", "learning_rate"),
@@ -75,6 +77,23 @@ class Command(TyperCommand):
             return None
         return f"SIDTOOL_{self.name}_{flag[2:]}".replace("-", "_").upper()
 
+    def describe(self) -> None:
+        """Give options of groups their help."""
+        texts = flag_meanings(self.callback) if self.callback is not None else {}
+        for parameter in self.params:
+            if parameter.name in texts:
+                parameter.help = texts[parameter.name]  # type: ignore[attr-defined]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        self.describe()
+        super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """What a shell offers."""
+        self.describe()
+        return super().shell_complete(ctx, incomplete)
+
     def get_help_option(self, ctx: Any) -> Any:
         """The option --help, in the last panel."""
         option = super().get_help_option(ctx)
@@ -114,22 +133,31 @@ def _resumption(out: Any, *, by_option: bool) -> str:
     return f": {works[0]} has the unfinished work; {command} continues it" if works else ""
 
 
-def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a command with the options -q and -v, which it does not see."""
+def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command with the options -q, -v and --config, which it does not see; a
+    command may have its own --config."""
+    own = inspect.signature(command).parameters
+    shared: dict[str, tuple[Any, Any]] = {
+        "config": (options.Config, None),
+        "quiet": (options.Quiet, False),
+        "verbose": (options.Verbose, False),
+    }
+    shared = {name: each for name, each in shared.items() if name not in own}
 
     @functools.wraps(command)
     def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:
         set_verbosity(quiet=quiet, verbose=verbose)
-        return command(**values)
+        return command(**{name: value for name, value in values.items() if name not in shared})
 
-    shared = {"quiet": options.Quiet, "verbose": options.Verbose}
-    parameters = [
-        *inspect.signature(command).parameters.values(),
-        *(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for name, kind in shared.items()
-        ),
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(name, keyword, default=default, annotation=kind)
+        for name, (kind, default) in shared.items()
     ]
+    parameters = [*own.values(), *added]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {**command.__annotations__, **shared}
+    run.__annotations__ = {
+        **command.__annotations__,
+        **{each.name: each.annotation for each in added},
+    }
     return run

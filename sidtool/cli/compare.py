@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.cli.interop import Catalog, catalog_file
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
+from sidtool.integrations.formats.convert import CatalogFile
 from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def compare(
     bundles: Annotated[
         list[str], typer.Argument(metavar="BUNDLE...", help="Bundles of one catalog.")
     ],
+    catalog: CatalogFile | None,
     embeddings: Annotated[
         Path | None, typer.Option(help="Vectors of the items: .npy, Parquet or Zarr.")
     ] = None,
-    items: Catalog = None,
     field: Annotated[
         str | None, typer.Option(help="Column of ITEMS with labels, like brand, to measure purity.")
     ] = None,
@@ -47,8 +47,6 @@ def compare(
         ),
     ] = None,
     by_row: options.ByRow = False,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -56,13 +54,12 @@ def compare(
     from sidtool.registry.references import open_bundle
     from sidtool.tokenizer.make.compare import compare_bundles
 
-    if field is not None and items is None:
+    if field is not None and catalog is None:
         raise UsageError("--field requires --items")
-    if items is not None and field is None and embeddings is None:
+    if catalog is not None and field is None and embeddings is None:
         raise UsageError("--items requires --field or --embeddings")
     if by_row and embeddings is None:
         raise UsageError("--by-row requires --embeddings")
-    catalog = catalog_file(items, id_column, title_column)
     fields = [field] if field is not None else []
     opened = [open_bundle(bundle) for bundle in bundles]
     figures = compare_bundles(

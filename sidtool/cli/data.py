@@ -8,7 +8,9 @@ import typer
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
-from sidtool.data.prepare.formats import Source
+from sidtool.data.interactions import EventNames
+from sidtool.data.items import CatalogNames
+from sidtool.data.prepare.preparation import PrepareOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,8 @@ def check(
     items: Annotated[
         Path, typer.Argument(metavar="ITEMS", help="Catalog, in any format of build-codebook.")
     ],
+    columns: CatalogNames,
+    names: EventNames,
     events: Annotated[
         Path | None,
         typer.Argument(metavar="[EVENTS]", help="Events on its items, in any format of split."),
@@ -34,13 +38,6 @@ def check(
             help="Folder to write cleaned items.parquet and events.parquet to.",
         ),
     ] = None,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
-    user_column: options.UserColumn = None,
-    item_column: options.ItemColumn = None,
-    order_column: options.OrderColumn = None,
-    order: options.Order = "column",
-    config: options.Config = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -48,17 +45,15 @@ def check(
     build."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import FOLDER
-    from sidtool.data.interactions import EventNames
     from sidtool.data.prepare.check import report
     from sidtool.data.prepare.cleaning import clean
     from sidtool.data.prepare.tables import read_catalog_table, read_event_table
 
-    names = EventNames(user_column, item_column, order_column, order)
     if events is None and names.flags:
         raise UsageError(f"{names.flags[0]} requires EVENTS")
     if out is not None:
         refuse_existing(out, force, FOLDER)
-    catalog = read_catalog_table(items, id_column, title_column)
+    catalog = read_catalog_table(items, columns.id_column, columns.title_column)
     table = None if events is None else read_event_table(events, names)
     if out is None:
         problems = report(catalog, table)
@@ -86,63 +81,14 @@ def prepare(
         ),
     ],
     out: options.Out,
-    from_: Annotated[
-        Source,
-        typer.Option("--from", help="Format; table: any, by column names."),
-    ] = "table",
-    items: Annotated[
-        Path | None,
-        typer.Option(help="Metadata or catalog. Default: the file of the format beside SOURCE."),
-    ] = None,
-    min_rating: Annotated[
-        float | None,
-        typer.Option(help="Lowest rating that counts as an event. Of kuairand: 1, a click."),
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Keep events at or after this number or ISO date.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Keep events before this number or ISO date.")
-    ] = None,
-    k_core: Annotated[
-        int, typer.Option(help="Minimum events per user and per item; 0 keeps all.")
-    ] = 0,
-    min_history: Annotated[
-        int, typer.Option(help="Minimum events per user, if larger than --k-core.")
-    ] = 0,
-    all_items: Annotated[
-        bool, typer.Option("--all-items", help="Keep items without events, too.")
-    ] = False,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
-    user_column: options.UserColumn = None,
-    item_column: options.ItemColumn = None,
-    order_column: options.OrderColumn = None,
-    order: options.Order = "column",
-    rating_column: Annotated[
-        str | None, typer.Option(help="Event column of ratings; `rating` by default.")
-    ] = None,
-    config: options.Config = None,
+    chosen: PrepareOptions,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Write items.parquet and events.parquet from a public data set or any table of events."""
-    from sidtool.data.interactions import EventNames
-    from sidtool.data.prepare.filters import FilterOptions
-    from sidtool.data.prepare.preparation import PrepareOptions
     from sidtool.data.prepare.preparation import prepare as prepare_data
 
-    chosen = PrepareOptions(
-        from_,
-        items,
-        all_items,
-        FilterOptions(min_rating, since, until, k_core, min_history),
-        EventNames(user_column, item_column, order_column, order),
-        rating_column,
-        id_column,
-        title_column,
-    )
     prepared = prepare_data(source, out, chosen, dry_run=dry_run, force=force)
     if json:
         say_json(prepared.to_json())

@@ -19,7 +19,7 @@ DECIMALS = (2, 4)
 
 def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> None:
     """The tables of an evaluation; with `json` on stderr, beside the JSON on stdout."""
-    from sidtool.evaluation.evaluation import OTHER_MODEL
+    from sidtool.evaluation.held_out import OTHER_MODEL
 
     if json:
         say_json(evaluation.to_json())
@@ -36,7 +36,7 @@ def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> No
 
 def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     """Every metric of every system but the other model."""
-    from sidtool.evaluation.evaluation import OTHER_MODEL
+    from sidtool.evaluation.held_out import OTHER_MODEL
 
     systems = {name: each for name, each in evaluation.baselines.items() if name != OTHER_MODEL}
     rows = []

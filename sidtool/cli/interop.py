@@ -5,27 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidtool.base.errors import UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan
-from sidtool.integrations.formats.convert import System
-from sidtool.integrations.formats.imported_codebook import LEAST_SHARE
+from sidtool.integrations.formats.convert import CatalogFile, System
+from sidtool.integrations.formats.imported_codebook import CodebookFile
 from sidtool.integrations.formats.minionerec import Keys
-from sidtool.tokenizer.encoder.settings import Dtype
 from sidtool.tokenizer.sid import Levels
 
 if TYPE_CHECKING:
-    from sidtool.integrations.formats.convert import CatalogFile
     from sidtool.tokenizer.bundle.bundle import Bundle
 
-Catalog = Annotated[
-    Path | None, typer.Option(help="Catalog of the items: their order and their titles.")
-]
 KeysOption = Annotated[
     Keys, typer.Option(help="Keys of index.json: item ids, or line numbers of ITEMS from 0.")
 ]
-CODEBOOK = "Codebook"
-"""Panel of the help of import."""
 
 
 def import_(
@@ -38,7 +30,8 @@ def import_(
         ),
     ],
     out: options.Out,
-    items: Catalog = None,
+    catalog: CatalogFile | None,
+    codebook: CodebookFile | None,
     info: Annotated[Path | None, typer.Option(help="MiniOneRec info.txt with titles.")] = None,
     levels: Annotated[
         str | None,
@@ -48,72 +41,6 @@ def import_(
         ),
     ] = None,
     keys: KeysOption = "id",
-    codebook: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The codebook of the map: model.pt of OpenOneRec, .pth of MiniOneRec, LC-Rec or "
-            "LETTER, codebooks .npz of MiniOneRec, .ckpt of GRID. Only tensors are read.",
-            rich_help_panel=CODEBOOK,
-        ),
-    ] = None,
-    embeddings: Annotated[
-        Path | None,
-        typer.Option(
-            help="Vectors of the items: measures for which share of them the codebook gives the "
-            "map's SID.",
-            rich_help_panel=CODEBOOK,
-        ),
-    ] = None,
-    by_row: Annotated[bool, options.by_row(CODEBOOK)] = False,
-    fail_under: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Exit 3 if the codebook gives back a smaller share of the map. Default: "
-            f"{LEAST_SHARE}.",
-            rich_help_panel=CODEBOOK,
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Encoder of the vectors: folder or hf://ORG/NAME; recorded for add-items.",
-            rich_help_panel=CODEBOOK,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Revision of the encoder.", rich_help_panel=CODEBOOK)
-    ] = None,
-    pooling: Annotated[
-        str | None,
-        typer.Option(
-            help="Its pooling, like mean (MiniOneRec) or lasttoken. Default: the model's.",
-            rich_help_panel=CODEBOOK,
-        ),
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help="Text that it puts before each text.", rich_help_panel=CODEBOOK),
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum tokens per text.", rich_help_panel=CODEBOOK),
-    ] = None,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Its precision.", rich_help_panel=CODEBOOK)
-    ] = None,
-    text_template: Annotated[
-        str | None,
-        typer.Option(
-            help='Text of an item that it reads, like "{title} {description}".',
-            rich_help_panel=CODEBOOK,
-        ),
-    ] = None,
-    trust_remote_code: options.Trust = False,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -122,27 +49,10 @@ def import_(
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
     from sidtool.integrations.formats.convert import import_map, read_map
-    from sidtool.integrations.formats.imported_codebook import codebook_file
-    from sidtool.tokenizer.encoder.settings import Encoder
 
-    how: dict[str, Any] = {"items": catalog_file(items, id_column, title_column), "info": info}
-    how |= {"sizes": Levels.from_text(levels).sizes if levels is not None else None, "keys": keys}
-    how["codebook"] = codebook_file(
-        codebook,
-        embeddings=embeddings,
-        by_row=by_row or None,
-        encoder=Encoder.of(
-            encoder,
-            revision=revision,
-            pooling=pooling,
-            prompt=prompt,
-            max_length=max_length,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        ),
-        text_template=text_template,
-        fail_under=fail_under,
-    )
+    sizes = Levels.from_text(levels).sizes if levels is not None else None
+    how: dict[str, Any] = {"items": catalog, "info": info, "sizes": sizes, "keys": keys}
+    how["codebook"] = codebook
     if dry_run:
         refuse_existing(out, force, BUNDLE)
         planned = read_map(source, name=out.stem, **how)
@@ -208,7 +118,7 @@ def export(
         ),
     ],
     to: Annotated[System, typer.Option("--to", help="Target system.")],
-    items: Catalog = None,
+    catalog: CatalogFile | None,
     keys: KeysOption = "id",
     model: Annotated[
         str | None,
@@ -217,8 +127,6 @@ def export(
             "them, FlashRec may need them for its --sid option."
         ),
     ] = None,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -232,11 +140,10 @@ def export(
         plan_export,
     )
     from sidtool.integrations.formats.token_ids import model_tokens
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
-    catalog = catalog_file(items, id_column, title_column)
     check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     tokens = model_tokens(model, opened) if model is not None else None
     if dry_run:
         refuse_existing(out, force, EXPORTS[to])
@@ -261,17 +168,4 @@ def export(
         note("FlashRec cannot infer the layout of these SIDs: --model MODEL gives its --sid option")
     if to == "minionerec" and len(exported.files) == 1:
         note("no info.txt: the bundle has no titles (--items ITEMS adds them)")
-    return None
-
-
-def catalog_file(
-    path: Path | None, id_column: str | None, title_column: str | None
-) -> "CatalogFile | None":
-    """The catalog of a command's options. Raises UsageError for columns without a catalog."""
-    from sidtool.integrations.formats.convert import CatalogFile
-
-    if path is not None:
-        return CatalogFile(path, id_column, title_column)
-    if id_column is not None or title_column is not None:
-        raise UsageError("--id-column and --title-column require --items")
     return None

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import EXIT_REFUSED, UsageError
+from sidtool.base.option_texts import read_ids
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.cli.terminal.inputs import read_ids
+from sidtool.tokenizer.make.build_options import CatalogOptions, NewItemOptions
 
 if TYPE_CHECKING:
     from sidtool.model.rebinding import Outlook
     from sidtool.tokenizer.bundle.bundle import Bundle
+    from sidtool.tokenizer.bundle.history import ItemsChange
     from sidtool.tokenizer.make.diff import Diff
 
 MAX_LISTED = 5
@@ -23,6 +25,7 @@ MAX_LISTED = 5
 def add_items(
     bundle: options.Bundle,
     out: options.Out,
+    columns: NewItemOptions,
     items: Annotated[
         Path | None,
         typer.Argument(metavar="[ITEMS]", help="New items, in any format of build-codebook."),
@@ -36,11 +39,7 @@ def add_items(
     ] = None,
     by_row: options.ByRow = False,
     encoder: options.MovedEncoder = None,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
-    empty_text: options.EmptyText = "id",
     trust_remote_code: options.Trust = False,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -48,23 +47,22 @@ def add_items(
     """Add items to a bundle and retire others; published SIDs never move."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
     from sidtool.tokenizer.make.add import NO_ITEMS, planned_change, read_new_items, unknown
     from sidtool.tokenizer.make.add import add_items as add
-    from sidtool.tokenizer.make.build_options import CatalogOptions
     from sidtool.tokenizer.make.encode import check_texts, open_sources
 
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
     if embeddings and encoder is not None:
         raise UsageError("give either --encoder or --embeddings")
-    if items is None and (embeddings or encoder or id_column or title_column):
+    if items is None and (embeddings or encoder or columns != NewItemOptions()):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, force, BUNDLE)
-    opened = open_bundle(bundle)
-    columns = CatalogOptions(id_column, title_column, empty_text=empty_text)
-    catalog = NO_ITEMS if items is None else read_new_items(opened, items, columns)
-    retired = [] if remove is None else read_ids(remove)
+    opened = open_source(bundle)
+    names = CatalogOptions(**asdict(columns))
+    catalog = NO_ITEMS if items is None else read_new_items(opened, items, names)
+    retired = () if remove is None else read_ids(remove)
     if dry_run:
         change = planned_change(opened, catalog, remove=retired)
         if embeddings:
@@ -72,17 +70,7 @@ def add_items(
         elif change.added:
             texts = [catalog.texts[row] for row in unknown(opened, catalog.ids)]
             check_texts(opened, texts, model=encoder)
-        return say_plan(
-            f"would add {change.added} of {len(catalog)} items to {bundle}, restore "
-            f"{change.restored}, retitle {change.retitled} and retire {change.retired}, at {out}",
-            json=json,
-            bundle=str(out),
-            added=change.added,
-            items=len(catalog.ids),
-            restored=change.restored,
-            retitled=change.retitled,
-            retired=change.retired,
-        )
+        return _say_change(change, len(catalog), bundle, out, json=json)
     with progress("embed") as stages:
         grown = add(
             opened,
@@ -97,6 +85,21 @@ def add_items(
     grown.save(out, force=force)
     _say_grown(grown, out, changed=grown is not opened, json=json)
     return next_step("sidtool recommend MODEL --bundle {out} --history ...", out=out)
+
+
+def _say_change(change: "ItemsChange", items: int, bundle: str, out: Path, *, json: bool) -> None:
+    """What add-items would do with so many items."""
+    say_plan(
+        f"would add {change.added} of {items} items to {bundle}, restore {change.restored}, "
+        f"retitle {change.retitled} and retire {change.retired}, at {out}",
+        json=json,
+        bundle=str(out),
+        added=change.added,
+        items=items,
+        restored=change.restored,
+        retitled=change.retitled,
+        retired=change.retired,
+    )
 
 
 def _say_grown(bundle: "Bundle", out: Path, *, changed: bool, json: bool) -> None:
@@ -150,12 +153,12 @@ def align(
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
     from sidtool.tokenizer.bundle.history import AlignChange
     from sidtool.tokenizer.make.align import align as rename
 
     refuse_existing(out, force, BUNDLE)
-    aligned = rename(open_bundle(new), open_bundle(to))
+    aligned = rename(open_source(new), open_source(to))
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}
@@ -197,9 +200,9 @@ def rebind(
     --bundle."""
     from sidtool.model.rebinding import check_rebind
     from sidtool.model.rebinding import rebind as bind
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
-    opened = open_bundle(newer)
+    opened = open_source(newer)
     check = check_rebind if dry_run else bind
     verdict = check(model, opened, out, force=force)
     value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)

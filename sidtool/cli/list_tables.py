@@ -1,4 +1,4 @@
-"""The tables of `evaluate --list`, at most 80 columns wide."""
+"""The tables of `evaluate-lists`, at most 80 columns wide."""
 
 from typing import TYPE_CHECKING
 

@@ -1,109 +1,107 @@
 """The console script: every command by name, grouped by purpose."""
 
-from collections.abc import Callable
+import sys
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from sidtool.cli import (
-    bundles,
-    codebook,
-    compare,
-    data,
-    embed,
-    evaluate,
-    interop,
-    lifecycle,
-    memory,
-    models,
-    recommend,
-    registry,
-    report,
-    rl,
-    serve,
-    sft,
-    split,
-    train,
-)
-from sidtool.cli.command import Command, with_verbosity
+from sidtool.cli.command import Command, with_shared
+from sidtool.cli.groups import with_flags
 from sidtool.cli.terminal.console import Commands
 
-app = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "SIDTOOL",
-        "max_content_width": 110,
-    },
-)
-
-PANELS: dict[str, dict[Callable[..., Any], str]] = {
+PANELS: dict[str, dict[str, str]] = {
     "Data": {
-        data.prepare: "ml-1m --from movielens --k-core 5 -o data",
-        data.check: "items.csv events.csv --fix cleaned",
-        split.split: "events.csv -o split",
+        "data.prepare": "ml-1m --from movielens --k-core 5 -o data",
+        "data.check": "items.csv events.csv --fix cleaned",
+        "split.split": "events.csv -o split",
     },
     "Tokenizer": {
-        codebook.build_codebook: "items.csv --encoder hf://ORG/NAME -o shop.zarr",
-        bundles.inspect: "shop.zarr --prefix '<s_a_12>'",
-        bundles.verify: "shop.zarr",
-        embed.embed: "items.parquet --encoder hf://ORG/NAME -o vectors",
-        bundles.encode: "shop.zarr 'red desk lamp'",
-        bundles.decode: "shop.zarr '<s_a_12><s_b_200><s_c_7>'",
-        compare.compare: "shop.zarr other.zarr --embeddings vectors.npy",
-        interop.import_: "pid2sid.parquet --items items.csv -o shop.zarr",
-        interop.export: "shop.zarr --to minionerec -o maps",
+        "codebook.build_codebook": "items.csv --encoder hf://ORG/NAME -o shop.zarr",
+        "bundles.inspect": "shop.zarr --prefix '<s_a_12>'",
+        "bundles.verify": "shop.zarr",
+        "embed.embed": "items.parquet --encoder hf://ORG/NAME -o vectors",
+        "bundles.encode": "shop.zarr 'red desk lamp'",
+        "bundles.decode": "shop.zarr '<s_a_12><s_b_200><s_c_7>'",
+        "compare.compare": "shop.zarr other.zarr --embeddings vectors.npy",
+        "interop.import_": "pid2sid.parquet --items items.csv -o shop.zarr",
+        "interop.export": "shop.zarr --to minionerec -o maps",
     },
     "Model": {
-        models.init_model: "items.csv --preset gpt2-tiny -o base",
-        models.extend_model: "base shop.zarr -o base+sid",
-        models.adopt: "hf://ORG/NAME shop.index.json --preset minionerec -o adopted",
-        models.merge: "tuned-lora -o tuned",
+        "models.init_model": "items.csv --preset gpt2-tiny -o base",
+        "models.extend_model": "base shop.zarr -o base+sid",
+        "models.adopt": "hf://ORG/NAME shop.index.json --preset minionerec -o adopted",
+        "models.merge": "tuned-lora -o tuned",
     },
     "Training": {
-        sft.make_sft: "shop.zarr items.csv split --model base+sid -o sft/train.jsonl",
-        train.train: "base+sid sft/train.jsonl --set num_train_epochs=20 -o tuned",
-        rl.rl: "tuned sft/train.jsonl --reward exact=1,rank=1 -o rewarded",
-        train.refresh: "tuned shop-2.zarr split-2 -o tuned-2",
-        train.settings: "train",
+        "sft.make_sft": "shop.zarr items.csv split --model base+sid -o sft/train.jsonl",
+        "train.train": "base+sid sft/train.jsonl --set num_train_epochs=20 -o tuned",
+        "rl.rl": "tuned sft/train.jsonl --reward exact=1,rank=1 -o rewarded",
+        "train.refresh": "tuned shop-2.zarr split-2 -o tuned-2",
+        "train.settings": "train",
     },
     "Memory": {
-        memory.build_memory: "split shop.zarr -o memory.zarr",
-        memory.tune_memory: "tuned split memory.zarr -o mixed",
+        "memory.build_memory": "split shop.zarr -o memory.zarr",
+        "memory.tune_memory": "tuned split memory.zarr -o mixed",
     },
     "Inference": {
-        recommend.recommend: "tuned --history B01,B02 -k 10",
-        serve.serve: "tuned --port 8000",
-        evaluate.evaluate: "tuned split --fail-under ndcg@10=0.03",
-        report.report: "shop.zarr -o page.html",
+        "recommend.recommend": "tuned --history B01,B02 -k 10",
+        "serve.serve": "tuned --port 8000",
+        "evaluate.evaluate": "tuned split --fail-under ndcg@10=0.03",
+        "evaluate.evaluate_lists": "lists split --length 5",
+        "evaluate.evaluate_task": "tuned title-to-sid --items items.csv",
+        "report.report": "shop.zarr -o page.html",
     },
     "Life cycle": {
-        lifecycle.add_items: "shop.zarr new.csv --remove gone.txt -o shop-2.zarr",
-        lifecycle.diff: "shop.zarr shop-2.zarr",
-        lifecycle.align: "retrained.zarr --to shop.zarr -o aligned.zarr",
-        lifecycle.rebind: "tuned shop-2.zarr -o tuned-2",
-        registry.log: "s3://bucket/shop",
-        registry.push: "shop.zarr s3://bucket/shop --tag stable",
-        registry.pull: "s3://bucket/shop@stable -o shop.zarr",
-        registry.tag: "s3://bucket/shop@1.2 stable",
+        "lifecycle.add_items": "shop.zarr new.csv --remove gone.txt -o shop-2.zarr",
+        "lifecycle.diff": "shop.zarr shop-2.zarr",
+        "lifecycle.align": "retrained.zarr --to shop.zarr -o aligned.zarr",
+        "lifecycle.rebind": "tuned shop-2.zarr -o tuned-2",
+        "registry.log": "s3://bucket/shop",
+        "registry.push": "shop.zarr s3://bucket/shop --tag stable",
+        "registry.pull": "s3://bucket/shop@stable -o shop.zarr",
+        "registry.tag": "s3://bucket/shop@1.2 stable",
     },
 }
-"""Commands by the panel of `sidtool --help` that lists them, each with the words of an example."""
+"""Commands, by module and function, by the panel of `sidtool --help` that lists them, each with the
+words of an example."""
+COMMANDS = {
+    function.partition(".")[2].rstrip("_").replace("_", "-"): (panel, function, words)
+    for panel, functions in PANELS.items()
+    for function, words in functions.items()
+}
+"""The same by the names of the commands."""
 
-for panel, commands in PANELS.items():
-    for command, words in commands.items():
-        name = command.__name__.rstrip("_").replace("_", "-")
+
+@cache
+def make_app(*names: str) -> typer.Typer:
+    """The command line with these commands only, whose modules alone are loaded."""
+    app = typer.Typer(
+        cls=Commands,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "auto_envvar_prefix": "SIDTOOL",
+            "max_content_width": 110,
+        },
+    )
+    app.callback()(root)
+    for name in names:
+        panel, function, words = COMMANDS[name]
+        module, _, attribute = function.partition(".")
+        command = getattr(import_module(f"sidtool.cli.{module}"), attribute)
         register = app.command(
             name,
             cls=Command,
             rich_help_panel=panel,
             epilog=f"Example: sidtool {name} {escape(words)}",
         )
-        register(with_verbosity(command))
+        register(with_shared(with_flags(command)))
+    return app
 
 
 def _print_version(requested: bool) -> None:
@@ -114,7 +112,6 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool,
@@ -130,5 +127,13 @@ def root(
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a call that begins with the name of a command loads no other."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    make_app(*([name] if name in COMMANDS else COMMANDS))()
+
+
+def __getattr__(name: str) -> Any:
+    """`app` has every command."""
+    if name == "app":
+        return make_app(*COMMANDS)
+    raise AttributeError(name)

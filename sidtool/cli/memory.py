@@ -1,14 +1,16 @@
 """Commands for memories: build-memory, tune-memory."""
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.cli import inference
+from sidtool.base.option_texts import parse_bytes
+from sidtool.base.options import option
+from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
@@ -19,59 +21,90 @@ from sidtool.cli.terminal.console import (
     say_plan,
     say_table,
 )
+from sidtool.evaluation.options import TuneMemoryOptions
+from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions
+from sidtool.memory.build import DEFAULT
 
 if TYPE_CHECKING:
     from sidtool.data.split.split import Split
     from sidtool.data.vectors import Vectors
-    from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions
     from sidtool.memory.build import EarlierMemory
     from sidtool.memory.content import ItemContent
     from sidtool.memory.memory import Memory
     from sidtool.tokenizer.bundle.bundle import Bundle
 
 
+@dataclass(frozen=True)
+class VectorInputs:
+    """What the vectors of a bundle's items are read from, or made of. Raises UsageError for two
+    sources."""
+
+    items: Path | None = option(None)
+    """Catalog of the bundle's items. Its texts, encoded by the bundle's encoder, add similarity by
+    content, also to items without events."""
+    encoder: str | None = option(None)
+    """Present location of the bundle's encoder, if it moved."""
+    embeddings: tuple[Path, ...] = option(())
+    """In place of --items: vectors of the bundle's items, once per source."""
+
+    def __post_init__(self) -> None:
+        if self.embeddings and (self.items is not None or self.encoder is not None):
+            raise UsageError("give either --embeddings, or --items and --encoder")
+        if self.encoder is not None and self.items is None:
+            raise UsageError("--encoder requires --items")
+
+    def check(self, bundle: "Bundle") -> None:
+        """Raise what `read` would raise before it reads or makes vectors."""
+        from sidtool.tokenizer.make.add import read_new_items
+        from sidtool.tokenizer.make.encode import check_texts, item_texts, open_sources
+
+        if self.embeddings:
+            open_sources(bundle, self.embeddings, list(bundle.items.ids))
+        elif self.items is not None:
+            texts = item_texts(bundle, read_new_items(bundle, self.items))
+            check_texts(bundle, texts, model=self.encoder)
+
+    def read(self, bundle: "Bundle") -> "Vectors | None":
+        """The vectors of the items, of files or by their texts; None without a source."""
+        from sidtool.tokenizer.make.add import read_new_items
+        from sidtool.tokenizer.make.encode import embed_items, read_sources
+
+        if self.embeddings:
+            return read_sources(bundle, self.embeddings, list(bundle.items.ids))
+        if self.items is None:
+            return None
+        catalog = read_new_items(bundle, self.items)
+        with progress("embed") as reports:
+            report = reports.get("embed")
+            return embed_items(bundle, catalog, model=self.encoder, progress=report)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A memory to update."""
+
+    memory: str = option(flag="--earlier")
+    """A memory to update: only users with other events are counted again."""
+    split: Path = option(flag="--earlier-split")
+    """The split that the earlier memory was built from."""
+
+    def open(self) -> "EarlierMemory":
+        """The memory and its split. Raises as `open_memory` and `open_split`."""
+        from sidtool.data.split.files import open_split
+        from sidtool.memory.build import EarlierMemory
+        from sidtool.registry.references import open_memory
+
+        return EarlierMemory(open_memory(self.memory), open_split(self.split))
+
+
 def build_memory(
     split: options.Split,
     bundle: options.Bundle,
     out: options.Out,
-    distance: Annotated[
-        float | None,
-        typer.Option(help="Weight of a pair per position between its events; default 0.85."),
-    ] = None,
-    reverse: Annotated[
-        float | None,
-        typer.Option(help="Weight of a pair against its order; 1: symmetric. Default 0.3."),
-    ] = None,
-    normalization: Annotated[
-        float | None,
-        typer.Option(
-            help="Exponent of the items' numbers of events that divide a similarity; 0.5: cosine. "
-            "Lower favors items with many events. Default 0.3."
-        ),
-    ] = None,
-    recency: Annotated[
-        float | None,
-        typer.Option(help="Weight of a history's item per later item; default 0.75."),
-    ] = None,
-    shrinkage: Annotated[
-        float | None,
-        typer.Option(help="Lowers the similarity of rare items; default 0."),
-    ] = None,
-    neighbors: Annotated[
-        int | None, typer.Option(help="Most similar items kept per item; default 100.")
-    ] = None,
-    items: Annotated[
-        Path | None,
-        typer.Option(
-            help="Catalog of the bundle's items. Its texts, encoded by the bundle's encoder, add "
-            "similarity by content, also to items without events."
-        ),
-    ] = None,
-    encoder: options.MovedEncoder = None,
-    embeddings: Annotated[
-        list[Path] | None,
-        typer.Option(help="In place of --items: vectors of the bundle's items, once per source."),
-    ] = None,
+    chosen: Annotated[dict[str, Any], Given(DEFAULT)],
+    search: TuneSimilarityOptions,
+    source: VectorInputs,
+    earlier: Earlier | None,
     content_weight: Annotated[
         float | None,
         typer.Option(
@@ -85,28 +118,15 @@ def build_memory(
             "--tune", help="Choose the settings that are not given on validation users, by NDCG@10."
         ),
     ] = False,
-    users: Annotated[
-        int | None, typer.Option(help="Validation examples for --tune, evenly spread (5000).")
-    ] = None,
-    exclude_seen: Annotated[
-        bool,
-        typer.Option("--exclude-seen", help="With --tune, recommend no item of the history."),
-    ] = False,
-    earlier: Annotated[
-        str | None,
-        typer.Option(help="A memory to update: only users with other events are counted again."),
-    ] = None,
-    earlier_split: Annotated[
-        Path | None, typer.Option(help="The split that the earlier memory was built from.")
-    ] = None,
     memory: Annotated[
-        str | None,
+        int | None,
         typer.Option(
+            parser=parse_bytes,
+            metavar="SIZE",
             help="Memory for pairs, like 4GiB: more than fits is put into files beside the output. "
-            "Events and ids need more on top. Default: no limit."
+            "Events and ids need more on top. Default: no limit.",
         ),
     ] = None,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -115,54 +135,49 @@ def build_memory(
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import MEMORY
     from sidtool.data.split.files import open_split
-    from sidtool.memory.build import DEFAULT, check_memory_split
     from sidtool.memory.build import build_memory as build
+    from sidtool.memory.build import check_memory_split
     from sidtool.memory.sharded import shards_beside
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
     refuse_existing(out, force, MEMORY)
-    if not tune and (users is not None or exclude_seen):
+    if not tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     if tune and earlier is not None:
         raise UsageError("--tune chooses other settings than those of the --earlier memory")
     if memory is not None and (tune or earlier is not None):
         raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
-    if embeddings and (items is not None or encoder is not None):
-        raise UsageError("give either --embeddings, or --items and --encoder")
-    if encoder is not None and items is None:
-        raise UsageError("--encoder requires --items")
-    budget = None if memory is None else options.parse_bytes(memory)
-    flags: dict[str, Any] = {"distance": distance, "reverse": reverse, "recency": recency}
-    flags |= {"normalization": normalization, "shrinkage": shrinkage, "neighbors": neighbors}
-    chosen = {name: value for name, value in flags.items() if value is not None}
-    weight = {} if content_weight is None else {"content_weight": content_weight}
-    search = _search(chosen | weight, users, exclude_seen) if tune else None
-    previous = _earlier(earlier, earlier_split)
+    previous = None if earlier is None else earlier.open()
     events = open_split(split)
-    opened = open_bundle(bundle)
-    base = DEFAULT if previous is None else previous.memory.manifest.settings
-    settings = replace(base, **chosen)
+    opened = open_source(bundle)
+    settings = replace(DEFAULT if previous is None else previous.memory.manifest.settings, **chosen)
     check_memory_split(opened, events)
     if dry_run:
-        _check_vectors(opened, items, encoder, embeddings or [])
+        source.check(opened)
         return _say_memory_plan(events, opened, out, chosen, previous is not None, json=json)
-    vectors = _vectors(opened, items, encoder, embeddings or [])
-    content = _content(opened, vectors, content_weight, previous)
-    with nullcontext() if budget is None else shards_beside(out, budget) as shards:
-        if search is not None:
-            built = _build_tuned(events, opened, content, search)
+    content = _content(opened, source.read(opened), content_weight, previous)
+    with nullcontext() if memory is None else shards_beside(out, memory) as shards:
+        if tune:
+            weight = {} if content_weight is None else {"content_weight": content_weight}
+            built = _build_tuned(events, opened, content, replace(search, fixed=chosen | weight))
         else:
             how: dict[str, Any] = {"earlier": previous, "content": content, "shards": shards}
             built = build(events, opened, settings, **how)
         built.save(out, force=force)
+    _say_built(built, out, json=json)
+    return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
+
+
+def _say_built(built: "Memory", out: Path, *, json: bool) -> None:
     manifest = built.manifest
     if json:
-        return say_json({"memory": str(out)} | manifest.to_json())
-    say(
-        f"{out}: {len(built.arrays['neighbors/item'])} neighbors of {manifest.items} items, from "
-        f"{manifest.train_events} training events of split {manifest.split}, {built.digest}"
-    )
-    return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
+        say_json({"memory": str(out)} | manifest.to_json())
+    else:
+        n_neighbors = len(built.arrays["neighbors/item"])
+        say(
+            f"{out}: {n_neighbors} neighbors of {manifest.items} items, from "
+            f"{manifest.train_events} training events of split {manifest.split}, {built.digest}"
+        )
 
 
 def tune_memory(
@@ -172,12 +187,7 @@ def tune_memory(
         str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
     ],
     out: options.Out,
-    users: Annotated[
-        int | None, typer.Option(help="Validation examples, evenly spread; default: all.")
-    ] = None,
-    num_beams: inference.NumBeams = 100,
-    exclude_seen: inference.ExcludeSeen = False,
-    config: options.Config = None,
+    chosen: TuneMemoryOptions,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -185,11 +195,10 @@ def tune_memory(
     """Choose the weight and power of a memory on validation users, and bind it to a copy of a
     model."""
     from sidtool.data.split.files import open_split
-    from sidtool.evaluation.memory_tuning import TuneMemoryOptions, plan_tune_memory
+    from sidtool.evaluation.memory_tuning import plan_tune_memory
     from sidtool.evaluation.memory_tuning import tune_memory as tune
     from sidtool.registry.references import open_memory
 
-    chosen = TuneMemoryOptions(users, num_beams, exclude_seen)
     opened = open_memory(memory)
     events = open_split(split)
     if dry_run:
@@ -201,7 +210,7 @@ def tune_memory(
             model=str(out),
             memory=opened.digest,
             examples=len(examples),
-            num_beams=num_beams,
+            num_beams=chosen.num_beams,
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
@@ -244,21 +253,11 @@ def _say_memory_plan(
     )
 
 
-def _search(
-    fixed: dict[str, Any], users: int | None, exclude_seen: bool
-) -> "TuneSimilarityOptions":
-    """How --tune chooses settings. Raises UsageError for fewer than one user."""
-    from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions
-
-    search = TuneSimilarityOptions(exclude_seen=exclude_seen, fixed=fixed)
-    return search if users is None else replace(search, users=users)
-
-
 def _build_tuned(
     split: "Split",
     bundle: "Bundle",
     content: "ItemContent | None",
-    search: "TuneSimilarityOptions",
+    search: TuneSimilarityOptions,
 ) -> "Memory":
     """A memory with the settings that are best on validation users; prints them."""
     from sidtool.evaluation.similarity_tuning import tune_similarity
@@ -274,35 +273,6 @@ def _build_tuned(
         f"defaults {tuned.start_ndcg:.4f}"
     )
     return build_memory(split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users)
-
-
-def _check_vectors(
-    bundle: "Bundle", items: Path | None, encoder: str | None, embeddings: list[Path]
-) -> None:
-    """Raise what `_vectors` would raise before it reads or makes vectors."""
-    from sidtool.tokenizer.make.add import read_new_items
-    from sidtool.tokenizer.make.encode import check_texts, item_texts, open_sources
-
-    if embeddings:
-        open_sources(bundle, embeddings, list(bundle.items.ids))
-    elif items is not None:
-        check_texts(bundle, item_texts(bundle, read_new_items(bundle, items)), model=encoder)
-
-
-def _vectors(
-    bundle: "Bundle", items: Path | None, encoder: str | None, embeddings: list[Path]
-) -> "Vectors | None":
-    """The vectors of a bundle's items, of files or by their texts; None if neither is given."""
-    from sidtool.tokenizer.make.add import read_new_items
-    from sidtool.tokenizer.make.encode import embed_items, read_sources
-
-    if embeddings:
-        return read_sources(bundle, embeddings, list(bundle.items.ids))
-    if items is None:
-        return None
-    catalog = read_new_items(bundle, items)
-    with progress("embed") as reports:
-        return embed_items(bundle, catalog, model=encoder, progress=reports.get("embed"))
 
 
 def _content(
@@ -327,16 +297,3 @@ def _content(
     if weight is None:
         weight = DEFAULT_WEIGHT if recorded is None else recorded.weight
     return ItemContent.of(bundle, vectors, weight)
-
-
-def _earlier(memory: str | None, split: Path | None) -> "EarlierMemory | None":
-    """The memory to update. Raises UsageError if only one of the two options is given."""
-    from sidtool.data.split.files import open_split
-    from sidtool.memory.build import EarlierMemory
-    from sidtool.registry.references import open_memory
-
-    if memory is None and split is None:
-        return None
-    if memory is None or split is None:
-        raise UsageError("--earlier and --earlier-split must be given together")
-    return EarlierMemory(open_memory(memory), open_split(split))

@@ -1,44 +1,40 @@
 """The commands that prepare a model: init-model, extend-model, adopt and merge."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.option_texts import assignments
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, say_plan, warn
-from sidtool.cli.terminal.inputs import assignments
-from sidtool.integrations.adopt.known_prompts import Preset as PromptPreset
-from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
+from sidtool.data.items import TextNames
+from sidtool.integrations.adopt.adopt_options import AdoptOptions
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.presets.shapes import Preset
 from sidtool.model.pretrained import Dtype
 
 if TYPE_CHECKING:
     from sidtool.data.items import Items
     from sidtool.integrations.adopt.report import Adoption
-    from sidtool.tokenizer.make.build_options import CatalogOptions
 
 
 def init_model(
     items: Annotated[Path, typer.Argument(help="Catalog on whose text the tokenizer is trained.")],
     out: options.Out,
+    columns: TextNames,
     preset: Annotated[Preset, typer.Option(help="Shape of the model.")] = "gpt2-tiny",
     vocab_size: Annotated[
         int, typer.Option(help="Maximum text tokens; 512 suffice for a model that sees only SIDs.")
     ] = 4096,
-    text_template: Annotated[
-        str | None, typer.Option(help='Text of an item, like "{title}. {description}".')
-    ] = None,
     bundle: Annotated[
         str | None,
         typer.Option(help="Bundle of this catalog, which records its columns and its text."),
     ] = None,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,7 +45,6 @@ def init_model(
         ),
     ] = None,
     seed: options.Seed = 0,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -57,10 +52,9 @@ def init_model(
     """Create an untrained model and its tokenizer, for training from scratch."""
     from sidtool.model.presets.init_model import init_model as init
     from sidtool.model.presets.shapes import model_shape
-    from sidtool.tokenizer.make.build_options import CatalogOptions
 
-    catalog = _read_catalog(items, bundle, CatalogOptions(id_column, title_column, text_template))
-    overrides = assignments(set_)
+    catalog = _read_catalog(items, bundle, columns)
+    overrides = assignments(set_ or [])
     if dry_run:
         refuse_existing(out, force, FOLDER)
         shape = model_shape(preset, overrides)
@@ -87,17 +81,17 @@ def init_model(
     return next_step("sidtool extend-model {out} BUNDLE -o {out}+sid", out=out)
 
 
-def _read_catalog(items: Path, bundle: str | None, columns: "CatalogOptions") -> "Items":
+def _read_catalog(items: Path, bundle: str | None, columns: TextNames) -> "Items":
     """The catalog, with the columns and the text template that a bundle records."""
+    from sidtool.data.items import read_items
     from sidtool.registry.references import open_bundle
-    from sidtool.tokenizer.make.build_options import read_catalog
 
     if bundle is None:
-        return read_catalog(items, columns)
+        return read_items(items, **asdict(columns))
     manifest = open_bundle(bundle).manifest
     template = columns.text_template or (manifest.recipe or {}).get("text_template")
-    columns = replace(columns, text_template=template)
-    return read_catalog(items, columns, recorded=manifest.made_from.columns)
+    names = asdict(replace(columns, text_template=template))
+    return read_items(items, **names, recorded=manifest.made_from.columns)
 
 
 def extend_model(
@@ -109,46 +103,8 @@ def extend_model(
     ],
     bundle: options.Bundle,
     out: options.Out,
-    init: Annotated[
-        Init,
-        typer.Option(
-            help="What the first embedding rows of SID tokens are made from: centroids of the "
-            "codebook, words of the titles, noise around the mean row, or random rows."
-        ),
-    ] = DEFAULT_INIT,
-    init_scale: Annotated[
-        float,
-        typer.Option(
-            help="How far new rows are from the mean row, in mean distances of the existing ones."
-        ),
-    ] = DEFAULT_SCALE,
-    revision: Annotated[str | None, typer.Option(help="Revision of the model on the hub.")] = None,
-    license: Annotated[
-        str | None,
-        typer.Option(help="License, for the card of the model and of those trained from it."),
-    ] = None,
-    dtype: Annotated[
-        Dtype | None, typer.Option(help="Precision to store. Default: the checkpoint's.")
-    ] = None,
-    user_tokens: Annotated[
-        int,
-        typer.Option(
-            help="Tokens for users: a history begins with one of them, by the hash of its user's "
-            "id. TIGER has 2000."
-        ),
-    ] = 0,
-    field_token: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELD=VALUE,VALUE",
-            help="Values of a field with tokens of their own, which templates show as "
-            "{FIELD:token}: user.FIELD, context.FIELD, event.FIELD or feedback.FIELD with its "
-            "values, or gap or ago alone. Repeatable.",
-        ),
-    ] = None,
-    seed: options.Seed = 0,
+    chosen: ExtendOptions,
     trust_remote_code: options.Trust = False,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -157,14 +113,11 @@ def extend_model(
     from sidtool.base.checkpoint.hub import is_hub_url
     from sidtool.model.extend import check_extension, locate_base
     from sidtool.model.extend import extend_model as extend
-    from sidtool.model.prompt.template_slots import parse_field_tokens
-    from sidtool.registry.references import open_bundle
+    from sidtool.registry.references import open_source
 
-    field_tokens = parse_field_tokens(field_token or ())
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     if dry_run:
-        limits: dict[str, Any] = {"init_scale": init_scale, "force": force}
-        check_extension(opened, out, init, license, user_tokens, field_tokens, **limits)
+        check_extension(opened, out, chosen, force=force)
         if not is_hub_url(model):
             locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
@@ -175,31 +128,19 @@ def extend_model(
             base=model,
             bundle=opened.identity.digest,
             tokens=n_tokens,
-            user_tokens=user_tokens,
-            field_tokens=field_tokens,
-            init=init,
+            user_tokens=chosen.user_tokens,
+            field_tokens=chosen.field_tokens,
+            init=chosen.init,
         )
-    contract = extend(
-        model,
-        opened,
-        out,
-        init=init,
-        init_scale=init_scale,
-        user_tokens=user_tokens,
-        field_tokens=field_tokens,
-        seed=seed,
-        revision=revision,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        license=license,
-        force=force,
-    )
+    contract = extend(model, opened, out, chosen, trust_remote_code=trust_remote_code, force=force)
     tokens = contract.tokens
     token_range = {"token_start": tokens.start, "token_stop": tokens.stop}
     if json:
         say_json({"model": str(out)} | token_range | {"bundle": contract.identity.digest})
     else:
-        say(f"{out}: {tokens.stop - tokens.start} tokens from id {tokens.start}, {init} rows")
+        say(
+            f"{out}: {tokens.stop - tokens.start} tokens from id {tokens.start}, {chosen.init} rows"
+        )
     return next_step(
         "sidtool make-sft {bundle} ITEMS SPLIT -o sft/train.jsonl --model {out}",
         bundle=bundle,
@@ -218,34 +159,8 @@ def adopt(
         ),
     ],
     out: options.Out,
-    preset: Annotated[
-        PromptPreset | None, typer.Option(help="System whose prompt the model was trained with.")
-    ] = None,
-    template: Annotated[
-        Path | None,
-        typer.Option(
-            help='File with another prompt: {"prompts": ["... {history} ..."], "separator": ", "}.'
-        ),
-    ] = None,
-    history_length: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Items of a history at most. Default: the preset's; 20 with --template."
-        ),
-    ] = None,
-    max_length: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tokens of a prompt at most. Default: the preset's; 2048 with --template."
-        ),
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the model on the hub.")] = None,
-    license: Annotated[
-        str | None,
-        typer.Option(help="License, for the card of the model and of those trained from it."),
-    ] = None,
+    chosen: AdoptOptions,
     trust_remote_code: options.Trust = False,
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -253,10 +168,9 @@ def adopt(
     """Take over a model that another system trained, with its map of items.
 
     Checks that each SID token is one token with an embedding row, and shows a prompt."""
-    from sidtool.integrations.adopt.adoption import AdoptOptions, check_adoption
     from sidtool.integrations.adopt.adoption import adopt as adopt_model
+    from sidtool.integrations.adopt.adoption import check_adoption
 
-    chosen = AdoptOptions(preset, template, history_length, max_length, revision, license)
     run = check_adoption if dry_run else adopt_model
     adoption = run(model, source, out, chosen, trust_remote_code=trust_remote_code, force=force)
     if not json:
@@ -300,7 +214,6 @@ def merge(
     dtype: Annotated[
         Dtype, typer.Option(help="Precision to store; the merge itself is in float32.")
     ] = "float32",
-    config: options.Config = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,

@@ -30,7 +30,9 @@ def report(
         str | None,
         typer.Option(help="Catalog column whose values prefixes are compared by, like brand."),
     ] = None,
-    id_column: options.IdColumn = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Catalog column of item ids; guessed by default.")
+    ] = None,
     embeddings: Annotated[
         Path | None,
         typer.Option(

@@ -9,13 +9,12 @@ import typer
 
 from sidtool.base.documents import read_document
 from sidtool.base.errors import DataError, UsageError
-from sidtool.cli import inference
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn
-from sidtool.cli.terminal.inputs import read_ids
+from sidtool.recommendation.recommend_options import ItemOptions, RecommendOptions
+from sidtool.recommendation.serve.serve_options import Listening, ServiceOptions
 
 TOKEN_VARIABLE = "SIDTOOL_TOKEN"
-LIMITS = "Limits"
 
 
 def serve(
@@ -26,18 +25,10 @@ def serve(
             help="A model folder, hf://ORG/NAME, or a published model URL/NAME@TAG.",
         ),
     ],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; the default is reached from this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes any free one.")] = 8000,
+    items: ItemOptions,
+    service: ServiceOptions,
+    listening: Listening,
     engine: options.Engine = "local",
-    workers: Annotated[
-        int,
-        typer.Option(
-            help="Processes, or replicas of Ray Serve, each with its own copy of the model.",
-            rich_help_panel="Workers",
-        ),
-    ] = 1,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -45,71 +36,6 @@ def serve(
             f"{TOKEN_VARIABLE}, if it is set."
         ),
     ] = None,
-    poll: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="How often to look for a newer model, bundle or memory at its location or tag.",
-        ),
-    ] = 10.0,
-    k: Annotated[int, typer.Option("-k", help="Items per request.")] = 10,
-    num_beams: inference.NumBeams = 50,
-    normalize: inference.Normalize = None,
-    exclude_seen: inference.ExcludeSeen = False,
-    allow: Annotated[
-        Path | None, typer.Option(help="File of item ids, one per line: recommend no others.")
-    ] = None,
-    deny: Annotated[
-        Path | None, typer.Option(help="File of item ids, one per line: never recommend these.")
-    ] = None,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of a batch: prompts and their beams, each as long as the longest. "
-            "Default: 4096 on a CPU, 16384 on a GPU.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    batch_wait: Annotated[
-        float,
-        typer.Option(
-            metavar="MS",
-            help="Milliseconds that a request waits for others while the model is idle.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 2.0,
-    max_waiting: Annotated[
-        int,
-        typer.Option(
-            help="Requests that may wait; more are refused with 429.", rich_help_panel=LIMITS
-        ),
-    ] = 1024,
-    max_body: Annotated[
-        str, typer.Option(help="Size of the largest body of a call.", rich_help_panel=LIMITS)
-    ] = "1MiB",
-    max_beams: Annotated[
-        int,
-        typer.Option(
-            help="The most items or beams that a request may ask for.", rich_help_panel=LIMITS
-        ),
-    ] = 256,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            help="How long a call may take; at the end, how long to wait for answers.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 30.0,
-    bundle: inference.OtherBundle = None,
-    encoder: options.MovedEncoder = None,
-    memory: inference.Memory = None,
-    memory_weight: inference.MemoryWeight = None,
-    memory_power: inference.MemoryPower = None,
-    device: inference.Device = None,
-    dtype: inference.Dtype = None,
-    trust_remote_code: options.Trust = False,
-    config: options.Config = None,
     json: options.Json = False,
 ) -> None:
     """Serve a model over HTTP: recommend, score, encode and decode, with requests of many clients
@@ -122,42 +48,14 @@ def serve(
 
     require("serve")
     from sidtool.integrations.ray.ray_service import serve_on_ray
-    from sidtool.model.memory import MemoryOptions
-    from sidtool.recommendation.recommend_options import RecommendOptions
-    from sidtool.recommendation.serve.serve_options import Listening, ServeLimits, ServeOptions
+    from sidtool.recommendation.serve.serve_options import ServeOptions
     from sidtool.recommendation.serve.start import serve as serve_model
 
     token = _token(token_file)
-    if token is None and host not in ("127.0.0.1", "::1", "localhost"):
-        warn(f"{host} can be reached from other machines, and calls need no token")
-    limits = ServeLimits(
-        batch_tokens=batch_tokens,
-        batch_seconds=batch_wait / 1000,
-        max_waiting=max_waiting,
-        max_body=options.parse_bytes(max_body),
-        max_beams=max_beams,
-        seconds=timeout,
-    )
-    served = ServeOptions(
-        model,
-        bundle=bundle,
-        memory=MemoryOptions(memory, memory_weight, memory_power),
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        recommend=RecommendOptions(
-            k,
-            num_beams,
-            normalize,
-            exclude_seen,
-            allow=None if allow is None else tuple(read_ids(allow)),
-            deny=() if deny is None else tuple(read_ids(deny)),
-        ),
-        encoder=encoder,
-        limits=limits,
-        poll_seconds=poll,
-        token=token,
-    )
+    if token is None and listening.host not in ("127.0.0.1", "::1", "localhost"):
+        warn(f"{listening.host} can be reached from other machines, and calls need no token")
+    answered = RecommendOptions(**vars(items))
+    served = ServeOptions(model, answered, token, **vars(service))
 
     def say_started(url: str) -> None:
         if json:
@@ -168,7 +66,7 @@ def serve(
         next_step(example_call(url, token_file, has_token=token is not None))
 
     run = serve_on_ray if engine == "ray" else serve_model
-    run(served, Listening(host, port, workers), verbose=is_verbose(), started=say_started)
+    run(served, listening, verbose=is_verbose(), started=say_started)
 
 
 def example_call(url: str, token_file: Path | None, *, has_token: bool) -> str:

@@ -3,10 +3,8 @@
 Everything is read from the code that uses a setting: annotations, defaults, and the text below a
 field or in the documentation of a library."""
 
-import ast
 import dataclasses
 import inspect
-import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import meanings
 from sidtool.base.records import JsonRecord
 from sidtool.model.presets.shapes import Preset, preset_fields
 from sidtool.tokenizer.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
@@ -95,10 +94,13 @@ def setting_keys(command: str) -> list[str]:
 
 def dataclass_settings(kind: type, group: str) -> list[Setting]:
     """A setting per field of a dataclass, whose meaning is the docstring below the field."""
-    meanings = _field_docstrings(kind)
     return [
         Setting(
-            field.name, _spell_type(field.type), field.default, meanings.get(field.name, ""), group
+            field.name,
+            _spell_type(field.type),
+            field.default,
+            meanings(kind).get(field.name, ""),
+            group,
         )
         for field in dataclasses.fields(kind)
     ]
@@ -166,17 +168,6 @@ def _field_default(field: dataclasses.Field[Any]) -> Any:
         return field.default_factory()
     value = field.default
     return getattr(value, "value", value)  # of an enumeration
-
-
-def _field_docstrings(kind: type) -> Mapping[str, str]:
-    """The docstring below each field of a dataclass, on one line."""
-    (definition,) = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(definition, ast.ClassDef)
-    docstrings = {}
-    for field, text in itertools.pairwise(definition.body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            docstrings[ast.unparse(field.target)] = " ".join(ast.literal_eval(text.value).split())
-    return docstrings
 
 
 def _spell_type(annotation: Any) -> str:

@@ -19,11 +19,12 @@ from sidtool.cli.terminal.console import (
     say_table,
 )
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
+from sidtool.data.items import CatalogNames
 from sidtool.model.presets.shapes import Preset
+from sidtool.training.renewal.last_training import RefreshOptions
 from sidtool.training.settings import Stage
 
 if TYPE_CHECKING:
-    from sidtool.training.renewal.last_training import RefreshOptions
     from sidtool.training.renewal.refresh import RefreshPlan
 
 
@@ -148,6 +149,8 @@ def refresh(
         str, typer.Argument(metavar="BUNDLE", help="The newer bundle: other items, or retrained.")
     ],
     out: options.Out,
+    chosen: RefreshOptions,
+    columns: CatalogNames,
     split: Annotated[
         Path | None,
         typer.Argument(
@@ -165,18 +168,6 @@ def refresh(
             "other items."
         ),
     ] = None,
-    id_column: options.IdColumn = None,
-    title_column: options.TitleColumn = None,
-    share: Annotated[
-        float, typer.Option(help="Length of the training stage, as a share of the model's last.")
-    ] = 0.2,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Default: that of the model's last training stage; required if it was `lora`."
-        ),
-    ] = None,
-    seed: options.Seed = 0,
     trust_remote_code: options.Trust = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -186,11 +177,9 @@ def refresh(
 
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
-    from sidtool.examples.catalog import CatalogOptions
-    from sidtool.training.renewal.last_training import RefreshOptions
+    from sidtool.examples.catalog import TaskCatalogOptions
     from sidtool.training.renewal.refresh import RefreshRequest, plan_refresh, run_refresh
 
-    chosen = RefreshOptions(share, learning_rate, seed)
     request = RefreshRequest(
         model,
         bundle,
@@ -198,7 +187,7 @@ def refresh(
         split=split,
         items=items,
         embeddings=embeddings or (),
-        catalog_options=CatalogOptions(id_column, title_column),
+        catalog_options=TaskCatalogOptions(**asdict(columns)),
         options=chosen,
         trust_remote_code=trust_remote_code,
     )
@@ -217,7 +206,7 @@ def refresh(
 
 
 def _say_refresh_plan(
-    plan: "RefreshPlan", chosen: "RefreshOptions", model: str, out: Path, *, json: bool
+    plan: "RefreshPlan", chosen: RefreshOptions, model: str, out: Path, *, json: bool
 ) -> None:
     """What a refresh would do with the bundle, and how long it would train on which tasks."""
     from sidtool.training.renewal.last_training import training_settings

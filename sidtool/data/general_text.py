@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.tables.containers import require_regular
 from sidtool.data.tables.json_tables import json_lines
@@ -21,14 +22,14 @@ class GeneralOptions:
     """A file of general text, and the share of its tokens in the training examples. Raises
     UsageError unless the share is between 0 and 1."""
 
-    path: Path
-    share: float = 0.2
+    path: Path = option(flag="--general")
+    """General text to mix in, against forgetting: JSON Lines with `text`, or a text file with blank
+    lines between documents. 1 in 20 documents is held out."""
+    share: float = option(0.2, above=0, below=1, flag="--general-share")
+    """Share of general text in all tokens."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise UsageError(
-                f"the share of general text must lie between 0 and 1, not {self.share}"
-            )
+        check_options(self)
 
     def budget(self, other_tokens: int) -> int:
         """Tokens of general text beside the tokens of all other examples."""

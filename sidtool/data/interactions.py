@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import option, options_of
 from sidtool.data.coded import Coded
 from sidtool.data.columns import (
     HISTORY_COLUMNS,
@@ -71,11 +72,14 @@ class EventNames:
     """Columns of events as a user names them. Raises UsageError for a column of an order that is
     that of the rows."""
 
-    user: str | None = None
-    item: str | None = None
-    order: str | None = None
-    order_by: Order = "column"
-    """"row": the rows of the file are in order."""
+    user: str | None = option(None, flag="--user-column")
+    """Event column of user ids; guessed by default."""
+    item: str | None = option(None, flag="--item-column")
+    """Event column of item ids; guessed by default."""
+    order: str | None = option(None, flag="--order-column")
+    """Event column of time or order; guessed by default."""
+    order_by: Order = option("column", flag="--order")
+    """What orders events: a column of time or order, or the rows of the file."""
 
     def __post_init__(self) -> None:
         if self.order_by == "row" and self.order is not None:
@@ -84,13 +88,11 @@ class EventNames:
     @property
     def flags(self) -> list[str]:
         """The flags of what is not the default."""
-        flags = {
-            "--user-column": self.user,
-            "--item-column": self.item,
-            "--order-column": self.order,
-            "--order": None if self.order_by == "column" else self.order_by,
-        }
-        return [flag for flag, value in flags.items() if value is not None]
+        return [
+            declared.flag or ""
+            for field, declared in options_of(EventNames)
+            if getattr(self, field.name) != field.default
+        ]
 
 
 def read_interactions(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.options import option
 from sidtool.data.columns import (
     ID_COLUMNS,
     TITLE_COLUMNS,
@@ -30,6 +31,25 @@ SEPARATORS = " .,;:|/-–—"
 """Characters that are left out in front of the first field that is not empty."""
 
 EmptyText = Literal["error", "id", "drop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogNames:
+    """The columns of a catalog; None: guessed."""
+
+    id_column: str | None = option(None)
+    """Catalog column of item ids; guessed by default."""
+    title_column: str | None = option(None)
+    """Catalog column of titles; guessed by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextNames(CatalogNames):
+    """The columns of a catalog and of the texts of its items."""
+
+    text_template: str | None = option(None)
+    """Text of an item from columns, like "{title}. {description}". Default: the title; with a
+    bundle, as it was built."""
 
 
 @dataclass(frozen=True)

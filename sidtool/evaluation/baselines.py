@@ -17,9 +17,9 @@ from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_sear
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, history_scores, item_similarity
+from sidtool.tokenizer.index_spaces import PopularityRanks
 
-PopularityIndex = NDArray[np.int64]
-"""(m,) items of a catalog by their popularity rank."""
+NO_RANKS = PopularityRanks(np.zeros(0, dtype=np.int64))
 CHUNK = 1024
 """Histories scored together."""
 
@@ -49,9 +49,10 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def index_of(self, items: Sequence[str]) -> PopularityIndex:
+    def index_of(self, items: Sequence[str]) -> PopularityRanks:
         """The items that the catalog has, in the order given."""
-        return np.array([self.index[item] for item in items if item in self.index], dtype=np.int64)
+        ranks = [self.index[item] for item in items if item in self.index]
+        return PopularityRanks(np.array(ranks, dtype=np.int64))
 
     def sequences(self, users: Iterable[UserSequence]) -> ItemSequences:
         """The items of each user that the catalog has."""
@@ -60,9 +61,10 @@ class Catalog:
             [index[item] for item in user.items if item in index] for user in users
         )
 
-    def targets(self, items: Sequence[str]) -> PopularityIndex:
+    def targets(self, items: Sequence[str]) -> PopularityRanks:
         """Every item, -1 where the catalog lacks it."""
-        return np.array([self.index.get(item, -1) for item in items], dtype=np.int64)
+        ranks = [self.index.get(item, -1) for item in items]
+        return PopularityRanks(np.array(ranks, dtype=np.int64))
 
 
 UNTUNED = KnnSettings()
@@ -78,24 +80,24 @@ be compared with published ones. `tune_similarity` tries all."""
 
 
 def popularity(
-    histories: Sequence[PopularityIndex], items: int, k: int, *, exclude_seen: bool
-) -> NDArray[np.int64]:
+    histories: Sequence[PopularityRanks], items: int, k: int, *, exclude_seen: bool
+) -> PopularityRanks:
     """(n, k) items, the most popular first, for n histories; -1 where there are no more items."""
     ranked = np.full((len(histories), k), -1, dtype=np.int64)
     for row, history in zip(ranked, histories, strict=True):
-        popular = _fill(history[:0], _seen(history, exclude_seen), items, k)
+        popular = _fill(NO_RANKS, _seen(history, exclude_seen), items, k)
         row[: len(popular)] = popular
-    return ranked
+    return PopularityRanks(ranked)
 
 
 def item_knn(
     similarity: Any | SparseRows,
-    histories: Sequence[PopularityIndex],
+    histories: Sequence[PopularityRanks],
     k: int,
     *,
     settings: KnnSettings,
     exclude_seen: bool,
-) -> NDArray[np.int64]:
+) -> PopularityRanks:
     """(n, k) items, best first, for n histories; -1 where there are no more items.
 
     An item's score is the sum of its similarities to the items of the history. Items without any
@@ -116,7 +118,7 @@ def item_knn(
             best = _best(scores.indices[entries], scores.data[entries], k + len(seen))
             filled = _fill(best, seen, items, k)
             ranked[start + row, : len(filled)] = filled
-    return ranked
+    return PopularityRanks(ranked)
 
 
 def tune_item_knn(
@@ -150,7 +152,7 @@ def tune_item_knn(
 
 
 def _scores(
-    similarity: Any | SparseRows, histories: Sequence[PopularityIndex], recency: float
+    similarity: Any | SparseRows, histories: Sequence[PopularityRanks], recency: float
 ) -> Any:
     """As `history_scores`; of stored rows only those of the histories' items are read."""
     if not isinstance(similarity, SparseRows):
@@ -160,7 +162,7 @@ def _scores(
     return history_scores(similarity.take(used), local, recency)
 
 
-def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> PopularityIndex:
+def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> PopularityRanks:
     """The k items of the highest positive scores, best first, ties by popularity."""
     # positive floats sort as their bits do: these are the high half of a key whose low half is the
     # complement of the popularity rank
@@ -169,19 +171,19 @@ def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> Popu
     if k < len(keys):
         keys = np.partition(keys, len(keys) - k)[len(keys) - k :]
     descending = np.sort(keys)[::-1]
-    return (~descending.astype(np.uint32)).astype(np.int64)
+    return PopularityRanks((~descending.astype(np.uint32)).astype(np.int64))
 
 
-def _seen(history: PopularityIndex, exclude_seen: bool) -> PopularityIndex:
-    return history if exclude_seen else history[:0]
+def _seen(history: PopularityRanks, exclude_seen: bool) -> PopularityRanks:
+    return history if exclude_seen else NO_RANKS
 
 
-def _fill(best: PopularityIndex, seen: PopularityIndex, items: int, k: int) -> PopularityIndex:
+def _fill(best: PopularityRanks, seen: PopularityRanks, items: int, k: int) -> PopularityRanks:
     """The first k of: the best items, then all others by popularity, without those seen."""
-    best = best[~np.isin(best, seen)][:k]
-    if len(best) == k:
-        return best
+    unseen = best[~np.isin(best, seen)][:k]
+    if len(unseen) == k:
+        return PopularityRanks(unseen)
     # at most k + len(seen) of the most popular can be needed
     popular = np.arange(min(items, k + len(seen)))
-    others = popular[~np.isin(popular, np.concatenate([best, seen]))]
-    return np.concatenate([best, others])[:k]
+    others = popular[~np.isin(popular, np.concatenate([unseen, seen]))]
+    return PopularityRanks(np.concatenate([unseen, others])[:k])

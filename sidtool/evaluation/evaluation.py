@@ -4,91 +4,54 @@ examples, with confidence intervals. docs/metrics.md defines every number."""
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.data.spilled_events import Spill
-from sidtool.data.split.files import open_split
-from sidtool.data.split.record import SplitReference, check_split
 from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
-from sidtool.evaluation.catalog_check import check_same_catalog
-from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
-from sidtool.evaluation.metrics import KS, averages, metric_names, metric_values
-from sidtool.evaluation.ranking import COVERED, IndexedExamples, Ranker, Ranking
-from sidtool.evaluation.results import Evaluation, examples_digest, slices_of
-from sidtool.evaluation.samples import positions_in, sample_examples, titles_of
-from sidtool.evaluation.slices import example_groups
+from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
+from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
+from sidtool.evaluation.metrics import averages, metric_names, metric_values
+from sidtool.evaluation.options import EvaluationOptions
+from sidtool.evaluation.ranking import (
+    IndexedExamples,
+    Ranker,
+    Ranking,
+    rank_examples,
+    rank_memory,
+)
+from sidtool.evaluation.results import (
+    Evaluation,
+    examples_digest,
+    positions_in,
+    sample_examples,
+    slices_of,
+    titles_of,
+)
 from sidtool.evaluation.system_values import (
     SystemValues,
     coverage,
     effective_items,
     group_averages,
 )
-from sidtool.evaluation.systems import baseline_values, rank_model, rank_parts, uses_memory
+from sidtool.evaluation.systems import baseline_values, uses_memory
 from sidtool.memory.sharded import Shards
-from sidtool.memory.similarity import KnnSettings
-from sidtool.model.contract.split_check import check_model_split, event_columns
-from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.load import LoadedModel
 from sidtool.recommendation.search.mixture import check_normalize
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import Leaves
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
-OTHER_MODEL = "other model"
-"""The name of the system that a model is compared with."""
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How a model is evaluated. Raises UsageError for a number below 1 or unordered cut-offs."""
-
-    on: Literal["test", "valid"] = "test"
-    """The part of the split to evaluate on."""
-    limit: int | None = None
-    """Number of examples, evenly spread over the part; None takes all."""
-    ks: tuple[int, ...] = KS
-    """Cut-offs of the metrics."""
-    num_beams: int = 50
-    """Beam width; at least the largest cut-off is used."""
-    exclude_seen: bool = False
-    """No system, baselines included, recommends an item of the history."""
-    baselines: bool = True
-    knn: KnnSettings = UNTUNED
-    seed: int = 0
-    """Seed of the bootstrap."""
-    by: tuple[str, ...] = ()
-    """Fields whose values group the examples: user.FIELD, context.FIELD or feedback.FIELD."""
-    weight: str | None = None
-    """Feedback of the target that weights a further mean."""
-    target: tuple[str, ...] = ()
-    """Conditions on the feedback of the target: only examples that fulfill them are evaluated."""
-    samples: int = 20
-    """Number of examples whose history and recommendations are part of the result."""
-    normalize: Normalize | None = None
-    """What scores of the model are normalized over; None is as it was trained. A model that it is
-    compared with is decoded as it was trained."""
-
-    def __post_init__(self) -> None:
-        metric_names(self.ks)
-        for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
-            if value is not None and value < 1:
-                raise UsageError(f"the {name} must be at least 1, not {value}")
-        if self.samples < 0:
-            raise UsageError(f"the number of samples must be at least 0, not {self.samples}")
-
-    @property
-    def depth(self) -> int:
-        """Number of SIDs that are ranked for each example."""
-        return max(*self.ks, COVERED)
 
 
 def evaluate(
@@ -116,29 +79,17 @@ def evaluate(
         (40, ['item-knn', 'popularity'])
     """
     options = options or EvaluationOptions()
-    name = "the split" if isinstance(split, Split) else str(split)
-    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
-    other = load_model_folder(against) if isinstance(against, str | Path) else against
     with spilled(baseline_memory) as (spill, shards):
-        if isinstance(split, Split):
-            opened = split
-        else:
-            columns = event_columns(loaded.contract, loaded.bundle)
-            opened = open_split(split, recorded=columns, spill=spill)
-        check_model_and_memory(loaded, name, opened.reference)
-        if other is not None:
-            labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
-            check_model_and_memory(other, name, opened.reference, *labels)
-        part: Sequence[Example] = opened.test if options.on == "test" else opened.valid
+        held_out = HeldOut.open(model, split, options.on, against, spill)
+        part = held_out.part
         if options.target:
-            part = fulfilling(part, options.target, opened.fields)
-        examples = evenly_spaced(part, options.limit)
+            part = fulfilling(part, options.target, held_out.split.fields)
         evaluation = evaluate_examples(
-            loaded,
-            examples,
-            opened.train,
+            held_out.loaded,
+            evenly_spaced(part, options.limit),
+            held_out.split.train,
             options,
-            against=other,
+            against=held_out.against,
             shards=shards,
             ranker=ranker,
             progress=progress,
@@ -157,21 +108,6 @@ def spilled(budget: int | None) -> Iterator[tuple[Spill | None, Shards | None]]:
         events.mkdir()
         pairs.mkdir()
         yield Spill(events, budget), Shards(pairs, budget)
-
-
-def check_model_and_memory(
-    loaded: LoadedModel,
-    name: str,
-    split: SplitReference,
-    model: str = "the model",
-    memory: str = "the memory",
-) -> None:
-    """Raise CompatibilityError if a model or its memory, which the message calls so, may have
-    learned from what the split holds out."""
-    check_model_split(loaded.contract, loaded.bundle, name, split, model=model)
-    if loaded.memory is not None:
-        reference = loaded.memory.memory.manifest.split
-        check_split(memory, reference, name, split)
 
 
 def evaluate_examples(
@@ -207,7 +143,6 @@ def evaluate_examples(
             SidtoolWarning,
             stacklevel=2,
         )
-    search: dict[str, Any] = {"k": options.depth, "num_beams": num_beams, "progress": progress}
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
     settings: dict[str, Any] = {
         "num_beams": num_beams,
@@ -216,23 +151,51 @@ def evaluate_examples(
     others = {}
     if against is not None:
         # first, so that what is wrong with it is said before the model has run
-        if against.contract.history_prompt is None:
-            raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
-        indexed_by_other = IndexedExamples.of(
-            against.bundle, examples, exclude_seen=options.exclude_seen
-        )
-        ranking_of_other = rank_model(against, indexed_by_other, **search)
-        # bundles number the same items differently
-        others[OTHER_MODEL] = replace(
-            ranking_of_other,
-            first_items=positions_in(against.bundle, loaded.bundle, ranking_of_other.first_items),
+        others[OTHER_MODEL] = _rank_other(
+            against, loaded.bundle, examples, options, num_beams, progress
         )
         settings["against"] = _model_settings(against)
-    search |= {"normalize": options.normalize, "ranker": ranker}
-    others |= rank_parts(loaded, indexed, **search)
-    ranking = rank_model(loaded, indexed, **search)
+    rank = partial(
+        ranker or partial(rank_examples, loaded),
+        indexed,
+        k=options.depth,
+        num_beams=num_beams,
+        normalize=options.normalize,
+        progress=progress,
+    )
+    if uses_memory(loaded):
+        others["model alone"] = Ranking.of(indexed, rank(is_mixed=False))
+        by_memory = rank_memory(loaded, indexed, k=options.depth)
+        others["memory alone"] = Ranking.of_items(indexed, by_memory)
+    ranking = Ranking.of(indexed, rank(is_mixed=uses_memory(loaded)))
     evaluation = _evaluation(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
+
+
+def _rank_other(
+    other: LoadedModel,
+    bundle: Bundle,
+    examples: Sequence[Example],
+    options: EvaluationOptions,
+    num_beams: int,
+    progress: Progress | None,
+) -> Ranking:
+    """What another model recommends, decoded as it was trained, by the positions of a bundle."""
+    if other.contract.history_prompt is None:
+        raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
+    indexed = IndexedExamples.of(other.bundle, examples, exclude_seen=options.exclude_seen)
+    ranked = rank_examples(
+        other,
+        indexed,
+        k=options.depth,
+        num_beams=num_beams,
+        is_mixed=uses_memory(other),
+        progress=progress,
+    )
+    ranking = Ranking.of(indexed, ranked)
+    # bundles number the same items differently
+    first_items = positions_in(other.bundle, bundle, ranking.first_items)
+    return replace(ranking, first_items=first_items)
 
 
 def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> dict[str, Any]:
@@ -248,7 +211,7 @@ def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> 
 
 def evaluate_rankings(
     examples: IndexedExamples,
-    leaves: NDArray[np.int64],
+    leaves: Leaves,
     events: Sequence[UserSequence] | None,
     options: EvaluationOptions | None = None,
 ) -> Evaluation:

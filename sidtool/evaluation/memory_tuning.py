@@ -6,12 +6,12 @@ weight and power. A choice that keeps the memory's recall of rare targets goes b
 New items are let in as far as users with other targets do not lose by them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
@@ -21,6 +21,7 @@ from sidtool.data.split.split import Example, Split, evenly_spaced
 from sidtool.evaluation.mixture_candidates import Candidates
 from sidtool.evaluation.mixture_choice import Grid, grid_ranks
 from sidtool.evaluation.new_item_factor import choose_for_new_items
+from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.memory_binding import MemoryBinding
@@ -30,22 +31,6 @@ from sidtool.model.memory import WeightedMemory
 from sidtool.model.memory_copy import bind_memory
 from sidtool.recommendation.query import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.search.mixture import RankedItems, check_normalize
-
-
-@dataclass(frozen=True)
-class TuneMemoryOptions:
-    """How weight and power are chosen. Raises UsageError for a number below 1."""
-
-    users: int | None = None
-    """Validation examples, evenly spread; None takes all."""
-    num_beams: int = 100
-    """Beam width, and the number of items that are ranked again."""
-    exclude_seen: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value in (("users", self.users), ("num_beams", self.num_beams)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
 
 
 def tune_memory(
@@ -82,7 +67,13 @@ def tune_memory(
     candidates = candidates_of(loaded, memory, examples, options, progress)
     choice, factor = choose_for_new_items(candidates, [example.user for example in examples])
     binding = MemoryBinding(
-        memory.digest, choice.weight, choice.power, choice.summary, choice.gate, factor
+        memory.digest,
+        choice.weight,
+        choice.power,
+        choice.summary,
+        choice.gate,
+        factor,
+        split.reference,
     )
     bind_memory(model, memory, binding, out, force=force)
     return binding

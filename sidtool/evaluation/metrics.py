@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import ThresholdError, UsageError
+from sidtool.tokenizer.index_spaces import Index
 
 KS = (1, 3, 5, 10, 20, 50)
 KINDS = ("hr", "ndcg", "mrr")
@@ -77,9 +78,10 @@ def metric_values(ranks: TargetRanks, ks: Sequence[int] = KS) -> NDArray[np.floa
 
 
 def find_targets(
-    ranked: NDArray[np.int64], targets: NDArray[np.int64], sizes: NDArray[np.int64] | None = None
+    ranked: Index, targets: Index, sizes: NDArray[np.int64] | None = None
 ) -> TargetRanks:
-    """The ranks of (n,) targets in (n, k) ranked entries, best first. An entry of -1 is empty, a
+    """The ranks of (n,) targets in (n, k) ranked entries, best first, both in
+    one of the index spaces. An entry of -1 is empty, a
     target of -1 is never ranked.
 
     `sizes`: (n, k), the number of items behind each entry (a semantic ID may have several); one

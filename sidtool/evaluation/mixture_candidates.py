@@ -9,8 +9,8 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.evaluation.slices import SLICES
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.recommendation.search.mixture import LOG_ZERO, RankedItems
 

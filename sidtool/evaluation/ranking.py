@@ -1,7 +1,7 @@
 """Ranked SIDs or items for evaluation examples, and the ranks of the correct items in them.
 
 The items of a SID are all active items that share it, less those that may not be recommended. Only
-`rank_sids` and `rank_mixture` need the model."""
+`rank_examples` needs the model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +17,9 @@ from sidtool.evaluation.metrics import TargetRanks, find_targets
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, Query, QuerySession, RankedQueries
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
 
 COVERED = 10
 """First recommendations of an example that coverage counts."""
@@ -30,11 +31,11 @@ class IndexedExamples:
 
     bundle: Bundle
     examples: tuple[Example, ...]
-    histories: tuple[NDArray[np.int64], ...]
+    histories: tuple[ItemRows, ...]
     """Items that the bundle lacks are left out."""
     fields: tuple[Fields, ...]
     """The fields of each example, without those of items that the bundle lacks."""
-    targets: NDArray[np.int64]
+    targets: ItemRows
     """(n,) int64: -1 where the item is not active: absent, retired, or without tokens."""
     exclude_seen: bool
 
@@ -51,7 +52,7 @@ class IndexedExamples:
         for example in examples:
             history = np.array([index_of[item] for item in example.history], dtype=np.int64)
             in_bundle = history >= 0
-            histories.append(history[in_bundle])
+            histories.append(ItemRows(history[in_bundle]))
             is_whole = example.fields is NO_FIELDS or in_bundle.all()
             places = np.flatnonzero(in_bundle).tolist()
             of_items = example.fields if is_whole else example.fields.take(places)
@@ -62,82 +63,59 @@ class IndexedExamples:
         # items that are not active have a SID, so they stay in a history
         targets[(targets >= 0) & ~bundle.is_active[targets]] = -1
         parts = (tuple(examples), tuple(histories), tuple(fields))
-        return cls(bundle, *parts, targets, exclude_seen)
+        return cls(bundle, *parts, ItemRows(targets), exclude_seen)
 
     @property
-    def target_positions(self) -> NDArray[np.int64]:
+    def target_positions(self) -> SidPositions:
         """(n,) int64: the target's position in SID order, -1 where it cannot be recommended."""
-        active = self.bundle.active
-        # the last entry is that of target -1
-        position_of = np.full(len(self.bundle.items) + 1, -1, dtype=np.int64)
-        position_of[active] = np.arange(len(active))
-        positions = position_of[self.targets]
+        positions = self.bundle.trie().positions_of(self.targets)
         if self.exclude_seen:
             examples = zip(self.targets, self.histories, strict=True)
             positions[[target in history for target, history in examples]] = -1
         return positions
 
     @property
-    def target_leaves(self) -> NDArray[np.int64]:
+    def target_leaves(self) -> Leaves:
         """(n,) int64: the leaf of each target's SID, -1 where it cannot be recommended."""
         return self.bundle.trie().leaves(self.target_positions)
 
-    def denied_positions(self, example: int) -> NDArray[np.int64]:
+    def seen(self, example: int) -> ItemRows:
+        """The items that may not be recommended for an example."""
+        return self.histories[example] if self.exclude_seen else ItemRows(self.targets[:0])
+
+    def denied_positions(self, example: int) -> SidPositions:
         """Positions in SID order of the items that may not be recommended for an example."""
-        history = self.histories[example] if self.exclude_seen else self.targets[:0]
-        return self.bundle.trie().positions(history)
+        return self.bundle.trie().positions(self.seen(example))
 
 
-def rank_sids(
+def rank_examples(
     loaded: LoadedModel,
     examples: IndexedExamples,
     *,
     k: int,
     num_beams: int,
+    is_mixed: bool = False,
     normalize: Normalize | None = None,
     progress: Progress | None = None,
 ) -> RankedQueries:
-    """The k best SIDs of the model alone for each example, as leaves of the trie; scores are
-    normalized as the model was trained unless given.
+    """The k best SIDs of the model alone for each example, or if `is_mixed` the k best items of the
+    model and its memory; scores are normalized as the model was trained unless given.
 
-    Raises DataError if the model was not trained to recommend."""
-    session = QuerySession.of(replace(loaded, memory=None), normalize)
-    total = len(examples.histories)
+    Raises DataError if the model was not trained to recommend, UsageError for a mixture whose
+    scores are not normalized over the trie."""
+    session = QuerySession.of(loaded if is_mixed else replace(loaded, memory=None), normalize)
     return session.rank(
         loaded.model,
         example_queries(session, examples),
         k=k,
         num_beams=num_beams,
-        total=total,
+        items=is_mixed,
+        total=len(examples.histories),
         progress=progress,
     )
 
 
-def rank_mixture(
-    loaded: LoadedModel,
-    examples: IndexedExamples,
-    *,
-    k: int,
-    num_beams: int,
-    normalize: Normalize | None = None,
-    progress: Progress | None = None,
-) -> RankedQueries:
-    """The k best items of a model and its memory for each example, by position in SID order.
-
-    Raises UsageError unless scores are normalized over the trie."""
-    session = QuerySession.of(loaded, normalize)
-    total = len(examples.histories)
-    return session.rank_items(
-        loaded.model,
-        example_queries(session, examples),
-        k=k,
-        num_beams=num_beams,
-        total=total,
-        progress=progress,
-    )
-
-
-def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> NDArray[np.int64]:
+def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> SidPositions:
     """(n, k) int64: the k best items of the memory alone for each example, by position in SID
     order; -1 where there are no more."""
     weighted = loaded.memory
@@ -148,7 +126,7 @@ def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> ND
 
 def rank_index(
     index: MemoryIndex, examples: IndexedExamples, *, power: float, k: int
-) -> NDArray[np.int64]:
+) -> SidPositions:
     """As `rank_memory`, by an index of the memory and the power of its scores."""
     ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
     for start in range(0, len(ranked), WINDOW):
@@ -159,23 +137,30 @@ def rank_index(
             distribution = distribution.select(~np.isin(distribution.positions, denied))
             order = np.lexsort((distribution.positions, -distribution.log_probs))[:k]
             ranked[row, : len(order)] = distribution.positions[order]
-    return ranked
+    return SidPositions(ranked)
 
 
-def example_queries(session: QuerySession, examples: IndexedExamples) -> Iterator[Query]:
-    """The query of each example, with its target to follow through the beam."""
-    targets = examples.target_leaves.tolist()
+def example_queries(
+    session: QuerySession,
+    examples: IndexedExamples,
+    *,
+    exclude_seen: bool | None = None,
+    follow: bool = True,
+) -> Iterator[Query]:
+    """The query of each example; with `follow`, its target is followed through the beam. Seen items
+    are excluded as those of the examples are, unless given."""
+    exclude_seen = examples.exclude_seen if exclude_seen is None else exclude_seen
+    targets = examples.target_leaves.tolist() if follow else [-1] * len(examples.histories)
     for example, history, fields, target in zip(
         examples.examples, examples.histories, examples.fields, targets, strict=True
     ):
-        denied = [history] if examples.exclude_seen else []
-        leaf_filter = session.leaf_filter(None, denied)
+        leaf_filter = session.leaf_filter(None, [history] if exclude_seen else [])
         prompt = session.from_history(history, fields, user=example.user)
         yield Query(prompt, leaf_filter, history, target)
 
 
 class Ranker(Protocol):
-    """Ranks in place of `rank_sids`, or of `rank_mixture` if `is_mixed`, for one model."""
+    """Ranks in place of `rank_examples`, for one model."""
 
     def __call__(
         self,
@@ -197,26 +182,24 @@ class Ranking:
     item_ranks: TargetRanks
     sid_ranks: TargetRanks
     """where any item of a shared SID counts as correct"""
-    first_items: NDArray[np.int64]
+    first_items: SidPositions
     """(n, COVERED or fewer): the first items, -1 where there are no more"""
     survived: NDArray[np.bool_]
     """(n, levels): whether the target's prefix was in the beam after each level; (n, 0) for a
     system without a beam"""
 
     @classmethod
-    def of_beams(cls, examples: IndexedExamples, beams: RankedQueries) -> "Ranking":
-        """The ranking of the leaves that a beam search found."""
-        ranking = cls.of_sids(examples, beams.entries)
-        return replace(ranking, survived=_survived(examples, beams))
+    def of(cls, examples: IndexedExamples, ranked: RankedQueries) -> "Ranking":
+        """The ranking of the SIDs or items that a beam search found."""
+        if ranked.positions is None:
+            ranking = cls.of_sids(examples, ranked.leaves)
+        else:
+            ranking = cls.of_items(examples, ranked.positions)
+        levels = np.arange(1, examples.bundle.space.levels + 1)
+        return replace(ranking, survived=ranked.survived[:, None] >= levels)
 
     @classmethod
-    def of_item_beams(cls, examples: IndexedExamples, beams: RankedQueries) -> "Ranking":
-        """The ranking of the items that a beam search with a memory found."""
-        ranking = cls.of_items(examples, beams.entries)
-        return replace(ranking, survived=_survived(examples, beams))
-
-    @classmethod
-    def of_sids(cls, examples: IndexedExamples, leaves: NDArray[np.int64]) -> "Ranking":
+    def of_sids(cls, examples: IndexedExamples, leaves: Leaves) -> "Ranking":
         """The ranking of (n, k) leaves."""
         return cls(
             item_ranks(examples, leaves),
@@ -226,18 +209,18 @@ class Ranking:
         )
 
     @classmethod
-    def of_items(cls, examples: IndexedExamples, positions: NDArray[np.int64]) -> "Ranking":
+    def of_items(cls, examples: IndexedExamples, positions: SidPositions) -> "Ranking":
         """The ranking of (n, k) items by position in SID order."""
-        leaves = np.where(positions < 0, -1, examples.bundle.trie().leaves(positions))
+        leaves = examples.bundle.trie().leaves(positions)
         return cls(
             find_targets(positions, examples.target_positions),
             find_targets(leaves, examples.target_leaves, _first_of_each(leaves)),
-            positions[:, :COVERED],
+            SidPositions(positions[:, :COVERED]),
             np.zeros((len(leaves), 0), dtype=np.bool_),
         )
 
 
-def _first_of_each(leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first_of_each(leaves: Leaves) -> NDArray[np.int64]:
     """(n, k): 1 where a leaf of a row stands for the first time, else 0: items of one SID repeat
     it."""
     order = np.argsort(leaves, axis=1, kind="stable")
@@ -249,44 +232,35 @@ def _first_of_each(leaves: NDArray[np.int64]) -> NDArray[np.int64]:
     return (first & (leaves >= 0)).astype(np.int64)
 
 
-def _survived(examples: IndexedExamples, beams: RankedQueries) -> NDArray[np.bool_]:
-    """(n, levels): whether the target's prefix was in the beam after each level."""
-    levels = np.arange(1, examples.bundle.space.levels + 1)
-    return beams.survived[:, None] >= levels
-
-
-def item_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
+def item_ranks(examples: IndexedExamples, leaves: Leaves) -> TargetRanks:
     """The targets' ranks among items, from (n, k) ranked leaves: items that share a SID share a
     rank."""
     return find_targets(leaves, examples.target_leaves, _eligible_per_leaf(examples, leaves))
 
 
-def sid_ranks(examples: IndexedExamples, leaves: NDArray[np.int64]) -> TargetRanks:
+def sid_ranks(examples: IndexedExamples, leaves: Leaves) -> TargetRanks:
     """The ranks of the targets' SIDs among SIDs: any item of a shared SID counts as correct."""
     return find_targets(leaves, examples.target_leaves)
 
 
-def first_items(
-    examples: IndexedExamples, leaves: NDArray[np.int64], count: int
-) -> NDArray[np.int64]:
+def first_items(examples: IndexedExamples, leaves: Leaves, count: int) -> SidPositions:
     """(n, count) int64: the first items of (n, k) ranked leaves, by position in SID order; -1 where
     there are no more."""
     trie = examples.bundle.trie()
     if trie.leaf_start is None:
-        return leaves[:, :count]
+        return SidPositions(leaves[:, :count])
     items = np.full((len(leaves), count), -1, dtype=np.int64)
     for row, ranked in enumerate(leaves):
         denied = examples.denied_positions(row)
         # each denied item hides at most one leaf, so this many are enough
         needed = [leaf for leaf in ranked[: count + len(denied)].tolist() if leaf >= 0]
-        groups = [np.arange(*trie.leaf_start[leaf : leaf + 2], dtype=np.int64) for leaf in needed]
-        positions = np.concatenate([ranked[:0], *groups])
-        positions = positions[~np.isin(positions, denied)][:count]
-        items[row, : len(positions)] = positions
-    return items
+        positions, _ = trie.items(Leaves(np.array(needed, dtype=np.int64)))
+        eligible = positions[~np.isin(positions, denied)][:count]
+        items[row, : len(eligible)] = eligible
+    return SidPositions(items)
 
 
-def _eligible_per_leaf(examples: IndexedExamples, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+def _eligible_per_leaf(examples: IndexedExamples, leaves: Leaves) -> NDArray[np.int64]:
     """(n, k) int64: the number of items of each leaf that may be recommended."""
     trie = examples.bundle.trie()
     sizes = trie.items_per_leaf(leaves)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
+from sidtool.base.options import check_options, option
 from sidtool.data.split.cooccurrence import count_pairs, item_sequences
 from sidtool.data.split.split import Split, evenly_spaced
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
@@ -22,7 +23,9 @@ from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
 from sidtool.model.contract.split_check import check_bundle_split
+from sidtool.recommendation.search.search_options import SeenOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 K = 10
 """Cut-off of the metric."""
@@ -38,20 +41,17 @@ GRID: Grid = {
 """The values that are tried, those that matter most first."""
 
 
-@dataclass(frozen=True)
-class TuneSimilarityOptions:
+@dataclass(frozen=True, kw_only=True)
+class TuneSimilarityOptions(SeenOptions):
     """How settings are chosen. Raises UsageError for fewer than one user."""
 
-    users: int | None = 5000
-    """Validation examples, evenly spread; None takes all."""
-    exclude_seen: bool = False
-    """No item of the history is recommended."""
+    users: int | None = option(5000, minimum=1)
+    """Validation examples for --tune, evenly spread."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings that are not tuned, by name: fields of KnnSettings, and `content_weight`."""
 
     def __post_init__(self) -> None:
-        if self.users is not None and self.users < 1:
-            raise UsageError(f"users must be at least 1, not {self.users}")
+        check_options(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def _trials(
             weighted = content_similarity(content.nearest, weight, events)
         similarity = similarity_of(pairs(settings.distance), events, settings, weighted)
         neighbors = SparseRows.of(similarity, np.float32)
-        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, np.arange(n))
+        return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, ItemRows(np.arange(n)))
 
     def ndcg(values: Settings) -> float:
         weight = values[CONTENT]

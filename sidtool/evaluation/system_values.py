@@ -11,6 +11,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
 from sidtool.evaluation.metrics import averages, metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import Ranking
+from sidtool.tokenizer.index_spaces import SidPositions
 
 Metrics = dict[str, float]
 """Metric name -> mean."""
@@ -23,7 +24,7 @@ class SystemValues:
     names: tuple[str, ...]
     values: NDArray[np.float64]
     """(n, metrics), in the order of `names`"""
-    first_items: NDArray[np.int64]
+    first_items: SidPositions
     """(n, count): the first recommended items, by position in SID order; -1 where there are no
     more"""
 

@@ -1,87 +1,27 @@
-"""The systems of an evaluation: the model, with a memory both of its parts alone, and baselines."""
+"""The systems beside a model in an evaluation: popularity and item-kNN."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidtool.base.progress import Progress
 from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
     COVERED,
     IndexedExamples,
-    Ranker,
-    Ranking,
-    rank_memory,
-    rank_mixture,
-    rank_sids,
 )
 from sidtool.evaluation.system_values import SystemValues
 from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import RankedQueries
-from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import PopularityRanks, SidPositions
 
 
 def uses_memory(loaded: LoadedModel) -> bool:
     """Whether a model's recommendations are mixed with a memory."""
     return loaded.memory is not None and loaded.memory.is_used
-
-
-def rank_model(
-    loaded: LoadedModel,
-    examples: IndexedExamples,
-    *,
-    k: int,
-    num_beams: int,
-    normalize: Normalize | None = None,
-    progress: Progress | None = None,
-    ranker: Ranker | None = None,
-) -> Ranking:
-    """What a model recommends, mixed with its memory if it has one; ranked by the `ranker` of the
-    model, if there is one. Scores are normalized as the model was trained unless given."""
-    ranker = ranker or _ranker_of(loaded)
-    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "normalize": normalize}
-    search["progress"] = progress
-    if uses_memory(loaded):
-        return Ranking.of_item_beams(examples, ranker(examples, is_mixed=True, **search))
-    return Ranking.of_beams(examples, ranker(examples, is_mixed=False, **search))
-
-
-def _ranker_of(loaded: LoadedModel) -> Ranker:
-    """The ranker of a model in this process."""
-
-    def rank(examples: IndexedExamples, *, is_mixed: bool, **search: Any) -> RankedQueries:
-        return (rank_mixture if is_mixed else rank_sids)(loaded, examples, **search)
-
-    return rank
-
-
-def rank_parts(
-    loaded: LoadedModel,
-    examples: IndexedExamples,
-    *,
-    k: int,
-    num_beams: int,
-    normalize: Normalize | None = None,
-    progress: Progress | None = None,
-    ranker: Ranker | None = None,
-) -> dict[str, Ranking]:
-    """What the model alone and the memory alone recommend; nothing without a memory."""
-    if not uses_memory(loaded):
-        return {}
-    rank = ranker or _ranker_of(loaded)
-    search: dict[str, Any] = {"k": k, "num_beams": num_beams, "normalize": normalize}
-    sids = rank(examples, **search, is_mixed=False, progress=progress)
-    return {
-        "model alone": Ranking.of_beams(examples, sids),
-        "memory alone": Ranking.of_items(examples, rank_memory(loaded, examples, k=k)),
-    }
 
 
 def baseline_values(
@@ -95,7 +35,6 @@ def baseline_values(
 ) -> dict[str, SystemValues]:
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
     are ranked. With `shards`, the similarities are computed within its budget, in files."""
-    active_ids = _active_ids(examples.bundle)
     catalog = catalog_of(examples.bundle, events)
     ranked = rank_baselines(
         catalog,
@@ -107,14 +46,14 @@ def baseline_values(
         shards=shards,
     )
     targets = catalog.targets([example.item for example in examples.examples])
-    position_of = {item: position for position, item in enumerate(active_ids)}
+    rows = examples.bundle.items.rows(catalog.ids)
     # popularity rank -> position in SID order; the last entry is that of rank -1
-    positions = np.array([*(position_of[item] for item in catalog.ids), -1], dtype=np.int64)
+    positions = np.append(examples.bundle.trie().positions_of(rows), -1)
     return {
         system: SystemValues(
             metric_names(ks),
             metric_values(find_targets(items, targets), ks),
-            positions[items[:, :COVERED]],
+            SidPositions(positions[items[:, :COVERED]]),
         )
         for system, items in ranked.items()
     }
@@ -122,7 +61,8 @@ def baseline_values(
 
 def catalog_of(bundle: Bundle, events: Sequence[UserSequence]) -> Catalog:
     """The active items of a bundle by popularity in training events."""
-    return Catalog.of(_active_ids(bundle), (user.items for user in events))
+    ids = bundle.items.ids
+    return Catalog.of([ids[row] for row in bundle.active.tolist()], (user.items for user in events))
 
 
 def rank_baselines(
@@ -134,7 +74,7 @@ def rank_baselines(
     k: int,
     exclude_seen: bool,
     shards: Shards | None = None,
-) -> dict[str, NDArray[np.int64]]:
+) -> dict[str, PopularityRanks]:
     """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
     examples; -1 where there are no more. `shards` as in `baseline_values`."""
     histories = [catalog.index_of(example.history) for example in examples]
@@ -147,9 +87,3 @@ def rank_baselines(
         "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
         "item-knn": item_knn(similarity, histories, k, settings=knn, exclude_seen=exclude_seen),
     }
-
-
-def _active_ids(bundle: Bundle) -> list[str]:
-    """The ids of the active items, in SID order."""
-    ids = bundle.items.ids
-    return [ids[index] for index in bundle.active.tolist()]

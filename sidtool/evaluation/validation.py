@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data.split.split import Example
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.model.memory import WeightedMemory
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.prompt.user_tokens import UserTokens
-from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.mixture import Mixture
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import Leaves
 
 
 def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:
@@ -68,13 +69,9 @@ class Validator:
         # another item of its SID is recommended
         indexed = IndexedExamples.of(bundle, examples, exclude_seen=False)
         self._target_leaves = indexed.target_leaves
-        self._queries = []
-        for example, history, fields in zip(
-            indexed.examples, indexed.histories, indexed.fields, strict=True
-        ):
-            leaf_filter = self._session.leaf_filter(None, [history]) if exclude_seen else None
-            prompt = self._session.from_history(history, fields, user=example.user)
-            self._queries.append(Query(prompt, leaf_filter, history))
+        self._queries = list(
+            example_queries(self._session, indexed, exclude_seen=exclude_seen, follow=False)
+        )
 
     @property
     def longest_prompt(self) -> int:
@@ -88,8 +85,9 @@ class Validator:
         queries = self._queries[share]
         ranked = self._session.rank(
             model, queries, k=self.k, num_beams=self._num_beams, window=max(1, len(queries))
-        ).entries
+        ).leaves
         sizes = self._session.trie.items_per_leaf(ranked)
-        values = metric_values(find_targets(ranked, self._target_leaves[share], sizes), [self.k])
+        targets = Leaves(self._target_leaves[share])
+        values = metric_values(find_targets(ranked, targets, sizes), [self.k])
         hit_rate_and_ndcg = values[:, :2]
         return np.array([*hit_rate_and_ndcg.sum(axis=0), len(queries)])

@@ -5,24 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import option
 from sidtool.data.columns import CatalogColumns
-from sidtool.data.items import Items, read_items, template_columns
+from sidtool.data.items import CatalogNames, Items, read_items, template_columns
 from sidtool.data.queries import Query, compose_queries, read_queries
 from sidtool.examples.tasks import named_task, shows_title
 
 
 @dataclass(frozen=True)
-class CatalogOptions:
+class TaskCatalogOptions(CatalogNames):
     """How a catalog and its queries are read. Raises UsageError for two sources of queries."""
 
-    id_column: str | None = None
-    title_column: str | None = None
-    fields: tuple[str, ...] = ()
-    """Columns that `item-text` shows; the columns of other tasks are read anyway."""
-    queries: Path | None = None
-    """JSON Lines of queries."""
-    query_text: str | None = None
-    """Template that composes a query for each item of its columns."""
+    fields: tuple[str, ...] = option((), flag="--field")
+    """Catalog column that item-text shows; repeatable. The columns of other tasks are read."""
+    queries: Path | None = option(None)
+    """Search queries {"item", "text"}, optionally "user", for query-to-sid, as JSON Lines or a
+    table."""
+    query_text: str | None = option(None)
+    """Template of a generated query per item, from catalog columns: "{genre} from {year}"."""
 
     @property
     def has_queries(self) -> bool:
@@ -48,7 +48,7 @@ class CatalogOptions:
 def read_catalog(
     items: Path,
     tasks: Iterable[str],
-    options: CatalogOptions,
+    options: TaskCatalogOptions,
     recorded: CatalogColumns | None = None,
 ) -> tuple[Items, tuple[Query, ...]]:
     """The catalog with every column that a task or a query shows, and the queries. `recorded` are

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.fields import need_feedback_of_numbers
 from sidtool.data.split.split import Event, Split, UserSequence
@@ -29,16 +30,15 @@ class WeightOptions:
 
     Raises UsageError for a temperature or a largest weight that is not a number above 0."""
 
-    expression: str
-    """the name of a feedback field of the split, or `exp(FIELD/TEMPERATURE)`"""
-    clip: float | None = None
-    """the largest weight, to which larger ones are lowered"""
+    expression: str = option(flag="--weight")
+    """Feedback of the split that weights the loss: FIELD, or exp(FIELD/NUMBER)."""
+    clip: float | None = option(None, above=0, flag="--weight-clip")
+    """Largest weight; larger ones are lowered to it."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.temperature is not None and not 0 < self.temperature < np.inf:
             raise UsageError(f"the temperature of {self.expression!r} is not a number above 0")
-        if self.clip is not None and not 0 < self.clip < np.inf:
-            raise UsageError(f"the largest weight is a number above 0, not {self.clip}")
 
     @property
     def field(self) -> str:

@@ -138,8 +138,10 @@ def training_queries(
     queries: Sequence[Query], split: Split, item_index: Mapping[str, int]
 ) -> list[TrainingQuery]:
     """The queries for items in `item_index`; those of a user only for items of the user's training
-    events."""
+    events that are not held out again, since a query does not say which event it is."""
     of_users = {(query.user, query.item) for query in queries if query.user is not None}
+    for example in (*split.valid, *split.test) if of_users else ():
+        of_users.difference_update((example.user, item) for item in example.items)
     positions = {
         (user.user, item): position
         for user in (split.train if of_users else ())

@@ -15,7 +15,7 @@ from sidtool.data.queries import Query
 from sidtool.data.spilled_events import spill_beside
 from sidtool.data.split.examples import write_examples
 from sidtool.data.split.split import Split
-from sidtool.examples.catalog import CatalogOptions
+from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.job import ExampleWriter, SftJob, open_job
 from sidtool.examples.lineage import Lineage, side_files, write_lineage
@@ -30,7 +30,7 @@ def make_sft(
     out: str | Path,
     options: SftOptions | None = None,
     *,
-    catalog_options: CatalogOptions | None = None,
+    catalog_options: TaskCatalogOptions | None = None,
     queries: Sequence[Query] = (),
     model: str | Path | None = None,
     tokenizer: Any | None = None,

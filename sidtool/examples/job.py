@@ -18,7 +18,7 @@ from sidtool.data.queries import Query
 from sidtool.data.spilled_events import Spill
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Event, Split, count_leaks
-from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import example_json
@@ -34,7 +34,7 @@ from sidtool.model.load import check_model_folder
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.model.prompt.field_tokens import FieldValues
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 
@@ -156,7 +156,7 @@ def open_job(
     items: Items | str | Path,
     split: Split | str | Path,
     options: SftOptions,
-    catalog_options: CatalogOptions | None,
+    catalog_options: TaskCatalogOptions | None,
     *,
     queries: Sequence[Query] = (),
     model: str | Path | None = None,
@@ -168,13 +168,13 @@ def open_job(
 ) -> SftJob:
     """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
     if not isinstance(bundle, Bundle):
-        bundle = open_bundle(str(bundle))
+        bundle = open_source(str(bundle))
     of_model: _OfModel = (None, {})
     if model is not None:
         tokenizer, of_model = _read_model(model, bundle, options)
     if not isinstance(items, Items):
         recorded = bundle.manifest.made_from.columns
-        catalog_options = catalog_options or CatalogOptions()
+        catalog_options = catalog_options or TaskCatalogOptions()
         if queries and catalog_options.has_queries:
             raise UsageError("queries are given twice, as a value and by the catalog options")
         catalog_options.check_uses(options.tasks)
@@ -225,7 +225,7 @@ class SftInputs:
     items: Path
     split: Path
     options: SftOptions
-    catalog_options: CatalogOptions
+    catalog_options: TaskCatalogOptions
     model: str | None = None
     weights: WeightOptions | None = None
 

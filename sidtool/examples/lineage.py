@@ -2,18 +2,17 @@
 
 It is stored beside the examples, as NAME.meta.json."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from sidtool.base.digests import file_digest
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data.general_text import GeneralRecord
-from sidtool.data.split.files import MANIFEST, TEST, VALID
+from sidtool.data.split.files import MANIFEST, TEST, VALID, read_manifest
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.record import SplitReference
 from sidtool.data.split.split import Split
@@ -135,8 +134,7 @@ def side_files(train: Path) -> dict[str, Path]:
 
 def write_lineage(lineage: Lineage, path: Path) -> None:
     """Write a lineage as JSON."""
-    text = json.dumps(lineage.to_json(), indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(sealed_text(lineage.to_json()), encoding="utf-8")
 
 
 def read_lineage(train: Path) -> Lineage:
@@ -159,7 +157,8 @@ def read_lineage(train: Path) -> Lineage:
         )
     try:
         lineage = Lineage.from_json(value)
-    except (KeyError, TypeError, DataError) as error:
+        check_seal(value)
+    except (KeyError, TypeError, ValueError, DataError) as error:
         raise DataError(
             f"{path} is malformed: {error}", hint="make the training examples again"
         ) from error
@@ -200,9 +199,10 @@ def checked_side_file(examples: Path, lineage: Lineage, part: str, what: str) ->
 def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage) -> Path:
     """The file of validation users: `valid`, or else the one beside the examples.
 
-    Raises DataError if it is missing or was changed since, UsageError for the test part of a
-    split: a checkpoint that it selects cannot be tested on it."""
-    if valid is None:
+    Raises DataError if it is missing or was changed since, IntegrityError if it is of a split that
+    was, UsageError for the test part of a split: a checkpoint that it selects cannot be tested on
+    it."""
+    if valid is None or Path(valid) == side_files(examples)["valid"]:
         return checked_side_file(examples, lineage, "valid", "the validation users")
     valid = Path(valid)
     if not valid.is_file():
@@ -212,6 +212,8 @@ def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage)
             f"{valid} is the test part of a split, which must not select a checkpoint",
             hint=f"--valid {valid.with_name(VALID)}",
         )
+    if (valid.parent / MANIFEST).exists():
+        read_manifest(valid.parent)  # checks its files
     return valid
 
 

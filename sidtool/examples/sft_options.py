@@ -1,14 +1,29 @@
 """The options of training examples, shared by the library and the command line."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
+from sidtool.base.option_texts import assignments, numbers, read_ids
+from sidtool.base.options import check_options, group, option
 from sidtool.data.split.list_targets import LENGTH, ListTargets
 from sidtool.examples.task_mix import check_budgets
-from sidtool.examples.tasks import LIST_TASK, check_weights, history_source
+from sidtool.examples.tasks import LIST_TASK, TASKS, check_weights, history_source
 from sidtool.model.prompt.frames import Format, Templates
+from sidtool.model.prompt.template_file import read_template_file
+
+
+def _read_budgets(pairs: list[str]) -> dict[str, int]:
+    budgets = numbers(pairs, option="--max-task-tokens")
+    return {task: int(budget) for task, budget in budgets.items()}
+
+
+def _read_templates(pairs: list[str]) -> dict[str, Templates]:
+    files = assignments(pairs, option="--template")
+    return {task: read_template_file(Path(str(path))) for task, path in files.items()}
 
 
 @dataclass(frozen=True)
@@ -16,31 +31,46 @@ class SftOptions:
     """What training examples are made.
 
     `tasks` maps each task to its weight, the copies of every example (1.5: one or two; copies have
-    other templates). With `max_tokens`, a budget for the whole mix, weights are the tasks' shares
-    of it. `max_task_tokens` are budgets of single tasks, whose weight then does not count.
-    `history_length` is in items, `max_length` in tokens of a whole example. Items in
-    `hide_text_of` are shown as SIDs only: no title, no column, no query. `templates` replace those
-    of a task, and may show fields of the split (`read_template_file`).
+    other templates). Items in `hide_text_of` are shown as SIDs only: no title, no column, no query.
 
     Raises UsageError if a value is invalid."""
 
-    tasks: Mapping[str, float] = field(default_factory=lambda: {"sequence": 1.0})
-    format: Literal["auto", "plain", "chat"] = "plain"
-    """auto: chat if the tokenizer has a chat template and a task other than `sequence` is made."""
-    max_length: int = 1024
-    history_length: int = 20
-    seed: int = 0
-    max_tokens: int | None = None
-    max_task_tokens: Mapping[str, int] = field(default_factory=dict)
-    hide_text_of: frozenset[str] = frozenset()
-    templates: Mapping[str, Templates] = field(default_factory=dict)
+    tasks: Mapping[str, float] = option(
+        lambda: {"sequence": 1.0},
+        reads=partial(numbers, option="--task"),
+        completes=lambda: TASKS,
+        flag="--task",
+    )
+    """Task and weight, like next-item=1; repeatable. Default: sequence=1."""
+    format: Literal["auto", "plain", "chat"] = option("auto")
+    """Plain text or chat turns; auto: chat if the tokenizer has a chat template and a task other
+    than `sequence` is made."""
+    max_length: int = option(1024, minimum=1)
+    """Tokens of an example; a longer history loses its oldest items."""
+    history_length: int = option(20, minimum=1)
+    """Items of a history."""
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
+    max_tokens: int | None = option(None)
+    """Token budget of the whole mix; weights are then shares of it."""
+    max_task_tokens: Mapping[str, int] = option(dict, reads=_read_budgets)
+    """Token budget of one task, whose weight then does not count, like title-to-sid=20000;
+    repeatable."""
+    hide_text_of: frozenset[str] = option(frozenset(), reads=read_ids)
+    """File of item ids, one per line, whose text is in no training example."""
+    templates: Mapping[str, Templates] = option(
+        dict, reads=_read_templates, flag="--template", metavar="TASK=FILE"
+    )
+    """Templates of a task in place of its own; they may show fields of the split, like {user.age}
+    or {event.rating}. Repeatable."""
     columns: tuple[str, ...] | None = None
     """Columns of the catalog that running text shows; None shows those that `--field` names, or all
     of a catalog that is a value."""
-    lists: ListTargets | None = None
+    lists: ListTargets | None = group(None)
     """The lists of the task `list`; None has those of LENGTH items."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_weights(self.tasks)
         check_budgets(self.tasks, self.max_tokens, self.max_task_tokens)
         for task in self.templates:
@@ -52,13 +82,6 @@ class SftOptions:
         if self.lists is not None and LIST_TASK not in self.tasks:
             raise UsageError(
                 f"options of lists without the task {LIST_TASK}", hint=f"--task {LIST_TASK}=1"
-            )
-        if self.seed < 0:
-            raise UsageError(f"the seed must be at least 0, not {self.seed}")
-        if self.history_length < 1 or self.max_length < 1:
-            raise UsageError(
-                f"history length {self.history_length} and max length {self.max_length} must be "
-                "positive"
             )
 
     @property

@@ -1,6 +1,7 @@
 """Similarity by content: every item has neighbors, those without training events too."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,9 +11,121 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data.vectors import Vectors
-from sidtool.memory.nearest import nearest_items
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.quantize.kmeans import ROWS_PER_CENTROID, kmeans
 from sidtool.tokenizer.quantize.mlp import unit
+
+NEIGHBORS = 100
+"""Nearest items per item."""
+MIN_COSINE = 0.1
+POWER = 2
+"""Of the cosine: few items are similar by content, as few co-occur."""
+BLOCK_VALUES = 2**24
+"""Cosines that are in memory at a time."""
+MOST_COMPARED = 50_000
+"""The most items whose pairs are all compared."""
+PROBED = 16
+"""Cells that an item is compared with."""
+
+Group = tuple[NDArray[np.intp], NDArray[np.intp]]
+"""Rows, and the rows that they are compared with."""
+
+
+def nearest_items(directions: Vectors) -> Any:
+    """(n, n) scipy CSR float32, above the diagonal: cosine ** POWER of each of n vectors of length
+    1 and the NEIGHBORS nearest to it, if it is at least MIN_COSINE.
+
+    With more than MOST_COMPARED items some of the nearest are missed: an item is compared with the
+    items of the PROBED cells of k-means whose centroids are nearest to it (an inverted file, Jégou
+    et al., 2011). That takes about n² · dim · PROBED / cells products in place of n² · dim."""
+    from scipy import sparse
+
+    n = len(directions)
+    width = min(NEIGHBORS, n - 1)
+    columns = np.zeros((n, width), dtype=np.int32)
+    cosines = np.full((n, width), -np.inf, dtype=np.float32)
+    for rows, compared in _groups(directions):
+        block = directions[rows] @ directions[compared].T
+        block[rows[:, None] == compared] = -np.inf
+        cosines[rows], columns[rows] = _merge(block, compared, cosines[rows], columns[rows])
+    values = np.where(cosines < MIN_COSINE, 0, cosines) ** POWER
+    entries = (values.ravel(), (np.repeat(np.arange(n), width), columns.ravel()))
+    similarity = sparse.csr_matrix(entries, shape=(n, n))
+    # each is a neighbor of the other
+    above = sparse.triu(similarity.maximum(similarity.T), k=1, format="csr")
+    above.eliminate_zeros()
+    return above
+
+
+def _groups(directions: Vectors) -> Iterator[Group]:
+    """Rows and what they are compared with, in groups whose cosines fit into BLOCK_VALUES."""
+    n = len(directions)
+    if n <= MOST_COMPARED:
+        everything = np.arange(n)
+        yield from _blocks(everything, everything)
+        return
+    cells = _nearest_cells(directions)  # (n, PROBED)
+    n_cells = cells.max() + 1
+    members = _rows_by_cell(cells[:, 0], n_cells)
+    visitors = _rows_by_cell(cells.ravel(), n_cells)
+    for inside, visiting in zip(members, visitors, strict=True):
+        if len(inside):
+            yield from _blocks(visiting // cells.shape[1], inside)
+
+
+def _nearest_cells(directions: Vectors) -> NDArray[np.int32]:
+    """(n, PROBED): the cells whose centroids are nearest to each vector, its own first."""
+    n = len(directions)
+    n_cells = round(n**0.5)
+    probed = min(PROBED, n_cells)
+    rng = np.random.default_rng(0)  # the same vectors have the same cells
+    sample = directions[rng.choice(n, min(n, ROWS_PER_CENTROID * n_cells), replace=False)]
+    centroids, _ = kmeans(sample, n_cells, rng)
+    half_norms = np.einsum("ij,ij->i", centroids, centroids) / 2
+    cells = np.empty((n, probed), dtype=np.int32)
+    step = max(1, BLOCK_VALUES // n_cells)
+    for start in range(0, n, step):
+        scores = directions[start : start + step] @ centroids.T - half_norms
+        best = np.argpartition(-scores, probed - 1, axis=1)[:, :probed]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        cells[start : start + step] = np.take_along_axis(best, order, axis=1)
+    return cells
+
+
+def _rows_by_cell(cells: NDArray[np.int32], n_cells: int) -> list[NDArray[np.intp]]:
+    """The rows of each cell, from the cell of each row."""
+    order = np.argsort(cells, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(cells, minlength=n_cells))[:-1])
+
+
+def _blocks(rows: NDArray[np.intp], compared: NDArray[np.intp]) -> Iterator[Group]:
+    step = max(1, BLOCK_VALUES // len(compared))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step], compared
+
+
+def _merge(
+    block: NDArray[np.float32],
+    compared: NDArray[np.intp],
+    cosines: NDArray[np.float32],
+    columns: NDArray[np.int32],
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """(m, width) each: the largest of the (m, compared) cosines of a block and of the (m, width)
+    so far, and their columns."""
+    width = cosines.shape[1]
+    if not width:
+        return cosines, columns
+    in_block = _largest(block, min(width, len(compared)))
+    values = np.hstack([np.take_along_axis(block, in_block, axis=1), cosines])
+    candidates = np.hstack([compared[in_block].astype(np.int32), columns])
+    best = _largest(values, width)
+    return np.take_along_axis(values, best, axis=1), np.take_along_axis(candidates, best, axis=1)
+
+
+def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """(m, count) columns of the largest values of each row, in no order."""
+    return np.argpartition(values, -count, axis=1)[:, -count:]
+
 
 DEFAULT_WEIGHT = 0.8
 LARGEST_WEIGHT = 100.0

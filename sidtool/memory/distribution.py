@@ -11,6 +11,7 @@ from sidtool.memory.gate import FEATURES
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import age_weights, largest
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
 
 HISTORY = 50
 """Items of a history that are read, the last ones: bounds the cost of a request."""
@@ -24,7 +25,7 @@ DENSE = 8
 class ItemDistribution:
     """A sparse distribution over the active items of a bundle."""
 
-    positions: NDArray[np.int64]
+    positions: SidPositions
     """(m,): ascending positions of items in SID order; all others have probability 0"""
     log_probs: NDArray[np.float64]
     """(m,): logarithms of their probabilities, which sum to 1"""
@@ -38,7 +39,8 @@ class ItemDistribution:
 
     def select(self, flags: NDArray[np.bool_]) -> "ItemDistribution":
         """The items with a flag, with their probabilities as they are."""
-        return replace(self, positions=self.positions[flags], log_probs=self.log_probs[flags])
+        positions = SidPositions(self.positions[flags])
+        return replace(self, positions=positions, log_probs=self.log_probs[flags])
 
     def raised(self, power: float) -> "ItemDistribution":
         """The probabilities raised to a power, and normalized again."""
@@ -54,7 +56,7 @@ class ItemDistribution:
         logs = self.log_probs + np.log(factor) * flags
         return replace(self, log_probs=logs - _log_sum(logs))
 
-    def log_probs_at(self, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+    def log_probs_at(self, positions: SidPositions) -> NDArray[np.float64]:
         """(k,) float64: the log-probability of items by position, minus infinity for those of
         probability 0."""
         if not len(self):
@@ -64,7 +66,7 @@ class ItemDistribution:
         return np.where(matches, self.log_probs[nearest], -np.inf)
 
 
-NO_ITEMS = ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0))
+NO_ITEMS = ItemDistribution(SidPositions(np.zeros(0, dtype=np.int64)), np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class MemoryIndex:
         """Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
         memory.check_bundle(bundle)
         n = memory.manifest.items
-        rows = np.arange(n)
+        rows = ItemRows(np.arange(n))
         if memory.manifest.bundle.digest != bundle.identity.digest:
             rows = bundle.items.rows(list(memory.ids))
             if len(np.unique(rows[rows >= 0])) != n:
@@ -108,36 +110,35 @@ class MemoryIndex:
         events: NDArray[np.int64],
         recency: float,
         bundle: Bundle,
-        rows: NDArray[np.int64],
+        rows: ItemRows,
     ) -> "MemoryIndex":
         """The index of n items with their neighbors and events; `rows` are those of the items in
         the bundle, -1 if it has none."""
         memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
         memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
         is_new = np.append(events, 0)[memory_rows[bundle.active]] == 0
-        moved = _moved(neighbors, active_positions(bundle)[rows])
+        moved = _moved(neighbors, bundle.trie().positions_of(rows))
         return cls(moved, recency, memory_rows, events, len(bundle.active), is_new)
 
     def with_rows(self, neighbors: SparseRows, bundle: Bundle) -> "MemoryIndex":
         """The index of (m, bundle items) other neighbors, which is requested by row, 0 to m - 1."""
         m = len(neighbors.offsets) - 1
+        every_row = ItemRows(np.arange(len(bundle.items)))
         return replace(
             self,
-            neighbors=_moved(neighbors, active_positions(bundle)[:-1]),
+            neighbors=_moved(neighbors, bundle.trie().positions_of(every_row)),
             memory_rows=np.arange(m),
             events=np.zeros(m, dtype=np.int64),
         )
 
-    def distributions(
-        self, histories: Sequence[NDArray[np.int64]], power: float
-    ) -> list[ItemDistribution]:
+    def distributions(self, histories: Sequence[ItemRows], power: float) -> list[ItemDistribution]:
         """The distribution for each history of bundle rows (-1: unknown), oldest first: scores as
         those of item-kNN, raised to `power`, those of new items times `new_item_factor`, and
         normalized. It is empty if no item of the history has an active neighbor, or none that the
         factor leaves."""
         return [self._distribution(history, power) for history in histories]
 
-    def _distribution(self, history: NDArray[np.int64], power: float) -> ItemDistribution:
+    def _distribution(self, history: ItemRows, power: float) -> ItemDistribution:
         positions, values, _ = self._entries(history)
         if not len(positions):
             return NO_ITEMS
@@ -148,7 +149,7 @@ class MemoryIndex:
         log_best = float(logs.max())
         # relative to the best item, so that a high power does not underflow
         raised = ItemDistribution(
-            items[best], power * (logs - log_best), log_mass, log_best - log_mass
+            SidPositions(items[best]), power * (logs - log_best), log_mass, log_best - log_mass
         )
         if self.new_item_factor < 1:
             return raised.with_factor(self.is_new[raised.positions], self.new_item_factor)
@@ -156,7 +157,7 @@ class MemoryIndex:
 
     def features(
         self,
-        histories: Sequence[NDArray[np.int64]],
+        histories: Sequence[ItemRows],
         distributions: Sequence[ItemDistribution],
     ) -> NDArray[np.float64]:
         """(n, FEATURES) what a gate reads of n histories of bundle rows and their distributions;
@@ -174,19 +175,17 @@ class MemoryIndex:
                 distribution.log_mass,
                 distribution.log_peak,
                 np.log1p(len(rows)),
-                np.log1p(self.item_events(rows[-1:])[0]),
+                np.log1p(self.item_events(ItemRows(rows[-1:]))[0]),
                 covered / len(rows),
             )
         return features
 
-    def item_events(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def item_events(self, rows: ItemRows) -> NDArray[np.int64]:
         """(n,) training events of items by their bundle rows; 0 for -1 and for new items."""
         stored = np.where(rows < 0, -1, self.memory_rows[rows])
         return np.where(stored < 0, 0, self.events[stored])
 
-    def sources(
-        self, history: NDArray[np.int64], positions: NDArray[np.int64]
-    ) -> list[dict[int, float]]:
+    def sources(self, history: ItemRows, positions: SidPositions) -> list[dict[int, float]]:
         """For each of (k,) items by position, the parts of its score that the items of a history
         have: row in the bundle -> share, largest first."""
         neighbors, values, events = self._entries(history)
@@ -204,7 +203,7 @@ class MemoryIndex:
         return sources
 
     def _entries(
-        self, history: NDArray[np.int64]
+        self, history: ItemRows
     ) -> tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.int64]]:
         """(e,) each: every neighbor of every item of a history, by its position, its weighted
         similarity, and the index of the item among those that are read."""
@@ -224,20 +223,12 @@ class MemoryIndex:
         return positions[present], values[present], events[present]
 
 
-def active_positions(bundle: Bundle) -> NDArray[np.int64]:
-    """(items + 1,): the position of each item in SID order, -1 for those not active, and a last -1
-    that stands for an unknown item."""
-    positions = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
-    positions[bundle.active] = np.arange(len(bundle.active))
-    return positions
-
-
 def _log_sum(logs: NDArray[np.float64]) -> float:
     """The log of the sum of values by their logs, the largest near 0; 0 without any."""
     return float(np.log(np.exp(logs).sum())) if len(logs) else 0.0
 
 
-def _moved(matrix: SparseRows, positions: NDArray[np.int64]) -> SparseRows:
+def _moved(matrix: SparseRows, positions: SidPositions) -> SparseRows:
     """The matrix with (n,) new column numbers, without the columns whose number is -1."""
     if np.array_equal(positions, np.arange(len(positions))):
         return matrix

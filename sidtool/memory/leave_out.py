@@ -20,6 +20,7 @@ from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import similarity_rows
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 CHUNK = 4096
 """Training events of the users whose rows are computed together: bounds the memory of a step."""
@@ -63,7 +64,8 @@ class LeaveOneOutMemory:
 
     def distributions(self, histories: Sequences, power: float) -> list[ItemDistribution]:
         """The distribution for each history of `rows`, as `MemoryIndex.distributions`."""
-        return self.index.distributions(histories, power)
+        # its index is requested by its own rows, in the place of a bundle's
+        return self.index.distributions([ItemRows(rows) for rows in histories], power)
 
 
 def check_origin(memory: Memory, bundle: Bundle, split: Split) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
@@ -22,7 +23,7 @@ from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.similarity import similarity_of
 from sidtool.tokenizer.bundle.arrays import Expected, StoredArrays
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.identity import canonical, hash_array
+from sidtool.tokenizer.bundle.identity import hash_array
 from sidtool.tokenizer.bundle.strings import StringArray
 from sidtool.tokenizer.bundle.zarr_group import (
     ROOT,
@@ -319,15 +320,12 @@ def _layout(manifest: MemoryManifest) -> dict[str, Expected]:
         "items/id_bytes": ("uint8", (None,)),
         "items/id_offset": ("int64", (n + 1,)),
         "items/events": ("int64", (n,)),
-        "pairs/offset": ("int64", (n + 1,)),
-        "pairs/item": ("uint32", (None,)),
-        "pairs/weight": ("int64", (None,)),
-        "neighbors/offset": ("int64", (n + 1,)),
-        "neighbors/item": ("uint32", (None,)),
-        "neighbors/weight": ("float32", (None,)),
     }
+    weights = {"pairs": "int64", "neighbors": "float32"}
     if manifest.content is not None:
-        layout["content/offset"] = ("int64", (n + 1,))
-        layout["content/item"] = ("uint32", (None,))
-        layout["content/weight"] = ("float32", (None,))
+        weights["content"] = "float32"
+    for name, dtype in weights.items():
+        layout[f"{name}/offset"] = ("int64", (n + 1,))
+        layout[f"{name}/item"] = ("uint32", (None,))
+        layout[f"{name}/weight"] = (dtype, (None,))
     return layout

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.split.cooccurrence import ItemSequences, count_pairs, pair_weights
 
@@ -20,36 +20,25 @@ class KnnSettings(JsonRecord):
     """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
     the cosine of the item columns.
 
-    Raises UsageError for a weight that is not above 0 and at most 1 (`reverse`, `normalization`:
-    from 0), a shrinkage below 0, and fewer than one neighbor."""
+    Raises UsageError for a number out of range."""
 
-    distance: float = 0.85
-    """Two events of a user that are `gap` positions apart co-occur with weight `distance ** (gap
-    - 1)`."""
-    reverse: float = 1.0
-    """Weight of an item that comes before the other, against one that comes after it; with 1,
-    similarity is symmetric."""
-    normalization: float = 0.5
-    """Exponent of the product of the two items' numbers of events in the denominator of a
-    similarity. 0.5 is the cosine; a lower one favors items with many events."""
-    shrinkage: float = 0.0
-    """Added to the denominator of a similarity, which lowers that of rare items."""
-    neighbors: int | None = None
-    """Most similar items that each item keeps; None keeps all."""
-    recency: float = 0.75
-    """An item of the history has weight `recency ** age`; the last one has age 0."""
+    distance: float = option(0.85, above=0, maximum=1)
+    """Weight of a pair per position between its events: of `gap` positions, `distance ** (gap -
+    1)`."""
+    reverse: float = option(1.0, minimum=0, maximum=1)
+    """Weight of a pair against its order; 1: symmetric."""
+    normalization: float = option(0.5, minimum=0, maximum=1)
+    """Exponent of the items' numbers of events that divide a similarity; 0.5: cosine. Lower favors
+    items with many events."""
+    shrinkage: float = option(0.0, minimum=0)
+    """Lowers the similarity of rare items, as a summand of the denominator."""
+    neighbors: int | None = option(None, minimum=1)
+    """Most similar items kept per item."""
+    recency: float = option(0.75, above=0, maximum=1)
+    """Weight of a history's item per later item."""
 
     def __post_init__(self) -> None:
-        for name in ("distance", "recency"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UsageError(f"{name} is above 0 and at most 1, not {getattr(self, name)}")
-        for name in ("reverse", "normalization"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} is from 0 to 1, not {getattr(self, name)}")
-        if not 0 <= self.shrinkage < float("inf"):
-            raise UsageError(f"shrinkage is a number from 0, not {self.shrinkage}")
-        if self.neighbors is not None and self.neighbors < 1:
-            raise UsageError(f"neighbors is at least 1, not {self.neighbors}")
+        check_options(self)
 
 
 def item_similarity(

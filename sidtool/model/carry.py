@@ -41,8 +41,7 @@ def carry_model(
     CompatibilityError unless the model may use the bundle, UsageError for an adapter model or an
     output that exists without `force`."""
     folder = model_folder(folder)
-    contract = read_contract(folder)
-    if contract.base_folder is not None:
+    if read_contract(folder).base_folder is not None:
         raise UsageError(
             f"{folder} has adapters, whose base cannot be changed",
             hint="sidtool merge writes a whole model",
@@ -53,8 +52,8 @@ def carry_model(
     verdict = check_bundle(loaded.bundle, bundle)
     if verdict.kind == "aligned":
         _carry_embeddings(loaded.model, loaded.tokens, loaded.bundle, bundle, seed)
-    params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
-    carried = contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
+    params = RebindParams(loaded.contract.identity.digest, verdict.kind, verdict.reassigned_share)
+    carried = loaded.contract.with_stage(StageRecord("rebind", params), identity=bundle.identity)
     with new_dir(Path(out), force=force) as target:
         save_pretrained(target, loaded.model, loaded.tokenizer)
         write_contract(target, carried, bundle)

@@ -4,33 +4,30 @@ the contract.
 The result is an ordinary model folder that other tools load, with `sid.json` and `sid.zarr` in
 addition."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.checkpoint.files import CONFIG
-from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
-from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
+from sidtool.model.contract.contract import CONTRACT, Contract
 from sidtool.model.contract.embedded import embedded_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
 from sidtool.model.contract.write import write_contract
 from sidtool.model.embedding_init import (
-    DEFAULT_INIT,
-    DEFAULT_SCALE,
     EmbeddingStatistics,
     Init,
     Matrix,
     initial_embeddings,
     random_embeddings,
 )
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.pretrained import (
     Checkpoint,
-    Dtype,
     file_digests,
     load_model,
     load_tokenizer,
@@ -38,9 +35,9 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.prompt.field_tokens import FieldTokens, FieldValues
+from sidtool.model.prompt.field_tokens import FieldTokens
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
+from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.model.structure import (
     decoder_start_id,
     grow_vocabulary,
@@ -58,33 +55,21 @@ from sidtool.model.vocabulary import (
     check_token_ids,
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import verify
 
 
 def extend_model(
     model: str | Path,
     bundle: Bundle,
     out: str | Path,
+    options: ExtendOptions | None = None,
     *,
-    init: Init = DEFAULT_INIT,
-    init_scale: float = DEFAULT_SCALE,
-    user_tokens: int = 0,
-    field_tokens: FieldValues | None = None,
-    seed: int = 0,
-    revision: str | None = None,
-    dtype: Dtype | None = None,
     trust_remote_code: bool = False,
-    license: str | None = None,
     force: bool = False,
 ) -> Contract:
     """Write `model` with the bundle's tokens to folder `out`.
 
-    `model` is a folder, a .gguf file or `hf://ORG/NAME`. `dtype` is the stored precision; default:
-    the checkpoint's. `init_scale` is how far new rows are from the mean row, in mean distances of
-    the existing ones. `license` is for the cards of this model and of those made from it. With
-    `user_tokens`, a history begins with one of so many tokens, by the hash of its user's id.
-    `field_tokens` are values of fields, as texts, for which templates can show tokens of their own:
-    {"user.age": ("18", "25")}.
+    `model` is a folder, a .gguf file or `hf://ORG/NAME`. `field_tokens` of the options are values
+    of fields, as texts: {"user.age": ("18", "25")}.
 
     Raises UsageError if `out` exists without `force` or the bundle lacks what `init` needs (a
     codebook, titles), DataError if the model cannot be loaded, RefusedError if it needs
@@ -98,20 +83,20 @@ def extend_model(
     """
     model = str(model)
     out = Path(out)
-    field_tokens = field_tokens or {}
-    limits: dict[str, Any] = {"init_scale": init_scale, "force": force}
-    check_extension(bundle, out, init, license, user_tokens, field_tokens, **limits)
-    checkpoint = locate_base(model, revision=revision, trust_remote_code=trust_remote_code)
+    options = options or ExtendOptions()
+    check_extension(bundle, out, options, force=force)
+    checkpoint = locate_base(model, revision=options.revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)
     tokens = add_sid_tokens(tokenizer, bundle.space)
-    users = UserTokens(tokens.stop, user_tokens)
-    fields = FieldTokens(users.stop, field_tokens)
+    users = UserTokens(tokens.stop, options.user_tokens)
+    fields = FieldTokens(users.stop, options.field_tokens)
     add_block(tokenizer, users, "--user-tokens")
     add_block(tokenizer, fields, "--field-token")
-    network = load_model(checkpoint, dtype=dtype, trust_remote_code=trust_remote_code)
-    rows = InitialRows(bundle, tokenizer, tokens, init, init_scale, seed)
-    write_embeddings(network, rows, user_tokens + fields.number)
+    network = load_model(checkpoint, dtype=options.dtype, trust_remote_code=trust_remote_code)
+    rows = InitialRows(bundle, tokenizer, tokens, options.init, options.init_scale, options.seed)
+    write_embeddings(network, rows, options.user_tokens + fields.number)
     network.generation_config = greedy_generation(network, tokenizer)
+    made = ExtendParams(options.init, options.seed, options.init_scale)
     contract = Contract(
         identity=bundle.identity,
         space=bundle.space,
@@ -121,10 +106,10 @@ def extend_model(
         base_weights=weight_digests(checkpoint),
         base_files=file_digests(checkpoint),
         kind=model_kind(network.config),
-        user_tokens=user_tokens,
-        field_tokens=field_tokens,
-        stages=(StageRecord("extend", ExtendParams(init, seed, init_scale)),),
-        license=license,
+        user_tokens=options.user_tokens,
+        field_tokens=options.field_tokens,
+        stages=(StageRecord("extend", made),),
+        license=options.license,
     )
     with new_dir(out, force=force) as folder:
         save_pretrained(folder, network, tokenizer)
@@ -133,32 +118,16 @@ def extend_model(
         check_token_ids(reloaded, tokens)
         check_block(reloaded, contract.users)
         check_block(reloaded, contract.fields)
-        contract = write_contract(folder, contract, bundle)
-        # reads of a bundle do not check its bytes: refuse a damaged one here, not after training
-        for name, reason in verify(folder / BUNDLE_COPY):
-            raise IntegrityError(f"the bundle is damaged: {name}: {reason}")
-    return contract
+        return write_contract(folder, contract, bundle)
 
 
 def check_extension(
-    bundle: Bundle,
-    out: Path,
-    init: Init,
-    license: str | None,
-    user_tokens: int = 0,
-    field_tokens: FieldValues | None = None,
-    *,
-    init_scale: float = DEFAULT_SCALE,
-    force: bool = False,
+    bundle: Bundle, out: Path, options: ExtendOptions, *, force: bool = False
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
-    FieldTokens(0, field_tokens or {})  # raises UsageError
-    check_init(bundle, init)
-    if not 0 < init_scale < math.inf:
-        raise UsageError(f"the scale of initial rows is positive, not {init_scale}")
-    check_license(license or "unknown")
-    if not 0 <= user_tokens <= MAX_USER_TOKENS:
-        raise UsageError(f"user tokens are 0 to {MAX_USER_TOKENS}, not {user_tokens}")
+    FieldTokens(0, options.field_tokens)  # raises UsageError
+    check_init(bundle, options.init)
+    check_license(options.license or "unknown")
     refuse_existing(out, force, FOLDER)
     require("models")
 

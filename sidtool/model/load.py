@@ -4,23 +4,25 @@ any weight is read."""
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.base.errors import CompatibilityError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import require
 from sidtool.model.adapter import load_weights, read_config
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.read import check_files, open_bundle_copy, read_contract
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import model_kind
 from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,17 @@ def check_model_folder(
 ) -> tuple[Contract, Bundle, Verdict]:
     """The contract of a model folder, the bundle to use with it and the verdict on that bundle.
 
-    The bundle is the folder's copy unless another is given. Reads no weights. Raises as
-    `model_folder` does, CompatibilityError or IntegrityError if bundle and model do not belong
-    together; an aligned bundle is a SidtoolWarning."""
+    The bundle is the folder's copy unless another is given. Loads no weights. Raises as
+    `model_folder` does, IntegrityError if a file of the folder is not the one that the contract
+    records, CompatibilityError or IntegrityError if bundle and model do not belong together; an
+    aligned bundle is a SidtoolWarning."""
     folder = model_folder(folder)
     contract = read_contract(folder)
     copy = open_bundle_copy(folder, contract)
     verdict = check_bundle(copy, bundle) if bundle is not None else Verdict("same")
     if verdict.kind == "aligned":
         warnings.warn(verdict.message, SidtoolWarning, stacklevel=2)
+    check_files(folder, contract)
     return contract, usable_items(bundle or copy, contract.tokens), verdict
 
 
@@ -82,7 +86,7 @@ def usable_items(bundle: Bundle, tokens: SidTokens) -> Bundle:
         SidtoolWarning,
         stacklevel=3,
     )
-    return bundle.without(lacking)
+    return bundle.without(ItemRows(lacking))
 
 
 def load_model_folder(
@@ -93,23 +97,47 @@ def load_model_folder(
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
     memory: MemoryOptions | None = None,
+    contract: Contract | None = None,
 ) -> LoadedModel:
     """Load a model that `extend-model` or a later stage wrote, a folder or `hf://ORG/NAME`, with
     the memory that its contract or `memory` names.
 
     `device` defaults to the GPU if there is one, `dtype` to float32 on a CPU and bfloat16
-    elsewhere. Raises UsageError for an unavailable device, CompatibilityError unless bundle,
-    contract, tokenizer, weights and memory belong together."""
+    elsewhere. A folder that is replaced meanwhile is loaded again, once; `contract` is the one that
+    it must still have. Raises UsageError for an unavailable device, IntegrityError if a file is not
+    the one that the contract records, CompatibilityError unless bundle, contract, tokenizer,
+    weights and memory belong together."""
     require("models")
     import torch
 
     check_device(device)
     folder = model_folder(folder, trust_remote_code=trust_remote_code)
-    contract, bundle, verdict = check_model_folder(folder, bundle)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype is None:
         dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    before = contract or read_contract(folder)
+    load = partial(_load, folder, bundle, device, dtype, trust_remote_code, memory)
+    try:
+        loaded = load()
+    except SidtoolError:
+        if read_contract(folder) == before:
+            raise
+        loaded = load()
+    if contract is not None and loaded.contract != contract:
+        raise CompatibilityError(f"{folder} has another model now than when the command began")
+    return loaded
+
+
+def _load(
+    folder: Path,
+    bundle: Bundle | None,
+    device: str,
+    dtype: Dtype,
+    trust_remote_code: bool,
+    memory: MemoryOptions | None,
+) -> LoadedModel:
+    contract, bundle, verdict = check_model_folder(folder, bundle)
     weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
     tokenizer = _load_tokenizer(folder, contract, trust_remote_code)
     model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -118,6 +146,10 @@ def load_model_folder(
             f"{folder} has {model_kind(model.config)} weights, its contract says {contract.kind}"
         )
     check_embedding_rows(model, contract.ids_stop)
+    # the libraries open the files by their paths: those that were checked, if they are there still
+    check_files(folder, contract)
+    if read_contract(folder) != contract:
+        raise CompatibilityError(f"{folder} was replaced while it was loaded", hint="load it again")
     return LoadedModel(model.to(device), tokenizer, contract, bundle, verdict, weighted)
 
 

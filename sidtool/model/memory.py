@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.options import option
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.contract.memory_binding import (
@@ -65,12 +66,13 @@ class WeightedMemory:
 class MemoryOptions:
     """Which memory to use with a model, in place of what its contract says."""
 
-    location: str | Path | None = None
-    """The path or URL of a memory (`registry.references.located` resolves references); None is the
-    model's own, if it has one."""
-    weight: float | None = None
-    """None is the model's, or its gate's; 0 leaves the memory out."""
-    power: float | None = None
+    location: str | None = option(None, flag="--memory")
+    """A memory of build-memory, or URL/NAME@VERSION, in place of the model's own, for example
+    tonight's."""
+    weight: float | None = option(None, minimum=0, maximum=1, flag="--memory-weight")
+    """Share of the memory in the mixture, 0 to 1; 0 leaves the memory out."""
+    power: float | None = option(None, above=0, maximum=20, flag="--memory-power")
+    """Power to which the memory's scores are raised before they are normalized."""
 
 
 def choose_memory(

@@ -1,16 +1,14 @@
 """Writes a copy of a model folder with a memory in it."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from sidtool.base.output import new_dir
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.bases import refuse_base_as_output
-from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.write import write_contract
+from sidtool.model.contract.write import copy_model, write_contract
 from sidtool.model.load import check_model_folder
 
 
@@ -31,9 +29,7 @@ def bind_memory(
     contract, bundle, _ = check_model_folder(folder)
     memory.check_bundle(bundle)
     refuse_base_as_output(Path(out), contract)
-    # checkpoints have the old contract
-    skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, MEMORY_COPY, "checkpoint-*")
     with new_dir(Path(out), force=force) as target:
-        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
-        memory.save(target / MEMORY_COPY)
+        copy_model(folder, contract, target)
+        memory.save(target / MEMORY_COPY, force=True)
         write_contract(target, replace(contract, memory=binding), bundle)

@@ -1,6 +1,5 @@
 """Merges LoRA adapters into their base model."""
 
-import shutil
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
@@ -42,8 +41,8 @@ def merge(
     contract = loaded.contract.with_stage(record, base_folder=None, memory=memory)
     with new_dir(out, force=force) as target:
         save_pretrained(target, loaded.model, loaded.tokenizer)
-        if memory is not None:
-            shutil.copytree(folder / MEMORY_COPY, target / MEMORY_COPY)
+        if loaded.memory is not None:
+            loaded.memory.memory.save(target / MEMORY_COPY)
         write_contract(target, contract, loaded.bundle)
     return base
 

@@ -1,6 +1,5 @@
 """Replaces the bundle inside a trained model by a newer one that the model is compatible with."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +13,11 @@ from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import open_verified
 from sidtool.model.contract.bases import refuse_base_as_output
 from sidtool.model.contract.compat import Verdict, check_bundle
-from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
+from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.memory_binding import MEMORY_COPY
 from sidtool.model.contract.stage_record import RebindParams, StageRecord
-from sidtool.model.contract.write import write_contract
+from sidtool.model.contract.write import copy_model, write_contract
 from sidtool.model.load import check_model_folder
 from sidtool.model.restoring import check_restore, lacks_contract, restore
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -72,11 +71,9 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     rebound = contract.with_stage(
         StageRecord("rebind", params), identity=bundle.identity, memory=contract.memory
     )
-    # checkpoints have the old contract
-    skip = shutil.ignore_patterns(CONTRACT, BUNDLE_COPY, "checkpoint-*")
     refuse_existing(out, force, FOLDER)
     with new_dir(out, force=force) as target:
-        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+        copy_model(folder, contract, target)
         write_contract(target, rebound, bundle)
     return verdict
 

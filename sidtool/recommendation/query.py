@@ -22,7 +22,6 @@ from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.prompt.user_tokens import UserTokens
-from sidtool.recommendation.search.beam_result import BeamResult, check_scores
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
 from sidtool.recommendation.search.mixture import (
     NO_PRIOR,
@@ -32,15 +31,13 @@ from sidtool.recommendation.search.mixture import (
     mix,
     rank_items,
 )
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import BeamResult, Normalize, check_scores
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
-
-ItemIndex = NDArray[np.int64]
-"""(n,) positions of items in a bundle; -1 is an item that the bundle lacks."""
 
 T = TypeVar("T")
 Prompt = TypeVar("Prompt", HistoryPrompt | None, TextPrompt | None)
@@ -52,7 +49,7 @@ class Query:
 
     prompt: Sequence[int]
     leaf_filter: LeafFilter | None = None
-    history: ItemIndex | None = None
+    history: ItemRows | None = None
     """What the memory reads; None answers by the model alone."""
     target: int = -1
     """The leaf whose prefixes are followed through the beam, -1 for none."""
@@ -60,24 +57,24 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class RankedQueries:
-    """The best SIDs or items of n queries."""
+    """The best SIDs or items of n queries, best first."""
 
-    entries: NDArray[np.int64]
-    """(n, k): leaves of the trie, or positions of items in SID order, best first; -1 where there
-    are no more"""
+    leaves: Leaves
+    """(n, k): the SIDs, or those of the items; -1 where there are no more"""
     survived: NDArray[np.int64]
     """(n,): number of levels after which the prefix of the query's target was among the beams"""
+    positions: SidPositions | None = None
+    """(n, k): the items, -1 where there are no more; None where SIDs were ranked"""
 
     @classmethod
-    def of(cls, answers: Iterable[tuple[NDArray[np.int64], int]], k: int) -> Self:
-        """Lay out the entries and survived levels of each query."""
-        rows = [np.zeros((0, k), dtype=np.int64)]
-        survived = []
-        for entries, levels in answers:
-            padding = np.full(k - len(entries), -1, dtype=np.int64)
-            rows.append(np.concatenate([entries, padding])[None])
-            survived.append(levels)
-        return cls(np.concatenate(rows), np.array(survived, dtype=np.int64))
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Those of all queries of the parts, which all rank items or all SIDs."""
+        positions = [part.positions for part in parts if part.positions is not None]
+        return cls(
+            Leaves(np.concatenate([part.leaves for part in parts])),
+            np.concatenate([part.survived for part in parts]),
+            SidPositions(np.concatenate(positions)) if positions else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +134,7 @@ class QuerySession:
         return self.bundle.trie()
 
     def from_history(
-        self, history: ItemIndex, fields: Fields = NO_FIELDS, *, user: str | None = None
+        self, history: ItemRows, fields: Fields = NO_FIELDS, *, user: str | None = None
     ) -> list[int]:
         """The prompt for the next item after a history, oldest item first, with the fields of its
         items; items that are unknown or have a code without a token are left out. It has the token
@@ -153,7 +150,7 @@ class QuerySession:
         if fields is not NO_FIELDS and not in_bundle.all():
             # by places from the end: fields may go further back than the history
             fields = fields.take((np.flatnonzero(in_bundle) - len(history)).tolist())
-        history = history[in_bundle]
+        history = ItemRows(history[in_bundle])
         items = self.bundle.items
         titles = None
         if self.history_prompt.history_as == "title":
@@ -177,12 +174,12 @@ class QuerySession:
         return text_prompt_ids(self.text_prompt, self.tokenizer, self.tokens, text)
 
     def leaf_filter(
-        self, allowed: AllowList | None, denied: Sequence[ItemIndex]
+        self, allowed: AllowList | None, denied: Sequence[ItemRows]
     ) -> LeafFilter | None:
         """The filter of an allow list and of denied items; None if it would exclude nothing."""
         if allowed is None and not any(map(len, denied)):
             return None
-        return LeafFilter.of(self.trie, allowed, np.concatenate(denied))
+        return LeafFilter.of(self.trie, allowed, ItemRows(np.concatenate(denied)))
 
     def search(
         self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
@@ -239,29 +236,42 @@ class QuerySession:
         *,
         k: int,
         num_beams: int,
+        items: bool = False,
         total: int = 0,
         window: int | None = None,
         progress: Progress | None = None,
     ) -> RankedQueries:
-        """The k best SIDs of each query as leaves of the trie. Queries are read `window` (WINDOW)
-        at a time."""
-        answers = (
-            (result.leaves, result.survived)
-            for batch in in_windows(queries, window or WINDOW, total, progress)
-            for result in self.search(model, batch, k=k, num_beams=num_beams)
-        )
-        return RankedQueries.of(answers, k)
+        """The k best SIDs of each query, or with `items` the k best items. Queries are read
+        `window` (WINDOW) at a time."""
+        entries: list[NDArray[np.int64]] = []
+        survived: list[int] = []
+        for batch in in_windows(queries, window or WINDOW, total, progress):
+            if items:
+                for ranked in self.search_items(model, batch, k=k, num_beams=num_beams):
+                    entries.append(ranked.positions)
+                    survived.append(ranked.survived)
+            else:
+                for result in self.search(model, batch, k=k, num_beams=num_beams):
+                    entries.append(result.leaves)
+                    survived.append(result.survived)
+        table = np.full((len(entries), k), -1, dtype=np.int64)
+        for row, best in zip(table, entries, strict=True):
+            row[: len(best)] = best
+        levels = np.array(survived, dtype=np.int64)
+        if not items:
+            return RankedQueries(Leaves(table), levels)
+        positions = SidPositions(table)
+        return RankedQueries(self.trie.leaves(positions), levels, positions)
 
     def score_items(
-        self, model: Any, queries: Sequence[Query], candidates: ItemIndex, *, k: int
+        self, model: Any, queries: Sequence[Query], candidates: ItemRows, *, k: int
     ) -> list[RankedItems]:
         """The k best candidates of each query that pass its filter, by exact scores. Only where a
         memory has a share, items that share a SID share its probability."""
         trie = self.trie
         positions = trie.positions(candidates)
-        rows = positions if trie.rows is None else trie.rows[positions]
         ranked = []
-        all_scores = self.score(model, queries, rows)
+        all_scores = self.score(model, queries, trie.item_rows(positions))
         for query, prior, scores in zip(queries, self._priors(queries), all_scores, strict=True):
             check_scores(scores)
             model_scores = scores.astype(np.float64)
@@ -270,29 +280,12 @@ class QuerySession:
             eligible = np.isfinite(model_scores)
             if query.leaf_filter is not None:
                 eligible &= query.leaf_filter.passes(positions)
-            ranked.append(mix(positions[eligible], model_scores[eligible], prior or NO_PRIOR, k))
+            chosen = SidPositions(positions[eligible])
+            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, k))
         return ranked
 
-    def rank_items(
-        self,
-        model: Any,
-        queries: Iterable[Query],
-        *,
-        k: int,
-        num_beams: int,
-        total: int = 0,
-        progress: Progress | None = None,
-    ) -> RankedQueries:
-        """The k best items of each query by position in SID order."""
-        answers = (
-            (result.positions, result.survived)
-            for batch in in_windows(queries, WINDOW, total, progress)
-            for result in self.search_items(model, batch, k=k, num_beams=num_beams)
-        )
-        return RankedQueries.of(answers, k)
-
     def score(
-        self, model: Any, queries: Sequence[Query], candidates: ItemIndex
+        self, model: Any, queries: Sequence[Query], candidates: ItemRows
     ) -> NDArray[np.float32]:
         """(queries, candidates) float32: the exact score of each candidate item, whatever the
         filters. Raises UsageError for a model in an engine, which scores no list."""

@@ -3,44 +3,42 @@
 from dataclasses import dataclass, field
 
 from sidtool.base.errors import UsageError
+from sidtool.base.option_texts import read_ids
+from sidtool.base.options import option
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.search_options import SearchOptions
 
 
-@dataclass(frozen=True)
-class RecommendOptions:
-    """How many items to recommend, how to search for them, and which items are excluded.
+@dataclass(frozen=True, kw_only=True)
+class ItemOptions(SearchOptions):
+    """How many items are recommended, and which. Raises UsageError for a number out of range."""
 
-    Raises UsageError if `k` or `num_beams` is less than 1."""
+    k: int = option(10, minimum=1)
+    """Items per request; at least as many beams are used."""
+    allow: tuple[str, ...] | None = option(None, reads=read_ids)
+    """Item ids, one per line: recommend no others."""
+    deny: tuple[str, ...] = option((), reads=read_ids)
+    """Item ids, one per line: never recommend these. An id that the bundle lacks is a warning."""
 
-    k: int = 10
-    """Items per request."""
-    num_beams: int = 50
-    """Beam width: partial SIDs that survive each level. At least k are used."""
-    normalize: Normalize | None = None
-    """None: as the model was trained, which its contract records."""
-    exclude_seen: bool = False
-    """Never recommend an item of the request's history."""
-    allow: tuple[str, ...] | None = None
-    """Ids of the only items that may be recommended; None allows all. Holds for every request."""
-    deny: tuple[str, ...] = ()
-    """Ids of items that are never recommended. Holds for every request."""
-    strict: bool = False
-    """Refuse ids of allow and deny lists that the bundle lacks, in place of a warning."""
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendOptions(ItemOptions):
+    """The options of a recommendation. Raises UsageError for a number out of range, and for a list
+    with an explanation."""
+
+    strict: bool = option(False)
+    """Refuse ids of allow and deny lists that the bundle lacks, in place of a warning; the command
+    stops at the first request that cannot be answered, too."""
+    explain: bool = option(False)
+    """Show the memory's share of each item and the items it is based on."""
     list: ListOptions | None = None
     """Recommend one list, in the order in which the model writes it, in place of the k best next
     items; k is its length, and beams are partial lists. Needs a model that was trained on lists."""
-    explain: bool = False
-    """Say which part of each item's probability comes from the memory, and from which items."""
-
     fields: Fields = field(default=NO_FIELDS, hash=False)
     """Fields of every request that does not have its own."""
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"k must be at least 1, not {self.k}")
+        super().__post_init__()
         if self.list is not None and self.explain:
             raise UsageError("a list has no explanation: a memory has no part in it")
-        if self.num_beams < 1:
-            raise UsageError(f"the number of beams must be at least 1, not {self.num_beams}")

@@ -13,22 +13,27 @@ from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.list_query import check_lists
 from sidtool.recommendation.live import LiveRequests
-from sidtool.recommendation.outcome import Answer, Outcome, at_line
 from sidtool.recommendation.query import (
     WINDOW,
-    ItemIndex,
     Query,
     QuerySession,
     in_windows,
     reporting,
 )
-from sidtool.recommendation.ranker import QueryRanker, QueryRanking
+from sidtool.recommendation.ranker import QueryRanker, QueryRanking, check_lists
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Recommendation, Request
+from sidtool.recommendation.requests import (
+    Answer,
+    BadRequest,
+    Outcome,
+    Recommendation,
+    Request,
+    at_line,
+)
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 from sidtool.recommendation.search.filters import AllowList
+from sidtool.tokenizer.index_spaces import ItemRows
 
 
 def recommend(
@@ -163,7 +168,7 @@ class Recommender:
     ranker: QueryRanker
     options: RecommendOptions
     allowed: AllowList | None
-    denied: ItemIndex
+    denied: ItemRows
 
     @classmethod
     def of(
@@ -189,7 +194,7 @@ class Recommender:
             if (candidate_index < 0).any():
                 unknown = candidates[int(candidate_index.argmin())]
                 raise DataError(f"candidate {unknown!r} is not in the bundle")
-            candidate_index = np.unique(candidate_index)
+            candidate_index = ItemRows(np.unique(candidate_index))
         allowed = None
         for name, ids in (("allow list", options.allow), ("candidates", candidates)):
             if ids is not None:
@@ -197,7 +202,7 @@ class Recommender:
                 if not len(listed.positions):
                     raise DataError(f"none of the {len(ids)} ids of the {name} is an active item")
                 allowed = listed if allowed is None else listed.intersect(allowed)
-        denied = items.rows(options.deny) if options.deny else np.zeros(0, dtype=np.int64)
+        denied = items.rows(options.deny)
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
         _report_unknown(session, options)
@@ -264,9 +269,9 @@ class Recommender:
     def _query(
         self,
         request: Request,
-        history: ItemIndex,
-        allowed_by_request: ItemIndex | None,
-        denied_by_request: ItemIndex,
+        history: ItemRows,
+        allowed_by_request: ItemRows | None,
+        denied_by_request: ItemRows,
     ) -> Query:
         session = self.session
         allowed = self.allowed
@@ -293,9 +298,9 @@ class Prepared:
     """A request with its items looked up."""
 
     request: Request
-    history: ItemIndex
-    allowed: ItemIndex | None
-    denied: ItemIndex
+    history: ItemRows
+    allowed: ItemRows | None
+    denied: ItemRows
     query: Query
 
 
@@ -322,11 +327,11 @@ def _report_unknown(session: QuerySession, options: RecommendOptions) -> None:
             _warn(f"the {name} list has {unknown}")
 
 
-def _n_unknown(rows: ItemIndex | None) -> int:
+def _n_unknown(rows: ItemRows | None) -> int:
     return 0 if rows is None else int((rows < 0).sum())
 
 
-def _unknown_ids(ids: Sequence[str], index: ItemIndex) -> str:
+def _unknown_ids(ids: Sequence[str], index: ItemRows) -> str:
     """How many ids the bundle lacks, and the first three of them; empty if it lacks none."""
     unknown = np.flatnonzero(index < 0)
     if not len(unknown):

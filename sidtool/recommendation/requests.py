@@ -5,7 +5,7 @@ answer."""
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -14,7 +14,9 @@ from typing import IO, Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, SidtoolError
+from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.data.split.histories import History, user_histories
 from sidtool.data.tables.containers import PARQUET, library_errors
 from sidtool.data.tables.parquet import parquet_rows
 
@@ -244,3 +246,84 @@ def _similar_key(key: str) -> str | None:
 
 def _brief(value: Any) -> str:
     return json.dumps(value)[:80]
+
+
+def user_requests(
+    events: Path, users: Sequence[str] | None = None, *, recorded: EventColumns | None = None
+) -> list[Request | BadRequest]:
+    """A request of each of `users`, in their order, or of all users; a user without events becomes
+    a BadRequest. Arguments and errors as in `user_histories`."""
+    histories = user_histories(events, recorded=recorded)
+    if users is None:
+        return [_request(user, history) for user, history in histories.items()]
+    requests: list[Request | BadRequest] = []
+    for user in users:
+        if user in histories:
+            requests.append(_request(user, histories[user]))
+        else:
+            error = DataError(f"user {user!r} has no events in {events}")
+            requests.append(BadRequest(error, None, user))
+    return requests
+
+
+def _request(user: str, history: History) -> Request:
+    items, fields = history
+    return Request(user, items, fields=fields)
+
+
+Answer = Recommendation | BadRequest
+
+
+@dataclass
+class Outcome:
+    """What became of the requests of a run so far."""
+
+    requests: int = 0
+    short: int = 0
+    """Requests with fewer than k items."""
+    bad: int = 0
+    """Requests that could not be answered."""
+    first_bad: BadRequest | None = None
+
+    def count(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """Pass answers on, and count them."""
+        for answer in answers:
+            self.add([answer])
+            yield answer
+
+    def add(self, answers: Iterable[Answer]) -> None:
+        """Count answers."""
+        for answer in answers:
+            self.requests += 1
+            if isinstance(answer, BadRequest):
+                self.bad += 1
+                self.first_bad = self.first_bad or answer
+            else:
+                self.short += answer.missing > 0
+
+    def add_line(self, line: Mapping[str, Any]) -> None:
+        """Count an answer by what `to_json` returned of it."""
+        if "error" in line:
+            self.add([BadRequest(DataError(line["error"]), line.get("line"), line.get("user"))])
+        else:
+            self.requests += 1
+            self.short += line.get("missing", 0) > 0
+
+    def raise_bad(self) -> None:
+        """Raise the error of the first bad request, if there is one, and count the others."""
+        if self.first_bad is None:
+            return
+        error = self.first_bad.error
+        if self.bad == 1:
+            raise error
+        raise DataError(
+            f"{self.bad} of {self.requests} requests cannot be answered; the first: {error}",
+            hint=error.hint,
+        )
+
+
+def at_line(error: SidtoolError, line: int | None) -> SidtoolError:
+    """The same error, with the line of its request if it has one."""
+    if line is None:
+        return error
+    return type(error)(f"line {line} of the requests: {error}", hint=error.hint)

@@ -16,10 +16,8 @@ from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
 from sidtool.data.tables.containers import PARQUET
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.requests import BadRequest, Request
-from sidtool.recommendation.result_table import write_result_table
+from sidtool.recommendation.requests import BadRequest, Outcome, Request
 
 RESULTS = "results.jsonl"
 REQUESTS = "requests.sha256"
@@ -155,3 +153,42 @@ def _answered(work: Path) -> tuple[tuple[bytes, ...], Outcome]:
 
 def _digest(request: Request | BadRequest) -> bytes:
     return hashlib.sha256(repr(request).encode("utf-8", "backslashreplace")).digest()[:DIGEST_BYTES]
+
+
+BATCH = 4096
+"""Rows that are in memory at once."""
+TEXTS = ("items", "sids", "titles")
+NUMBERS = ("unknown", "unknown_allowed", "unknown_denied", "missing", "line")
+
+
+def write_result_table(lines: Path, path: Path) -> None:
+    """Write the JSON Lines of answers as Parquet: `user`, lists `items`, `scores`, `sids` and
+    `titles`, counts, `line` and `error` of bad requests, `explanations` as JSON, and `list_score`
+    of lists."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lists = [(name, pa.list_(pa.string())) for name in TEXTS]
+    schema = pa.schema(
+        [
+            ("user", pa.string()),
+            *lists,
+            ("scores", pa.list_(pa.float64())),
+            *((name, pa.int64()) for name in NUMBERS),
+            ("error", pa.string()),
+            ("explanations", pa.string()),
+            ("list_score", pa.float64()),
+        ]
+    )
+    with lines.open(encoding="utf-8") as stream, pq.ParquetWriter(path, schema) as writer:
+        rows = _rows(stream)
+        while batch := list(islice(rows, BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+def _rows(lines: Any) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        row = json.loads(line)
+        if "explanations" in row:
+            row["explanations"] = json.dumps(row["explanations"], ensure_ascii=False)
+        yield row

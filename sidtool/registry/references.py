@@ -1,6 +1,7 @@
 """References to published bundles, memories and models: URL/NAME (the latest version),
 URL/NAME@VERSION, URL/NAME@TAG."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sidtool.registry.records import (
     read_record,
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle.integrity import open_verified_bundle
 from sidtool.tokenizer.bundle.manifest import Manifest
 from sidtool.tokenizer.bundle.zarr_group import ROOT
 
@@ -33,13 +35,23 @@ def open_bundle(reference: str | Path) -> Bundle:
     Raises DataError if the registry has no such version or tag, or it is a model, IntegrityError if
     a record is of another bundle, and what `Bundle.open` raises.
     """
+    return _open_bundle(reference, Bundle.open)
+
+
+def open_source(reference: str | Path) -> Bundle:
+    """As `open_bundle`, with everything checked that `verify` checks: for commands that make
+    something of the bundle, so that no damage becomes part of it."""
+    return _open_bundle(reference, open_verified_bundle)
+
+
+def _open_bundle(reference: str | Path, open_at: Callable[[str], Bundle]) -> Bundle:
     location, record = locate(str(reference))
     if record is not None and record.kind == "model":
         raise DataError(
             f"{reference} is a model, not a bundle",
             hint=f"the model's bundle is {location}/{BUNDLE_COPY}",
         )
-    bundle = Bundle.open(location)
+    bundle = open_at(location)
     check_published(location, bundle.manifest, record)
     return bundle
 

@@ -15,7 +15,7 @@ from sidtool.model.contract.bases import refuse_base_as_output
 from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.read import read_contract
-from sidtool.model.contract.split_check import check_model_split
+from sidtool.model.contract.split_check import check_model_split, further_splits
 from sidtool.model.load import check_model_folder
 from sidtool.registry.references import open_memory
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -53,6 +53,7 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
     check_same_bundle(lineage, bundle, examples)
     _check_field_tokens(lineage, contract, examples)
     by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}
+    learned_from = further_splits(bundle, by_name.values())
     teacher_kinds = [teacher.kind for teacher in by_name.values()]
     _check_kind(contract.kind, teacher_kinds, options, lineage)
     if teacher_dirs:
@@ -77,6 +78,7 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
         contract=contract,
         bundle=bundle,
         teacher_dirs=teacher_dirs,
+        learned_from=learned_from,
         memory=memory,
         item_fields=_item_fields(lineage, contract, options),
         trust_remote_code=trust,

@@ -7,24 +7,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.model.contract.memory_binding import check_weight
+from sidtool.base.options import check_options, option
 from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
-from sidtool.training.setting_checks import check_choices, check_minima, parse_metric
 
 Stage = Literal["embeddings", "full", "lora"]
 SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
 """The tokens that a target of the loss competes with."""
 
 
-_MINIMUM: Mapping[str, float] = {
-    "lora_r": 1,
-    "token_budget": 1,
-    "eval_users": 0,
-    "eval_num_beams": 1,
-    "early_stopping_patience": 1,
-}
-_PROBABILITIES = ("item_dropout", "reverse_prob", "shuffle_span", "distill_weight")
-_DROPOUT_RATES = ("dropout", "lora_dropout")
+def parse_metric(text: str) -> tuple[str, int]:
+    """ "ndcg@10" -> ("ndcg", 10). Raises UsageError for anything but hr@K and ndcg@K."""
+    name, _, k = text.partition("@")
+    if name not in ("hr", "ndcg") or not k.isdecimal() or int(k) < 1:
+        raise UsageError(f"metric_for_best_model must be hr@K or ndcg@K, not {text!r}")
+    return name, int(k)
 
 
 @dataclass(frozen=True)
@@ -33,84 +29,70 @@ class TrainOptions:
 
     Raises UsageError for a value outside its choices or range."""
 
-    stage: Stage = "full"
+    stage: Stage = option("full")
     """Weights to train: all (`full`), only the embedding rows of the SID tokens (`embeddings`), or
     those rows and low-rank adapters (`lora`)."""
-    lora_r: int = 16
+    lora_r: int = option(16, minimum=1)
     """Rank of the LoRA adapters."""
-    lora_alpha: float = 32.0
+    lora_alpha: float = option(32.0)
     """Scale of the LoRA adapters: `lora_alpha / lora_r`."""
-    lora_dropout: float = 0.0
+    lora_dropout: float = option(0.0, minimum=0, below=1)
     """Dropout in the LoRA adapters."""
-    lora_targets: str = "all-linear"
+    lora_targets: str = option("all-linear")
     """Layers that get adapters: names separated by commas, or `all-linear` (all linear layers but
     the output head)."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = option("auto")
     """Precision in which weights are kept. `auto` is float32, and bfloat16 for frozen weights that
     are stored in bfloat16 if a GPU computes in it. Trained weights are float32 unless `stage=full`
     sets another `dtype`."""
-    token_budget: int | None = None
+    token_budget: int | None = option(None, minimum=1)
     """Train for about this many tokens, in place of `num_train_epochs`."""
-    softmax_over: Literal["auto", SoftmaxOver] = "auto"
+    softmax_over: Literal["auto", SoftmaxOver] = option("auto")
     """Tokens in the softmax of the loss: the `vocabulary`, all codes (`sid`), the codes of the
     target's level (`level`), or the codes that continue the target's prefix to an item (`trie`).
     `auto` is `sid` if all examples answer with SIDs, else `vocabulary`."""
-    batching: Literal["auto", "packed", "padded"] = "auto"
+    batching: Literal["auto", "packed", "padded"] = option("auto")
     """Several examples per sequence without padding (`packed`, needs sdpa attention) or one
     (`padded`). `auto` packs if the model keeps packed examples separate."""
-    dropout: float | None = None
+    dropout: float | None = option(None, minimum=0, below=1)
     """Dropout rate for this run, except on attention weights. Default: the model's own."""
-    item_dropout: float = 0.0
+    item_dropout: float = option(0.0, minimum=0, maximum=1)
     """Probability that an item is left out of a history."""
-    reverse_prob: float = 0.0
+    reverse_prob: float = option(0.0, minimum=0, maximum=1)
     """Probability that an item sequence is reversed in the first epoch. It falls linearly to 0 in
     the last epoch."""
-    shuffle_span: float = 0.0
+    shuffle_span: float = option(0.0, minimum=0, maximum=1)
     """Distance that items may move in a sequence in the first epoch, as a share of its length. It
     falls linearly to 0 in the last epoch."""
-    sliding_windows: Literal["auto", "none", "drawn", "all"] = "auto"
+    sliding_windows: Literal["auto", "none", "drawn", "all"] = option("auto")
     """How an item sequence becomes examples. `none` is one example with every item a target, which
     causal models can learn. Otherwise an example is a prefix whose last item is the target: one per
     sequence, `drawn` anew in each epoch, or `all` of them in each epoch, as in TIGER. `auto` is
     `none` for a causal model and `drawn` for an encoder-decoder."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = option("adamw")
     """`muon` uses Muon for the matrices of hidden layers and AdamW for other weights; it needs
     `stage=full`. `adamw` leaves the choice to `optim`."""
-    distill_weight: float = 0.5
+    distill_weight: float = option(0.5, minimum=0, maximum=1)
     """Weight of the cross-entropy with the teachers' mean distribution, against the targets' weight
     `1 - distill_weight`. Used only with `--teacher`."""
-    memory_weight: float = DEFAULT_WEIGHT
+    memory_weight: float = option(DEFAULT_WEIGHT, minimum=0, below=1)
     """Weight of the memory in the mixture whose likelihood is maximized, below 1; 0 leaves the
     memory out. Used only with `--memory`."""
-    memory_power: float = DEFAULT_POWER
+    memory_power: float = option(DEFAULT_POWER, above=0, maximum=20)
     """Power of the memory's scores in that mixture. Used only with `--memory`."""
-    metric_for_best_model: str = "ndcg@10"
+    metric_for_best_model: str = option("ndcg@10")
     """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."""
-    eval_users: int = 1000
+    eval_users: int = option(1000, minimum=0)
     """Validation users to sample; 0 takes all."""
-    eval_num_beams: int = 20
+    eval_num_beams: int = option(20, minimum=1)
     """Beam width in validation."""
-    eval_exclude_seen: bool = False
+    eval_exclude_seen: bool = option(False)
     """Exclude the items of a user's history from the recommendations in validation."""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_minima(self, _MINIMUM)
-        for name in _PROBABILITIES:
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise UsageError(f"{name} must be between 0 and 1, not {value}")
-        for name in _DROPOUT_RATES:
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise UsageError(f"{name} must be at least 0 and below 1, not {value}")
-        check_weight(self.memory_weight, self.memory_power)
-        if self.memory_weight == 1:
-            raise UsageError(
-                "memory_weight must be below 1: the model would have no part in the loss"
-            )
+        check_options(self)
         if self.optimizer == "muon" and self.stage != "full":
             raise UsageError(f"optimizer=muon requires stage=full, not stage={self.stage}")
         parse_metric(self.metric_for_best_model)

@@ -94,6 +94,7 @@ def build_trainer(
         device=str(arguments.device),
         dtype=weight_dtype(run.model_dir, run.options, arguments),
         trust_remote_code=run.trust_remote_code,
+        contract=run.contract,
     )
     inputs = read_inputs(run, loaded)
     set_dropout(loaded.model, run.options.dropout)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
+from sidtool.data.split.record import SplitReference
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import Lineage
 from sidtool.examples.tasks import LIST_TASK
@@ -88,6 +89,8 @@ class Run:
     contract: Contract
     """the contract of the model in `model_dir`"""
     bundle: Bundle
+    learned_from: tuple[SplitReference, ...]
+    """the splits of the bundle's codebook, of teachers and of rewards"""
     trust_remote_code: bool
 
     @property
@@ -246,6 +249,7 @@ class TrainingRun(Run):
             memory=self.memory.memory.digest if self.memory else None,
             lists=self.lineage.lists,
             sft=_sft_record(self.lineage),
+            learned_from=self.learned_from,
         )
         return self.contract.with_stage(
             StageRecord(self.options.stage, params),

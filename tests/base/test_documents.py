@@ -1,5 +1,6 @@
 """Documents are parsed as written, or refused with a ValueError of one line."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool import documents
+from sidtool.base import documents
 from sidtool.base.documents import (
     MAX_YAML_CHARACTERS,
+    check_seal,
     parse_json,
     parse_json_row,
     parse_yaml,
     read_document,
+    sealed_text,
 )
 
 json_values = st.recursive(
@@ -168,3 +171,17 @@ def test_the_output_of_a_command_is_a_document() -> None:
     words = ["bash", "-c", script, sys.executable, program]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.stdout == "[b'x\\n', b'', b'y\\n']\n", done.stderr
+
+
+def test_a_document_says_whether_its_values_changed() -> None:
+    value = {"b": [1, 1.5, {"é": None}], "a": "x"}
+    text = sealed_text(value)
+    stored = json.loads(text)
+    spelled = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert stored == value | {"sha256": hashlib.sha256(spelled.encode()).hexdigest()}
+    check_seal(stored)
+    check_seal(dict(sorted(stored.items())))
+    check_seal(value)  # of an earlier version
+    for changed in ({"a": "y"}, {"c": 1}, {"sha256": "0" * 64}, {"sha256": None}):
+        with pytest.raises(ValueError, match="its own SHA-256"):
+            check_seal(stored | changed)

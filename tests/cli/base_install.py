@@ -119,7 +119,8 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
         "recommend": Case(("recommend", tuned, "--history", "b001"), "models"),
         "serve": Case(("serve", tuned), "serve"),
         "evaluate": Case(("evaluate", tuned, split), "models"),
-        "evaluate: task": Case(("evaluate", tuned, split, "--task", "title-to-sid"), "models"),
+        "evaluate-task": Case(("evaluate-task", tuned, "title-to-sid"), "models"),
+        "evaluate-lists": Case(("evaluate-lists", tuned, split), "models"),
         "add-items": Case(
             (*add, inputs / "more.jsonl", "--embeddings", inputs / "more.npy", *out("more.zarr"))
         ),

@@ -7,11 +7,13 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from typer.testing import CliRunner
+import typer
+from click.testing import CliRunner
 
 from sidtool.cli.main import app
 
@@ -53,12 +55,18 @@ class Ran:
         return self.err.rstrip("\n").rpartition("\n")[2]
 
 
+@cache
+def _command() -> Any:
+    """Every command with its options, which take longer to make than most commands to run."""
+    return typer.main.get_command(app)
+
+
 def run(*arguments: object, env: dict[str, str] | None = None, text: str | None = None) -> Ran:
     """Run a command in this process; `text` is its standard input. An exception that it does not
     handle is raised."""
     clean = {name: None for name in os.environ if name.startswith("SIDTOOL_")}
     result = CliRunner().invoke(
-        app, [str(each) for each in arguments], env={**clean, **(env or {})}, input=text
+        _command(), [str(each) for each in arguments], env={**clean, **(env or {})}, input=text
     )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

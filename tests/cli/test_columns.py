@@ -40,8 +40,9 @@ CASES = {
     ("check", "events"): ("GOOD", "EVENTS"),
     ("compare", "items"): ("BUNDLE", "--items", "ITEMS", "--field", "code"),
     ("compare", "interactions"): ("BUNDLE", "--interactions", "EVENTS"),
-    ("evaluate", "items"): ("TUNED", "--task", "title-to-sid", "--items", "ITEMS"),
+    ("evaluate-task", "items"): ("TUNED", "title-to-sid", "--items", "ITEMS"),
     ("evaluate", "split"): ("TUNED", "EVENTS"),
+    ("evaluate-lists", "split"): ("TUNED", "EVENTS"),
     ("export", "items"): ("BUNDLE", "-o", "OUT", "--to", "minionerec", "--items", "ITEMS"),
     ("import", "items"): ("MAP", "-o", "OUT", "--items", "ITEMS"),
     ("init-model", "items"): ("ITEMS", "-o", "OUT"),
@@ -153,5 +154,5 @@ def test_columns_are_asked_for_once(road: Road, tmp_path: Path) -> None:
     done("add-items", bundle, items, "-o", more, "--embeddings", road.vectors)
     done("compare", bundle, "--items", items, "--field", "text", "--interactions", events)
     done("split", events, "-o", tmp_path / "later", "--extends", split)
-    done("evaluate", model, "--task", "title-to-sid", "--items", items, "--limit", 4)
+    done("evaluate-task", model, "title-to-sid", "--items", items, "--limit", 4)
     assert run("init-model", items, "-o", tmp_path / "x").code == 2

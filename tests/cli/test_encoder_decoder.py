@@ -51,8 +51,8 @@ def test_the_model_and_its_tasks_are_measured(road: Road, trained: Path) -> None
     measured = done("evaluate", trained, road.split, *beams).json
     assert 0 <= measured["metrics"]["hr@10"] <= 1
     for task, metric in (("title-to-sid", "exact"), ("sid-to-title", "token_f1")):
-        ask = ("evaluate", trained, "--task", task, "--items", road.items, "--limit", 5)
+        ask = ("evaluate-task", trained, task, "--items", road.items, "--limit", 5)
         value: Any = done(*ask, *beams).json
         assert metric in value["metrics"]
-    ask = ("evaluate", trained, "--task", "item-text", "--items", road.items, "--limit", 5)
+    ask = ("evaluate-task", trained, "item-text", "--items", road.items, "--limit", 5)
     assert "has nothing to encode" in refused(2, *ask)

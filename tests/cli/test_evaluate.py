@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.split.files import open_split
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.model.load import load_model_folder
 from tests.cli.road import N_USERS, Ran, Road, done, refused, run
 
@@ -142,20 +143,11 @@ def test_a_threshold_decides_the_exit_code(evaluated: Ran, road: Road) -> None:
 
 def test_an_option_without_effect_is_refused(road: Road, tmp_path: Path) -> None:
     ask = ("evaluate", road.tuned, road.split)
-    for option in (
-        ("--only-items", tmp_path),
-        ("--items", tmp_path),
-        ("--field", "brand"),
-        ("--query-text", "{title}"),
-    ):
-        assert f"{option[0]} requires --task" in refused(2, *ask, *option)
-    assert "--exclude-seen does not apply with --task" in refused(
-        2, *ask, "--task", "next-item", "--exclude-seen"
-    )
-    for option in (("--details",), ("--against", road.tuned)):
-        assert f"{option[0]} does not apply with --task" in refused(
-            2, *ask, "--task", "next-item", *option
-        )
+    for option in (("--only-items", tmp_path), ("--length", 5)):
+        assert f"No such option: {option[0]}" in refused(2, *ask, *option)
+    task = ("evaluate-task", road.tuned, "next-item", road.split)
+    for option in (("--exclude-seen",), ("--against", road.tuned)):
+        assert f"No such option: {option[0]}" in refused(2, *task, *option)
     assert "at least 1" in refused(2, *ask, "--num-beams", 0)
     assert "50 beams are used instead of 10" in done(*ask, "--num-beams", 10).err
 

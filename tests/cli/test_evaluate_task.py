@@ -128,7 +128,7 @@ def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
     assert contract["stages"][-1]["params"]["example_format"] == "plain"
 
 
-# evaluate --task
+# evaluate-task
 
 ALL = [task for task in ALL_TASKS if "brand" not in task and task != "list"]
 ALL += ["prefix-to-description"]
@@ -136,14 +136,14 @@ LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
 
 
 def test_a_part_needs_a_split(road: Road, spoken: Path) -> None:
-    task = ("--task", "title-to-sid", "--items", road.items)
-    error = refused(2, "evaluate", spoken, *task, "--on", "valid")
+    task = ("title-to-sid", "--items", road.items)
+    error = refused(2, "evaluate-task", spoken, *task, "--on", "valid")
     assert "--on valid has no effect without a split" in error
 
 
 def test_lists_have_a_measurement_of_their_own(road: Road, spoken: Path) -> None:
-    error = refused(2, "evaluate", spoken, road.split, "--task", "list")
-    assert "sidtool evaluate --list" in error
+    error = refused(2, "evaluate-task", spoken, "list", road.split)
+    assert "sidtool evaluate-lists" in error
 
 
 @pytest.mark.parametrize("task", ALL)
@@ -151,11 +151,10 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
     kind = named_task(task)
     of = (road.split,) if kind.per == "user" else ()
     ask = [
-        "evaluate",
+        "evaluate-task",
         spoken,
-        *of,
-        "--task",
         task,
+        *of,
         "--items",
         road.items,
         "--limit",
@@ -185,12 +184,11 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
 def test_training_examples_and_items_give_the_same_questions(road: Road, spoken: Path) -> None:
     examples = road.folder / "spoken-train.jsonl"
     from_rows = done(
-        "evaluate", spoken, examples, "--task", "title-to-sid", "--num-beams", 5, "--json"
+        "evaluate-task", spoken, "title-to-sid", examples, "--num-beams", 5, "--json"
     ).json
     from_items = done(
-        "evaluate",
+        "evaluate-task",
         spoken,
-        "--task",
         "title-to-sid",
         "--items",
         road.items,
@@ -199,9 +197,7 @@ def test_training_examples_and_items_give_the_same_questions(road: Road, spoken:
         "--json",
     ).json
     assert from_rows == from_items
-    from_titles = done(
-        "evaluate", spoken, "--task", "title-to-sid", "--num-beams", 5, "--json"
-    ).json
+    from_titles = done("evaluate-task", spoken, "title-to-sid", "--num-beams", 5, "--json").json
     assert from_titles == from_items
     assert from_items["n"] == N_ITEMS
 
@@ -214,12 +210,10 @@ def test_training_examples_of_another_bundle_are_refused(
         examples.write_text(
             json.dumps({"task": "title-to-sid", "prompt": "a title", "completion": answer}) + "\n"
         )
-        assert "the model's bundle" in refused(
-            1, "evaluate", spoken, examples, "--task", "title-to-sid"
-        )
+        assert "the model's bundle" in refused(1, "evaluate-task", spoken, "title-to-sid", examples)
     other = tmp_path / "train.jsonl"
     done("make-sft", road.other, road.items, road.events, "-o", other, "--task", "title-to-sid=1")
-    assert "codebook digest" in refused(3, "evaluate", spoken, other, "--task", "title-to-sid")
+    assert "codebook digest" in refused(3, "evaluate-task", spoken, "title-to-sid", other)
 
 
 def test_users_whose_item_the_bundle_lacks_are_left_out(road: Road, tmp_path: Path) -> None:
@@ -229,7 +223,7 @@ def test_users_whose_item_the_bundle_lacks_are_left_out(road: Road, tmp_path: Pa
     lines[5] = "u0,new,4"  # the last event of the first user
     events = write_lines(tmp_path / "events.csv", lines)
     for task in ("next-item", "sequence"):
-        ran = done("evaluate", road.model, events, "--task", task, "--num-beams", 5, "--json")
+        ran = done("evaluate-task", road.model, task, events, "--num-beams", 5, "--json")
         assert ran.json["n"] == 3
         assert "1 of 4 users are left out" in ran.err
 
@@ -237,9 +231,8 @@ def test_users_whose_item_the_bundle_lacks_are_left_out(road: Road, tmp_path: Pa
 def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_path: Path) -> None:
     held = write_lines(tmp_path / "held", ["b003", "b004", "b031"])
     ask = (
-        "evaluate",
+        "evaluate-task",
         spoken,
-        "--task",
         "description-to-sid",
         "--items",
         road.items,
@@ -284,7 +277,7 @@ def test_a_mix_of_title_tasks_hides_the_listed_titles(road: Road, tmp_path: Path
         "--json",
     )
     assert [stage["metric"] for stage in ran.json["stages"]] == [None, None]
-    ask = ("evaluate", tmp_path / "out", "--task", "title-to-sid", "--num-beams", 2, "--json")
+    ask = ("evaluate-task", tmp_path / "out", "title-to-sid", "--num-beams", 2, "--json")
     assert done(*ask, "--only-items", held).json["n"] == 2
     wrong = write_lines(tmp_path / "wrong", ["zzz"])
     assert "not in the bundle, such as 'zzz'" in refused(
@@ -301,32 +294,32 @@ def refused_after_figures(*arguments: object) -> str:
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (("--task", "guess"), 2, "unknown task 'guess'"),
-        (("--task", "next-item"), 2, "needs a split"),
-        (("split", "--task", "title-to-sid"), 2, "takes no split"),
-        (("--task", "sid-to-description"), 2, "'description'"),
-        (("--task", "query-to-sid"), 2, "--queries FILE"),
-        (("train.jsonl", "--task", "title-to-sid"), 1, "no training example of task title-to-sid"),
+        (("guess",), 2, "unknown task 'guess'"),
+        (("next-item",), 2, "needs a split"),
+        (("title-to-sid", "split"), 2, "takes no split"),
+        (("sid-to-description",), 2, "'description'"),
+        (("query-to-sid",), 2, "--queries FILE"),
+        (("title-to-sid", "train.jsonl"), 1, "no training example of task title-to-sid"),
         (
-            ("train.jsonl", "--task", "sequence", "--items", "items.jsonl"),
+            ("sequence", "train.jsonl", "--items", "items.jsonl"),
             2,
             "contains the questions already",
         ),
         (
-            ("train.jsonl", "--task", "sequence", "--query-text", "{title}"),
+            ("sequence", "train.jsonl", "--query-text", "{title}"),
             2,
             "contains the questions already",
         ),
         (
-            ("split", "--task", "next-item", "--only-items", "items.jsonl"),
+            ("next-item", "split", "--only-items", "items.jsonl"),
             2,
             "leave out --only-items",
         ),
-        ((), 2, "nothing to evaluate on"),
+        ((), 2, "Missing argument 'TASK'"),
     ],
 )
 def test_tasks_that_cannot_be_evaluated_are_refused(
     road: Road, spoken: Path, more: tuple[str, ...], code: int, message: str
 ) -> None:
     placed = [road.folder / word if word in FILES.values() else word for word in more]
-    assert message in refused(code, "evaluate", spoken, *placed)
+    assert message in refused(code, "evaluate-task", spoken, *placed)

@@ -9,7 +9,8 @@ from sidtool.cli import evaluation_tables
 from sidtool.cli.evaluation_tables import _decimals, say_evaluation
 from sidtool.data.split.split import Split
 from sidtool.evaluation.bootstrap import Difference
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import Evaluation
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import WeightedMemory

@@ -31,6 +31,7 @@ def rated_events(road: Road, folder: Path) -> tuple[Path, Path]:
     return events, write_lines(folder / "users.csv", ["user_id,age", *ages])
 
 
+@pytest.mark.slow
 def test_the_page_on_feedback_runs_as_written(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

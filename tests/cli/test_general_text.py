@@ -47,7 +47,7 @@ def test_general_text_has_its_share_and_its_held_out_part_is_evaluated(
     numbers = {path: document_numbers(path) for path in (held_out, out)}
     assert len(numbers[held_out]) == 2
     assert not numbers[held_out] & numbers[out]
-    said = done("evaluate", road.model, held_out, "--task", "general-text", "--json")
+    said = done("evaluate-task", road.model, "general-text", held_out, "--json")
     assert "perplexity" in said.out
 
     done(*sft, *mix, *model, "--force")

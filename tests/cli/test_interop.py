@@ -202,27 +202,27 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
     [
         (
             ("import", "map.json", "-o", "OUT", "--embeddings", "v.npy"),
-            "--embeddings applies only with --codebook",
+            "--embeddings requires --codebook",
         ),
         (
             ("import", "map.json", "-o", "OUT", "--encoder", "x"),
-            "--encoder applies only with --codebook",
+            "--encoder requires --codebook",
         ),
         (
             ("import", "map.json", "-o", "OUT", "--fail-under", "0"),
-            "--fail-under applies only with --codebook",
+            "--fail-under requires --codebook",
         ),
         (
             ("import", "map.json", "-o", "OUT", "--by-row"),
-            "--by-row applies only with --codebook",
+            "--by-row requires --codebook",
         ),
         (
-            ("import", "map.json", "-o", "OUT", "--codebook", "c.pth", "--fail-under", "0.5"),
-            "--fail-under applies only with --embeddings",
+            ("import", "map.json", "-o", "OUT", "--codebook", "c.pth", "--fail-under", "0.6"),
+            "--fail-under requires --embeddings",
         ),
         (
             ("import", "map.json", "-o", "OUT", "--codebook", "c.pth", "--pooling", "mean"),
-            "--pooling applies only with --encoder",
+            "--pooling requires --encoder",
         ),
         (
             ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--keys", "line"),
@@ -238,9 +238,9 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
         (("compare", "BUNDLE", "--field", "brand"), "--field requires --items"),
         (("compare", "BUNDLE", "--items", "items.csv"), "--items requires --field"),
         (("compare", "BUNDLE", "--by-row"), "--by-row requires --embeddings"),
-        (("compare", "BUNDLE", "--id-column", "sku"), "require --items"),
-        (("import", "map.json", "-o", "OUT", "--id-column", "sku"), "require --items"),
-        (("compare", "BUNDLE", "--seed", "-1"), "a seed is 0 or more"),
+        (("compare", "BUNDLE", "--id-column", "sku"), "--id-column requires --items"),
+        (("import", "map.json", "-o", "OUT", "--id-column", "sku"), "--id-column requires --items"),
+        (("compare", "BUNDLE", "--seed", "-1"), "greater than or equal to 0"),
     ],
 )
 def test_invalid_combinations_are_refused(

@@ -77,7 +77,7 @@ def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_p
     ("more", "message"),
     [
         (("--list-length", "3"), "without the task list"),
-        (("--task", "list=1", "--list-length", "0"), "from 1 to"),
+        (("--task", "list=1", "--list-length", "0"), "--list-length must be at least 1"),
         (("--task", "list=1", "--list-order", "mood"), "no feedback 'mood'"),
     ],
 )
@@ -94,12 +94,12 @@ def test_sessions_that_do_not_fit_are_refused(road: Road, tmp_path: Path) -> Non
     assert "no time" in refused(2, *split, "--session-gap", "soon")
     assert "either" in refused(2, *split, "--session-gap", "5", "--session-column", "user_id")
     assert "needs times" in refused(1, *split, "--session-gap", "5m")
-    message = refused(2, "evaluate", road.tuned, road.split, "--task", "list")
-    assert "evaluate --list" in message
+    message = refused(2, "evaluate-task", road.tuned, "list", road.split)
+    assert "sidtool evaluate-lists" in message
 
 
 def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
-    evaluate = ("evaluate", folder / "tuned", folder / "split", "--list", 3, "--limit", 6)
+    evaluate = ("evaluate-lists", folder / "tuned", folder / "split", "--length", 3, "--limit", 6)
     evaluate = (*evaluate, "--num-beams", 4)
     said = done(*evaluate, "--json", "--against", folder / "tuned")
     evaluation = said.json
@@ -117,29 +117,27 @@ def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
         "search": "gumbel",
         "seed": 5,
     }
-    assert "kendall_tau" in done(*evaluate, "--list-order", "rating").out
+    assert "kendall_tau" in done(*evaluate, "--order", "rating").out
     assert "below the threshold" in run(*evaluate, "--fail-under", "recall@3=1.1").err
     assert "not a metric" in refused(2, *evaluate, "--fail-under", "recall@5=0.1")
 
 
 def test_a_model_of_items_is_evaluated_by_its_ranking(road: Road) -> None:
-    evaluation = done("evaluate", road.tuned, road.split, "--list", 3, "--limit", 4, "--json").json
+    words = ("evaluate-lists", road.tuned, road.split, "--length", 3, "--limit", 4, "--json")
+    evaluation = done(*words).json
     assert list(evaluation["systems"]) == ["top items", "popularity", "item-knn"]
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--list", 3, "--details"), "--details does not apply with --list"),
-        (("--list", 3, "--workers", 2), "--workers does not apply with --list"),
-        (("--list", 3, "--by", "feedback.rating"), "--by does not apply with --list"),
-        (("--list", 0), "from 1 to"),
-        (("--mmr", 0.5), "require --list"),
-        (("--list-order", "rating"), "--list-order requires --list"),
-        (("--list", 3, "--list-order", "mood"), "no feedback 'mood'"),
+        (("--details",), "No such option: --details"),
+        (("--length", 0), "length must be at least 1"),
+        (("--length", 1025), "length must be at most 1024"),
+        (("--order", "mood"), "no feedback 'mood'"),
     ],
 )
 def test_options_of_list_evaluation_that_do_not_fit_are_refused(
     folder: Path, more: tuple[object, ...], message: str
 ) -> None:
-    assert message in refused(2, "evaluate", folder / "tuned", folder / "split", *more)
+    assert message in refused(2, "evaluate-lists", folder / "tuned", folder / "split", *more)

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.errors import CompatibilityError
 from sidtool.data.items import read_items
+from sidtool.data.split.files import read_split
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.memory_binding import MEMORY_COPY
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.split_check import check_model_split
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.embedding import embed
 from sidtool.tokenizer.encoder.settings import Encoder
@@ -245,6 +248,12 @@ def test_tune_memory_binds_the_memory_and_changes_no_weight(
     assert {name: after[name] for name in copied} == {
         name: data for name, data in before.items() if name in copied
     }
+    split = read_split(road.split).reference
+    assert contract.memory.split == split
+    untrained, own_bundle = replace(contract, stages=()), open_bundle_copy(bound, contract)
+    check_model_split(untrained, own_bundle, "the split", split)
+    with pytest.raises(CompatibilityError, match="may have learned"):
+        check_model_split(untrained, own_bundle, "the split", replace(split, digest="0" * 64))
     values = binding["validation"]
     assert values["ndcg@10 mixture"] >= max(values["ndcg@10 model"], values["ndcg@10 memory"])
     again = done("tune-memory", bound, road.split, memory, "-o", tmp_path / "again", "--json")
@@ -305,7 +314,7 @@ def test_memories_that_do_not_fit_are_refused(
     refused(2, "recommend", trie_model, *history, "--explain")
     refused(2, "recommend", bound, *history, "--memory-weight", 1.5)
     refused(2, "recommend", bound, *history, "--memory-power", 0)
-    refused(2, "evaluate", bound, "--task", "title-to-sid", "--memory", memory)
+    refused(2, "evaluate-task", bound, "title-to-sid", "--memory", memory)
 
 
 def test_a_damaged_or_replaced_copy_is_refused(
@@ -321,7 +330,7 @@ def test_a_damaged_or_replaced_copy_is_refused(
     assert "neighbors/weight/c/0" in refused(3, "recommend", tmp_path / "model", *history)
     other = tmp_path / "model/memory.zarr"
     build(road, other, "--neighbors", 3, "--force")
-    assert "the contract says" in refused(3, "recommend", tmp_path / "model", *history)
+    assert "sid.json says" in refused(3, "recommend", tmp_path / "model", *history)
 
 
 def test_later_stages_do_not_keep_the_memory(road: Road, bound: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
+
 from sidtool.data.split.files import read_split
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
@@ -21,6 +23,7 @@ SMALLER = {
 """What keeps the commands of the example short."""
 
 
+@pytest.mark.slow
 def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
     text = (EXAMPLE / "run.sh").read_text(encoding="utf-8").replace("\\\n", " ")
     events = session_events(road, tmp_path / "events.csv")
@@ -46,7 +49,7 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
             said = done(name, *map(_in(tmp_path), words), *SMALLER.get(name, []))
     assert names == [
         *("split", "build-codebook", "init-model", "extend-model", "make-sft", "train"),
-        *("make-sft", "train", "evaluate", "rl", "evaluate"),
+        *("make-sft", "train", "evaluate-task", "rl", "evaluate-lists"),
     ]
     assert read_split(tmp_path / "split").protocol == "last-session"
     contract = read_contract(tmp_path / "aligned")

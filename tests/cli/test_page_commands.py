@@ -44,6 +44,7 @@ def run_page(name: str, encoder: Path, levels: str = "8x8x8") -> None:
             Path(command.written).write_text(ran.out, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs_as_written(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def run_commands(name: str, words: Mapping[str, str], further: Mapping[str, Sequ
         done(*text.split("\n"), *further.get(command.words[0], ()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
 def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) -> None:
     Path("foreign").symlink_to(road.foreign)
@@ -157,6 +159,16 @@ def test_the_pages_on_refreshing_and_migrating_run(road: Road, encoder: Path) ->
     run_page("refreshing.md", encoder, levels="4x4x8")
     run_page("migrating.md", encoder)
     assert json.loads(Path("maps/index.json").read_text(encoding="utf-8")).keys() >= {"b001"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_shop")
+def test_the_page_on_a_nightly_rebuild_runs() -> None:
+    run_commands("nightly.md", {"hr@10=0.01": "hr@10=0"}, {})
+    assert verify_memory(Path("tonight/memory.zarr")) == []
+    assert len(open_bundle("registry/shop")) == 70
+    assert len(open_bundle("registry/shop@prod")) == 60  # as the page ends: the version before
+    assert len(open_bundle("weekly/sid.zarr")) == 70
 
 
 @pytest.mark.usefixtures("in_shop")
@@ -180,6 +192,7 @@ def test_the_page_on_memories_runs() -> None:
     assert verify_memory(Path("tonight.zarr")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
 def test_the_page_on_reinforcement_runs() -> None:
     rows = Path("interactions.csv").read_text(encoding="utf-8").splitlines()
@@ -199,6 +212,7 @@ def test_the_page_on_reinforcement_runs() -> None:
     assert Path("weighted/model/sid.json").exists()
 
 
+@pytest.mark.slow
 def test_the_page_on_reports_runs(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ import sidtool
 from sidtool.cli.main import app
 from tests.doc_blocks import DOCS, ROOT, commands, page
 
+MODULE = re.compile(r"`((?!docs|tests|benchmarks|examples/re)[\w/]+(?:\.py|/))`")
 WRITTEN = sorted(path.name for path in DOCS.glob("*.md"))
 
 
@@ -63,10 +64,23 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere() -> Non
         for entry in pages
         for target in entry.values()
     ]
-    assert {name for name in listed if "/" not in name and name != "SECURITY.md"} == set(WRITTEN)
+    outside = {"CONTRIBUTING.md", "SECURITY.md"}
+    assert {name for name in listed if "/" not in name} - outside == set(WRITTEN)
     for name in WRITTEN:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page(name)):
             assert "://" in target or (DOCS / target).exists(), (name, target)
+
+
+def test_every_module_that_the_page_on_the_design_names_exists() -> None:
+    text = page("design.md")
+    houses = re.findall(r"^\| `(\w+)/` \| (?:.*?) \| (.*) \|$", text, flags=re.MULTILINE)
+    assert {name for name, _ in houses} == {
+        path.parent.name for path in (ROOT / "sidtool").glob("*/__init__.py")
+    }
+    named = {f"{house}/{name}" for house, cell in houses for name in MODULE.findall(cell)}
+    inside = text[text.index("| to change") :]
+    named |= {name for name in MODULE.findall(inside) if "/" in name.rstrip("/")}
+    assert {name for name in named if not (ROOT / "sidtool" / name).exists()} == set()
 
 
 @pytest.mark.slow

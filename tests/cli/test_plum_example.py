@@ -70,6 +70,7 @@ def commands_of_the_example(road: Road, files: dict[str, Path]) -> list[list[str
     ]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_example_runs(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +111,7 @@ def test_every_command_of_the_example_runs(
         ("base+sid", cpt.forgetting.before),
         ("model-1-full", cpt.forgetting.after),
     ):
-        measured = done("evaluate", model, "cpt/general.jsonl", "--task", "general-text", "--json")
+        measured = done("evaluate-task", model, "general-text", "cpt/general.jsonl", "--json")
         assert measured.json["metrics"]["perplexity"] == pytest.approx(recorded, rel=1e-4)
     assert "before" in Path("model/README.md").read_text(encoding="utf-8")
     assert contract.history_prompt is not None

@@ -31,7 +31,7 @@ def test_prepared_data_can_be_split_and_checked(road: Road, tmp_path: Path) -> N
         (("--from", "movielens", "--user-column", "u"), 2, "--user-column applies to --from table"),
         (("--min-rating", "3"), 2, "--min-rating needs ratings"),
         (("--since", "soon"), 2, "a moment is a number or an ISO date"),
-        (("--k-core", "-1"), 2, "0 or more"),
+        (("--k-core", "-1"), 2, "--k-core must be at least 0"),
         (("--since", "9999"), 1, "no event of"),
         (("--rating-column", "stars"), 2, "no column 'stars'"),
         (("--from", "amazon-2023"), 1, "no column 'parent_asin'"),

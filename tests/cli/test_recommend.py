@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from sidtool.base.option_texts import read_ids
 from sidtool.base.visible import visible
-from sidtool.cli.terminal.inputs import read_ids
 from sidtool.model.contract.read import open_bundle_copy, read_contract
 from sidtool.model.contract.write import write_contract
 from sidtool.tokenizer.bundle import Bundle
@@ -318,7 +318,7 @@ def test_ids_of_a_list_are_taken_as_they_stand(
 ) -> None:
     deny = tmp_path / "deny"
     deny.write_bytes(separator.join(["b001", "", id_, "b002"]).encode())
-    assert read_ids(deny) == ["b001", id_, "b002"]
+    assert read_ids(deny) == ("b001", id_, "b002")
     ask = ("recommend", road.tuned, "--history", "b003", "-k", 5, "--json", "--deny", deny)
     ran = done(*ask)
     assert ran.err == (

@@ -3,6 +3,8 @@
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tests.cli.road import Road, done
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "reinforce"
@@ -18,6 +20,7 @@ def commands(replaced: dict[str, str]) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("sidtool ")]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
     links = {"ml.zarr": road.bundle, "tuned": road.tuned, "split": road.split, "sft": road.folder}
     for name, target in links.items():

@@ -24,7 +24,7 @@ def test_the_folder_and_what_is_printed(road: Road, tmp_path: Path) -> None:
     assert manifest["counts"]["test"] == N_USERS
     assert manifest["columns"] == {"user": "user_id", "item": "item_id", "order": "timestamp"}
     again = done("split", road.events, "-o", tmp_path / "again", "--json")
-    assert again.json == manifest
+    assert again.json | {"sha256": manifest["sha256"]} == manifest
     assert tree(tmp_path / "again") == tree(road.split)
 
 
@@ -132,9 +132,9 @@ def test_a_model_and_a_different_evaluation_split_are_refused(
     folders: dict[str, Path], one: str, other: str
 ) -> None:
     code = 0 if one == other else 3
-    measure = ("evaluate", folders[f"{one}:model"], folders[f"{other}:split"], "--limit", 2)
-    expect(code, *measure)
-    expect(code, *measure, "--task", "next-item", "--num-beams", 2)
+    model, split = folders[f"{one}:model"], folders[f"{other}:split"]
+    expect(code, "evaluate", model, split, "--limit", 2)
+    expect(code, "evaluate-task", model, "next-item", split, "--limit", 2, "--num-beams", 2)
 
 
 def test_another_model_of_a_different_split_is_refused(folders: dict[str, Path]) -> None:

@@ -13,6 +13,7 @@ MANY = re.compile(r"\b\d{5,}\b")
 PAGE = MANY.sub("2000", page("training.md"))
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_runs(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import EventNames, read_interactions
 from sidtool.data.times import parse_time
 from tests.data.tables.files import CONTAINERS, write_table
+from tests.pairs import all_pairs
 
 TABLE = {
     "userId": ["u2", "u1", "u2", "u1", "u2"],
@@ -70,9 +71,14 @@ def test_dates_are_seconds(tmp_path: Path) -> None:
     assert [parse_time(date) for date in [*dates, "1e3"]] == [0, 86400, 0, 0.5, 1000, 1000]
 
 
-@pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet", "x.inter"])
-@pytest.mark.parametrize("number", ["20210103", "2021", "1609632000", "1.5", "1e3", " 7"])
-@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("name", "number", "at"),
+    all_pairs(
+        ["x.csv", "x.jsonl", "x.parquet", "x.inter"],
+        ["20210103", "2021", "1609632000", "1.5", "1e3", " 7"],
+        [0, 1, 2],
+    ),
+)
 def test_numbers_among_dates_are_refused(tmp_path: Path, name: str, number: str, at: int) -> None:
     dates = ["2021-01-01", "2021-01-02", "2021-01-04"]
     dates.insert(at, number)

@@ -106,7 +106,7 @@ def test_cosine_of_the_item_columns() -> None:
     k=st.integers(1, ITEMS + 2),
     exclude_seen=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_item_knn_ranks_by_score_then_popularity(
     sequences: list[list[int]],
     histories: list[list[int]],

@@ -12,19 +12,16 @@ import pytest
 from sidtool.base.errors import DataError, ThresholdError, UsageError
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.evaluation.baselines import UNTUNED
-from sidtool.evaluation.evaluation import (
-    EvaluationOptions,
-    evaluate_examples,
-    evaluate_rankings,
-)
+from sidtool.evaluation.evaluation import evaluate_examples, evaluate_rankings
 from sidtool.evaluation.metrics import KS, check_thresholds, metric_names
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.results import Evaluation, compare
 from sidtool.memory.build import build_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import WeightedMemory
 from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.evaluation.shop import random_leaves, shop, visits

@@ -9,9 +9,10 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.split.split import Example
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_rankings
-from sidtool.evaluation.field_groups import field_groups, fulfilling, target_weights
+from sidtool.evaluation.evaluation import evaluate_rankings
+from sidtool.evaluation.groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.results import StoredEvaluation
 from tests.bundles import small_bundle

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.split import Split
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.fit_gate import SmoothNdcg, fit_gate
-from sidtool.evaluation.memory_tuning import TuneMemoryOptions, candidates_of
+from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import choose_gate, grid_ranks
+from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import ItemDistribution
 from sidtool.model.memory import WeightedMemory

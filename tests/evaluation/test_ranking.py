@@ -14,7 +14,7 @@ from sidtool.evaluation.ranking import (
     Ranking,
     first_items,
     item_ranks,
-    rank_sids,
+    rank_examples,
     sid_ranks,
 )
 from sidtool.recommendation import query
@@ -125,9 +125,9 @@ def test_the_ranking_is_what_recommend_returns(
     steps: list[tuple[int, int]] = []
     monkeypatch.setattr(query, "WINDOW", 5)
     indexed = IndexedExamples.of(bundle, examples, exclude_seen=exclude_seen)
-    leaves = rank_sids(
+    leaves = rank_examples(
         model, indexed, k=10, num_beams=20, progress=lambda *step: steps.append(step)
-    ).entries
+    ).leaves
     assert steps == [(5, 12), (10, 12), (12, 12)]
     requests = [Request(example.user, example.history) for example in examples]
     options = RecommendOptions(k=10, num_beams=20, exclude_seen=exclude_seen)
@@ -142,7 +142,7 @@ def test_the_ranking_comes_from_the_history() -> None:
     indexed = IndexedExamples.of(
         bundle, [Example("u", history, "i0", 2) for history in histories], exclude_seen=False
     )
-    ranked = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=40).entries
+    ranked = rank_examples(loaded_model(bundle), indexed, k=10, num_beams=40).leaves
     assert all((one != other).any() for one, other in pairwise(ranked))
 
 
@@ -150,13 +150,13 @@ def test_a_model_that_was_not_trained_to_recommend_is_refused() -> None:
     bundle = shop(shared=False)
     indexed = IndexedExamples.of(bundle, visits(users=1)[1], exclude_seen=False)
     with pytest.raises(DataError, match="not trained to recommend"):
-        rank_sids(loaded_model(bundle, history_prompt=None), indexed, k=5, num_beams=5)
+        rank_examples(loaded_model(bundle, history_prompt=None), indexed, k=5, num_beams=5)
 
 
 def test_a_catalog_smaller_than_k_ends_early() -> None:
     bundle = shop(shared=False, items=6)
     indexed = IndexedExamples.of(bundle, [Example("u", ("i1", "i2"), "i3", 2)], exclude_seen=True)
-    [ranked] = rank_sids(loaded_model(bundle), indexed, k=10, num_beams=10).entries
+    [ranked] = rank_examples(loaded_model(bundle), indexed, k=10, num_beams=10).leaves
     assert sorted(ranked[:4]) == sorted(set(range(6)) - set(indexed.denied_positions(0).tolist()))
     assert (ranked[4:] == -1).all()
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 
 from sidtool.data.split.split import Example, UserSequence
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples, evaluate_rankings
+from sidtool.evaluation.evaluation import evaluate_examples, evaluate_rankings
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples, first_items
-from sidtool.evaluation.results import StoredEvaluation
-from sidtool.evaluation.samples import HISTORY, positions_in, sample_examples
+from sidtool.evaluation.results import HISTORY, StoredEvaluation, positions_in, sample_examples
 from tests.evaluation.shop import random_leaves, shop, visits
 from tests.loaded import loaded_model
 

@@ -7,9 +7,10 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import Split
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
-from sidtool.evaluation.memory_tuning import TuneMemoryOptions, search_grid
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.memory_tuning import search_grid
 from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid
+from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.model.load import LoadedModel
 from sidtool.model.memory import WeightedMemory

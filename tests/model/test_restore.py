@@ -15,6 +15,7 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import ExtendParams, RestoreParams, StageRecord
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.model.rebinding import rebind
 from sidtool.tokenizer.bundle import Bundle
@@ -27,7 +28,7 @@ from tests.model.test_rebind import contents, grown
 @pytest.fixture
 def model(base: Path, bundle: Bundle, tmp_path: Path) -> Path:
     """A model with a prompt, a license, a memory's weight and a seed beyond every size."""
-    contract = extend_model(base, bundle, tmp_path / "model", license="mit")
+    contract = extend_model(base, bundle, tmp_path / "model", ExtendOptions(license="mit"))
     stage = StageRecord("extend", ExtendParams("random", 1 << 50))
     binding = MemoryBinding("ab" * 32, 0.5, 2.0, {})
     changed = contract.with_stage(stage, history_prompt=HISTORY, memory=binding)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 
@@ -37,7 +38,7 @@ def test_a_quantized_chat_model_becomes_an_unquantized_one(
     folder = Path(spec.submodule_search_locations[0])
     source = folder / GGUF if named == "file" else folder
 
-    contract = extend_model(str(source), bundle, tmp_path / "out", dtype="float32")
+    contract = extend_model(str(source), bundle, tmp_path / "out", ExtendOptions(dtype="float32"))
     served = load_model_folder(tmp_path / "out")
 
     assert list(contract.base_weights) == [GGUF]

@@ -17,16 +17,22 @@ import torch
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.recommendation import recommend as module
-from sidtool.recommendation.outcome import Outcome
+from sidtool.recommendation import recommendations as module
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
-from sidtool.recommendation.requests import BadRequest, Recommendation, Request, read_requests
+from sidtool.recommendation.requests import (
+    BadRequest,
+    Outcome,
+    Recommendation,
+    Request,
+    read_requests,
+)
 from sidtool.recommendation.search import generate_fallback
-from sidtool.recommendation.search.beam import check_tree_tokens
+from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
+from tests.pairs import all_pairs
 
 torch.set_num_threads(1)
 
@@ -297,9 +303,14 @@ def test_unknown_ids_that_a_request_allows_are_counted(shop: LoadedModel) -> Non
         answers_to(shop, requests, strict=True)
 
 
-@pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "t5", "bart"])
+@pytest.mark.parametrize(
+    ("normalize", "value", "architecture"),
+    all_pairs(
+        ["level", "trie", "vocabulary"],
+        [float("nan"), float("inf")],
+        ["llama", "gpt2", "t5", "bart"],
+    ),
+)
 def test_a_diverged_model_gives_no_empty_answers(
     normalize: Any, value: float, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,9 +325,9 @@ def test_a_diverged_model_gives_no_empty_answers(
 
 @pytest.mark.parametrize("beams", [5462, 10**5, 10**30])
 def test_beams_that_take_gigabytes_are_refused(beams: int) -> None:
-    check_tree_tokens(5461, 4)
+    assert tree_tokens(5461, 3, "SIDs") == 3 * 5461
     with pytest.raises(UsageError, match="beams are too many: 5461 fit"):
-        check_tree_tokens(beams, 4)
+        tree_tokens(beams, 3, "SIDs")
 
 
 def test_an_empty_history_gets_recommendations(shop: LoadedModel) -> None:

@@ -22,7 +22,7 @@ from sidtool.model.memory import (
     choose_memory,
 )
 from sidtool.model.prompt.prompts import TextPrompt
-from sidtool.recommendation import recommend as module
+from sidtool.recommendation import recommendations as module
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend, recommend_to_file
 from sidtool.recommendation.requests import Recommendation, Request

@@ -42,6 +42,7 @@ from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_b
 from tests.model.contract.cases import TRAINED, trained_model
 from tests.models import tiny_model, tiny_tokenizer
 from tests.registry.test_publish import stop_writing
+from tests.sealed import reseal
 
 
 def catalog_bundle() -> Bundle:
@@ -173,9 +174,8 @@ def same_items(model: Path) -> None:
 
 
 def other_tokens(model: Path) -> None:
-    contract = json.loads((model / "sid.json").read_text())
-    contract["space"]["begin"] = "<|begin|>"
-    (model / "sid.json").write_text(json.dumps(contract))
+    space = json.loads((model / "sid.json").read_text())["space"]
+    rewrite(model, space={**space, "begin": "<|begin|>"})
 
 
 DAMAGES = {
@@ -210,8 +210,7 @@ def test_a_changed_file_in_the_store_is_not_pulled(model: Path, tmp_path: Path) 
 
 
 def rewrite(model: Path, **values: object) -> None:
-    contract = json.loads((model / "sid.json").read_text())
-    (model / "sid.json").write_text(json.dumps({**contract, **values}))
+    reseal(model / "sid.json", values)
 
 
 def test_contracts_that_lead_elsewhere_are_refused(model: Path, tmp_path: Path) -> None:

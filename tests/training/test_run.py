@@ -34,6 +34,8 @@ from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
 from tests.models import ARCHITECTURES, tiny_model
+from tests.pairs import all_pairs
+from tests.sealed import reseal
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
@@ -154,13 +156,19 @@ def trainer_of(
     )
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "gemma3", "mistral"])
-@pytest.mark.parametrize("over", ["vocabulary", "sid", "level", "trie"])
-@pytest.mark.parametrize(("smoothing", "distill"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.4)])
+@pytest.mark.parametrize(
+    ("architecture", "over", "terms"),
+    all_pairs(
+        ["gpt2", "gpt_neox", "gemma3", "mistral"],
+        ["vocabulary", "sid", "level", "trie"],
+        [(0.0, 0.0), (0.1, 0.0), (0.1, 0.4)],
+    ),
+)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_loss_and_gradient_equal_a_direct_computation(
-    tmp_path: Path, architecture: str, over: str, smoothing: float, distill: float
+    tmp_path: Path, architecture: str, over: str, terms: tuple[float, float]
 ) -> None:
+    smoothing, distill = terms
     import numpy as np
 
     from sidtool.examples.tokenized import TokenizedExamples
@@ -328,7 +336,7 @@ def test_examples_of_another_bundle_are_refused_before_weights_load(
     meta = made.with_name("train.jsonl.meta.json")
     lineage = json.loads(meta.read_text())
     lineage["bundle"]["items"] = "0" * 64
-    meta.write_text(json.dumps(lineage))
+    reseal(meta, lineage)
     monkeypatch.setattr(
         module, "load_model_folder", lambda *a, **k: pytest.fail("weights were loaded")
     )

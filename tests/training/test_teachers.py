@@ -3,6 +3,7 @@ tokenizer."""
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,23 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.data.items import Items
+from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tokenized import TokenizedExamples
 from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
+from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loss.teachers import Teachers, load_teachers
+from sidtool.training.plan import plan_training
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
-from tests.models import tiny_model, tiny_tokenizer
+from tests.models import tiny_model, tiny_tokenizer, unsigned
+from tests.training_fixtures import make_split
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 3e-3}
@@ -154,6 +163,7 @@ def test_incompatible_teachers_are_refused(
     one, other = list(vocabulary)[-2:]
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     path.write_text(json.dumps(tokenizer))
+    unsigned(spelled)
     with pytest.raises(CompatibilityError, match="another tokenizer"):
         load_teachers([spelled], load_model_folder(base), None)
     wider = tmp_path / "wider"
@@ -170,3 +180,31 @@ def test_examples_are_packed_only_if_the_teachers_support_packing() -> None:
     assert Teachers([eager], None).packs
     eager.set_attn_implementation("eager")
     assert not Teachers([tiny_model("gpt2", vocab_size=40), eager], None).packs
+
+
+def test_a_model_has_learned_what_its_teachers_learned(
+    tmp_path: Path,
+    teacher: Path,
+    models: Make,
+    bundle: Bundle,
+    catalog: Items,
+    split: Split,
+) -> None:
+    """The pupil's split lacks a user of the teacher's, so a third one may hold out what only the
+    teacher was trained on."""
+
+    def later(users: int, *extends: Split) -> Split:
+        digests = tuple(each.reference.digest for each in extends)
+        return replace(make_split(users), origin=replace(split.origin, extends=digests))
+
+    second = later(59, split)
+    made = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, second, made, SftOptions({"sequence": 1.0}))
+    run = plan_training(
+        models("gpt2"), made, tmp_path / "out", TrainOptions(), {}, teachers=[teacher]
+    )
+    contract = run.new_contract()
+    for third in (second, later(58, second, split)):
+        check_model_split(contract, bundle, "the split", third.reference)
+    with pytest.raises(CompatibilityError, match="may have learned from held-out events"):
+        check_model_split(contract, bundle, "the split", later(58, second).reference)

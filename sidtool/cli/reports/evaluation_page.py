@@ -20,9 +20,9 @@ from sidtool.cli.reports.blocks import (
 )
 from sidtool.cli.reports.sample_users import Titles, sample_blocks
 from sidtool.evaluation.bootstrap import Interval
+from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.metrics import KINDS
 from sidtool.evaluation.results import StoredEvaluation
-from sidtool.evaluation.slices import SLICES
 from sidtool.evaluation.system_values import Metrics
 from sidtool.tokenizer.bundle.manifest import flat_record
 

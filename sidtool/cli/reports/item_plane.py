@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sidtool.cli.reports.blocks import Scatter, Series
 from sidtool.cli.reports.render import COLORS, cut
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 DRAWN = 2000
 """Most items that are drawn."""
@@ -36,7 +37,8 @@ def item_plane(
     if codebook is None or len(rows) < 3:
         return None
     if len(rows) > DRAWN:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, DRAWN, replace=False))
+        drawn = np.random.default_rng(seed).choice(rows, DRAWN, replace=False)
+        rows = ItemRows(np.sort(drawn))
     codes = bundle.items.codes[rows, : len(codebook.levels)]
     points, variance = principal_plane(codebook.reconstruct(codes))
     items = bundle.items

@@ -64,7 +64,7 @@ def report(
 
 def _titles(items: str | Path, id_column: str | None) -> dict[str, str]:
     """Item id -> title, of a catalog."""
-    catalog = CatalogFile(Path(items), id_column).read()
+    catalog = CatalogFile(Path(items), id_column=id_column).read()
     return dict(zip(catalog.ids, catalog.titles, strict=True))
 
 
@@ -99,7 +99,7 @@ def _bundle_page(
     how["parent"] = open_parent(names[first], bundles[first])
     if items is None or field is None:
         return bundle_page(bundles, **how)
-    catalog = CatalogFile(Path(items), id_column).read(fields=[field])
+    catalog = CatalogFile(Path(items), id_column=id_column).read(fields=[field])
     values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
     return bundle_page(bundles, values, field, **how)
 

@@ -4,8 +4,7 @@ recommended, and what followed."""
 from collections.abc import Iterator, Mapping
 
 from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text
-from sidtool.evaluation.results import StoredEvaluation
-from sidtool.evaluation.samples import Sample
+from sidtool.evaluation.results import Sample, StoredEvaluation
 
 MODEL = "model"
 """The name of the evaluated model among the systems of its evaluation."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.options import option
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
 from sidtool.data.fields.conditions import Condition
@@ -54,10 +55,10 @@ class FieldName:
             return cls(name, kind)  # type: ignore[arg-type]
         return cls(text)
 
-    @classmethod
-    def parse_all(cls, texts: Sequence[str] | None) -> tuple[Self, ...]:
-        """The names of several texts; none for None."""
-        return tuple(map(cls.parse, texts or ()))
+
+def field_names(texts: list[str]) -> tuple[FieldName, ...]:
+    """The names of several texts."""
+    return tuple(map(FieldName.parse, texts))
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,22 @@ class FieldOptions:
     """Which fields a split records. Raises UsageError for a name in two roles, or for options
     about a table of users without the table."""
 
-    feedback: tuple[FieldName, ...] = ()
-    """Columns known only after an event."""
-    context: tuple[FieldName, ...] = ()
-    """Columns known before an event."""
-    user_fields: tuple[FieldName, ...] = ()
-    """Columns of the table of users; all if empty."""
-    users: Path | None = None
-    """Table of users, a row each."""
-    times: bool = False
-    """Whether the time of each event is recorded."""
-    target: tuple[str, ...] = ()
-    """Conditions that an event fulfills to be a target."""
+    feedback: tuple[FieldName, ...] = option((), reads=field_names, metavar="COLUMN[:TYPE]")
+    """Column known only after an event, like rating or behavior:str; repeatable. TYPE is int, float
+    or str; default: what its values are."""
+    context: tuple[FieldName, ...] = option((), reads=field_names, metavar="COLUMN[:TYPE]")
+    """Column known before an event, like device; repeatable."""
+    user_fields: tuple[FieldName, ...] = option(
+        (), reads=field_names, flag="--user-field", metavar="COLUMN[:TYPE]"
+    )
+    """Column of --users; repeatable. Default: all columns."""
+    users: Path | None = option(None, metavar="FILE")
+    """Table of users, one row each: age, country, ..."""
+    times: bool = option(False)
+    """Record the time of every event, for {gap} and {ago}."""
+    target: tuple[str, ...] = option((), metavar="CONDITION")
+    """What counts as a target, like 'rating>=4' or behavior=buy; repeatable, all must hold. Other
+    events stay in histories."""
 
     conditions: tuple[Condition, ...] = field(init=False, repr=False)
 

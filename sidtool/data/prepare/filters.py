@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.prepare.raw import RawEvents
 from sidtool.data.times import NUMBER, parse_time, units_per_second
@@ -16,19 +17,19 @@ from sidtool.data.times import NUMBER, parse_time, units_per_second
 class FilterOptions(JsonRecord):
     """Which events stay. Raises UsageError for a number below 0."""
 
-    min_rating: float | None = None
-    since: str | None = None
-    """Number or ISO date of the first moment that stays."""
-    until: str | None = None
-    """Number or ISO date of the first moment that does not."""
-    k_core: int = 0
-    """Fewest events of a user and of an item, of those that stay."""
-    min_history: int = 0
-    """Fewest events of a user, if more than `k_core`."""
+    min_rating: float | None = option(None)
+    """Lowest rating that counts as an event. Of kuairand: 1, a click."""
+    since: str | None = option(None)
+    """Keep events at or after this number or ISO date."""
+    until: str | None = option(None)
+    """Keep events before this number or ISO date."""
+    k_core: int = option(0, minimum=0)
+    """Minimum events per user and per item, of those that stay; 0 keeps all."""
+    min_history: int = option(0, minimum=0)
+    """Minimum events per user, if larger than --k-core."""
 
     def __post_init__(self) -> None:
-        if min(self.k_core, self.min_history) < 0:
-            raise UsageError("--k-core and --min-history are 0 or more")
+        check_options(self)
 
 
 @dataclass(frozen=True)

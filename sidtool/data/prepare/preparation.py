@@ -3,19 +3,21 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.options import check_options, group, option
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
 from sidtool.data.interactions import EventNames
+from sidtool.data.items import CatalogNames
 from sidtool.data.prepare import amazon, kuairand, movielens, recbole, table
 from sidtool.data.prepare.cleaning import EVENTS_FILE, ITEMS_FILE
 from sidtool.data.prepare.filters import FilterOptions, Step, filter_events
@@ -45,26 +47,23 @@ class Format:
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
+class PrepareOptions(CatalogNames):
     """What is read, and what stays of it. Raises UsageError for columns of a format that has its
     own."""
 
-    source: Source = "table"
-    items: Path | None = None
-    """The file of items; default: the one in the folder."""
-    all_items: bool = False
-    """Keep items of the catalog without an event, too."""
-    filters: FilterOptions = field(default_factory=FilterOptions)
-    columns: EventNames = field(default_factory=EventNames)
-    rating_column: str | None = None
-    id_column: str | None = None
-    title_column: str | None = None
+    source: Source = option("table", flag="--from")
+    """Format; table: any, by column names."""
+    items: Path | None = option(None)
+    """Metadata or catalog. Default: the file of the format beside the events."""
+    all_items: bool = option(False)
+    """Keep items without events, too."""
+    filters: FilterOptions = group(FilterOptions)
+    columns: EventNames = group(EventNames)
+    rating_column: str | None = option(None)
+    """Event column of ratings; `rating` by default."""
 
     def __post_init__(self) -> None:
-        if self.source not in get_args(Source):
-            raise UsageError(
-                f"no format {self.source!r}", hint=f"choose from {', '.join(get_args(Source))}"
-            )
+        check_options(self)
         named = list(self.columns.flags)
         for flag, column in (
             ("--rating-column", self.rating_column),

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.data.split.split import Example, Split
+from sidtool.data.split.split import Example, Split, UserSequence
 
 ItemEvent = tuple[Any, ...]
 """An item, and the time of the event if both splits record times."""
@@ -44,16 +44,19 @@ def _check_seen(split: Split, earlier: Split) -> None:
     events = ((each.user, item) for each in earlier.train for item in each.items)
     repeated = {event for event in chain(events, _targets(earlier.valid)) if event in held_out}
     users = {user for user, _ in repeated}
-    timed = split.fields.times and earlier.fields.times
-    logs, earlier_logs = (_logs(each, users, timed) for each in (split, earlier))
     in_order = split.windows is None and earlier.windows is None
+    in_order &= split.reference.order == earlier.reference.order
+    timed = _are_timed(split, earlier)
+    logs, earlier_logs = (_logs(each, users, timed) for each in (split, earlier))
+    # what follows the last target of a user is in no part
+    shows_all = not split.fields.target
     for user in users:
         log, old = logs[user], earlier_logs[user]
         for parts, learned, asked in (
             ("training", old.train, log.valid | log.test),
             ("training or validation", old.train | old.valid, log.test),
         ):
-            seen = _learned(old.events, learned, log.events, asked, in_order)
+            seen = _learned(old.events, learned, log.events, asked, in_order, shows_all)
             if seen is not None:
                 raise CompatibilityError(
                     f"split {split.reference} holds out item {seen[0]!r} of user {user!r}, which "
@@ -62,6 +65,12 @@ def _check_seen(split: Split, earlier: Split) -> None:
                     hint="an extending split needs later events of the same users, or new users; "
                     "if both are made with --times, repeats of an item are distinguished",
                 )
+
+
+def _are_timed(split: Split, earlier: Split) -> bool:
+    """Whether both splits have times, of one column, which distinguish events of one item."""
+    times = split.fields.times and earlier.fields.times
+    return times and split.reference.order == earlier.reference.order
 
 
 @dataclass
@@ -78,8 +87,7 @@ def _logs(split: Split, users: Collection[str], timed: bool) -> dict[str, _Log]:
     logs = {user: _Log() for user in users}
     for sequence in split.train:
         if log := logs.get(sequence.user):
-            item_events = _item_events(sequence.items, sequence.fields.times if timed else None)
-            log.events.update(zip(sequence.positions, item_events, strict=True))
+            log.events.update(zip(sequence.positions, _train_events(sequence, timed), strict=True))
             log.train.update(sequence.positions)
     for name, part in (("valid", split.valid), ("test", split.test)):
         for example in part:
@@ -106,13 +114,15 @@ def _learned(
     new: Mapping[int, ItemEvent],
     asked: Collection[int],
     in_order: bool,
+    shows_all: bool,
 ) -> ItemEvent | None:
     """The first event `asked` of a user's `new` ones that may be an event `learned` of the `old`
     ones, given by position; None without one.
 
     If all old events are, in order, among the new ones, an event may be one with as many old events
-    before and behind it as that one has. Otherwise events were dropped, which may be any, or the
-    splits do not show the order, and events of one item may be the same."""
+    before it as that one has, and as many behind it if the new ones are all of the user's.
+    Otherwise events were dropped, which may be any, or the splits do not show the order, and events
+    of one item may be the same."""
     old_places, new_places = sorted(old), sorted(new)
     olds = [old[place] for place in old_places]
     news = [new[place] for place in new_places]
@@ -125,7 +135,7 @@ def _learned(
         for index, earlier in enumerate(olds):
             if earlier != event or old_places[index] not in learned:
                 continue
-            n_behind = len(olds) - 1 - index
+            n_behind = len(olds) - 1 - index if shows_all else 0
             if not is_whole or (before[at] >= index and behind[at + 1] >= n_behind):
                 return event
     return None
@@ -144,16 +154,17 @@ def _found(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[int
 def _drops_events(split: Split, earlier: Split) -> bool:
     """Whether `split` lacks training events of `earlier`, or events that this one trains or
     validates on. Warns if it lacks training events of most users."""
+    timed = _are_timed(split, earlier)
     rows = {sequence.user: row for row, sequence in enumerate(split.train)}
-    valid = _items_by_user(split.valid)
-    earlier_valid = _items_by_user(earlier.valid)
+    valid = _targets_by_user(split.valid, timed)
+    earlier_valid = _targets_by_user(earlier.valid, timed)
     n_users = 0
     n_lost_train = 0
     n_lost = 0
     for sequence in earlier.train:
         row = rows.get(sequence.user)
-        train = Counter(() if row is None else split.train[row].items)
-        earlier_train = Counter(sequence.items)
+        train = Counter(() if row is None else _train_events(split.train[row], timed))
+        earlier_train = Counter(_train_events(sequence, timed))
         n_users += 1
         n_lost_train += not earlier_train <= train
         train.update(valid.get(sequence.user, ()))
@@ -170,11 +181,17 @@ def _drops_events(split: Split, earlier: Split) -> bool:
     return n_lost_train > 0 or n_lost > 0 or len(earlier_valid) > 0
 
 
-def _items_by_user(examples: Iterable[Example]) -> dict[str, list[str]]:
-    items: dict[str, list[str]] = defaultdict(list)
-    for user, item in _targets(examples):
-        items[user].append(item)
-    return dict(items)
+def _train_events(sequence: UserSequence, timed: bool) -> list[ItemEvent]:
+    return _item_events(sequence.items, sequence.fields.times if timed else None)
+
+
+def _targets_by_user(examples: Iterable[Example], timed: bool) -> dict[str, list[ItemEvent]]:
+    events: dict[str, list[ItemEvent]] = defaultdict(list)
+    for example in examples:
+        events[example.user] += (
+            (target.item, target.time) if timed else (target.item,) for target in example.targets
+        )
+    return dict(events)
 
 
 def _targets(examples: Iterable[Example]) -> Iterator[tuple[str, str]]:

@@ -15,16 +15,15 @@ Format 3 records sessions: a line of train.jsonl has the indexes at which they s
 first one, `rest`: [{"item": "i7", "position": 6}], each with `feedback`, `context` and `time` where
 the split has them."""
 
-import json
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from sidtool.base.artifact import describe
 from sidtool.base.digests import file_digest
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.options import check_options, group, option
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.data.columns import EventColumns
@@ -54,31 +53,30 @@ WINDOWS = "windows.jsonl"
 class SplitOptions:
     """How events are split. Raises UsageError for options that do not belong to the protocol."""
 
-    protocol: Protocol = "leave-one-out"
-    valid: Path | None = None
+    protocol: Protocol = option("leave-one-out")
+    """leave-one-out: each user's last event is test, the one before validation. last-session: the
+    same with whole sessions. temporal: two moments divide all events. given: the files are already
+    split."""
+    valid: Path | None = option(None, panel="Options")
     """Validation windows (given)."""
-    test: Path | None = None
+    test: Path | None = option(None)
     """Test windows (given)."""
-    valid_from: str | float | None = None
-    """Number or ISO date at which validation starts (temporal)."""
-    test_from: str | float | None = None
-    """Number or ISO date at which test starts (temporal)."""
-    columns: EventNames = field(default_factory=EventNames)
+    valid_from: str | float | None = option(None)
+    """Time or date where validation starts (temporal). Default: after 80% of the events."""
+    test_from: str | float | None = option(None)
+    """Time or date where test starts (temporal). Default: after 90% of the events."""
+    columns: EventNames = group(EventNames)
     """Columns of the events; not of windows, whose columns have fixed names."""
-    fields: FieldOptions = field(default_factory=FieldOptions)
+    fields: FieldOptions = group(FieldOptions)
     """Further columns of the events, a table of users, and what counts as a target."""
-    extends: tuple[Path, ...] = ()
-    """Earlier splits, as `open_split` reads them, whose models stay usable with this one
-    (`extended`)."""
-    sessions: SessionRule | None = None
+    extends: tuple[Path, ...] = option((), metavar="SPLIT")
+    """Earlier split of the same data. Its bundles and models stay usable with the new split, if
+    nothing that is held out was trained on. Repeatable."""
+    sessions: SessionRule | None = group(None)
     """What a session is; required by last-session, recorded under leave-one-out and temporal."""
 
     def __post_init__(self) -> None:
-        if self.protocol not in get_args(Protocol):
-            raise UsageError(
-                f"no protocol {self.protocol!r}",
-                hint=f"choose from {', '.join(get_args(Protocol))}",
-            )
+        check_options(self)
         self._refuse_options_of("given", "--valid", self.valid, "--test", self.test)
         self._refuse_options_of(
             "temporal", "--valid-from", self.valid_from, "--test-from", self.test_from
@@ -210,8 +208,7 @@ def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifes
             write_examples(folder / WINDOWS, split.windows)
         digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         manifest = split.manifest(digests)
-        text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n"
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        (folder / MANIFEST).write_text(sealed_text(manifest.to_json()), encoding="utf-8")
     return manifest
 
 
@@ -223,6 +220,8 @@ def read_manifest(folder: Path) -> SplitManifest:
     path = folder / MANIFEST
     try:
         value = parse_json(path.read_bytes())
+        manifest = SplitManifest.from_json(value)
+        check_seal(value)
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is {describe(folder) or 'a folder'}, not a split: it has no {MANIFEST}",
@@ -230,7 +229,6 @@ def read_manifest(folder: Path) -> SplitManifest:
         ) from error
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    manifest = SplitManifest.from_json(value)
     expected = {TRAIN, VALID, TEST, *([WINDOWS] if manifest.protocol == "given" else [])}
     if manifest.files.keys() != expected:
         raise IntegrityError(

@@ -4,7 +4,7 @@ request. OneRec (arXiv:2502.18965) learns the items of a session at once."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
 from sidtool.data.split.sessions import spans
@@ -20,19 +20,17 @@ MAX_LENGTH = 1 << 10
 class ListTargets(JsonRecord):
     """How lists are made of training events. Raises UsageError for a number below 1."""
 
-    length: int
-    """the largest number of items in a list"""
-    stride: int | None = None
-    """targets between the starts of two lists; None is the length, so that no two lists overlap"""
-    order: str | None = None
-    """feedback by whose values, the largest first, the items of a list are ordered; None is the
-    order of the events"""
+    length: int = option(LENGTH, minimum=1, maximum=MAX_LENGTH, flag="--list-length")
+    """Items of a list at most (task list)."""
+    stride: int | None = option(None, minimum=1, flag="--list-stride")
+    """Targets between the starts of two lists (task list). Default: --list-length, so that no two
+    lists overlap."""
+    order: str | None = option(None, flag="--list-order", metavar="FIELD")
+    """Feedback that orders the items of a list, the largest first (task list). Default: the order
+    of the events."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.length <= MAX_LENGTH:
-            raise UsageError(f"--list-length is from 1 to {MAX_LENGTH}, not {self.length}")
-        if self.stride is not None and self.stride < 1:
-            raise UsageError(f"--list-stride must be at least 1, not {self.stride}")
+        check_options(self)
 
     def check(self, types: FieldTypes) -> None:
         """Raise UsageError unless the split has the feedback of the order, as numbers."""

@@ -61,10 +61,15 @@ class SplitReference(JsonRecord):
         return value
 
     @property
+    def order(self) -> str | None:
+        """The column that orders the events; None where it is not recorded or is the rows."""
+        return None if self.columns is None else self.columns.order
+
+    @property
     def time_unit(self) -> float | None:
         """Units of the cuts in a second, 0 for numbers that are no times since 1970; None without
         cuts, and where they count the rows of a file, as another file has others."""
-        if self.cuts is None or self.columns is None or self.columns.order is None:
+        if self.cuts is None or self.order is None:
             return None
         units = {units_per_second(cut) for cut in (self.cuts.valid_from, self.cuts.test_from)}
         return (units.pop() or 0) if len(units) == 1 else None
@@ -74,8 +79,8 @@ class SplitReference(JsonRecord):
         in training nor in validation.
 
         True for equal digests and if `other` extends this one, which may share validation events,
-        and for two temporal splits by times of one unit if `other` starts to hold out where this
-        one starts its test or later.
+        and for two temporal splits by times of one column and unit if `other` starts to hold out
+        where this one starts its test or later.
         """
         if self.digest == other.digest or self.digest in other.extends:
             return True
@@ -83,10 +88,11 @@ class SplitReference(JsonRecord):
         return cuts is not None and cuts[0].test_from <= cuts[1].valid_from
 
     def comparable_cuts(self, other: "SplitReference") -> tuple[Cuts, Cuts] | None:
-        """The cuts of this split and of `other`, None unless both are times of one unit."""
+        """The cuts of this split and of `other`, None unless both are times of one unit, in columns
+        of one name: an event has other times in another column."""
         if self.cuts is None or other.cuts is None:
             return None
-        if self.time_unit is None or self.time_unit != other.time_unit:
+        if self.time_unit is None or self.time_unit != other.time_unit or self.order != other.order:
             return None
         return self.cuts, other.cuts
 

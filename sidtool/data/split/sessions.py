@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.field_columns import event_seconds
 from sidtool.data.interactions import Interactions
@@ -24,6 +25,14 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION = re.compile(r"(?P<number>.+?)(?P<unit>[smhd]?)")
 
 
+def parse_duration(text: str) -> float:
+    """Seconds of a number, or of one with a unit (s, m, h, d), like 30m. Raises UsageError."""
+    match = DURATION.fullmatch(text.strip())
+    if match is None or not NUMBER.fullmatch(match["number"]):
+        raise UsageError(f"{text!r} is no time", hint="like 1800, 30m, 12h or 1d")
+    return float(match["number"]) * SECONDS[match["unit"] or "s"]
+
+
 @dataclass(frozen=True)
 class SessionRule(JsonRecord):
     """How events are divided into sessions; the manifest of a split records it.
@@ -31,30 +40,18 @@ class SessionRule(JsonRecord):
     Raises UsageError unless there is either a gap or a column, and for a gap that is not above
     0."""
 
-    gap: float | None = None
-    """Seconds: an event that comes so long after the user's previous one, or later, begins a
-    session."""
-    column: str | None = None
-    """Column of the events whose values name the sessions of a user."""
+    gap: float | None = option(
+        None, above=0, reads=parse_duration, flag="--session-gap", metavar="TIME"
+    )
+    """An event that comes so long after the user's previous one begins a session: seconds, or like
+    30m, 12h or 1d. Required by last-session, else recorded for lists."""
+    column: str | None = option(None, flag="--session-column")
+    """Column that names a user's sessions, in place of --session-gap."""
 
     def __post_init__(self) -> None:
         if (self.gap is None) == (self.column is None):
             raise UsageError("give either --session-gap or --session-column")
-        if self.gap is not None and not 0 < self.gap < np.inf:
-            raise UsageError(f"--session-gap is a time above 0, not {self.gap:g} seconds")
-
-    @classmethod
-    def parse(cls, gap: str | None, column: str | None) -> "SessionRule | None":
-        """The rule of the options of a command, None without them; a gap is a number of seconds, or
-        one with a unit (s, m, h, d), like 30m. Raises UsageError."""
-        if gap is None and column is None:
-            return None
-        if gap is None:
-            return cls(column=column)
-        match = DURATION.fullmatch(gap.strip())
-        if match is None or not NUMBER.fullmatch(match["number"]):
-            raise UsageError(f"--session-gap {gap!r} is no time", hint="like 1800, 30m, 12h or 1d")
-        return cls(float(match["number"]) * SECONDS[match["unit"] or "s"], column)
+        check_options(self)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -2,38 +2,37 @@
 popularity and item-kNN. docs/metrics.md defines every number."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
 from sidtool.data.fields.fields import Fields, FieldTypes, need_feedback_of_numbers
-from sidtool.data.split.files import open_split
-from sidtool.data.split.list_targets import MAX_LENGTH
 from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.bootstrap import RESAMPLES
-from sidtool.evaluation.catalog_check import check_same_catalog
-from sidtool.evaluation.evaluation import OTHER_MODEL, check_model_and_memory
-from sidtool.evaluation.lists.held_out_sessions import HeldOutSessions, item_facts
-from sidtool.evaluation.lists.list_metrics import ItemFacts, Rows, all_values, list_metric_names
+from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
+from sidtool.evaluation.lists.list_metrics import (
+    HeldOutSessions,
+    ItemFacts,
+    all_values,
+    item_facts,
+    list_metric_names,
+)
 from sidtool.evaluation.lists.list_results import ListEvaluation, differences, means
+from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.systems import catalog_of, rank_baselines
-from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.split_check import event_columns
 from sidtool.model.contract.stage_record import TrainParams
-from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 LISTS = "lists"
 """The lists that the model writes."""
@@ -42,41 +41,6 @@ TOP_ITEMS = "top items"
 
 ListMaker = Callable[[Sequence[Request]], Iterable[Sequence[str]]]
 """Requests -> the ids of a list for each, in its order."""
-
-
-@dataclass(frozen=True)
-class ListEvaluationOptions:
-    """How lists are evaluated. Raises UsageError for a number below 1."""
-
-    length: int = 10
-    """The largest number of items in a list."""
-    on: Literal["test", "valid"] = "test"
-    """The part of the split to evaluate on."""
-    limit: int | None = None
-    """Number of examples, evenly spread over the part; None takes all."""
-    num_beams: int = 50
-    """Partial lists that are kept, and beams of the ranking."""
-    lists: ListOptions = field(default_factory=ListOptions)
-    """How lists are searched for."""
-    exclude_seen: bool = False
-    """No system, baselines included, recommends an item of the history."""
-    baselines: bool = True
-    knn: KnnSettings = UNTUNED
-    order: str | None = None
-    """Feedback that says in which order targets should come, the largest first. None is the order
-    that the model's lists were trained in: by a feedback, or that of the session."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-    normalize: Normalize | None = None
-    """What scores of the model are normalized over; None is as it was trained. A model that it is
-    compared with is decoded as it was trained."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
-            if value is not None and value < 1:
-                raise UsageError(f"the {name} must be at least 1, not {value}")
-        if not 1 <= self.length <= MAX_LENGTH:
-            raise UsageError(f"--list is from 1 to {MAX_LENGTH}, not {self.length}")
 
 
 def evaluate_lists(
@@ -103,27 +67,21 @@ def evaluate_lists(
         ['top items', 'popularity', 'item-knn']
     """
     options = options or ListEvaluationOptions()
-    loaded = load_model_folder(model) if isinstance(model, str | Path) else model
-    name = "the split" if isinstance(split, Split) else str(split)
-    if not isinstance(split, Split):
-        split = open_split(split, recorded=event_columns(loaded.contract, loaded.bundle))
-    check_model_and_memory(loaded, name, split.reference)
-    other = load_model_folder(against) if isinstance(against, str | Path) else against
+    held_out = HeldOut.open(model, split, options.on, against)
+    loaded, other, fields = held_out.loaded, held_out.against, held_out.split.fields
     if other is not None:
         check_same_catalog(loaded.bundle, other.bundle)
-        labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
-        check_model_and_memory(other, name, split.reference, *labels)
-    order = options.order or _trained_order(loaded.contract, split.fields)
+    order = options.order or _trained_order(loaded.contract, fields)
     if order is not None:
-        need_feedback_of_numbers(order, split.fields, "the order")
+        need_feedback_of_numbers(order, fields, "the order")
     options = replace(options, order=order)
-    part: Sequence[Example] = split.test if options.on == "test" else split.valid
     makers = _makers(loaded, options, progress)
     if other is not None:
         as_trained = replace(options, normalize=None)
         makers[OTHER_MODEL] = next(iter(_makers(other, as_trained, progress).values()))
-    examples = evenly_spaced(part, options.limit)
-    evaluation = evaluate_list_makers(loaded.bundle, makers, examples, split.train, options)
+    examples = evenly_spaced(held_out.part, options.limit)
+    train = held_out.split.train
+    evaluation = evaluate_list_makers(loaded.bundle, makers, examples, train, options)
     settings = {
         "bundle": loaded.bundle.identity.digest,
         "normalize": options.normalize or loaded.contract.normalize,
@@ -215,7 +173,7 @@ def _request_fields(example: Example) -> Fields:
 
 def _baseline_lists(
     sessions: HeldOutSessions, events: Sequence[UserSequence], options: ListEvaluationOptions
-) -> dict[str, list[Rows]]:
+) -> dict[str, list[ItemRows]]:
     catalog = catalog_of(sessions.bundle, events)
     ranked = rank_baselines(
         catalog,
@@ -225,16 +183,16 @@ def _baseline_lists(
         k=options.length,
         exclude_seen=options.exclude_seen,
     )
-    rows = np.array(sessions.bundle.items.rows(list(catalog.ids)), dtype=np.int64)
+    rows = sessions.bundle.items.rows(catalog.ids)
     return {
-        system: [rows[items[items >= 0]] for items in of_system]
+        system: [ItemRows(rows[items[items >= 0]]) for items in of_system]
         for system, of_system in ranked.items()
     }
 
 
 def _evaluation(
     sessions: HeldOutSessions,
-    lists: Mapping[str, Sequence[Rows]],
+    lists: Mapping[str, Sequence[ItemRows]],
     facts: ItemFacts,
     options: ListEvaluationOptions,
 ) -> ListEvaluation:

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
-"""(n,) rows of a bundle, -1 for an item that is not to be recommended."""
+from sidtool.data.split.split import Example, FurtherTarget, UserSequence
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 UNKNOWN = -1
+"""The row of an item that is not to be recommended."""
 
 
 @dataclass(frozen=True, eq=False)
 class ListTruth:
     """What a list for one example is measured against."""
 
-    targets: Rows
+    targets: ItemRows
     """(t,): the distinct items of the held-out session"""
     order: NDArray[np.float64]
     """(t,): the place of each target; equal places are in no order, and NaN has none"""
@@ -43,15 +45,15 @@ def list_metric_names(length: int) -> tuple[str, ...]:
 
 
 def list_values(
-    items: Rows, truth: ListTruth, facts: ItemFacts, length: int
+    items: ItemRows, truth: ListTruth, facts: ItemFacts, length: int
 ) -> NDArray[np.float64]:
     """(metrics,) of one list, whose entries behind `length` do not count; NaN where a metric is not
     defined: the order of fewer than two targets, the diversity of fewer than two items, novelty,
     repeats and legality of none."""
-    items = items[:length]
+    items = ItemRows(items[:length])
     # a repeated item is found once
     distinct = _first_occurrences(items)
-    legal = distinct[distinct >= 0]  # the entries that are items
+    legal = ItemRows(distinct[distinct >= 0])  # the entries that are items
     return np.array(
         [
             recall(items, truth.targets, length),
@@ -66,14 +68,14 @@ def list_values(
     )
 
 
-def recall(items: Rows, targets: Rows, length: int) -> float:
+def recall(items: ItemRows, targets: ItemRows, length: int) -> float:
     """Share of the session's items in the list, of as many as the list could have (as in D. Liang
     et al., WWW 2018): a list of 10 that has 10 of 30 targets has found all it could."""
     found = np.isin(targets, items) & (targets >= 0)
     return float(found.sum()) / min(length, len(targets))
 
 
-def ndcg(items: Rows, targets: Rows, length: int) -> float:
+def ndcg(items: ItemRows, targets: ItemRows, length: int) -> float:
     """Discounted gain of the targets in the list, each counted where it comes first, by that of a
     list that begins with targets alone."""
     is_first = np.zeros(len(items), dtype=np.bool_)
@@ -83,7 +85,7 @@ def ndcg(items: Rows, targets: Rows, length: int) -> float:
     return float(discounts[: len(items)][hits].sum() / discounts[: len(targets)].sum())
 
 
-def kendall_tau(distinct: Rows, truth: ListTruth) -> float:
+def kendall_tau(distinct: ItemRows, truth: ListTruth) -> float:
     """Kendall's tau between the list and the session over the targets that the list has: pairs in
     the same order less pairs in the opposite one, by all pairs that have an order; NaN without
     such a pair (the gamma of Goodman and Kruskal, 1954, where places tie)."""
@@ -97,7 +99,7 @@ def kendall_tau(distinct: Rows, truth: ListTruth) -> float:
     return float(ordered.mean()) if len(ordered) else np.nan
 
 
-def diversity(items: Rows, directions: NDArray[np.float32] | None) -> float:
+def diversity(items: ItemRows, directions: NDArray[np.float32] | None) -> float:
     """One less the mean cosine of the vectors of two different items of the list (intra-list
     diversity: C.-N. Ziegler et al., WWW 2005)."""
     if directions is None or len(items) < 2:
@@ -114,13 +116,13 @@ def information(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return -np.log2(shares)
 
 
-def _first_occurrences(items: Rows) -> Rows:
+def _first_occurrences(items: ItemRows) -> ItemRows:
     """The different entries of a list in its order."""
-    return np.array(list(dict.fromkeys(items.tolist())), dtype=np.int64)
+    return ItemRows(np.array(list(dict.fromkeys(items.tolist())), dtype=np.int64))
 
 
 def all_values(
-    lists: Sequence[Rows], truths: Sequence[ListTruth], facts: ItemFacts, length: int
+    lists: Sequence[ItemRows], truths: Sequence[ListTruth], facts: ItemFacts, length: int
 ) -> NDArray[np.float64]:
     """(n, metrics) of n lists, as `list_values`."""
     return np.stack(
@@ -129,3 +131,72 @@ def all_values(
             for items, truth in zip(lists, truths, strict=True)
         ]
     )
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutSessions:
+    """n examples, each with the items of its session as rows of a bundle."""
+
+    bundle: Bundle
+    examples: tuple[Example, ...]
+    truths: tuple[ListTruth, ...]
+    exclude_seen: bool
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        examples: Sequence[Example],
+        *,
+        exclude_seen: bool,
+        order: str | None = None,
+    ) -> "HeldOutSessions":
+        """Look up the targets. An item that comes again in a session counts once; `order` is the
+        feedback by whose values, the largest first, targets are ordered, in place of time."""
+        truths = tuple(_truth(bundle, example, exclude_seen, order) for example in examples)
+        return cls(bundle, tuple(examples), truths, exclude_seen)
+
+    def rows(self, number: int, ids: Sequence[str]) -> ItemRows:
+        """The rows of a list for an example; -1 for an item that is not active, and for
+        one of the history where those are excluded."""
+        rows = _recommendable(self.bundle, ids)
+        if self.exclude_seen:
+            seen = self.bundle.items.rows(list(self.examples[number].history))
+            rows[np.isin(rows, seen)] = UNKNOWN
+        return rows
+
+
+def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
+    """The vectors of a bundle's items and their self-information in training events."""
+    items = bundle.items
+    directions = None
+    if bundle.codebook is not None:
+        vectors = bundle.codebook.decode(items.codes)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        directions = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    ids = [item for sequence in events for item in sequence.items]
+    rows = items.rows(ids)
+    counts = np.bincount(rows[rows >= 0], minlength=len(items))
+    counts[~bundle.is_active] = 0
+    return ItemFacts(directions, information(counts))
+
+
+def _truth(bundle: Bundle, example: Example, exclude_seen: bool, order: str | None) -> ListTruth:
+    first_of: dict[str, FurtherTarget] = {}
+    for target in example.targets:
+        first_of.setdefault(target.item, target)
+    rows = _recommendable(bundle, list(first_of))
+    if exclude_seen:
+        rows[np.isin(list(first_of), example.history)] = UNKNOWN
+    places = np.arange(len(first_of), dtype=np.float64)
+    if order is not None:
+        values = [target.feedback[order] for target in first_of.values()]
+        places = np.array([-v if isinstance(v, int | float) else np.nan for v in values])
+    return ListTruth(rows, places)
+
+
+def _recommendable(bundle: Bundle, ids: Sequence[str]) -> ItemRows:
+    """The rows of items, -1 for those that are not active: absent, retired, or without tokens."""
+    rows = bundle.items.rows(ids)
+    rows[(rows >= 0) & ~bundle.is_active[rows]] = UNKNOWN
+    return rows

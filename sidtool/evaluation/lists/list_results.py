@@ -31,7 +31,7 @@ Means = dict[str, Mean]
 
 @dataclass(frozen=True, eq=False)
 class ListEvaluation:
-    """Lists of several systems for n examples, the model's first, as `evaluate --list --json`
+    """Lists of several systems for n examples, the model's first, as `evaluate-lists --json`
     prints it."""
 
     n: int

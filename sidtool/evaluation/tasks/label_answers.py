@@ -1,20 +1,182 @@
 """Metrics of questions whose answer is one of a few labels: accuracy, log loss and AUC of the
 probabilities that a model gives to them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
-from sidtool.evaluation.tasks.answer_probabilities import SharedPrompt, answer_probabilities
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.evaluation.tasks.text_answers import text_answer_metrics
+from sidtool.evaluation.tasks.text_answers import answer_losses, text_answer_metrics
 from sidtool.model.load import LoadedModel
+from sidtool.model.positions import check_positions
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.labels import MOST_LABELS, are_numbers, sorted_labels
 from sidtool.model.prompt.segments import Segment, catalog
+from sidtool.model.structure import is_encoder_decoder
+from sidtool.recommendation.search.driver import Decoder, decoding_method, evaluation_mode
+from sidtool.recommendation.search.partial_head import DecodingHead
+from sidtool.recommendation.search.token_tree import TokenTree
+
+ENDS = 64
+"""Ends that grow together on one prompt: the mask of a step is quadratic in their tokens."""
+
+
+@dataclass(frozen=True)
+class SharedPrompt:
+    """k prompts that share their start."""
+
+    start: Sequence[int]
+    """token ids, at least one"""
+    ends: Sequence[Sequence[int]]
+    """k continuations of the start, all of one length of at least 1"""
+
+    @classmethod
+    def single(cls, prompt: Sequence[int]) -> "SharedPrompt":
+        """One prompt of two tokens or more."""
+        return cls(prompt[:-1], [prompt[-1:]])
+
+
+@torch.no_grad()
+def answer_probabilities(
+    model: Any, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """For each of n prompts (k, a): the probability of each of a answers, given as token ids,
+    behind each end, among these answers.
+
+    A prompt is read once; its ends and the answers behind them are a tree over its cache.
+    Encoder-decoders, and models that no mask can steer, read every prompt with every answer anew.
+    Raises DataError if a prompt with its answer is longer than the model's positions."""
+    with evaluation_mode(model) as bare:
+        # an encoder reads a prompt as a whole, and no tree can grow on nothing
+        is_tree = not is_encoder_decoder(bare) and all(
+            prompt.start for prompt in prompts if prompt.ends
+        )
+        if not is_tree or decoding_method(bare) == "generate":
+            return _by_whole_sequences(bare, prompts, answers)
+        decoder = Decoder.of(bare, "it cannot score answers")
+        results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
+        for numbers in _by_tokens_of_ends(prompts).values():
+            alike = [prompts[number] for number in numbers]
+            for index, probabilities in _by_trees(decoder, alike, answers):
+                results[numbers[index]] = probabilities
+    return results
+
+
+def _by_trees(
+    decoder: Decoder, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The same for prompts whose ends have one number of tokens, each by its index, in the order in
+    which they are read."""
+    n_tokens = len(prompts[0].ends[0])
+    n_ends = min(ENDS, max(len(prompt.ends) for prompt in prompts))
+    # the last token of each end branches into the answers, whose last tokens nothing follows
+    n_appended = _longest(answers) - 1
+    capacity = n_ends * (n_tokens + len(answers) * n_appended)
+    starts = [prompt.start for prompt in prompts]
+    check_positions(decoder.model, max(map(len, starts)) + n_tokens, n_appended)
+    for batch, tree in decoder.trees(starts, capacity):
+        chosen = [prompts[index] for index in batch]
+        scores = _score(tree, decoder.head, _ends(chosen, decoder.model.device), answers)
+        probabilities = _softmax(scores)  # (batch, k, answers)
+        for row, index in enumerate(batch):
+            yield index, probabilities[row, : len(chosen[row].ends)]
+
+
+def _by_tokens_of_ends(prompts: Sequence[SharedPrompt]) -> dict[int, list[int]]:
+    """The numbers of prompts that have ends, by how many tokens an end has."""
+    numbers: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        if prompt.ends:
+            numbers.setdefault(len(prompt.ends[0]), []).append(number)
+    return numbers
+
+
+def _ends(prompts: Sequence[SharedPrompt], device: torch.device) -> torch.Tensor:
+    """(batch, k, tokens): the ends of prompts; the last one again where there are fewer."""
+    longest = max(len(prompt.ends) for prompt in prompts)
+    padded = [
+        [*prompt.ends, *[prompt.ends[-1]] * (longest - len(prompt.ends))] for prompt in prompts
+    ]
+    return torch.tensor(padded, device=device)
+
+
+def _score(
+    tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """(batch, k, a) log-probabilities of answers behind (batch, k, tokens) ends."""
+    tree.prefill()
+    parts = []
+    for part in ends.split(ENDS, dim=1):
+        parts.append(_score_ends(tree, head, part, answers))
+        tree.rewind()
+    return torch.cat(parts, dim=1)
+
+
+def _score_ends(
+    tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """The same of few ends: their last tokens branch into the answers, which grow token by token;
+    an answer that is shorter than another goes on without being counted."""
+    batch, n_ends, _ = ends.shape
+    n_answers = len(answers)
+    longest = _longest(answers)
+    padded = [[*answer, *[answer[-1]] * (longest - len(answer))] for answer in answers]
+    tokens = torch.tensor(padded, device=ends.device)  # (answers, longest)
+    parents = torch.zeros(batch, n_ends, dtype=torch.long, device=ends.device)
+    # (batch, ends, 1, dim), from the second token on (batch, ends, answers, dim)
+    hidden = tree.step(ends, parents).unsqueeze(2)
+    total = torch.zeros(batch, n_ends, n_answers, device=ends.device)
+    for place in range(longest):
+        if place:
+            ids = tokens[:, place - 1].repeat(batch, n_ends)  # (batch, ends * answers)
+            flat = tree.step(ids, _parents(place, batch, n_ends, n_answers, ends.device))
+            hidden = flat.view(batch, n_ends, n_answers, -1)
+        log_probs = head.log_probs(hidden, tokens[:, place], "vocabulary")
+        # behind the first token, each answer at its own branch
+        log_probs = log_probs.diagonal(dim1=2, dim2=3) if place else log_probs.squeeze(2)
+        counted = torch.tensor([place < len(answer) for answer in answers], device=ends.device)
+        total += log_probs.masked_fill(~counted, 0.0)
+    return total
+
+
+def _parents(
+    place: int, batch: int, n_ends: int, n_answers: int, device: torch.device
+) -> torch.Tensor:
+    """(batch, ends * answers): the end of each branch, later the branch itself."""
+    if place > 1:
+        parents = torch.arange(n_ends * n_answers, device=device)
+    else:
+        parents = torch.arange(n_ends, device=device).repeat_interleave(n_answers)
+    return parents.expand(batch, -1)
+
+
+def _by_whole_sequences(
+    model: Any, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """The same, with every prompt read whole for every answer."""
+    whole = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
+    repeated = [sequence for sequence in whole for _ in answers]
+    losses, _ = answer_losses(model, repeated, [*answers] * len(whole))
+    scores = -losses.reshape(len(whole), len(answers))  # (ends of all prompts, answers)
+    probabilities = _softmax(torch.from_numpy(scores))
+    stops = np.cumsum([len(prompt.ends) for prompt in prompts])
+    return np.split(probabilities, stops[:-1])
+
+
+def _softmax(scores: torch.Tensor) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = scores.double().softmax(-1).cpu().numpy()
+    return probabilities
+
+
+def _longest(answers: Sequence[Sequence[int]]) -> int:
+    return max(map(len, answers))
+
 
 SMALLEST = 1e-15
 """The smallest probability of which a log loss is taken."""

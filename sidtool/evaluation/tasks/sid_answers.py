@@ -19,7 +19,8 @@ from sidtool.evaluation.tasks.questions import (
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
+from sidtool.tokenizer.index_spaces import Leaves
 from sidtool.tokenizer.sid import SidSpace
 
 
@@ -51,17 +52,17 @@ def sid_answer_metrics(
             total=len(questions),
             progress=progress,
         )
-        .entries
+        .leaves
     )
     correct = _correct_prefixes(space, questions, answers, also_correct)
-    accuracy = _accuracy(trie.leaf_codes(ranked[:, 0]).tolist(), correct)
+    accuracy = _accuracy(trie.leaf_codes(Leaves(ranked[:, 0])).tolist(), correct)
     accuracy[ranked[:, 0] < 0] = 0  # an empty prompt has no answer
     accuracy_names = (*(f"prefix@{level}" for level in range(1, space.levels)), "exact")
 
     # retrieval ranks items: items that share a SID share its rank
-    all_codes = trie.leaf_codes(np.arange(trie.n_leaves)).tolist()
+    all_codes = trie.leaf_codes(Leaves(np.arange(trie.n_leaves))).tolist()
     leaf_of = {tuple(codes): leaf for leaf, codes in enumerate(all_codes)}
-    targets = np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64)
+    targets = Leaves(np.array([leaf_of.get(codes, -1) for codes in answers], dtype=np.int64))
     sizes = trie.items_per_leaf(ranked)
     retrieval = metric_values(find_targets(ranked, targets, sizes), ks)
     names = (*accuracy_names, *metric_names(ks))

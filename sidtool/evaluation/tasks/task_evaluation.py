@@ -3,10 +3,10 @@ queries, and the model's answers."""
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.data.tables.containers import suffix
 from sidtool.data.tables.json_tables import json_lines
+from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_metrics import TaskEvaluation, evaluate_questions
-from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
 from sidtool.examples.lineage import check_same_bundle, read_lineage, side_files
@@ -34,38 +35,7 @@ from sidtool.model.positions import max_positions
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import Segment
-from sidtool.recommendation.search.normalize import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
-
-
-@dataclass(frozen=True)
-class TaskEvaluationOptions:
-    """Which questions of a task are evaluated, and how. Raises UsageError for an unknown task or a
-    number below 1."""
-
-    task: str
-    on: Literal["test", "valid"] = "test"
-    """The part of the split whose users a task about histories is evaluated on."""
-    items: Path | None = None
-    """The catalog; without it the titles of the bundle are used."""
-    catalog: CatalogOptions = field(default_factory=CatalogOptions)
-    only_items: frozenset[str] | None = None
-    """Ids of the only items that questions are about."""
-    limit: int | None = None
-    """Number of questions, drawn at random."""
-    num_beams: int = 50
-    seed: int = 0
-    normalize: Normalize | None = None
-    """What scores of SIDs are normalized over; None is as the model was trained."""
-
-    def __post_init__(self) -> None:
-        if named_task(self.task).target == "list":
-            raise UsageError(
-                "lists are no questions with one answer", hint="sidtool evaluate --list LENGTH"
-            )
-        for name, value in (("limit", self.limit), ("number of beams", self.num_beams)):
-            if value is not None and value < 1:
-                raise UsageError(f"the {name} must be at least 1, not {value}")
 
 
 class Questions(NamedTuple):
@@ -89,7 +59,13 @@ def evaluate_task(
     left out, and a SidtoolWarning counts them. Raises UsageError if source and options do not fit
     the task, CompatibilityError if the training examples are of another bundle or the model may
     have learned from held-out events, DataError if there is no question, and as
-    `evaluate_questions`."""
+    `evaluate_questions`.
+
+    Examples:
+        >>> options = sidtool.TaskEvaluationOptions(task="next-item", limit=4, num_beams=5)
+        >>> sidtool.evaluate_task("tuned", "split", options).n
+        4
+    """
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     source = None if source is None else Path(source)
     task = options.task
@@ -97,7 +73,7 @@ def evaluate_task(
     if loaded.contract.user_tokens and per_user:
         raise UsageError(
             f"the model has user tokens, and questions of task {task} have none",
-            hint="sidtool evaluate without --task measures recommendations, with them",
+            hint="sidtool evaluate measures recommendations, with them",
         )
     has_parts = per_user and source is not None and not _holds_training_examples(source)
     if options.on != "test" and not has_parts:
@@ -124,8 +100,7 @@ def evaluate_task(
         sampled.questions,
         also_correct=sampled.also_correct,
         are_labels=named_task(task).target == "feedback",
-        num_beams=options.num_beams,
-        normalize=options.normalize,
+        search=options,
         seed=options.seed,
         progress=progress,
     )
@@ -142,7 +117,7 @@ def _read_questions(
 ) -> list[Question]:
     """The questions of a task in a file of training examples."""
     about_items = (options.items, options.only_items)
-    if any(option is not None for option in about_items) or options.catalog != CatalogOptions():
+    if any(option is not None for option in about_items) or options.catalog != TaskCatalogOptions():
         raise UsageError(
             f"{path} contains the questions already",
             hint="leave out --only-items, --items and the other options about items",

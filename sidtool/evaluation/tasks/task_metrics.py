@@ -13,7 +13,7 @@ from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.sid_answers import sid_answer_metrics
 from sidtool.model.load import LoadedModel
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.search_options import BeamOptions
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def evaluate_questions(
     *,
     also_correct: Sequence[Question] = (),
     are_labels: bool = False,
-    num_beams: int = 50,
-    normalize: Normalize | None = None,
+    search: BeamOptions | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> TaskEvaluation:
@@ -52,9 +51,8 @@ def evaluate_questions(
 
     `also_correct` are further questions, not evaluated, whose answers are correct for the questions
     of their group too. With `are_labels`, answers are labels, whose probabilities are measured
-    if they are few (`label_metrics`). `normalize` is what scores of SIDs are normalized over;
-    None is as the model was trained. Raises DataError without questions, or if some are answered
-    by a SID and others by a text, UsageError for a `normalize` where no answer is a SID."""
+    if they are few (`label_metrics`). Raises DataError without questions, or if some are answered
+    by a SID and others by a text, UsageError for a `search.normalize` where no answer is a SID."""
     if not questions:
         raise DataError(f"there are no questions of task {task}")
     kinds = {question.ends_in_sid or ("text", bool(question.prompt)) for question in questions}
@@ -63,18 +61,20 @@ def evaluate_questions(
             f"the questions of task {task} are of several kinds, which no metric covers together"
         )
     ends_in_sid = questions[0].ends_in_sid
-    if normalize is not None and not ends_in_sid:
+    search = search or BeamOptions()
+    if search.normalize is not None and not ends_in_sid:
         raise UsageError(
-            f"no answer of task {task} is a SID, so normalizing over the {normalize} has no effect",
+            f"no answer of task {task} is a SID, so normalizing over the {search.normalize} has no "
+            "effect",
             hint="leave out --normalize",
         )
-    settings: dict[str, Any] = {"num_beams": num_beams, "seed": seed, "resamples": RESAMPLES}
+    settings: dict[str, Any] = {"num_beams": search.num_beams, "seed": seed, "resamples": RESAMPLES}
     chance: dict[str, float] = {}
     of_all: dict[str, float] = {}
     if ends_in_sid:
-        settings["normalize"] = normalize or loaded.contract.normalize
+        settings["normalize"] = search.normalize or loaded.contract.normalize
         names, values, chance = sid_answer_metrics(
-            loaded, questions, also_correct, num_beams, settings["normalize"], progress
+            loaded, questions, also_correct, search.num_beams, settings["normalize"], progress
         )
     elif are_labels:
         from sidtool.evaluation.tasks.label_answers import label_metrics

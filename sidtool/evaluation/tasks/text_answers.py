@@ -18,7 +18,7 @@ from sidtool.model.load import LoadedModel
 from sidtool.model.positions import check_positions, max_positions
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search.batching import batches, evaluation_mode
+from sidtool.recommendation.search.driver import batches, evaluation_mode
 from sidtool.recommendation.search.encoded_prompts import padded
 from sidtool.recommendation.search.generate_fallback import without_own_settings
 

@@ -3,23 +3,22 @@ model of sidtool. Its weights are copied, not changed."""
 
 import shutil
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.artifact import describe
 from sidtool.base.checkpoint.files import model_digests
-from sidtool.base.errors import IntegrityError, SidtoolWarning, UsageError
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
+from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.find_tokens import find_tokens, level_sizes
-from sidtool.integrations.adopt.known_prompts import Preset
 from sidtool.integrations.adopt.prompts import adopted_prompt, worked_prompt
 from sidtool.integrations.adopt.report import Adoption, equal_rows, sampling_settings
 from sidtool.integrations.formats.convert import SUFFIXES, read_map
 from sidtool.model.contract.card import check_license
-from sidtool.model.contract.contract import BUNDLE_COPY, Contract
+from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import AdoptParams, StageRecord
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import locate_base
@@ -34,27 +33,8 @@ from sidtool.model.pretrained import (
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import model_kind, vocabulary_weights
 from sidtool.model.vocabulary import check_embedding_rows
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import verify
-
-
-@dataclass(frozen=True)
-class AdoptOptions:
-    """The prompt and the origin of a model that another system trained."""
-
-    preset: Preset | None = None
-    """the system whose prompt it was trained with"""
-    template_file: str | Path | None = None
-    """a file with another prompt, {"prompts": [TEXT], "separator": TEXT, "items": [FORM]}"""
-    history_length: int | None = None
-    """items of a history at most; None: as the preset, or 20"""
-    max_length: int | None = None
-    """tokens of a prompt at most; None: as the preset, or 2048"""
-    revision: str | None = None
-    """of a model on the hub"""
-    license: str | None = None
-    """for the model cards of this model and of those made from it"""
 
 
 def adopt(
@@ -84,8 +64,6 @@ def adopt(
     with new_dir(out, force=force) as folder:
         _copy(checkpoint, folder)
         write_contract(folder, adoption.contract, adoption.bundle)
-        for name, reason in verify(folder / BUNDLE_COPY):
-            raise IntegrityError(f"the bundle is damaged: {name}: {reason}")
     return adoption
 
 
@@ -171,7 +149,7 @@ def _open_map(source: str | Path, tokenizer: Any) -> Bundle:
     tokenizer has a token for."""
     path = Path(source)
     if path.suffix not in SUFFIXES or describe(path) != "a file":
-        return open_bundle(source)
+        return open_source(source)
     imported = read_map(path, name=path.stem)
     sizes = level_sizes(tokenizer, imported)
     if sizes == imported.space.sizes:

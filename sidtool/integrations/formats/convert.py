@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import (
     BINARY_FILE,
@@ -18,7 +19,7 @@ from sidtool.base.output_name import (
     OutputKind,
     check_suffix,
 )
-from sidtool.data.items import Items, read_items
+from sidtool.data.items import CatalogNames, Items, read_items
 from sidtool.integrations.formats.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.integrations.formats.grid import read_grid
 from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
@@ -60,13 +61,12 @@ WITH_TOKENS: tuple[System, ...] = ("flashrec", "static", "xllm")
 
 
 @dataclass(frozen=True)
-class CatalogFile:
+class CatalogFile(CatalogNames):
     """A catalog file, and its columns of ids and titles; None: those that a bundle records, or
     guessed."""
 
-    path: Path
-    id_column: str | None = None
-    title_column: str | None = None
+    path: Path = option(flag="--items")
+    """Catalog of the items: their order and their titles."""
 
     def read(self, *, fields: Sequence[str] = (), bundle: Bundle | None = None) -> Items:
         """The items, with further columns as `fields`; `bundle` may record the columns of their ids

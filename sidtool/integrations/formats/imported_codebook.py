@@ -23,6 +23,7 @@ from sidtool.base.errors import (
     ThresholdError,
     UsageError,
 )
+from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.vector_files import read_vectors
 from sidtool.data.vectors import Vectors
@@ -45,32 +46,28 @@ RECORD = "encoded"
 class CodebookFile:
     """A codebook file of another system, and where its vectors come from."""
 
-    path: str | Path
-    embeddings: str | Path | None = None
-    """Vectors of the map's items, to compare the map with what the codebook gives."""
-    by_row: bool = False
-    """Row i of a file without ids is that of item i of the catalog, or of the ids in order."""
-    encoder: Encoder | None = None
-    """The encoder of the vectors; None: not known, unless the system has only one."""
-    text_template: str | None = None
-    """The text of an item that the encoder reads."""
-    fail_under: float = LEAST_SHARE
-    """Least share of items whose SID the codebook gives back."""
+    path: str | Path = option(flag="--codebook", metavar="FILE", panel="Codebook")
+    """The codebook of the map: model.pt of OpenOneRec, .pth of MiniOneRec, LC-Rec or LETTER,
+    codebooks .npz of MiniOneRec, .ckpt of GRID. Only tensors are read."""
+    embeddings: str | Path | None = option(None, panel="Codebook")
+    """Vectors of the items: measures for which share of them the codebook gives the map's SID."""
+    by_row: bool = option(False, panel="Codebook")
+    """Accept vectors without ids: row i is that of item i of the catalog, or of the ids in
+    order."""
+    encoder: Encoder | None = group(None)
+    """The encoder of the vectors, recorded for add-items; None: not known, unless the system has
+    only one."""
+    text_template: str | None = option(None, panel="Codebook")
+    """Text of an item that the encoder reads, like "{title} {description}"."""
+    fail_under: float = option(LEAST_SHARE, minimum=0, maximum=1, panel="Codebook")
+    """Exit 3 if the codebook gives back a smaller share of the map."""
 
-
-def codebook_file(path: Path | None, **options: Any) -> CodebookFile | None:
-    """A codebook file with the options of `CodebookFile`, or None without a file; an option that
-    is None was not given.
-
-    Raises UsageError for an option that applies only with a file, or only with vectors."""
-    chosen = {name: value for name, value in options.items() if value is not None}
-    for name in chosen:
-        flag = f"--{name.replace('_', '-')}"
-        if path is None:
-            raise UsageError(f"{flag} applies only with --codebook")
-        if name in ("by_row", "fail_under") and "embeddings" not in chosen:
-            raise UsageError(f"{flag} applies only with --embeddings")
-    return None if path is None else CodebookFile(path, **chosen)
+    def __post_init__(self) -> None:
+        check_options(self)
+        for name in ("by_row", "fail_under"):
+            if self.embeddings is None and getattr(self, name) != getattr(CodebookFile, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} requires --embeddings")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sidtool.base.output import new_file
 from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import ItemRows
 
 DENSE_LEVELS = 2
 """Levels that STATIC reads from a dense table; the others are rows of a sparse matrix."""
@@ -78,7 +79,7 @@ def write_static(
     if tokens is not None:
         codes = bundle.items.codes
         rows = tokens.rows_with_tokens(codes, bundle.active)
-        trie = Trie.from_codes(codes[rows], bundle.space.sizes, rows)
+        trie = Trie.from_codes(codes[rows], bundle.space.sizes, ItemRows(rows))
     arrays: dict[str, Any] = asdict(static_index(trie, tokens))
     with new_file(path, force=force) as target, target.open("wb") as stream:
         np.savez(stream, **arrays)

@@ -6,10 +6,12 @@ dies, Ray restarts it and repeats the shard."""
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import option
 from sidtool.data.tables.containers import one_line
 
 Engine = Literal["local", "ray"]
@@ -28,6 +30,20 @@ class Job(Protocol[Shard, Result]):
 
     def open(self) -> Callable[[Shard], Result]:
         """Load what the work needs -> the work on one shard."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Where work is done. Raises as `check_engine`."""
+
+    engine: Engine = option("local", panel="Workers")
+    """Where the work is done: in this process, or by workers of the Ray cluster of RAY_ADDRESS, of
+    this machine if it is not set."""
+    workers: int | None = option(None, minimum=1, panel="Workers")
+    """Number of workers. Default: one per GPU of the cluster, else one per CPU."""
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine, self.workers)
 
 
 def check_engine(engine: Engine, workers: int | None) -> None:

@@ -8,19 +8,15 @@ from typing import Any
 from sidtool.memory.memory import Memory
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.memory import MemoryOptions
-from sidtool.model.pretrained import Dtype
+from sidtool.model.model_options import ModelOptions
 from sidtool.registry.references import located, open_bundle, resolve
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class ModelSource(ModelOptions):
     """Where a model is, and how it is loaded; paths must be those of every worker."""
 
     model: str
-    bundle: str | None = None
-    device: str | None = None
-    dtype: Dtype | None = None
-    trust_remote_code: bool = False
     memory: MemoryOptions = field(default_factory=MemoryOptions)
 
     def load(self) -> LoadedModel:

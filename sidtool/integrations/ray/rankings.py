@@ -3,16 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sidtool.base.progress import Progress
 from sidtool.data.split.split import Example
-from sidtool.evaluation.ranking import IndexedExamples, rank_mixture, rank_sids
+from sidtool.evaluation.ranking import IndexedExamples, rank_examples
 from sidtool.integrations.ray.engine import Engine, check_engine, run_job
 from sidtool.integrations.ray.models import ModelSource
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import WINDOW, RankedQueries
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 
 EXAMPLES = 2 * WINDOW
 """Examples of a part: queries that run together are those of a single process."""
@@ -36,8 +34,14 @@ class RankJob:
 
     def _rank(self, loaded: LoadedModel, shard: Sequence[Example]) -> RankedQueries:
         examples = IndexedExamples.of(loaded.bundle, shard, exclude_seen=self.exclude_seen)
-        rank = rank_mixture if self.is_mixed else rank_sids
-        return rank(loaded, examples, k=self.k, num_beams=self.num_beams, normalize=self.normalize)
+        return rank_examples(
+            loaded,
+            examples,
+            k=self.k,
+            num_beams=self.num_beams,
+            is_mixed=self.is_mixed,
+            normalize=self.normalize,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,6 @@ class ClusterRanker:
         for index, part in run_job(job, shards, engine=self.engine, workers=self.workers):
             ranked[index] = part
             if progress is not None:
-                done = sum(len(each.entries) for each in ranked.values())
+                done = sum(len(each.leaves) for each in ranked.values())
                 progress(done, len(examples.examples))
-        parts = [ranked[index] for index in range(len(shards))]
-        return RankedQueries(
-            np.concatenate([part.entries for part in parts]),
-            np.concatenate([part.survived for part in parts]),
-        )
+        return RankedQueries.joined([ranked[index] for index in range(len(shards))])

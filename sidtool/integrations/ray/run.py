@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sidtool.base.options import option
 from sidtool.base.progress import Progress
-from sidtool.integrations.ray.engine import Engine, Job, check_engine, run_job
+from sidtool.integrations.ray.engine import Job, WorkerOptions, run_job
 from sidtool.integrations.ray.output import (
     PartFolder,
     PartReport,
@@ -33,22 +34,16 @@ def part_name(shard: Numbered) -> str:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(WorkerOptions):
     """How the parts of an output are made. None of it changes a part. Raises as `check_engine`."""
 
-    engine: Engine = "local"
-    workers: int | None = None
-    """Processes; None is one for each GPU of the cluster, or each CPU if it has none."""
-    resume: bool = False
-    """Keep the parts of an interrupted run."""
-    force: bool = False
-    """Replace an output that exists."""
-    dry_run: bool = False
-    """Count the rows, and write nothing."""
+    resume: bool = option(False)
+    """Keep the parts that an interrupted run finished."""
+    force: bool = option(False)
+    """Replace an existing output."""
+    dry_run: bool = option(False)
+    """Print the plan; write nothing."""
     progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        check_engine(self.engine, self.workers)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.items import Items, read_items
+from sidtool.data.items import Items, TextNames, read_items
 from sidtool.data.vectors import Vectors
 from sidtool.integrations.ray.output import (
     PartFolder,
@@ -20,7 +20,7 @@ from sidtool.integrations.ray.output import (
 )
 from sidtool.integrations.ray.run import RunOptions, RunReport, part_name, run_over_folder
 from sidtool.integrations.ray.shards import Shard
-from sidtool.registry.references import locate, open_bundle
+from sidtool.registry.references import locate, open_bundle, open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.loaded import (
     LoadedEncoder,
@@ -37,13 +37,9 @@ SHARD_ROWS = 2048
 first, so the last bits of a vector depend on it."""
 
 
-@dataclass(frozen=True)
-class ItemColumns:
+@dataclass(frozen=True, kw_only=True)
+class ItemColumns(TextNames):
     """Columns of a catalog; None: guessed, the text is the title."""
-
-    id_column: str | None = None
-    title_column: str | None = None
-    text_template: str | None = None
 
     def read(self, shard: Shard, bundle: Bundle | None = None) -> Items:
         """The items of a shard; errors as `read_items`."""
@@ -162,7 +158,7 @@ def encode_folder(
         Traceback (most recent call last):
         sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
     """
-    opened = open_bundle(bundle)
+    opened = open_source(bundle)
     refuse_inputs(out, locate(bundle)[0])
     columns = columns or ItemColumns()
     if columns.text_template is None:

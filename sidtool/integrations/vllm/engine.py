@@ -25,7 +25,7 @@ from sidtool.model.contract.locate import model_folder
 from sidtool.model.load import LoadedModel
 from sidtool.model.pretrained import Checkpoint, load_tokenizer
 from sidtool.model.vocabulary import check_token_ids
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 
 PROCESSOR = "sidtool.integrations.vllm.processor:SidConstraint"
 LOGPROBS_MODE = "processed_logits"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sidtool.base.errors import CompatibilityError
@@ -18,7 +17,7 @@ from sidtool.model.contract.contract import Contract
 from sidtool.model.load import check_model_folder
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle
 
@@ -109,8 +108,7 @@ def _leaf_filter(bundle: Bundle, settings: RequestSettings) -> LeafFilter:
     allowed = None
     if settings.allow is not None:
         allowed = AllowList.of(trie, items.rows(settings.allow))
-    denied = items.rows(settings.deny) if settings.deny else np.zeros(0, dtype=np.int64)
-    return LeafFilter.of(trie, allowed, denied)
+    return LeafFilter.of(trie, allowed, items.rows(settings.deny))
 
 
 def check_engine_model(model: str | Path, contract: Contract) -> None:

@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.beam_result import EMPTY_RESULT, BeamResult, best_leaves
-from sidtool.recommendation.search.device_trie import trie_arrays
+from sidtool.recommendation.search.device_trie import leaves_of
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import Prior
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import EMPTY_RESULT, BeamResult, Normalize, best_leaves
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import SidPositions
 
 LogProbs = Mapping[int, float]
 """Log-probability by token id."""
@@ -75,7 +73,7 @@ class VllmSearch:
         results = [EMPTY_RESULT] * len(prompts)
         for number in {beam.prompt for beam in beams}:
             own = [beam for beam in beams if beam.prompt == number]
-            leaves = leaves_of(np.array([beam.ids for beam in own]), trie, tokens)
+            leaves = leaves_of(trie, tokens.codes(np.array([beam.ids for beam in own])))
             scores = np.array([beam.score for beam in own], dtype=np.float32)
             results[number] = best_leaves(leaves, scores, k)
         return results
@@ -113,10 +111,9 @@ class VllmSearch:
             deny=self._ids(leaf_filter.trie, leaf_filter.denied),
         )
 
-    def _ids(self, trie: Trie, positions: NDArray[np.int64]) -> tuple[str, ...]:
-        rows = positions if trie.rows is None else trie.rows[positions]
+    def _ids(self, trie: Trie, positions: SidPositions) -> tuple[str, ...]:
         ids = self.constraint.bundle.items.ids
-        return tuple(ids[row] for row in rows.tolist())
+        return tuple(ids[row] for row in trie.item_rows(positions).tolist())
 
     def _next_tokens(
         self, requests: Sequence[tuple[list[int], dict[str, Any]]], num_beams: int
@@ -159,10 +156,3 @@ def best_beams(
     for candidates in extended.values():
         # equal scores in the order of the tokens, as a search over the trie has them
         yield from sorted(candidates, key=lambda beam: (-beam.score, beam.ids))[:num_beams]
-
-
-def leaves_of(ids: NDArray[np.int64], trie: Trie, tokens: SidTokens) -> NDArray[np.int64]:
-    """The leaves of (n, levels) token ids of valid SIDs."""
-    codes = torch.from_numpy(tokens.codes(ids).astype(np.int64))
-    leaves, _ = trie_arrays(trie, "cpu").descend(codes)
-    return leaves.numpy()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
+from sidtool.data.split.record import SplitReference
 from sidtool.memory.gate import Gate
 
 MEMORY_COPY = "memory.zarr"
@@ -24,6 +25,8 @@ class MemoryBinding(JsonRecord):
     """gives each request its own weight, in place of `weight`"""
     new_item_factor: float = 1.0
     """multiplies the raised scores of items without training events"""
+    split: SplitReference | None = None
+    """the split on whose validation users all of this was chosen; None in contracts before 0.3"""
 
     def __post_init__(self) -> None:
         check_weight(self.weight, self.power)

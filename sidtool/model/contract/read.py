@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.artifact import describe
-from sidtool.base.checkpoint.files import CONFIG, MAX_JSON
-from sidtool.base.documents import parse_json
+from sidtool.base.checkpoint.files import CONFIG, MAX_JSON, check_file
+from sidtool.base.digests import cached_digest
+from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, RefusedError
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.model.contract.embedded import embedded_contract
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import verify
+from sidtool.tokenizer.bundle.integrity import open_verified_bundle
 
 
 def read_contract(folder: Path) -> Contract:
@@ -62,7 +63,12 @@ def parse_contract(location: str, data: bytes) -> Contract:
         raise IntegrityError(f"{location} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise IntegrityError(f"{location} is damaged: it has no JSON object")
-    return _located(location, value)
+    contract = _located(location, value)
+    try:
+        check_seal(value)
+    except ValueError as error:
+        raise IntegrityError(f"{location} is damaged: {error}") from error
+    return contract
 
 
 def _located(location: str, value: Mapping[str, Any]) -> Contract:
@@ -73,18 +79,27 @@ def _located(location: str, value: Mapping[str, Any]) -> Contract:
         raise type(error)(f"{location}: {error}", hint=error.hint) from error
 
 
+def check_files(folder: Path, contract: Contract) -> None:
+    """Raise IntegrityError unless the files of a model folder are those that its contract records;
+    one of a version before 0.3 records none."""
+    for name, recorded in contract.files.items():
+        path = folder / name
+        if not path.exists():
+            raise IntegrityError(f"{path} is missing, {CONTRACT} lists it")
+        check_file(path, folder, trust_remote_code=True)  # a reader of a pipe would wait
+        actual = cached_digest(path)
+        if actual != recorded:
+            raise IntegrityError(
+                f"{path} has digest {actual[:12]}, {CONTRACT} says {recorded[:12]}",
+                hint="sidtool verify lists every broken file; make or pull the model again",
+            )
+
+
 def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
-    """The bundle inside a model folder, with the digest of every object verified.
+    """The bundle inside a model folder, verified.
 
     Raises IntegrityError if it is damaged, CompatibilityError if it is not the contract's."""
-    broken = verify(folder / BUNDLE_COPY)
-    if broken:
-        name, reason = broken[0]
-        raise IntegrityError(
-            f"{folder / BUNDLE_COPY}: {name}: {reason}",
-            hint="make the model again, or copy its bundle",
-        )
-    bundle = Bundle.open(folder / BUNDLE_COPY)
+    bundle = open_verified_bundle(folder / BUNDLE_COPY)
     actual = bundle.identity.digest[:12]
     expected = contract.identity.digest[:12]
     if actual != expected:

@@ -1,6 +1,6 @@
 """Which splits a model may have learned from, and whether it may be combined with another one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.split.record import SplitReference, check_split
@@ -10,10 +10,24 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:
-    """The splits whose training examples a model was trained on, oldest first."""
+    """The splits that a model may have learned from, by its training examples, the codebooks of its
+    bundles, teachers, rewards, and the tuning of its memory; oldest first."""
     for record in contract.stages:
         if isinstance(record.params, TrainParams | RlParams):
+            yield from record.params.learned_from
             yield record.params.split
+    if contract.memory is not None and contract.memory.split is not None:
+        yield contract.memory.split
+
+
+def further_splits(
+    bundle: Bundle, contracts: Iterable[Contract], *others: SplitReference
+) -> tuple[SplitReference, ...]:
+    """The splits that a bundle's codebook and models may have learned from, and others, without
+    repeats."""
+    of_models = (reference for contract in contracts for reference in splits_of(contract))
+    references = (bundle.manifest.made_from.split, *of_models, *others)
+    return tuple(dict.fromkeys(reference for reference in references if reference))
 
 
 def event_columns(contract: Contract, bundle: Bundle) -> EventColumns | None:

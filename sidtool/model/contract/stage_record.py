@@ -117,6 +117,8 @@ class TrainParams(JsonRecord):
     """None without general text among the examples"""
     sft: SftRecord | None = None
     """None in contracts before 0.3"""
+    learned_from: tuple[SplitReference, ...] = ()
+    """further splits that the bundle's codebook and the teachers learned from"""
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ class RlParams(JsonRecord):
     """the model of the reward `label`"""
     best: Selection | None = None
     """None if the last checkpoint was kept"""
+    learned_from: tuple[SplitReference, ...] = ()
+    """further splits that the bundle's codebook and the models and memory of rewards learned
+    from"""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,30 @@
 """Completes a model folder: bundle, model card and contract. Every command that makes a model ends
 so."""
 
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from sidtool.base.checkpoint.files import CONFIG, model_digests
 from sidtool.base.digests import file_digest
+from sidtool.base.documents import sealed_text
 from sidtool.base.output import write_whole
 from sidtool.model.contract.card import MODEL_CARD, model_card
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.model.contract.embedded import embed
 from sidtool.model.contract.memory_binding import MEMORY_COPY
+from sidtool.model.contract.read import check_files
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import ROOT
+
+
+def copy_model(folder: Path, contract: Contract, target: Path) -> None:
+    """Copy the files of a model folder, without its contract, into the folder `target`. Raises
+    IntegrityError if the copies are not those that the contract records."""
+    # checkpoints have the old contract
+    skip = shutil.ignore_patterns(CONTRACT, "checkpoint-*")
+    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+    check_files(target, contract)
 
 
 def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract:
@@ -29,6 +40,5 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract
         digests[CONFIG] = file_digest(folder / CONFIG)
     stored = replace(contract, files=digests)
     write_whole(folder / MODEL_CARD, model_card(stored, bundle))
-    text = json.dumps(stored.to_json(), indent=1, ensure_ascii=False) + "\n"
-    write_whole(folder / CONTRACT, text)
+    write_whole(folder / CONTRACT, sealed_text(stored.to_json()))
     return stored

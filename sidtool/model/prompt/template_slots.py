@@ -90,7 +90,7 @@ def value_text(value: Value | None) -> str:
     return text or UNKNOWN
 
 
-def parse_field_tokens(texts: Sequence[str]) -> FieldValues:
+def parse_field_tokens(texts: list[str]) -> FieldValues:
     """The values with tokens of "FIELD=VALUE,VALUE" and of "gap" and "ago", whose values are spans
     of time; numbers as prompts show them, so "4.0" is "4". Raises UsageError for another text or a
     repeated field."""

@@ -2,43 +2,42 @@
 
 A SID has a fixed depth, so L levels take the prefill and L - 1 steps. Each step computes logits for
 the level's codes only, and gathers the valid codes from the trie. All beams of a prompt share one
-key-value cache. A score is the sum of L log-probabilities: no end token, no length penalty."""
+key-value cache. A score is the sum of L log-probabilities: no end token, no length penalty.
+
+With a memory, prefixes are ranked by an upper bound of their items: the rank of a prefix is (1 - w)
+p_model(prefix) + w max p_memory(item below the prefix). No item below it has a larger mixed
+probability. With w = 1 the beam finds the memory's best items."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.model.positions import check_positions
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.batching import batches, evaluation_mode
-from sidtool.recommendation.search.beam_result import EMPTY_RESULT, BeamResult, best_leaves
-from sidtool.recommendation.search.columns import LevelColumns, token_columns
-from sidtool.recommendation.search.device_trie import (
-    FilterArrays,
-    TrieArrays,
-    normalize_over_children,
-    trie_arrays,
+from sidtool.recommendation.search.columns import token_columns
+from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
+from sidtool.recommendation.search.driver import (
+    TOKEN_BUDGET,
+    Children,
+    Decoder,
+    decoding_method,
+    evaluation_mode,
+    tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.generate_fallback import generate_beams
 from sidtool.recommendation.search.mixture import Prior, check_normalize
-from sidtool.recommendation.search.mixture_arrays import MixtureArrays
-from sidtool.recommendation.search.normalize import Normalize
-from sidtool.recommendation.search.partial_head import DecodingHead
-from sidtool.recommendation.search.probe import decoding_method
-from sidtool.recommendation.search.target_prefixes import TargetPrefixes
-from sidtool.recommendation.search.token_tree import TokenTree
+from sidtool.recommendation.search.results import (
+    EMPTY_RESULT,
+    BeamResult,
+    Normalize,
+    best_leaves,
+)
 from sidtool.tokenizer.bundle.trie import Trie
-
-TOKEN_BUDGET = 1 << 14
-"""Tokens, prompts and trees together, that run in one batch."""
-
-
-MAX_TREE_TOKENS = 1 << 14
-"""Tokens of one prompt's tree: its attention mask has the square of this number of values."""
+from sidtool.tokenizer.index_spaces import Leaves
 
 
 @torch.no_grad()
@@ -73,162 +72,187 @@ def beam_search(
     if num_beams < 1 or k < 1:
         raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
     num_beams = min(max(num_beams, k), trie.n_leaves)
-    check_tree_tokens(num_beams, trie.levels)
+    capacity = tree_tokens(num_beams, trie.levels - 1, f"SIDs of {trie.levels} levels")
     filters = filters or [None] * len(prompts)
     targets = targets if targets is not None else [-1] * len(prompts)
     priors = priors if priors is not None and any(priors) else None
     if priors is not None:
         check_normalize(normalize)
-    results = [EMPTY_RESULT] * len(prompts)
-    lengths = [len(prompt) for prompt in prompts]
-    tree_tokens = num_beams * (trie.levels - 1)
-    with evaluation_mode(model) as model:
-        check_positions(model, max(lengths, default=0), trie.levels - 1)
-        method = decoding_method(model)
-        search = None
-        if method != "generate":
-            head = DecodingHead(model, sliced=method == "sliced")
-            arrays = trie_arrays(trie, model.device)
-            search = _TreeSearch(model, head, trie, arrays, tokens, num_beams, normalize)
-        elif priors is not None:
-            raise UsageError(
-                f"{type(model).__name__} does not support a 4-D attention mask: it cannot be mixed "
-                "with a memory"
+    with evaluation_mode(model, prompts, trie.levels - 1) as model:
+        if priors is None and decoding_method(model) == "generate":
+            return generate_beams(
+                model, prompts, trie, tokens, num_beams, k, normalize, filters, targets
             )
-        for batch in batches(lengths, tree_tokens, token_budget):
-            batch_prompts = [prompts[index] for index in batch]
-            batch_filters = [filters[index] for index in batch]
-            batch_targets = [targets[index] for index in batch]
-            if search is None:
-                batch_results = generate_beams(
-                    model,
-                    batch_prompts,
-                    trie,
-                    tokens,
-                    num_beams,
-                    k,
-                    normalize,
-                    batch_filters,
-                    batch_targets,
-                )
-            else:
-                batch_priors = None if priors is None else [priors[index] for index in batch]
-                batch_results = search.run(
-                    batch_prompts, batch_filters, batch_priors, batch_targets, k
-                )
-            for index, result in zip(batch, batch_results, strict=True):
+        decoder = Decoder.of(model, "it cannot be mixed with a memory")
+        arrays = trie_arrays(trie, model.device)
+        columns = token_columns(tokens, model.device)
+        widths = [min(num_beams, len(codes)) for codes in trie.codes]
+        results = [EMPTY_RESULT] * len(prompts)
+        for batch, tree in decoder.trees(prompts, capacity, token_budget):
+            search = _BeamSearch(
+                trie,
+                arrays,
+                [filters[index] for index in batch],
+                None if priors is None else [priors[index] for index in batch],
+                [targets[index] for index in batch],
+                model.device,
+            )
+            leaves = decoder.grow(tree, search, arrays, columns, normalize, widths)
+            for index, result in zip(batch, search.results(leaves, k), strict=True):
                 results[index] = result
     return results
 
 
-def check_tree_tokens(num_beams: int, levels: int) -> None:
-    """Raise UsageError if the tree of so many beams would take gigabytes of memory."""
-    if num_beams * (levels - 1) > MAX_TREE_TOKENS:
-        raise UsageError(
-            f"{num_beams} beams are too many: {MAX_TREE_TOKENS // (levels - 1)} fit into memory "
-            f"with SIDs of {levels} levels",
-            hint="lower -k and --num-beams; --candidates scores any number of items exactly",
-        )
+class _BeamSearch:
+    """The scores and ranks of the beams of one batch."""
 
-
-@dataclass(frozen=True, eq=False)
-class _TreeSearch:
-    """Beam search on token trees, one batch of prompts at a time."""
-
-    model: Any
-    head: DecodingHead
-    catalog: Trie
-    trie: TrieArrays
-    tokens: SidTokens
-    num_beams: int
-    normalize: Normalize
-
-    def run(
+    def __init__(
         self,
-        prompts: Sequence[Sequence[int]],
+        catalog: Trie,
+        trie: TrieArrays,
         filters: Sequence[LeafFilter | None],
         priors: Sequence[Prior | None] | None,
         targets: Sequence[int],
-        k: int,
-    ) -> list[BeamResult]:
-        """The k best leaves of each prompt."""
-        levels = self.trie.levels
-        device = self.model.device
-        columns_of_levels = token_columns(self.tokens, device).levels
-        filter_arrays = FilterArrays(filters, self.trie, device) if any(filters) else None
-        mixture = None
+        device: Any,
+    ) -> None:
+        self._trie = trie
+        self._filters = FilterArrays(filters, trie, device) if any(filters) else None
+        self._mixture = None
+        self._scores = torch.zeros(len(filters), 1, device=device)
         if priors is not None:
-            mixture = MixtureArrays(priors, filters, self.catalog, self.trie, device)
-        followed = None
+            self._mixture = MixtureArrays(priors, filters, catalog, trie, device)
+            self._scores = self._mixture.log_model
+        self._targets = None
         if max(targets) >= 0:
-            followed = TargetPrefixes(targets, self.catalog, device)
-        tree = TokenTree.of(
-            self.model, prompts, capacity=self.num_beams * (levels - 1), head=self.head
-        )
-        nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=device)  # the root
-        scores = torch.zeros(len(prompts), 1, device=device)
-        if mixture is not None:
-            scores = mixture.log_model
-        hidden = tree.prefill()  # (batch, 1, dim)
-        for level, columns in enumerate(columns_of_levels):
-            log_probs = self.head.log_probs(hidden, columns.columns, self.normalize)
-            nodes, codes, scores, ranks, parents = self._advance(
-                level, columns, nodes, scores, log_probs, filter_arrays, mixture
-            )
-            if followed is not None:
-                followed.update(level, nodes, ranks)
-            if level < levels - 1:
-                hidden = tree.step(columns.ids(codes), parents)  # (batch, beams, dim)
-        if mixture is not None:
-            scores = scores - mixture.log_model
-        survived = [0] * len(prompts) if followed is None else followed.survived.tolist()
-        # (batch, beams) each; the nodes of the last level are leaves
-        leaf_rows, rank_rows, score_rows = (
-            tensor.cpu().numpy() for tensor in (nodes, ranks, scores)
-        )
+            self._targets = TargetPrefixes(targets, catalog, device)
+
+    def rank(self, level: int, children: Children) -> torch.Tensor:
+        """As `Search.rank`: by scores, or by the mixture."""
+        valid = children.valid
+        if self._filters is not None:
+            valid &= self._filters.eligible(level, children.nodes) > 0
+        totals = self._scores.unsqueeze(-1) + children.log_probs
+        totals = totals.masked_fill_(~valid, -torch.inf)
+        if self._mixture is None:
+            return totals
+        if level == self._trie.levels - 1 and self._trie.log_size is not None:
+            # items share the probability of their SID, where a memory tells them apart
+            is_mixed = self._mixture.is_mixed[:, None, None]
+            totals -= self._trie.log_size[children.nodes] * is_mixed
+        self._totals = totals.flatten(1)
+        return self._mixture.add_to(self._totals, level, totals.shape[-1])
+
+    def follow(
+        self, level: int, nodes: torch.Tensor, ranks: torch.Tensor, best: torch.Tensor
+    ) -> None:
+        """As `Search.follow`."""
+        self._ranks = ranks
+        self._scores = ranks
+        if self._mixture is not None:
+            self._scores = self._totals.gather(1, best)
+            if level < self._trie.levels - 1:
+                self._mixture.follow(best)
+        if self._targets is not None:
+            self._targets.update(level, nodes, ranks)
+
+    def results(self, leaves: torch.Tensor, k: int) -> list[BeamResult]:
+        """The k best of the (batch, beams) leaves of each prompt."""
+        scores = self._scores
+        if self._mixture is not None:
+            scores = scores - self._mixture.log_model
+        survived = [0] * len(leaves)
+        if self._targets is not None:
+            survived = self._targets.survived.tolist()
+        columns = [tensor.cpu().numpy() for tensor in (leaves, self._ranks, scores)]
         return [
-            best_leaves(leaf_rows[row], rank_rows[row], k, score_rows[row])._replace(
-                survived=survived[row]
-            )
-            for row in range(len(prompts))
+            best_leaves(row_leaves, ranks, k, row_scores)._replace(survived=levels)
+            for row_leaves, ranks, row_scores, levels in zip(*columns, survived, strict=True)
         ]
 
-    def _advance(
+
+class TargetPrefixes:
+    """Follows the prefixes of a batch's targets, which are leaves of the trie; -1 is no target.
+
+    A prefix that is lost never comes back, so the number of levels after which it is still among
+    the beams says it all."""
+
+    def __init__(self, targets: Sequence[int], trie: Trie, device: Any) -> None:
+        paths = trie.leaf_nodes(Leaves(np.asarray(targets, dtype=np.int64)))
+        self._nodes = torch.from_numpy(paths).to(device)  # (batch, levels)
+        self.survived = torch.zeros(len(paths), dtype=torch.long, device=device)
+        """(batch,): the levels so far after which the target's prefix was among the beams"""
+
+    def update(self, level: int, nodes: torch.Tensor, ranks: torch.Tensor) -> None:
+        """Compare the targets with the (batch, beams) nodes that survive a level; a beam of rank
+        minus infinity is a dead end."""
+        is_prefix = nodes == self._nodes[:, level : level + 1]
+        self.survived += (is_prefix & (ranks > -torch.inf)).any(dim=1)
+
+
+class MixtureArrays:
+    """The memories' shares of a batch, as tensors on one device: the best items of each request,
+    and their places in the beam, level by level.
+
+    Call `add_to` at each level, and `follow` after each but the last."""
+
+    def __init__(
         self,
-        level: int,
-        columns: LevelColumns,
-        nodes: torch.Tensor,
-        scores: torch.Tensor,
-        log_probs: torch.Tensor,
-        filter_arrays: FilterArrays | None,
-        mixture: MixtureArrays | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best children of (batch, beams) nodes: their ids, codes, scores by the model and
-        ranks by the mixture, and the index of the beam that each extends."""
-        # (batch, beams, fan-out) each
-        children, codes, valid = self.trie.candidates(level, nodes)
-        log_probs = log_probs.gather(-1, columns.places(codes))
-        if self.normalize == "trie":
-            log_probs = normalize_over_children(log_probs, valid)
-        if filter_arrays is not None:
-            valid &= filter_arrays.eligible(level, children) > 0
-        totals = scores.unsqueeze(-1) + log_probs
-        totals = totals.masked_fill_(~valid, -torch.inf)
-        is_last = level == self.trie.levels - 1
-        if mixture is not None and is_last and self.trie.log_size is not None:
-            # items share the probability of their SID, where a memory tells them apart
-            totals -= self.trie.log_size[children] * mixture.is_mixed[:, None, None]
-        totals = totals.flatten(1)  # (batch, beams * fan-out)
-        beams = min(self.num_beams, len(self.trie.codes[level]), totals.shape[1])
-        if mixture is None:
-            ranks, best = totals.topk(beams)  # best: (batch, beams), indexes into beams * fan-out
-            scores = ranks
-        else:
-            ranks, best = mixture.add_to(totals, level, children.shape[-1]).topk(beams)
-            scores = totals.gather(1, best)
-            if not is_last:
-                mixture.follow(best)
-        nodes = children.flatten(1).gather(1, best)
-        codes = codes.flatten(1).gather(1, best)
-        parents = best // children.shape[-1]
-        return nodes, codes, scores, ranks, parents
+        priors: Sequence[Prior | None],
+        filters: Sequence[LeafFilter | None],
+        trie: Trie,
+        arrays: TrieArrays,
+        device: torch.device,
+    ) -> None:
+        items = [
+            _item_shares(prior, leaf_filter, trie)
+            for prior, leaf_filter in zip(priors, filters, strict=True)
+        ]
+        most = max(len(leaves) for leaves, _ in items)
+        # (batch, most): rows are filled up with items of share 0, which change no score
+        padded_leaves = np.zeros((len(items), most), dtype=np.int64)
+        padded_shares = np.full((len(items), most), -np.inf, dtype=np.float32)
+        for row, (leaves, shares) in enumerate(items):
+            padded_leaves[row, : len(leaves)] = leaves
+            padded_shares[row, : len(leaves)] = shares
+        self._shares = torch.from_numpy(padded_shares).to(device)
+        paths = arrays.paths[torch.from_numpy(padded_leaves).to(device)]
+        self._slots = paths.permute(2, 0, 1).long()  # (levels, batch, most)
+        self._places = torch.zeros_like(self._slots[0])
+        """(batch, most) index of each item's prefix among the candidates of a level"""
+        self._beams = self._places
+        """(batch, most) the beam that has each item's prefix; any one if none has it, and then the
+        share is 0"""
+        is_mixed = [prior is not None and prior.is_mixed for prior in priors]
+        self.is_mixed = torch.tensor(is_mixed, device=device)
+        """(batch,): whether the memory has a share; elsewhere the model alone ranks"""
+        log_models = [0.0 if prior is None else prior.log_shares[0] for prior in priors]
+        self.log_model = torch.tensor(log_models, device=device).unsqueeze(1)
+
+    def add_to(self, totals: torch.Tensor, level: int, fan_out: int) -> torch.Tensor:
+        """(batch, beams * fan-out) logs of the model's part for the candidates of a level -> the
+        same with the memory's part."""
+        self._places = torch.add(self._slots[level], self._beams, alpha=fan_out)
+        mixed = torch.logaddexp(totals.gather(1, self._places), self._shares)
+        # of the items below one prefix, that with the largest share counts
+        return totals.scatter_reduce(1, self._places, mixed, "amax")
+
+    def follow(self, best: torch.Tensor) -> None:
+        """Go on with the items below the best candidates of a level, (batch, beams) indexes."""
+        ordered, beam_of = best.sort()
+        nearest = torch.searchsorted(ordered, self._places).clamp_max_(best.shape[1] - 1)
+        in_beam = ordered.gather(1, nearest) == self._places
+        self._shares = torch.where(in_beam, self._shares, -torch.inf)
+        self._beams = beam_of.gather(1, nearest)
+
+
+def _item_shares(
+    prior: Prior | None, leaf_filter: LeafFilter | None, trie: Trie
+) -> tuple[Leaves, NDArray[np.float64]]:
+    """The leaf and the log of the share of each item that has memory mass and may be
+    recommended."""
+    if prior is None or not len(prior.distribution):
+        return EMPTY_RESULT.leaves, np.zeros(0)
+    distribution = prior.distribution
+    if leaf_filter is not None:
+        distribution = distribution.select(leaf_filter.passes(distribution.positions))
+    return trie.leaves(distribution.positions), distribution.log_probs + prior.log_shares[1]

@@ -20,7 +20,7 @@ from sidtool.recommendation.search.device_trie import (
     trie_arrays,
 )
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.trie import Trie
 
 

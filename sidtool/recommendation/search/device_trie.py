@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.tokenizer.sid import Codes
 
 _on_device: WeakKeyDictionary[Trie, dict[Any, "TrieArrays"]] = WeakKeyDictionary()
 
@@ -103,6 +105,12 @@ class TrieArrays:
         for children in self.children[level + 1 :]:
             nodes = children[nodes].long()
         return nodes if self.leaf_start is None else self.leaf_start[nodes].long()
+
+
+def leaves_of(trie: Trie, codes: Codes) -> Leaves:
+    """The leaf of each of (m, levels) SIDs, all of which are in the trie."""
+    leaves, _ = trie_arrays(trie, "cpu").descend(torch.from_numpy(codes.astype(np.int64)))
+    return Leaves(leaves.numpy())
 
 
 def normalize_over_children(log_probs: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

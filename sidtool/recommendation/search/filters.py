@@ -9,23 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import Index, ItemRows, Leaves, SidPositions
+
+NO_POSITIONS = SidPositions(np.zeros(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)
 class AllowList:
     """Items that may be recommended, looked up once and shared by requests."""
 
-    positions: NDArray[np.int64]
+    positions: SidPositions
     """(n,) sorted positions of the items in SID order."""
 
     @classmethod
-    def of(cls, trie: Trie, item_index: NDArray[np.int64]) -> "AllowList":
+    def of(cls, trie: Trie, rows: ItemRows) -> "AllowList":
         """The list of some of the bundle's items; those that the trie lacks are left out."""
-        return cls(trie.positions(item_index))
+        return cls(trie.positions(rows))
 
     def intersect(self, other: "AllowList") -> "AllowList":
         """The items on both lists."""
-        return AllowList(self.positions[_member(self.positions, other.positions)])
+        return AllowList(_members(self.positions, other.positions))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +38,18 @@ class LeafFilter:
 
     trie: Trie
     allowed: AllowList | None = None
-    denied: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    denied: SidPositions = field(default_factory=lambda: NO_POSITIONS)
 
     @classmethod
-    def of(cls, trie: Trie, allowed: AllowList | None, deny: NDArray[np.int64]) -> "LeafFilter":
-        """A filter of an allow list and the item index of those denied."""
+    def of(cls, trie: Trie, allowed: AllowList | None, deny: ItemRows) -> "LeafFilter":
+        """A filter of an allow list and the rows of the items denied."""
         denied = trie.positions(deny)
         if allowed is not None:
-            denied = denied[_member(denied, allowed.positions)]
+            denied = _members(denied, allowed.positions)
         return cls(trie, allowed, denied)
 
     @property
-    def denied_leaves(self) -> NDArray[np.int64]:
+    def denied_leaves(self) -> Leaves:
         """Sorted leaves of which every allowed item is denied: a subset of the allowed leaves."""
         leaves = self.trie.leaves(self.denied)
         if self.trie.leaf_start is None:
@@ -59,7 +62,7 @@ class LeafFilter:
         edges = self.trie.leaf_start[bounds].astype(np.int64)
         if self.allowed is not None:
             edges = np.searchsorted(self.allowed.positions, edges)
-        return distinct[denied_items == edges[1] - edges[0]]
+        return Leaves(distinct[denied_items == edges[1] - edges[0]])
 
     @property
     def n_eligible(self) -> int:
@@ -67,31 +70,20 @@ class LeafFilter:
         n_allowed = self.trie.n_items if self.allowed is None else len(self.allowed.positions)
         return n_allowed - len(self.denied)
 
-    def eligible(self) -> NDArray[np.int64]:
-        """The item index of all items that pass the filter."""
-        positions = np.arange(self.trie.n_items, dtype=np.int64)
-        if self.allowed is not None:
-            positions = self.allowed.positions
-        positions = positions[~_member(positions, self.denied)]
-        return positions if self.trie.rows is None else self.trie.rows[positions]
-
-    def passes(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def passes(self, positions: SidPositions) -> NDArray[np.bool_]:
         """Whether each item, by its position in SID order, passes the filter."""
         flags = ~_member(positions, self.denied)
         if self.allowed is not None:
             flags &= _member(positions, self.allowed.positions)
         return flags
 
-    def items(self, leaf: int) -> NDArray[np.int64]:
-        """The item index of a SID's items that pass the filter, ascending."""
-        first, stop = leaf, leaf + 1
-        if self.trie.leaf_start is not None:
-            first, stop = self.trie.leaf_start[leaf : leaf + 2]
-        positions = np.arange(first, stop, dtype=np.int64)
-        return self.trie.leaf_rows(leaf)[self.passes(positions)]
+
+def _members(positions: SidPositions, others: SidPositions) -> SidPositions:
+    """Those of the positions that are in a sorted array too."""
+    return SidPositions(positions[_member(positions, others)])
 
 
-def _member(values: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _member(values: Index, members: Index) -> NDArray[np.bool_]:
     """Whether each value is in a sorted array."""
     if not len(members):
         return np.zeros(len(values), dtype=np.bool_)

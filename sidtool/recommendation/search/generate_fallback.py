@@ -14,12 +14,18 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from sidtool.base.errors import SidtoolWarning
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search.beam_result import BeamResult, best_leaves, check_scores
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.recommendation.search.device_trie import leaves_of
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import (
+    EMPTY_RESULT,
+    BeamResult,
+    Normalize,
+    best_leaves,
+    check_scores,
+)
 from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.sid import Codes
+from sidtool.tokenizer.index_spaces import Leaves
 
 UNUSED_BEAM = -1e8
 """Scores below this belong to beams that `generate` never filled: it starts them at -1e9."""
@@ -39,6 +45,7 @@ def generate_beams(
     targets: Sequence[int],
 ) -> list[BeamResult]:
     """The k best SIDs after each prompt, as `beam_search` defines them, one prompt at a time.
+    An empty prompt has none.
 
     Warns once per architecture."""
     name = type(model).__name__
@@ -46,18 +53,20 @@ def generate_beams(
         _warned.add(name)
         warnings.warn(
             f"{name} does not support a 4-D attention mask: decoding uses `generate`, which is "
-            "many "
-            "times slower",
+            "many times slower",
             SidtoolWarning,
             stacklevel=3,
         )
     writer = without_own_settings(model)
     results = []
-    target_codes = trie.leaf_codes(np.maximum(targets, 0))
+    target_codes = trie.leaf_codes(Leaves(np.maximum(targets, 0)))
     target_ids = tokens.ids(target_codes, begin_end_tokens=False)  # (prompts, levels)
     for prompt, leaf_filter, target, path in zip(
         prompts, filters, targets, target_ids, strict=True
     ):
+        if not prompt:
+            results.append(EMPTY_RESULT)
+            continue
         processor = SidLogitsProcessor(
             trie, tokens, normalize=normalize, filters=[leaf_filter], strict=False
         )
@@ -76,7 +85,7 @@ def generate_beams(
         used = output.sequences_scores > UNUSED_BEAM
         sids = output.sequences[used][:, start:].cpu().numpy()
         scores = output.sequences_scores[used].float().cpu().numpy()
-        result = best_leaves(_leaves(trie, tokens.codes(sids)), scores, k)
+        result = best_leaves(leaves_of(trie, tokens.codes(sids)), scores, k)
         if target >= 0:
             result = result._replace(survived=_survived([*beams.levels, sids], path))
         results.append(result)
@@ -128,18 +137,3 @@ def beam_config(num_beams: int, levels: int) -> GenerationConfig:
         return_dict_in_generate=True,
         output_scores=True,
     )
-
-
-def _leaves(trie: Trie, codes: Codes) -> NDArray[np.int64]:
-    """The leaf of each of (m, levels) SIDs, all of which are in the trie."""
-    nodes = np.zeros(len(codes), dtype=np.int64)
-    for level in range(trie.levels):
-        pointers = trie.children[level]
-        level_codes = trie.codes[level]
-        spans = zip(pointers[nodes].tolist(), pointers[nodes + 1].tolist(), strict=True)
-        children = [
-            start + np.searchsorted(level_codes[start:stop], code)
-            for (start, stop), code in zip(spans, codes[:, level].tolist(), strict=True)
-        ]
-        nodes = np.array(children, dtype=np.int64)
-    return nodes

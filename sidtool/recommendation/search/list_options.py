@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, option
 
 ListSearch = Literal["beam", "greedy", "gumbel"]
 """How a list is chosen: the best of several partial lists, the best code at each step, or a draw
@@ -17,37 +18,34 @@ class ListOptions:
     Raises UsageError for a negative number, a temperature of 0, and an option that the search does
     not use."""
 
-    search: ListSearch = "beam"
-    """`beam` keeps as many partial lists as there are beams, `greedy` one, `gumbel` draws."""
-    temperature: float = 1.0
-    """Of `gumbel`: below 1 draws are closer to the greedy list."""
-    seed: int = 0
-    """Of `gumbel`: the same seed and request give the same list."""
-    prefix_penalty: float = 0.0
-    """Subtracted from the rank of an item for each item before it with the same first code, in
-    units of log-probability."""
-    mmr: float = 0.0
-    """Times the largest cosine similarity to an item before it, subtracted from the rank of an item
-    (maximal marginal relevance, over the vectors of the codebook)."""
+    search: ListSearch = option("beam", flag="--list-search", panel="Lists")
+    """Keep --num-beams partial lists (beam), keep one (greedy), or draw a list from the model
+    (gumbel)."""
+    temperature: float = option(1.0, above=0, panel="Lists")
+    """Of gumbel: below 1 draws are closer to the greedy list."""
+    seed: int = option(0, minimum=0, panel="Lists")
+    """Of gumbel: the same seed and request give the same list."""
+    prefix_penalty: float = option(0.0, minimum=0, panel="Lists")
+    """Subtract this from the rank of an item for each earlier item of the list with the same first
+    code, in units of log-probability."""
+    mmr: float = option(0.0, minimum=0, panel="Lists")
+    """Subtract this times the largest cosine similarity to an earlier item of the list, by the
+    vectors of the codebook (maximal marginal relevance)."""
 
     def __post_init__(self) -> None:
         if self.search not in get_args(ListSearch):
             raise UsageError(
                 f"search is one of {', '.join(get_args(ListSearch))}, not {self.search!r}"
             )
-        for name in ("prefix_penalty", "mmr"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UsageError(f"{name} is {getattr(self, name)}, not a number from 0")
-        if not 0 < self.temperature < float("inf"):
-            raise UsageError(f"the temperature is {self.temperature}, not a number above 0")
+        check_options(self)
         if self.search == "gumbel" and self.is_diversified:
             raise UsageError(
                 "a prefix penalty and MMR change what is the best list: they need search beam or "
                 "greedy, not gumbel"
             )
-        if self.search != "gumbel" and (self.temperature != 1 or self.seed):
+        if self.search != "gumbel" and self.temperature != 1:
             raise UsageError(
-                f"temperature and seed are those of draws: search {self.search} has none",
+                f"a temperature is that of draws: search {self.search} has none",
                 hint="search gumbel draws lists",
             )
 

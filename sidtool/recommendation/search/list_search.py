@@ -16,28 +16,26 @@ import numpy as np
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.model.positions import check_positions
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.batching import batches, evaluation_mode
-from sidtool.recommendation.search.beam import MAX_TREE_TOKENS, TOKEN_BUDGET
-from sidtool.recommendation.search.beam_result import check_scores
-from sidtool.recommendation.search.columns import TokenColumns, token_columns
+from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import (
+    FilterArrays,
     TrieArrays,
     normalize_over_children,
     trie_arrays,
 )
-from sidtool.recommendation.search.diversity import Diversity
+from sidtool.recommendation.search.draw import gumbel_noise, perturb_children
+from sidtool.recommendation.search.driver import (
+    TOKEN_BUDGET,
+    Children,
+    Decoder,
+    evaluation_mode,
+    tree_tokens,
+)
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.item_list import ItemList
 from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.noise import gumbel_noise, perturb_children
-from sidtool.recommendation.search.normalize import Normalize
-from sidtool.recommendation.search.open_paths import OpenPaths
-from sidtool.recommendation.search.partial_head import DecodingHead
-from sidtool.recommendation.search.partial_lists import Candidates, PartialLists
-from sidtool.recommendation.search.probe import decoding_method
-from sidtool.recommendation.search.token_tree import TokenTree
+from sidtool.recommendation.search.partial_lists import Diversity, PartialLists
+from sidtool.recommendation.search.results import ItemList, Normalize, check_scores
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.quantize.codebook import Codebook
 
@@ -87,64 +85,45 @@ def search_lists(
     ]
     # begin and end tokens are both there or neither is
     between = [token for token in (tokens.end, tokens.begin) if token is not None]
-    tree_tokens = _tree_tokens(beams, max(lengths, default=0), trie.levels, len(between))
+    longest = max(lengths, default=0)
+    chain = max(longest * (trie.levels + len(between)) - len(between) - 1, 1)
+    capacity = tree_tokens(beams, chain, f"lists of {longest} items", "lower --num-beams or --list")
     results: list[list[ItemList]] = [[] for _ in prompts]
     # a prompt without an item that it may be given needs no search
-    prompt_lengths = [
-        len(prompt) if n_items else 0 for prompt, n_items in zip(prompts, lengths, strict=True)
-    ]
-    with evaluation_mode(model) as model:
-        check_positions(model, max(prompt_lengths, default=0), tree_tokens // beams)
-        head = _decoding_head(model)
+    prompts = [prompt if n_items else [] for prompt, n_items in zip(prompts, lengths, strict=True)]
+    with evaluation_mode(model, prompts, chain) as model:
+        decoder = Decoder.of(model, "it cannot write lists")
         arrays = trie_arrays(trie, model.device)
+        columns = token_columns(tokens, model.device)
         diversity = None
         if options.is_diversified:
             diversity = Diversity(options, arrays, codebook, model.device)
-        for batch in batches(prompt_lengths, tree_tokens, token_budget):
-            batch_prompts = [prompts[index] for index in batch]
+        for batch, tree in decoder.trees(prompts, capacity, token_budget):
             batch_filters = [filters[index] for index in batch]
+            batch_lengths = [lengths[index] for index in batch]
             search = _ListSearch(
-                tree=TokenTree.of(model, batch_prompts, capacity=tree_tokens, head=head),
-                head=head,
-                trie=arrays,
-                columns=token_columns(tokens, model.device),
-                between=between,
-                lengths=[lengths[index] for index in batch],
-                num_beams=beams,
-                normalize=normalize,
-                paths=OpenPaths(batch_filters, arrays, model.device),
-                diversity=diversity,
-                noise=_Noise.of(options, [seeds[index] for index in batch]),
+                arrays,
+                batch_lengths,
+                OpenPaths(batch_filters, arrays, model.device),
+                diversity,
+                _Noise.of(options, [seeds[index] for index in batch]),
+                model.device,
             )
-            lists = search.run()
+            decoder.grow(
+                tree,
+                search,
+                arrays,
+                columns,
+                normalize,
+                [beams] * trie.levels,
+                n_items=max(batch_lengths),
+                between=between,
+            )
             for row, index in enumerate(batch):
                 results[index] = _best(
-                    lists, row, lengths[index], n_lists, trie, batch_filters[row]
+                    search.lists, row, lengths[index], n_lists, trie, batch_filters[row]
                 )
     return results
-
-
-def _decoding_head(model: Any) -> DecodingHead:
-    """The head by which a model writes lists. Raises UsageError if no mask can steer it."""
-    method = decoding_method(model)
-    if method == "generate":
-        raise UsageError(
-            f"{type(model).__name__} does not support a 4-D attention mask: it cannot write lists"
-        )
-    return DecodingHead(model, sliced=method == "sliced")
-
-
-def _tree_tokens(beams: int, length: int, levels: int, n_between: int) -> int:
-    """The most tokens of one prompt's tree. Raises UsageError if that of so many beams would take
-    gigabytes of memory."""
-    chain = max(length * (levels + n_between) - n_between - 1, 1)
-    if beams * chain > MAX_TREE_TOKENS:
-        raise UsageError(
-            f"{beams} beams are too many: {MAX_TREE_TOKENS // chain} fit into memory with lists of "
-            f"{length} items",
-            hint="lower --num-beams or --list",
-        )
-    return beams * chain
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,86 +147,123 @@ class _Noise:
         return torch.stack([gumbel_noise(shape[1:], generator) for generator in self.generators])
 
 
-@dataclass(frozen=True, eq=False)
 class _ListSearch:
-    """The search for the lists of one batch of prompts."""
+    """The partial lists of one batch of prompts."""
 
-    tree: TokenTree
-    head: DecodingHead
-    trie: TrieArrays
-    columns: TokenColumns
-    between: list[int]
-    """the tokens between two SIDs"""
-    lengths: list[int]
-    """how many items the lists of each prompt have"""
-    num_beams: int
-    normalize: Normalize
-    paths: OpenPaths
-    diversity: Diversity | None
-    noise: _Noise | None
+    def __init__(
+        self,
+        trie: TrieArrays,
+        lengths: Sequence[int],
+        paths: "OpenPaths",
+        diversity: Diversity | None,
+        noise: _Noise | None,
+        device: Any,
+    ) -> None:
+        """`lengths` are how many items the lists of each prompt have; behind them nothing
+        counts."""
+        self.lists = PartialLists(len(lengths), trie.levels, device)
+        if noise is not None:
+            self.lists.start_draws(noise.draw(self.lists.scores.shape).to(device))
+        self._levels = trie.levels
+        self._lengths = torch.tensor(lengths, device=device)
+        self._shortest = min(lengths)
+        self._paths = paths
+        self._diversity = diversity
+        self._noise = noise
 
-    def run(self) -> PartialLists:
-        """The lists of each prompt, best first; behind the length of a prompt nothing counts."""
-        hidden = self.tree.prefill()  # (batch, 1, dim)
-        device = hidden.device
-        lists = PartialLists(len(self.lengths), self.trie.levels, device)
-        if self.noise is not None:
-            lists.start_draws(self.noise.draw(lists.scores.shape).to(device))
-        lengths = torch.tensor(self.lengths, device=device)
-        n_items = max(self.lengths)
-        columns = self.columns.levels
-        for item in range(n_items):
-            finished = lengths <= item if min(self.lengths) <= item else None
-            for level in range(self.trie.levels):
-                candidates = self._candidates(lists, hidden)
-                codes, parents = lists.extend(candidates, self.num_beams, finished)
-                if level < self.trie.levels - 1:
-                    hidden = self.tree.step(columns[level].ids(codes), parents)
+    def rank(self, level: int, children: Children) -> torch.Tensor:
+        """As `Search.rank`: by scores, less penalties, or by draws."""
+        lists = self.lists
+        is_open = self._paths.open(lists, children.nodes, children.valid)
+        scores = lists.scores.unsqueeze(-1) + children.log_probs
+        ranks = scores = scores.masked_fill(~is_open, -torch.inf)
+        # (batch, beams, fan-out) each: what follows the lists that are chosen
+        self._penalties = self._log_probs = None
+        if self._noise is not None:
+            self._log_probs, ranks = self._draw(children.log_probs, is_open, self._noise)
+        elif self._diversity is not None:
+            lasting, passing = self._diversity.penalties(lists, children.nodes, children.codes)
+            ranks = scores - lasting - passing
+            self._penalties = lasting
+        self._scores = scores
+        if self._shortest <= lists.n_items:
+            finished = self._lengths <= lists.n_items
+            self._scores = _first_if(finished, lists.scores, scores)
+            ranks = _first_if(finished, lists.ranks, ranks)
+        return ranks
+
+    def follow(
+        self, level: int, nodes: torch.Tensor, ranks: torch.Tensor, best: torch.Tensor
+    ) -> None:
+        """As `Search.follow`."""
+        lists = self.lists
+        lists.extend(best // self._scores.shape[-1], nodes)
+        lists.ranks = ranks
+        lists.scores = self._scores.flatten(1).gather(1, best)
+        if self._penalties is not None:
+            lists.penalties = self._penalties.flatten(1).gather(1, best)
+        if self._log_probs is not None:
+            lists.log_probs = self._log_probs.flatten(1).gather(1, best)
+        if level == self._levels - 1:
             lists.close_item()
-            if item < n_items - 1:
-                hidden = self.tree.step(self._item_end(columns[-1].ids(codes)), parents)
-                self.tree.prune()
-        return lists
-
-    def _item_end(self, ids: torch.Tensor) -> torch.Tensor:
-        """(batch, beams) last tokens of items -> the same with the tokens before the next item."""
-        if not self.between:
-            return ids
-        between = torch.tensor(self.between, device=ids.device).expand(*ids.shape, -1)
-        return torch.cat([ids.unsqueeze(-1), between], dim=-1)  # (batch, beams, 1 + between)
-
-    def _candidates(self, lists: PartialLists, hidden: torch.Tensor) -> Candidates:
-        """The codes that may follow in each list, by (batch, beams, dim) hidden states."""
-        level = lists.depth
-        columns = self.columns.levels[level]
-        log_probs = self.head.log_probs(hidden, columns.columns, self.normalize)
-        # (batch, beams, fan-out) each
-        nodes, codes, valid = self.trie.candidates(level, lists.nodes)
-        steps = log_probs.gather(-1, columns.places(codes))
-        if self.normalize == "trie":
-            steps = normalize_over_children(steps, valid)
-        is_open = self.paths.open(lists, nodes, valid)
-        scores = lists.scores.unsqueeze(-1) + steps
-        scores = scores.masked_fill(~is_open, -torch.inf)
-        if self.noise is not None:
-            log_probs, ranks = self._draw(lists, steps, is_open, self.noise)
-            return Candidates(nodes, codes, scores, ranks, log_probs=log_probs)
-        if self.diversity is not None:
-            lasting, passing = self.diversity.penalties(lists, nodes, codes)
-            return Candidates(nodes, codes, scores, scores - lasting - passing, penalties=lasting)
-        return Candidates(nodes, codes, scores, scores)
 
     def _draw(
-        self, lists: PartialLists, steps: torch.Tensor, is_open: torch.Tensor, noise: _Noise
+        self, steps: torch.Tensor, is_open: torch.Tensor, noise: _Noise
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, beams, fan-out) each: the log-probabilities of the longer lists in the
         distribution that is drawn from, and the same perturbed."""
-        assert lists.log_probs is not None
-        is_open = is_open & (lists.ranks > -torch.inf).unsqueeze(-1)
+        assert self.lists.log_probs is not None
+        is_open = is_open & (self.lists.ranks > -torch.inf).unsqueeze(-1)
         steps = normalize_over_children(steps.double() / noise.temperature, is_open)
-        log_probs = lists.log_probs.unsqueeze(-1) + steps
+        log_probs = self.lists.log_probs.unsqueeze(-1) + steps
         drawn = noise.draw(log_probs.shape).to(steps.device)
-        return log_probs, perturb_children(lists.ranks, log_probs, is_open, drawn)
+        return log_probs, perturb_children(self.lists.ranks, log_probs, is_open, drawn)
+
+
+def _first_if(
+    finished: torch.Tensor, values: torch.Tensor, candidates: torch.Tensor
+) -> torch.Tensor:
+    """(batch, beams, fan-out) numbers of candidates; of the lists of (batch,) `finished` prompts,
+    (batch, beams) `values` for the first candidate of each and minus infinity for the others."""
+    only_first = torch.full_like(candidates, -torch.inf)
+    only_first[..., 0] = values
+    return torch.where(finished[:, None, None], only_first, candidates)
+
+
+class OpenPaths:
+    """Which codes may follow in a list: those below which an item is left that the list lacks.
+
+    A path is closed by counting: a node stays open while more of its items are eligible than the
+    list has. This is exact where items share a SID, which may then be written once per item."""
+
+    def __init__(
+        self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: torch.device
+    ):
+        self._filters = FilterArrays(filters, trie, device)
+        self._has_filters = any(leaf_filter is not None for leaf_filter in filters)
+
+    def open(
+        self, lists: PartialLists, children: torch.Tensor, valid: torch.Tensor
+    ) -> torch.Tensor:
+        """(batch, beams, fan-out) bool: which children of each list's node lead to an item that may
+        be written; `valid` says which of them are children."""
+        level = lists.depth
+        is_open = valid
+        if self._has_filters:
+            is_open = valid & (self._filters.eligible(level, children) > 0)
+        if not lists.n_items:
+            return is_open
+        # (batch, beams, items): the nodes of this level on the paths of the items written
+        written = lists.items[..., level]
+        slots = written - children[..., :1]
+        is_child = (slots >= 0) & (slots < children.shape[-1])
+        slots = slots.clamp(0, children.shape[-1] - 1)
+        is_child &= children.gather(-1, slots) == written
+        is_child &= valid.gather(-1, slots)
+        counts = (written.unsqueeze(-1) == written.unsqueeze(-2)).sum(-1)  # of each one's node
+        used_up = is_child & (counts >= self._filters.eligible(level, written))
+        closed = torch.zeros_like(children).scatter_add(-1, slots, used_up.long()) > 0
+        return is_open & ~closed
 
 
 def _best(

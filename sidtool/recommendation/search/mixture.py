@@ -1,7 +1,7 @@
 """The mixture of a model's distribution over items with a memory's.
 
 p(item) = (1 - w) p_model(item) + w p_memory(item), as kNN-LM mixes over tokens (Khandelwal et al.,
-2020). `mixture_arrays` has its part in the beam."""
+2020). `beam.MixtureArrays` is its part in the beam."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+from sidtool.memory.distribution import NO_ITEMS, ItemDistribution, MemoryIndex
 from sidtool.memory.gate import Gate
 from sidtool.model.memory import WeightedMemory
-from sidtool.recommendation.search.beam_result import BeamResult
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import BeamResult, Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
 
 LOG_ZERO = -700.0
 """Log of a model's share of 0: its order still decides among items of which the memory knows
@@ -57,7 +57,7 @@ def check_normalize(normalize: Normalize) -> None:
         )
 
 
-NO_PRIOR = Prior(ItemDistribution(np.zeros(0, dtype=np.int64), np.zeros(0)), 1.0)
+NO_PRIOR = Prior(NO_ITEMS, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class Mixture:
         index = MemoryIndex.of(memory.memory, bundle, memory.new_item_factor)
         return cls(index, memory.power, memory.weight, memory.gate)
 
-    def priors(self, histories: Sequence[NDArray[np.int64] | None]) -> list[Prior | None]:
+    def priors(self, histories: Sequence[ItemRows | None]) -> list[Prior | None]:
         """The prior of each request by its history of bundle rows; None without a history."""
         present = [history for history in histories if history is not None]
         distributions = self.index.distributions(present, self.power)
@@ -97,7 +97,7 @@ class Mixture:
 class RankedItems:
     """The best items of one request by the mixture, best first."""
 
-    positions: NDArray[np.int64]
+    positions: SidPositions
     """(m,) positions in SID order"""
     scores: NDArray[np.float64]
     """(m,) logs of the mixed probabilities"""
@@ -112,24 +112,19 @@ class RankedItems:
 def rank_items(
     result: BeamResult, trie: Trie, leaf_filter: LeafFilter | None, prior: Prior | None, k: int
 ) -> RankedItems:
-    """The k best items of the SIDs that a search with this prior found."""
-    positions = result.leaves
-    model_scores = result.model_scores.astype(np.float64)
-    if trie.leaf_start is not None:
-        starts = trie.leaf_start[result.leaves].astype(np.int64)
-        sizes = trie.leaf_start[result.leaves + 1] - starts
-        ends = np.cumsum(sizes)
-        positions = np.arange(sizes.sum()) + np.repeat(starts - (ends - sizes), sizes)
-        model_scores = np.repeat(model_scores, sizes)
+    """The k best items of the SIDs that a search with this prior found; items that share a SID are
+    in SID order where nothing else decides."""
+    positions, sizes = trie.items(result.leaves)
+    model_scores = np.repeat(result.model_scores.astype(np.float64), sizes)
     if leaf_filter is not None:
         passes = leaf_filter.passes(positions)
-        positions, model_scores = positions[passes], model_scores[passes]
+        positions, model_scores = SidPositions(positions[passes]), model_scores[passes]
     ranked = mix(positions, model_scores, prior or NO_PRIOR, k)
     return replace(ranked, survived=result.survived)
 
 
 def mix(
-    positions: NDArray[np.int64], model_scores: NDArray[np.float64], prior: Prior, k: int
+    positions: SidPositions, model_scores: NDArray[np.float64], prior: Prior, k: int
 ) -> RankedItems:
     """The k best of (n,) items by the mixture; `model_scores` are logs of the model's
     probabilities. Equal items are in SID order."""
@@ -138,4 +133,6 @@ def mix(
     scores = np.logaddexp(log_model + model_scores, from_memory)
     best = np.lexsort((positions, -scores))[:k]
     memory_shares = np.exp(from_memory[best] - scores[best])
-    return RankedItems(positions[best], scores[best], memory_shares, model_scores[best])
+    return RankedItems(
+        SidPositions(positions[best]), scores[best], memory_shares, model_scores[best]
+    )

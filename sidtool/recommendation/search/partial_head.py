@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from sidtool.model.structure import is_encoder_decoder
 from sidtool.recommendation.search.columns import Columns, part_of, width_of
 from sidtool.recommendation.search.kernels import product
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 
 Part = tuple[torch.Tensor, Columns | None]
 """Positions (n,) int64 of the flattened batch, and the columns to compute there; None is all."""

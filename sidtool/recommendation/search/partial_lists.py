@@ -1,28 +1,14 @@
-"""The partial lists of a batch of prompts, as tensors, and the candidates that may extend them."""
+"""The partial lists of a batch of prompts, as tensors, and what lowers the rank of an item that
+resembles earlier items of its list."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-
-@dataclass(frozen=True, eq=False)
-class Candidates:
-    """What may extend each of (batch, beams) partial lists by one code: (batch, beams, fan-out)
-    each."""
-
-    nodes: torch.Tensor
-    """int64: of the trie's level"""
-    codes: torch.Tensor
-    """int64"""
-    scores: torch.Tensor
-    """float32: sums of log-probabilities of the lists, minus infinity where a path is closed"""
-    ranks: torch.Tensor
-    """what the best are chosen by"""
-    penalties: torch.Tensor | None = None
-    """float32: what stays subtracted from the rank; None without penalties"""
-    log_probs: torch.Tensor | None = None
-    """float64: of the lists under the distribution that is drawn from; None without draws"""
+from sidtool.base.errors import UsageError
+from sidtool.recommendation.search.device_trie import TrieArrays
+from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.tokenizer.quantize.codebook import Codebook
 
 
 class PartialLists:
@@ -35,10 +21,13 @@ class PartialLists:
         self.current = torch.zeros(batch, 1, 0, dtype=torch.long, device=device)
         """(batch, beams, depth): the nodes of the item that is being written"""
         self.scores = torch.zeros(batch, 1, device=device)
-        """(batch, beams): as those of candidates, and so the three below"""
+        """(batch, beams): sums of log-probabilities, minus infinity behind a closed path"""
         self.ranks = self.scores
+        """(batch, beams): what the best are chosen by"""
         self.penalties: torch.Tensor | None = None
+        """(batch, beams): what stays subtracted from the rank; None without penalties"""
         self.log_probs: torch.Tensor | None = None
+        """(batch, beams) float64: under the distribution that is drawn from; None without draws"""
         self._boundaries = torch.zeros(batch, 1, 1, device=device)
         """(batch, beams, items + 1): the score in front of the first item and after each"""
 
@@ -58,45 +47,17 @@ class PartialLists:
         return self.current.shape[2]
 
     @property
-    def nodes(self) -> torch.Tensor:
-        """(batch, beams): the node of the item that is being written; 0, the root, in front of
-        it."""
-        if self.depth:
-            return self.current[..., -1]
-        return torch.zeros_like(self.scores, dtype=torch.long)
-
-    @property
     def item_scores(self) -> torch.Tensor:
         """(batch, beams, items): the log-probability of each whole item."""
         return self._boundaries.diff(dim=-1)
 
-    def extend(
-        self, candidates: Candidates, num_beams: int, finished: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Go on with the best candidates of each prompt; (batch, beams) each: their codes, and the
-        lists that they extend.
-
-        The lists of (batch,) `finished` prompts, if there are any, keep their scores and ranks:
-        what they go on with is of no account."""
-        fan_out = candidates.nodes.shape[-1]
-        ranks = _first_if(finished, self.ranks, candidates.ranks)
-        n_best = min(num_beams, ranks.shape[1] * fan_out)
-        self.ranks, best = ranks.flatten(1).topk(n_best)  # indexes into beams * fan-out
-        parents = best // fan_out
-        # (batch, new beams) each
-        nodes = candidates.nodes.flatten(1).gather(1, best)
-        codes = candidates.codes.flatten(1).gather(1, best)
-        scores = _first_if(finished, self.scores, candidates.scores)
-        self.scores = scores.flatten(1).gather(1, best)
-        if candidates.penalties is not None:
-            self.penalties = candidates.penalties.flatten(1).gather(1, best)
-        if candidates.log_probs is not None:
-            self.log_probs = candidates.log_probs.flatten(1).gather(1, best)
+    def extend(self, parents: torch.Tensor, nodes: torch.Tensor) -> None:
+        """Go on with the lists at (batch, new beams) `parents`, each with one more node of its
+        item. Scores and ranks are for the caller to set."""
         batch = torch.arange(len(parents), device=parents.device).unsqueeze(1)
         self.items = self.items[batch, parents]
         self.current = torch.cat([self.current[batch, parents], nodes.unsqueeze(-1)], dim=-1)
         self._boundaries = self._boundaries[batch, parents]
-        return codes, parents
 
     def close_item(self) -> None:
         """The item that was written is whole: begin the next."""
@@ -105,13 +66,75 @@ class PartialLists:
         self._boundaries = torch.cat([self._boundaries, self.scores.unsqueeze(-1)], dim=-1)
 
 
-def _first_if(
-    finished: torch.Tensor | None, values: torch.Tensor, candidates: torch.Tensor
-) -> torch.Tensor:
-    """(batch, beams, fan-out) numbers of candidates; of the lists of (batch,) `finished` prompts,
-    (batch, beams) `values` for the first candidate of each and minus infinity for the others."""
-    if finished is None:
-        return candidates
-    only_first = torch.full_like(candidates, -torch.inf)
-    only_first[..., 0] = values
-    return torch.where(finished[:, None, None], only_first, candidates)
+EPSILON = 1e-12
+"""Smallest length of a vector that is divided by."""
+
+
+class Diversity:
+    """Penalties of the candidates of a step, by the items that their list has. Scores stay those of
+    the model."""
+
+    def __init__(
+        self, options: ListOptions, trie: TrieArrays, codebook: Codebook | None, device: Any
+    ) -> None:
+        """Raises UsageError for MMR if the bundle has no codebook."""
+        self._prefix_penalty = options.prefix_penalty
+        self._mmr = options.mmr
+        self._trie = trie
+        self._centroids: list[torch.Tensor] = []
+        if not self._mmr:
+            return
+        if codebook is None:
+            raise UsageError(
+                "MMR compares items by the vectors of the codebook, and the bundle has none",
+                hint="--prefix-penalty needs no codebook",
+            )
+        for level, size in enumerate(trie.sizes):
+            centroids = torch.zeros(size, codebook.width, device=device)
+            if level < len(codebook.levels):  # a level that only separates items has no vectors
+                centroids[: len(codebook.levels[level])] = torch.from_numpy(codebook.levels[level])
+            self._centroids.append(centroids)
+
+    def penalties(
+        self, lists: PartialLists, children: torch.Tensor, codes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of (batch, beams, fan-out) candidates with their codes: what stays subtracted from the
+        rank of a list that they extend, and what is subtracted until the next code of the item is
+        known."""
+        lasting = torch.zeros(children.shape, device=children.device)
+        if lists.penalties is not None:
+            lasting = lasting + lists.penalties.unsqueeze(-1)
+        passing = torch.zeros_like(lasting)
+        n_items = lists.n_items
+        if n_items and self._prefix_penalty and lists.depth == 0:
+            same = children.unsqueeze(-1) == lists.items[..., 0].unsqueeze(2)
+            lasting = lasting + self._prefix_penalty * same.sum(-1)
+        if n_items and self._mmr:
+            passing = self._mmr * self._largest_similarity(lists, codes)
+        if lists.depth == self._trie.levels - 1:
+            return lasting + passing, torch.zeros_like(passing)
+        return lasting, passing
+
+    def _largest_similarity(self, lists: PartialLists, codes: torch.Tensor) -> torch.Tensor:
+        """(batch, beams, fan-out): the largest cosine of the vector of each candidate, or of its
+        prefix, to that of an item of the list."""
+        depth = lists.depth
+        prefix = self._vectors(lists.current)  # (batch, beams, width)
+        written = self._vectors(lists.items)  # (batch, beams, items, width)
+        written = written / written.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+        centroids = self._centroids[depth]  # (size, width)
+        # (batch, beams, size, items)
+        products = centroids @ written.mT + (written @ prefix.unsqueeze(-1)).mT
+        squares = prefix.square().sum(-1, keepdim=True) + centroids.square().sum(-1)
+        squares = squares + 2 * prefix @ centroids.T  # (batch, beams, size)
+        lengths = squares.clamp_min(EPSILON**2).sqrt()
+        largest = products.amax(-1) / lengths
+        return largest.gather(-1, codes)
+
+    def _vectors(self, nodes: torch.Tensor) -> torch.Tensor:
+        """(..., depth) nodes of paths -> (..., width): the sums of their centroids."""
+        total = torch.zeros(*nodes.shape[:-1], self._centroids[0].shape[1], device=nodes.device)
+        for level in range(nodes.shape[-1]):
+            codes = self._trie.codes[level][nodes[..., level]].long()
+            total = total + self._centroids[level][codes]
+        return total

@@ -11,15 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.model.positions import check_positions
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.batching import batches, evaluation_mode
-from sidtool.recommendation.search.beam import TOKEN_BUDGET
-from sidtool.recommendation.search.columns import LevelColumns, token_columns
+from sidtool.recommendation.search.columns import LevelColumns, TokenColumns, token_columns
 from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode
 from sidtool.recommendation.search.partial_head import DecodingHead
-from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.token_tree import TokenTree
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import Codes
@@ -59,53 +56,35 @@ def score_sids(
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     distinct = candidates[first]  # (d, levels), sorted
     scores = np.full((len(prompts), len(distinct)), -np.inf, dtype=np.float32)
-    lengths = [len(prompt) for prompt in prompts]
-    with evaluation_mode(model) as model:
-        check_positions(model, max(lengths, default=0), tokens.space.levels - 1)
-        method = decoding_method(model)
-        if method == "generate":
-            raise UsageError(
-                f"{type(model).__name__} does not support a 4-D attention mask: it cannot score "
-                "candidates"
-            )
-        head = DecodingHead(model, sliced=method == "sliced")
+    with evaluation_mode(model, prompts, tokens.space.levels - 1) as model:
+        decoder = Decoder.of(model, "it cannot score candidates")
+        columns = token_columns(tokens, model.device)
         catalog = None
         if trie is not None and normalize == "trie":
             catalog = trie_arrays(trie, model.device)
+        tries = [
+            Trie.from_codes(distinct[start : start + CANDIDATES], tokens.space.sizes)
+            for start in range(0, len(distinct), CANDIDATES)
+        ]
         capacity = min(CANDIDATES, len(distinct)) * (tokens.space.levels - 1)
-        for batch in batches(lengths, capacity, TOKEN_BUDGET):
-            tree = TokenTree.of(
-                model, [prompts[index] for index in batch], capacity=capacity, head=head
-            )
-            scores[batch] = _score_batch(tree, head, distinct, tokens, normalize, catalog)
+        for batch, tree in decoder.trees(prompts, capacity, TOKEN_BUDGET):
+            prefilled = tree.prefill()
+            start = 0
+            for chunk in tries:
+                of_chunk = _score(tree, decoder.head, prefilled, chunk, columns, normalize, catalog)
+                stop = start + chunk.n_leaves
+                scores[batch, start:stop] = of_chunk.cpu().numpy()
+                start = stop
+                tree.rewind()
     return scores[:, inverse]
 
 
-def _score_batch(
-    tree: TokenTree,
-    head: DecodingHead,
-    codes: Codes,
-    tokens: SidTokens,
-    normalize: Normalize,
-    catalog: TrieArrays | None,
-) -> NDArray[np.float32]:
-    """(batch, m) scores of (m, levels) sorted distinct codes."""
-    prefilled = tree.prefill()
-    parts = [np.zeros((len(prefilled), 0), dtype=np.float32)]
-    for start in range(0, len(codes), CANDIDATES):
-        trie = Trie.from_codes(codes[start : start + CANDIDATES], tokens.space.sizes)
-        scores = _score_trie(tree, head, prefilled, trie, tokens, normalize, catalog)
-        parts.append(scores.cpu().numpy())
-        tree.rewind()
-    return np.concatenate(parts, axis=1)
-
-
-def _score_trie(
+def _score(
     tree: TokenTree,
     head: DecodingHead,
     prefilled: torch.Tensor,
     trie: Trie,
-    tokens: SidTokens,
+    columns: TokenColumns,
     normalize: Normalize,
     catalog: TrieArrays | None,
 ) -> torch.Tensor:
@@ -115,21 +94,21 @@ def _score_trie(
     hidden = prefilled  # (batch, nodes above, dim)
     scores = torch.zeros(batch, 1, device=device)
     catalog_nodes = torch.zeros(1, dtype=torch.long, device=device)  # the catalog's root
-    for level, columns in enumerate(token_columns(tokens, device).levels):
+    for level, of_level in enumerate(columns.levels):
         # (batch, nodes above, columns)
-        log_probs = head.log_probs(hidden, columns.columns, normalize)
+        log_probs = head.log_probs(hidden, of_level.columns, normalize)
         pointers = torch.from_numpy(trie.children[level]).to(device).long()
         above = torch.arange(len(pointers) - 1, device=device)
         parents = above.repeat_interleave(pointers.diff())  # (nodes,)
         codes = torch.from_numpy(trie.codes[level]).to(device).long()  # (nodes,)
-        step = log_probs[:, parents, columns.places(codes)]  # (batch, nodes)
+        step = log_probs[:, parents, of_level.places(codes)]  # (batch, nodes)
         if catalog is not None:
-            normalizer = _children_logsumexp(log_probs, columns, catalog, level, catalog_nodes)
+            normalizer = _children_logsumexp(log_probs, of_level, catalog, level, catalog_nodes)
             catalog_nodes, exists = catalog.child(level, catalog_nodes[parents], codes)
             step = (step - normalizer[:, parents]).masked_fill(~exists, -torch.inf)
         scores = scores[:, parents] + step
         if level < trie.levels - 1:
-            ids = columns.ids(codes).expand(batch, -1)
+            ids = of_level.ids(codes).expand(batch, -1)
             hidden = tree.step(ids, parents.expand(batch, -1))
     return scores
 

@@ -15,9 +15,8 @@ from math import ceil
 from typing import TypeVar
 
 from sidtool.base.errors import SidtoolError
-from sidtool.recommendation.outcome import Answer
 from sidtool.recommendation.recommendations import Prepared
-from sidtool.recommendation.requests import BadRequest
+from sidtool.recommendation.requests import Answer, BadRequest
 from sidtool.recommendation.serve.choices import Choices
 from sidtool.recommendation.serve.log import frames
 from sidtool.recommendation.serve.metrics import Metrics

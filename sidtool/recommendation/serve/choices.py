@@ -1,11 +1,12 @@
 """The options that a call may set for its requests."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.options import options_of
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.serve.serve_options import ServeLimits
@@ -13,38 +14,32 @@ from sidtool.recommendation.serve.serve_options import ServeLimits
 
 @dataclass(frozen=True)
 class Choices:
-    """Options of requests; those with the same ones can share a batch. None: the service's own."""
+    """Options of requests; those with the same ones can share a batch. The others are the
+    service's own."""
 
-    k: int | None = None
-    num_beams: int | None = None
-    exclude_seen: bool | None = None
-    explain: bool | None = None
-    list: int | None = None
-    """The length of a list, in place of the k best next items."""
+    given: tuple[tuple[str, Any], ...] = ()
+    """The options in the body, by the names of KINDS, and their values."""
     candidates: tuple[str, ...] | None = None
     """Items that are scored exactly, in place of a beam search."""
 
     def options(self, defaults: RecommendOptions) -> RecommendOptions:
         """The service's options with those of the call. Raises UsageError for a value out of
         range."""
-        chosen = {name: value for name, value in asdict(self).items() if value is not None}
-        candidates = chosen.pop("candidates", None)
-        if self.list is not None:
-            chosen |= {"k": self.list, "list": ListOptions()}
-        if candidates is not None:
-            k = max(1, len(candidates)) if self.k is None else self.k
-            chosen |= {"k": k, "list": None}
+        chosen = dict(self.given)
+        if "list" in chosen:
+            chosen |= {"k": chosen["list"], "list": ListOptions()}
+        if self.candidates is not None:
+            chosen = {"k": max(1, len(self.candidates)), **chosen, "list": None}
         return replace(defaults, **chosen)
 
 
-KINDS: Mapping[str, type] = {
-    "k": int,
-    "num_beams": int,
-    "exclude_seen": bool,
-    "explain": bool,
-    "list": int,
-}
-"""The options of the body of a call, and the type of each."""
+KINDS: Mapping[str, Any] = {
+    field.name: field.type
+    for field, _ in options_of(RecommendOptions)
+    if field.name in ("k", "num_beams", "exclude_seen", "explain")
+} | {"list": int}
+"""The options of the body of a call, and the type of each; `list` is the length of a list, in place
+of the k best next items."""
 NAMES = (*KINDS, "candidates")
 
 
@@ -61,21 +56,20 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
             raise DataError(f"{name!r} is {kind}, not {str(option)[:80]!r}")
     candidates = value.get("candidates")
     if scores:
-        chosen["candidates"] = _candidates(candidates)
+        candidates = _candidates(candidates)
     elif candidates is not None:
         raise DataError("'candidates' are scored by /v1/score; 'allow' restricts a beam search")
     if "list" in chosen and (scores or "k" in chosen):
         other = "candidates" if scores else "k"
         raise DataError(f"'list' is the length of a list, which has no {other!r}")
-    choices = Choices(**chosen)
     # k and beams of candidates need no tree
-    widths = () if scores else (choices.k or 1, choices.num_beams or 1, choices.list or 1)
+    widths = [] if scores else [chosen.get(name, 1) for name in ("k", "num_beams", "list")]
     if max(widths, default=1) > limits.max_beams:
         raise UsageError(
             f"{max(widths)} items or beams are too many, the limit of this service is "
             f"{limits.max_beams}"
         )
-    return choices
+    return Choices(tuple(chosen.items()), candidates)
 
 
 def check_key(key: str) -> None:

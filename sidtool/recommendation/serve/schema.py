@@ -4,6 +4,10 @@ are descriptions for people and generators of clients, and no second parser."""
 from collections.abc import Mapping
 from typing import Any
 
+from sidtool.base.options import meanings
+from sidtool.recommendation.recommend_options import RecommendOptions
+from sidtool.recommendation.serve.choices import KINDS
+
 VERSION = "1"
 """Of the HTTP interface: the number in the paths."""
 
@@ -16,16 +20,16 @@ _REQUEST: Mapping[str, Any] = {
     "deny": {**_IDS, "description": "never recommend these"},
     "fields": {"type": "object", "description": "what the model's prompt shows besides items"},
 }
+_NAMES: Mapping[Any, str] = {int: "integer", bool: "boolean"}
+"""Types of options as JSON Schema names them."""
+_MEANINGS = {**meanings(RecommendOptions), "list": "The length of a list, in place of k."}
 _OPTIONS: Mapping[str, Any] = {
-    "k": {"type": "integer", "minimum": 1, "description": "items per request"},
-    "num_beams": {"type": "integer", "minimum": 1, "description": "beam width"},
-    "exclude_seen": {"type": "boolean", "description": "no item of the history"},
-    "list": {
-        "type": "integer",
-        "minimum": 1,
-        "description": "the length of a list, in place of k",
-    },
-    "explain": {"type": "boolean", "description": "the memory's share of each item"},
+    name: {
+        "type": _NAMES[kind],
+        **({"minimum": 1} if kind is int else {}),
+        "description": _MEANINGS[name],
+    }
+    for name, kind in KINDS.items()
 }
 _CANDIDATES: Mapping[str, Any] = {
     "candidates": {**_IDS, "description": "items that are scored exactly"}

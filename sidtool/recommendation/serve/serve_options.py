@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 from sidtool.base.errors import UsageError
+from sidtool.base.option_texts import parse_bytes
+from sidtool.base.options import check_options, group, option
 from sidtool.model.memory import MemoryOptions
-from sidtool.model.pretrained import Dtype
+from sidtool.model.model_options import ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 
 CPU_BATCH_TOKENS = 1 << 12
@@ -13,31 +15,42 @@ more each than 24 (`benchmarks/serve.py queue`), and what comes meanwhile waits 
 GPU_BATCH_TOKENS = 1 << 14
 
 
+def from_milliseconds(value: float) -> float:
+    """Seconds."""
+    return value / 1000
+
+
 @dataclass(frozen=True)
 class ServeLimits:
     """What a service accepts and how it batches. Raises UsageError for a value out of range."""
 
-    batch_tokens: int | None = None
-    """Tokens of one batch: as many prompts as fit, each as long as the longest, with their
-    beams. None is 4,096 on a CPU and 16,384 on a GPU."""
-    batch_seconds: float = 0.002
-    """How long the first request of a batch waits for others while the model is idle."""
-    max_waiting: int = 1024
-    """Requests that may wait for the model; more are refused with 429."""
-    max_body: int = 1 << 20
-    """Bytes of the body of a call; a longer one is refused with 413."""
-    max_beams: int = 256
+    batch_tokens: int | None = option(None, minimum=1, panel="Limits")
+    """Tokens of a batch: prompts and their beams, each as long as the longest. Default: 4096 on a
+    CPU, 16384 on a GPU."""
+    batch_seconds: float = option(
+        0.002,
+        minimum=0,
+        reads=from_milliseconds,
+        default_text=2.0,
+        flag="--batch-wait",
+        metavar="MS",
+        panel="Limits",
+    )
+    """Milliseconds that a request waits for others while the model is idle."""
+    max_waiting: int = option(1024, minimum=1, panel="Limits")
+    """Requests that may wait; more are refused with 429."""
+    max_body: int = option(
+        1 << 20, minimum=1, reads=parse_bytes, default_text="1MiB", panel="Limits"
+    )
+    """Size of the largest body of a call; a longer one is refused with 413."""
+    max_beams: int = option(256, minimum=1, panel="Limits")
     """The most items or beams that a request may ask for: memory grows with their square."""
-    seconds: float = 30.0
-    """How long a call may take, its body included; then it is refused with 408 or 503."""
+    seconds: float = option(30.0, above=0, flag="--timeout", metavar="SECONDS", panel="Limits")
+    """How long a call may take, its body included; at the end, how long to wait for answers."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_tokens", "max_waiting", "max_body", "max_beams"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.seconds > 0:
-            raise UsageError(f"the time limit must be more than 0 seconds, not {self.seconds}")
-        if not 0 <= self.batch_seconds <= self.seconds:
+        check_options(self)
+        if self.batch_seconds > self.seconds:
             raise UsageError(
                 f"a request waits 0 to {self.seconds} seconds for a batch, not {self.batch_seconds}"
             )
@@ -49,31 +62,34 @@ class ServeLimits:
         return CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions(ModelOptions):
+    """What a model is served with. Raises UsageError for a number out of range."""
+
+    poll_seconds: float = option(10.0, above=0, flag="--poll", metavar="SECONDS")
+    """How often to look for a newer model, bundle or memory at its location or tag."""
+    memory: MemoryOptions = group(MemoryOptions)
+    limits: ServeLimits = group(ServeLimits)
+    encoder: str | None = option(None)
+    """Present location of the bundle's encoder, if it moved."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
 @dataclass(frozen=True)
-class ServeOptions:
+class ServeOptions(ServiceOptions):
     """A model, what it is used with, and how requests are answered. Raises UsageError."""
 
     model: str
     """A model folder, `hf://ORG/NAME`, or a published model URL/NAME[@VERSION|@TAG]."""
-    bundle: str | None = None
-    """A newer, compatible bundle in place of the model's own: a path, URL or reference."""
-    memory: MemoryOptions = field(default_factory=MemoryOptions)
-    device: str | None = None
-    dtype: Dtype | None = None
-    trust_remote_code: bool = False
     recommend: RecommendOptions = field(default_factory=RecommendOptions)
     """Options of requests that do not have their own; allow and deny lists hold for all."""
-    encoder: str | None = None
-    """Where the bundle's encoder is, if it moved."""
-    limits: ServeLimits = field(default_factory=ServeLimits)
-    poll_seconds: float = 10.0
-    """How often the service looks for a newer model, bundle or memory at their locations."""
     token: str | None = field(default=None, repr=False)
     """The bearer token that calls must have; None admits everyone."""
 
     def __post_init__(self) -> None:
-        if not self.poll_seconds > 0:
-            raise UsageError(f"--poll must be more than 0 seconds, not {self.poll_seconds}")
+        super().__post_init__()
         wide = max(self.recommend.k, self.recommend.num_beams)
         if wide > self.limits.max_beams:
             raise UsageError(
@@ -89,18 +105,15 @@ class ServeOptions:
 class Listening:
     """Where a service listens. Raises UsageError for a number of workers or a port out of range."""
 
-    host: str = "127.0.0.1"
-    """An address of this machine; the default can be reached from this machine only."""
-    port: int = 8000
-    """0 for any free one."""
-    workers: int = 1
-    """Processes, each with the model."""
+    host: str = option("127.0.0.1")
+    """Address to listen on; the default is reached from this machine."""
+    port: int = option(8000, minimum=0, maximum=65535)
+    """Port to listen on; 0 takes any free one."""
+    workers: int = option(1, minimum=1, panel="Workers")
+    """Processes, or replicas of Ray Serve, each with its own copy of the model."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UsageError(f"a service has at least 1 worker, not {self.workers}")
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"a port is a number from 0 to 65535, not {self.port}")
+        check_options(self)
 
     def url(self, port: int) -> str:
         """The URL at a port of the address."""

@@ -1,9 +1,11 @@
 """The arrays of a stored bundle, whole or in part.
 
-An array of uncompressed chunks of whole rows (what sidtool writes) is read by byte ranges. Any
-other one is decoded whole and once.
+An array of uncompressed chunks of whole rows (what sidtool writes) can be read in part, by byte
+ranges. Any other one is decoded whole and once. Objects that are read whole are checked against the
+digests of the manifest.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -74,7 +76,8 @@ class Layout:
 class StoredArrays(Mapping[str, NDArray[Any]]):
     """The arrays of a manifest's objects by path; each is read when it is accessed.
 
-    Raises IntegrityError if one is missing, or if its type or shape differs from the manifest.
+    Raises IntegrityError if one is missing, if its type or shape differs from the manifest, or if
+    an object that is read whole differs from its digest.
     """
 
     def __init__(
@@ -91,8 +94,18 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self:
             raise IntegrityError(f"{self._storage.location} has no array {name}")
-        n_rows = self.layout(name).shape[0]
-        return self.parts(name, [(0, n_rows)])[0]
+        layout = self.layout(name)
+        if layout.chunk_rows is None:
+            return self._decode(name)
+        rows = (0, layout.shape[0])
+        ranges = layout.byte_ranges(name, rows)
+        chunk_bytes = layout.chunk_rows * layout.row_bytes
+        chunks = self._read(name, [(key, 0, chunk_bytes) for key, _, _ in ranges])
+        # the last chunk is as long as the others, whatever it has behind the last row
+        pieces = [(each, data[: each[2]]) for each, data in zip(ranges, chunks, strict=True)]
+        array = _assemble(name, layout, rows, pieces)
+        self._check_digests({key: data for (key, _, _), data in zip(ranges, chunks, strict=True)})
+        return array
 
     def __contains__(self, name: object) -> bool:
         return f"{name}{META}" in self._manifest.objects
@@ -113,11 +126,7 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             whole = self._decode(name)
             return [whole[first:stop] for first, stop in row_ranges]
         byte_ranges = [layout.byte_ranges(name, rows) for rows in row_ranges]
-        try:
-            flat = [each for part in byte_ranges for each in part]
-            chunks = iter(self._storage.read_ranges(flat))
-        except FileNotFoundError as error:
-            raise _unreadable(name, "an object is missing") from error
+        chunks = iter(self._read(name, [each for part in byte_ranges for each in part]))
         return [
             _assemble(name, layout, rows, zip(part, chunks, strict=False))
             for rows, part in zip(row_ranges, byte_ranges, strict=True)
@@ -137,10 +146,24 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
 
     def _metadata(self, name: str) -> ArrayMetadata:
         try:
-            data = self._storage.read(name + META, limit=MAX_METADATA_BYTES)
-            return ArrayMetadata.parse(data or b"")
+            data = self._storage.read(name + META, limit=MAX_METADATA_BYTES) or b""
+            meta = ArrayMetadata.parse(data)
         except (ValueError, KeyError, TypeError) as error:
             raise _unreadable(name, f"its metadata is damaged: {error}") from error
+        self._check_digests({name + META: data})
+        return meta
+
+    def _read(self, name: str, ranges: Sequence[ByteRange]) -> list[bytes]:
+        try:
+            return self._storage.read_ranges(ranges)
+        except FileNotFoundError as error:
+            raise _unreadable(name, "an object is missing") from error
+
+    def _check_digests(self, objects: Mapping[str, bytes]) -> None:
+        """Raise IntegrityError if whole objects are not those of the manifest."""
+        for key, data in objects.items():
+            if hashlib.sha256(data).hexdigest() != self._manifest.objects[key]:
+                raise _unreadable(key, "its SHA-256 differs from the manifest's")
 
     def _all_chunks_stored(self, name: str, layout: Layout) -> bool:
         """Whether every chunk is an object: Zarr writers may omit chunks of one value."""
@@ -158,6 +181,7 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             places = {key: place for key in keys if (place := meta.place(name, key)) is not None}
             try:
                 chunks = self._storage.read_many(list(places))
+                self._check_digests(chunks)
                 self._refuse_excess(meta.n_bytes, sum(map(len, chunks.values())))
                 array = np.full(meta.shape, meta.fill_value, dtype=meta.dtype)
                 for key, place in places.items():

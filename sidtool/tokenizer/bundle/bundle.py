@@ -30,6 +30,7 @@ from sidtool.tokenizer.bundle.manifest import (
 from sidtool.tokenizer.bundle.stored import stored_codebook, stored_items
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import new_zip, read_manifest, write_group
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, SidSpace, Spelling
 
@@ -205,9 +206,9 @@ class Bundle:
         return stored_codebook(self.manifest, self.arrays)
 
     @cached_property
-    def active(self) -> NDArray[np.int64]:
+    def active(self) -> ItemRows:
         """(n_active,) int64: the rows of `items` that are not retired."""
-        return np.flatnonzero(~self.items.retired).astype(np.int64)
+        return ItemRows(np.flatnonzero(~self.items.retired).astype(np.int64))
 
     @property
     def is_active(self) -> NDArray[np.bool_]:
@@ -216,11 +217,11 @@ class Bundle:
         is_active[self.active] = True
         return is_active
 
-    def without(self, rows: NDArray[np.int64]) -> "Bundle":
+    def without(self, rows: ItemRows) -> "Bundle":
         """The same bundle with these rows of `items` left out of `active`, and so of the trie."""
         smaller = Bundle(self.manifest, self.arrays)
         smaller.items = self.items
-        smaller.active = np.setdiff1d(self.active, rows)
+        smaller.active = ItemRows(np.setdiff1d(self.active, rows))
         return smaller
 
     def trie(self) -> Trie:

@@ -5,7 +5,6 @@ and index are not part of them. docs/format.md specifies the digests.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.documents import canonical
 from sidtool.base.records import JsonRecord
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap
 from sidtool.tokenizer.quantize.codebook import Codebook
@@ -68,15 +68,6 @@ def identify(
         codebook=_hash_codebook(codebook, recipe, policy),
         items=_hash_items(items),
     )
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes. Refuses NaN and
-    infinities."""
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
 
 
 def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:

@@ -7,11 +7,10 @@ import numpy as np
 
 from sidtool.base.errors import IntegrityError, SidtoolError
 from sidtool.base.storage.storage import Storage
-from sidtool.tokenizer.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.identity import identify, index_arrays
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.bundle.zarr_group import ROOT, broken_objects, read_manifest
+from sidtool.tokenizer.bundle.zarr_group import ROOT, broken_objects
 
 
 def verify(location: str | Path) -> list[tuple[str, str]]:
@@ -24,15 +23,25 @@ def verify(location: str | Path) -> list[tuple[str, str]]:
         >>> sidtool.verify("shop.zarr")
         []
     """
-    storage = Storage(location)
     try:
-        manifest = read_manifest(storage)
-        broken = broken_objects(storage, manifest)
+        return _broken(Bundle.open(location), Storage(location))
     except IntegrityError as error:
         return [(ROOT, str(error))]
-    return broken or _broken_values(
-        Bundle(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
-    )
+
+
+def open_verified_bundle(location: str | Path) -> Bundle:
+    """Open a bundle with everything checked that `verify` checks: what a command publishes is made
+    of such ones. Raises IntegrityError if it is damaged, else as `Bundle.open`."""
+    bundle = Bundle.open(location)
+    for name, reason in _broken(bundle, Storage(location)):
+        raise IntegrityError(
+            f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
+        )
+    return bundle
+
+
+def _broken(bundle: Bundle, storage: Storage) -> list[tuple[str, str]]:
+    return broken_objects(storage, bundle.manifest) or _broken_values(bundle)
 
 
 def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:

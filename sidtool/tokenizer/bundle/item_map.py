@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.tokenizer.sid import Codes, SidSpace
 
 BLOCK = 4096
@@ -95,12 +96,12 @@ class ItemMap:
         """The stored id index, or a new one."""
         return self.stored_index or IdIndex.of(self.ids)
 
-    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+    def rows(self, ids: Sequence[str]) -> ItemRows:
         """(m,) int64: the row of each id, -1 if the map does not have it."""
         rows = np.full(len(ids), -1, dtype=np.int64)
         positions = [position for position, text in enumerate(ids) if text]
         if not positions or not len(self):
-            return rows
+            return ItemRows(rows)
         hashes = StringArray.of([ids[position] for position in positions]).hashes()
         starts = np.searchsorted(self.index.hashes, hashes, side="left")
         stops = np.searchsorted(self.index.hashes, hashes, side="right")
@@ -108,7 +109,7 @@ class ItemMap:
             for row in self.index.rows[start:stop].tolist():  # several if hashes collide
                 if self.ids[row] == ids[position]:
                     rows[position] = row
-        return rows
+        return ItemRows(rows)
 
     def row(self, item_id: str) -> int:
         """The row of one id. Raises DataError if the map does not have it."""

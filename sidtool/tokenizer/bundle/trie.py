@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
+from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.sid import Codes
 
 CHUNK = 1 << 17
@@ -36,13 +37,13 @@ class Trie:
     """`fan_out[l]`: the largest number of children of a prefix of l codes"""
     leaf_start: NDArray[np.int32] | None
     """(n_leaves + 1,): where each SID's items start in `rows`; None if every SID has one item"""
-    rows: NDArray[np.int64] | None
+    rows: ItemRows | None
     """(n,): the bundle's row of each item in SID order, ascending; None if item i is row i"""
     n_items: int
 
     @classmethod
     def from_codes(
-        cls, codes: Codes, sizes: tuple[int, ...], rows: NDArray[np.int64] | None = None
+        cls, codes: Codes, sizes: tuple[int, ...], rows: ItemRows | None = None
     ) -> "Trie":
         """The trie of (n, levels) codes in lexicographic order, with their (n,) `rows` in the
         bundle. Takes well under a second for 10^7 items.
@@ -78,7 +79,7 @@ class Trie:
         leaf_start = () if self.leaf_start is None else (self.leaf_start,)
         return sum(array.nbytes for array in (*self.codes, *self.children, *leaf_start))
 
-    def leaf_codes(self, leaves: NDArray[np.int64]) -> Codes:
+    def leaf_codes(self, leaves: Leaves) -> Codes:
         """(m,) leaf ids -> (m, levels) codes."""
         nodes = self.leaf_nodes(leaves)
         codes = np.empty(nodes.shape, dtype=np.uint16)
@@ -86,7 +87,7 @@ class Trie:
             codes[:, level] = level_codes[nodes[:, level]]
         return codes
 
-    def leaf_nodes(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    def leaf_nodes(self, leaves: Leaves) -> NDArray[np.int64]:
         """(m,) leaf ids -> (m, levels) int64: the nodes of their prefixes of 1 code, 2 codes and so
         on; those of the empty leaf -1 are -1."""
         nodes = np.empty((len(leaves), self.levels), dtype=np.int64)
@@ -96,37 +97,60 @@ class Trie:
             nodes[:, level - 1] = np.searchsorted(self.children[level], children, side="right") - 1
         return nodes
 
-    def leaf_rows(self, leaf: int) -> NDArray[np.int64]:
-        """The bundle's rows of the items with one SID, ascending."""
+    def leaf_positions(self, leaf: int) -> SidPositions:
+        """The positions of the items with one SID."""
         first, stop = leaf, leaf + 1
         if self.leaf_start is not None:
             first, stop = self.leaf_start[leaf : leaf + 2].tolist()
-        positions = np.arange(first, stop, dtype=np.int64)
-        return positions if self.rows is None else self.rows[positions]
+        return SidPositions(np.arange(first, stop, dtype=np.int64))
 
-    def items_per_leaf(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    def leaf_rows(self, leaf: int) -> ItemRows:
+        """The bundle's rows of the items with one SID, ascending."""
+        return self.item_rows(self.leaf_positions(leaf))
+
+    def item_rows(self, positions: SidPositions) -> ItemRows:
+        """The bundle's rows of items by their position in SID order, in the same shape."""
+        return ItemRows(positions if self.rows is None else self.rows[positions])
+
+    def items(self, leaves: Leaves) -> tuple[SidPositions, NDArray[np.int64]]:
+        """The items of (m,) leaves behind one another, and (m,) how many each leaf has."""
+        if self.leaf_start is None:
+            return SidPositions(leaves), np.ones(len(leaves), dtype=np.int64)
+        starts = self.leaf_start[leaves].astype(np.int64)
+        sizes = self.leaf_start[leaves + 1] - starts
+        ends = np.cumsum(sizes)
+        positions = np.arange(sizes.sum()) + np.repeat(starts - (ends - sizes), sizes)
+        return SidPositions(positions), sizes
+
+    def items_per_leaf(self, leaves: Leaves) -> NDArray[np.int64]:
         """(...) int64: the number of items of each leaf, 0 for the empty leaf -1."""
         if self.leaf_start is None:
             return (leaves >= 0).astype(np.int64)
         return np.where(leaves >= 0, np.diff(self.leaf_start)[leaves], 0).astype(np.int64)
 
-    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def positions(self, rows: ItemRows) -> SidPositions:
         """The positions in SID order of those of the bundle's rows that are in the trie: sorted,
         without repeats."""
         distinct = np.sort(rows[rows >= 0])
         distinct = distinct[np.diff(distinct, prepend=-1) > 0]
-        if self.rows is None:
-            return distinct[distinct < self.n_items]
-        positions = np.minimum(np.searchsorted(self.rows, distinct), self.n_items - 1)
-        return positions[self.rows[positions] == distinct]
+        positions = self.positions_of(ItemRows(distinct))
+        return SidPositions(positions[positions >= 0])
 
-    def leaves(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The leaf ids of items by their position in SID order."""
+    def positions_of(self, rows: ItemRows) -> SidPositions:
+        """The position in SID order of each of the bundle's rows, in the same shape; -1 for one
+        that the trie lacks."""
+        if self.rows is None:
+            return SidPositions(np.where(rows < self.n_items, rows, -1))
+        nearest = np.minimum(np.searchsorted(self.rows, rows), self.n_items - 1)
+        return SidPositions(np.where(self.rows[nearest] == rows, nearest, -1))
+
+    def leaves(self, positions: SidPositions) -> Leaves:
+        """The leaf ids of items by their position in SID order, -1 for -1."""
         if self.leaf_start is None:
-            return positions
+            return Leaves(positions)
         # of the array's own type, or numpy would convert the whole array
         values = positions.astype(self.leaf_start.dtype)
-        return np.searchsorted(self.leaf_start, values, side="right") - 1
+        return Leaves(np.searchsorted(self.leaf_start, values, side="right") - 1)
 
 
 def _chunks(codes: Codes) -> Iterator[tuple[int, Codes, Starts]]:

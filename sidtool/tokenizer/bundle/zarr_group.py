@@ -15,12 +15,11 @@ from typing import Any, Literal, Protocol, get_args
 from numpy.typing import NDArray
 
 from sidtool.base.artifact import describe
-from sidtool.base.documents import parse_json
+from sidtool.base.documents import canonical, parse_json
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.output import new_file, remove
 from sidtool.base.storage.storage import Storage
 from sidtool.base.storage.zips import is_zip, write_zip
-from sidtool.tokenizer.bundle.identity import canonical
 from sidtool.tokenizer.bundle.manifest import Manifest
 
 ROOT = "zarr.json"

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from sidtool.base.errors import IntegrityError, UsageError
+from sidtool.base.errors import IntegrityError
+from sidtool.base.options import option
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -13,20 +14,22 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 class Encoder:
     """A sentence-transformers model and its settings; None: the model's own setting."""
 
-    model: str
-    """Folder, or `hf://ORG/NAME` for a model of the Hugging Face hub."""
-    revision: str | None = None
-    pooling: str | None = None
-    """cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken."""
-    prompt: str | None = None
-    """Text put before every text."""
-    max_length: int | None = None
-    """Most tokens read of a text."""
-    dtype: Dtype | None = None
+    model: str = option(flag="--encoder", panel="Encoder")
+    """sentence-transformers model: folder or hf://ORG/NAME."""
+    revision: str | None = option(None, panel="Encoder")
+    """Revision of the model on the hub."""
+    pooling: str | None = option(None, panel="Encoder")
+    """Pooling of token vectors, like mean, cls or lasttoken. Default: the model's."""
+    prompt: str | None = option(None, panel="Encoder")
+    """Text put before each item's text."""
+    max_length: int | None = option(None, minimum=1, panel="Encoder")
+    """Maximum tokens per text."""
+    dtype: Dtype | None = option(None, panel="Encoder")
+    """Precision of the model."""
     normalize: bool = False
     """Scale vectors to length 1, even if the model does not."""
-    trust_remote_code: bool = False
-    """Allow the model's own Python code and pickled weights."""
+    trust_remote_code: bool = option(False)
+    """Run a model's own code and load pickled weights."""
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> "Encoder":
@@ -39,18 +42,3 @@ class Encoder:
             if type(value) is not kind and (value is not None or name == "model" or flag):
                 raise IntegrityError(f"the recipe's encoder has {name} = {value!r}")
         return cls(**recorded)
-
-    @classmethod
-    def of(
-        cls, model: str | None, *, trust_remote_code: bool = False, **settings: Any
-    ) -> "Encoder | None":
-        """An encoder, or None without a model.
-
-        Raises UsageError if one of the `settings` has a value but there is no model.
-        """
-        if model is not None:
-            return cls(model, **settings, trust_remote_code=trust_remote_code)
-        for name, value in settings.items():
-            if value is not None:
-                raise UsageError(f"--{name.replace('_', '-')} applies only with --encoder")
-        return None

@@ -1,27 +1,31 @@
 """Options of build-codebook, shared by the library and the command line."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, option
 from sidtool.data.columns import CatalogColumns
-from sidtool.data.items import EmptyText, Items, read_items
-from sidtool.tokenizer.assign.policy import Policy, check_policy
+from sidtool.data.items import CatalogNames, EmptyText, Items, TextNames, read_items
+from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.quantize import Method, check_method
 from sidtool.tokenizer.quantize.fusion import FusionOptions
-from sidtool.tokenizer.sid import SidSpace, Spelling
+from sidtool.tokenizer.sid import Levels, SidSpace, Spelling
 
 
-@dataclass(frozen=True)
-class CatalogOptions:
-    """How a catalog is read (see `data.items.read_items`); None: guessed."""
+@dataclass(frozen=True, kw_only=True)
+class NewItemOptions(CatalogNames):
+    """How a catalog is read whose texts have a template already."""
 
-    id_column: str | None = None
-    title_column: str | None = None
-    text_template: str | None = None
-    empty_text: EmptyText = "id"
+    empty_text: EmptyText = option("id")
+    """Item without text: use its id as text, drop it, or fail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogOptions(NewItemOptions, TextNames):
+    """How a catalog is read (see `data.items.read_items`)."""
 
 
 def read_catalog(
@@ -35,6 +39,11 @@ def read_catalog(
     return read_items(path, **asdict(options or CatalogOptions()), recorded=recorded)
 
 
+def read_sizes(text: str) -> tuple[int, ...]:
+    """The sizes of levels: "256x256" -> (256, 256). Raises UsageError."""
+    return Levels.from_text(text).sizes
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """How vectors become SIDs, and how SIDs are spelled.
@@ -43,23 +52,33 @@ class BuildOptions:
     exist and a vocabulary that cannot be spelled.
     """
 
-    sizes: tuple[int, ...] = (256, 256, 256)
-    """Codes per level."""
-    method: Method = "rq-kmeans"
+    sizes: tuple[int, ...] = option(
+        (256, 256, 256),
+        reads=read_sizes,
+        flag="--levels",
+        default_text="256x256x256",
+        panel="Quantizer",
+    )
+    """Codes per level, like 256x256x256."""
+    method: Method = option("rq-kmeans", panel="Quantizer")
+    """Quantization method."""
     method_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method, like `balanced`."""
-    collisions: Policy = "reassign"
-    spelling: Spelling = "openonerec"
-    begin_end_tokens: bool = True
+    collisions: Policy = option("reassign")
+    """Items with the same SID: reassign all but one, append a level, or allow them."""
+    spelling: Spelling = option("openonerec", panel="Output")
+    """Token spelling."""
+    begin_end_tokens: bool = option(True)
     """Wrap a SID in begin and end tokens, if the spelling has them."""
     fusion: FusionOptions = field(default_factory=FusionOptions)
     weights: tuple[float, ...] = ()
     """One per source of vectors, in proportion; all equal if none are given."""
-    seed: int = 0
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         check_method(self.method, dict(self.method_options))
-        check_policy(self.collisions)
         self.space(self.sizes)
 
     def space(self, sizes: tuple[int, ...]) -> SidSpace:
@@ -67,16 +86,17 @@ class BuildOptions:
         return SidSpace.of_spelling(sizes, self.spelling, begin_end_tokens=self.begin_end_tokens)
 
 
-def build_options(settings: Mapping[str, Any], *, has_events: bool, **choices: Any) -> BuildOptions:
-    """Options from one list of `settings` for the method and the fusion, and `choices` (the other
-    fields of BuildOptions).
+def with_settings(
+    options: BuildOptions, settings: Mapping[str, Any], *, has_events: bool
+) -> BuildOptions:
+    """The options with one list of `settings` for the method and the fusion.
 
     Raises UsageError for a setting that has no effect without interactions.
     """
     names = {each.name for each in fields(FusionOptions)}
     fusion = {name: value for name, value in settings.items() if name in names}
     method_options = {name: value for name, value in settings.items() if name not in names}
-    options = BuildOptions(method_options=method_options, fusion=FusionOptions(**fusion), **choices)
+    options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
     unused = fusion.keys() - {"text_dim"}
     if not has_events and unused:
         raise UsageError(f"option {min(unused)} needs --interactions")

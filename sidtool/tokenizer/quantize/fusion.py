@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
@@ -30,43 +31,24 @@ class FusionOptions:
     """How sources and collaborative vectors are made and fused. Raises UsageError for values out of
     range."""
 
-    text_dim: int | None = None
+    text_dim: int | None = option(None, minimum=1)
     """Principal components kept of each source; None: all dimensions."""
-    collaborative_dim: int = 64
+    collaborative_dim: int = option(64, minimum=1)
     """Width of the collaborative vectors."""
-    collaborative_weight: float = 0.5
+    collaborative_weight: float = option(0.5, above=0, below=1)
     """Their share of the squared norm; the other sources have the rest."""
-    window: int = 5
+    window: int = option(5, minimum=1)
     """Two events of a user co-occur if they are at most this far apart."""
-    decay: float = 0.85
+    decay: float = option(0.85, above=0, maximum=1)
     """Factor on the weight of a pair for each event between the two."""
-    prior: float = 2.0
+    prior: float = option(2.0, minimum=0, maximum=MAX_OPTION)
     """An item with c training events has c / (c + prior) of its observed collaborative vector, and
     the rest of the predicted one."""
-    ridge: float = 1.0
+    ridge: float = option(1.0, minimum=0, maximum=MAX_OPTION)
     """Penalty of the regression, in units of the mean variance of its inputs."""
 
     def __post_init__(self) -> None:
-        text_dim = 1 if self.text_dim is None else self.text_dim
-        sizes = {
-            "text_dim": text_dim,
-            "collaborative_dim": self.collaborative_dim,
-            "window": self.window,
-        }
-        for name, value in sizes.items():
-            if type(value) is not int or value < 1:
-                raise UsageError(f"option {name} must be a whole number from 1, not {value!r}")
-        for name in ("collaborative_weight", "decay", "prior", "ridge"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 <= value <= MAX_OPTION:
-                raise UsageError(
-                    f"option {name} must be a number from 0 to {MAX_OPTION:g}, not {value!r}"
-                )
-        if not 0 < self.collaborative_weight < 1 or not 0 < self.decay <= 1:
-            raise UsageError(
-                f"option collaborative_weight ({self.collaborative_weight}) must lie between 0 and "
-                f"1, and decay ({self.decay}) above 0 and at most 1"
-            )
+        check_options(self)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.data.split.split import Split
 from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
-from sidtool.memory.distribution import active_positions
 from sidtool.memory.leave_out import LeaveOneOutMemory
 from sidtool.memory.memory import Memory
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
 from sidtool.tokenizer.sid import Codes
 from sidtool.training.loss.augment import AugmentedExamples, item_spans
 
@@ -30,8 +30,6 @@ class MemoryOfUsers:
     numbers: dict[str, int]
     """The number of each user in the split"""
     bundle: Bundle
-    positions: NDArray[np.int64]
-    """As `active_positions`"""
 
     @classmethod
     def of(cls, memory: Memory, power: float, split: Split, bundle: Bundle) -> "MemoryOfUsers":
@@ -49,7 +47,7 @@ class MemoryOfUsers:
             )
         numbers = {sequence.user: number for number, sequence in enumerate(split.train)}
         left_out = LeaveOneOutMemory.of(memory, bundle, split)
-        return cls(left_out, power, numbers, bundle, active_positions(bundle))
+        return cls(left_out, power, numbers, bundle)
 
     def log_probs(self, user: str, codes: Codes, targets: NDArray[np.int64]) -> NDArray[np.float64]:
         """(t,) log-probabilities of the items at `targets` among the (k, levels) SIDs of a user's
@@ -68,9 +66,9 @@ class MemoryOfUsers:
             )
         histories = [rows[:target] for target in targets.tolist()]
         log_probs = np.full(len(targets), np.nan)
-        positions = self.positions[first[targets]]
+        positions = self.bundle.trie().positions_of(ItemRows(first[targets]))
         for index, distribution in enumerate(self.memory.distributions(histories, self.power)):
-            position = positions[index : index + 1]
+            position = SidPositions(positions[index : index + 1])
             if len(distribution) and position >= 0:
                 log_probs[index] = distribution.log_probs_at(position)[0]
         return log_probs

@@ -23,6 +23,7 @@ from sidtool.examples.tokenized import TokenizedExample, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 
 TASKS = ("sequence", "next-item")
 """Tasks whose examples show a history as SIDs, in order of preference."""
@@ -38,7 +39,7 @@ class RlExamples:
     """(n,): where each history starts in `items`"""
     stops: NDArray[np.int64]
     """(n,): where it stops"""
-    targets: NDArray[np.int64]
+    targets: ItemRows
     """(n,): the first active item with the target's SID"""
     values: NDArray[np.float64] | None
     """(n,): the weight of each event; None if the examples have none"""
@@ -51,10 +52,10 @@ class RlExamples:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def history(self, number: int) -> NDArray[np.int64]:
+    def history(self, number: int) -> ItemRows:
         """(m,) rows of the items before an event, oldest first, without unknown ones."""
         rows = self.items[self.starts[number] : self.stops[number]]
-        return rows[rows >= 0]
+        return ItemRows(rows[rows >= 0])
 
     def events(self, bundle: Bundle) -> list[UserSequence]:
         """The events that the examples show, by which targets are counted as frequent or rare."""
@@ -148,7 +149,7 @@ def read_rl_examples(
         items=rows,
         starts=start_array[usable],
         stops=stop_array[usable],
-        targets=targets[usable],
+        targets=ItemRows(targets[usable]),
         values=np.frombuffer(values, dtype=np.float64)[usable] if is_weighted else None,
         users=tuple(compress(users, usable.tolist())),
         left_out=int((~usable).sum()),
@@ -240,7 +241,7 @@ def read_list_examples(
         items=np.concatenate(histories),
         starts=np.concatenate([[0], stops[:-1]]).astype(np.int64),
         stops=stops.astype(np.int64),
-        targets=np.array([rows[0] for rows in targets], dtype=np.int64),
+        targets=ItemRows(np.array([rows[0] for rows in targets], dtype=np.int64)),
         values=None,
         users=tuple(users),
         left_out=left_out,

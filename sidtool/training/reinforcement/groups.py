@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.search.draw import sample_leaves
 from sidtool.recommendation.search.filters import AllowList
 from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import RlExamples
-from sidtool.training.reinforcement.gumbel import sample_leaves
 from sidtool.training.reinforcement.policy import Policy, pad_left
 
 
@@ -40,7 +41,7 @@ class Rollouts:
 
     prompts: list[list[int]]
     """n prompts as token ids"""
-    leaves: NDArray[np.int64]
+    leaves: Leaves
     """(n, G): an arbitrary leaf where not `valid`"""
     valid: NDArray[np.bool_]
     """(n, G): False behind the last item of a group, where fewer than G could be recommended"""
@@ -64,12 +65,10 @@ class GroupMaker:
     fields: ExampleFields | None = None
     """those of the examples' events; None if no prompt shows any"""
 
-    def target_leaves(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def target_leaves(self, numbers: NDArray[np.int64]) -> Leaves:
         """(n,): the leaf of each example's target."""
         trie = self.session.trie
-        rows = self.examples.targets[numbers]
-        positions = rows if trie.rows is None else np.searchsorted(trie.rows, rows)
-        return trie.leaves(positions)
+        return trie.leaves(trie.positions_of(ItemRows(self.examples.targets[numbers])))
 
     def prompt(self, number: int) -> list[int]:
         """The token ids of the prompt of an example: what the model is asked in serving, before the
@@ -88,7 +87,7 @@ class GroupMaker:
         self,
         model: Any,
         numbers: NDArray[np.int64],
-        histories: Sequence[NDArray[np.int64]],
+        histories: Sequence[ItemRows],
         prompts: list[list[int]],
     ) -> Rollouts:
         denied = [[history] if self.options.exclude_seen else [] for history in histories]
@@ -107,7 +106,7 @@ class GroupMaker:
             places = np.minimum((leaves[missed] >= 0).sum(axis=1), self.options.size - 1)
             leaves[missed, places] = targets[missed]
         valid = leaves >= 0
-        return Rollouts(prompts, np.maximum(leaves, 0), valid, None, None, n_given)
+        return Rollouts(prompts, Leaves(np.maximum(leaves, 0)), valid, None, None, n_given)
 
     def _beams(self, model: Any, queries: Sequence[Query]) -> NDArray[np.int64]:
         """(n, G) leaves, -1 where there are no more."""
@@ -123,7 +122,7 @@ class GroupMaker:
         self,
         model: Any,
         prompts: Sequence[list[int]],
-        denied: Sequence[list[NDArray[np.int64]]],
+        denied: Sequence[list[ItemRows]],
         targets: NDArray[np.int64],
         leaves: NDArray[np.int64],
         n_given: NDArray[np.int64],
@@ -138,7 +137,7 @@ class GroupMaker:
                     prompts[row],
                     self.session.leaf_filter(
                         AllowList.of(trie, below_prefix(self.session, targets[row], depth)),
-                        denied[row] or [np.zeros(0, dtype=np.int64)],
+                        denied[row] or [ItemRows(np.zeros(0, dtype=np.int64))],
                     ),
                 )
                 for row in missed.tolist()
@@ -152,7 +151,7 @@ class GroupMaker:
         self,
         model: Any,
         numbers: NDArray[np.int64],
-        histories: Sequence[NDArray[np.int64]],
+        histories: Sequence[ItemRows],
         prompts: list[list[int]],
         generator: torch.Generator,
     ) -> Rollouts:
@@ -163,7 +162,7 @@ class GroupMaker:
             # the target is in every group, the others are drawn from all other items
             n_drawn -= 1
             pairs = zip(excluded, targets, strict=True)
-            excluded = [np.append(target, seen) for seen, target in pairs]
+            excluded = [Leaves(np.append(target, seen)) for seen, target in pairs]
         trie = self.session.trie
         samples = sample_leaves(
             model,
@@ -195,22 +194,23 @@ class GroupMaker:
         leaves = np.take_along_axis(leaves, order, axis=1)
         return Rollouts(
             prompts,
-            np.maximum(leaves, 0),
+            Leaves(np.maximum(leaves, 0)),
             leaves >= 0,
             np.take_along_axis(probabilities, order, axis=1),
             np.take_along_axis(inclusion, order, axis=1),
             np.zeros(len(numbers), dtype=np.int64),
         )
 
-    def _seen_leaves(self, history: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _seen_leaves(self, history: ItemRows) -> Leaves:
         """The leaves that may not be drawn: those of which every item was seen."""
-        if not self.options.exclude_seen:
-            return np.zeros(0, dtype=np.int64)
-        leaf_filter = self.session.leaf_filter(None, [history])
-        return history[:0] if leaf_filter is None else leaf_filter.denied_leaves
+        denied = [history] if self.options.exclude_seen else []
+        leaf_filter = self.session.leaf_filter(None, denied)
+        if leaf_filter is None:
+            return Leaves(np.zeros(0, dtype=np.int64))
+        return leaf_filter.denied_leaves
 
     def _probabilities(
-        self, model: Any, prompts: Sequence[Sequence[int]], leaves: Sequence[NDArray[np.int64]]
+        self, model: Any, prompts: Sequence[Sequence[int]], leaves: Sequence[Leaves]
     ) -> NDArray[np.float64]:
         """(n, m): probabilities of up to m leaves of each prompt, 0 where it has fewer."""
         device = model.device
@@ -221,7 +221,7 @@ class GroupMaker:
         ids, mask = pad_left([torch.tensor(prompt) for prompt in prompts])
         padded = np.zeros(is_leaf.shape, dtype=np.int64)
         padded[is_leaf] = np.concatenate(leaves)
-        codes = self.session.trie.leaf_codes(padded.ravel()).astype(np.int64)
+        codes = self.session.trie.leaf_codes(Leaves(padded.ravel())).astype(np.int64)
         with torch.no_grad():
             scores = self.policy.scores(
                 model,
@@ -233,14 +233,14 @@ class GroupMaker:
         return np.where(is_leaf, log_probs.exp().cpu().numpy(), 0.0)
 
 
-def below_prefix(session: QuerySession, leaf: int, depth: int) -> NDArray[np.int64]:
+def below_prefix(session: QuerySession, leaf: int, depth: int) -> ItemRows:
     """(m,): the rows of all items whose SIDs share the first `depth` codes with a leaf."""
-    codes = session.trie.leaf_codes(np.array([leaf]))[0, :depth]
+    codes = session.trie.leaf_codes(Leaves(np.array([leaf])))[0, :depth]
     first, stop = session.bundle.items.rows_under(codes.tolist())
-    return np.arange(first, stop, dtype=np.int64)
+    return ItemRows(np.arange(first, stop, dtype=np.int64))
 
 
-def first_items(trie: Trie, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+def first_items(trie: Trie, leaves: Leaves) -> ItemRows:
     """(...) leaves -> the bundle's row of the first item of each."""
     positions = leaves if trie.leaf_start is None else trie.leaf_start[leaves].astype(np.int64)
-    return positions if trie.rows is None else trie.rows[positions]
+    return trie.item_rows(SidPositions(positions))

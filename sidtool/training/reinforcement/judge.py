@@ -15,12 +15,13 @@ from transformers import TrainerControl
 
 from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation.bootstrap import Difference, paired_differences
+from sidtool.evaluation.groups import SLICES, example_groups
 from sidtool.evaluation.metrics import metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
-from sidtool.evaluation.slices import SLICES, example_groups
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.validation import sample_examples
 from sidtool.recommendation.query import Query, QuerySession, RankedQueries
+from sidtool.tokenizer.index_spaces import Leaves
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.objective import GroupObjective
@@ -126,11 +127,11 @@ class Judge:
         leaves = np.empty((n, self.k), dtype=np.int64)
         survived = np.empty(n, dtype=np.int64)
         for process, share in enumerate(ranked):
-            leaves[process :: len(ranked)] = share.entries
+            leaves[process :: len(ranked)] = share.leaves
             survived[process :: len(ranked)] = share.survived
-        values = metric_values(item_ranks(self.examples, leaves), [self.k])
+        values = metric_values(item_ranks(self.examples, Leaves(leaves)), [self.k])
         metrics = dict(zip(metric_names([self.k]), values.mean(axis=0).tolist(), strict=True))
-        items = first_items(self.examples, leaves, self.k)
+        items = first_items(self.examples, Leaves(leaves), self.k)
         metrics[f"coverage@{self.k}"] = coverage(items, len(self.session.bundle.active))
         names = survival_names(self.session.bundle.space.levels)
         for level, name in enumerate(names, start=1):

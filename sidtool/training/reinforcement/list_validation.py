@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import Fields
 from sidtool.data.split.split import Example
-from sidtool.recommendation.list_query import search_lists
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.ranker import search_lists
 from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.pairs import ListRewardFunction
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext
@@ -27,7 +28,7 @@ class ListValidation:
     session: QuerySession
     """of lists"""
     users: tuple[str, ...]
-    histories: tuple[NDArray[np.int64], ...]
+    histories: tuple[ItemRows, ...]
     targets: tuple[NDArray[np.int64], ...]
     """the items of each user's held-out session, as bundle rows"""
     fields: tuple[Fields, ...]
@@ -60,9 +61,9 @@ class ListValidation:
         for example in examples:
             rows = items.rows(example.history)
             in_bundle = np.flatnonzero(rows >= 0)
-            history = rows[in_bundle]
-            following = items.rows(example.items)
-            following = following[following >= 0]
+            history = ItemRows(rows[in_bundle])
+            named = items.rows(example.items)
+            following = named[named >= 0]
             following = following[is_active[following]]
             if exclude_seen:
                 following = following[~np.isin(following, history)]
@@ -102,7 +103,7 @@ class ListValidation:
         )
         lists = np.full((len(found), self.length), -1, dtype=np.int64)
         for row, one in enumerate(found):
-            rows = one.positions if trie.rows is None else trie.rows[one.positions]
+            rows = trie.item_rows(one.positions)
             lists[row, : len(rows)] = rows
         return lists
 

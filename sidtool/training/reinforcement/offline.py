@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from sidtool.tokenizer.index_spaces import Leaves
 from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.policy import Policy, pad_left
 
@@ -46,7 +47,7 @@ def make_offline(
     targets = maker.target_leaves(rows)
     valid = rollouts.valid & (rollouts.leaves != targets[:, None])
     shape = (*rollouts.leaves.shape, trie.levels)  # (n, G, levels)
-    flat_codes = trie.leaf_codes(rollouts.leaves.ravel())
+    flat_codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))
     item_codes = flat_codes.astype(np.int64).reshape(shape)
     target_codes = trie.leaf_codes(targets).astype(np.int64)
     chains = np.concatenate([item_codes, target_codes[:, None]], axis=1)  # (n, G + 1, levels)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.recommendation.list_query import search_distinct_lists
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.recommendation.ranker import search_distinct_lists
 from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import ListExamples
@@ -89,7 +90,7 @@ class PairMaker:
         self,
         model: Any,
         prompts: Sequence[list[int]],
-        histories: Sequence[NDArray[np.int64]],
+        histories: Sequence[ItemRows],
         round_: int,
     ) -> NDArray[np.int64]:
         """(n, G, m) bundle rows of the lists of each prompt, -1 where there is no item."""
@@ -114,7 +115,7 @@ class PairMaker:
         lists = np.full((len(prompts), self.candidates, self.length), -1, dtype=np.int64)
         for row, candidates in enumerate(found):
             for place, one in enumerate(candidates):
-                rows = one.positions if trie.rows is None else trie.rows[one.positions]
+                rows = trie.item_rows(one.positions)
                 lists[row, place, : len(rows)] = rows
         return lists
 

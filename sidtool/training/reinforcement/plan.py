@@ -21,7 +21,7 @@ from sidtool.examples.lineage import (
 from sidtool.examples.tasks import LIST_TASK
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.split_check import check_model_split
+from sidtool.model.contract.split_check import check_model_split, further_splits
 from sidtool.model.load import check_model_folder
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt
 from sidtool.training.reinforcement.examples import history_task
@@ -73,6 +73,11 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         for term in rewards
         if term.kind.open_input is not None
     }
+    learned_from = further_splits(
+        bundle,
+        (one.contract for one in inputs.values() if one.contract is not None),
+        *(one.split for one in inputs.values() if one.split is not None),
+    )
     prompts |= {one.name: one.prompt for one in inputs.values() if one.prompt is not None}
     return RlRun(
         model_dir=model_dir,
@@ -86,6 +91,7 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         lineage=lineage,
         contract=contract,
         bundle=bundle,
+        learned_from=learned_from,
         fields=_open_fields_split(request.split, prompts, examples, lineage),
         trust_remote_code=trust,
     )

@@ -16,16 +16,15 @@ from typing import Any, Self
 
 import torch
 
-from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import decoder_start_id, is_encoder_decoder
 from sidtool.recommendation.search.columns import TokenColumns, token_columns
 from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.driver import require_mask
+from sidtool.recommendation.search.encoded_prompts import TreePositions
 from sidtool.recommendation.search.partial_head import Part, PartialHead, full_blocks
-from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.token_tree import additive_masks, attention_windows
-from sidtool.recommendation.search.tree_positions import TreePositions
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.training.loss.shortcuts import narrows_exactly
 
@@ -63,11 +62,7 @@ class Policy:
         """Install a partial head in the model; outside of `scores` it behaves as before.
 
         Raises UsageError if the model's attention cannot be steered."""
-        if decoding_method(model) == "generate":
-            raise UsageError(
-                f"{type(model).__name__} does not support a 4-D attention mask: it cannot be "
-                "trained on groups"
-            )
+        require_mask(model, "it cannot be trained on groups")
         head = PartialHead(model).install()
         columns = token_columns(tokens, model.device)
         has_encoder = is_encoder_decoder(model)

@@ -96,6 +96,7 @@ class RlRun(Run):
             options=dataclasses.asdict(self.options),
             grpo_fields=changed_fields(self.config_fields, RL_DEFAULTS),
             run=json_digest(self.fingerprint),
+            learned_from=self.learned_from,
         )
         recorded = {field.name for field in dataclasses.fields(RlParams)} & self._records.keys()
         params = dataclasses.replace(params, **{name: self._records[name] for name in recorded})

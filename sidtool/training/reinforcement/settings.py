@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.training.setting_checks import check_choices, check_minima, parse_metric
+from sidtool.base.options import check_options, option
+from sidtool.training.settings import parse_metric
 from sidtool.training.settings_file import Vocabulary
 
 LIST_METRICS = ("list_recall", "list_reward")
@@ -23,51 +24,50 @@ class RlOptions:
 
     Raises UsageError for a value outside its choices or range, or that do not fit together."""
 
-    algorithm: Algorithm = "grpo"
+    algorithm: Algorithm = option("grpo")
     """The objective: policy gradients with clipped ratios (`grpo`, `dapo`, `gspo`), with ratios
     bounded at negative advantages too (`ecpo`), preference of the target to the other items of
     its group (`dpo`, S-DPO, offline: the groups are those of the start), or of the best list that
     the model writes to the worst (`ipa`, for models of lists; each epoch is a round, whose lists
     are those of the model with which it begins)."""
-    reward: str | None = None
+    reward: str | None = option(None)
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
     Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `teacher`,
     `label`. Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
-    positive_label: str | None = None
+    positive_label: str | None = option(None)
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
-    rollouts: RolloutMethod = "beam"
+    rollouts: RolloutMethod = option("beam")
     """How the items of a group are found: the best by beam search, or drawn without replacement
     (`gumbel`, unbiased with `scale_rewards=none`; needs a model trained with
     `softmax_over=trie`). Lists likewise, of any model."""
-    candidate_lists: int = 8
+    candidate_lists: int = option(8, minimum=2)
     """Lists that are compared for each history, with `ipa`."""
-    add_target: bool = False
+    add_target: bool = option(False)
     """Put the target into every group, in place of the last item if it is missing."""
-    first_difference: bool = False
+    first_difference: bool = option(False)
     """Add an advantage for each code, by the first code that differs from the target's."""
-    prefix_curriculum: bool = False
+    prefix_curriculum: bool = option(False)
     """Where a group misses the target, give the policy the first codes of the target."""
-    sft_weight: float = 0.1
+    sft_weight: float = option(0.1, minimum=0)
     """Weight of the cross-entropy of the targets, beside the objective."""
-    early_clip: float = 0.1
+    early_clip: float = option(0.1, minimum=0)
     """The delta of `ecpo`: ratios are at most `1 + epsilon_high + early_clip` at negative
     advantages."""
-    exclude_seen: bool = False
+    exclude_seen: bool = option(False)
     """Exclude the items of a user's history from groups and from validation, as
     `recommend --exclude-seen` does."""
-    metric_for_best_model: str = "ndcg@10"
+    metric_for_best_model: str = option("ndcg@10")
     """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K` of the next item; with
     `ipa` also `list_reward` or `list_recall`."""
-    eval_users: int = 2000
+    eval_users: int = option(2000, minimum=0)
     """Validation users to sample; 0 takes all."""
-    eval_num_beams: int = 20
+    eval_num_beams: int = option(20, minimum=1)
     """Beam width in validation, of items and of lists."""
-    early_stopping_patience: int | None = None
+    early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_minima(self, _MINIMUM)
+        check_options(self)
         if self.prefix_curriculum and self.rollouts != "beam":
             raise UsageError("prefix_curriculum=true requires rollouts=beam")
         for name, algorithm in (("candidate_lists", "ipa"), ("early_clip", "ecpo")):
@@ -90,16 +90,6 @@ class RlOptions:
         for name in ("first_difference", "prefix_curriculum", "add_target"):
             if getattr(self, name):
                 raise UsageError(f"{name}=true has no effect with algorithm=dpo")
-
-
-_MINIMUM: Mapping[str, float] = {
-    "sft_weight": 0,
-    "early_clip": 0,
-    "eval_users": 0,
-    "eval_num_beams": 1,
-    "early_stopping_patience": 1,
-    "candidate_lists": 2,
-}
 
 
 def with_reward(options: RlOptions) -> RlOptions:

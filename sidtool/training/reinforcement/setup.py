@@ -53,6 +53,7 @@ def build_trainer(
         device=str(arguments.device),
         dtype="float32",
         trust_remote_code=run.trust_remote_code,
+        contract=run.contract,
     )
     # the memory's weight was tuned for the weights before: the policy is the model alone
     loaded = replace(loaded, memory=None)

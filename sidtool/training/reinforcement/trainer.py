@@ -22,6 +22,7 @@ from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from sidtool.model.contract.write import write_contract
 from sidtool.model.load import LoadedModel
+from sidtool.tokenizer.index_spaces import Leaves
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.reinforcement.advantages import (
@@ -184,7 +185,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         """The n * G items of groups as TRL's rows, with a mask of the codes that the policy
         learns: not those that it was given."""
         trie = self.maker.session.trie
-        codes = trie.leaf_codes(rollouts.leaves.ravel())  # (n * G, levels)
+        codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))  # (n * G, levels)
         is_chosen = np.arange(trie.levels) >= rollouts.n_given[:, None]  # (n, levels)
         learned = rollouts.valid[:, :, None] & is_chosen[:, None, :]  # (n, G, levels)
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
@@ -219,7 +220,8 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         targets = self.maker.target_leaves(np.array(numbers))
         target_codes = self.maker.session.trie.leaf_codes(targets)
         if self.options.first_difference:
-            item_codes = self.maker.session.trie.leaf_codes(rollouts.leaves.ravel())
+            flat_leaves = Leaves(rollouts.leaves.ravel())
+            item_codes = self.maker.session.trie.leaf_codes(flat_leaves)
             item_codes = item_codes.reshape(*rollouts.leaves.shape, -1)
             by_code = first_difference(item_codes, target_codes, rollouts.valid)
             by_code = by_code.reshape(-1, by_code.shape[-1])  # (rows, levels)

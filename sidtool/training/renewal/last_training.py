@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.options import check_options, option
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.field_templates import templates_for
@@ -17,22 +18,20 @@ from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.training.settings import DEFAULTS, TrainOptions
 
-DEFAULT_SHARE = 0.2
-
 
 @dataclass(frozen=True)
 class RefreshOptions:
     """How a model is refreshed. Raises UsageError for a share outside of (0, 1]."""
 
-    share: float = DEFAULT_SHARE
+    share: float = option(0.2, above=0, maximum=1)
     """Length of the training stage, as a share of the epochs of the model's last one."""
-    learning_rate: float | None = None
-    """Default: that of the model's last training stage."""
-    seed: int = 0
+    learning_rate: float | None = option(None)
+    """Default: that of the model's last training stage; required if it was `lora`."""
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UsageError(f"--share must be above 0 and at most 1, not {self.share}")
+        check_options(self)
 
 
 def last_training(contract: Contract, model_dir: Path) -> TrainParams:

@@ -17,7 +17,7 @@ from sidtool.base.progress import Progress
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Split
-from sidtool.examples.catalog import CatalogOptions, read_catalog
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import side_files
 from sidtool.memory.build import rebuild_memory
@@ -31,7 +31,7 @@ from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import check_model_folder
 from sidtool.model.memory_copy import bind_memory
-from sidtool.registry.references import open_bundle
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.make.encode import read_sources
@@ -59,7 +59,7 @@ class RefreshRequest:
     split: Split | str | Path | None = None
     items: str | Path | None = None
     embeddings: Sequence[str | Path] = ()
-    catalog_options: CatalogOptions = field(default_factory=CatalogOptions)
+    catalog_options: TaskCatalogOptions = field(default_factory=TaskCatalogOptions)
     options: RefreshOptions = field(default_factory=RefreshOptions)
     trust_remote_code: bool = False
 
@@ -107,7 +107,7 @@ def refresh(
     split: Split | str | Path | None = None,
     items: str | Path | None = None,
     embeddings: Sequence[str | Path] = (),
-    catalog_options: CatalogOptions | None = None,
+    catalog_options: TaskCatalogOptions | None = None,
     options: RefreshOptions | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -144,7 +144,7 @@ def refresh(
         split=split,
         items=items,
         embeddings=embeddings,
-        catalog_options=catalog_options or CatalogOptions(),
+        catalog_options=catalog_options or TaskCatalogOptions(),
         options=options or RefreshOptions(),
         trust_remote_code=trust_remote_code,
     )
@@ -274,7 +274,7 @@ def plan_refresh(request: RefreshRequest, *, force: bool = False) -> RefreshPlan
     contract, own_bundle, _ = check_model_folder(model_dir)
     bundle = request.bundle
     if not isinstance(bundle, Bundle):
-        bundle = open_bundle(str(bundle))
+        bundle = open_source(str(bundle))
     bundle = usable_bundle(bundle, own_bundle)
     verdict = check_bundle(own_bundle, bundle)
     if request.split is None:

@@ -29,6 +29,7 @@ from sidtool.data.split.files import (
 )
 from sidtool.data.split.histories import user_histories
 from sidtool.data.split.split import Split
+from tests.sealed import reseal
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 of 2 users of the events have no row")
 
@@ -158,9 +159,8 @@ def test_other_fields_than_the_manifest_says_are_refused(events: Path) -> None:
     write_split(dataclasses.replace(split, test=(first, *split.test[1:])), Path("less"))
     with pytest.raises(IntegrityError, match=r"test.jsonl: user 'a' has other fields than"):
         read_split(Path("less"))
-    stored = json.loads(Path("less/split.json").read_text())
     for changes, error in (({"format": 4}, CompatibilityError), ({"format": 1}, IntegrityError)):
-        Path("less/split.json").write_text(json.dumps(stored | changes))
+        reseal(Path("less/split.json"), changes)
         with pytest.raises(error):
             read_split(Path("less"))
 

@@ -286,9 +286,9 @@ def test_two_versions_of_one_data_set_are_not_read_together(tmp_path: Path) -> N
 def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--user-column applies to --from table"):
         PrepareOptions("movielens", columns=EventNames("who"))
-    with pytest.raises(UsageError, match="0 or more"):
+    with pytest.raises(UsageError, match="at least 0"):
         FilterOptions(k_core=-1)
-    with pytest.raises(UsageError, match="no format 'netflix'"):
+    with pytest.raises(UsageError, match="source must be one of"):
         PrepareOptions("netflix")  # type: ignore[arg-type]
     events = write_table(tmp_path / "e.csv", {"user": ["u"], "item": ["a"], "ts": ["1"]})
     with pytest.raises(UsageError, match="the events have none"):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.data.fields.field_columns import FieldOptions
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.interactions import EventNames
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import (
     SplitOptions,
@@ -182,7 +183,7 @@ def grown_logs(draw: st.DrawFn) -> tuple[Log, Log]:
     return earlier, later
 
 
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(st.lists(grown_logs(), min_size=1, max_size=3))
 def test_no_event_that_was_learned_is_held_out_whatever_arrived_late(
     users: list[tuple[Log, Log]],
@@ -216,6 +217,68 @@ def test_a_late_repeat_is_not_taken_for_the_event_that_was_learned(tmp_path: Pat
     options = SplitOptions(fields=FieldOptions(times=True))
     before, after = (make_split(tmp_path / f"{each}.csv", options) for each in ("old", "again"))
     assert before.reference.excludes_held_out(extended(after, before).reference)
+
+
+def test_an_event_behind_the_last_target_is_in_no_part_and_may_be_a_learned_one(
+    tmp_path: Path,
+) -> None:
+    """`a` and `b` of days 1 and 2 arrived late. `b` of day 5, which was learned behind the `a` of
+    day 4, is behind the last target: the later split does not show it."""
+    header = "user_id,item_id,timestamp,rating\n" + "".join(
+        f"v,i{day},{day}00000000,5\n" for day in range(9)
+    )
+    learned = "u,a,400000000,5\nu,b,500000000,1\n"
+    late = "u,a,100000000,5\nu,b,200000000,1\nu,x,300000000,5\n"
+    (tmp_path / "old.csv").write_text(header + learned)
+    (tmp_path / "new.csv").write_text(header + learned + late)
+    earlier = make_split(tmp_path / "old.csv")
+    fields = FieldOptions(feedback=(FieldName("rating"),), target=("rating>=4",))
+    later = make_split(tmp_path / "new.csv", SplitOptions(fields=fields))
+    with pytest.raises(CompatibilityError, match="'a' of user 'u', which may be a training event"):
+        extended(later, earlier)
+
+
+def test_a_repeat_does_not_stand_for_an_event_that_was_dropped(tmp_path: Path) -> None:
+    """The second split has an `a` of another day in place of that of day 3; the third has both."""
+    header = "user_id,item_id,timestamp\n" + "".join(
+        f"v,i{day},{day}00000000\n" for day in range(9)
+    )
+    lines = {"first": "u,a,0\nu,a,300000000\n", "second": "u,a,0\nu,a,100000000\nw,b,0\n"}
+    lines["third"] = lines["first"] + "u,a,100000000\nu,a,200000000\n"
+    splits = []
+    for name, text in lines.items():
+        (tmp_path / f"{name}.csv").write_text(header + text)
+        options = SplitOptions(fields=FieldOptions(times=True))
+        splits.append(make_split(tmp_path / f"{name}.csv", options))
+    first, second, third = splits
+    second = extended(second, first)
+    assert second.origin.drops_events
+    assert not first.reference.excludes_held_out(extended(third, second).reference)
+
+
+@pytest.mark.parametrize("times", [False, True])
+def test_times_of_two_columns_are_not_compared(tmp_path: Path, times: bool) -> None:
+    """`a` was made on day 1 and changed on day 13: learned by one column, held out by the other."""
+    days = [("u", f"i{day}", day, day) for day in range(20)] + [("v", "b", 0, 0), ("v", "a", 1, 13)]
+    lines = [f"{user},{item},{one}00000000,{two}00000000\n" for user, item, one, two in days]
+    path = tmp_path / "events.csv"
+    path.write_text("user_id,item_id,created,updated\n" + "".join(lines))
+    created, updated = (
+        make_split(
+            path,
+            SplitOptions(
+                "temporal",
+                valid_from=start * 1e8,
+                test_from=(start + 2) * 1e8,
+                columns=EventNames(order=order),
+                fields=FieldOptions(times=times),
+            ),
+        )
+        for order, start in (("created", 10), ("updated", 12))
+    )
+    assert not created.reference.excludes_held_out(updated.reference)
+    with pytest.raises(CompatibilityError, match="'a' of user 'v', which may be a training event"):
+        extended(updated, created)
 
 
 def test_cuts_in_time_show_that_a_repeated_item_was_not_seen(tmp_path: Path) -> None:

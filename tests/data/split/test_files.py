@@ -25,6 +25,8 @@ from sidtool.data.split.files import (
 from sidtool.data.split.record import Cuts, SplitManifest, SplitReference, check_split
 from sidtool.data.split.split import Split, UserSequence
 from tests.data.tables.files import write_table
+from tests.pairs import all_pairs
+from tests.sealed import reseal
 
 LINES = [(f"u{user}", f"i{(3 * user + step) % 11}", step) for user in range(9) for step in range(6)]
 
@@ -126,14 +128,18 @@ def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> Non
     path.write_text(json.dumps(stored | {"format": 99}))
     with pytest.raises(CompatibilityError, match="format 99"):
         read_split(folder)
-    path.write_text(json.dumps(stored | {"digest": "0" * 64}))
+    resigned(folder, {"format": 1, "digest": "0" * 64})
     with pytest.raises(IntegrityError, match="says 000000000000"):
+        read_split(folder)
+    path.write_text(json.dumps(stored | {"extends": ["0" * 64]}))
+    with pytest.raises(IntegrityError, match=r"split\.json is damaged: it differs from its own"):
         read_split(folder)
     for broken in ("{", "[]", "{}", json.dumps(stored | {"counts": {}})):
         path.write_text(broken)
         with pytest.raises(IntegrityError):
             read_split(folder)
-    path.write_text(json.dumps(stored | {"later": "keys are ignored"}))
+    path.write_text(json.dumps(stored))
+    resigned(folder, {"later": "keys are ignored"})
     read_split(folder)
     path.unlink()
     with pytest.raises(DataError, match=r"it has no split\.json"):
@@ -160,7 +166,7 @@ def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "magic"}, "no protocol 'magic'"),
+        ({"protocol": "magic"}, "protocol must be one of leave-one-out"),
         ({"protocol": "given"}, "requires --valid and --test"),
         ({"protocol": "given", "valid": Path("x")}, "must be given together"),
         ({"valid": Path("x"), "test": Path("x")}, "require --protocol given"),
@@ -235,9 +241,7 @@ def test_the_refusal_names_both_splits() -> None:
 
 def resigned(folder: Path, changes: dict[str, object]) -> None:
     """Change keys of the manifest; one whose value is ... is removed."""
-    path = folder / "split.json"
-    stored = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in stored.items() if value is not ...}))
+    reseal(folder / "split.json", changes)
 
 
 @pytest.mark.parametrize(
@@ -343,15 +347,16 @@ HISTORY_CHANGES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["valid.jsonl", "test.jsonl"])
-@pytest.mark.parametrize("change", HISTORY_CHANGES.values(), ids=HISTORY_CHANGES)
-@pytest.mark.parametrize("protocol", [0, 1], ids=["leave-one-out", "temporal"])
+@pytest.mark.parametrize(
+    ("name", "change", "protocol"),
+    all_pairs(["valid.jsonl", "test.jsonl"], HISTORY_CHANGES, [0, 1]),
+)
 def test_a_signed_history_that_the_events_contradict_is_refused(
-    tmp_path: Path, name: str, change: Callable[[list[dict[str, Any]]], Any], protocol: int
+    tmp_path: Path, name: str, change: str, protocol: int
 ) -> None:
     folder = tmp_path / "split"
     write_split(splits(tmp_path)[protocol], folder)
-    rewritten(folder, name, change)
+    rewritten(folder, name, HISTORY_CHANGES[change])
     with pytest.raises(IntegrityError, match=f"{name}: .*user 'u") as caught:
         read_split(folder)
     assert "\n" not in str(caught.value)

@@ -106,8 +106,8 @@ def test_a_split_within_a_budget_is_the_same_byte_for_byte(
     }
     events = write_table(folder / "events.parquet", table)
     fields = FieldOptions(
-        FieldName.parse_all(["rating"] if with_fields else None),
-        FieldName.parse_all(["device"] if with_fields else None),
+        (FieldName("rating"),) if with_fields else (),
+        (FieldName("device"),) if with_fields else (),
         times=with_fields,
         target=("rating>=4",) if target else (),
     )

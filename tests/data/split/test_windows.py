@@ -144,7 +144,7 @@ def shown_targets(files: list[list[Placed]]) -> set[Window]:
     }
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(files_of_windows(is_whole=True))
 def test_no_training_window_shows_a_held_out_event(case: tuple[int, list[list[Placed]]]) -> None:
     n_items, files = case
@@ -165,7 +165,7 @@ def test_no_training_window_shows_a_held_out_event(case: tuple[int, list[list[Pl
     assert events.isdisjoint(targets)
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(files_of_windows(is_whole=False))
 def test_missing_windows_hide_no_held_out_event(case: tuple[int, list[list[Placed]]]) -> None:
     n_items, files = case

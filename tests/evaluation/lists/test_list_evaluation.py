@@ -12,15 +12,15 @@ from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.split import Split
-from sidtool.evaluation.lists.held_out_sessions import HeldOutSessions, item_facts
 from sidtool.evaluation.lists.list_evaluation import (
     TOP_ITEMS,
-    ListEvaluationOptions,
     ListMaker,
     evaluate_list_makers,
     evaluate_lists,
     list_maker,
 )
+from sidtool.evaluation.lists.list_metrics import HeldOutSessions, item_facts
+from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import Request
 from tests.bundles import small_bundle

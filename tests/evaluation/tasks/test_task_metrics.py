@@ -16,8 +16,9 @@ from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.segments import Segment, begin, catalog, end, sids, template
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
+from sidtool.recommendation.search.search_options import BeamOptions
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.models import EOS
@@ -76,8 +77,7 @@ def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(
         loaded,
         "title-to-sid",
         questions,
-        num_beams=N,
-        normalize=None if normalize == "level" else normalize,
+        search=BeamOptions(num_beams=N, normalize=None if normalize == "level" else normalize),
     )
     assert result.settings["normalize"] == normalize
     codes, scores = loaded.bundle.items.codes, exact_scores(loaded, questions, normalize)
@@ -94,7 +94,7 @@ def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(
     assert result.n == N
     for name, (low, high) in result.confidence_interval.items():
         assert low <= result.metrics[name] <= high
-    narrow = evaluate_questions(loaded, "title-to-sid", questions, num_beams=1)
+    narrow = evaluate_questions(loaded, "title-to-sid", questions, search=BeamOptions(num_beams=1))
     assert {name for name in narrow.metrics if "@" in name and "prefix" not in name} == {
         "hr@1",
         "ndcg@1",
@@ -104,7 +104,7 @@ def test_sid_accuracy_and_retrieval_are_those_of_exact_scores(
 
 def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
     questions = [to_sid(loaded, f"film {row}", row) for row in range(0, N, 3)]
-    result = evaluate_questions(loaded, "title-to-sid", questions, num_beams=2)
+    result = evaluate_questions(loaded, "title-to-sid", questions, search=BeamOptions(num_beams=2))
     codes, own = loaded.bundle.items.codes, loaded.bundle.items.codes[::3]
     for level in (1, 2, 3):
         share = (codes[None, :, :level] == own[:, None, :level]).all(axis=2).mean()
@@ -114,7 +114,9 @@ def test_chance_is_a_sid_drawn_at_random(loaded: LoadedModel) -> None:
 def test_an_answer_correct_for_one_question_is_correct_for_its_group(loaded: LoadedModel) -> None:
     first = int(exact_scores(loaded, [to_sid(loaded, "same", 0)])[0].argmax())
     wrong = (first + 7) % N
-    alone = evaluate_questions(loaded, "t", [to_sid(loaded, "same", wrong)], num_beams=N)
+    alone = evaluate_questions(
+        loaded, "t", [to_sid(loaded, "same", wrong)], search=BeamOptions(num_beams=N)
+    )
     assert alone.metrics["exact"] == 0
     also_correct = [to_sid(loaded, "whatever", first, ("same",))]
     helped = evaluate_questions(
@@ -122,7 +124,7 @@ def test_an_answer_correct_for_one_question_is_correct_for_its_group(loaded: Loa
         "t",
         [to_sid(loaded, "same", wrong, ("same",))],
         also_correct=also_correct,
-        num_beams=N,
+        search=BeamOptions(num_beams=N),
     )
     assert (helped.metrics["exact"], helped.metrics["prefix@1"]) == (1, 1)
     assert helped.metrics["hr@1"] == 0  # retrieval looks for the item itself
@@ -135,7 +137,9 @@ def test_a_shared_sid_is_correct_and_its_items_share_the_rank() -> None:
     best = int(exact_scores(loaded, [to_sid(loaded, "x", 0)])[0].argmax())
     size = int((keys == keys[best]).sum())
     assert size > 1
-    result = evaluate_questions(loaded, "t", [to_sid(loaded, "x", best)], num_beams=N)
+    result = evaluate_questions(
+        loaded, "t", [to_sid(loaded, "x", best)], search=BeamOptions(num_beams=N)
+    )
     assert result.metrics["exact"] == 1
     assert result.metrics["hr@1"] == pytest.approx(1 / size)
 
@@ -173,7 +177,7 @@ def test_texts_are_written_greedily_and_perplexity_is_the_answers(loaded: Loaded
     result = evaluate_questions(loaded, "sid-to-title", questions)
     assert "normalize" not in result.settings
     with pytest.raises(UsageError, match="no answer of task sid-to-title is a SID"):
-        evaluate_questions(loaded, "sid-to-title", questions, normalize="trie")
+        evaluate_questions(loaded, "sid-to-title", questions, search=BeamOptions(normalize="trie"))
     written = [
         loaded.tokenizer.decode(
             greedy(loaded, encoder.ids(question.prompt), room), skip_special_tokens=True
@@ -217,8 +221,8 @@ def test_invalid_sets_of_questions_are_refused(loaded: LoadedModel) -> None:
         evaluate_questions(loaded, "t", [])
     with pytest.raises(DataError, match="several kinds"):
         evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1), to_text(loaded, 1, "x")])
-    with pytest.raises(UsageError, match="number of beams"):
-        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1)], num_beams=0)
+    with pytest.raises(UsageError, match="num_beams must be at least 1"):
+        evaluate_questions(loaded, "t", [to_sid(loaded, "x", 1)], search=BeamOptions(num_beams=0))
 
 
 @pytest.mark.parametrize(

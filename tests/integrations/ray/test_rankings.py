@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.split import Split
-from sidtool.evaluation.evaluation import EvaluationOptions, evaluate_examples
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
 from sidtool.integrations.ray.rankings import ClusterRanker
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import WeightedMemory
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from tests.evaluation.shop import shop, visits
 from tests.integrations.ray.sources import LoadedSource
 from tests.loaded import loaded_model

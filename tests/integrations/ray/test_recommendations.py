@@ -13,7 +13,7 @@ from sidtool.integrations.ray.recommendations import recommend_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each
 from sidtool.recommendation.requests import read_request_file
-from sidtool.recommendation.result_table import write_result_table
+from sidtool.recommendation.result_file import write_result_table
 from tests.bundles import small_bundle
 from tests.cli.road import write_lines
 from tests.integrations.ray.sources import LoadedSource

@@ -13,7 +13,7 @@ from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.split import Split
-from sidtool.examples.catalog import CatalogOptions
+from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.job import SftInputs
@@ -47,7 +47,7 @@ def inputs_of(
         folder / "items.parquet",
         folder / "split",
         SftOptions(**options),
-        CatalogOptions(queries=queries if "query-to-sid" in options.get("tasks", {}) else None),
+        TaskCatalogOptions(queries=queries if "query-to-sid" in options.get("tasks", {}) else None),
         weights=weights,
     )
 

@@ -16,7 +16,7 @@ from sidtool.integrations.vllm.row_constraint import NO_TOKEN, RowConstraint, ch
 from sidtool.model.contract.compat import Verdict
 from sidtool.model.load import usable_items
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from tests.bundles import small_bundle
 from tests.integrations.vllm.cases import Layout
 from tests.loaded import loaded_model
@@ -147,7 +147,8 @@ def test_a_filter_names_items_that_the_bundle_has() -> None:
     constraint = constraint_of()
     assert constraint.leaf_filter(RequestSettings()) is None
     allowed = constraint.leaf_filter(RequestSettings(allow=("i3", "gone")))
-    assert allowed.eligible().tolist() == [constraint.bundle.items.row("i3")]
+    passing = allowed.passes(np.arange(allowed.trie.n_items))
+    assert np.flatnonzero(passing).tolist() == [constraint.bundle.items.row("i3")]
     # the requests of a beam search share the filter of their prompt
     assert allowed is constraint.leaf_filter(RequestSettings(allow=("i3", "gone")))
 

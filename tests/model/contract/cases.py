@@ -6,6 +6,7 @@ from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.contract.stage_record import ModelReference, Selection, StageRecord, TrainParams
 from sidtool.model.contract.write import write_contract
 from sidtool.model.extend import extend_model
+from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle
 
@@ -26,7 +27,7 @@ TRAINED = TrainParams(
 
 def trained_model(base: Path, bundle: Bundle, out: Path) -> Path:
     """A base model with SID tokens, a contract of two stages and a prompt for histories."""
-    contract = extend_model(base, bundle, out, license="cc-by-4.0")
+    contract = extend_model(base, bundle, out, ExtendOptions(license="cc-by-4.0"))
     stage = StageRecord("full", TRAINED)
     write_contract(
         out, contract.with_stage(stage, history_prompt=HISTORY, normalize="trie"), bundle

@@ -127,7 +127,7 @@ items = st.dictionaries(st.text("ab", min_size=1, max_size=4), st.integers(0, 11
 
 
 @given(old=items, new=items)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_comparison_agrees_with_dictionaries(old: dict[str, int], new: dict[str, int]) -> None:
     space = SidSpace((3, 4))
 
@@ -157,9 +157,9 @@ def test_ids_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_comparison_costs_no_more_than_a_few_sorts_of_the_ids() -> None:
-    """The join sorts hashes: for a million items its time is a small multiple of a sort of the same
+    """The join sorts hashes: for many items its time is a small multiple of a sort of the same
     number of keys, measured in the same run."""
-    n = 1_000_000
+    n = 300_000
     space = SidSpace((256, 256, 256))
     keys = np.random.default_rng(0).permutation(np.arange(n, dtype=np.uint64) * np.uint64(16))
     keys.sort()

@@ -24,6 +24,7 @@ from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
+from tests.sealed import reseal
 
 HISTORY_PROMPT = HistoryPrompt(
     task="next-item", template="Bought: {history} →", history_length=20, max_length=256
@@ -98,10 +99,13 @@ def test_readers_that_would_misuse_a_model_refuse_its_format(
 
 def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_path: Path) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)
-    value = json.loads((tmp_path / "sid.json").read_text())
-    (tmp_path / "sid.json").write_text(json.dumps({**value, "future": 1}))
+    reseal(tmp_path / "sid.json", {"future": 1})
     assert replace(read_contract(tmp_path), files={}) == contract_of(bundle)
-    (tmp_path / "sid.json").write_text(json.dumps({**value, "format": 99}))
+    value = json.loads((tmp_path / "sid.json").read_text())
+    (tmp_path / "sid.json").write_text(json.dumps({**value, "future": 2}))
+    with pytest.raises(IntegrityError, match=r"sid\.json is damaged: it differs from its own SHA"):
+        read_contract(tmp_path)
+    reseal(tmp_path / "sid.json", {"format": 99})
     with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
         read_contract(tmp_path)
 
@@ -210,12 +214,7 @@ def test_a_damaged_contract_is_refused(
     key: str, damage: str, bundle: Bundle, tmp_path: Path
 ) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)
-    value = json.loads((tmp_path / "sid.json").read_text())
-    if damage == "missing":
-        del value[key]
-    else:
-        value[key] = [3]
-    (tmp_path / "sid.json").write_text(json.dumps(value))
+    reseal(tmp_path / "sid.json", {key: ... if damage == "missing" else [3]})
     with pytest.raises((IntegrityError, DataError)) as caught:
         read_contract(tmp_path)
     assert "\n" not in str(caught.value)
@@ -253,10 +252,8 @@ def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
     changes: dict[str, object], bundle: Bundle, tmp_path: Path
 ) -> None:
     write_contract(tmp_path, contract_of(bundle), bundle)
-    value = json.loads((tmp_path / "sid.json").read_text())
-    value["space"] |= changes
-    value.pop("token_stop")
-    (tmp_path / "sid.json").write_text(json.dumps(value))
+    space = json.loads((tmp_path / "sid.json").read_text())["space"] | changes
+    reseal(tmp_path / "sid.json", {"space": space, "token_stop": ...})
     with pytest.raises(CompatibilityError, match="its bundle copy has") as caught:
         open_bundle_copy(tmp_path, read_contract(tmp_path))
     assert caught.value.exit_code == 3
@@ -327,7 +324,7 @@ def test_a_value_of_another_type_or_range_is_one_line(
     for parent in parents:
         record = record[parent]
     record[key] = damage
-    (tmp_path / "sid.json").write_text(json.dumps(value))
+    reseal(tmp_path / "sid.json", value)
     with pytest.raises((IntegrityError, CompatibilityError)) as caught:
         read_contract(tmp_path)
     assert caught.value.exit_code == 3

@@ -186,8 +186,8 @@ def check_random_values(n_values: int, seed: int) -> None:
         check_prompt(fields, n_items, tokenizer, tokens, prompt)
 
 
-def test_a_hundred_thousand_values_smuggle_no_token_in() -> None:
-    check_random_values(100_000, seed=0)
+def test_thousands_of_values_smuggle_no_token_in() -> None:
+    check_random_values(20_000, seed=0)
 
 
 @pytest.mark.slow

@@ -19,9 +19,10 @@ def eligible_counts(trie: Trie, leaf_filter: LeafFilter | None) -> dict[Codes, i
     """SID -> the number of its items that a filter leaves, where there is one."""
     counts = {}
     for leaf, codes in enumerate(trie.leaf_codes(np.arange(trie.n_leaves)).tolist()):
-        items = trie.leaf_rows(leaf) if leaf_filter is None else leaf_filter.items(leaf)
-        if len(items):
-            counts[tuple(codes)] = len(items)
+        items = trie.leaf_positions(leaf)
+        count = len(items) if leaf_filter is None else int(leaf_filter.passes(items).sum())
+        if count:
+            counts[tuple(codes)] = count
     return counts
 
 

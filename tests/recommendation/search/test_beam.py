@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.batching import batches
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.driver import batches, decoding_method
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_model
@@ -41,7 +40,7 @@ def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> Non
 
 
 @pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     sizes=st.sampled_from([(6, 6, 6), (3, 9, 4), (12, 5), (4, 3, 3, 6)]),
     items=st.integers(1, 40),

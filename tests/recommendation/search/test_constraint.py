@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList
 from sidtool.base.errors import DataError
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.results import Normalize
 from tests.models import tiny_model
 from tests.recommendation.search.cases import catalog, generate, make, valid_sids, vocabulary
 

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
 
 from sidtool.base.errors import DataError
-from sidtool.recommendation.search import beam, probe
+from sidtool.recommendation.search import beam, driver
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.recommendation.search.driver import decoding_method
+from sidtool.recommendation.search.encoded_prompts import TreePositions
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.generate_fallback import beam_config, without_own_settings
-from sidtool.recommendation.search.probe import decoding_method
-from sidtool.recommendation.search.tree_positions import TreePositions
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 from tests.recommendation.search.cases import (
     assert_same,
@@ -38,9 +38,9 @@ def test_the_probe_detects_positions_that_are_not_by_depth(
 ) -> None:
     _, tokens = make((4, 5, 6), 20)
     model = model_of(architecture, tokens)
-    assert probe._probe(model) == "sliced"
+    assert driver._probe(model) == "sliced"
     monkeypatch.setattr(TreePositions, "at", lambda *_: nullcontext())
-    assert probe._probe(model) == "generate"
+    assert driver._probe(model) == "generate"
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])

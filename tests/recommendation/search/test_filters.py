@@ -65,7 +65,8 @@ def test_the_items_below_a_node_that_pass_are_counted(trie: Trie, lists: Any) ->
                 below[prefix] += len(good & set(trie.leaf_rows(leaf).tolist()))
             assert list(below.values()) == result
     for (allow, deny), one in zip(lists, filters, strict=True):
-        passing = [int(row) for leaf in range(trie.n_leaves) for row in one.items(leaf)]
+        positions = np.arange(trie.n_items)
+        passing = trie.item_rows(positions[one.passes(positions)]).tolist()
         assert passing == sorted(eligible(trie, allow, deny))
         assert one.n_eligible == len(passing)
 

@@ -10,8 +10,8 @@ import torch
 from sidtool.base.errors import SidtoolWarning
 from sidtool.recommendation.search import beam
 from sidtool.recommendation.search.beam import beam_search
+from sidtool.recommendation.search.driver import decoding_method
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.probe import decoding_method
 from tests.models import tiny_model
 from tests.recommendation.search.cases import (
     assert_same,

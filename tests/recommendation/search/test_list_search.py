@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search import list_search
+from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.item_list import ItemList
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.list_search import search_lists
+from sidtool.recommendation.search.results import ItemList
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model
@@ -48,7 +48,7 @@ def codes_of(one: ItemList, trie: Trie) -> Codes:
 
 def assert_legal(one: ItemList, trie: Trie, leaf_filter: LeafFilter | None, length: int) -> None:
     """A list has distinct eligible items, and as many as it can have."""
-    n_eligible = trie.n_items if leaf_filter is None else len(leaf_filter.eligible())
+    n_eligible = trie.n_items if leaf_filter is None else leaf_filter.n_eligible
     assert len(one.positions) == len(one.scores) == min(length, n_eligible)
     assert len(set(one.positions.tolist())) == len(one.positions)
     assert trie.leaves(one.positions).tolist() == one.leaves.tolist()
@@ -277,7 +277,7 @@ def test_a_decoder_without_positions_for_the_list_is_refused() -> None:
 
 def test_a_model_whose_attention_cannot_be_steered_is_refused(monkeypatch: Any) -> None:
     trie, tokens, model = _case()
-    monkeypatch.setattr(list_search, "decoding_method", lambda _: "generate")
+    monkeypatch.setattr(driver, "decoding_method", lambda _: "generate")
     with pytest.raises(UsageError, match="it cannot write lists"):
         search_lists(model, [[9]], trie, tokens, length=2, num_beams=2)
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, TrainableTokensConfig, get_peft_model
 
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.probe import decoding_method
+from sidtool.recommendation.search.driver import decoding_method
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 from tests.recommendation.search.cases import (
     assert_same,

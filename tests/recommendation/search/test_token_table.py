@@ -16,12 +16,12 @@ from sidtool.model.structure import vocabulary_weights
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
+from sidtool.recommendation.search.draw import sample_leaves
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.batches import Targets
 from sidtool.training.loss.loss import Loss
-from sidtool.training.reinforcement.gumbel import sample_leaves
 from sidtool.training.reinforcement.policy import Policy
 from tests.recommendation.search.cases import (
     TEXT,

@@ -19,9 +19,15 @@ from sidtool.recommendation.serve.service import Service
 from sidtool.recommendation.serve.sources import Sources, Version
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.waiting import DEADLOCK
 
 N_ITEMS = 60
-OPTIONS = ServeOptions("tiny", recommend=RecommendOptions(k=5, num_beams=8), poll_seconds=3600)
+OPTIONS = ServeOptions(
+    "tiny",
+    recommend=RecommendOptions(k=5, num_beams=8),
+    limits=ServeLimits(seconds=DEADLOCK),
+    poll_seconds=3600,
+)
 
 MakeClient = Callable[..., TestClient]
 
@@ -53,7 +59,7 @@ def make_client(shop: LoadedModel) -> Iterator[MakeClient]:
         def make(loaded: LoadedModel = shop, **fields: Any) -> TestClient:
             names = ServeLimits.__dataclass_fields__
             limits = {name: fields.pop(name) for name in list(fields) if name in names}
-            options = replace(OPTIONS, limits=ServeLimits(**limits), **fields)
+            options = replace(OPTIONS, limits=replace(OPTIONS.limits, **limits), **fields)
             app = make_app(options, open_service(loaded, options))
             return clients.enter_context(TestClient(app, raise_server_exceptions=False))
 

@@ -76,7 +76,7 @@ def test_requests_with_equal_options_share_batches_in_their_order(
     tree = 8 * 2
     prompt = len(served(shop).recommender(Choices()).prepare(Request("u1", ("i1",))).query.prompt)
     batcher = make_batcher(batches, batch_tokens=3 * (prompt + 1 + tree))
-    few = Choices(k=2)
+    few = Choices((("k", 2),))
     order = [1, 2, 3, 4, 5, 6, 7]
     batcher.submit([waiting(n, few if n in (2, 5) else Choices()) for n in order])
     batcher.start()
@@ -119,13 +119,13 @@ def test_a_batch_is_one_tree_beam(
     make_batcher: MakeBatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    run = beam._TreeSearch.run
+    results = beam._BeamSearch.results
 
-    def counted(self: Any, prompts: Any, *rest: Any) -> Any:
-        sizes.append(len(prompts))
-        return run(self, prompts, *rest)
+    def counted(self: Any, leaves: Any, k: int) -> Any:
+        sizes.append(len(leaves))
+        return results(self, leaves, k)
 
-    monkeypatch.setattr(beam._TreeSearch, "run", counted)
+    monkeypatch.setattr(beam._BeamSearch, "results", counted)
     batcher = make_batcher()
     requests = [waiting(n) for n in range(20)]
     batcher.submit(requests)
@@ -282,7 +282,7 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
 
 def test_the_oldest_request_is_next_whatever_its_options() -> None:
     line = Queue()
-    first, second, third = (waiting(n, Choices(k=n % 2 + 1)) for n in range(3))
+    first, second, third = (waiting(n, Choices((("k", n % 2 + 1),))) for n in range(3))
     for each in (first, second, third):
         line.add(each)
     assert line.oldest() is first

@@ -49,7 +49,7 @@ def test_a_service_answers_what_page_and_examples_call_and_drains_at_its_end(
     model: Path, expected: list[str], tmp_path: Path
 ) -> None:
     token = {"SIDTOOL_TOKEN": "sesame"}
-    with running(tmp_path / "log", model, "-v", env=token) as service:
+    with running(tmp_path / "log", model, "-v", "--timeout", DEADLOCK, env=token) as service:
         service.wait_until_ready()
         check_next_step(service, tmp_path)
         check_page(service, tmp_path)
@@ -176,7 +176,7 @@ def test_the_coprocess_of_the_page_answers(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(model: Path, expected: list[str], tmp_path: Path) -> None:
-    with running(tmp_path / "log", model, "--workers", "2") as service:
+    with running(tmp_path / "log", model, "--workers", 2, "--timeout", DEADLOCK) as service:
         service.wait_until_ready()
         workers = children(service.process.pid)
         os.kill(workers[0], signal.SIGKILL)
@@ -208,11 +208,11 @@ def test_a_service_that_cannot_start_says_so(model: Path, tmp_path: Path) -> Non
     assert "there is no model at" in refused(1, "serve", tmp_path, "--port", 0)
     assert "there is no model at" in refused(1, "serve", tmp_path, "--port", 0, "--workers", 2)
     for words, text in (
-        (("--workers", 0), "at least 1 worker"),
-        (("--port", 70000), "from 0 to 65535"),
+        (("--workers", 0), "--workers must be at least 1"),
+        (("--port", 70000), "--port must be at most 65535"),
         (("--max-beams", 20), "raise --max-beams"),
-        (("--timeout", 0), "more than 0 seconds"),
-        (("--poll", 0), "more than 0 seconds"),
+        (("--timeout", 0), "--timeout must be more than 0"),
+        (("--poll", 0), "--poll must be more than 0"),
         (("--batch-wait", 99999), "0 to 30.0 seconds"),
         (("--max-body", "x"), "x"),
     ):

@@ -1,12 +1,15 @@
 """Conditional writes to a folder and to memory://: only an unchanged object is replaced."""
 
+import threading
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import fsspec
 import pytest
 
 from sidtool.base.storage.conditional import take_snapshot, write_if_unchanged
+from sidtool.base.storage.storage import Storage
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -42,3 +45,23 @@ def test_a_removed_object_is_not_written(target: tuple[fsspec.AbstractFileSystem
     filesystem.rm(path)
     assert not write_if_unchanged(filesystem, path, before, b"two")
     assert not filesystem.exists(path)
+
+
+def test_a_store_in_memory_is_not_written_while_it_is_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Storage(f"memory://{uuid4()}")
+    store.put({"one": b"1"})
+    writer = threading.Thread(target=lambda: store.put({"two": b"2"}))
+    find = type(store._filesystem).find
+
+    def find_during_a_write(*arguments: Any, **options: Any) -> Any:
+        writer.start()
+        writer.join(0.1)
+        assert writer.is_alive()
+        return find(*arguments, **options)
+
+    monkeypatch.setattr(type(store._filesystem), "find", find_during_a_write)
+    assert list(store.listing()) == ["one"]
+    writer.join()
+    assert store.read("two") == b"2"

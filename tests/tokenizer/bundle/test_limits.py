@@ -22,6 +22,7 @@ from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.array_metadata import ArrayMetadata
 from tests.bundles import small_bundle
 from tests.hostile.limits import check_seconds, limited
+from tests.pairs import all_pairs
 from tests.tokenizer.bundle.drafts import ROOT, Draft, metadata_of, root_document
 
 MIB = 1 << 20
@@ -90,10 +91,15 @@ def claimed(made: Draft, items: int, **changes: Any) -> Draft:
     return made
 
 
-@pytest.mark.parametrize("items", [10**7, 10**9, (1 << 32) - 1])
-@pytest.mark.parametrize("rows", [1, 7, 4096, 1 << 40])
-@pytest.mark.parametrize("compressed", [False, True])
-@pytest.mark.parametrize("container", ["shop.zarr", "shop.zarr.zip"])
+@pytest.mark.parametrize(
+    ("items", "rows", "compressed", "container"),
+    all_pairs(
+        [10**7, 10**9, (1 << 32) - 1],
+        [1, 7, 4096, 1 << 40],
+        [False, True],
+        ["shop.zarr", "shop.zarr.zip"],
+    ),
+)
 def test_sizes_are_bounded_by_what_is_stored(
     tmp_path: Path, items: int, rows: int, compressed: bool, container: str
 ) -> None:

@@ -44,13 +44,11 @@ def test_a_level_that_spreads_the_items_is_no_warning():
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"collisions": "drop"}, "there is no collision policy 'drop'"),
-        ({"spelling": "x"}, "there is no spelling 'x'"),
-        ({"method": "x"}, "there is no method 'x'"),
+        ({"collisions": "drop"}, "collisions must be one of reassign, append, allow, not 'drop'"),
+        ({"spelling": "x"}, "spelling must be one of openonerec, minionerec, not 'x'"),
+        ({"method": "x"}, "method must be one of rq-kmeans, "),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(choice, message):
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(UsageError, match=message):
         BuildOptions(**choice)
-    assert caught.value.hint is not None
-    assert caught.value.hint.startswith("choose from ")

@@ -42,7 +42,7 @@ def made(items: dict[str, tuple[int, bool, str]]) -> Bundle:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(old=held, new=held)
 def test_diff_agrees_with_dictionaries(
     old: dict[str, tuple[int, bool, str]], new: dict[str, tuple[int, bool, str]]

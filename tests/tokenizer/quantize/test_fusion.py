@@ -115,7 +115,7 @@ def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) 
         ({"collaborative_dim": 0}, "collaborative_dim"),
         ({"window": 2.5}, "window"),
         ({"prior": -1.0}, "prior"),
-        ({"prior": float("inf")}, "prior must be a number from 0 to 1e.30, not inf"),
+        ({"prior": float("inf")}, "prior must be at most 1e.30, not inf"),
         ({"ridge": float("inf")}, "ridge"),
         ({"ridge": 10**400}, "ridge"),
         ({"decay": True}, "decay"),

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
+from sidtool.data.items import Items
 from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
+from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
@@ -70,6 +74,28 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
     assert reward_sum(run.rewards, groups, context).tolist() == [[6, 0]]
     with pytest.raises(UsageError, match="reward stock requires --reward-input stock=PATH"):
         plan_rl(replace(request, reward_inputs={}))
+
+
+def test_a_model_has_learned_what_its_rewards_learned(
+    tmp_path: Path, tuned: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    first = make_split(50)
+    build_memory(first, bundle).save(tmp_path / "memory.zarr")
+    extends = (first.reference.digest, split.reference.digest)
+    later = replace(make_split(61), origin=replace(split.origin, extends=extends))
+    made = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, later, made, SftOptions({"sequence": 1.0}))
+    run = plan_rl(
+        tuned,
+        made,
+        tmp_path / "out",
+        options=RlOptions(reward="collaborative=1,teacher=1"),
+        reward_memory=tmp_path / "memory.zarr",
+        reward_teacher=tuned,
+    )
+    params = run.new_contract().stages[-1].params
+    assert isinstance(params, RlParams)
+    assert params.learned_from == (split.reference, first.reference)
 
 
 def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:

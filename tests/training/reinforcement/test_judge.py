@@ -53,7 +53,7 @@ def test_measurements_by_hand(judge: Judge) -> None:
     assert whole.metrics["survival@3"] == 0.25
     # the shares of two processes are every second user each
     both = ranked(judge, hits)
-    halves = [RankedQueries(both.entries[start::2], both.survived[start::2]) for start in range(2)]
+    halves = [RankedQueries(both.leaves[start::2], both.survived[start::2]) for start in range(2)]
     assert judge.measure(halves).metrics == whole.metrics
 
 

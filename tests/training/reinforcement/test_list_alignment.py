@@ -97,6 +97,7 @@ def test_a_round_of_lists_writes_a_complete_model(
     assert measured <= last.keys()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_within_a_round_ends_with_the_same_weights(
     tmp_path: Path, list_model: Path, made_lists: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sidtool.training.reinforcement.policy import ListPolicy, Policy, pad_left
+from tests.pairs import all_pairs
 from tests.recommendation.search.cases import model_of, prompt
 from tests.recommendation.search.oracle import ListModel
 from tests.recommendation.search.test_list_search import SIZES, catalog, space
@@ -14,9 +15,10 @@ from tests.recommendation.search.test_list_search import SIZES, catalog, space
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
-@pytest.mark.parametrize("normalize", ["level", "trie"])
-@pytest.mark.parametrize("begin_end", [True, False])
+@pytest.mark.parametrize(
+    ("architecture", "normalize", "begin_end"),
+    all_pairs(["llama", "gpt2", "gemma3"], ["level", "trie"], [True, False]),
+)
 def test_log_probs_equal_those_of_ordinary_sequences(
     architecture: str, normalize: Any, begin_end: bool
 ) -> None:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.normalize import Normalize
+from sidtool.recommendation.search.draw import sample_leaves
+from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.reinforcement.advantages import sampled_advantages
-from sidtool.training.reinforcement.gumbel import sample_leaves
 from sidtool.training.reinforcement.policy import Policy
 from tests.models import (
     ARCHITECTURES,
@@ -176,9 +176,9 @@ def errors_in_deviations(
 
 
 def test_a_model_that_ignores_masks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidtool.training.reinforcement import policy
+    from sidtool.recommendation.search import driver
 
-    monkeypatch.setattr(policy, "decoding_method", lambda model: "generate")
+    monkeypatch.setattr(driver, "decoding_method", lambda model: "generate")
     with pytest.raises(UsageError, match="4-D attention mask"):
         Policy.of(tiny_model("llama", vocab_size=60), TOKENS, TRIE, "trie")
 

@@ -446,7 +446,7 @@ def test_other_levels_and_untrained_models_are_refused(
         refresh(trained, small_bundle(N_ITEMS, (5, 5, 6)), tmp_path / "out", split=later)
     with pytest.raises(CompatibilityError, match="was not trained by sidtool"):
         refresh(models("gpt2"), bundle, tmp_path / "out", split=later)
-    with pytest.raises(UsageError, match="--share"):
+    with pytest.raises(UsageError, match="share must be more than 0"):
         RefreshOptions(share=0)
     assert not list(tmp_path.iterdir())
 

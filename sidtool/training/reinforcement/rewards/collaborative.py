@@ -11,6 +11,7 @@ from sidtool.data.split.record import check_split
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.rewards.reward import Matrix, RewardInput, RunFacts, Scores
 
 
@@ -25,6 +26,7 @@ def open_memory(path: str, facts: RunFacts) -> RewardInput:
         lambda device: memory_scores(memory, facts.bundle),
         lambda: memory.manifest.digest,
         f"memory {path}",
+        split=memory.manifest.split,
     )
 
 
@@ -34,16 +36,14 @@ def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
 
     Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
     index = MemoryIndex.of(memory, bundle)
-    # the last entry is that of row -1
-    position_of = np.full(len(bundle.items) + 1, -1, dtype=np.int64)
-    position_of[bundle.active] = np.arange(len(bundle.active))
+    trie = bundle.trie()
 
     def score(histories: Sequence[NDArray[np.int64]], _: Any, items: NDArray[np.int64]) -> Matrix:
         scores = np.zeros(items.shape)
-        distributions = index.distributions(histories, power=1.0)
+        distributions = index.distributions(list(map(ItemRows, histories)), power=1.0)
         for row, distribution in enumerate(distributions):
             if len(distribution):
-                logs = distribution.log_probs_at(position_of[items[row]])
+                logs = distribution.log_probs_at(trie.positions_of(ItemRows(items[row])))
                 scores[row] = np.exp(logs - distribution.log_probs.max())
         return np.where(items >= 0, scores, 0.0)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data.fields.conditions import Condition
 from sidtool.data.fields.fields import NO_FIELDS, Fields, Value
-from sidtool.evaluation.tasks.answer_probabilities import SharedPrompt, answer_probabilities
+from sidtool.evaluation.tasks.label_answers import SharedPrompt, answer_probabilities
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel
@@ -43,7 +43,8 @@ def open_labels(path: str, facts: RunFacts) -> RewardInput:
         lambda device: LabelScores.of(model.load(device), positive),
         lambda: ModelReference.of(model.folder),
         name,
-        positive.prompt,
+        contract=model.contract,
+        prompt=positive.prompt,
     )
 
 

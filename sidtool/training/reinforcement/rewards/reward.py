@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.fields.fields import Fields
+from sidtool.data.split.record import SplitReference
 from sidtool.examples.lineage import Lineage
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
@@ -89,6 +90,10 @@ class RewardInput:
     """what identifies the input in a contract"""
     name: str
     """as errors name it"""
+    contract: Contract | None = None
+    """that of a model"""
+    split: SplitReference | None = None
+    """the split of a memory"""
     prompt: LabelPrompt | None = None
     """a prompt that may show fields of the split"""
 

@@ -10,6 +10,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import Query, QuerySession
+from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.rewards.reward import (
     Matrix,
     RewardInput,
@@ -40,6 +41,7 @@ def open_teacher(path: str, facts: RunFacts) -> RewardInput:
         lambda device: teacher_scores(model.load(device)),
         lambda: ModelReference.of(model.folder),
         name,
+        contract=model.contract,
     )
 
 
@@ -49,15 +51,16 @@ def teacher_scores(teacher: LoadedModel) -> Scores:
 
     Raises DataError if the model was not trained to recommend from histories."""
     session = QuerySession.of(teacher)
-    session.from_history(np.zeros(1, dtype=np.int64))  # raises if it has no such prompt
+    session.from_history(ItemRows(np.zeros(1, dtype=np.int64)))  # raises if it has no such prompt
 
     def score(histories: Sequence[NDArray[np.int64]], _: Any, items: NDArray[np.int64]) -> Matrix:
         logs = np.full(items.shape, -np.inf)
         for start in range(0, len(items), PROMPTS):
             rows = slice(start, start + PROMPTS)
             candidates, column = np.unique(np.maximum(items[rows], 0), return_inverse=True)
-            queries = [Query(session.from_history(history)) for history in histories[rows]]
-            scores = session.score(teacher.model, queries, candidates)  # (prompts, candidates)
+            prompts = [session.from_history(ItemRows(history)) for history in histories[rows]]
+            # (prompts, candidates)
+            scores = session.score(teacher.model, list(map(Query, prompts)), ItemRows(candidates))
             columns = column.reshape(items[rows].shape)  # where each group's candidates are
             logs[rows] = np.take_along_axis(scores, columns, axis=1)
         logs[items < 0] = -np.inf

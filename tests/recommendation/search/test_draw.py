@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.score import score_sids
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.reinforcement.gumbel import (
+from sidtool.recommendation.search.draw import (
     LeafSample,
     gumbel_noise,
     perturb_children,
     sample_leaves,
 )
+from sidtool.recommendation.search.score import score_sids
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model
 
 PROMPT = [5, 9, 3, 14, 7]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.recommendation.search.beam_result import best_leaves
+from sidtool.recommendation.search.results import best_leaves
 
 
 def test_the_best_leaves_are_ordered_by_score_then_by_leaf() -> None:

@@ -1,9 +1,9 @@
-"""Inputs that several commands parse: files of ids, and `key=value` pairs."""
+"""Values of options as texts and files: sizes, `key=value` pairs, files of ids."""
 
 import math
-import sys
+import re
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from sidtool.base.documents import parse_yaml, read_document
 from sidtool.base.errors import DataError, UsageError
@@ -11,8 +11,25 @@ from sidtool.base.errors import DataError, UsageError
 MAX_ID_BYTES = 1 << 28
 """Bytes of a file of ids: some ten million of them."""
 
+_DECIMAL = {f"{prefix}B": 1000**power for power, prefix in enumerate(("", "k", "M", "G", "T"))}
+_BINARY = {f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)}
+UNITS = {"": 1, **_DECIMAL, **_BINARY}
+"""Bytes by unit."""
 
-def read_ids(path: Path) -> list[str]:
+
+def parse_bytes(text: str) -> int:
+    """A size in bytes: "4GiB" -> 4294967296. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
+    units = {name.lower(): factor for name, factor in UNITS.items()}
+    if not match or match[2].lower() not in units:
+        raise UsageError(
+            f"{text!r} is not a size like 4GiB",
+            hint=f"units are {', '.join(filter(None, UNITS))}",
+        )
+    return int(float(match[1]) * units[match[2].lower()])
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
     """Item ids, one per line, exactly as they stand there; empty lines are skipped.
 
     Only a line feed, or a carriage return before it, ends a line: spaces and other separators are
@@ -26,20 +43,13 @@ def read_ids(path: Path) -> list[str]:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: not UTF-8") from error
     lines = (line.removesuffix("\r") for line in text.split("\n"))
-    return [line for line in lines if line]
+    return tuple(line for line in lines if line)
 
 
-def standard_input() -> TextIO:
-    """Standard input. Raises UsageError if it is closed."""
-    if sys.stdin is None:
-        raise UsageError("standard input is closed")
-    return sys.stdin
-
-
-def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, Any]:
+def assignments(pairs: list[str], *, option: str = "--set") -> dict[str, Any]:
     """`key=value` pairs as a mapping; a value is read as YAML, so that numbers are numbers."""
     values = {}
-    for pair in pairs or []:
+    for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise UsageError(f"{option} takes key=value, not {pair!r}")
@@ -50,7 +60,7 @@ def assignments(pairs: list[str] | None, *, option: str = "--set") -> dict[str, 
     return values
 
 
-def numbers(pairs: list[str] | None, *, option: str) -> dict[str, float]:
+def numbers(pairs: list[str], *, option: str) -> dict[str, float]:
     """`key=number` pairs as a mapping. Raises UsageError for a value that is no number."""
     values = {}
     for key, value in assignments(pairs, option=option).items():

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.data.split.split import Example, UserSequence
+from sidtool.evaluation.groups import SLICES, example_groups
 from sidtool.evaluation.metrics import averages
-from sidtool.evaluation.slices import SLICES, example_groups
 
 
 def examples_of(targets: list[str]) -> list[Example]:

@@ -1,0 +1,122 @@
+"""Options, declared once: a field of a dataclass with its type, default, bounds and meaning becomes
+a flag of a command, a key of `--config` and `--set`, a field of a call's body and a row of the
+pages."""
+
+import ast
+import inspect
+import itertools
+import math
+import numbers
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
+
+from sidtool.base.errors import UsageError
+
+_KEY = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field that users set has beside its type, default and docstring."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    """The value must be larger than this."""
+    below: float | None = None
+    flag: str | None = None
+    """The long flag, if it is not spelled like the field."""
+    metavar: str | None = None
+    panel: str | None = None
+    """Of the help, if it is not that of `cli.command.PANELS`."""
+    reads: Callable[[Any], Any] | None = None
+    """Makes the value of what the command line takes, which has the type of its parameter."""
+    default_text: Any = None
+    """What `reads` makes the default of, if the help shows it."""
+    completes: Callable[[], Iterable[str]] | None = None
+    """The values that a shell offers."""
+    is_group: bool = False
+    """The field holds a dataclass of options; one that may be None is None unless an option of it
+    is given."""
+
+    def check(self, name: str, value: Any, kind: Any) -> None:
+        """Raise UsageError for a value out of bounds or of another type than `kind`."""
+        wanted = _type_error(value, kind) or self._bound_error(value)
+        if value is not None and wanted is not None:
+            raise UsageError(f"{name} must be {wanted}, not {value!r}")
+
+    def _bound_error(self, value: Any) -> str | None:
+        """The bound that a number does not keep."""
+        if value is None or not _is_number(value):
+            return None
+        if self.minimum is not None and not value >= self.minimum:
+            return f"at least {self.minimum}"
+        if self.above is not None and not value > self.above:
+            return f"more than {self.above}"
+        if self.maximum is not None and not value <= self.maximum:
+            return f"at most {self.maximum}"
+        if self.below is not None and not value < self.below:
+            return f"less than {self.below}"
+        return None if abs(value) < math.inf else "a finite number"
+
+
+def option(default: Any = MISSING, **declared: Any) -> Any:
+    """A field that users set; `declared` are those of `Option`."""
+    is_factory = inspect.isfunction(default) or inspect.isclass(default)
+    return field(
+        **{"default_factory" if is_factory else "default": default},
+        metadata={_KEY: Option(**declared)},
+    )
+
+
+def group(default: Any = None) -> Any:
+    """A field with a dataclass of options, made by `default`; None unless one of them is given."""
+    return option(default, is_group=True)
+
+
+def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
+    """The fields of a dataclass that users set."""
+    for each in fields(kind):
+        if _KEY in each.metadata:
+            yield each, each.metadata[_KEY]
+
+
+def check_options(options: Any) -> None:
+    """Raise UsageError for the first value of a dataclass that is out of its bounds or not of its
+    type: numbers and texts of choices."""
+    for each, declared in options_of(type(options)):
+        declared.check(each.name, getattr(options, each.name), each.type)
+
+
+def _type_error(value: Any, kind: Any) -> str | None:
+    """What a number or a choice must be, None if it is that."""
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return None if value in get_args(kind) else f"one of {', '.join(map(str, get_args(kind)))}"
+    if kind is int and not (_is_number(value) and isinstance(value, numbers.Integral)):
+        return "a whole number"
+    if kind is float and not _is_number(value):
+        return "a number"
+    if kind is bool and not isinstance(value, bool):
+        return "true or false"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+@cache
+def meanings(kind: type) -> Mapping[str, str]:
+    """The docstring below each field of a dataclass and of its bases, on one line."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        (definition,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(definition, ast.ClassDef)
+        for named, text in itertools.pairwise(definition.body):
+            if isinstance(named, ast.AnnAssign) and isinstance(text, ast.Expr):
+                texts[ast.unparse(named.target)] = " ".join(ast.literal_eval(text.value).split())
+    return texts

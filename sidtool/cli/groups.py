@@ -1,0 +1,221 @@
+"""Groups of options: a parameter of a command that is a dataclass becomes the flags of its fields,
+and the command is called with the dataclass. Its body names no flag twice."""
+
+import functools
+import inspect
+import keyword
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from sidtool.base.errors import UsageError
+from sidtool.base.options import Option, meanings, options_of
+
+
+@dataclass(frozen=True)
+class Given:
+    """Annotates a parameter that is the mapping of the options of a dataclass that were given, by
+    field; the others are those of `defaults`, as the help shows them."""
+
+    defaults: Any
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One option of a group."""
+
+    group: Any
+    """a dataclass, one that may be None, or `Given`"""
+    field: Field[Any]
+    option: Option
+    hint: Any
+    is_needed: bool
+    """whether the command needs the group"""
+
+    @property
+    def spelling(self) -> str:
+        """The flag; that of one letter is short."""
+        if len(self.field.name) == 1:
+            return f"-{self.field.name}"
+        return self.option.flag or f"--{self.field.name.replace('_', '-')}"
+
+    @property
+    def name(self) -> str:
+        """The name of its parameter."""
+        name = self.spelling.lstrip("-").replace("-", "_")
+        return f"{name}_" if keyword.iskeyword(name) else name
+
+    @property
+    def default(self) -> Any:
+        """The default of the field, MISSING without one."""
+        if self.field.default_factory is not MISSING:
+            return self.field.default_factory()
+        return self.field.default
+
+    @property
+    def shown(self) -> Any:
+        """The default of the flag: None for what the command line spells otherwise or repeats, and
+        for what it does not need."""
+        if isinstance(self.group, Given) or (self.default is MISSING and not self.is_needed):
+            return None
+        is_spelled = self.option.reads is None and self.default not in ((), frozenset())
+        if self.default is MISSING or is_spelled:
+            return self.default
+        return self.option.default_text
+
+    @property
+    def type(self) -> Any:
+        """The type of the flag: that of what is read, a list for a tuple."""
+        if self.option.reads is not None:
+            read = inspect.signature(self.option.reads).parameters.values()
+            return next(iter(read)).annotation
+        inner = _required(self.hint)
+        if get_origin(inner) in (tuple, frozenset):
+            return list[get_args(inner)[0]]  # type: ignore[misc]
+        # of the types that callers may give, a path or a text is what a command line has
+        return next((kind for kind in (Path, str) if kind in get_args(inner)), inner)
+
+    @property
+    def meaning(self) -> str:
+        """The help."""
+        text = meanings(_kind(self.group)).get(self.field.name, "")
+        if isinstance(self.group, Given):
+            text += f" Default: {getattr(self.group.defaults, self.field.name)}."
+        return text
+
+    def parameter(self) -> inspect.Parameter:
+        """A keyword parameter with the flag, without its help."""
+        is_switch = _required(self.hint) is bool and self.field.default is not False
+        spelling = f"{self.spelling}/--no-{self.spelling[2:]}" if is_switch else self.spelling
+        names = self.option.completes
+        declared = typer.Option(
+            spelling,
+            metavar=self.option.metavar,
+            rich_help_panel=self.option.panel,
+            autocompletion=None if names is None else _completion(names),
+        )
+        return inspect.Parameter(
+            self.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if self.shown is MISSING else self.shown,
+            annotation=Annotated[self.type | None if self.shown is None else self.type, declared],
+        )
+
+    def is_given(self, value: Any) -> bool:
+        """Whether a value is not the default."""
+        return value not in (self.shown, None, [], ())
+
+    def read(self, value: Any) -> Any:
+        """The value of the field, of that of the flag. Raises UsageError if it is out of bounds."""
+        if not self.is_given(value):
+            return None if self.default is MISSING else self.default
+        if self.option.reads is not None:
+            value = self.option.reads(value)
+        several = get_origin(_required(self.hint))
+        value = several(value) if several in (tuple, frozenset) else value
+        self.option.check(self.spelling, value, self.hint)
+        return value
+
+
+def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command with the flags of its groups in place of them. A group `X | None`
+    is None unless one of its flags is given."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: _group(kind) for name, kind in hints.items() if _group(kind) is not None}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            for flag in _flags(groups[name]):  # groups share a flag of one name
+                parameters.setdefault(flag.name, flag.parameter())
+        else:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
+
+    @functools.wraps(command)
+    def run(**values: Any) -> Any:
+        alone = {name: values[name] for name in hints if name in values and name not in groups}
+        made = {name: _make(kind, values) for name, kind in groups.items()}
+        return command(**alone, **made)
+
+    run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    run.groups = tuple(groups.values())  # type: ignore[attr-defined]
+    return run
+
+
+def flag_meanings(command: Callable[..., Any]) -> dict[str, str]:
+    """The help of each flag of a command's groups, by the name of its parameter. It is read from
+    the source when it is shown, which most calls of a command do not."""
+    groups = reversed(getattr(command, "groups", ()))
+    return {flag.name: flag.meaning for group in groups for flag in _flags(group)}
+
+
+def _flags(group: Any, *, is_needed: bool = True) -> Iterator[Flag]:
+    """The flags of a group and of the groups in it."""
+    kind = _kind(group)
+    is_needed = is_needed and kind is group
+    hints = get_type_hints(kind)
+    for field, declared in options_of(kind):
+        if declared.is_group:
+            yield from _flags(hints[field.name], is_needed=is_needed)
+        else:
+            yield Flag(group, field, declared, hints[field.name], is_needed)
+
+
+def _make(group: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass of a group, of the values of its flags. Raises UsageError for a value out of
+    bounds, and for flags of an optional group without the one that it requires."""
+    kind = _kind(group)
+    hints = get_type_hints(kind)
+    made: dict[str, Any] = {}
+    given: dict[str, str] = {}
+    missing = []
+    for field, declared in options_of(kind):
+        if declared.is_group:
+            flag = next(_flags(hints[field.name]))
+            made[field.name] = _make(hints[field.name], values)
+            default = None if field.default_factory is MISSING else field.default_factory()
+            is_given = made[field.name] != default
+        else:
+            flag = Flag(group, field, declared, hints[field.name], kind is group)
+            made[field.name] = flag.read(values[flag.name])
+            is_given = flag.is_given(values[flag.name])
+            missing += [flag.spelling] if flag.default is MISSING and not is_given else []
+        given |= {field.name: flag.spelling} if is_given else {}
+    if isinstance(group, Given):
+        return {name: made[name] for name in given}
+    if kind is not group and not given:
+        return None
+    if missing:
+        raise UsageError(f"{next(iter(given.values()))} requires {missing[0]}")
+    return kind(**made)
+
+
+def _group(hint: Any) -> Any:
+    """The group of a parameter: a dataclass, one that may be None, or `Given`; None for a parameter
+    of another kind."""
+    given = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Given)]
+    if given:
+        return given[0]
+    return hint if is_dataclass(_required(hint)) else None
+
+
+def _kind(group: Any) -> Any:
+    """The dataclass of a group."""
+    return type(group.defaults) if isinstance(group, Given) else _required(group)
+
+
+def _completion(names: Callable[[], Any]) -> Callable[[str], list[str]]:
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+def _required(hint: Any) -> Any:
+    """X of `X | None`, others unchanged."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return hint
+    others = [part for part in get_args(hint) if part is not type(None)]
+    return Union[tuple(others)]  # noqa: UP007

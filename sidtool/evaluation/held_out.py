@@ -1,0 +1,84 @@
+"""What a model is evaluated on: the part of a split that it has not learned from, and perhaps
+another model that it is compared with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sidtool.base.errors import CompatibilityError
+from sidtool.data.spilled_events import Spill
+from sidtool.data.split.files import open_split
+from sidtool.data.split.record import SplitReference, check_split
+from sidtool.data.split.split import Example, Split
+from sidtool.model.contract.compat import matching_rows
+from sidtool.model.contract.split_check import check_model_split, event_columns
+from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.tokenizer.bundle.bundle import Bundle
+
+Part = Literal["test", "valid"]
+
+OTHER_MODEL = "other model"
+"""The name of the system that a model is compared with."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """A model and the examples that it is evaluated on."""
+
+    loaded: LoadedModel
+    against: LoadedModel | None
+    split: Split
+    part: Sequence[Example]
+
+    @classmethod
+    def open(
+        cls,
+        model: LoadedModel | str | Path,
+        split: Split | str | Path,
+        on: Part,
+        against: LoadedModel | str | Path | None = None,
+        spill: Spill | None = None,
+    ) -> "HeldOut":
+        """Load the models and open the split, both unless they are. Raises CompatibilityError if a
+        model, its bundle or its memory may have learned from held-out events."""
+        loaded = load_model_folder(model) if isinstance(model, str | Path) else model
+        other = load_model_folder(against) if isinstance(against, str | Path) else against
+        name = "the split" if isinstance(split, Split) else str(split)
+        if not isinstance(split, Split):
+            columns = event_columns(loaded.contract, loaded.bundle)
+            split = open_split(split, recorded=columns, spill=spill)
+        _check_unseen(loaded, name, split.reference, "the model", "the memory")
+        if other is not None:
+            labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
+            _check_unseen(other, name, split.reference, *labels)
+        return cls(loaded, other, split, split.test if on == "test" else split.valid)
+
+
+def _check_unseen(
+    loaded: LoadedModel, name: str, split: SplitReference, model: str, memory: str
+) -> None:
+    """Raise CompatibilityError if a model or its memory, which the message calls so, may have
+    learned from what the split holds out."""
+    check_model_split(loaded.contract, loaded.bundle, name, split, model=model)
+    if loaded.memory is not None:
+        check_split(memory, loaded.memory.memory.manifest.split, name, split)
+
+
+def check_same_catalog(one: Bundle, other: Bundle) -> None:
+    """Raise CompatibilityError unless two bundles have the same active items; their SIDs may
+    differ."""
+    for bundle, without in ((one, other), (other, one)):
+        rows = matching_rows(bundle.items, without.items)[bundle.active]  # (active,)
+        is_missing = (rows < 0) | ~without.is_active[rows]
+        if is_missing.any():
+            first = bundle.items.ids[int(bundle.active[np.argmax(is_missing)])]
+            raise CompatibilityError(
+                f"the models recommend from different catalogs: bundle {bundle.manifest.name!r} "
+                f"({bundle.identity.digest[:12]}) has {is_missing.sum()} active items that bundle "
+                f"{without.manifest.name!r} ({without.identity.digest[:12]}) lacks, the first is "
+                f"{first!r}",
+                hint="only models of the same items compare: --bundle gives MODEL another bundle",
+            )

@@ -1,0 +1,270 @@
+"""The steps that every search shares: batches of prompts whose token trees grow level by level.
+Some architectures ignore a 4-D mask, or scale each token's logit: how a model is decoded is decided
+by comparing a small token tree with its ordinary forward.
+
+A kind of search says how the children of the prefixes so far are ranked (`Search`): beam search by
+scores, draws by perturbed ones, lists by those of partial lists. `Decoder.grow` does the rest."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+
+from sidtool.base.errors import SidtoolError, UsageError
+from sidtool.model.positions import check_positions
+from sidtool.model.structure import decoder_start_id, is_encoder_decoder
+from sidtool.recommendation.search.columns import TokenColumns
+from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
+from sidtool.recommendation.search.kernels import fast_linear
+from sidtool.recommendation.search.partial_head import DecodingHead
+from sidtool.recommendation.search.results import Normalize
+from sidtool.recommendation.search.token_tree import TokenTree, attention_windows
+
+DecodingMethod = Literal["sliced", "full", "generate"]
+"""A token tree with a sliced head, a token tree with a full head, or no tree but `generate`."""
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+LOW_PRECISION_TOLERANCE = 0.1
+PROBED_WINDOW = 64
+
+_methods: WeakKeyDictionary[Any, DecodingMethod] = WeakKeyDictionary()
+
+TOKEN_BUDGET = 1 << 14
+"""Tokens, prompts and trees together, that run in one batch."""
+
+MAX_TREE_TOKENS = 1 << 14
+"""Tokens of one prompt's tree: its attention mask has the square of this number of values."""
+
+
+FEWER_BEAMS = "lower -k and --num-beams; --candidates scores any number of items exactly"
+
+
+class Children(NamedTuple):
+    """The children of (batch, beams) prefixes, padded to the level's largest fan-out:
+    (batch, beams, fan-out) each."""
+
+    nodes: torch.Tensor
+    """int64: of the trie's level"""
+    valid: torch.Tensor
+    """bool: False for padding"""
+    codes: torch.Tensor
+    """int64"""
+    log_probs: torch.Tensor
+    """float32: of each code after its prefix"""
+
+
+class Search(Protocol):
+    """What one kind of search knows of a batch."""
+
+    def rank(self, level: int, children: Children) -> torch.Tensor:
+        """(batch, beams, fan-out): what the best children are chosen by, minus infinity for those
+        that may not be."""
+
+    def follow(
+        self, level: int, nodes: torch.Tensor, ranks: torch.Tensor, best: torch.Tensor
+    ) -> None:
+        """Go on with the best children of a level, (batch, new beams) each: their nodes and ranks,
+        and their indexes among the beams * fan-out children."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A model in eval mode, whose answers grow as token trees."""
+
+    model: Any
+    head: DecodingHead
+
+    @classmethod
+    def of(cls, model: Any, refusal: str) -> "Decoder":
+        """Raises UsageError, which says what is refused, if no mask steers the model."""
+        method = require_mask(model, refusal)
+        return cls(model, DecodingHead(model, sliced=method == "sliced"))
+
+    def trees(
+        self, prompts: Sequence[Sequence[int]], capacity: int, token_budget: int = TOKEN_BUDGET
+    ) -> Iterator[tuple[list[int], TokenTree]]:
+        """The indexes of the prompts of each batch, and trees that grow on them, up to so many
+        tokens each; empty prompts are left out."""
+        for batch in batches([len(prompt) for prompt in prompts], capacity, token_budget):
+            chosen = [prompts[index] for index in batch]
+            yield batch, TokenTree.of(self.model, chosen, capacity=capacity, head=self.head)
+
+    def grow(
+        self,
+        tree: TokenTree,
+        search: Search,
+        trie: TrieArrays,
+        columns: TokenColumns,
+        normalize: Normalize,
+        widths: Sequence[int],
+        *,
+        n_items: int = 1,
+        between: Sequence[int] = (),
+    ) -> torch.Tensor:
+        """Grow the trees of a batch by one SID, or by `n_items` with the tokens `between` two of
+        them; (batch, beams) leaves of the last. `widths` are the beams after each level."""
+        hidden = tree.prefill()  # (batch, 1, dim)
+        nodes = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)  # the root
+        for item in range(n_items):
+            for level, of_level in enumerate(columns.levels):
+                log_probs = self.head.log_probs(hidden, of_level.columns, normalize)
+                # (batch, beams, fan-out) each
+                children, codes, valid = trie.candidates(level, nodes)
+                log_probs = log_probs.gather(-1, of_level.places(codes))
+                if normalize == "trie":
+                    log_probs = normalize_over_children(log_probs, valid)
+                ranks = search.rank(level, Children(children, valid, codes, log_probs))
+                ranks = ranks.flatten(1)  # (batch, beams * fan-out)
+                ranks, best = ranks.topk(min(widths[level], ranks.shape[1]))  # (batch, beams)
+                nodes = children.flatten(1).gather(1, best)
+                codes = codes.flatten(1).gather(1, best)
+                parents = best // children.shape[-1]
+                search.follow(level, nodes, ranks, best)
+                if level < trie.levels - 1:
+                    hidden = tree.step(of_level.ids(codes), parents)  # (batch, beams, dim)
+            if item < n_items - 1:
+                ids = _with_tokens(of_level.ids(codes), between)
+                hidden = tree.step(ids, parents)
+                tree.prune()
+                nodes = torch.zeros_like(nodes)
+        return nodes
+
+
+def _with_tokens(ids: torch.Tensor, following: Sequence[int]) -> torch.Tensor:
+    """(batch, beams) token ids -> (batch, beams, 1 + following), or as they are if none follow."""
+    if not following:
+        return ids
+    ends = torch.tensor(following, device=ids.device).expand(*ids.shape, -1)
+    return torch.cat([ids.unsqueeze(-1), ends], dim=-1)
+
+
+@contextmanager
+def evaluation_mode(
+    model: Any, prompts: Sequence[Sequence[int]] = (), n_answer: int = 0
+) -> Iterator[Any]:
+    """Yield the bare model in eval mode; afterwards every module's mode is restored.
+
+    The wrapper of an adapter is removed (its layers stay). Linear layers run on the faster of this
+    machine's libraries. Raises DataError if one of the `prompts`, with `n_answer` tokens behind it,
+    is longer than the model's positions."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    training_modules = [module for module in bare.modules() if module.training]
+    if training_modules:
+        bare.eval()
+    try:
+        with fast_linear(bare):
+            check_positions(bare, max(map(len, prompts), default=0), n_answer)
+            yield bare
+    finally:
+        for module in training_modules:
+            module.training = True
+
+
+def require_mask(model: Any, refusal: str) -> DecodingMethod:
+    """How a model is decoded. Raises UsageError, which says what is refused, if no mask steers its
+    attention."""
+    method = decoding_method(model)
+    if method == "generate":
+        raise UsageError(f"{type(model).__name__} does not support a 4-D attention mask: {refusal}")
+    return method
+
+
+def tree_tokens(num_beams: int, length: int, answers: str, hint: str = FEWER_BEAMS) -> int:
+    """The most tokens of one prompt's tree, `length` of each beam. Raises UsageError if the tree
+    would take gigabytes of memory, which says for which `answers`."""
+    if num_beams * length > MAX_TREE_TOKENS:
+        raise UsageError(
+            f"{num_beams} beams are too many: {MAX_TREE_TOKENS // length} fit into memory with "
+            f"{answers}",
+            hint=hint,
+        )
+    return num_beams * length
+
+
+def batches(lengths: Sequence[int], tree_tokens: int, token_budget: int) -> Iterator[list[int]]:
+    """Group prompts of similar length, given by index, longest first; empty prompts are left out.
+
+    A batch holds as many prompts as fit: its longest prompt plus `tree_tokens`, times the number of
+    prompts, is at most `token_budget`. A single prompt may exceed it."""
+    nonempty = [index for index in range(len(lengths)) if lengths[index]]
+    batch: list[int] = []
+    for index in sorted(nonempty, key=lambda index: -lengths[index]):
+        if batch and (len(batch) + 1) * (lengths[batch[0]] + tree_tokens) > token_budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def decoding_method(model: Any) -> DecodingMethod:
+    """The fastest method that gives this model's own logits; cached per model."""
+    if model not in _methods:
+        _methods[model] = _probe(model)
+    return _methods[model]
+
+
+@torch.no_grad()
+def _probe(model: Any) -> DecodingMethod:
+    methods: tuple[DecodingMethod, ...] = ("sliced", "full")
+    for method in methods:
+        try:
+            if _agrees(model, DecodingHead(model, sliced=method == "sliced")):
+                return method
+        except SidtoolError:
+            raise  # the model cannot be decoded at all
+        except Exception:
+            # an unknown architecture may raise anything on a mask or a cache it does not support
+            continue
+    return "generate"
+
+
+def _agrees(model: Any, head: DecodingHead) -> bool:
+    """Grow two small trees and compare the next logits of each path with those of the same path run
+    as an ordinary prompt."""
+    windows = []
+    if not is_encoder_decoder(model):  # whose prompts are not behind the decoder's windows
+        windows = [window for window in attention_windows(model.config) if window]
+    length = 6 + min((window for window in windows if window <= PROBED_WINDOW), default=0)
+    # arbitrary token ids that differ from position to position
+    ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.vocab_size).tolist()
+    prompts = [ids[:length], ids[length : 2 * length - 2]]  # two lengths: one is padded
+    # two tokens extend each prompt, then three extend those two
+    first_step = torch.tensor([ids[-8:-6], ids[-6:-4]])  # (prompts, 2)
+    second_step = torch.tensor([ids[-4:-1], ids[-3:]])  # (prompts, 3)
+    parents = torch.tensor([[1, 0, 1], [0, 1, 1]])  # (prompts, 3)
+    tree = TokenTree.of(model, prompts, capacity=5, head=head)
+    tree.prefill()
+    tree.step(first_step.to(model.device), torch.zeros_like(first_step).to(model.device))
+    hidden = tree.step(second_step.to(model.device), parents.to(model.device))
+    whole = (0, head.vocab_size)
+    log_probs = head.log_probs(hidden, whole, "vocabulary")  # (prompts, 3, vocabulary)
+    for row, prompt in enumerate(prompts):
+        # (3, 2): each path from its prompt on
+        tails = torch.stack([first_step[row][parents[row]], second_step[row]], dim=1)
+        expected = _next_logits(model, torch.tensor([prompt]).expand(3, -1), tails)
+        spread = max(float(expected.std()), 1e-3)
+        error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())
+        if not error <= _tolerance(model) * spread:
+            return False
+    return True
+
+
+def _next_logits(model: Any, prompts: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
+    """(n, vocabulary) float32 logits behind (n, length) prompts and (n, depth) tails."""
+    inputs = {"input_ids": torch.cat([prompts, tails], dim=1)}
+    if is_encoder_decoder(model):
+        starts = torch.full((len(tails), 1), decoder_start_id(model))
+        inputs = {"input_ids": prompts, "decoder_input_ids": torch.cat([starts, tails], dim=1)}
+    inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits
+    return logits[:, -1].float()
+
+
+def _tolerance(model: Any) -> float:
+    if torch.is_autocast_enabled(model.device.type):
+        return LOW_PRECISION_TOLERANCE
+    return TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)

@@ -1,0 +1,108 @@
+"""What searches return for one prompt: ranked SIDs, or a list; and what scores are normalized
+over."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError
+from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.index_spaces import Leaves, SidPositions
+
+Normalize = Literal["level", "trie", "vocabulary"]
+"""What each step's log-probabilities are normalized over: all codes of the level, the valid next
+codes of the trie, or the whole vocabulary (as `generate` does)."""
+
+
+class BeamResult(NamedTuple):
+    """The best SIDs of one prompt, best first."""
+
+    leaves: Leaves
+    """(m,) leaves of the trie."""
+    scores: NDArray[np.float32]
+    """(m,) sums of log-probabilities; with a memory, what ranks the SIDs by the mixture."""
+    model_scores: NDArray[np.float32]
+    """(m,) sums of the model's log-probabilities; with a memory, those of one item of the SID."""
+    survived: int = 0
+    """Number of levels after which the prefix of the target was among the beams; 0 without a
+    target."""
+
+
+EMPTY_RESULT = BeamResult(
+    Leaves(np.zeros(0, dtype=np.int64)),
+    np.zeros(0, dtype=np.float32),
+    np.zeros(0, dtype=np.float32),
+)
+
+
+def best_leaves(
+    leaves: Leaves,
+    scores: NDArray[np.float32],
+    k: int,
+    model_scores: NDArray[np.float32] | None = None,
+) -> BeamResult:
+    """The k best of (m,) leaves, equal scores in SID order; a score of minus infinity is dropped.
+    `model_scores` are the scores themselves by default.
+
+    Raises DataError if a score is NaN."""
+    check_scores(scores)
+    order = np.lexsort((leaves, -scores))[:k]
+    order = order[np.isfinite(scores[order])]
+    model_scores = scores if model_scores is None else model_scores
+    return BeamResult(Leaves(leaves[order]), scores[order], model_scores[order])
+
+
+def check_scores(scores: NDArray[np.float32]) -> None:
+    """Raise DataError if a score is NaN, as all are of a model that has diverged."""
+    if np.isnan(scores).any():
+        raise DataError(
+            "the model's logits are not numbers (NaN)",
+            hint="load it in float32 or bfloat16, or train it with a lower learning rate",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ItemList:
+    """n distinct items, in the order in which the model wrote them."""
+
+    positions: SidPositions
+    """(n,) positions of the items in SID order"""
+    leaves: Leaves
+    """(n,) leaves of their SIDs; items that share a SID have one leaf"""
+    scores: NDArray[np.float32]
+    """(n,) log-probability of each SID after the prompt and the SIDs before it"""
+
+    @property
+    def score(self) -> float:
+        """Log-probability of the list."""
+        return float(self.scores.sum(dtype=np.float64))
+
+    @classmethod
+    def of(
+        cls,
+        leaves: Leaves,
+        scores: NDArray[np.float32],
+        trie: Trie,
+        leaf_filter: LeafFilter | None,
+    ) -> "ItemList":
+        """Items for (n,) leaves: a leaf that is there for the i-th time stands for the i-th of its
+        items that pass the filter."""
+        positions = SidPositions(leaves.copy())
+        if trie.leaf_start is not None:
+            for leaf in np.unique(leaves).tolist():
+                places = np.flatnonzero(leaves == leaf)
+                below = trie.leaf_positions(leaf)
+                if leaf_filter is not None:
+                    below = SidPositions(below[leaf_filter.passes(below)])
+                positions[places] = below[: len(places)]
+        return cls(positions, leaves, scores)
+
+
+EMPTY_LIST = ItemList(
+    SidPositions(np.zeros(0, dtype=np.int64)),
+    Leaves(np.zeros(0, dtype=np.int64)),
+    np.zeros(0, dtype=np.float32),
+)
