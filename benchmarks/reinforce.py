@@ -149,7 +149,7 @@ class Comparison:
         for pair in (*pairs, *self.rl_settings):
             options += ["--set", pair]
         if variant == HACKED:
-            options += ["--reward-memory", self._memory()]
+            options += ["--reward-input", f"collaborative={self._memory()}"]
         examples = self.recipe.training_examples(self.bundle)
         folder = self._folder(variant, seed, rate)
         refusal = folder / "refused.json"

@@ -59,6 +59,8 @@ def section(command: Configurable) -> str:
         if group in DECIDED_FIELDS:
             fixed = [f"| `{key}` | {text} |" for key, text in DECIDED_FIELDS[group].items()]
             parts.append(FIXED.format(config=group) + "\n".join(fixed) + "\n")
+            if group == rl.RL_SETTINGS.config:
+                parts.append(f"| other fields that {group} adds | sidtool has no use for them |\n")
     return "".join(parts)
 
 

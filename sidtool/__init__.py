@@ -98,9 +98,9 @@ if TYPE_CHECKING:
     from sidtool.training.reinforcement.settings import RlOptions as RlOptions
     from sidtool.training.renewal.refresh import refresh as refresh
     from sidtool.training.run import train as train
+    from sidtool.training.run import train_stages as train_stages
     from sidtool.training.settings import StageSettings as StageSettings
     from sidtool.training.settings import TrainOptions as TrainOptions
-    from sidtool.training.stages import train_stages as train_stages
 
 __version__ = "0.2.0"
 
@@ -194,7 +194,7 @@ _MODULES = {
     "split_events": "data.split.files",
     "tag": "registry.publish",
     "train": "training.run",
-    "train_stages": "training.stages",
+    "train_stages": "training.run",
     "tune_memory": "evaluation.memory_tuning",
     "tune_similarity": "evaluation.similarity_tuning",
     "verify": "tokenizer.bundle.integrity",

@@ -1,10 +1,12 @@
 """The command that trains by rewards: rl."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import progress, say_plan
@@ -47,20 +49,18 @@ def rl(
     valid: Annotated[
         Path | None, typer.Option(help="Validation users, if not those beside the examples.")
     ] = None,
-    reward_memory: Annotated[
-        Path | None, typer.Option(help="Memory of the reward `collaborative`.")
-    ] = None,
-    reward_teacher: Annotated[
-        str | None, typer.Option(help="Trained model of the reward `teacher`.")
-    ] = None,
-    reward_model: Annotated[
-        str | None,
-        typer.Option(help="Model of the reward `label`: one that train made on predict-FIELD."),
+    reward_input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REWARD=PATH",
+            help="What a reward scores items by: the memory of `collaborative`, the trained model "
+            "of `teacher`, the model of `label`, one that train made on predict-FIELD.",
+        ),
     ] = None,
     split: Annotated[
         Path | None,
         typer.Option(
-            help="Split of the examples, if the prompt of MODEL or --reward-model shows fields."
+            help="Split of the examples, if the prompt of MODEL or of a reward shows fields."
         ),
     ] = None,
     allow_worse_slices: Annotated[
@@ -81,7 +81,8 @@ def rl(
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
     from sidtool.training.reinforcement.plan import plan_rl
-    from sidtool.training.reinforcement.run import rl as reinforce
+    from sidtool.training.reinforcement.rl_run import RlRequest
+    from sidtool.training.reinforcement.run import run_rl
     from sidtool.training.reinforcement.settings import RL_SETTINGS
     from sidtool.training.settings_file import read_settings
 
@@ -89,23 +90,39 @@ def rl(
     pairs += [f"algorithm={algorithm}"] if algorithm else []
     pairs += [f"reward={reward}"] if reward else []
     rl_options, fields = read_settings(RL_SETTINGS, config, pairs)
-    how: dict[str, Any] = {"options": rl_options, "grpo_fields": fields, "valid": valid}
-    how |= {"reward_memory": reward_memory, "reward_teacher": reward_teacher}
-    how |= {"reward_model": reward_model, "split": split}
-    how |= {"force": force, "trust_remote_code": trust_remote_code}
+    request = RlRequest(
+        model,
+        examples,
+        out,
+        rl_options,
+        fields,
+        valid=valid,
+        reward_inputs=_parse_inputs(reward_input or ()),
+        split=split,
+        trust_remote_code=trust_remote_code,
+    )
     if dry_run:
-        run = plan_rl(model, examples, out, **how)
+        run = plan_rl(request, force=force)
         return say_plan(f"would train: {run.inheritance()}", json=json, **run.to_json())
     with progress("train") as report:
         steps_of, log = watch()
-        summary = reinforce(
-            model,
-            examples,
-            out,
-            **how,
+        summary = run_rl(
+            request,
             allow_worse_slices=allow_worse_slices,
+            force=force,
             progress=steps_of(report.get("train")),
             log=log,
             notify=notify,
         )
     return say_summaries([summary.to_json()], out, json=json)
+
+
+def _parse_inputs(texts: Iterable[str]) -> dict[str, str]:
+    """`teacher=MODEL` as paths by the names of rewards. Raises UsageError for another form."""
+    inputs = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not (name and path) or name in inputs:
+            raise UsageError(f"--reward-input takes REWARD=PATH once per reward, not {text!r}")
+        inputs[name] = path
+    return inputs

@@ -145,7 +145,9 @@ def _training_settings(vocabulary: Vocabulary, defaults: Mapping[str, Any]) -> I
 
     yield from dataclass_settings(vocabulary.options, "sidtool")
     for field in dataclasses.fields(getattr(trl, vocabulary.config)):
-        if not field.init or field.name in {*vocabulary.option_types, *vocabulary.decided}:
+        if not field.init or field.name in vocabulary.option_types:
+            continue
+        if vocabulary.refusal(field.name) is not None:
             continue
         library_default = _field_default(field)
         default = defaults.get(field.name, library_default)

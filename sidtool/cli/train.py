@@ -25,7 +25,7 @@ from sidtool.training.renewal.last_training import RefreshOptions
 from sidtool.training.settings import Stage
 
 if TYPE_CHECKING:
-    from sidtool.training.renewal.plan import RefreshPlan
+    from sidtool.training.renewal.refresh import RefreshPlan
 
 
 def train(
@@ -87,32 +87,33 @@ def train(
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
+    from sidtool.training.run import check_stages, plan_stages, run_stages
     from sidtool.training.settings_file import read_stages
-    from sidtool.training.stages import check_stages, plan_stages, train_stages
+    from sidtool.training.training_run import TrainRequest
 
     stages = read_stages(config, set_ or (), stage)
-    how: dict[str, Any] = {
-        "valid": valid,
-        "teachers": teacher or (),
-        "memory": memory,
-        "split": split,
-        "force": force,
-        "trust_remote_code": trust_remote_code,
-    }
+    request = TrainRequest(
+        model,
+        examples,
+        out,
+        valid=valid,
+        teachers=teacher or (),
+        memory=memory,
+        split=split,
+        trust_remote_code=trust_remote_code,
+    )
     if dry_run:
-        planned = plan_stages(model, examples, out, stages, **how)
+        planned = plan_stages(request, stages, force=force)
         check_stages(planned)
         lines = [f"would train {stage}" for stage in planned]
         return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
     with progress(*labels) as report:
         steps_of, log = watch()
-        summaries = train_stages(
-            model,
-            examples,
-            out,
+        summaries = run_stages(
+            request,
             stages,
-            **how,
+            force=force,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,
             notify=notify,
@@ -177,28 +178,26 @@ def refresh(
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
     from sidtool.examples.catalog import TaskCatalogOptions
-    from sidtool.training.renewal.plan import plan_refresh
-    from sidtool.training.renewal.refresh import refresh as renew
+    from sidtool.training.renewal.refresh import RefreshRequest, plan_refresh, run_refresh
 
-    how: dict[str, Any] = {
-        "split": split,
-        "items": items,
-        "embeddings": embeddings or (),
-        "options": chosen,
-        "force": force,
-        "trust_remote_code": trust_remote_code,
-    }
+    request = RefreshRequest(
+        model,
+        bundle,
+        out,
+        split=split,
+        items=items,
+        embeddings=embeddings or (),
+        catalog_options=TaskCatalogOptions(**asdict(columns)),
+        options=chosen,
+        trust_remote_code=trust_remote_code,
+    )
     if dry_run:
-        plan = plan_refresh(model, bundle, out, **how)
-        return _say_refresh_plan(plan, chosen, model, out, json=json)
+        return _say_refresh_plan(plan_refresh(request, force=force), chosen, model, out, json=json)
     with progress("train") as report:
         steps_of, log = watch()
-        summary = renew(
-            model,
-            bundle,
-            out,
-            **how,
-            catalog_options=TaskCatalogOptions(**asdict(columns)),
+        summary = run_refresh(
+            request,
+            force=force,
             progress=steps_of(report.get("train")),
             log=log,
             notify=notify,

@@ -13,7 +13,7 @@ from sidtool.model.pretrained import Dtype
 from sidtool.training.loop.fsdp import check_fsdp
 from sidtool.training.loop.machine import stored_dtype, supports_bf16
 from sidtool.training.settings import DEFAULTS, TrainOptions
-from sidtool.training.training_run import TrainingRun
+from sidtool.training.training_run import Run, TrainingRun
 
 
 def complete_fields(
@@ -40,51 +40,20 @@ def complete_fields(
 
 
 def run_config(run: TrainingRun) -> Any:
-    """The configuration of a run, as `trainer_config`. Raises UsageError if its settings do not
-    fit together."""
-    _ = run.softmax_over  # does not fit all examples
-    return trainer_config(
-        run.work,
-        run.options,
-        run.sft_fields,
-        kind=run.contract.kind,
-        validated=run.valid is not None,
-    )
+    """The configuration of a run: TRL's SFTConfig for a causal model, transformers'
+    Seq2SeqTrainingArguments for an encoder-decoder.
 
-
-def trainer_config(
-    work: Path,
-    options: TrainOptions,
-    sft_fields: Mapping[str, Any],
-    *,
-    kind: ModelKind,
-    validated: bool,
-) -> Any:
-    """The configuration of a run whose checkpoints go to `work`: TRL's SFTConfig for a causal
-    model, transformers' Seq2SeqTrainingArguments for an encoder-decoder.
-
-    What sidtool decides overrides `sft_fields`, and these override what the machine suggests.
+    What sidtool decides overrides the run's fields, and these override what the machine suggests.
     Raises UsageError if the settings do not fit together."""
-    check_fields(kind, sft_fields)
-    config_class, prepared = _config_class(kind)
-    suggested, sft_fields = machine_defaults(sft_fields)
-    if options.dtype == "bfloat16":
-        suggested["bf16"] = True
-    decided = {
-        "output_dir": str(work),
-        **prepared,
-        "remove_unused_columns": False,
-        # a loss that is no number stops the training
-        "logging_nan_inf_filter": False,
-        "metric_for_best_model": f"eval_{options.metric_for_best_model}",
-        "greater_is_better": True,
-        "load_best_model_at_end": validated,
-        # else early stopping would count from zero in a resumed run
-        "restore_callback_states_from_checkpoint": True,
-    }
-    if not validated:
+    _ = run.softmax_over  # does not fit all examples
+    kind = run.contract.kind
+    check_fields(kind, run.config_fields)
+    config_class, decided = _config_class(kind)
+    suggested = {"bf16": True} if run.options.dtype == "bfloat16" else {}
+    decided |= {"remove_unused_columns": False, "load_best_model_at_end": run.valid is not None}
+    if run.valid is None:
         decided["eval_strategy"] = "no"
-    fields = {**suggested, **sft_fields, **decided}
+    fields = settled_fields(run, decided, suggested)
     arguments = made_config(config_class, fields, shards=True)
     check_fsdp(arguments)
     return arguments
@@ -116,6 +85,27 @@ def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
                 f"{name} is a setting of TRL's trainer, which trains causal models only",
                 hint="leave it out for an encoder-decoder",
             )
+
+
+def settled_fields(
+    run: Run, decided: Mapping[str, Any], suggested: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The fields of the configuration of a run's trainer: what sidtool decides for it overrides the
+    run's own, and these override what is suggested or suits the machine."""
+    for_machine, fields = machine_defaults(run.config_fields)
+    return {
+        **for_machine,
+        **(suggested or {}),
+        **fields,
+        "output_dir": str(run.work),
+        # a loss that is no number stops the training
+        "logging_nan_inf_filter": False,
+        "metric_for_best_model": f"eval_{run.options.metric_for_best_model}",
+        "greater_is_better": True,
+        # else early stopping would count from zero in a resumed run
+        "restore_callback_states_from_checkpoint": True,
+        **decided,
+    }
 
 
 def made_config(config_class: Any, fields: Mapping[str, Any], *, shards: bool = False) -> Any:

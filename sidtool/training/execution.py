@@ -1,36 +1,31 @@
 """Runs a trainer to its output, resumably: checkpoints are in a work folder, which is removed when
 the output is complete. Of several processes, the first alone writes."""
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
-from sidtool.training.loop.checkpoints import has_ended, last_checkpoint, relocate_best
-from sidtool.training.loop.divergence import check_weights
+from sidtool.training.loop.checkpoints import (
+    Totals,
+    check_weights,
+    has_ended,
+    last_checkpoint,
+    relocate_best,
+)
+from sidtool.training.training_run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE, Run
 
-if TYPE_CHECKING:
-    from sidtool.training.loop.totals import Totals
+LOGS_FOLDER = "runs"
+"""Where TensorBoard's writer puts its files."""
 
-
-class Run(Protocol):
-    """A run with all of its inputs settled."""
-
-    @property
-    def out(self) -> Path:
-        """The output folder."""
-
-    @property
-    def work(self) -> Path:
-        """The folder of checkpoints."""
-
-    def resumable(self, processes: int) -> Mapping[str, Any]:
-        """Everything that must be equal for a run to resume in this number of processes, as JSON
-        values."""
+_OF_THE_CALL = "train_runtime"
+"""The key of the entry that describes the last call of a resumed run, and its speed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Finished:
     trainer: Any
     checkpoint: Path | None
     """the checkpoint that it resumed from"""
-    totals: "Totals"
+    totals: Totals
     """the counts of the whole run, earlier calls included"""
 
     @property
@@ -118,10 +113,32 @@ def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
 
 def _publish_output(run: Run, trainer: Any, final: Path, force: bool) -> None:
     """Move the model in `final`, without training state, into place and remove the work folder."""
-    from sidtool.training.history import keep_logs, write_history
-
     write_history(trainer.state.log_history, final)
     keep_logs(run.work, final)
     refuse_existing(run.out, force)
     publish(final, run.out)
     remove(run.work)
+
+
+def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
+    """Write the log lines of a run, one JSON object each: to one file what the same run repeats,
+    however often it was resumed, and to another what depends on the machine."""
+    lines: dict[str, list[str]] = {HISTORY_FILE: [], MACHINE_FILE: []}
+    for entry in entries:
+        if _OF_THE_CALL in entry:
+            continue
+        # one that was in a checkpoint has its keys in another order
+        figures = sorted(entry.keys() - {"step"})
+        measured = {name: entry[name] for name in figures if name in MACHINE_FIGURES}
+        repeated = {name: entry[name] for name in figures if name not in MACHINE_FIGURES}
+        lines[HISTORY_FILE].append(json.dumps({"step": entry["step"], **repeated}))
+        if measured:
+            lines[MACHINE_FILE].append(json.dumps({"step": entry["step"], **measured}))
+    for name, of_file in lines.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in of_file), encoding="utf-8")
+
+
+def keep_logs(work: Path, folder: Path) -> None:
+    """Move the files of TensorBoard from the work folder into the output."""
+    if (work / LOGS_FOLDER).is_dir():
+        shutil.move(work / LOGS_FOLDER, folder / LOGS_FOLDER)

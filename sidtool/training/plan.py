@@ -1,92 +1,87 @@
 """What a training run needs, checked before weights are read or anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.data.split.files import open_split
 from sidtool.data.split.record import check_split
 from sidtool.data.split.split import Split
-from sidtool.examples.lineage import Lineage, check_same_bundle, read_lineage
+from sidtool.examples.lineage import Lineage, check_same_bundle, check_same_split, read_lineage
+from sidtool.examples.tasks import find_task
+from sidtool.memory.leave_out import check_origin
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.bases import refuse_base_as_output
-from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.split_check import check_model_split, further_splits
 from sidtool.model.load import check_model_folder
+from sidtool.registry.references import open_memory
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.arguments import check_fields, complete_fields
-from sidtool.training.kind_check import check_kind
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
-from sidtool.training.training_memory import open_training_memory
-from sidtool.training.training_run import TrainingRun
+from sidtool.training.training_run import (
+    TrainingMemory,
+    TrainingRun,
+    TrainRequest,
+    sliding_windows,
+)
 
 
-def plan_training(
-    model_dir: str | Path,
-    examples: Path,
-    out: Path,
-    options: TrainOptions,
-    sft_fields: Mapping[str, Any],
-    *,
-    valid: Path | None = None,
-    bundle: Bundle | None = None,
-    teachers: Sequence[str | Path] = (),
-    memory: Memory | str | Path | None = None,
-    split: Split | str | Path | None = None,
-    trust_remote_code: bool = False,
-    before: TrainingRun | None = None,
-) -> TrainingRun:
-    """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
-    `before` is the run that will write `model_dir`. Raises as `train`."""
+def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -> TrainingRun:
+    """The run of a request, with everything checked that needs no weights; writes nothing. `before`
+    is the run that will write the request's model. Raises as `train`."""
+    options = request.options
+    examples = request.examples
+    trust = request.trust_remote_code
     lineage = read_lineage(examples)
     if before is None:
-        model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
-        contract, bundle, _ = check_model_folder(model_dir, bundle)
+        model_dir = model_folder(request.model, trust_remote_code=trust)
+        contract, bundle, _ = check_model_folder(model_dir, request.bundle)
     else:
         model_dir, contract, bundle = before.out, before.contract, before.bundle
         made_from = before.lineage.split
         check_split(str(before.examples), made_from, str(examples), lineage.split)
     teacher_dirs = tuple(
-        model_folder(teacher, trust_remote_code=trust_remote_code) for teacher in teachers
+        model_folder(teacher, trust_remote_code=trust) for teacher in request.teachers
     )
     if options.stage == "lora":
-        refuse_base_as_output(out, contract, model_dir)
+        refuse_base_as_output(request.out, contract, model_dir)
     check_same_bundle(lineage, bundle, examples)
     _check_field_tokens(lineage, contract, examples)
     by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}
     learned_from = further_splits(bundle, by_name.values())
     teacher_kinds = [teacher.kind for teacher in by_name.values()]
-    check_kind(contract.kind, teacher_kinds, options, lineage)
+    _check_kind(contract.kind, teacher_kinds, options, lineage)
     if teacher_dirs:
         from sidtool.training.loss.teachers import check_teachers
 
         check_teachers(teacher_dirs, contract.tokens, bundle)
-    opened_memory = None
+    memory = None
     if options.memory_weight > 0:
-        opened_memory = open_training_memory(memory, split, lineage, bundle, options.softmax_over)
+        memory = _open_memory(request, lineage, bundle)
     by_name[f"model {model_dir}"] = contract
-    for name, each in by_name.items():
-        check_model_split(each, bundle, str(examples), lineage.split, model=name)
-    check_fields(contract.kind, sft_fields)
+    for name, model_contract in by_name.items():
+        check_model_split(model_contract, bundle, str(examples), lineage.split, model=name)
+    check_fields(contract.kind, request.sft_fields)
     return TrainingRun(
         model_dir=model_dir,
         examples=examples,
-        out=out,
-        valid=valid,
+        out=request.out,
+        valid=request.valid,
         options=options,
-        sft_fields=complete_fields(options, typed_fields(TRAINING, sft_fields), lineage),
+        config_fields=complete_fields(options, typed_fields(TRAINING, request.sft_fields), lineage),
         lineage=lineage,
         contract=contract,
         bundle=bundle,
         teacher_dirs=teacher_dirs,
         learned_from=learned_from,
-        memory=opened_memory,
+        memory=memory,
         item_fields=_item_fields(lineage, contract, options),
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust,
     )
 
 
@@ -115,3 +110,67 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
             hint="show fields as tokens, {event.FIELD:token}, or set both to 0",
         )
     return fields or BARE_SIDS
+
+
+def _check_kind(
+    kind: ModelKind, teachers: Iterable[ModelKind], options: TrainOptions, lineage: Lineage
+) -> None:
+    """Raise UsageError if the model or a teacher has an encoder, and the settings or the examples
+    leave it no prompt to read, or if the tokens of prefixes would have to be known."""
+    windows = sliding_windows(options, kind)
+    has_sequences = "sequence" in lineage.tasks
+    if options.token_budget is not None and has_sequences and windows != "none":
+        raise UsageError(
+            f"token_budget counts tokens of whole sequences, and sliding_windows={windows} trains "
+            "on prefixes",
+            hint="num_train_epochs",
+        )
+    if kind != "causal" and options.batching == "packed":
+        raise UsageError(
+            "examples cannot be packed for an encoder-decoder, which reads one prompt per line",
+            hint="leave batching out",
+        )
+    if all(model == "causal" for model in (kind, *teachers)):
+        return
+    for name in lineage.tasks:
+        task = find_task(name)
+        if task is not None and task.is_running_text:
+            raise UsageError(
+                f"task {name} is running text, which has no prompt that an encoder could read",
+                hint="make training examples without it",
+            )
+    if windows == "none" and has_sequences:
+        raise UsageError(
+            "with sliding_windows=none an item sequence is one example, which has no prompt that "
+            "an encoder could read",
+            hint="sliding_windows=drawn",
+        )
+
+
+def _open_memory(request: TrainRequest, lineage: Lineage, bundle: Bundle) -> TrainingMemory | None:
+    """The memory and the split of a run; None without both.
+
+    Raises UsageError for one without the other or another softmax, CompatibilityError unless the
+    split is that of the training examples and the memory was built from it, for their bundle;
+    IntegrityError if one of them is damaged."""
+    memory, split = request.memory, request.split
+    if memory is None and split is None:
+        return None
+    if memory is None or split is None:
+        raise UsageError(
+            "--memory and --split require each other: the loss leaves out the events of each "
+            "example's user, which the split has",
+            hint="--memory MEMORY --split SPLIT",
+        )
+    if request.options.softmax_over != "trie":
+        raise UsageError(
+            f"--memory requires softmax_over=trie, not {request.options.softmax_over}: the "
+            "probabilities of all items must sum to one"
+        )
+    if not isinstance(split, Split):
+        split = open_split(split)
+    check_same_split(lineage, split)
+    if not isinstance(memory, Memory):
+        memory = open_memory(memory)
+    check_origin(memory, bundle, split)
+    return TrainingMemory(memory, split)

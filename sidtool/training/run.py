@@ -1,11 +1,12 @@
-"""Trains a model on a file of training examples, resumably.
+"""Trains a model on a file of training examples, resumably, in one stage or in several.
 
 Everything that can be refused without reading weights is checked first. Checkpoints are in
 OUT.partial until the output is complete. Under `torchrun` or `accelerate launch` every process runs
-this code, and the first one alone writes."""
+this code, and the first one alone writes. The outputs of earlier stages are stored beside the last
+one, as OUT-1-embeddings, and are not deleted: adapters need their base."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data.split.split import Split
+from sidtool.examples.lineage import validation_users
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import TrainParams
@@ -24,8 +26,8 @@ from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training
-from sidtool.training.settings import TrainOptions
-from sidtool.training.training_run import Log, TrainingRun
+from sidtool.training.settings import StageSettings, TrainOptions
+from sidtool.training.training_run import Log, TrainingRun, TrainRequest
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,11 @@ def train(
         >>> summary.steps, summary.stage
         (2, 'full')
     """
-    out = Path(out)
-    options = options or TrainOptions()
-    require("train")
-    if not reuse:
-        refuse_existing(out, force, FOLDER)
-    run = plan_training(
+    request = TrainRequest(
         model_dir,
         Path(examples),
-        out,
-        options,
+        Path(out),
+        options or TrainOptions(),
         sft_fields or {},
         valid=None if valid is None else Path(valid),
         bundle=bundle,
@@ -130,13 +127,32 @@ def train(
         split=split,
         trust_remote_code=trust_remote_code,
     )
+    return run_training(
+        request, force=force, reuse=reuse, progress=progress, log=log, notify=notify
+    )
+
+
+def run_training(
+    request: TrainRequest,
+    *,
+    force: bool = False,
+    reuse: bool = False,
+    progress: Progress | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> TrainingSummary:
+    """As `train`."""
+    require("train")
+    if not reuse:
+        refuse_existing(request.out, force, FOLDER)
+    run = plan_training(request)
     forgetting = ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
     if notify:
         notify(run.inheritance())
     if reuse and _is_output_of(run):
-        return TrainingSummary(options.stage, str(out), reused=True)
+        return TrainingSummary(run.options.stage, str(run.out), reused=True)
     # with `reuse`, the output of another run
-    refuse_existing(out, force, FOLDER)
+    refuse_existing(run.out, force, FOLDER)
     with quiet(), offline():
         arguments = run_config(run)
 
@@ -186,3 +202,151 @@ def _summary(
         perplexity_before=None if forgetting is None else forgetting.before,
         perplexity_after=None if forgetting is None else forgetting.after,
     )
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage with its input and its output."""
+
+    request: TrainRequest
+    run: TrainingRun
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        run = self.run
+        return {
+            "model": str(run.out),
+            "starts_from": str(run.model_dir),
+            "examples": str(run.examples),
+            "valid": None if run.valid is None else str(run.valid),
+            "memory": None if run.memory is None else run.memory.memory.digest,
+            "options": asdict(run.options),
+            "settings": dict(self.request.sft_fields),
+        }
+
+    def __str__(self) -> str:
+        fields = dict(self.request.sft_fields) or "sidtool's defaults"
+        return (
+            f"{self.run.model_dir} on {self.run.examples} with {self.run.options} and {fields}; "
+            f"output {self.run.out}"
+        )
+
+
+def plan_stages(
+    request: TrainRequest, stages: Sequence[StageSettings], *, force: bool = False
+) -> list[PlannedStage]:
+    """The stages of a request in order, each with everything checked that needs no weights; the
+    last one writes the request's output. Its memory and split replace those of the stages.
+
+    A stage is validated on the request's users, or on those beside its examples, if it or an
+    earlier stage trains on a task with a history prompt; else it trains to its end. Raises
+    UsageError if the output exists without `force`, MissingPackageError without the packages of
+    training, and what `train` raises before it reads weights."""
+    out, valid = request.out, request.valid
+    refuse_existing(out, force, FOLDER)
+    require("train")
+    planned: list[PlannedStage] = []
+    has_prompt = False
+    for number, settings in enumerate(stages, start=1):
+        is_last = number == len(stages)
+        stage = replace(
+            request,
+            examples=settings.examples or request.examples,
+            out=out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}"),
+            options=settings.options,
+            sft_fields=settings.sft_fields,
+            valid=None,
+            memory=settings.memory if request.memory is None else request.memory,
+            split=settings.split if request.split is None else request.split,
+        )
+        run = plan_training(stage, before=planned[-1].run if planned else None)
+        has_prompt = has_prompt or run.history_prompt is not None
+        if has_prompt:
+            run = replace(run, valid=validation_users(valid, run.examples, run.lineage))
+        elif valid is not None and len(stages) == 1:
+            run = replace(run, valid=valid)  # for `train` to refuse
+        with quiet(), offline():
+            run_config(run)  # raises for settings that do not fit together
+        stage = replace(stage, model=run.model_dir, valid=run.valid, memory=None, split=None)
+        if run.memory is not None:
+            stage = replace(stage, memory=run.memory.memory, split=run.memory.split)
+        planned.append(PlannedStage(stage, run))
+    return planned
+
+
+def check_stages(planned: Sequence[PlannedStage]) -> None:
+    """Read what the stages will read, except weights, as they will read it. Raises as `train`
+    does before its first step, and for every example."""
+    from sidtool.model.load import load_without_weights
+    from sidtool.training.setup import check_inputs
+
+    # all stages have the tokenizer and the configuration of the first one's model
+    first = planned[0].run
+    with quiet(), offline():
+        for run in (stage.run for stage in planned):
+            loaded = load_without_weights(
+                first.model_dir,
+                first.contract,
+                run.bundle,
+                trust_remote_code=run.trust_remote_code,
+            )
+            check_inputs(run, loaded, run_config(run))
+
+
+def train_stages(
+    model_dir: str | Path,
+    examples: str | Path,
+    out: str | Path,
+    stages: Sequence[StageSettings],
+    *,
+    valid: str | Path | None = None,
+    teachers: Sequence[str | Path] = (),
+    memory: str | Path | None = None,
+    split: Split | str | Path | None = None,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    progress: Callable[[int], Progress | None] | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> list[TrainingSummary]:
+    """Run the stages; a call that was killed resumes where it stopped.
+
+    `memory` and `split` replace those of the stages, `valid` is as in `plan_stages`. `progress`
+    gives the reporter of a stage by its number, from 1. Returns the summary of each stage. Raises
+    as `plan_stages` and `train`, and UsageError if an intermediate output has different settings,
+    without `force`."""
+    request = TrainRequest(
+        model_dir,
+        Path(examples),
+        Path(out),
+        valid=None if valid is None else Path(valid),
+        teachers=teachers,
+        memory=memory,
+        split=split,
+        trust_remote_code=trust_remote_code,
+    )
+    return run_stages(request, stages, force=force, progress=progress, log=log, notify=notify)
+
+
+def run_stages(
+    request: TrainRequest,
+    stages: Sequence[StageSettings],
+    *,
+    force: bool = False,
+    progress: Callable[[int], Progress | None] | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> list[TrainingSummary]:
+    """As `train_stages`."""
+    planned = plan_stages(request, stages, force=force)
+    return [
+        run_training(
+            stage.request,
+            force=force,
+            reuse=number < len(planned),
+            progress=progress(number) if progress else None,
+            log=log,
+            notify=notify,
+        )
+        for number, stage in enumerate(planned, start=1)
+    ]

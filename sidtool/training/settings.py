@@ -9,9 +9,10 @@ from typing import Any, Literal
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
 from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
-from sidtool.training.loss.softmax import SoftmaxOver
 
 Stage = Literal["embeddings", "full", "lora"]
+SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
+"""The tokens that a target of the loss competes with."""
 
 
 def parse_metric(text: str) -> tuple[str, int]:

@@ -78,6 +78,9 @@ class Vocabulary:
     """name of the configuration class of TRL"""
     decided: Mapping[str, str]
     """fields of the configuration that sidtool decides, and what to do instead of setting them"""
+    settable: frozenset[str] | None = None
+    """of the fields that the configuration adds to TrainingArguments, those that can be set; None
+    for all but the decided ones"""
 
     @property
     def option_types(self) -> dict[str, str]:
@@ -92,6 +95,15 @@ class Vocabulary:
 
         fields = dataclasses.fields(getattr(trl, self.config))
         return {field.name: type_name(field.type) for field in fields if field.init}
+
+    def refusal(self, key: str) -> str | None:
+        """What to do instead of setting a field of the configuration; None if it can be set."""
+        if key in self.decided or self.settable is None or key in self.settable:
+            return self.decided.get(key)
+        from transformers import TrainingArguments
+
+        names = {field.name for field in dataclasses.fields(TrainingArguments)}
+        return None if key in names else f"sidtool has no use for this field of {self.config}"
 
 
 TRAINING = Vocabulary(TrainOptions, "SFTConfig", DECIDED)
@@ -122,13 +134,13 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
     for key, value in fields.items():
         if key in option_types:
             raise UsageError(f"{key} belongs to {vocabulary.options.__name__}")
-        if key in vocabulary.decided:
-            raise UsageError(f"{key} cannot be set", hint=vocabulary.decided[key])
         if key not in types:
             names = [*types, *option_types]
             close = get_close_matches(key, names, n=1)
             hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all settings"
             raise UsageError(f"no setting {key!r}", hint=hint)
+        if (instead := vocabulary.refusal(key)) is not None:
+            raise UsageError(f"{key} cannot be set", hint=instead)
         if key.endswith("_strategy") and value is False:
             value = "no"  # YAML reads an unquoted no as false
         if key == "report_to":

@@ -25,15 +25,18 @@ from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.query import shortened
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
-from sidtool.training.history import ProgressCallback
-from sidtool.training.loop.causal import CausalTrainer, check_library_loss
-from sidtool.training.loop.encoder_decoder import EncoderDecoderTrainer
 from sidtool.training.loop.fsdp import wants_fsdp
+from sidtool.training.loop.kinds import CausalTrainer, EncoderDecoderTrainer, check_library_loss
 from sidtool.training.loop.trainer import SidTrainer, set_dropout
-from sidtool.training.loss.augment import Augmentation, AugmentationCallback, AugmentedExamples
+from sidtool.training.loop.watched import ProgressCallback
+from sidtool.training.loss.augment import (
+    Augmentation,
+    AugmentationCallback,
+    AugmentedExamples,
+    PrefixExamples,
+)
 from sidtool.training.loss.loss import Loss
 from sidtool.training.loss.memory_examples import MemoryExamples, MemoryOfUsers
-from sidtool.training.loss.prefixes import PrefixExamples
 from sidtool.training.loss.teachers import load_teachers
 from sidtool.training.training_run import Log, TrainingRun
 
@@ -78,7 +81,7 @@ def build_trainer(
     log: Log | None,
     check: ForgettingCheck | None = None,
 ) -> SidTrainer:
-    """Load the model of a run and everything that trains it; `arguments` is as `trainer_config`
+    """Load the model of a run and everything that trains it; `arguments` is as `run_config`
     makes it. `check` measures the model now; what it measures after the training is written with
     the model.
 

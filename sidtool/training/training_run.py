@@ -1,31 +1,30 @@
-"""One training run with all of its inputs settled: what determines it, and the contract of the
-model that it makes."""
+"""What a training is asked for, and the run with all of its inputs settled: what determines it, and
+the contract of the model that it makes."""
 
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.split.record import SplitReference
+from sidtool.data.split.split import Split
 from sidtool.examples.lineage import Lineage
 from sidtool.examples.tasks import LIST_TASK, answers_with_sids
-from sidtool.model.contract.contract import Contract, ModelNormalize
+from sidtool.memory.memory import Memory
+from sidtool.model.contract.contract import Contract, ModelKind, ModelNormalize
 from sidtool.model.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.kind_check import SlidingWindows, sliding_windows
 from sidtool.training.loss.item_fields import ItemFields
-from sidtool.training.loss.softmax import SoftmaxOver
-from sidtool.training.settings import DEFAULTS, TrainOptions
-from sidtool.training.training_memory import TrainingMemory
+from sidtool.training.settings import DEFAULTS, SoftmaxOver, TrainOptions
 
 HISTORY_FILE = "training.jsonl"
 """The log lines and validations of a run, in its output."""
@@ -37,30 +36,60 @@ GPU."""
 
 Log = Callable[[dict[str, float]], None]
 """Called with each log line and each validation."""
+SlidingWindows = Literal["none", "drawn", "all"]
+
+
+def sliding_windows(options: TrainOptions, kind: ModelKind) -> SlidingWindows:
+    """How item sequences become examples, with `auto` resolved."""
+    if options.sliding_windows != "auto":
+        return options.sliding_windows
+    return "none" if kind == "causal" else "drawn"
 
 
 @dataclass(frozen=True)
-class TrainingRun:
-    """The settled inputs of one call of `train`."""
+class TrainRequest:
+    """What a training is asked for: the arguments of `train`, which explains them."""
+
+    model: str | Path
+    examples: Path
+    out: Path
+    options: TrainOptions = field(default_factory=TrainOptions)
+    sft_fields: Mapping[str, Any] = field(default_factory=dict)
+    valid: Path | None = None
+    bundle: Bundle | None = None
+    teachers: Sequence[str | Path] = ()
+    memory: Memory | str | Path | None = None
+    split: Split | str | Path | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingMemory:
+    """A memory, and the split that it was built from."""
+
+    memory: Memory
+    split: Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The settled inputs of a training, by examples or by rewards."""
 
     model_dir: Path
     examples: Path
     out: Path
     valid: Path | None
-    options: TrainOptions
-    sft_fields: Mapping[str, Any]
-    """fields of SFTConfig, sidtool's defaults included"""
+    options: Any
+    """sidtool's own settings"""
+    config_fields: Mapping[str, Any]
+    """fields of TRL's configuration, sidtool's defaults included"""
     lineage: Lineage
     """the lineage of the training examples"""
     contract: Contract
     """the contract of the model in `model_dir`"""
     bundle: Bundle
-    teacher_dirs: tuple[Path, ...]
     learned_from: tuple[SplitReference, ...]
-    """the splits of the bundle's codebook and the teachers"""
-    memory: TrainingMemory | None
-    item_fields: ItemFields
-    """the field tokens beside the items of sequences"""
+    """the splits of the bundle's codebook, of teachers and of rewards"""
     trust_remote_code: bool
 
     @property
@@ -71,7 +100,7 @@ class TrainingRun:
     @property
     def seed(self) -> int:
         """The seed of the run."""
-        return int(self.sft_fields["seed"])
+        return int(self.config_fields["seed"])
 
     @cached_property
     def model(self) -> ModelReference:
@@ -79,31 +108,63 @@ class TrainingRun:
         return ModelReference.of(self.model_dir)
 
     @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that determines the run, as JSON values."""
+        return json_values(
+            {
+                "model": self.model.weights,
+                "bundle": self.bundle.identity.digest,
+                "examples": self.lineage.files[self.examples.name],
+                "validation users": file_digest(self.valid) if self.valid else None,
+                "options": dataclasses.asdict(self.options),
+                "settings": dict(self.config_fields),
+                **self.other_inputs(),
+            }
+        )
+
+    def other_inputs(self) -> dict[str, Any]:
+        """What identifies the inputs beside model, examples and validation users."""
+        raise NotImplementedError
+
+    def resumable(self, processes: int) -> dict[str, Any]:
+        """Everything that must be equal for the run to resume in this number of processes, as JSON
+        values."""
+        raise NotImplementedError
+
+    def start(self) -> str:
+        """The model that the run starts from, in a few words."""
+        stages = " > ".join(record.stage for record in self.contract.stages)
+        digest = self.bundle.identity.digest[:12]
+        return f"{self.model_dir} ({stages}): bundle {self.bundle.manifest.name} {digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(Run):
+    """The settled inputs of one call of `train`."""
+
+    options: TrainOptions
+    teacher_dirs: tuple[Path, ...]
+    memory: TrainingMemory | None
+    item_fields: ItemFields
+    """the field tokens beside the items of sequences"""
+
+    @cached_property
     def teachers(self) -> tuple[ModelReference, ...]:
         """The teachers."""
         return tuple(ModelReference.of(folder) for folder in self.teacher_dirs)
 
-    @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that determines the run, as JSON values."""
-        fingerprint: dict[str, Any] = {
-            "model": self.model.weights,
-            "bundle": self.bundle.identity.digest,
-            "examples": self.lineage.files[self.examples.name],
-            "validation users": file_digest(self.valid) if self.valid else None,
-            "options": dataclasses.asdict(self.options),
-            "settings": dict(self.sft_fields),
-        }
+    def other_inputs(self) -> dict[str, Any]:
+        """Teachers and memory."""
+        inputs: dict[str, Any] = {}
         if self.teachers:
-            fingerprint["teachers"] = [dataclasses.asdict(teacher) for teacher in self.teachers]
+            inputs["teachers"] = [dataclasses.asdict(teacher) for teacher in self.teachers]
         if self.memory:
-            fingerprint["memory"] = self.memory.memory.digest
-        return json_values(fingerprint)
+            inputs["memory"] = self.memory.memory.digest
+        return inputs
 
     def resumable(self, processes: int) -> dict[str, Any]:
-        """Everything that must be equal for the run to resume, as JSON values: of what says how a
-        step is divided among `processes`, their batches and their memory, only the examples of the
-        whole step."""
+        """As the parent class: of what says how a step is divided among `processes`, their batches
+        and their memory, only the examples of the whole step."""
         settings = dict(self.fingerprint["settings"])
         batch_size = settings.pop("per_device_train_batch_size")
         batches = settings.pop("gradient_accumulation_steps", 1)
@@ -126,7 +187,7 @@ class TrainingRun:
         sid_only = all(answers_with_sids(task) for task in self.lineage.tasks)
         if chosen == "auto":
             # TRL's other losses are over the whole vocabulary
-            default_loss = self.sft_fields.get("loss_type", "nll") == "nll"
+            default_loss = self.config_fields.get("loss_type", "nll") == "nll"
             return "sid" if sid_only and default_loss else "vocabulary"
         if chosen != "vocabulary" and not sid_only:
             raise UsageError(
@@ -179,7 +240,7 @@ class TrainingRun:
             task_weights=self.lineage.task_weights,
             example_format=self.lineage.example_format,
             options=dataclasses.asdict(self.options),
-            sft_fields=changed_fields(self.sft_fields, DEFAULTS),
+            sft_fields=changed_fields(self.config_fields, DEFAULTS),
             run=self.digest,
             teachers=self.teachers,
             max_length=self.lineage.max_length,
@@ -202,15 +263,12 @@ class TrainingRun:
 
     def inheritance(self) -> str:
         """One line on what the run takes over from the model before it."""
-        stages = " > ".join(record.stage for record in self.contract.stages)
         prompt = self.contract.history_prompt
         task = f"{prompt.task}, {prompt.format}" if prompt else "none"
         tokens = self.contract.tokens
         return (
-            f"{self.options.stage} starts from {self.model_dir} ({stages}): bundle "
-            f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, "
-            f"{tokens.number} tokens at {tokens.start}, base "
-            f"{self.contract.base_model}, history prompt {task}"
+            f"{self.options.stage} starts from {self.start()}, {tokens.number} tokens at "
+            f"{tokens.start}, base {self.contract.base_model}, history prompt {task}"
         )
 
 

@@ -254,7 +254,7 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sidtool.training.stages.train_stages", interrupted)
+    monkeypatch.setattr("sidtool.training.run.train_stages", interrupted)
     command = ("train", road.model, road.examples, "-o", tmp_path / "tuned")
     assert run(*command).err == "interrupted\n"
     checkpoint = tmp_path / "tuned-1-lora.partial" / "checkpoint-4"

@@ -24,7 +24,8 @@ from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.segments import Segment, catalog, shorten
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 from tests.shared_data import DATA

@@ -9,9 +9,9 @@ import torch
 
 from sidtool.base.errors import SidtoolError
 from sidtool.model.load import load_model_folder
-from sidtool.training.history import ProgressCallback
 from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.loop.trainer import SidTrainer
+from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.run import train
 from sidtool.training.settings import Stage, TrainOptions
 

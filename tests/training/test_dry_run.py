@@ -13,9 +13,9 @@ from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.read import read_contract
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.run import train
+from sidtool.training.run import check_stages, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.stages import check_stages, plan_stages, train_stages
+from sidtool.training.training_run import TrainRequest
 
 FIRST, LAST = 0, -1
 SID = "<|sid_begin|><s_a_0><s_b_0><s_c_0><|sid_end|>"
@@ -241,7 +241,8 @@ def same_refusal(
 ) -> str:
     """Why training is refused, by a dry run as by the run; empty if it is not."""
     fields = {"max_steps": 1, "per_device_train_batch_size": 64, **more}
-    run = (model, examples, examples.parent / "out", [StageSettings(options, fields)])
+    run = (model, examples, examples.parent / "out")
+    stages = [StageSettings(options, fields)]
 
     def refusal(call: Callable[[], object]) -> str:
         try:
@@ -250,9 +251,9 @@ def same_refusal(
             return str(error)
         return ""
 
-    dry = refusal(lambda: check_stages(plan_stages(*run, **inputs)))
+    dry = refusal(lambda: check_stages(plan_stages(TrainRequest(*run, **inputs), stages)))
     assert not list(examples.parent.glob("out*"))
-    assert refusal(lambda: train_stages(*run, **inputs)) == dry
+    assert refusal(lambda: train_stages(*run, stages, **inputs)) == dry
     return dry
 
 
@@ -345,9 +346,10 @@ def test_every_stage_is_checked_with_the_tokenizer_of_the_first(
         StageSettings(TrainOptions(stage="lora", **FEW), {}),
         StageSettings(TrainOptions(**FEW), {}, examples=broken),
     ]
-    check_stages(plan_stages(models("llama"), made, tmp_path / "out", stages[:2]))
+    request = TrainRequest(models("llama"), made, tmp_path / "out")
+    check_stages(plan_stages(request, stages[:2]))
     with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
-        check_stages(plan_stages(models("llama"), made, tmp_path / "out", stages))
+        check_stages(plan_stages(request, stages))
 
 
 def test_the_model_of_a_dry_run_may_be_adapters(

@@ -12,10 +12,10 @@ from sidtool.base.errors import UsageError
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.model.merging import merge
-from sidtool.training.loop import encoder_decoder
-from sidtool.training.run import TrainingSummary, train
+from sidtool.training.loop import kinds
+from sidtool.training.run import TrainingSummary, plan_stages, train
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.stages import plan_stages
+from sidtool.training.training_run import TrainRequest
 from tests.models import ENCODER_DECODERS
 
 Make = Callable[..., Path]
@@ -68,7 +68,7 @@ def test_parts_of_similar_length_have_the_loss_and_gradient_of_the_batch(
     fields = {**FAST, "num_train_epochs": 1, "optim": "sgd", "learning_rate": 0.1}
     trained = []
     for n_lines in (4, 1000):
-        monkeypatch.setattr(encoder_decoder, "LINES_PER_PART", n_lines)
+        monkeypatch.setattr(kinds, "LINES_PER_PART", n_lines)
         out = tmp_path / str(n_lines)
         summary = train(models("t5"), made, out, sft_fields=fields)
         trained.append((summary, weights(out)))
@@ -257,5 +257,5 @@ def test_what_an_encoder_decoder_cannot_do_is_refused_in_one_line(
     # a plan, as --dry-run prints it, is refused too
     stages = [StageSettings(TrainOptions(**options), fields)]
     with pytest.raises(UsageError, match=message):
-        plan_stages(models(base), made, out, stages, teachers=others)
+        plan_stages(TrainRequest(models(base), made, out, teachers=others), stages)
     assert list(tmp_path.iterdir()) == []

@@ -37,7 +37,7 @@ torch.set_num_threads(1)
 from tests.fsdp_on_cpu import allow_fsdp_on_cpu
 
 allow_fsdp_on_cpu()
-from sidtool.training.history import ProgressCallback
+from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 

@@ -25,9 +25,9 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.history import ProgressCallback, keep_logs
-from sidtool.training.loop.checkpoints import last_checkpoint
-from sidtool.training.loop.totals import TOTALS_FILE
+from sidtool.training.execution import keep_logs
+from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
+from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.loss import Loss
 from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
 from sidtool.training.run import TrainingSummary, train
@@ -128,7 +128,7 @@ def trainer_of(
 ) -> Any:
     from trl import SFTConfig
 
-    from sidtool.training.loop.causal import CausalTrainer
+    from sidtool.training.loop.kinds import CausalTrainer
     from tests.models import tiny_tokenizer
 
     arguments = SFTConfig(
@@ -423,7 +423,8 @@ def test_the_contract_records_the_normalization_of_the_loss(
     import numpy as np
 
     from sidtool.recommendation.recommend_options import RecommendOptions
-    from sidtool.recommendation.recommendations import Request, recommend
+    from sidtool.recommendation.recommendations import recommend
+    from sidtool.recommendation.requests import Request
 
     made = examples(sequence=1.0)
     options = TrainOptions(

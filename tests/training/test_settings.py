@@ -4,17 +4,16 @@ import runpy
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from sidtool.base.errors import DataError, MissingPackageError, UsageError
 from sidtool.cli.setting_list import list_settings
 from sidtool.model.contract.contract import ModelKind
-from sidtool.training.arguments import made_config, trainer_config
+from sidtool.training.arguments import made_config, run_config
 from sidtool.training.settings import DECIDED, DEFAULTS, StageSettings, TrainOptions
 from sidtool.training.settings_file import TRAINING, read_stages, typed_fields
 
@@ -129,12 +128,18 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     stage = read_one(None, ["bf16=auto"])
-    options = stage.options
-    fields = {**DEFAULTS, **stage.sft_fields}
     for kind in get_args(ModelKind):
-        made = partial(trainer_config, tmp_path, options, kind=kind, validated=False)
-        assert made(fields).bf16 is used
-        assert made(DEFAULTS).bf16 is False
+        run: Any = SimpleNamespace(
+            work=tmp_path,
+            options=stage.options,
+            config_fields={**DEFAULTS, **stage.sft_fields},
+            contract=SimpleNamespace(kind=kind),
+            softmax_over="sid",
+            valid=None,
+        )
+        assert run_config(run).bf16 is used
+        run.config_fields = DEFAULTS
+        assert run_config(run).bf16 is False
 
 
 def test_the_settings_page_is_current() -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sidtool.training.run import train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.stages import train_stages
 
 Make = Callable[..., Path]
 Curve = list[tuple[int, int, float, float]]

@@ -26,12 +26,13 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.memory_copy import bind_memory
 from sidtool.model.merging import merge
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import Request, recommend
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loop.checkpoints import last_checkpoint
-from sidtool.training.run import TrainingSummary, train
+from sidtool.training.run import TrainingSummary, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.stages import plan_stages, train_stages
+from sidtool.training.training_run import TrainRequest
 from tests.models import tiny_model, tiny_tokenizer
 from tests.training_fixtures import make_split
 
@@ -315,9 +316,10 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
         error: type[SidtoolError], message: str, *stages: StageSettings, **how: Any
     ) -> None:
         out = tmp_path / "out"
-        for run in (plan_stages, train_stages):
-            with pytest.raises(error, match=message):
-                run(models("llama"), made, out, stages, **how)
+        with pytest.raises(error, match=message):
+            plan_stages(TrainRequest(models("llama"), made, out, **how), stages)
+        with pytest.raises(error, match=message):
+            train_stages(models("llama"), made, out, stages, **how)
         assert not list(tmp_path.glob("out*"))
 
     first = StageSettings(TrainOptions(stage="embeddings"), OFTEN)
@@ -326,7 +328,8 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
     bad_softmax = StageSettings(TrainOptions(), OFTEN, memory="nowhere.zarr", split=tmp_path)
     refused(UsageError, "requires softmax_over=trie", first, bad_softmax)
     refused(DataError, "there is no file", first, valid=tmp_path / "nobody.jsonl")
-    assert plan_stages(models("llama"), made, tmp_path / "out", [first])[0].to_json() == {
+    request = TrainRequest(models("llama"), made, tmp_path / "out")
+    assert plan_stages(request, [first])[0].to_json() == {
         "model": str(tmp_path / "out"),
         "starts_from": str(models("llama")),
         "examples": str(made),
@@ -478,10 +481,9 @@ def test_every_stage_is_checked_before_the_first_one_runs(
         (TrainOptions(softmax_over="trie"), {}, "requires that all training examples answer with"),
     ):
         made = examples(**{"sequence" if fields else "sid_to_title": 1.0})
+        request = TrainRequest(models("llama"), made, tmp_path / "out")
         with pytest.raises(UsageError, match=message):
-            plan_stages(
-                models("llama"), made, tmp_path / "out", [first, StageSettings(options, fields)]
-            )
+            plan_stages(request, [first, StageSettings(options, fields)])
 
 
 def test_a_run_is_the_same_however_a_step_is_divided(
@@ -489,7 +491,8 @@ def test_a_run_is_the_same_however_a_step_is_divided(
 ) -> None:
     def digest(**fields: int) -> str:
         stage = StageSettings(TrainOptions(), fields)
-        (planned,) = plan_stages(models("llama"), examples(sequence=1.0), tmp_path / "out", [stage])
+        request = TrainRequest(models("llama"), examples(sequence=1.0), tmp_path / "out")
+        (planned,) = plan_stages(request, [stage])
         return planned.run.digest
 
     one = digest(per_device_train_batch_size=16)

@@ -26,10 +26,10 @@ from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
-from sidtool.training.reinforcement.list_rewards import LIST_REWARDS
 from sidtool.training.reinforcement.list_validation import ListValidation
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.reward_sum import RewardContext
+from sidtool.training.reinforcement.rewards.hits import list_recall
+from sidtool.training.reinforcement.rewards.reward import RewardContext
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -189,7 +189,7 @@ def test_lists_are_validated_behind_the_token_of_their_user(
     train(tmp_path / "base+sid", examples(list=1.0), tmp_path / "lists", sft_fields=FAST)
     loaded = load_model_folder(tmp_path / "lists")
     session = QuerySession.of(loaded, list_length=3)
-    recall = partial(LIST_REWARDS["recall"], context=RewardContext(bundle))
+    recall = partial(list_recall, _=RewardContext(bundle))
     how = {"length": 3, "num_beams": 4, "exclude_seen": True}
     validation = ListValidation.of(session, split.valid[:9], recall, **how)
     tokens = loaded.contract.users

@@ -43,7 +43,7 @@ sidtool evaluate-task reward predict-rating split --json > reward.json
 
 # 6. Preference alignment: the best of the model's own lists against the worst, by the reward model and by the ratings of
 # what really followed.
-[ -e aligned ] || sidtool rl lists sft/train.jsonl -o aligned --config "$here/rl.yaml" --reward-model reward --split split
+[ -e aligned ] || sidtool rl lists sft/train.jsonl -o aligned --config "$here/rl.yaml" --reward-input label=reward --split split
 
 # 7. Evaluate lists on the held-out sessions, beside the model's ranking of single films, popularity and item-kNN, and
 # compare with the lists before alignment.

@@ -1,13 +1,51 @@
-"""The checkpoints in the work folder of a training run, and the one to resume from."""
+"""The checkpoints in the work folder of a training run, with the counts of the run, and the one to
+resume from. A training that diverges is stopped before it overwrites its last good checkpoint."""
 
 import json
+import math
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.checkpoint.finite import non_finite
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import SidtoolError
 from sidtool.base.output import write_whole
-from sidtool.training.loop.totals import Totals
+from sidtool.base.records import JsonRecord
 
 STATE_FILE = "trainer_state.json"
+TOTALS_FILE = "totals.json"
+"""The counts of a run, in each checkpoint."""
+
+
+@dataclass(frozen=True)
+class Totals(JsonRecord):
+    """The counts of a run, summed over its processes."""
+
+    loss: float = 0.0
+    """sum of the losses of all steps"""
+    seen: tuple[int, ...] = (0, 0)
+    """the trainer's `n_seen`"""
+    seconds: float = 0.0
+    logged_loss: float = 0.0
+    """`loss` at the last log line"""
+    logged_step: int = 0
+    """the step of the last log line"""
+    processes: int = 1
+    """the number of processes that counted last"""
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Totals":
+        """The totals in a checkpoint; zeros if it has none."""
+        with suppress(OSError, ValueError, TypeError):
+            return cls.from_json(parse_json((checkpoint / TOTALS_FILE).read_bytes()))
+        return cls()
+
+    def write(self, checkpoint: Path) -> None:
+        """Write the totals into a checkpoint."""
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / TOTALS_FILE).write_text(json.dumps(self.to_json()), encoding="utf-8")
 
 
 def last_checkpoint(work: Path) -> Path | None:
@@ -60,3 +98,45 @@ def _is_complete(checkpoint: Path) -> bool:
         return bool(_state(checkpoint))
     except (OSError, ValueError, TypeError):
         return False
+
+
+def check_number(value: float, what: str, trainer: Any) -> None:
+    """Raise SidtoolError if a number of the step that is being computed is NaN or infinite."""
+    if not math.isfinite(value):
+        raise _diverged(trainer, trainer.state.global_step + 1, f"{what} is {value}")
+
+
+def check_weights(trainer: Any) -> None:
+    """Raise SidtoolError if a weight of a trainer's model is NaN or infinite."""
+    from sidtool.model.sharded import local_part
+
+    parts = ((name, local_part(weight)) for name, weight in trainer.model.named_parameters())
+    if names := _of_every_process(non_finite(parts), trainer.model):
+        what = f"{names[0]} is NaN or infinite, as {len(names) - 1} other weights"
+        raise _diverged(trainer, trainer.state.global_step, what)
+
+
+def _of_every_process(names: list[str], model: Any) -> list[str]:
+    """The names that any process found in its parts of a model's weights."""
+    from sidtool.model.sharded import is_sharded
+
+    if not is_sharded(model):
+        return names
+    from torch import distributed
+
+    found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(found, names)
+    return list(dict.fromkeys(name for part in found for name in part))
+
+
+def _diverged(trainer: Any, step: int, what: str) -> SidtoolError:
+    arguments = trainer.args
+    checkpoint = last_checkpoint(Path(arguments.output_dir))
+    last_good = "there is no checkpoint"
+    if checkpoint is not None:
+        last_good = f"{checkpoint} is the last good checkpoint"
+    return SidtoolError(
+        f"training diverged at step {step} of {trainer.state.max_steps}: {what}; {last_good}",
+        hint=f"lower learning_rate (now {arguments.learning_rate:g}), raise warmup_steps, or train "
+        "without bf16",
+    )

@@ -2,7 +2,7 @@
 the configuration of it by accelerate's files and variables or by the setting `fsdp`."""
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 from sidtool.base.errors import UsageError
 
@@ -10,15 +10,6 @@ OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
 """Values of `optim` whose states have the shape of their weight, and are divided as it is."""
 
 _ONE_PROCESS = "torchrun --nproc_per_node or accelerate launch starts several"
-
-
-class _Choice(NamedTuple):
-    """A choice of FSDP that training does not support."""
-
-    is_made: bool
-    name: str
-    reason: str
-    instead: str
 
 
 def wants_fsdp(arguments: Any) -> bool:
@@ -38,11 +29,9 @@ def check_fsdp(arguments: Any) -> None:
         raise UsageError(
             f"optim={optim} cannot be combined with fsdp", hint=f"optim={', '.join(OPTIMIZERS)}"
         )
-    for choice in _unsupported(arguments):
-        if choice.is_made:
-            raise UsageError(
-                f"{choice.name} is not supported: {choice.reason}", hint=choice.instead
-            )
+    for is_chosen, name, reason, instead in _unsupported(arguments):
+        if is_chosen:
+            raise UsageError(f"{name} is not supported: {reason}", hint=instead)
 
 
 def check_active(arguments: Any, accelerator: Any) -> None:
@@ -54,38 +43,40 @@ def check_active(arguments: Any, accelerator: Any) -> None:
         )
 
 
-def _unsupported(arguments: Any) -> list[_Choice]:
+def _unsupported(arguments: Any) -> list[tuple[bool, str, str, str]]:
+    """Choices of FSDP that training does not support: whether it is made, its name, the reason and
+    what to choose instead."""
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import CPUOffloadPolicy, StateDictType
 
     plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
     is_full = plugin.state_dict_type == StateDictType.FULL_STATE_DICT
     return [
-        _Choice(
+        (
             plugin.fsdp_version != 2,
             f"fsdp_version: {plugin.fsdp_version}",
             "FSDP1 joins the weights of a layer to one",
             "fsdp_version: 2",
         ),
-        _Choice(
+        (
             not is_full,
             f"fsdp_state_dict_type: {plugin.state_dict_type.name}",
             "checkpoints have whole weights, so that any number of processes can resume them",
             "fsdp_state_dict_type: FULL_STATE_DICT",
         ),
-        _Choice(
+        (
             bool(plugin.cpu_ram_efficient_loading),
             "fsdp_cpu_ram_efficient_loading: true",
             "every process checks the weights that it loads",
             "fsdp_cpu_ram_efficient_loading: false",
         ),
-        _Choice(
+        (
             isinstance(plugin.cpu_offload, CPUOffloadPolicy),
             "fsdp_offload_params: true",
             "validation needs the weights on the GPU",
             "fsdp_offload_params: false",
         ),
-        _Choice(
+        (
             bool(plugin.activation_checkpointing),
             "fsdp_activation_checkpointing: true",
             "it replaces layers of the model",

@@ -33,8 +33,7 @@ class ShardedTrainer(WatchedTrainer):
             super().save_model(output_dir, _internal_call)
 
     def whole_state(self) -> dict[str, torch.Tensor] | None:
-        """The tensors to save by name, whole, on processes that save; every process must call this.
-        None stands for the weights as the model has them."""
+        """As the parent class, each tensor whole."""
         keep = self.args.should_save
         sharded = is_sharded(self.model)
         if self.lora:

@@ -21,17 +21,16 @@ from sidtool.model.lora import Lora
 from sidtool.model.sharded import is_sharded, whole_model
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.search.partial_head import PartialHead, full_blocks
-from sidtool.training.loop.divergence import check_weights
+from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.fsdp import check_active
 from sidtool.training.loop.machine import float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
 from sidtool.training.loop.sharded import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
-from sidtool.training.loss.batches import IGNORED
+from sidtool.training.loss.batches import IGNORED, Targets
 from sidtool.training.loss.loss import Loss
 from sidtool.training.loss.memory_examples import MemoryExamples
 from sidtool.training.loss.shortcuts import narrows_exactly
-from sidtool.training.loss.targets import Targets
 from sidtool.training.loss.teachers import Teachers
 
 Examples = TokenizedExamples | AugmentedExamples | MemoryExamples
@@ -82,7 +81,7 @@ class SidTrainer(ShardedTrainer):
         self.train_dataset = examples
         self.remove_callback(PrinterCallback)
         self._validator = validator
-        self._write_contract = write_contract
+        self.write_contract = write_contract
         self._muon = muon
         self._loss = loss
         self._teachers = teachers
@@ -206,29 +205,19 @@ class SidTrainer(ShardedTrainer):
                 self.token_embeddings.write_rows()
             yield model
 
-    def write_model(self, folder: Path) -> None:
-        """Write a complete model folder: weights or adapters, tokenizer, contract and bundle. Every
-        process must call this; the first writes."""
-        state = self.whole_state()
-        if not self.args.should_save:
-            return
+    def save_weights(self, folder: Path, state: dict[str, torch.Tensor] | None) -> None:
+        """Save adapters, or else all weights."""
         if self.lora and state is not None:
             self.lora.save(folder, state)
         else:
-            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
-        self.processing_class.save_pretrained(folder)
-        self._write_contract(folder, self.selection())
+            super().save_weights(folder, state)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        check_weights(self)
-        # the parent classes call this on the process that writes, or on every process
         if self.lora:
-            self.write_model(folder)
-            return
-        super()._save(output_dir, self.whole_state())
-        if self.args.should_save:
-            self._write_contract(folder, self.selection())
+            check_weights(self)
+            self.write_model(Path(output_dir or self.args.output_dir))
+        else:
+            super()._save(output_dir, state_dict)
 
 
 def padding_id(tokenizer: Any) -> int:

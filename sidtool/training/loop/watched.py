@@ -2,17 +2,19 @@
 checkpoint, so that its log and its summary cover the whole run."""
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 
+from sidtool.base.progress import Progress
 from sidtool.model.contract.stage_record import Selection
 from sidtool.model.sharded import whole
-from sidtool.training.loop.divergence import check_number
+from sidtool.training.loop.checkpoints import Totals, check_number, check_weights
 from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
-from sidtool.training.loop.totals import Totals
+from sidtool.training.training_run import Log
 
 
 def _measured(seconds: float) -> dict[str, float]:
@@ -27,6 +29,8 @@ class WatchedTrainer(Trainer):
     a loss or a gradient that is no number."""
 
     n_seen: torch.Tensor
+    write_contract: Callable[[Path, Selection | None], object]
+    """writes contract and bundle into a model folder"""
     _earlier_seconds = 0.0
     _loss_sum = 0.0
     _logged = (0.0, 0)
@@ -71,6 +75,32 @@ class WatchedTrainer(Trainer):
         if norm is not None and self.accelerator.scaler is None:
             check_number(float(norm), "the norm of the gradient", self)
         return norm
+
+    def whole_state(self) -> dict[str, torch.Tensor] | None:
+        """The tensors to save by name, on processes that save; every process must call this. None
+        stands for the weights as the model has them."""
+        return None
+
+    def write_model(self, folder: Path) -> None:
+        """Write a complete model folder: weights, tokenizer, contract and bundle. Every process
+        must call this; the first writes."""
+        state = self.whole_state()
+        if not self.args.should_save:
+            return
+        self.save_weights(folder, state)
+        self.processing_class.save_pretrained(folder)
+        self.write_contract(folder, self.selection())
+
+    def save_weights(self, folder: Path, state: dict[str, torch.Tensor] | None) -> None:
+        """Save what `whole_state` returned."""
+        self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # the parent classes call this on the process that writes, or on every process
+        check_weights(self)
+        super()._save(output_dir, self.whole_state())
+        if self.args.should_save:
+            self.write_contract(Path(output_dir or self.args.output_dir), self.selection())
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""
@@ -125,3 +155,53 @@ class WatchedTrainer(Trainer):
             step = self.state.global_step
             totals.write(Path(self.args.output_dir) / f"checkpoint-{step}")
         super()._save_checkpoint(*args, **kwargs)
+
+
+class ProgressCallback(TrainerCallback):
+    """Reports steps to `progress`, and log lines and validations to `log`, on the first process. A
+    log line also has `tokens_per_second`, since the line before."""
+
+    def __init__(self, progress: Progress | None, log: Log | None) -> None:
+        self._progress = progress
+        self._log = log
+        self._last: tuple[float, float] | None = None
+        self._step_end = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Report a log line: every `logging_steps`, after a validation and at the end."""
+        if self._log and logs and state.is_world_process_zero:
+            self._log({"step": state.global_step, **logs, **self._speed(logs)})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Report a step; the last one has a log line, too."""
+        self._step_end = time.monotonic()
+        if state.global_step >= state.max_steps and args.logging_strategy != "no":
+            control.should_log = True
+        if self._progress and state.is_world_process_zero:
+            self._progress(state.global_step, state.max_steps)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the time of a validation out of the speed."""
+        self._leave_out()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the time of a checkpoint out of the speed."""
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Leave the time since the last step, or since this was called, out of the speed."""
+        now = time.monotonic()
+        if self._last is not None:
+            seconds, tokens = self._last
+            self._last = (seconds + now - self._step_end, tokens)
+        self._step_end = now
+
+    def _speed(self, logs: Mapping[str, float]) -> dict[str, float]:
+        if "tokens" not in logs:
+            return {}
+        now = (time.monotonic(), logs["tokens"])
+        last = self._last
+        self._last = now
+        if last is None or now[0] <= last[0]:
+            return {}
+        return {"tokens_per_second": (now[1] - last[1]) / (now[0] - last[0])}

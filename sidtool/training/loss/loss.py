@@ -12,8 +12,8 @@ from sidtool.recommendation.search.columns import Columns, contained_in, places_
 from sidtool.recommendation.search.device_trie import normalize_over_children, trie_arrays
 from sidtool.recommendation.search.partial_head import Part
 from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.training.loss.softmax import SoftmaxOver
-from sidtool.training.loss.targets import Targets
+from sidtool.training.loss.batches import Targets
+from sidtool.training.settings import SoftmaxOver
 
 Blocks = Sequence[torch.Tensor]
 """The logits of each part, (n, columns)."""

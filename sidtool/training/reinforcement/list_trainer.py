@@ -5,56 +5,53 @@ An epoch is a round: its pairs are written by the model with which it begins, wh
 policy is compared with. Settings, validation, checkpoints and resumption are those of groups."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
 
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.judge import ListValues, Measurement
-from sidtool.training.reinforcement.list_policy import ListPolicy
 from sidtool.training.reinforcement.list_validation import ListValidation
-from sidtool.training.reinforcement.losses import preference_loss, sft_loss
-from sidtool.training.reinforcement.numbered_records import load_records, save_records
+from sidtool.training.reinforcement.objective import preference_loss, sft_loss
 from sidtool.training.reinforcement.pairs import ListPair, PairMaker, stack_pairs
-from sidtool.training.reinforcement.trainer import REFERENCE_FILE, GroupTrainer
+from sidtool.training.reinforcement.policy import ListPolicy
+from sidtool.training.reinforcement.trainer import GroupTrainer
 
 
 class ListTrainer(GroupTrainer):
     """Trains a policy on pairs of lists."""
 
-    def __init__(self, *, pairs: PairMaker, validation: ListValidation, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    record_kind = ListPair
+
+    def __init__(
+        self, *arguments: Any, pairs: PairMaker, validation: ListValidation, **named: Any
+    ) -> None:
+        super().__init__(*arguments, **named)
         self.pairs = pairs
         self.validation = validation
         self.add_callback(_RoundCallback(self))
-        self._made: dict[int, ListPair] = {}
 
     def begin_round(self) -> None:
         """The policy of now writes the lists of the next round, and is its reference."""
         policy = self.accelerator.unwrap_model(self.model)
         self.ref_model.load_state_dict(policy.state_dict())
-        self._made = {}
+        self.records = {}
 
-    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """The pairs of a batch, made once per round and example."""
+    def make_records(self, numbers: list[int]) -> dict[int, Any]:
+        """The pairs of examples, by their number, for this round."""
         assert self.reference_policy is not None
-        numbers = [int(each["prompt"]) for each in inputs[:: self.num_generations]]
-        new = [number for number in dict.fromkeys(numbers) if number not in self._made]
-        if new:
-            reference = ListPolicy(self.reference_policy, self.pairs.session.tokens)
-            with self.accelerator.autocast():
-                self._made |= self.pairs.make(self.ref_model, reference, new, self.epoch)
-        chosen = [self._made[number] for number in numbers]
-        equal = [float(pair.rewards[0] == pair.rewards[1]) for pair in chosen]
-        self.recent["reward"] += [float(pair.mean_reward) for pair in chosen]
-        self.recent["dead_groups"] += equal
-        batch = stack_pairs(chosen)
-        self._count(sum(len(pair.prompt) for pair in chosen), len(numbers))
-        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+        reference = ListPolicy(self.reference_policy, self.pairs.session.tokens)
+        return self.pairs.make(self.ref_model, reference, numbers, self.epoch)
+
+    def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
+        """A batch of pairs, whose rewards are logged."""
+        self.recent["reward"] += [float(pair.mean_reward) for pair in records]
+        self.recent["dead_groups"] += [
+            float(pair.rewards[0] == pair.rewards[1]) for pair in records
+        ]
+        return stack_pairs(records)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The preference of the better list, and the cross-entropy of the targets."""
@@ -97,26 +94,6 @@ class ListTrainer(GroupTrainer):
             share = self.validation.lists(model, self.args.process_index, self.args.world_size)
         values = self.validation.values(gather_object([share]))
         return measured.with_lists(ListValues(self.validation.users, values))
-
-    # ---- files ----
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            save_model(
-                self.ref_model, str(Path(output_dir or self.args.output_dir) / REFERENCE_FILE)
-            )
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Every process saves the pairs that it made, beside its random state."""
-        if self._made:
-            save_records(self._made, self._offline_file(Path(output_dir)))
-        super()._save_rng_state(output_dir)
-
-    def _load_offline(self, checkpoint: Path) -> None:
-        load_model(self.ref_model, str(checkpoint / REFERENCE_FILE))
-        if self._offline_file(checkpoint).exists():
-            self._made = load_records(ListPair, self._offline_file(checkpoint))
 
 
 class _RoundCallback(TrainerCallback):

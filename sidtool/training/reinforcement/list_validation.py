@@ -16,9 +16,9 @@ from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.ranker import search_lists
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.tokenizer.index_spaces import ItemRows
-from sidtool.training.reinforcement.list_rewards import LIST_REWARDS, ListGroups
 from sidtool.training.reinforcement.pairs import ListRewardFunction
-from sidtool.training.reinforcement.reward_sum import Matrix, RewardContext
+from sidtool.training.reinforcement.rewards.hits import list_recall
+from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,5 +115,5 @@ class ListValidation:
         # the weights of held-out items are not known: each counts alike
         values = [np.ones(len(rows)) for rows in self.targets]
         groups = ListGroups(self.histories, lists, self.targets, values, self.fields)
-        recall = LIST_REWARDS["recall"](groups, RewardContext(self.session.bundle))
+        recall = list_recall(groups, RewardContext(self.session.bundle))
         return np.concatenate([recall, self.reward(groups)], axis=1)

@@ -15,11 +15,9 @@ from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
-from sidtool.training.reinforcement.list_examples import ListExamples
-from sidtool.training.reinforcement.list_policy import ListPolicy
-from sidtool.training.reinforcement.list_rewards import ListGroups
-from sidtool.training.reinforcement.policy import pad_left
-from sidtool.training.reinforcement.reward_sum import Matrix
+from sidtool.training.reinforcement.examples import ListExamples
+from sidtool.training.reinforcement.policy import ListPolicy, pad_left
+from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
 
 ListRewardFunction = Callable[[ListGroups], Matrix]
 """Lists -> (n, G) rewards."""

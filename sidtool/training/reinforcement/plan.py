@@ -2,143 +2,139 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sidtool.base.digests import file_digest
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.split.record import check_split
-from sidtool.examples.lineage import Lineage, check_same_bundle, read_lineage, validation_users
+from sidtool.data.split.files import TRAIN, is_split_folder, read_split
+from sidtool.examples.lineage import (
+    Lineage,
+    check_same_bundle,
+    check_same_split,
+    read_lineage,
+    validation_users,
+)
+from sidtool.examples.prompts import check_prompt
 from sidtool.examples.tasks import LIST_TASK
-from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.split_check import check_model_split, further_splits
 from sidtool.model.load import check_model_folder
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.arguments import complete_fields
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt
 from sidtool.training.reinforcement.examples import history_task
-from sidtool.training.reinforcement.fields_split import Prompt, open_fields_split
-from sidtool.training.reinforcement.label_reward import POSITIVE, open_label_reward
-from sidtool.training.reinforcement.list_rewards import parse_list_rewards
-from sidtool.training.reinforcement.reward_sum import WeightedReward
-from sidtool.training.reinforcement.rewards import parse_rewards
-from sidtool.training.reinforcement.rl_run import RlRun
-from sidtool.training.reinforcement.settings import RL_SETTINGS, RlOptions, with_reward
+from sidtool.training.reinforcement.rl_run import FieldsSplit, RlRequest, RlRun
+from sidtool.training.reinforcement.settings import (
+    ALGORITHM_DEFAULTS,
+    CHOICES,
+    POLICY_GRADIENT_FIELDS,
+    RL_DEFAULTS,
+    RL_SETTINGS,
+    RlOptions,
+    with_reward,
+)
 from sidtool.training.settings_file import typed_fields
 
+if TYPE_CHECKING:
+    from sidtool.training.reinforcement.rewards.reward import RewardTerm
 
-def plan_rl(
-    model_dir: str | Path,
-    examples: str | Path,
-    out: str | Path,
-    *,
-    options: RlOptions | None = None,
-    grpo_fields: Mapping[str, Any] | None = None,
-    valid: str | Path | None = None,
-    reward_memory: str | Path | None = None,
-    reward_teacher: str | Path | None = None,
-    reward_model: str | Path | None = None,
-    split: str | Path | None = None,
-    force: bool = False,
-    trust_remote_code: bool = False,
-) -> RlRun:
-    """The run of a call of `rl`, with everything checked that needs no weights; writes nothing.
-    Raises as `rl`."""
+
+def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
+    """The run of a request, with everything checked that needs no weights; writes nothing. Raises
+    as `rl`."""
     require("train")
-    examples = Path(examples)
-    out = Path(out)
-    options = with_reward(options or RlOptions())
-    fields = complete_fields(options, typed_fields(RL_SETTINGS, grpo_fields or {}))
+    from sidtool.training.reinforcement.rewards.kinds import parse_rewards
+    from sidtool.training.reinforcement.rewards.reward import RunFacts
+
+    refuse_existing(request.out, force, FOLDER)
+    examples = request.examples
+    trust = request.trust_remote_code
+    options = with_reward(request.options)
+    fields = complete_fields(options, typed_fields(RL_SETTINGS, request.grpo_fields))
     is_of_lists = options.algorithm == "ipa"
-    rewards = _rewards(options)
-    names = {term.name for term in rewards}
-    _check_model_inputs(names, reward_memory, reward_teacher)
-    _check_label_inputs(names, options, reward_model)
+    rewards = parse_rewards(options.reward, lists=is_of_lists) if options.reward else ()
+    _check_rewards(rewards, request.reward_inputs, options)
     lineage = read_lineage(examples)
-    _check_examples(lineage, examples, names, is_of_lists)
-    model_dir = model_folder(model_dir, trust_remote_code=trust_remote_code)
+    _check_examples(lineage, examples, rewards, is_of_lists)
+    model_dir = model_folder(request.model, trust_remote_code=trust)
     contract, bundle, _ = check_model_folder(model_dir)
-    prompts: dict[str, Prompt] = {
-        f"model {model_dir}": _policy_prompt(contract, model_dir, is_of_lists)
+    name = f"model {model_dir}"
+    prompts: dict[str, HistoryPrompt | LabelPrompt] = {
+        name: _policy_prompt(contract, model_dir, is_of_lists)
     }
     _check_rollouts(options, contract)
     check_same_bundle(lineage, bundle, examples)
-    made_from = (str(examples), lineage.split)
-    check_model_split(contract, bundle, *made_from, model=f"model {model_dir}")
-    teacher_dir = None
-    if reward_teacher is not None:
-        teacher_dir = model_folder(reward_teacher, trust_remote_code=trust_remote_code)
-        name = f"teacher {reward_teacher}"
-        teacher, _, _ = check_model_folder(teacher_dir, bundle)
-        check_model_split(teacher, bundle, *made_from, model=name)
-        _check_teacher(teacher, name)
-    labels = None
-    if reward_model is not None and options.positive_label is not None:
-        labels = open_label_reward(
-            reward_model,
-            options.positive_label,
-            examples,
-            lineage,
-            bundle,
-            trust_remote_code=trust_remote_code,
-        )
-    if labels is not None:
-        prompts[labels.name] = labels.positive.prompt
-    fields_split = open_fields_split(split, prompts, examples, lineage)
-    valid = validation_users(valid, examples, lineage)
-    refuse_existing(out, force, FOLDER)
-    memory = None
-    if reward_memory is not None:
-        memory = _open_memory(Path(reward_memory), examples, lineage, bundle)
-    rewarding = [teacher_dir, labels.model_dir if labels else None]
+    check_model_split(contract, bundle, str(examples), lineage.split, model=name)
+    facts = RunFacts(examples, lineage, bundle, options, trust)
+    inputs = {
+        term.name: term.kind.open_input(str(request.reward_inputs[term.name]), facts)
+        for term in rewards
+        if term.kind.open_input is not None
+    }
     learned_from = further_splits(
         bundle,
-        (read_contract(folder) for folder in rewarding if folder),
-        *(() if memory is None else (memory.manifest.split,)),
+        (one.contract for one in inputs.values() if one.contract is not None),
+        *(one.split for one in inputs.values() if one.split is not None),
     )
+    prompts |= {one.name: one.prompt for one in inputs.values() if one.prompt is not None}
     return RlRun(
         model_dir=model_dir,
         examples=examples,
-        out=out,
-        valid=valid,
+        out=request.out,
+        valid=validation_users(request.valid, examples, lineage),
         options=options,
-        grpo_fields=fields,
+        config_fields=fields,
         rewards=rewards,
+        reward_inputs=inputs,
         lineage=lineage,
         contract=contract,
         bundle=bundle,
-        memory=memory,
-        teacher_dir=teacher_dir,
-        labels=labels,
         learned_from=learned_from,
-        fields=fields_split,
-        trust_remote_code=trust_remote_code,
+        fields=_open_fields_split(request.split, prompts, examples, lineage),
+        trust_remote_code=trust,
     )
 
 
-def _rewards(options: RlOptions) -> tuple[WeightedReward[Any], ...]:
-    """The rewards of items or of lists, by the algorithm. Raises UsageError as their parsers do."""
-    if options.reward is None:
-        return ()
-    if options.algorithm == "ipa":
-        return parse_list_rewards(options.reward)
-    return parse_rewards(options.reward)
+def _check_rewards(
+    rewards: "tuple[RewardTerm, ...]", inputs: Mapping[str, str | Path], options: RlOptions
+) -> None:
+    """Raise UsageError if a reward lacks its input or a setting, or if one is given that no reward
+    uses."""
+    from sidtool.training.reinforcement.rewards.kinds import REWARDS
+
+    names = [term.name for term in rewards]
+    with_input = [term.name for term in rewards if term.kind.open_input is not None]
+    for name in with_input:
+        if name not in inputs:
+            raise UsageError(f"reward {name} requires --reward-input {name}=PATH")
+    for name in inputs:
+        if name not in with_input:
+            raise UsageError(
+                f"--reward-input {name} requires the reward {name}", hint=f"--reward {name}=1"
+            )
+    for name, kind in REWARDS.items():
+        for setting in kind.settings:
+            option = f"--set {setting}=CONDITION"
+            is_given = getattr(options, setting) is not None
+            if name in names and not is_given:
+                raise UsageError(f"reward {name} requires {option}")
+            if name not in names and is_given:
+                raise UsageError(f"{option} requires the reward {name}", hint=f"--reward {name}=1")
 
 
 def _check_examples(
-    lineage: Lineage, examples: Path, reward_names: set[str], is_of_lists: bool
+    lineage: Lineage, examples: Path, rewards: "tuple[RewardTerm, ...]", is_of_lists: bool
 ) -> None:
     """Raise UsageError if training examples lack what the rewards or the algorithm read: weights,
     histories as SIDs, or lists."""
-    if "value" in reward_names and lineage.weights is None:
-        raise UsageError(
-            f"reward value needs weights, which {examples} has not",
-            hint="make-sft --weight COLUMN",
-        )
+    for term in rewards:
+        if term.kind.needs_weights and lineage.weights is None:
+            raise UsageError(
+                f"reward {term.name} needs weights, which {examples} has not",
+                hint="make-sft --weight COLUMN",
+            )
     if not is_of_lists:
         history_task(lineage, examples)
     elif LIST_TASK not in lineage.tasks:
@@ -182,58 +178,70 @@ def _check_rollouts(options: RlOptions, contract: Contract) -> None:
         )
 
 
-def _check_teacher(contract: Contract, name: str) -> None:
-    """Raise CompatibilityError if a model recommends from no history, UsageError if it reads more
-    than a history."""
-    prompt = contract.history_prompt
-    if prompt is None:
-        raise CompatibilityError(
-            f"{name} was not trained to recommend: its contract has no history prompt",
-            hint="train it on a task such as next-item",
+def _open_fields_split(
+    path: str | Path | None,
+    prompts: Mapping[str, HistoryPrompt | LabelPrompt],
+    examples: Path,
+    lineage: Lineage,
+) -> FieldsSplit | None:
+    """The split at `path`, if one of the prompts, by the name of their models, shows fields.
+
+    Raises UsageError unless there is a split exactly if a prompt shows fields, and if the split has
+    not all of them; CompatibilityError if the examples were made from another one."""
+    with_fields = {name: prompt for name, prompt in prompts.items() if prompt.shows_fields}
+    if path is None:
+        for name in with_fields:
+            raise UsageError(
+                f"the prompt of {name} shows fields, which the training examples do not repeat",
+                hint="--split SPLIT, the split that make-sft used",
+            )
+        return None
+    if not with_fields:
+        raise UsageError(f"--split has no use: no prompt of {' or '.join(prompts)} shows fields")
+    folder = Path(path)
+    if not is_split_folder(folder):
+        raise UsageError(f"{path} is no split folder", hint="sidtool split EVENTS -o SPLIT")
+    split = read_split(folder)
+    check_same_split(lineage, split)
+    for prompt in with_fields.values():
+        check_prompt(prompt, split.fields)
+    return FieldsSplit(split, file_digest(folder / TRAIN))
+
+
+def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of GRPOConfig with the defaults of sidtool and of the algorithm.
+
+    Raises UsageError for settings that exclude each other."""
+    complete = {**RL_DEFAULTS, **ALGORITHM_DEFAULTS[options.algorithm], **fields}
+    for name, choices in CHOICES.items():
+        if complete.get(name, choices[0]) not in choices:
+            spelled = ", ".join(map(str, choices))
+            raise UsageError(f"{name} must be one of {spelled}, not {complete[name]!r}")
+    is_preference = options.algorithm in ("dpo", "ipa")
+    for name in POLICY_GRADIENT_FIELDS if is_preference else ():
+        if name in fields:
+            raise UsageError(f"{name} has no effect with algorithm={options.algorithm}")
+    if is_preference and not complete["beta"]:
+        raise UsageError(f"algorithm={options.algorithm} requires a beta greater than 0")
+    if complete.get("sync_ref_model") and (is_preference or not complete["beta"]):
+        raise UsageError(
+            "sync_ref_model=true moves the reference of the divergence from the start: it requires "
+            "a beta greater than 0, and an algorithm other than dpo and ipa"
         )
-    if prompt.shows_fields or contract.user_tokens:
-        shown = "fields" if prompt.shows_fields else "tokens of users"
-        raise UsageError(f"the prompt of {name} shows {shown}, the reward teacher reads items only")
-
-
-def _open_memory(path: Path, examples: Path, lineage: Lineage, bundle: Bundle) -> Memory:
-    """The memory of a reward. Raises CompatibilityError if it is of another bundle, or may have
-    learned from events that the examples' split holds out."""
-    memory = open_verified(path)
-    memory.check_bundle(bundle)
-    check_split(f"memory {path}", memory.manifest.split, str(examples), lineage.split)
-    return memory
-
-
-def _check_model_inputs(
-    names: set[str], memory: str | Path | None, teacher: str | Path | None
-) -> None:
-    """Raise UsageError if the rewards of these names lack their memory or teacher, or if one is
-    given that none of them uses."""
-    inputs = (
-        ("collaborative", "--reward-memory", memory),
-        ("teacher", "--reward-teacher", teacher),
-    )
-    for name, flag, path in inputs:
-        if name in names and path is None:
-            raise UsageError(f"reward {name} requires {flag}")
-        if name not in names and path is not None:
-            raise UsageError(f"{flag} requires the reward {name}", hint=f"--set reward={name}=1")
-
-
-def _check_label_inputs(
-    names: set[str],
-    options: RlOptions,
-    model: str | Path | None,
-) -> None:
-    """Raise UsageError unless the reward `label` has a model and a condition, and no other reward
-    has what it alone uses."""
-    inputs = {
-        "--reward-model": model,
-        f"--set {POSITIVE}=CONDITION": options.positive_label,
-    }
-    for name, value in inputs.items():
-        if "label" in names and value is None:
-            raise UsageError(f"reward label requires {name}")
-        if "label" not in names and value is not None:
-            raise UsageError(f"{name} requires the reward label", hint="--reward label=1")
+    size = complete["num_generations"]
+    if options.algorithm == "ipa" and size != 2:
+        raise UsageError(
+            f"num_generations is 2 with algorithm=ipa, the lists of a pair, not {size}",
+            hint="--set candidate_lists=N is the number of lists that are compared",
+        )
+    batch = complete["per_device_train_batch_size"]
+    if type(size) is not int or size < 2:
+        raise UsageError(f"num_generations must be at least 2, not {size}")
+    if batch % size:
+        raise UsageError(
+            f"per_device_train_batch_size counts items: {batch} is no multiple of the "
+            f"{size} items of a group (num_generations)"
+        )
+    if options.rollouts == "gumbel" and complete.get("scale_rewards") == "batch":
+        raise UsageError("rollouts=gumbel requires scale_rewards group or none, not batch")
+    return complete

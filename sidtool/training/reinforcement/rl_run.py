@@ -1,110 +1,88 @@
-"""One run of reinforcement with all of its inputs settled: what determines it, and the contract of
-the model that it makes."""
+"""What a run of reinforcement is asked for, and the run with all of its inputs settled: what
+determines it, and the contract of the model that it makes."""
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sidtool.base.digests import file_digest
-from sidtool.base.output import partial_path
-from sidtool.data.split.record import SplitReference
-from sidtool.examples.lineage import Lineage
-from sidtool.memory.memory import Memory
+from sidtool.data.split.split import Split
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.stage_record import ModelReference, RlParams, StageRecord
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.fields_split import FieldsSplit
-from sidtool.training.reinforcement.label_reward import LabelReward
-from sidtool.training.reinforcement.reward_sum import WeightedReward
+from sidtool.model.contract.stage_record import RlParams, StageRecord
 from sidtool.training.reinforcement.settings import RL_DEFAULTS, RlOptions
-from sidtool.training.training_run import changed_fields, json_digest, json_values
+from sidtool.training.training_run import Run, changed_fields, json_digest, json_values
+
+if TYPE_CHECKING:
+    from sidtool.training.reinforcement.rewards.reward import RewardInput, RewardTerm
 
 
 @dataclass(frozen=True)
-class RlRun:
-    """The settled inputs of one call of `rl`."""
+class RlRequest:
+    """What a run of reinforcement is asked for: the arguments of `rl`, which explains them."""
 
-    model_dir: Path
+    model: str | Path
     examples: Path
     out: Path
+    options: RlOptions = field(default_factory=RlOptions)
+    grpo_fields: Mapping[str, Any] = field(default_factory=dict)
+    valid: str | Path | None = None
+    reward_inputs: Mapping[str, str | Path] = field(default_factory=dict)
+    split: str | Path | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class FieldsSplit:
+    """The split of the training examples, whose fields the prompts of a run show."""
+
+    split: Split
+    digest: str
+    """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlRun(Run):
+    """The settled inputs of one call of `rl`."""
+
     valid: Path
     options: RlOptions
-    grpo_fields: Mapping[str, Any]
-    """fields of GRPOConfig, sidtool's defaults included"""
-    rewards: tuple[WeightedReward[Any], ...]
+    rewards: "tuple[RewardTerm, ...]"
     """of items, of lists with `ipa`; none with `dpo`"""
-    lineage: Lineage
-    contract: Contract
-    bundle: Bundle
-    memory: Memory | None
-    """of the reward `collaborative`"""
-    teacher_dir: Path | None
-    """the model of the reward `teacher`"""
-    labels: LabelReward | None
-    """of the reward `label`"""
-    learned_from: tuple[SplitReference, ...]
-    """the splits of the bundle's codebook and of the rewards"""
+    reward_inputs: "Mapping[str, RewardInput]"
+    """of the rewards that have one, by their name"""
     fields: FieldsSplit | None
     """the split that has the fields of prompts; None if they show none"""
-    trust_remote_code: bool
-
-    @property
-    def work(self) -> Path:
-        """The folder of checkpoints; it exists until the output is complete."""
-        return partial_path(self.out)
-
-    @property
-    def seed(self) -> int:
-        """The seed of the run."""
-        return int(self.grpo_fields["seed"])
 
     @property
     def needs_start(self) -> bool:
         """Whether the objective compares the policy with the start."""
-        return self.options.algorithm in ("dpo", "ipa") or bool(self.grpo_fields["beta"])
+        return self.options.algorithm in ("dpo", "ipa") or bool(self.config_fields["beta"])
 
     @cached_property
-    def model(self) -> ModelReference:
-        """The start."""
-        return ModelReference.of(self.model_dir)
-
-    @cached_property
-    def teacher(self) -> ModelReference | None:
-        """The model of the reward `teacher`."""
-        return None if self.teacher_dir is None else ModelReference.of(self.teacher_dir)
-
-    @cached_property
-    def reward_model(self) -> ModelReference | None:
-        """The model of the reward `label`."""
-        return None if self.labels is None else ModelReference.of(self.labels.model_dir)
-
-    @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """Everything that determines the run, as JSON values."""
-        fingerprint: dict[str, Any] = {
-            "model": self.model.weights,
-            "bundle": self.bundle.identity.digest,
-            "examples": self.lineage.files[self.examples.name],
-            "validation users": file_digest(self.valid),
-            "options": dataclasses.asdict(self.options),
-            "settings": dict(self.grpo_fields),
+    def _records(self) -> dict[str, Any]:
+        """What identifies the input of each reward, by its field in RlParams, else by its name."""
+        kinds = {term.name: term.kind for term in self.rewards}
+        return {
+            kinds[name].recorded_as or f"reward_{name}": reward_input.record()
+            for name, reward_input in self.reward_inputs.items()
         }
-        if self.memory is not None:
-            fingerprint["reward memory"] = self.memory.manifest.digest
-        if self.teacher is not None:
-            fingerprint["reward teacher"] = dataclasses.asdict(self.teacher)
-        if self.reward_model is not None:
-            fingerprint["reward model"] = dataclasses.asdict(self.reward_model)
+
+    def other_inputs(self) -> dict[str, Any]:
+        """Those of rewards, and the split of fields."""
+        inputs = {
+            name.replace("_", " "): record
+            if isinstance(record, str)
+            else dataclasses.asdict(record)
+            for name, record in self._records.items()
+        }
         if self.fields is not None:
-            fingerprint["fields"] = self.fields.digest
-        return json_values(fingerprint)
+            inputs["fields"] = self.fields.digest
+        return inputs
 
     def resumable(self, processes: int) -> dict[str, Any]:
-        """Everything that must be equal for the run to resume, as JSON values: each process stores
-        the groups that it made."""
+        """As the parent class: each process stores the groups that it made."""
         if processes == 1:
             return self.fingerprint
         return {**self.fingerprint, "processes": processes}
@@ -116,13 +94,12 @@ class RlRun:
             split=self.lineage.split,
             start=self.model,
             options=dataclasses.asdict(self.options),
-            grpo_fields=changed_fields(self.grpo_fields, RL_DEFAULTS),
+            grpo_fields=changed_fields(self.config_fields, RL_DEFAULTS),
             run=json_digest(self.fingerprint),
-            reward_memory=None if self.memory is None else self.memory.manifest.digest,
-            reward_teacher=self.teacher,
-            reward_model=self.reward_model,
             learned_from=self.learned_from,
         )
+        recorded = {field.name for field in dataclasses.fields(RlParams)} & self._records.keys()
+        params = dataclasses.replace(params, **{name: self._records[name] for name in recorded})
         return self.contract.with_stage(
             StageRecord("rl", params), identity=self.bundle.identity, base_folder=None
         )
@@ -136,18 +113,15 @@ class RlRun:
             "examples": str(self.examples),
             "valid": str(self.valid),
             "options": dataclasses.asdict(self.options),
-            "settings": json_values(self.grpo_fields),
+            "settings": json_values(self.config_fields),
         }
 
     def inheritance(self) -> str:
         """One line on what the run starts from."""
-        stages = " > ".join(record.stage for record in self.contract.stages)
-        groups = f"groups of {self.grpo_fields['num_generations']}"
+        groups = f"groups of {self.config_fields['num_generations']}"
         if self.options.algorithm == "ipa":
             groups = f"pairs of {self.options.candidate_lists} lists"
         return (
-            f"{self.options.algorithm} starts from {self.model_dir} ({stages}): bundle "
-            f"{self.bundle.manifest.name} {self.bundle.identity.digest[:12]}, {groups} by "
-            f"{self.options.rollouts}, reward "
-            f"{self.options.reward or 'none'}"
+            f"{self.options.algorithm} starts from {self.start()}, {groups} by "
+            f"{self.options.rollouts}, reward {self.options.reward or 'none'}"
         )

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.checkpoint.hub import offline
-from sidtool.base.errors import RefusedError
+from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.progress import Progress
+from sidtool.training.arguments import made_config, settled_fields
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.reinforcement.arguments import grpo_config
 from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.rl_run import RlRun
+from sidtool.training.reinforcement.rl_run import RlRequest, RlRun
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training_run import Log
 
@@ -63,9 +63,7 @@ def rl(
     options: RlOptions | None = None,
     grpo_fields: Mapping[str, Any] | None = None,
     valid: str | Path | None = None,
-    reward_memory: str | Path | None = None,
-    reward_teacher: str | Path | None = None,
-    reward_model: str | Path | None = None,
+    reward_inputs: Mapping[str, str | Path] | None = None,
     split: str | Path | None = None,
     allow_worse_slices: bool = False,
     force: bool = False,
@@ -80,11 +78,11 @@ def rl(
     The output is the checkpoint that recommends best to the users in `valid` (by default those
     beside the examples), among those that are worse than the start on no slice of targets by
     training frequency; with `allow_worse_slices` among all. `grpo_fields` are fields of TRL's
-    GRPOConfig by name. `reward_memory` is the memory of the reward `collaborative`,
-    `reward_teacher` the model of the reward `teacher`. `reward_model` is a model that predicts
-    labels, of the reward `label`. If its prompt or that of the start shows fields, `split` is the
-    folder of the split that the examples were made from, which has them. The memory of the start
-    itself is left out: its weight was tuned for the weights before.
+    GRPOConfig by name. `reward_inputs` are the memory of the reward `collaborative`, the model of
+    the reward `teacher`, and the model that predicts labels of the reward `label`, by the name of
+    the reward. If the prompt of the start or of a reward shows fields, `split` is the folder of the
+    split that the examples were made from, which has them. The memory of the start itself is left
+    out: its weight was tuned for the weights before.
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. `progress` receives (done, total) steps, `log` each
@@ -104,20 +102,38 @@ def rl(
         >>> summary.algorithm, summary.steps
         ('grpo', 1)
     """
-    run = plan_rl(
+    request = RlRequest(
         model_dir,
-        examples,
-        out,
-        options=options,
-        grpo_fields=grpo_fields,
+        Path(examples),
+        Path(out),
+        options or RlOptions(),
+        grpo_fields or {},
         valid=valid,
-        reward_memory=reward_memory,
-        reward_teacher=reward_teacher,
-        reward_model=reward_model,
+        reward_inputs=reward_inputs or {},
         split=split,
-        force=force,
         trust_remote_code=trust_remote_code,
     )
+    return run_rl(
+        request,
+        allow_worse_slices=allow_worse_slices,
+        force=force,
+        progress=progress,
+        log=log,
+        notify=notify,
+    )
+
+
+def run_rl(
+    request: RlRequest,
+    *,
+    allow_worse_slices: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> RlSummary:
+    """As `rl`."""
+    run = plan_rl(request, force=force)
     if notify:
         notify(run.inheritance())
     with quiet(), offline():
@@ -130,6 +146,27 @@ def rl(
 
         finished = train_and_publish(run, arguments, build, force=force, check=_check_selection)
     return _summary(run, finished)
+
+
+def grpo_config(run: RlRun) -> Any:
+    """The GRPOConfig of a run. Raises UsageError if the settings do not fit together."""
+    from trl import GRPOConfig
+
+    decided = {
+        "max_completion_length": run.bundle.space.levels,
+        # TRL wants whole groups in a batch of validation, which sidtool does not use
+        "per_device_eval_batch_size": run.config_fields["num_generations"],
+        "load_best_model_at_end": True,
+    }
+    arguments = made_config(GRPOConfig, settled_fields(run, decided))
+    steps = arguments.steps_per_generation * arguments.num_iterations
+    if steps % arguments.gradient_accumulation_steps:
+        raise UsageError(
+            f"gradient_accumulation_steps={arguments.gradient_accumulation_steps} does not divide "
+            f"the {steps} batches that a generation of groups is used for "
+            "(steps_per_generation * num_iterations)"
+        )
+    return arguments
 
 
 def _check_selection(trainer: Any) -> None:

@@ -154,8 +154,20 @@ POLICY_GRADIENT_FIELDS = (
 )
 """Fields of GRPOConfig that `dpo` and `ipa`, whose loss is that of preferences, do not read."""
 
+_HAVE_EFFECT = """
+beta delta disable_dropout entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min
+entropy_target epsilon epsilon_high generation_batch_size importance_sampling_level loss_type
+num_generations num_iterations off_policy_mask_threshold ref_model_mixup_alpha
+ref_model_sync_steps sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
+steps_per_generation sync_ref_model top_entropy_quantile use_adaptive_entropy
+use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos
+"""
+SETTABLE = frozenset(_HAVE_EFFECT.split())
+"""Of the fields that GRPOConfig adds to TrainingArguments, those that have an effect: sidtool makes
+the groups, their rewards and their log-probabilities, so all others, also those that a later
+release of TRL adds, are refused."""
+
 _ROLLOUTS = "groups are made by sidtool's beam search or sampling: --set rollouts"
-_REWARDS = "--set reward=NAME=WEIGHT,... names the rewards"
 
 DECIDED: Mapping[str, str] = {
     "output_dir": "-o names the output",
@@ -164,55 +176,15 @@ DECIDED: Mapping[str, str] = {
     "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
     "resume_from_checkpoint": "the same command resumes",
     "save_only_model": "a run resumes only from a checkpoint with its optimizer",
-    "trust_remote_code": "--trust-remote-code",
-    "model_init_kwargs": "sidtool loads the model",
-    "num_generations_eval": "--set eval_num_beams is the width of validation",
     "per_device_eval_batch_size": "validation runs in batches that fit",
-    "max_completion_length": "a SID has as many codes as the bundle has levels",
-    "pad_to_multiple_of": "all SIDs have one length",
-    "mask_truncated_completions": "no SID is truncated",
-    "reward_weights": _REWARDS,
-    "multi_objective_aggregation": _REWARDS,
-    "temperature": _ROLLOUTS,
-    "top_p": _ROLLOUTS,
-    "top_k": _ROLLOUTS,
-    "min_p": _ROLLOUTS,
-    "repetition_penalty": _ROLLOUTS,
-    "generation_kwargs": _ROLLOUTS,
-    "chat_template_kwargs": "prompts are those of the model's contract",
-    "cache_implementation": _ROLLOUTS,
-    "max_tool_calling_iterations": "there are no tools",
-    "router_aux_loss_coef": "routers of experts are trained by the objective alone",
-    "cast_lm_head_to_fp32": "log-probabilities are always computed in float32",
     "use_liger_kernel": "log-probabilities are computed by sidtool",
-    "log_completions": "sidtool recommend shows what a model recommends",
-    "log_multimodal": "there are no images",
-    "log_unique_prompts": "sidtool recommend shows what a model recommends",
-    "log_completions_hub_repo": "sidtool recommend shows what a model recommends",
-    "num_completions_to_print": "sidtool recommend shows what a model recommends",
-    "ds3_gather_for_generation": _ROLLOUTS,
-    "use_transformers_continuous_batching": _ROLLOUTS,
-    "transformers_continuous_batching_config": _ROLLOUTS,
-    "use_transformers_paged": _ROLLOUTS,
+    "trust_remote_code": "--trust-remote-code",
+    "num_generations_eval": "--set eval_num_beams is the width of validation",
+    "max_completion_length": "a SID has as many codes as the bundle has levels",
+    "reward_weights": "--set reward=NAME=WEIGHT,... names the rewards",
+    "temperature": _ROLLOUTS,
     "use_vllm": _ROLLOUTS,
-    "vllm_mode": _ROLLOUTS,
-    "vllm_model_impl": _ROLLOUTS,
-    "vllm_enable_sleep_mode": _ROLLOUTS,
-    "vllm_structured_outputs_regex": _ROLLOUTS,
-    "vllm_server_base_url": _ROLLOUTS,
-    "vllm_server_host": _ROLLOUTS,
-    "vllm_server_port": _ROLLOUTS,
-    "vllm_server_timeout": _ROLLOUTS,
-    "vllm_group_port": _ROLLOUTS,
-    "vllm_gpu_memory_utilization": _ROLLOUTS,
-    "vllm_max_model_length": _ROLLOUTS,
-    "vllm_tensor_parallel_size": _ROLLOUTS,
-    "vllm_importance_sampling_correction": _ROLLOUTS,
-    "vllm_importance_sampling_mode": _ROLLOUTS,
-    "vllm_importance_sampling_clip_max": _ROLLOUTS,
-    "vllm_importance_sampling_clip_min": _ROLLOUTS,
-    "vllm_importance_sampling_cap": _ROLLOUTS,
 }
 """Fields of GRPOConfig that sidtool decides, and what to do instead of setting them."""
 
-RL_SETTINGS = Vocabulary(RlOptions, "GRPOConfig", DECIDED)
+RL_SETTINGS = Vocabulary(RlOptions, "GRPOConfig", DECIDED, SETTABLE)

@@ -12,24 +12,26 @@ from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.validation import sample_examples
-from sidtool.model.contract.write import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
-from sidtool.training.history import ProgressCallback
+from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.reinforcement.example_fields import ExampleFields
-from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples
+from sidtool.training.reinforcement.examples import (
+    ListExamples,
+    RlExamples,
+    history_task,
+    read_list_examples,
+    read_rl_examples,
+)
 from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
 from sidtool.training.reinforcement.judge import Judge
-from sidtool.training.reinforcement.label_scorer import LabelScorer
-from sidtool.training.reinforcement.list_examples import ListExamples, read_list_examples
 from sidtool.training.reinforcement.list_trainer import ListTrainer
 from sidtool.training.reinforcement.list_validation import ListValidation
 from sidtool.training.reinforcement.pairs import ListRewardFunction, PairMaker
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.reward_sum import RewardContext, reward_sum
+from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
 from sidtool.training.reinforcement.rl_run import RlRun
-from sidtool.training.reinforcement.scorers import memory_scorer, teacher_scorer
 from sidtool.training.reinforcement.trainer import GroupTrainer
 from sidtool.training.training_run import Log
 
@@ -76,29 +78,25 @@ def build_trainer(
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     if run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
-    contract = run.new_contract()
-    context = _reward_context(run, str(arguments.device))
-    reward = partial(reward_sum, run.rewards, context=context)
-    trainer_arguments: dict[str, Any] = {
-        "model": loaded.model,
-        "args": arguments,
-        "options": run.options,
-        "maker": maker,
-        "reward": reward,
-        "reference": reference,
-        "judge": _judge(run, session, examples),
-        "refuses_worse_slices": not allow_worse_slices,
-        "tokenizer": loaded.tokenizer,
-        "write_contract": lambda folder, best: write_contract(
-            folder, contract.with_best(best), run.bundle
-        ),
-        "callbacks": callbacks,
-    }
-    if not isinstance(examples, ListExamples):
-        return GroupTrainer(**trainer_arguments)
-    pairs = _pair_maker(run, loaded, examples, reward, fields)
-    validation = _list_validation(run, pairs)
-    return ListTrainer(pairs=pairs, validation=validation, **trainer_arguments)
+    device = str(arguments.device)
+    scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
+    reward = partial(reward_sum, run.rewards, context=RewardContext(run.bundle, scores))
+    build: Any = GroupTrainer
+    if isinstance(examples, ListExamples):
+        pairs = _pair_maker(run, loaded, examples, reward, fields)
+        build = partial(ListTrainer, pairs=pairs, validation=_list_validation(run, pairs))
+    trainer: GroupTrainer = build(
+        run,
+        loaded,
+        arguments,
+        maker=maker,
+        reward=reward,
+        reference=reference,
+        judge=_judge(run, session, examples),
+        refuses_worse_slices=not allow_worse_slices,
+        callbacks=callbacks,
+    )
+    return trainer
 
 
 def _policy(model: Any, session: QuerySession) -> Policy:
@@ -123,30 +121,6 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
             hint="lower per_device_train_batch_size",
         )
     return examples
-
-
-def _reward_context(run: RlRun, device: str) -> RewardContext:
-    """What the rewards of the run read."""
-    collaborative = None if run.memory is None else memory_scorer(run.memory, run.bundle)
-    teacher = None
-    if run.teacher_dir is not None:
-        teacher_model = load_model_folder(
-            run.teacher_dir,
-            bundle=run.bundle,
-            device=device,
-            trust_remote_code=run.trust_remote_code,
-        )
-        teacher = teacher_scorer(teacher_model)
-    label = None
-    if run.labels is not None:
-        reward_model = load_model_folder(
-            run.labels.model_dir,
-            bundle=run.bundle,
-            device=device,
-            trust_remote_code=run.trust_remote_code,
-        )
-        label = LabelScorer.of(reward_model, run.labels.positive)
-    return RewardContext(run.bundle, collaborative, teacher, label)
 
 
 def _pair_maker(

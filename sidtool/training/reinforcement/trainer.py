@@ -18,11 +18,11 @@ from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 from trl.trainer.callbacks import SyncRefModelCallback
-from trl.trainer.utils import split_tensor_dict
+from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
-from sidtool.model.contract.stage_record import Selection
+from sidtool.model.contract.write import write_contract
+from sidtool.model.load import LoadedModel
 from sidtool.tokenizer.index_spaces import Leaves
-from sidtool.training.loop.divergence import check_weights
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.reinforcement.advantages import (
@@ -31,20 +31,17 @@ from sidtool.training.reinforcement.advantages import (
     sampled_advantages,
 )
 from sidtool.training.reinforcement.groups import GroupMaker, Rollouts, first_items
-from sidtool.training.reinforcement.judge import Judge
-from sidtool.training.reinforcement.judged_trainer import JudgedTrainer
-from sidtool.training.reinforcement.numbered_records import load_records, save_records
-from sidtool.training.reinforcement.offline import OfflineGroup, make_offline, stack_groups
-from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.rewards import Groups
-from sidtool.training.reinforcement.schedule import (
-    EpochSampler,
-    ExampleNumbers,
-    SamplerCallback,
-    WholeGenerations,
-    step_generator,
+from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
+from sidtool.training.reinforcement.offline import (
+    OfflineGroup,
+    load_records,
+    make_offline,
+    save_records,
+    stack_groups,
 )
-from sidtool.training.reinforcement.settings import RlOptions
+from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.rewards.reward import Groups
+from sidtool.training.reinforcement.rl_run import RlRun
 
 REFERENCE_FILE = "reference.safetensors"
 """The weights of a moving reference, in each checkpoint."""
@@ -56,22 +53,22 @@ RewardFunction = Callable[[Groups], NDArray[np.float64]]
 class GroupTrainer(WatchedTrainer, JudgedTrainer):
     """Trains a policy on groups of items.
 
-    `reference` is the frozen start with its policy, if the objective needs one. `write_contract`
-    writes contract and bundle into a model folder."""
+    `reference` is the frozen start with its policy, if the objective needs one."""
+
+    record_kind: Callable[..., Any] = OfflineGroup
+    """what preference learning stores of an example"""
 
     def __init__(
         self,
-        *,
-        model: Any,
+        run: RlRun,
+        loaded: LoadedModel,
         args: GRPOConfig,
-        options: RlOptions,
+        *,
         maker: GroupMaker,
         reward: RewardFunction,
         reference: tuple[Any, Policy] | None,
         judge: Judge,
         refuses_worse_slices: bool,
-        tokenizer: Any,
-        write_contract: Callable[[Path, Selection | None], object],
         callbacks: list[TrainerCallback],
     ) -> None:
         # TRL would load the reference again from a hub or a folder, which may hold adapters
@@ -83,12 +80,12 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             # `rollout_func` is experimental in TRL: pyproject.toml limits its versions
             warnings.simplefilter("ignore")
             super().__init__(
-                model=model,
+                model=loaded.model,
                 reward_funcs=[_reward_of_row],
                 args=args,
                 train_dataset=placeholder,
                 eval_dataset=placeholder,
-                processing_class=tokenizer,
+                processing_class=loaded.tokenizer,
                 callbacks=callbacks,
                 rollout_func=self._roll_out,
             )
@@ -99,11 +96,14 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.train_dataset = ExampleNumbers(len(maker.examples))
         self.remove_callback(PrinterCallback)
         self.maker = maker
-        self.options = options
+        self.options = run.options
         self._reward = reward
         self.judge = judge
         self.refuses_worse_slices = refuses_worse_slices
-        self._write_contract = write_contract
+        contract = run.new_contract()
+        self.write_contract = lambda folder, best: write_contract(
+            folder, contract.with_best(best), run.bundle
+        )
         self.reference_policy = None
         if reference is not None:
             self.ref_model, self.reference_policy = reference
@@ -116,7 +116,8 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self._buffered_inputs: Any = None
         self._rollouts: Rollouts | None = None
         self._rewards = np.zeros((0, self.num_generations))
-        self._offline: dict[int, OfflineGroup] = {}
+        self.moves_reference = sync or self.options.algorithm == "ipa"
+        self.records: dict[int, Any] = {}
         self.recent = defaultdict(list)
         # tokens of prompts and groups, groups
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
@@ -201,8 +202,9 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         """TRL's batch, with advantages of samples and of single codes, and the targets."""
-        if self.options.algorithm == "dpo":
-            return self._offline_groups(inputs)
+        numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
+        if self.options.algorithm in ("dpo", "ipa"):
+            return self._recorded_batch(numbers)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         assert self._rollouts is not None
         rollouts = self._rollouts
@@ -215,8 +217,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
                 scale=self.scale_rewards != "none",
             )
             output["advantages"] = self._tensor(sampled.ravel())
-        numbers = np.array([int(each["prompt"]) for each in inputs[:: self.num_generations]])
-        targets = self.maker.target_leaves(numbers)
+        targets = self.maker.target_leaves(np.array(numbers))
         target_codes = self.maker.session.trie.leaf_codes(targets)
         if self.options.first_difference:
             flat_leaves = Leaves(rollouts.leaves.ravel())
@@ -229,59 +230,49 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             output["target_codes"] = self._repeat(target_codes.astype(np.int64))
         return output
 
-    def _offline_groups(self, inputs: Any) -> dict[str, Any]:
-        """The groups that the start makes for a batch, made once per example."""
-        assert self.reference_policy is not None
-        numbers = [int(each["prompt"]) for each in inputs[:: self.num_generations]]
-        new = [number for number in dict.fromkeys(numbers) if number not in self._offline]
+    def _recorded_batch(self, numbers: list[int]) -> dict[str, Any]:
+        """A batch of what is made once per example, by the start or for a round."""
+        new = [number for number in dict.fromkeys(numbers) if number not in self.records]
         if new:
             with self.accelerator.autocast():
-                self._offline |= make_offline(
-                    self.maker, self.ref_model, self.reference_policy, new
-                )
-        batch = stack_groups([self._offline[number] for number in numbers])
-        self._count(int(batch["prompt_mask"].sum()) // self.num_generations, len(numbers))
-        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+                self.records |= self.make_records(new)
+        records = [self.records[number] for number in numbers]
+        self._count(sum(len(record.prompt) for record in records), len(numbers))
+        return {name: tensor.to(self.args.device) for name, tensor in self.stack(records).items()}
+
+    def make_records(self, numbers: list[int]) -> dict[int, Any]:
+        """The groups that the start makes for examples, by their number."""
+        assert self.reference_policy is not None
+        return make_offline(self.maker, self.ref_model, self.reference_policy, numbers)
+
+    def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
+        """A batch of records."""
+        return stack_groups(records)
 
     # ---- files ----
 
-    def write_model(self, folder: Path) -> None:
-        """Write a complete model folder: weights, tokenizer, contract and bundle; the first process
-        writes."""
-        if not self.args.should_save:
-            return
-        self.accelerator.unwrap_model(self.model).save_pretrained(folder)
-        self.processing_class.save_pretrained(folder)
-        self._write_contract(folder, self.selection())
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        check_weights(self)
         super()._save(output_dir, state_dict)
-        if self.args.should_save:
+        if self.args.should_save and self.moves_reference:
             folder = Path(output_dir or self.args.output_dir)
-            if self.args.sync_ref_model:
-                save_model(self.ref_model, str(folder / REFERENCE_FILE))
-            self._write_contract(folder, self.selection())
+            save_model(self.ref_model, str(folder / REFERENCE_FILE))
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Every process saves the groups that it made, beside its random state."""
-        if self._offline:
-            save_records(self._offline, self._offline_file(Path(output_dir)))
+        """Every process saves the records that it made, beside its random state."""
+        if self.records:
+            save_records(self.records, self._records_file(Path(output_dir)))
         super()._save_rng_state(output_dir)
 
-    def _offline_file(self, checkpoint: Path) -> Path:
+    def _records_file(self, checkpoint: Path) -> Path:
         return checkpoint / f"groups_{self.args.process_index}.safetensors"
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        reference = Path(resume_from_checkpoint) / REFERENCE_FILE
-        if self.args.sync_ref_model and reference.exists():
-            load_model(self.ref_model, str(reference))
-        self._load_offline(Path(resume_from_checkpoint))
-
-    def _load_offline(self, checkpoint: Path) -> None:
-        if self._offline_file(checkpoint).exists():
-            self._offline = load_records(OfflineGroup, self._offline_file(checkpoint))
+        checkpoint = Path(resume_from_checkpoint)
+        if self.moves_reference:
+            load_model(self.ref_model, str(checkpoint / REFERENCE_FILE))
+        if self._records_file(checkpoint).exists():
+            self.records = load_records(self.record_kind, self._records_file(checkpoint))
 
     def _count(self, tokens: int, groups: int) -> None:
         self.n_seen += torch.tensor([tokens, groups]).to(self.n_seen.device)
@@ -298,3 +289,71 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
 def _reward_of_row(reward: Sequence[float], **_: Any) -> list[float]:
     """TRL's reward function: `_roll_out` computed the rewards of whole groups."""
     return list(reward)
+
+
+# ---- what makes a run that resumes equal to one that was not stopped: the order of examples, the
+# random numbers of a step, and when checkpoints are due ----
+
+
+def step_generator(seed: int, step: int, process: int) -> torch.Generator:
+    """A generator of the CPU for the groups of one step and process."""
+    state = np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+class ExampleNumbers:
+    """n examples, as TRL reads them: the prompt is the number of the example."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, number: int) -> dict[str, str]:
+        return {"prompt": str(number)}
+
+
+class EpochSampler(RepeatSampler):
+    """TRL's sampler draws one order after the other, so a resumed run would repeat the first."""
+
+    def __init__(self, trainer: GroupTrainer, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._trainer = trainer
+
+    def __iter__(self) -> Any:
+        if self.shuffle:
+            state = np.random.SeedSequence([self.seed, self._trainer.epoch]).generate_state(1)
+            self.generator.manual_seed(int(state[0]))
+        return super().__iter__()
+
+
+class SamplerCallback(TrainerCallback):
+    """Tells the sampler the epoch that begins or resumes."""
+
+    def __init__(self, trainer: GroupTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first batch of an epoch is made."""
+        self._trainer.epoch = int(state.epoch or 0)
+
+
+class WholeGenerations(TrainerCallback):
+    """Moves validations and checkpoints to the end of a generation of groups, as a run that resumes
+    within one would make its groups with other weights."""
+
+    def __init__(self, cycle: int) -> None:
+        self._cycle = cycle
+        self._evaluate = False
+        self._save = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hold back what is due until the cycle of steps ends."""
+        self._evaluate |= control.should_evaluate
+        self._save |= control.should_save
+        ends = state.global_step % self._cycle == 0 or state.global_step >= state.max_steps
+        control.should_evaluate = self._evaluate and ends
+        control.should_save = self._save and ends
+        if ends:
+            self._evaluate = self._save = False

@@ -5,15 +5,17 @@ renamed to those of the old one, embedding rows are carried over, and a short tr
 the rest."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import UsageError
-from sidtool.base.output import locked, remove
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import locked, refuse_existing, remove
+from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data.items import Items, make_items
+from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Split
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.examples_run import make_sft
@@ -21,23 +23,60 @@ from sidtool.examples.lineage import side_files
 from sidtool.memory.build import rebuild_memory
 from sidtool.memory.memory import Memory, open_verified
 from sidtool.model.carry import carry_model
-from sidtool.model.contract.compat import Verdict
+from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.memory_binding import MEMORY_COPY
+from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.contract.stage_record import TrainParams
+from sidtool.model.load import check_model_folder
 from sidtool.model.memory_copy import bind_memory
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.make.encode import read_sources
 from sidtool.training.renewal.last_training import (
     RefreshOptions,
+    check_fields,
     last_sft_options,
+    last_training,
     last_weights,
     refuse_other_template,
+    shows_text,
     training_settings,
 )
-from sidtool.training.renewal.plan import RefreshPlan, plan_refresh
-from sidtool.training.run import TrainingSummary, train
-from sidtool.training.training_run import Log
+from sidtool.training.run import TrainingSummary, run_training
+from sidtool.training.training_run import Log, TrainRequest
+
+
+@dataclass(frozen=True)
+class RefreshRequest:
+    """What a refresh is asked for: the arguments of `refresh`, which explains them."""
+
+    model: str | Path
+    bundle: Bundle | str | Path
+    out: Path
+    split: Split | str | Path | None = None
+    items: str | Path | None = None
+    embeddings: Sequence[str | Path] = ()
+    catalog_options: TaskCatalogOptions = field(default_factory=TaskCatalogOptions)
+    options: RefreshOptions = field(default_factory=RefreshOptions)
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class RefreshPlan:
+    """A refresh with its inputs checked."""
+
+    model_dir: Path
+    contract: Contract
+    bundle: Bundle
+    """the newer bundle, aligned if the model cannot use it as it is"""
+    verdict: Verdict
+    """how it relates to the model's own"""
+    split: Split | None
+    last: TrainParams | None
+    """the model's last training stage; None without a split"""
 
 
 @dataclass(frozen=True)
@@ -98,86 +137,92 @@ def refresh(
         >>> sidtool.refresh("tuned", "newer.zarr", "refreshed").verdict.kind
         'refreshed'
     """
-    out = Path(out)
-    options = options or RefreshOptions()
-    plan = plan_refresh(
+    request = RefreshRequest(
         model_dir,
         bundle,
-        out,
+        Path(out),
         split=split,
         items=items,
         embeddings=embeddings,
-        options=options,
-        force=force,
+        catalog_options=catalog_options or TaskCatalogOptions(),
+        options=options or RefreshOptions(),
         trust_remote_code=trust_remote_code,
     )
-    carry = partial(
-        carry_model,
-        plan.model_dir,
-        plan.bundle,
-        seed=options.seed,
-        trust_remote_code=trust_remote_code,
-    )
+    return run_refresh(request, force=force, progress=progress, log=log, notify=notify)
+
+
+def run_refresh(
+    request: RefreshRequest,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    log: Log | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> RefreshSummary:
+    """As `refresh`."""
+    out = request.out
+    plan = plan_refresh(request, force=force)
     if plan.split is None or plan.last is None:
-        return RefreshSummary(str(out), carry(out, force=force), None)
+        return RefreshSummary(str(out), _carry(plan, request, out, force=force), None)
     if plan.last.teachers and notify:
         notify("the model was distilled: refresh trains it without its teachers")
-    sft_options = last_sft_options(plan.contract, plan.last, options.seed)
-    catalog = _catalog(plan.bundle, items, plan.last, catalog_options or TaskCatalogOptions())
-    train_options, sft_fields = training_settings(plan.last, options)
-    memory = _renewed_memory(plan, plan.split, embeddings)
+    sft_options = last_sft_options(plan.contract, plan.last, request.options.seed)
+    catalog = _catalog(plan, plan.last, request)
+    train_options, sft_fields = training_settings(plan.last, request.options)
+    memory = _renewed_memory(plan, plan.split, request.embeddings)
     loss_memory = _loss_memory(plan, plan.last, memory)
     work = out.with_name(f"{out.name}.refresh.partial")
-    start = work / "model"
     examples = work / "examples" / "train.jsonl"
-    train_stage = partial(
-        train,
-        start,
+    # a model with a memory is trained beside the output, which then gets the renewed memory; a
+    # resumed call keeps a model that is trained
+    trained = out.with_name(f"{out.name}.trained.partial") / "model"
+    stage = TrainRequest(
+        work / "model",
         examples,
-        options=train_options,
-        sft_fields=sft_fields,
+        out if memory is None else trained,
+        train_options,
+        sft_fields,
         valid=side_files(examples)["valid"] if plan.contract.history_prompt else None,
         memory=loss_memory,
         split=None if loss_memory is None else plan.split,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-        log=log,
-        notify=notify,
+        trust_remote_code=request.trust_remote_code,
     )
     with locked(out):
-        pass  # refuse at once what `train` would refuse when all of this is done
+        pass  # refuse at once what the training would refuse when all of this is done
     with locked(work):
-        # made anew by a resumed call: the same inputs give the same files, which `train` checks
+        # made anew by a resumed call: the same inputs give the same files, which are checked
         try:
-            verdict = carry(start, force=True)
+            verdict = _carry(plan, request, work / "model", force=True)
             made_from = (plan.bundle, catalog, plan.split, examples, sft_options)
-            make_sft(*made_from, model=start, weights=last_weights(plan.last), force=True)
+            weights = last_weights(plan.last)
+            make_sft(*made_from, model=work / "model", weights=weights, force=True)
             refuse_other_template(plan.contract, examples, plan.model_dir)
-            if memory is None:
-                training = train_stage(out, force=force)
-            else:
-                training = _train_and_bind(train_stage, memory, plan.contract, out, force)
+            training = run_training(
+                stage,
+                force=force,
+                reuse=memory is not None,
+                progress=progress,
+                log=log,
+                notify=notify,
+            )
+            if memory is not None and plan.contract.memory is not None:
+                binding = replace(plan.contract.memory, digest=memory.digest)
+                bind_memory(trained, memory, binding, out, force=force)
+                remove(trained.parent)
         finally:
             remove(work)
     return RefreshSummary(str(out), verdict, training)
 
 
-def _train_and_bind(
-    train_stage: Callable[..., TrainingSummary],
-    memory: Memory,
-    contract: Contract,
-    out: Path,
-    force: bool,
-) -> TrainingSummary:
-    """Train the model in a folder beside `out`, then write it to `out` with the renewed memory and
-    the weights that `contract` records for it. A resumed call keeps a model that is trained."""
-    assert contract.memory is not None  # or there would be no memory to renew
-    trained = out.with_name(f"{out.name}.trained.partial") / "model"
-    training = train_stage(trained, reuse=True, force=force)
-    binding = replace(contract.memory, digest=memory.digest)
-    bind_memory(trained, memory, binding, out, force=force)
-    remove(trained.parent)
-    return training
+def _carry(plan: RefreshPlan, request: RefreshRequest, out: Path, *, force: bool) -> Verdict:
+    return carry_model(
+        plan.model_dir,
+        plan.bundle,
+        out,
+        seed=request.options.seed,
+        trust_remote_code=request.trust_remote_code,
+        force=force,
+    )
 
 
 def _renewed_memory(
@@ -206,16 +251,68 @@ def _loss_memory(plan: RefreshPlan, last: TrainParams, memory: Memory | None) ->
     return memory
 
 
-def _catalog(
-    bundle: Bundle, items: str | Path | None, last: TrainParams, options: TaskCatalogOptions
-) -> Items:
+def _catalog(plan: RefreshPlan, last: TrainParams, request: RefreshRequest) -> Items:
     """The catalog; without a file, the ids and titles of the bundle, since the tasks need no
     more."""
-    if items is not None:
+    bundle, options = plan.bundle, request.catalog_options
+    if request.items is not None:
         recorded = bundle.manifest.made_from.columns
         if last.sft is not None:
             options = replace(options, fields=last.sft.columns)
-        return read_catalog(Path(items), last.task_weights, options, recorded)[0]
+        return read_catalog(Path(request.items), last.task_weights, options, recorded)[0]
     ids = tuple(bundle.items.ids)
     titles = tuple(bundle.items.titles or ("",) * len(ids))
     return make_items(ids, titles, ids, fields={}, template="{title}")
+
+
+def plan_refresh(request: RefreshRequest, *, force: bool = False) -> RefreshPlan:
+    """Check what a refresh checks before it reads weights, a catalog or vectors; writes nothing.
+    Raises as `refresh`."""
+    refuse_existing(request.out, force, FOLDER)
+    require("models" if request.split is None else "train")
+    model_dir = model_folder(request.model, trust_remote_code=request.trust_remote_code)
+    contract, own_bundle, _ = check_model_folder(model_dir)
+    bundle = request.bundle
+    if not isinstance(bundle, Bundle):
+        bundle = open_source(str(bundle))
+    bundle = usable_bundle(bundle, own_bundle)
+    verdict = check_bundle(own_bundle, bundle)
+    if request.split is None:
+        _refuse_without_split(request)
+        return RefreshPlan(model_dir, contract, bundle, verdict, None, None)
+    if request.embeddings and contract.memory is None:
+        raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
+    split = request.split
+    if not isinstance(split, Split):
+        split = open_split(split, recorded=event_columns(contract, own_bundle))
+    check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
+    last = last_training(contract, model_dir)
+    check_fields(last, split.fields)
+    if request.items is None and (task := shows_text(last)) is not None:
+        raise UsageError(f"task {task} shows text of items", hint="--items CATALOG")
+    return RefreshPlan(model_dir, contract, bundle, verdict, split, last)
+
+
+def _refuse_without_split(request: RefreshRequest) -> None:
+    """Raise UsageError for options of the training stage, which there is none of without a
+    split."""
+    given = {
+        "--items": request.items is not None,
+        "--embeddings": bool(request.embeddings),
+        "--share": request.options.share != RefreshOptions.share,
+        "--learning-rate": request.options.learning_rate is not None,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{option} has no effect without a split: nothing is trained")
+
+
+def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:
+    """`bundle`, aligned with the model's own if the model cannot use it as it is.
+
+    Raises RefusedError if it cannot be aligned."""
+    try:
+        check_bundle(own_bundle, bundle)
+    except CompatibilityError:
+        return align(bundle, own_bundle)
+    return bundle

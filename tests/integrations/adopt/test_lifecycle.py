@@ -18,7 +18,8 @@ from sidtool.evaluation.evaluation import evaluate
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.integrations.adopt.adoption import AdoptOptions, adopt
+from sidtool.integrations.adopt.adopt_options import AdoptOptions
+from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.formats.convert import read_map
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import LoadedModel, load_model_folder

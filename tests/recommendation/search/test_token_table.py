@@ -20,8 +20,8 @@ from sidtool.recommendation.search.draw import sample_leaves
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
+from sidtool.training.loss.batches import Targets
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.targets import Targets
 from sidtool.training.reinforcement.policy import Policy
 from tests.recommendation.search.cases import (
     TEXT,

@@ -12,12 +12,10 @@ from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import full_blocks
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loss.batches import IGNORED, EncoderDecoderCollator, PaddedCollator
-from sidtool.training.loss.layouts import inputs_for
+from sidtool.training.loss.batches import IGNORED, EncoderDecoderCollator, PaddedCollator, Targets
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.softmax import SoftmaxOver
-from sidtool.training.loss.targets import Targets
-from sidtool.training.loss.teachers import Teachers
+from sidtool.training.loss.teachers import Teachers, inputs_for
+from sidtool.training.settings import SoftmaxOver
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
 
 SPACE = SidSpace((4, 3, 5), begin=None, end=None)

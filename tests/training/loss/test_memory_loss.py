@@ -10,8 +10,8 @@ import torch
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
+from sidtool.training.loss.batches import Targets
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.targets import Targets
 
 SIZES = (3, 4, 2)
 START = 10

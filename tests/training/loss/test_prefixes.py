@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loss.augment import Augmentation, AugmentedExamples
-from sidtool.training.loss.prefixes import PrefixExamples
+from sidtool.training.loss.augment import Augmentation, AugmentedExamples, PrefixExamples
 
 START = 10
 TOKENS = SidTokens(SidSpace((4, 3), begin=None, end=None), START)

@@ -12,8 +12,7 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.example_fields import ExampleFields
-from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.list_examples import read_list_examples
+from sidtool.training.reinforcement.examples import read_list_examples, read_rl_examples
 from tests.examples.test_field_prompts import extended_tokenizer, random_split
 
 

@@ -22,11 +22,11 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
-from sidtool.training.reinforcement.examples import read_rl_examples
+from sidtool.training.reinforcement.examples import read_list_examples, read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
-from sidtool.training.reinforcement.list_examples import read_list_examples
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -125,9 +125,10 @@ def test_a_teacher_reads_histories_only(
     with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
 ) -> None:
     model, made = with_fields
-    how: dict[str, Any] = {"options": RlOptions(reward="teacher"), "split": rated}
+    options, inputs = RlOptions(reward="teacher"), {"teacher": model}
+    request = RlRequest(model, made, tmp_path / "out", options, reward_inputs=inputs, split=rated)
     with pytest.raises(UsageError, match=r"the prompt of teacher .* shows fields"):
-        plan_rl(model, made, tmp_path / "out", reward_teacher=model, **how)
+        plan_rl(request)
 
 
 LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))

@@ -1,9 +1,11 @@
 """A reward that can be had without recommending what users want, on purpose."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
@@ -15,6 +17,16 @@ from sidtool.memory.build import build_memory
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.rewards.kinds import REWARDS
+from sidtool.training.reinforcement.rewards.reward import (
+    Groups,
+    Reward,
+    RewardContext,
+    RewardInput,
+    RunFacts,
+    reward_sum,
+)
+from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.reinforcement.test_run import FAST
@@ -27,14 +39,41 @@ def test_a_memory_of_another_split_is_refused(
     tmp_path: Path, tuned: Path, made: Path, bundle: Bundle
 ) -> None:
     build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
+    options = RlOptions(reward="collaborative=1")
+    inputs = {"collaborative": tmp_path / "memory.zarr"}
+    request = RlRequest(tuned, made, tmp_path / "out", options, reward_inputs=inputs)
     with pytest.raises(CompatibilityError, match=r"memory.zarr was made from split .* held-out"):
-        plan_rl(
-            tuned,
-            made,
-            tmp_path / "out",
-            options=RlOptions(reward="collaborative=1"),
-            reward_memory=tmp_path / "memory.zarr",
-        )
+        plan_rl(request)
+
+
+def test_a_new_reward_with_an_input_is_a_function_and_a_line(
+    tmp_path: Path, tuned: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its input is opened, checked, part of what determines the run, and read on the device."""
+
+    def open_stock(path: str, facts: RunFacts) -> RewardInput:
+        stock = json.loads(Path(path).read_text())
+        in_stock = np.array([stock.get(item, 0) for item in facts.bundle.items.ids], dtype=float)
+
+        def score(histories: Any, fields: Any, items: Any) -> Any:
+            return np.where(items >= 0, in_stock[items], 0.0)
+
+        return RewardInput(lambda device: score, lambda: "digest", f"stock {path}")
+
+    monkeypatch.setitem(REWARDS, "stock", Reward(open_input=open_stock))
+    (tmp_path / "stock.json").write_text('{"i1": 3}')
+    inputs = {"stock": tmp_path / "stock.json"}
+    request = RlRequest(
+        tuned, made, tmp_path / "out", RlOptions(reward="stock=2"), reward_inputs=inputs
+    )
+    run = plan_rl(request)
+    assert run.other_inputs() == {"reward stock": "digest"}
+    context = RewardContext(run.bundle, {"stock": run.reward_inputs["stock"].load("cpu")})
+    row = run.bundle.items.rows(["i1"])[0]
+    groups = Groups([np.zeros(0, dtype=np.int64)], np.array([[row, -1]]), np.array([0]))
+    assert reward_sum(run.rewards, groups, context).tolist() == [[6, 0]]
+    with pytest.raises(UsageError, match="reward stock requires --reward-input stock=PATH"):
+        plan_rl(replace(request, reward_inputs={}))
 
 
 def test_a_model_has_learned_what_its_rewards_learned(
@@ -61,7 +100,7 @@ def test_a_model_has_learned_what_its_rewards_learned(
 
 def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
     with pytest.raises(UsageError, match=r"value needs weights, which .*train.jsonl has not"):
-        plan_rl(tuned, made, tmp_path / "out", options=RlOptions(reward="value=1"))
+        plan_rl(RlRequest(tuned, made, tmp_path / "out", RlOptions(reward="value=1")))
 
 
 def test_a_collaborative_reward_alone_is_hacked_and_refused(
@@ -78,7 +117,7 @@ def test_a_collaborative_reward_alone_is_hacked_and_refused(
             tmp_path / out,
             options=RlOptions(eval_users=0, eval_num_beams=10, **options),
             grpo_fields={**FAST, **STEPS, "learning_rate": rate},
-            reward_memory=memory,
+            reward_inputs={} if memory is None else {"collaborative": memory},
             log=logs.append,
         )
 

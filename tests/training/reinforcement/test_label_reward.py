@@ -21,8 +21,9 @@ from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement import label_scorer
 from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.rewards import label
+from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -109,7 +110,7 @@ def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **h
         options=RlOptions(**options),
         grpo_fields=fields,
         valid=rated / "valid.jsonl",
-        reward_model=reward_model,
+        reward_inputs={"label": reward_model},
         split=rated,
         allow_worse_slices=True,
         log=logs.append,
@@ -126,14 +127,14 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[Any, Any, Any, Any]] = []
-    score = label_scorer.LabelScorer.__call__
+    score = label.LabelScores.__call__
 
     def record(self: Any, histories: Any, fields: Any, items: Any) -> Any:
         scores = score(self, histories, fields, items)
         seen.append((histories, fields, items, scores))
         return scores
 
-    monkeypatch.setattr(label_scorer.LabelScorer, "__call__", record)
+    monkeypatch.setattr(label.LabelScores, "__call__", record)
     summary, logs = run(
         list_model, made_lists, tmp_path / "out", rated, reward_model, algorithm="ipa"
     )
@@ -181,26 +182,21 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     def plan(**how: Any) -> Any:
         options = {**LABEL, **how.pop("options", {})}
-        inputs: dict[str, Any] = {"reward_model": reward_model, "split": rated, **how}
-        return plan_rl(
-            list_model,
-            made_lists,
-            tmp_path / "out",
-            options=RlOptions(algorithm="ipa", **options),
-            **inputs,
-        )
+        inputs: dict[str, Any] = {"reward_inputs": {"label": reward_model}, "split": rated, **how}
+        chosen = RlOptions(algorithm="ipa", **options)
+        return plan_rl(RlRequest(list_model, made_lists, tmp_path / "out", chosen, **inputs))
 
-    assert plan().labels.positive.is_positive == (False, True)
+    assert plan().reward_inputs["label"].prompt.labels == ("1", "5")
     for how, message in (
-        ({"reward_model": None}, "reward label requires --reward-model"),
+        ({"reward_inputs": {}}, "reward label requires --reward-input label=PATH"),
         ({"options": {"positive_label": None}}, "requires --set positive_label=CONDITION"),
-        ({"options": {"reward": "ndcg"}}, "--reward-model requires the reward label"),
+        ({"options": {"reward": "ndcg"}}, "--reward-input label requires the reward label"),
         (
-            {"options": {"reward": "ndcg"}, "reward_model": None},
+            {"options": {"reward": "ndcg"}, "reward_inputs": {}},
             "--set positive_label=CONDITION requires the reward label",
         ),
         (
-            {"options": {"reward": "ndcg", "positive_label": None}, "reward_model": None},
+            {"options": {"reward": "ndcg", "positive_label": None}, "reward_inputs": {}},
             "--split has no use",
         ),
         ({"split": None}, "shows fields, which the training examples do not repeat"),
@@ -210,7 +206,7 @@ def test_what_does_not_fit_is_refused(
         with pytest.raises(UsageError, match=message):
             plan(**how)
     with pytest.raises(CompatibilityError, match="was not trained to predict labels"):
-        plan(reward_model=list_model)
+        plan(reward_inputs={"label": list_model})
     write_split(split, tmp_path / "without")
     with pytest.raises(UsageError, match=r"\{event.rating\} is no field of the split"):
         plan(split=tmp_path / "without")
@@ -221,5 +217,5 @@ def test_what_does_not_fit_is_refused(
     # a prompt without fields takes no split
     simple = trained(1)
     with pytest.raises(UsageError, match="--split has no use"):
-        plan(reward_model=simple)
-    assert plan(reward_model=simple, split=None).fields is None
+        plan(reward_inputs={"label": simple})
+    assert plan(reward_inputs={"label": simple}, split=None).fields is None

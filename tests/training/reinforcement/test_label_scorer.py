@@ -12,11 +12,14 @@ from sidtool.data.fields.fields import Fields
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.prompts import LabelPrompt
 from sidtool.model.prompt.segments import Segment, catalog, sids, template
-from sidtool.training.reinforcement.label_reward import PositiveLabels
-from sidtool.training.reinforcement.label_scorer import LabelScorer
-from sidtool.training.reinforcement.list_rewards import ListGroups, parse_list_rewards
-from sidtool.training.reinforcement.reward_sum import RewardContext, reward_sum
-from sidtool.training.reinforcement.rewards import Groups, parse_rewards
+from sidtool.training.reinforcement.rewards.kinds import parse_rewards
+from sidtool.training.reinforcement.rewards.label import LabelScores, PositiveLabels
+from sidtool.training.reinforcement.rewards.reward import (
+    Groups,
+    ListGroups,
+    RewardContext,
+    reward_sum,
+)
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 
@@ -37,13 +40,13 @@ RATED = LabelPrompt(
 HISTORIES = [np.array([3, 8, 21, 30, 2]), np.array([7])]
 
 
-def scorer_of(condition: str, architecture: str = "llama") -> LabelScorer:
+def scorer_of(condition: str, architecture: str = "llama") -> LabelScores:
     loaded = loaded_model(BUNDLE, architecture)
     contract = dataclasses.replace(loaded.contract, label_prompts=(PLAIN, RATED))
-    return LabelScorer.of(loaded, PositiveLabels.of(contract, condition, "the model"))
+    return LabelScores.of(loaded, PositiveLabels.of(contract, condition, "the model"))
 
 
-def by_hand(scorer: LabelScorer, segments: list[Segment], labels: Any, positive: Any) -> float:
+def by_hand(scorer: LabelScores, segments: list[Segment], labels: Any, positive: Any) -> float:
     """The share of the positive labels in the probabilities of all labels."""
     model = scorer.loaded
     encoder = prompt_encoder(model.tokenizer, model.tokens)
@@ -106,14 +109,14 @@ def test_the_history_has_its_feedback_and_the_item_has_none() -> None:
 
 def test_rewards_of_items_and_of_lists_read_the_scores() -> None:
     scorer = scorer_of("buy=yes")
-    context = RewardContext(BUNDLE, label=scorer)
+    context = RewardContext(BUNDLE, {"label": scorer})
     items = np.array([[5, 9, -1], [11, 30, 2]])
     scores = scorer(HISTORIES, None, items)
     groups = Groups(HISTORIES, items, np.array([5, 11]))
     np.testing.assert_allclose(reward_sum(parse_rewards("label=2"), groups, context), 2 * scores)
     lists = np.array([[[5, 9, -1], [-1, -1, -1]], [[11, 30, 2], [30, 11, -1]]])
     of_lists = ListGroups(HISTORIES, lists, [np.array([5]), np.array([11])])
-    found = reward_sum(parse_list_rewards("label"), of_lists, context)
+    found = reward_sum(parse_rewards("label", lists=True), of_lists, context)
     expected = [[scores[0, :2].mean(), 0.0], [scores[1].mean(), scores[1, :2].mean()]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 

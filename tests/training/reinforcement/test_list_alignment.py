@@ -16,6 +16,7 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
+from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 
@@ -166,7 +167,7 @@ def test_what_does_not_fit_lists_is_refused(
 ) -> None:
     def plan(model: Path, made: Path, *, fields: Any = None, **options: Any) -> None:
         how = RlOptions(algorithm="ipa", **{"reward": "ndcg", **options})
-        plan_rl(model, made, tmp_path / "out", options=how, grpo_fields=fields or {})
+        plan_rl(RlRequest(model, made, tmp_path / "out", how, fields or {}))
 
     with pytest.raises(UsageError, match="no reward 'exact'"):
         plan(list_model, made_lists, reward="exact=1")
@@ -197,12 +198,11 @@ def test_pairs_are_the_best_and_the_worst_list(
     from sidtool.model.load import load_model_folder
     from sidtool.model.prompt.encoder import prompt_encoder
     from sidtool.recommendation.query import QuerySession
-    from sidtool.training.reinforcement.list_examples import read_list_examples
-    from sidtool.training.reinforcement.list_policy import ListPolicy
-    from sidtool.training.reinforcement.list_rewards import ListGroups
-    from sidtool.training.reinforcement.numbered_records import load_records, save_records
+    from sidtool.training.reinforcement.examples import read_list_examples
+    from sidtool.training.reinforcement.offline import load_records, save_records
     from sidtool.training.reinforcement.pairs import ListPair, PairMaker
-    from sidtool.training.reinforcement.policy import Policy
+    from sidtool.training.reinforcement.policy import ListPolicy, Policy
+    from sidtool.training.reinforcement.rewards.reward import ListGroups
 
     loaded = load_model_folder(list_model)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
@@ -211,7 +211,7 @@ def test_pairs_are_the_best_and_the_worst_list(
 
     def reward(groups: ListGroups) -> Any:
         seen.append(groups)
-        return groups.lists[..., 0].astype(np.float64)  # of the first item's row
+        return groups.items[..., 0].astype(np.float64)  # of the first item's row
 
     session = QuerySession.of(loaded, list_length=4)
     maker = PairMaker(session, found, reward, None, 4, 5, "beam", False, seed=0)
@@ -219,13 +219,13 @@ def test_pairs_are_the_best_and_the_worst_list(
     policy = ListPolicy(items, session.tokens)
     pairs = maker.make(loaded.model, policy, [0, 3], 0)
     (groups,) = seen
-    assert groups.lists.shape == (2, 5, 4)
+    assert groups.items.shape == (2, 5, 4)
     codes = loaded.bundle.items.codes
     for row, number in enumerate([0, 3]):
         pair = pairs[number]
-        first = groups.lists[row, :, 0]
+        first = groups.items[row, :, 0]
         assert pair.rewards.tolist() == [first.max(), first.min()]
-        best, worst = groups.lists[row, first.argmax()], groups.lists[row, first.argmin()]
+        best, worst = groups.items[row, first.argmax()], groups.items[row, first.argmin()]
         assert pair.codes[0].tolist() == codes[best].tolist()
         assert pair.codes[1].tolist() == codes[worst].tolist()
         following = found.list_targets[number][:4]

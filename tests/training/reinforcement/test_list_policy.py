@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.training.reinforcement.list_policy import ListPolicy
-from sidtool.training.reinforcement.policy import Policy, pad_left
+from sidtool.training.reinforcement.policy import ListPolicy, Policy, pad_left
 from tests.pairs import all_pairs
 from tests.recommendation.search.cases import model_of, prompt
 from tests.recommendation.search.oracle import ListModel

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.training.reinforcement.list_rewards import ListGroups, parse_list_rewards
-from sidtool.training.reinforcement.reward_sum import RewardContext, reward_sum
+from sidtool.training.reinforcement.rewards.kinds import parse_rewards
+from sidtool.training.reinforcement.rewards.reward import ListGroups, RewardContext, reward_sum
 from tests.bundles import small_bundle
 
 A, B, C, D = range(4)
 
 
-def rewards_of(text: str, lists: Any, targets: Any, values: Any = None, **context: Any) -> Any:
+def rewards_of(text: str, lists: Any, targets: Any, values: Any = None, **scores: Any) -> Any:
     """The rewards of the lists of one prompt."""
     groups = ListGroups(
         [np.array([7])],
@@ -23,8 +23,8 @@ def rewards_of(text: str, lists: Any, targets: Any, values: Any = None, **contex
         [np.array(targets)],
         None if values is None else [np.array(values)],
     )
-    shared = RewardContext(small_bundle(8), **context)
-    return reward_sum(parse_list_rewards(text), groups, shared)[0].tolist()
+    shared = RewardContext(small_bundle(8), scores)
+    return reward_sum(parse_rewards(text, lists=True), groups, shared)[0].tolist()
 
 
 def test_recall_is_the_share_of_the_targets() -> None:
@@ -49,9 +49,9 @@ def test_ndcg_discounts_by_place_and_weight() -> None:
 
 
 def test_scores_of_items_are_averaged_over_the_list() -> None:
-    def scorer(histories: Sequence[Any], items: Any) -> Any:
+    def scorer(histories: Sequence[Any], fields: Any, items: Any) -> Any:
         assert [history.tolist() for history in histories] == [[7]]
-        return np.where(items >= 0, items * 1.0, 99.0)
+        return np.where(items >= 0, items * 1.0, 0.0)
 
     lists = [[B, D], [C, -1]]
     assert rewards_of("collaborative", lists, [A], collaborative=scorer) == [2.0, 2.0]
@@ -72,5 +72,5 @@ def test_a_function_of_the_user_gets_item_ids(tmp_path: Any, monkeypatch: Any) -
 
 def test_rewards_of_items_are_no_rewards_of_lists() -> None:
     with pytest.raises(UsageError, match="no reward 'exact'") as caught:
-        parse_list_rewards("exact=1,rank=1")
+        parse_rewards("exact=1,rank=1", lists=True)
     assert "recall, ndcg, value" in (caught.value.hint or "")

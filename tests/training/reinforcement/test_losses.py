@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sidtool.training.reinforcement.losses import clip_early, preference_loss, sft_loss
+from sidtool.training.reinforcement.objective import clip_early, preference_loss, sft_loss
 
 
 def test_sft_loss_is_the_mean_cross_entropy() -> None:

@@ -13,8 +13,8 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.reinforcement.reward_sum import RewardContext, reward_sum
-from sidtool.training.reinforcement.rewards import REWARDS, Groups, parse_rewards
+from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
+from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
 
 # "b" and "c" share a SID; rows are in the order of the ids
 CODES = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1]], dtype=np.uint16)
@@ -101,10 +101,10 @@ def test_format_is_whether_the_answer_is_an_item() -> None:
 
 
 def test_scores_of_others_are_zero_for_what_is_no_item() -> None:
-    def scorer(histories: Any, items: Any) -> Any:
-        return np.full(items.shape, len(histories), dtype=np.float64)
+    def scores(histories: Any, fields: Any, items: Any) -> Any:
+        return np.where(items >= 0, len(histories), 0.0)
 
-    context = RewardContext(BUNDLE, collaborative=scorer, teacher=scorer)
+    context = RewardContext(BUNDLE, {"collaborative": scores, "teacher": scores})
     assert rewards_of("collaborative", GROUPS, context)[0].tolist() == [2, 2, 2, 0]
     assert rewards_of("teacher", GROUPS, context)[1].tolist() == [2, 2, 2, 0]
 
@@ -199,7 +199,7 @@ def test_rewards_of_a_group_do_not_depend_on_the_others(seed: int, n: int, size:
     targets = [int(row) for row in rng.integers(0, 8, n)]
     values = rng.random(n)
     context = RewardContext(bundle_of_8())
-    for name in REWARDS.keys() - {"collaborative", "teacher", "label"}:
+    for name in (name for name, kind in REWARDS.items() if kind.of_items is not None):
         whole = rewards_of(name, groups_of(items, targets, values=values), context)
         assert np.isfinite(whole).all()
         for row in range(n):

@@ -23,6 +23,7 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -313,7 +314,7 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
         ({"learning_rat": 0.5}, {}, "no setting 'learning_rat'"),
         ({"beta": 0.0}, {"algorithm": "dpo"}, "requires a beta greater than 0"),
         ({"beta": 0.0, "sync_ref_model": True}, {}, "sync_ref_model=true moves"),
-        ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-memory"),
+        ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-input"),
         ({"loss_type": "nothing"}, {}, "loss_type"),
     ],
 )
@@ -331,7 +332,7 @@ def test_bad_settings_are_refused_before_anything_is_written(
 
 
 def test_a_plan_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Path) -> None:
-    run = plan_rl(tuned, made, tmp_path / "out")
+    run = plan_rl(RlRequest(tuned, made, tmp_path / "out"))
     assert "grpo starts from" in run.inheritance()
     assert not list(tmp_path.iterdir())
 

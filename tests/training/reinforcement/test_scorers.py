@@ -5,7 +5,8 @@ import torch
 
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.score import score_sids
-from sidtool.training.reinforcement.scorers import memory_scorer, teacher_scorer
+from sidtool.training.reinforcement.rewards.collaborative import memory_scores
+from sidtool.training.reinforcement.rewards.teacher import teacher_scores
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.memory.cases import small_memory
@@ -20,7 +21,7 @@ def test_a_memory_scores_items_relative_to_the_best_one() -> None:
     memory = small_memory(bundle)
     histories = [np.array([3, -1, 7]), np.array([], dtype=np.int64), np.array([12])]
     items = RNG.permuted(np.tile(np.arange(40), (3, 1)), axis=1)
-    result = memory_scorer(memory, bundle)(histories, items)
+    result = memory_scores(memory, bundle)(histories, None, items)
     similar = memory.neighbors.to_scipy().toarray()
     recency = memory.manifest.settings.recency
     for row, scores in enumerate((recency * similar[3] + similar[7], 0 * similar[0], similar[12])):
@@ -36,7 +37,7 @@ def test_a_teacher_scores_items_relative_to_their_group() -> None:
     histories = [RNG.integers(0, 40, 1 + row % 5) for row in range(11)]
     items = RNG.permuted(np.tile(np.arange(40), (11, 1)), axis=1)[:, :5]
     items[2, 1] = -1
-    result = teacher_scorer(teacher)(histories, items)
+    result = teacher_scores(teacher)(histories, None, items)
     session = QuerySession.of(teacher)
     for row, history in enumerate(histories):
         group = items[row][items[row] >= 0]

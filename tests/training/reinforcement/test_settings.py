@@ -4,16 +4,18 @@ import dataclasses
 from typing import Any
 
 import pytest
+from transformers import TrainingArguments
 from trl import GRPOConfig
 
 from sidtool.base.errors import UsageError
-from sidtool.training.reinforcement.arguments import complete_fields
+from sidtool.training.reinforcement.plan import complete_fields
 from sidtool.training.reinforcement.settings import (
     ALGORITHM_DEFAULTS,
     CHOICES,
     DECIDED,
     RL_DEFAULTS,
     RL_SETTINGS,
+    SETTABLE,
     RlOptions,
     with_reward,
 )
@@ -24,9 +26,8 @@ FIELDS = {field.name for field in dataclasses.fields(GRPOConfig)}
 
 def test_all_named_fields_exist() -> None:
     of_algorithms = {name for fields in ALGORITHM_DEFAULTS.values() for name in fields}
-    assert {*DECIDED, *RL_DEFAULTS, *CHOICES, *of_algorithms} <= FIELDS
-    assert not {*DECIDED} & {*RL_DEFAULTS, *CHOICES}
-    assert {name for name in FIELDS if "vllm" in name} <= set(DECIDED)
+    assert {*DECIDED, *RL_DEFAULTS, *CHOICES, *of_algorithms, *SETTABLE} <= FIELDS
+    assert not {*DECIDED} & {*RL_DEFAULTS, *CHOICES, *SETTABLE}
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,12 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     assert message in str(error.value)
 
 
-def test_decided_fields_say_what_to_do() -> None:
-    for name in DECIDED:
+def test_fields_that_cannot_be_set_say_why() -> None:
+    """A field that a later TRL adds to its own is refused, too."""
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
+    refused = {*DECIDED, *(FIELDS - inherited - SETTABLE)}
+    assert {name for name in FIELDS if "vllm" in name} <= refused
+    for name in refused:
         with pytest.raises(UsageError, match=f"{name} cannot be set") as error:
             typed_fields(RL_SETTINGS, {name: 1})
         assert error.value.hint

@@ -11,8 +11,9 @@ import torch
 
 from sidtool.recommendation.query import Query
 from sidtool.training.loop.trainer import class_forward
-from sidtool.training.reinforcement.arguments import grpo_config
 from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.rl_run import RlRequest
+from sidtool.training.reinforcement.run import grpo_config
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.setup import build_trainer
 from sidtool.training.reinforcement.trainer import GroupTrainer
@@ -31,7 +32,7 @@ def build(tmp_path: Path, tuned: Path, made: Path) -> Build:
     def trainer(fields: dict[str, Any] | None = None, **options: Any) -> GroupTrainer:
         settings = RlOptions(**{"eval_users": 4, **options})
         grpo_fields = {**FIELDS, **(fields or {})}
-        run = plan_rl(tuned, made, tmp_path / "out", options=settings, grpo_fields=grpo_fields)
+        run = plan_rl(RlRequest(tuned, made, tmp_path / "out", settings, grpo_fields))
         return build_trainer(run, grpo_config(run), False, None, None)
 
     return trainer

@@ -1,43 +1,51 @@
-"""Scores of recommended items by a memory or by another model, for rewards."""
+"""The reward `teacher`: the probability of an item under another trained model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.memory.distribution import MemoryIndex
-from sidtool.memory.memory import Memory
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.query import Query, QuerySession
-from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.index_spaces import ItemRows
-from sidtool.training.reinforcement.reward_sum import ItemScorer, Matrix
+from sidtool.training.reinforcement.rewards.reward import (
+    Matrix,
+    RewardInput,
+    RewardModel,
+    RunFacts,
+    Scores,
+)
 
 PROMPTS = 8
 """Prompts that a teacher scores together: each is scored on the items of all of them."""
 
 
-def memory_scorer(memory: Memory, bundle: Bundle) -> ItemScorer:
-    """Item-kNN scores of a memory: 1 for the best item for a history, 0 for items that are not
-    among its `distribution.ITEMS` best.
+def open_teacher(path: str, facts: RunFacts) -> RewardInput:
+    """Raises CompatibilityError if the model recommends from no history, UsageError if it reads
+    more than a history, and as `RewardModel.open`."""
+    name = f"teacher {path}"
+    model = RewardModel.open(path, name, facts)
+    prompt = model.contract.history_prompt
+    if prompt is None:
+        raise CompatibilityError(
+            f"{name} was not trained to recommend: its contract has no history prompt",
+            hint="train it on a task such as next-item",
+        )
+    if prompt.shows_fields or model.contract.user_tokens:
+        shown = "fields" if prompt.shows_fields else "tokens of users"
+        raise UsageError(f"the prompt of {name} shows {shown}, the reward teacher reads items only")
+    return RewardInput(
+        lambda device: teacher_scores(model.load(device)),
+        lambda: ModelReference.of(model.folder),
+        name,
+        contract=model.contract,
+    )
 
-    Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
-    index = MemoryIndex.of(memory, bundle)
-    trie = bundle.trie()
 
-    def score(histories: Sequence[NDArray[np.int64]], items: NDArray[np.int64]) -> Matrix:
-        scores = np.zeros(items.shape)
-        distributions = index.distributions(list(map(ItemRows, histories)), power=1.0)
-        for row, distribution in enumerate(distributions):
-            if len(distribution):
-                logs = distribution.log_probs_at(trie.positions_of(ItemRows(items[row])))
-                scores[row] = np.exp(logs - distribution.log_probs.max())
-        return scores
-
-    return score
-
-
-def teacher_scorer(teacher: LoadedModel) -> ItemScorer:
+def teacher_scores(teacher: LoadedModel) -> Scores:
     """Probabilities of a trained model, without its memory, relative to the sum over each group.
     The model reads histories by its own prompt.
 
@@ -45,7 +53,7 @@ def teacher_scorer(teacher: LoadedModel) -> ItemScorer:
     session = QuerySession.of(teacher)
     session.from_history(ItemRows(np.zeros(1, dtype=np.int64)))  # raises if it has no such prompt
 
-    def score(histories: Sequence[NDArray[np.int64]], items: NDArray[np.int64]) -> Matrix:
+    def score(histories: Sequence[NDArray[np.int64]], _: Any, items: NDArray[np.int64]) -> Matrix:
         logs = np.full(items.shape, -np.inf)
         for start in range(0, len(items), PROMPTS):
             rows = slice(start, start + PROMPTS)

@@ -1,4 +1,4 @@
-"""Scores of items by a model that predicts labels: the reward model of `rl`.
+"""The reward `label`: the probability of a positive label under a model that predicts labels.
 
 Its head is that of the language model, over the tokens of the labels: it reads the history with the
 item as its newest event, as in its training examples of label prediction, and gives each label a
@@ -10,27 +10,101 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError
-from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.base.errors import CompatibilityError, DataError, UsageError
+from sidtool.data.fields.conditions import Condition
+from sidtool.data.fields.fields import NO_FIELDS, Fields, Value
 from sidtool.evaluation.tasks.label_answers import SharedPrompt, answer_probabilities
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.model.prompt.assemble import label_prompt_ids
 from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.prompts import LabelPrompt, are_numbers
 from sidtool.model.prompt.segments import catalog, template
-from sidtool.training.reinforcement.label_reward import PositiveLabels
-from sidtool.training.reinforcement.reward_sum import Matrix
+from sidtool.training.reinforcement.rewards.reward import (
+    Matrix,
+    RewardInput,
+    RewardModel,
+    RunFacts,
+)
+
+POSITIVE = "positive_label"
+"""The setting that says which labels are positive."""
+
+
+def open_labels(path: str, facts: RunFacts) -> RewardInput:
+    """Raises as `PositiveLabels.of` and `RewardModel.open`."""
+    name = f"reward model {path}"
+    model = RewardModel.open(path, name, facts)
+    positive = PositiveLabels.of(model.contract, str(facts.options.positive_label), name)
+    return RewardInput(
+        lambda device: LabelScores.of(model.load(device), positive),
+        lambda: ModelReference.of(model.folder),
+        name,
+        contract=model.contract,
+        prompt=positive.prompt,
+    )
+
+
+@dataclass(frozen=True)
+class PositiveLabels:
+    """The labels of one feedback that count, and the prompt that asks for it."""
+
+    prompt: LabelPrompt
+    is_positive: tuple[bool, ...]
+    """for each of the prompt's labels"""
+
+    @classmethod
+    def of(cls, contract: Contract, condition: str, model: str) -> "PositiveLabels":
+        """The labels that fulfill a condition, like `rating>=4`, in a model that predicts them.
+
+        Raises CompatibilityError if the model predicts no labels, UsageError if it predicts those
+        of another feedback, if all labels fulfill the condition or none does, and for a model with
+        tokens of users, which such prompts lack."""
+        if not contract.label_prompts:
+            raise CompatibilityError(
+                f"{model} was not trained to predict labels: its contract has no label prompt",
+                hint="make-sft --task predict-FIELD=1, then sidtool train",
+            )
+        if contract.user_tokens:
+            raise UsageError(
+                f"{model} has user tokens, and prompts that ask for labels have none",
+                hint="extend-model without --user-tokens",
+            )
+        parsed = Condition.parse(condition, option=POSITIVE)
+        prompts = {prompt.feedback: prompt for prompt in contract.label_prompts}
+        if parsed.field not in prompts:
+            raise UsageError(
+                f"{POSITIVE}={condition} is about {parsed.field!r}, {model} predicts "
+                f"{', '.join(prompts)}"
+            )
+        prompt = prompts[parsed.field]
+        is_positive = _fulfilling(parsed, prompt.labels)
+        if all(is_positive) or not any(is_positive):
+            how_many = "every label" if all(is_positive) else "no label"
+            raise UsageError(
+                f"{POSITIVE}={condition} is fulfilled by {how_many} of {', '.join(prompt.labels)}"
+            )
+        return cls(prompt, is_positive)
+
+
+def _fulfilling(condition: Condition, labels: Sequence[str]) -> tuple[bool, ...]:
+    values: list[Value] = list(labels)
+    if not are_numbers(labels):
+        return tuple(condition.holds(values, "str").tolist())
+    return tuple(condition.holds([float(label) for label in labels], "float").tolist())
 
 
 @dataclass(frozen=True, eq=False)
-class LabelScorer:
+class LabelScores:
     """Probabilities of the positive labels under a model."""
 
     loaded: LoadedModel
     positive: PositiveLabels
 
     @classmethod
-    def of(cls, loaded: LoadedModel, positive: PositiveLabels) -> "LabelScorer":
+    def of(cls, loaded: LoadedModel, positive: PositiveLabels) -> "LabelScores":
         """With the prompt shortened to what the model reads. Raises DataError if it has no room
         for a label."""
         prompt = positive.prompt
