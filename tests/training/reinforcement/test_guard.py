@@ -85,14 +85,9 @@ def test_a_model_has_learned_what_its_rewards_learned(
     later = replace(make_split(61), origin=replace(split.origin, extends=extends))
     made = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, later, made, SftOptions({"sequence": 1.0}))
-    run = plan_rl(
-        tuned,
-        made,
-        tmp_path / "out",
-        options=RlOptions(reward="collaborative=1,teacher=1"),
-        reward_memory=tmp_path / "memory.zarr",
-        reward_teacher=tuned,
-    )
+    options = RlOptions(reward="collaborative=1,teacher=1")
+    inputs = {"collaborative": tmp_path / "memory.zarr", "teacher": tuned}
+    run = plan_rl(RlRequest(tuned, made, tmp_path / "out", options, reward_inputs=inputs))
     params = run.new_contract().stages[-1].params
     assert isinstance(params, RlParams)
     assert params.learned_from == (split.reference, first.reference)
