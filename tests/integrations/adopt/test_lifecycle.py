@@ -22,9 +22,8 @@ from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.formats.convert import read_map
 from sidtool.model.contract.read import read_contract
+from sidtool.model.copies import merge, rebind
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.merging import merge
-from sidtool.model.rebinding import rebind
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
