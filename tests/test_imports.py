@@ -1,6 +1,7 @@
 """Imports: opening bundles loads neither torch nor transformers."""
 
 import ast
+import importlib
 import importlib.metadata
 import inspect
 import subprocess
@@ -178,14 +179,44 @@ def test_every_exported_function_takes_paths_as_text() -> None:
                 assert "str" in kinds, f"{name}({parameter.name}: {kinds})"
 
 
-def test_every_exported_name_is_imported_for_type_checkers() -> None:
-    import sidtool
+PACKAGE = Path(__file__).resolve().parents[1] / "sidtool"
+SEPARATE = ("base", "cli")
+"""Houses of which each module is a door, or that nothing imports."""
 
-    tree = ast.parse(Path(sidtool.__file__).read_text(encoding="utf-8"))
-    names = {
-        alias.asname
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert {name for name in sidtool.__all__ if name != "__version__"} <= names
+
+def doors() -> dict[str, set[str]]:
+    """The names that each door exports."""
+    exported = {}
+    for stub in PACKAGE.rglob("__init__.pyi"):
+        door = ".".join(("sidtool", *stub.parent.relative_to(PACKAGE).parts))
+        imports = [
+            node
+            for node in ast.walk(ast.parse(stub.read_text()))
+            if isinstance(node, ast.ImportFrom)
+        ]
+        exported[door] = {alias.name for node in imports for alias in node.names}
+    return exported
+
+
+def test_every_door_gives_what_it_exports() -> None:
+    for door, names in doors().items():
+        module = importlib.import_module(door)
+        assert set(module.__all__) - {"__version__"} == names
+        for name in names:
+            assert not inspect.ismodule(getattr(module, name)), f"{door}.{name}"
+
+
+def test_no_house_imports_past_the_door_of_another() -> None:
+    exported = doors()
+    for path in PACKAGE.rglob("*.py"):
+        house = path.relative_to(PACKAGE).parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            if module is None or not module.startswith("sidtool."):
+                continue
+            other = module.split(".")[1]
+            if other in (house, *SEPARATE) or house == "__main__.py":
+                continue
+            names = {alias.name for alias in node.names}
+            is_door = names <= exported.get(module, set())
+            assert is_door or module == "sidtool.tokenizer.sid", f"{path}: {module}"

@@ -11,12 +11,10 @@ from sidtool.cli.codebook import say_report
 from sidtool.cli.embed import encode_items, say_parts
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_cells, say_json, say_table, standard_input, warn
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.integrations.ray.vectors import ItemColumns
+from sidtool.integrations.ray import ItemColumns, RunOptions
 
 if TYPE_CHECKING:
-    from sidtool.tokenizer.bundle.bundle import Bundle
-    from sidtool.tokenizer.bundle.sid_text import Decoded
+    from sidtool.tokenizer.bundle import Bundle, Decoded
 
 
 def inspect(
@@ -30,9 +28,9 @@ def inspect(
 ) -> None:
     """Show the contents of a bundle or model, or what the items under a SID prefix have in
     common."""
-    from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
-    from sidtool.registry.references import open_bundle
-    from sidtool.tokenizer.make.explain import explain
+    from sidtool.model.contract import BUNDLE_COPY, CONTRACT
+    from sidtool.registry import open_bundle
+    from sidtool.tokenizer import explain
 
     is_model = (Path(bundle) / CONTRACT).is_file()
     if is_model and prefix is None:
@@ -58,8 +56,7 @@ def inspect(
 def verify(artifact: options.Artifact, json: options.Json = False) -> None:
     """Check every stored byte of a bundle, a memory or a model against its digests (exit 3 if one
     differs)."""
-    from sidtool.registry.kinds import broken_parts, read_manifest
-    from sidtool.registry.references import resolve
+    from sidtool.registry import broken_parts, read_manifest, resolve
 
     location = resolve(artifact)
     broken = broken_parts(location)
@@ -113,8 +110,8 @@ def encode(
 
     If the bundle has an appended collision level, the SID lacks its last code and all items whose
     SID starts with it are listed."""
-    from sidtool.registry.references import open_bundle
-    from sidtool.tokenizer.make.encode import encode as encode_all
+    from sidtool.registry import open_bundle
+    from sidtool.tokenizer import encode as encode_all
 
     if embeddings and (texts or encoder is not None):
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
@@ -156,8 +153,8 @@ def decode(
     json: options.Json = False,
 ) -> None:
     """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""
-    from sidtool.registry.references import open_bundle
-    from sidtool.tokenizer.bundle.sid_text import decode as look_up
+    from sidtool.registry import open_bundle
+    from sidtool.tokenizer.bundle import decode as look_up
 
     opened = open_bundle(bundle)
     failed = 0
@@ -185,9 +182,8 @@ def _say_decoded(sid: "Decoded") -> None:
 
 def _say_model(folder: str, *, json: bool) -> None:
     """What the contract of a model records."""
-    from sidtool.model.contract.card import summary, validations
-    from sidtool.model.contract.read import open_bundle_copy, read_contract
-    from sidtool.model.load import usable_items
+    from sidtool.model import usable_items
+    from sidtool.model.contract import open_bundle_copy, read_contract, summary, validations
 
     contract = read_contract(Path(folder))
     bundle = usable_items(open_bundle_copy(Path(folder), contract), contract.tokens)

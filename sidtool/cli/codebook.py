@@ -12,14 +12,12 @@ from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions
-from sidtool.tokenizer.sid import LETTERS
+from sidtool.tokenizer import LETTERS, BuildOptions, CatalogOptions, Encoder
 
 if TYPE_CHECKING:
-    from sidtool.data.items import Items
-    from sidtool.tokenizer.bundle.bundle import Bundle
-    from sidtool.tokenizer.codes.report import CodebookReport
+    from sidtool.data import Items
+    from sidtool.tokenizer import CodebookReport
+    from sidtool.tokenizer.bundle import Bundle
 
 
 def build_codebook(
@@ -87,9 +85,14 @@ def build_codebook(
     json: options.Json = False,
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.tokenizer.make.build import build_codebook as build_bundle
-    from sidtool.tokenizer.make.build import check_build, check_inputs
-    from sidtool.tokenizer.make.build_options import parse_source, read_catalog, with_settings
+    from sidtool.tokenizer import build_codebook as build_bundle
+    from sidtool.tokenizer import (
+        check_build,
+        check_inputs,
+        parse_source,
+        read_catalog,
+        with_settings,
+    )
 
     sources = [parse_source(each) for each in embeddings or []]
     check_inputs(encoder, sources)

@@ -8,11 +8,11 @@ import typer
 from sidtool.base.errors import UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
-from sidtool.integrations.formats.convert import CatalogFile
-from sidtool.tokenizer.sid import LETTERS
+from sidtool.integrations.formats import CatalogFile
+from sidtool.tokenizer import LETTERS
 
 if TYPE_CHECKING:
-    from sidtool.tokenizer.make.compare import BundleFigures
+    from sidtool.tokenizer import BundleFigures
 
 LEVEL_COLUMNS = {
     "size": "codes",
@@ -51,8 +51,8 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare bundles of one catalog."""
-    from sidtool.registry.references import open_bundle
-    from sidtool.tokenizer.make.compare import compare_bundles
+    from sidtool.registry import open_bundle
+    from sidtool.tokenizer import compare_bundles
 
     if field is not None and catalog is None:
         raise UsageError("--field requires --items")

@@ -8,15 +8,13 @@ import typer
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
-from sidtool.data.interactions import EventNames
-from sidtool.data.items import CatalogNames
-from sidtool.data.prepare.preparation import PrepareOptions
+from sidtool.data import CatalogNames, EventNames
+from sidtool.data.prepare import PrepareOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidtool.data.prepare.check import Report
-    from sidtool.data.prepare.cleaning import Cleaned
+    from sidtool.data.prepare import Cleaned, Report
 
 
 def check(
@@ -45,9 +43,7 @@ def check(
     build."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import FOLDER
-    from sidtool.data.prepare.check import report
-    from sidtool.data.prepare.cleaning import clean
-    from sidtool.data.prepare.tables import read_catalog_table, read_event_table
+    from sidtool.data.prepare import clean, read_catalog_table, read_event_table, report
 
     if events is None and names.flags:
         raise UsageError(f"{names.flags[0]} requires EVENTS")
@@ -87,7 +83,7 @@ def prepare(
     json: options.Json = False,
 ) -> None:
     """Write items.parquet and events.parquet from a public data set or any table of events."""
-    from sidtool.data.prepare.preparation import prepare as prepare_data
+    from sidtool.data.prepare import prepare as prepare_data
 
     prepared = prepare_data(source, out, chosen, dry_run=dry_run, force=force)
     if json:
@@ -150,7 +146,7 @@ def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
 
 
 def _say_left_out(counts: "Mapping[str, int]") -> None:
-    from sidtool.data.prepare.check import MEANINGS
+    from sidtool.data.prepare import MEANINGS
 
     for reason, count in counts.items():
         say(f"left out: {count} {MEANINGS[reason]}")  # type: ignore[index]

@@ -8,12 +8,11 @@ import typer
 
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.integrations.ray.vectors import ItemColumns
-from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.integrations.ray import ItemColumns, RunOptions
+from sidtool.tokenizer import Encoder
 
 if TYPE_CHECKING:
-    from sidtool.integrations.ray.run import RunReport
+    from sidtool.integrations.ray import RunReport
 
 
 def embed(
@@ -32,8 +31,8 @@ def embed(
     """Embed the texts of items, as a folder of Parquet files for build-codebook --embeddings.
 
     The files are the same for any engine and number of workers."""
-    from sidtool.data.tables.locate import as_url
-    from sidtool.integrations.ray.vectors import embed_folder
+    from sidtool.data.tables import as_url
+    from sidtool.integrations.ray import embed_folder
 
     with progress("embed") as reports:
         run = replace(run, progress=reports.get("embed"))
@@ -48,8 +47,8 @@ def encode_items(
     bundle: str, catalog: str, out: Path, columns: ItemColumns, run: RunOptions, **moved: Any
 ) -> "RunReport":
     """Write the SIDs of a folder of items; `moved` says where the bundle's encoder is."""
-    from sidtool.data.tables.locate import as_url
-    from sidtool.integrations.ray.vectors import encode_folder
+    from sidtool.data.tables import as_url
+    from sidtool.integrations.ray import encode_folder
 
     with progress("encode") as reports:
         run = replace(run, progress=reports.get("encode"))
@@ -58,7 +57,7 @@ def encode_items(
 
 def say_parts(verb: str, report: "RunReport", out: Path, *, json: bool, dry_run: bool) -> None:
     """Print what a run over a folder wrote, or would write."""
-    from sidtool.data.tables.locate import as_url
+    from sidtool.data.tables import as_url
 
     place = as_url(out)
     if dry_run:

@@ -13,21 +13,20 @@ from sidtool.cli.list_tables import say_lists
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_task
 from sidtool.cli.terminal.console import next_step, progress
-from sidtool.evaluation.options import (
+from sidtool.evaluation import (
     EvaluationOptions,
     ListEvaluationOptions,
     QuestionOptions,
     TaskEvaluationOptions,
 )
-from sidtool.examples.catalog import TaskCatalogOptions
-from sidtool.integrations.ray.engine import WorkerOptions
-from sidtool.model.memory import MemoryOptions
-from sidtool.model.model_options import ModelOptions
-from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.examples import TaskCatalogOptions
+from sidtool.integrations.ray import WorkerOptions
+from sidtool.model import MemoryOptions, ModelOptions
+from sidtool.recommendation.search import ListOptions
 
 if TYPE_CHECKING:
-    from sidtool.integrations.ray.rankings import ClusterRanker
-    from sidtool.model.load import LoadedModel
+    from sidtool.integrations.ray import ClusterRanker
+    from sidtool.model import LoadedModel
 
 Against = Annotated[
     str | None,
@@ -75,8 +74,8 @@ def evaluate(
 ) -> None:
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
     item-kNN; of a model with a memory also the model alone and the memory alone."""
-    from sidtool.evaluation.evaluation import evaluate as evaluate_split
-    from sidtool.evaluation.metrics import check_names, check_thresholds, model_metric_names
+    from sidtool.evaluation import check_names, check_thresholds, model_metric_names
+    from sidtool.evaluation import evaluate as evaluate_split
 
     thresholds = numbers(fail_under or [], option="--fail-under")
     ranker = _ranker(model, use, memory, workers)
@@ -110,10 +109,8 @@ def evaluate_lists(
 ) -> None:
     """Evaluate lists on whole held-out sessions, beside the first items of the model's ranking:
     recall and NDCG of the session, order, diversity, novelty, repeats and legality."""
-    from sidtool.evaluation.lists.list_evaluation import LISTS
-    from sidtool.evaluation.lists.list_evaluation import evaluate_lists as evaluate_split
-    from sidtool.evaluation.lists.list_metrics import list_metric_names
-    from sidtool.evaluation.metrics import check_names, check_thresholds
+    from sidtool.evaluation import LISTS, check_names, check_thresholds, list_metric_names
+    from sidtool.evaluation import evaluate_lists as evaluate_split
 
     thresholds = numbers(fail_under or [], option="--fail-under")
     check_names(thresholds, list_metric_names(settings.length))
@@ -152,8 +149,8 @@ def evaluate_task(
 ) -> None:
     """Evaluate one task of make-sft: exact and prefix accuracy and retrieval if its answer is a
     SID; accuracy, log loss and AUC if it is a label; else exact match, token F1 and perplexity."""
-    from sidtool.evaluation.metrics import check_thresholds
-    from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_questions
+    from sidtool.evaluation import check_thresholds
+    from sidtool.evaluation import evaluate_task as evaluate_questions
 
     thresholds = numbers(fail_under or [], option="--fail-under")
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))
@@ -177,7 +174,7 @@ def _ranker(
     """The workers that search, None for this process."""
     if workers.engine == "local":
         return None
-    from sidtool.integrations.ray.rankings import ClusterRanker
+    from sidtool.integrations.ray import ClusterRanker
 
     source = inference.model_source(model, use, memory)
     return ClusterRanker(source, workers.engine, workers.workers)

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from sidtool.cli.terminal.console import note, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from sidtool.evaluation.results import Evaluation
-    from sidtool.evaluation.system_values import Averages
-    from sidtool.evaluation.tasks.task_evaluation import TaskEvaluation
+    from sidtool.evaluation import Averages, Evaluation, TaskEvaluation
 
 HIT_RATE = "hr@10"
 NDCG = "ndcg@10"
@@ -19,7 +17,7 @@ DECIMALS = (2, 4)
 
 def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> None:
     """The tables of an evaluation; with `json` on stderr, beside the JSON on stdout."""
-    from sidtool.evaluation.held_out import OTHER_MODEL
+    from sidtool.evaluation import OTHER_MODEL
 
     if json:
         say_json(evaluation.to_json())
@@ -36,7 +34,7 @@ def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> No
 
 def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     """Every metric of every system but the other model."""
-    from sidtool.evaluation.held_out import OTHER_MODEL
+    from sidtool.evaluation import OTHER_MODEL
 
     systems = {name: each for name, each in evaluation.baselines.items() if name != OTHER_MODEL}
     rows = []

@@ -4,12 +4,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sidtool.cli.terminal.console import note
-from sidtool.model.memory import MemoryOptions
-from sidtool.model.model_options import ModelOptions
+from sidtool.model import MemoryOptions, ModelOptions
 
 if TYPE_CHECKING:
-    from sidtool.integrations.ray.models import ModelSource
-    from sidtool.model.load import LoadedModel
+    from sidtool.integrations.ray import ModelSource
+    from sidtool.model import LoadedModel
 
 
 def load_model(
@@ -27,6 +26,6 @@ def model_source(
     model: str, use: ModelOptions, memory: MemoryOptions = MemoryOptions()
 ) -> "ModelSource":
     """The model as this process or workers load it."""
-    from sidtool.integrations.ray.models import ModelSource
+    from sidtool.integrations.ray import ModelSource
 
     return ModelSource(model, memory, **asdict(use))

@@ -7,13 +7,11 @@ import typer
 
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan
-from sidtool.integrations.formats.convert import CatalogFile, System
-from sidtool.integrations.formats.imported_codebook import CodebookFile
-from sidtool.integrations.formats.minionerec import Keys
-from sidtool.tokenizer.sid import Levels
+from sidtool.integrations.formats import CatalogFile, CodebookFile, Keys, System
+from sidtool.tokenizer import Levels
 
 if TYPE_CHECKING:
-    from sidtool.tokenizer.bundle.bundle import Bundle
+    from sidtool.tokenizer.bundle import Bundle
 
 KeysOption = Annotated[
     Keys, typer.Option(help="Keys of index.json: item ids, or line numbers of ITEMS from 0.")
@@ -48,7 +46,7 @@ def import_(
     """Import another system's map as a bundle, with its codebook if there is one."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.integrations.formats.convert import import_map, read_map
+    from sidtool.integrations.formats import import_map, read_map
 
     sizes = Levels.from_text(levels).sizes if levels is not None else None
     how: dict[str, Any] = {"items": catalog, "info": info, "sizes": sizes, "keys": keys}
@@ -74,7 +72,7 @@ def import_(
 
 
 def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:
-    from sidtool.integrations.formats.imported_codebook import encoded_share
+    from sidtool.integrations.formats import encoded_share
 
     manifest = bundle.manifest
     encoded = encoded_share(bundle)
@@ -133,14 +131,14 @@ def export(
 ) -> None:
     """Export a bundle's map for another system or an engine; retired items are omitted."""
     from sidtool.base.output import refuse_existing
-    from sidtool.integrations.formats.convert import (
+    from sidtool.integrations.formats import (
         EXPORTS,
         check_export_options,
         export_map,
+        model_tokens,
         plan_export,
     )
-    from sidtool.integrations.formats.token_ids import model_tokens
-    from sidtool.registry.references import open_source
+    from sidtool.registry import open_source
 
     check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
     opened = open_source(bundle)

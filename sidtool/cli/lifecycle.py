@@ -10,13 +10,12 @@ from sidtool.base.errors import EXIT_REFUSED, UsageError
 from sidtool.base.option_texts import read_ids
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.tokenizer.make.build_options import CatalogOptions, NewItemOptions
+from sidtool.tokenizer import CatalogOptions, NewItemOptions
 
 if TYPE_CHECKING:
-    from sidtool.model.copies import Outlook
-    from sidtool.tokenizer.bundle.bundle import Bundle
-    from sidtool.tokenizer.bundle.history import ItemsChange
-    from sidtool.tokenizer.make.diff import Diff
+    from sidtool.model import Outlook
+    from sidtool.tokenizer import Diff
+    from sidtool.tokenizer.bundle import Bundle, ItemsChange
 
 MAX_LISTED = 5
 """Items that a table lists."""
@@ -47,10 +46,16 @@ def add_items(
     """Add items to a bundle and retire others; published SIDs never move."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.registry.references import open_source
-    from sidtool.tokenizer.make.add import NO_ITEMS, planned_change, read_new_items, unknown
-    from sidtool.tokenizer.make.add import add_items as add
-    from sidtool.tokenizer.make.encode import check_texts, open_sources
+    from sidtool.registry import open_source
+    from sidtool.tokenizer import (
+        NO_ITEMS,
+        check_texts,
+        open_sources,
+        planned_change,
+        read_new_items,
+        unknown,
+    )
+    from sidtool.tokenizer import add_items as add
 
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
@@ -124,9 +129,9 @@ def diff(
 ) -> None:
     """Show what differs between two bundles, and whether models of the old one work with the
     new."""
-    from sidtool.model.copies import outlook
-    from sidtool.registry.references import open_bundle
-    from sidtool.tokenizer.make.diff import diff as compare
+    from sidtool.model import outlook
+    from sidtool.registry import open_bundle
+    from sidtool.tokenizer import diff as compare
 
     before = open_bundle(old)
     after = open_bundle(new)
@@ -153,9 +158,9 @@ def align(
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
-    from sidtool.registry.references import open_source
-    from sidtool.tokenizer.bundle.history import AlignChange
-    from sidtool.tokenizer.make.align import align as rename
+    from sidtool.registry import open_source
+    from sidtool.tokenizer import align as rename
+    from sidtool.tokenizer.bundle import AlignChange
 
     refuse_existing(out, force, BUNDLE)
     aligned = rename(open_source(new), open_source(to))
@@ -198,9 +203,9 @@ def rebind(
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
-    from sidtool.model.copies import check_rebind
-    from sidtool.model.copies import rebind as bind
-    from sidtool.registry.references import open_source
+    from sidtool.model import check_rebind
+    from sidtool.model import rebind as bind
+    from sidtool.registry import open_source
 
     opened = open_source(newer)
     check = check_rebind if dry_run else bind

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sidtool.cli.terminal.console import note, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from sidtool.evaluation.lists.list_results import ListEvaluation, Mean
+    from sidtool.evaluation import ListEvaluation, Mean
 
 COLUMNS = 3
 """Systems beside one another in a table."""

@@ -21,17 +21,14 @@ from sidtool.cli.terminal.console import (
     say_plan,
     say_table,
 )
-from sidtool.evaluation.options import TuneMemoryOptions
-from sidtool.evaluation.similarity_tuning import TuneSimilarityOptions
-from sidtool.memory.build import DEFAULT
+from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
+from sidtool.memory import DEFAULT
 
 if TYPE_CHECKING:
-    from sidtool.data.split.split import Split
-    from sidtool.data.vectors import Vectors
-    from sidtool.memory.build import EarlierMemory
-    from sidtool.memory.content import ItemContent
-    from sidtool.memory.memory import Memory
-    from sidtool.tokenizer.bundle.bundle import Bundle
+    from sidtool.data import Vectors
+    from sidtool.data.split import Split
+    from sidtool.memory import EarlierMemory, ItemContent, Memory
+    from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,7 @@ class VectorInputs:
 
     def check(self, bundle: "Bundle") -> None:
         """Raise what `read` would raise before it reads or makes vectors."""
-        from sidtool.tokenizer.make.add import read_new_items
-        from sidtool.tokenizer.make.encode import check_texts, item_texts, open_sources
+        from sidtool.tokenizer import check_texts, item_texts, open_sources, read_new_items
 
         if self.embeddings:
             open_sources(bundle, self.embeddings, list(bundle.items.ids))
@@ -66,8 +62,7 @@ class VectorInputs:
 
     def read(self, bundle: "Bundle") -> "Vectors | None":
         """The vectors of the items, of files or by their texts; None without a source."""
-        from sidtool.tokenizer.make.add import read_new_items
-        from sidtool.tokenizer.make.encode import embed_items, read_sources
+        from sidtool.tokenizer import embed_items, read_new_items, read_sources
 
         if self.embeddings:
             return read_sources(bundle, self.embeddings, list(bundle.items.ids))
@@ -90,9 +85,9 @@ class Earlier:
 
     def open(self) -> "EarlierMemory":
         """The memory and its split. Raises as `open_memory` and `open_split`."""
-        from sidtool.data.split.files import open_split
-        from sidtool.memory.build import EarlierMemory
-        from sidtool.registry.references import open_memory
+        from sidtool.data.split import open_split
+        from sidtool.memory import EarlierMemory
+        from sidtool.registry import open_memory
 
         return EarlierMemory(open_memory(self.memory), open_split(self.split))
 
@@ -134,11 +129,10 @@ def build_memory(
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import MEMORY
-    from sidtool.data.split.files import open_split
-    from sidtool.memory.build import build_memory as build
-    from sidtool.memory.build import check_memory_split
-    from sidtool.memory.sharded import shards_beside
-    from sidtool.registry.references import open_source
+    from sidtool.data.split import open_split
+    from sidtool.memory import build_memory as build
+    from sidtool.memory import check_memory_split, shards_beside
+    from sidtool.registry import open_source
 
     refuse_existing(out, force, MEMORY)
     if not tune and search != TuneSimilarityOptions():
@@ -194,10 +188,10 @@ def tune_memory(
 ) -> None:
     """Choose the weight and power of a memory on validation users, and bind it to a copy of a
     model."""
-    from sidtool.data.split.files import open_split
-    from sidtool.evaluation.memory_tuning import plan_tune_memory
-    from sidtool.evaluation.memory_tuning import tune_memory as tune
-    from sidtool.registry.references import open_memory
+    from sidtool.data.split import open_split
+    from sidtool.evaluation import plan_tune_memory
+    from sidtool.evaluation import tune_memory as tune
+    from sidtool.registry import open_memory
 
     opened = open_memory(memory)
     events = open_split(split)
@@ -260,8 +254,8 @@ def _build_tuned(
     search: TuneSimilarityOptions,
 ) -> "Memory":
     """A memory with the settings that are best on validation users; prints them."""
-    from sidtool.evaluation.similarity_tuning import tune_similarity
-    from sidtool.memory.build import build_memory
+    from sidtool.evaluation import tune_similarity
+    from sidtool.memory import build_memory
 
     with progress("tune") as reports:
         tuned = tune_similarity(split, bundle, content, search, progress=reports.get("tune"))
@@ -283,8 +277,7 @@ def _content(
 ) -> "ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""
-    from sidtool.memory.build import content_of
-    from sidtool.memory.content import DEFAULT_WEIGHT, ItemContent
+    from sidtool.memory import DEFAULT_WEIGHT, ItemContent, content_of
 
     if weight == 0:
         return None

@@ -12,15 +12,13 @@ from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, say_plan, warn
-from sidtool.data.items import TextNames
-from sidtool.integrations.adopt.adopt_options import AdoptOptions
-from sidtool.model.extend_options import ExtendOptions
-from sidtool.model.presets.shapes import Preset
-from sidtool.model.pretrained import Dtype
+from sidtool.data import TextNames
+from sidtool.integrations.adopt import AdoptOptions
+from sidtool.model import Dtype, ExtendOptions, Preset
 
 if TYPE_CHECKING:
-    from sidtool.data.items import Items
-    from sidtool.integrations.adopt.report import Adoption
+    from sidtool.data import Items
+    from sidtool.integrations.adopt import Adoption
 
 
 def init_model(
@@ -50,8 +48,8 @@ def init_model(
     json: options.Json = False,
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
-    from sidtool.model.presets.init_model import init_model as init
-    from sidtool.model.presets.shapes import model_shape
+    from sidtool.model import init_model as init
+    from sidtool.model import model_shape
 
     catalog = _read_catalog(items, bundle, columns)
     overrides = assignments(set_ or [])
@@ -83,8 +81,8 @@ def init_model(
 
 def _read_catalog(items: Path, bundle: str | None, columns: TextNames) -> "Items":
     """The catalog, with the columns and the text template that a bundle records."""
-    from sidtool.data.items import read_items
-    from sidtool.registry.references import open_bundle
+    from sidtool.data import read_items
+    from sidtool.registry import open_bundle
 
     if bundle is None:
         return read_items(items, **asdict(columns))
@@ -110,10 +108,10 @@ def extend_model(
     json: options.Json = False,
 ) -> None:
     """Add a bundle's SID tokens to a language model."""
-    from sidtool.base.checkpoint.hub import is_hub_url
-    from sidtool.model.extend import check_extension, locate_base
-    from sidtool.model.extend import extend_model as extend
-    from sidtool.registry.references import open_source
+    from sidtool.base.checkpoint import is_hub_url
+    from sidtool.model import check_extension, locate_base
+    from sidtool.model import extend_model as extend
+    from sidtool.registry import open_source
 
     opened = open_source(bundle)
     if dry_run:
@@ -168,8 +166,8 @@ def adopt(
     """Take over a model that another system trained, with its map of items.
 
     Checks that each SID token is one token with an embedding row, and shows a prompt."""
-    from sidtool.integrations.adopt.adoption import adopt as adopt_model
-    from sidtool.integrations.adopt.adoption import check_adoption
+    from sidtool.integrations.adopt import adopt as adopt_model
+    from sidtool.integrations.adopt import check_adoption
 
     run = check_adoption if dry_run else adopt_model
     adoption = run(model, source, out, chosen, trust_remote_code=trust_remote_code, force=force)
@@ -219,8 +217,8 @@ def merge(
     json: options.Json = False,
 ) -> None:
     """Merge LoRA adapters into their base model."""
-    from sidtool.model.copies import check_merge
-    from sidtool.model.copies import merge as merge_adapters
+    from sidtool.model import check_merge
+    from sidtool.model import merge as merge_adapters
 
     if dry_run:
         base = check_merge(model, out, force=force)

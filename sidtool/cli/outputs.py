@@ -47,7 +47,7 @@ def _kind(path: Path) -> str:
     """The kind of artifact at a path, as `describe` names it; "" if it is none."""
     if path.suffix != ".zip":
         return describe(path) or ""
-    from sidtool.registry.kinds import kind_of, read_manifest
+    from sidtool.registry import kind_of, read_manifest
 
     with suppress(SidtoolError):
         return f"a {kind_of(read_manifest(str(path)))}"

@@ -15,18 +15,16 @@ from sidtool.base.output_name import RESULTS
 from sidtool.cli import inference
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import progress, say, say_json, say_table, standard_input, warn
-from sidtool.integrations.ray.engine import WorkerOptions
-from sidtool.integrations.ray.run import RunOptions
-from sidtool.model.memory import MemoryOptions
-from sidtool.model.model_options import ModelOptions
-from sidtool.recommendation.recommend_options import ItemOptions, RecommendOptions
-from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.integrations.ray import RunOptions, WorkerOptions
+from sidtool.model import MemoryOptions, ModelOptions
+from sidtool.recommendation import ItemOptions, RecommendOptions
+from sidtool.recommendation.search import ListOptions
 
 if TYPE_CHECKING:
-    from sidtool.data.fields.fields import Fields
-    from sidtool.integrations.ray.models import ModelSource
-    from sidtool.model.load import LoadedModel
-    from sidtool.recommendation.requests import BadRequest, Outcome, Recommendation, Request
+    from sidtool.data import Fields
+    from sidtool.integrations.ray import ModelSource
+    from sidtool.model import LoadedModel
+    from sidtool.recommendation import BadRequest, Outcome, Recommendation, Request
 
 
 ListLength = Annotated[
@@ -106,7 +104,7 @@ class RequestSource:
     def shared_fields(self) -> "Fields":
         """The fields of --fields. Raises UsageError."""
         from sidtool.base.documents import parse_json
-        from sidtool.data.fields.fields import NO_FIELDS, Fields
+        from sidtool.data import NO_FIELDS, Fields
 
         if self.fields is None:
             return NO_FIELDS
@@ -125,9 +123,13 @@ class RequestSource:
 
     def requests(self, loaded: "LoadedModel") -> "Iterable[Request | BadRequest]":
         """The requests; those of --events have the columns that the model was made from."""
-        from sidtool.model.contract.split_check import event_columns
-        from sidtool.recommendation.live import arriving_requests
-        from sidtool.recommendation.requests import Request, read_request_file, user_requests
+        from sidtool.model.contract import event_columns
+        from sidtool.recommendation import (
+            Request,
+            arriving_requests,
+            read_request_file,
+            user_requests,
+        )
 
         if self.events is not None:
             users = self.users if self.users is not None else self.user or None
@@ -161,8 +163,7 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
-    from sidtool.recommendation.recommendations import answer_each, recommend_to_file
-    from sidtool.recommendation.requests import Outcome
+    from sidtool.recommendation import Outcome, answer_each, recommend_to_file
 
     choices = replace(_with_list(choices, list_, lists), fields=source.shared_fields())
     scored = None if candidates is None else read_ids(candidates)
@@ -219,8 +220,8 @@ def _recommend_by_workers(
     run: RunOptions,
 ) -> None:
     """Answer a folder of requests. Raises UsageError unless requests and answers are folders."""
-    from sidtool.data.tables.locate import as_url
-    from sidtool.integrations.ray.recommendations import recommend_folder
+    from sidtool.data.tables import as_url
+    from sidtool.integrations.ray import recommend_folder
 
     if file in (None, "-") or out is None:
         raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
@@ -250,7 +251,7 @@ def _report(outcome: "Outcome", k: int) -> None:
 
 
 def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:
-    from sidtool.recommendation.requests import BadRequest
+    from sidtool.recommendation import BadRequest
 
     if json:
         say_json(answer.to_json())

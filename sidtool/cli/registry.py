@@ -19,7 +19,7 @@ from sidtool.cli.terminal.console import (
 )
 
 if TYPE_CHECKING:
-    from sidtool.registry.kinds import Kind
+    from sidtool.registry import Kind
 
 Reference = Annotated[
     str,
@@ -41,7 +41,7 @@ NEXT_STEPS: Mapping["Kind", str] = {
 def log(artifact: options.Artifact, json: options.Json = False) -> None:
     """List the versions of a bundle, memory or model, what each changed, and the tags of a
     published one."""
-    from sidtool.registry.version_log import log as read_log
+    from sidtool.registry import log as read_log
 
     history = read_log(artifact)
     if json:
@@ -82,8 +82,8 @@ def push(
 ) -> None:
     """Publish a bundle, memory or model as an immutable version; an interrupted push leaves nothing
     visible."""
-    from sidtool.registry.publish import plan_push
-    from sidtool.registry.publish import push as publish
+    from sidtool.registry import plan_push
+    from sidtool.registry import push as publish
 
     if dry_run:
         plan = plan_push(artifact, target, tag=tag, license=license)
@@ -114,9 +114,8 @@ def pull(
     json: options.Json = False,
 ) -> None:
     """Copy a published bundle, memory or model to disk, byte for byte, and verify it."""
-    from sidtool.registry.publish import plan_pull
-    from sidtool.registry.publish import pull as fetch
-    from sidtool.registry.transfer import published
+    from sidtool.registry import plan_pull, published
+    from sidtool.registry import pull as fetch
 
     if dry_run:
         registry, record = plan_pull(reference, out, force=force)
@@ -159,8 +158,8 @@ def tag(
     json: options.Json = False,
 ) -> None:
     """Point a tag at a published version."""
-    from sidtool.registry.publish import tag as point
-    from sidtool.registry.references import split_reference
+    from sidtool.registry import split_reference
+    from sidtool.registry import tag as point
 
     record = point(reference, name)
     if json:

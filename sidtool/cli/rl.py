@@ -11,7 +11,7 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import progress, say_plan
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
-from sidtool.training.reinforcement.settings import Algorithm
+from sidtool.training import Algorithm
 
 
 def rl(
@@ -80,11 +80,7 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
-    from sidtool.training.reinforcement.plan import plan_rl
-    from sidtool.training.reinforcement.rl_run import RlRequest
-    from sidtool.training.reinforcement.run import run_rl
-    from sidtool.training.reinforcement.settings import RL_SETTINGS
-    from sidtool.training.settings_file import read_settings
+    from sidtool.training import RL_SETTINGS, RlRequest, plan_rl, read_settings, run_rl
 
     pairs = list(set_ or ())
     pairs += [f"algorithm={algorithm}"] if algorithm else []

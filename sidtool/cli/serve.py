@@ -11,8 +11,8 @@ from sidtool.base.documents import read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn
-from sidtool.recommendation.recommend_options import ItemOptions, RecommendOptions
-from sidtool.recommendation.serve.serve_options import Listening, ServiceOptions
+from sidtool.recommendation import ItemOptions, RecommendOptions
+from sidtool.recommendation.serve import Listening, ServiceOptions
 
 TOKEN_VARIABLE = "SIDTOOL_TOKEN"
 
@@ -47,9 +47,9 @@ def serve(
     from sidtool.base.extras import require
 
     require("serve")
-    from sidtool.integrations.ray.ray_service import serve_on_ray
-    from sidtool.recommendation.serve.serve_options import ServeOptions
-    from sidtool.recommendation.serve.start import serve as serve_model
+    from sidtool.integrations.ray import serve_on_ray
+    from sidtool.recommendation.serve import ServeOptions
+    from sidtool.recommendation.serve import serve as serve_model
 
     token = _token(token_file)
     if token is None and listening.host not in ("127.0.0.1", "::1", "localhost"):

@@ -14,12 +14,17 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import meanings
 from sidtool.base.records import JsonRecord
-from sidtool.model.presets.shapes import Preset, preset_fields
-from sidtool.tokenizer.quantize import METHODS, OPTION_MEANINGS, option_defaults, option_types
-from sidtool.tokenizer.quantize.fusion import FusionOptions
-from sidtool.training.reinforcement.settings import RL_DEFAULTS, RL_SETTINGS
-from sidtool.training.settings import DEFAULTS, MACHINE_DEFAULTS
-from sidtool.training.settings_file import TRAINING, Vocabulary, type_name
+from sidtool.model import Preset, preset_fields
+from sidtool.tokenizer import METHODS, OPTION_MEANINGS, FusionOptions, option_defaults, option_types
+from sidtool.training import (
+    DEFAULTS,
+    MACHINE_DEFAULTS,
+    RL_DEFAULTS,
+    RL_SETTINGS,
+    TRAINING,
+    Vocabulary,
+    type_name,
+)
 
 Configurable = Literal["build-codebook", "init-model", "train", "rl"]
 """The commands with `--set`."""

@@ -7,17 +7,13 @@ import typer
 
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, progress, say, say_json, say_table, warn
-from sidtool.data.general_text import GeneralOptions
-from sidtool.examples.catalog import TaskCatalogOptions
-from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.examples_run import SftInputs
-from sidtool.examples.sft_options import SftOptions
-from sidtool.integrations.ray.engine import WorkerOptions
+from sidtool.data import GeneralOptions
+from sidtool.examples import SftInputs, SftOptions, TaskCatalogOptions, WeightOptions
+from sidtool.integrations.ray import WorkerOptions
 
 if TYPE_CHECKING:
-    from sidtool.examples.event_weights import WeightRecord
-    from sidtool.examples.lineage import Lineage
-    from sidtool.integrations.ray.training_examples import ClusterExamples
+    from sidtool.examples import Lineage, WeightRecord
+    from sidtool.integrations.ray import ClusterExamples
 
 
 def make_sft(
@@ -40,7 +36,7 @@ def make_sft(
     json: options.Json = False,
 ) -> None:
     """Write training examples, validation users and their lineage."""
-    from sidtool.examples.examples_run import make_sft as write_sft
+    from sidtool.examples import make_sft as write_sft
 
     inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
     with progress("examples") as report:
@@ -72,7 +68,7 @@ def make_sft(
 
 
 def _warn_of_open_answers(lineage: "Lineage") -> None:
-    from sidtool.examples.tasks import named_task
+    from sidtool.examples import named_task
 
     texts = [name for name in lineage.tasks if not named_task(name).writes_sids]
     if texts:
@@ -88,8 +84,7 @@ def _writer(inputs: SftInputs, workers: WorkerOptions) -> "ClusterExamples | Non
     if workers.engine == "local":
         return None
 
-    from sidtool.integrations.ray.run import RunOptions
-    from sidtool.integrations.ray.training_examples import ClusterExamples
+    from sidtool.integrations.ray import ClusterExamples, RunOptions
 
     return ClusterExamples(inputs, RunOptions(workers.engine, workers.workers))
 

@@ -7,11 +7,10 @@ import typer
 
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
-from sidtool.data.split.files import SplitOptions
-from sidtool.data.split.record import Protocol, SplitManifest
+from sidtool.data.split import Protocol, SplitManifest, SplitOptions
 
 if TYPE_CHECKING:
-    from sidtool.data.fields.fields import FieldTypes
+    from sidtool.data import FieldTypes
 
 LEFT_OUT: dict[Protocol, str] = {
     "leave-one-out": "events behind a user's last target",
@@ -38,7 +37,7 @@ def split(
     json: options.Json = False,
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
-    from sidtool.data.split.files import split_events
+    from sidtool.data.split import split_events
 
     manifest = split_events(events, out, chosen, memory=memory, dry_run=dry_run, force=force)
     if json:

@@ -19,13 +19,12 @@ from sidtool.cli.terminal.console import (
     say_table,
 )
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
-from sidtool.data.items import CatalogNames
-from sidtool.model.presets.shapes import Preset
-from sidtool.training.renewal.last_training import RefreshOptions
-from sidtool.training.settings import Stage
+from sidtool.data import CatalogNames
+from sidtool.model import Preset
+from sidtool.training import RefreshOptions, Stage
 
 if TYPE_CHECKING:
-    from sidtool.training.renewal.refresh import RefreshPlan
+    from sidtool.training import RefreshPlan
 
 
 def train(
@@ -87,9 +86,7 @@ def train(
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
-    from sidtool.training.run import check_stages, plan_stages, run_stages
-    from sidtool.training.settings_file import read_stages
-    from sidtool.training.training_run import TrainRequest
+    from sidtool.training import TrainRequest, check_stages, plan_stages, read_stages, run_stages
 
     stages = read_stages(config, set_ or (), stage)
     request = TrainRequest(
@@ -177,8 +174,8 @@ def refresh(
 
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
-    from sidtool.examples.catalog import TaskCatalogOptions
-    from sidtool.training.renewal.refresh import RefreshRequest, plan_refresh, run_refresh
+    from sidtool.examples import TaskCatalogOptions
+    from sidtool.training import RefreshRequest, plan_refresh, run_refresh
 
     request = RefreshRequest(
         model,
@@ -209,7 +206,7 @@ def _say_refresh_plan(
     plan: "RefreshPlan", chosen: RefreshOptions, model: str, out: Path, *, json: bool
 ) -> None:
     """What a refresh would do with the bundle, and how long it would train on which tasks."""
-    from sidtool.training.renewal.last_training import training_settings
+    from sidtool.training import training_settings
 
     verdict = plan.verdict
     text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"

@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.split.cooccurrence import ItemSequences
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split import Example, ItemSequences, UserSequence
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.memory.memory import SparseRows
-from sidtool.memory.similarity import KnnSettings, history_scores, item_similarity
-from sidtool.tokenizer.index_spaces import PopularityRanks
+from sidtool.memory import KnnSettings, SparseRows, history_scores, item_similarity
+from sidtool.tokenizer import PopularityRanks
 
 NO_RANKS = PopularityRanks(np.zeros(0, dtype=np.int64))
 CHUNK = 1024

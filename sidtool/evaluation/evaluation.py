@@ -14,8 +14,8 @@ import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
-from sidtool.data.spilled_events import Spill
-from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
+from sidtool.data import Spill
+from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
@@ -43,12 +43,11 @@ from sidtool.evaluation.system_values import (
     group_averages,
 )
 from sidtool.evaluation.systems import baseline_values, uses_memory
-from sidtool.memory.sharded import Shards
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.search.mixture import check_normalize
-from sidtool.recommendation.search.results import Normalize
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.memory import Shards
+from sidtool.model import LoadedModel
+from sidtool.recommendation.search import Normalize, check_normalize
+from sidtool.tokenizer import Leaves
+from sidtool.tokenizer.bundle import Bundle
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""

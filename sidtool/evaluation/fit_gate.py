@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.evaluation.mixture_candidates import Candidates
-from sidtool.memory.gate import LIMIT, Gate, standardize
+from sidtool.memory import LIMIT, Gate, standardize
 
 TEMPERATURE = 0.3
 """Of the smooth ranks, in units of log-probability."""

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.conditions import Condition
-from sidtool.data.fields.fields import FieldTypes, Value, Values, need_field
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data import Condition, FieldTypes, Value, Values, need_field
+from sidtool.data.split import Example, UserSequence
 from sidtool.evaluation.bootstrap import everyone
 
 SLICES: Mapping[str, tuple[int, int | None]] = {

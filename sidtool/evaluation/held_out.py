@@ -9,14 +9,11 @@ from typing import Literal
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.data.spilled_events import Spill
-from sidtool.data.split.files import open_split
-from sidtool.data.split.record import SplitReference, check_split
-from sidtool.data.split.split import Example, Split
-from sidtool.model.contract.compat import matching_rows
-from sidtool.model.contract.split_check import check_model_split, event_columns
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import Spill
+from sidtool.data.split import Example, Split, SplitReference, check_split, open_split
+from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.contract import check_model_split, event_columns, matching_rows
+from sidtool.tokenizer.bundle import Bundle
 
 Part = Literal["test", "valid"]
 

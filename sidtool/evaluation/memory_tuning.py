@@ -16,21 +16,23 @@ from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data.split.record import check_split
-from sidtool.data.split.split import Example, Split, evenly_spaced
+from sidtool.data.split import Example, Split, check_split, evenly_spaced
 from sidtool.evaluation.mixture_candidates import Candidates
 from sidtool.evaluation.mixture_choice import Grid, grid_ranks
 from sidtool.evaluation.new_item_factor import choose_for_new_items
 from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.memory.memory import Memory
-from sidtool.model.contract.memory_binding import MemoryBinding
-from sidtool.model.contract.split_check import check_model_split
-from sidtool.model.copies import bind_memory
-from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
-from sidtool.model.memory import WeightedMemory
-from sidtool.recommendation.query import WINDOW, QuerySession, in_windows
-from sidtool.recommendation.search.mixture import RankedItems, check_normalize
+from sidtool.memory import Memory
+from sidtool.model import (
+    LoadedModel,
+    WeightedMemory,
+    bind_memory,
+    check_model_folder,
+    load_model_folder,
+)
+from sidtool.model.contract import MemoryBinding, check_model_split
+from sidtool.recommendation import WINDOW, QuerySession, in_windows
+from sidtool.recommendation.search import RankedItems, check_normalize
 
 
 def tune_memory(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidtool.evaluation.bootstrap import intervals
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import MixtureChoice
-from sidtool.model.memory import DEFAULT_NEW_ITEM_FACTOR
+from sidtool.model import DEFAULT_NEW_ITEM_FACTOR
 
 METRIC = "hr@10"
 FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.25, 0.12, 0.06, 0.03, 0.0)

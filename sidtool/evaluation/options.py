@@ -7,15 +7,13 @@ from typing import Literal
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import read_ids
 from sidtool.base.options import check_options, option
-from sidtool.data.split.list_targets import MAX_LENGTH
+from sidtool.data.split import MAX_LENGTH
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.metrics import KS, metric_names
 from sidtool.evaluation.ranking import COVERED
-from sidtool.examples.catalog import TaskCatalogOptions
-from sidtool.examples.tasks import named_task
-from sidtool.memory.similarity import KnnSettings
-from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.search_options import BeamOptions, SearchOptions, SeenOptions
+from sidtool.examples import TaskCatalogOptions, named_task
+from sidtool.memory import KnnSettings
+from sidtool.recommendation.search import BeamOptions, ListOptions, SearchOptions, SeenOptions
 
 
 @dataclass(frozen=True, kw_only=True)

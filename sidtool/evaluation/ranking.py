@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
-from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.data.split.split import Example
+from sidtool.data import NO_FIELDS, Fields
+from sidtool.data.split import Example
 from sidtool.evaluation.metrics import TargetRanks, find_targets
-from sidtool.memory.distribution import MemoryIndex
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import WINDOW, Query, QuerySession, RankedQueries
-from sidtool.recommendation.search.results import Normalize
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
+from sidtool.memory import MemoryIndex
+from sidtool.model import LoadedModel
+from sidtool.recommendation import WINDOW, Query, QuerySession, RankedQueries
+from sidtool.recommendation.search import Normalize
+from sidtool.tokenizer import ItemRows, Leaves, SidPositions
+from sidtool.tokenizer.bundle import Bundle
 
 COVERED = 10
 """First recommendations of an example that coverage counts."""

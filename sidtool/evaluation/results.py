@@ -10,7 +10,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
-from sidtool.data.split.split import Example, evenly_spaced
+from sidtool.data.split import Example, evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups
 from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.ranking import IndexedExamples
@@ -20,9 +20,9 @@ from sidtool.evaluation.system_values import (
     SystemValues,
     system_differences,
 )
-from sidtool.model.contract.compat import matching_rows
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
+from sidtool.model.contract import matching_rows
+from sidtool.tokenizer import ItemRows, SidPositions
+from sidtool.tokenizer.bundle import Bundle
 
 HISTORY = 20
 """Items of a history that are stored, the last ones."""

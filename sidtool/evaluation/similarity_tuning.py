@@ -12,20 +12,24 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.options import check_options, option
-from sidtool.data.split.cooccurrence import count_pairs, item_sequences
-from sidtool.data.split.split import Split, evenly_spaced
+from sidtool.data.split import Split, count_pairs, evenly_spaced, item_sequences
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, rank_index
-from sidtool.memory.build import DEFAULT
-from sidtool.memory.content import ItemContent, content_similarity
-from sidtool.memory.distribution import MemoryIndex
-from sidtool.memory.memory import SparseRows
-from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
-from sidtool.model.contract.split_check import check_bundle_split
-from sidtool.recommendation.search.search_options import SeenOptions
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.memory import (
+    DEFAULT,
+    ItemContent,
+    KnnSettings,
+    MemoryIndex,
+    SparseRows,
+    content_similarity,
+    count_events,
+    similarity_of,
+)
+from sidtool.model.contract import check_bundle_split
+from sidtool.recommendation.search import SeenOptions
+from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.bundle import Bundle
 
 K = 10
 """Cut-off of the metric."""

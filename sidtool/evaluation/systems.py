@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split import Example, UserSequence
 from sidtool.evaluation.baselines import Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import (
@@ -12,11 +12,10 @@ from sidtool.evaluation.ranking import (
     IndexedExamples,
 )
 from sidtool.evaluation.system_values import SystemValues
-from sidtool.memory.sharded import Shards, sharded_rows
-from sidtool.memory.similarity import KnnSettings, item_similarity
-from sidtool.model.load import LoadedModel
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import PopularityRanks, SidPositions
+from sidtool.memory import KnnSettings, Shards, item_similarity, sharded_rows
+from sidtool.model import LoadedModel
+from sidtool.tokenizer import PopularityRanks, SidPositions
+from sidtool.tokenizer.bundle import Bundle
 
 
 def uses_memory(loaded: LoadedModel) -> bool:

@@ -8,18 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.split.split import Example
+from sidtool.data.split import Example
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.model.memory import WeightedMemory
-from sidtool.model.prompt.field_tokens import UserTokens
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.query import QuerySession
-from sidtool.recommendation.search.mixture import Mixture
-from sidtool.recommendation.search.results import Normalize
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.model import WeightedMemory
+from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
+from sidtool.recommendation import QuerySession
+from sidtool.recommendation.search import Mixture, Normalize
+from sidtool.tokenizer import Leaves
+from sidtool.tokenizer.bundle import Bundle
 
 
 def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:

@@ -6,9 +6,16 @@ from pathlib import Path
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option
-from sidtool.data.columns import CatalogColumns
-from sidtool.data.items import CatalogNames, Items, read_items, template_columns
-from sidtool.data.queries import Query, compose_queries, read_queries
+from sidtool.data import (
+    CatalogColumns,
+    CatalogNames,
+    Items,
+    Query,
+    compose_queries,
+    read_items,
+    read_queries,
+    template_columns,
+)
 from sidtool.examples.tasks import named_task
 
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.fields.fields import need_feedback_of_numbers
-from sidtool.data.split.split import Event, Split, UserSequence
+from sidtool.data import need_feedback_of_numbers
+from sidtool.data.split import Event, Split, UserSequence
 from sidtool.examples.example_file import LARGEST_WEIGHT
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import LIST_TASK, named_task

@@ -17,14 +17,19 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
-from sidtool.data.tables.json_tables import json_lines
+from sidtool.data.tables import json_lines
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import find_task
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.field_tokens import UserTokens
-from sidtool.model.prompt.segments import Segment, Span, segments_to_text, text_to_segments
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.sid import SidSpace
+from sidtool.model.prompt import (
+    PromptEncoder,
+    Segment,
+    SidTokens,
+    Span,
+    UserTokens,
+    segments_to_text,
+    text_to_segments,
+)
+from sidtool.tokenizer import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""

@@ -16,13 +16,16 @@ from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageEr
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
-from sidtool.data.general_text import GeneralOptions, GeneralRecord, GeneralText
-from sidtool.data.items import Items
-from sidtool.data.queries import Query
-from sidtool.data.spilled_events import Spill, spill_beside
-from sidtool.data.split.examples import write_examples
-from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Event, Split, count_leaks
+from sidtool.data import (
+    GeneralOptions,
+    GeneralRecord,
+    GeneralText,
+    Items,
+    Query,
+    Spill,
+    spill_beside,
+)
+from sidtool.data.split import Event, Split, count_leaks, open_split, write_examples
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_file import example_json
@@ -31,12 +34,10 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import GENERAL_TASK, copies_within, task_rng, token_budgets
 from sidtool.examples.training_examples import NO_FIELD_TOKENS, ExampleMaker
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.split_check import check_bundle_split
-from sidtool.model.load import check_model_folder
-from sidtool.model.pretrained import Checkpoint, load_tokenizer
-from sidtool.registry.references import open_source
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
+from sidtool.model.contract import check_bundle_split, model_folder
+from sidtool.registry import open_source
+from sidtool.tokenizer.bundle import Bundle
 
 
 class GeneralExamples(NamedTuple):

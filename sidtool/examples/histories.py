@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sidtool.data.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, Value
-from sidtool.data.split.split import Event, Split, UserSequence
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import NO_FIELDS, TARGET, TARGET_VALUES, Fields, Value
+from sidtool.data.split import Event, Split, UserSequence
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sidtool.data.queries import Query
-from sidtool.data.split.split import Event
+from sidtool.data import Query
+from sidtool.data.split import Event
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt.assemble import TextItems
-from sidtool.model.prompt.segments import Segment, catalog, shorten
+from sidtool.model.prompt import Segment, TextItems, catalog, shorten
 
 
 def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

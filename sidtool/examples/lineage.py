@@ -11,18 +11,29 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.data.general_text import GeneralRecord
-from sidtool.data.split.files import MANIFEST, TEST, VALID, read_manifest
-from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.record import SplitReference, check_split
-from sidtool.data.split.split import Split
-from sidtool.data.tables.containers import require_regular
+from sidtool.data import GeneralRecord
+from sidtool.data.split import (
+    MANIFEST,
+    TEST,
+    VALID,
+    ListTargets,
+    Split,
+    SplitReference,
+    check_split,
+    read_manifest,
+)
+from sidtool.data.tables import require_regular
 from sidtool.examples.event_weights import WeightRecord
-from sidtool.model.prompt.field_tokens import FieldValues
-from sidtool.model.prompt.frames import Format, Templates
-from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.identity import Identity
+from sidtool.model.prompt import (
+    FieldValues,
+    Format,
+    HistoryPrompt,
+    LabelPrompt,
+    ListPrompt,
+    Templates,
+    TextPrompt,
+)
+from sidtool.tokenizer.bundle import Bundle, Identity
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""

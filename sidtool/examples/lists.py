@@ -3,12 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from sidtool.data.fields.fields import NO_FIELDS
-from sidtool.data.split.list_targets import TargetList, target_lists
+from sidtool.data import NO_FIELDS
+from sidtool.data.split import TargetList, target_lists
 from sidtool.examples.histories import HistorySlice
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt.frames import PromptFrame
-from sidtool.model.prompt.segments import Segment, sids, template
+from sidtool.model.prompt import PromptFrame, Segment, sids, template
 
 
 def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

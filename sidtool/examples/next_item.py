@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sidtool.data.fields.fields import NO_FIELDS
+from sidtool.data import NO_FIELDS
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt.segments import catalog, template
-from sidtool.model.prompt.template_slots import value_text
+from sidtool.model.prompt import catalog, template, value_text
 
 
 def event_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

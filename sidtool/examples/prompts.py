@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sidtool.base.errors import UsageError
-from sidtool.data.fields.fields import TARGET, FieldTypes, need_field
-from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.split import Split
+from sidtool.data import TARGET, FieldTypes, need_field
+from sidtool.data.split import ListTargets, Split
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import Task
 from sidtool.examples.tasks import (
@@ -19,33 +18,36 @@ from sidtool.examples.tasks import (
     named_task,
     text_prompt_task,
 )
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.field_tokens import TIMES, FieldValues
-from sidtool.model.prompt.frames import (
+from sidtool.model.prompt import (
     HISTORY_SLOT,
     ITEM_SLOT,
-    SPLIT_HINT,
-    Format,
-    PromptFrame,
-    Templates,
-    begin_text,
-    chat_frame,
-    check_templates,
-    end_text,
-    plain_frame,
-    read_templates,
-)
-from sidtool.model.prompt.prompts import (
     MOST_LABELS,
+    SPLIT_HINT,
+    TIMES,
+    FieldValues,
+    Format,
     HistoryPrompt,
     LabelPrompt,
     ListPrompt,
+    PromptEncoder,
+    PromptFrame,
+    Segment,
+    Templates,
     TextPrompt,
+    begin_text,
+    catalog,
+    chat_frame,
+    check_templates,
+    end_text,
+    parse,
+    plain_frame,
+    read_templates,
+    slots,
     sorted_labels,
+    template,
+    value_text,
 )
-from sidtool.model.prompt.segments import Segment, catalog, template
-from sidtool.model.prompt.template_slots import parse, slots, value_text
-from sidtool.tokenizer.sid import SidSpace
+from sidtool.tokenizer import SidSpace
 
 LENGTH_SLOT = "{length}"
 """The slot of a template for the number of items in a list."""

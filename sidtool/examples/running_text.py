@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sidtool.data.general_text import pieces
+from sidtool.data import pieces
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt.segments import Segment, catalog, template
+from sidtool.model.prompt import Segment, catalog, template
 
 
 def item_text_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

@@ -6,8 +6,7 @@ from dataclasses import replace
 from sidtool.base.errors import DataError
 from sidtool.examples.histories import HistorySlice
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt.segments import Segment, sids, template
-from sidtool.model.prompt.template_slots import frame_segments, joined
+from sidtool.model.prompt import Segment, frame_segments, joined, sids, template
 
 
 def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

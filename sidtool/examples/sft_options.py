@@ -9,9 +9,9 @@ from typing import Any, Literal
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import assignments, numbers, read_ids
 from sidtool.base.options import check_options, group, option
-from sidtool.data.split.list_targets import LENGTH, ListTargets
+from sidtool.data.split import LENGTH, ListTargets
 from sidtool.examples.tasks import LIST_TASK, TASKS, check_budgets, check_weights, history_source
-from sidtool.model.prompt.frames import Format, Templates, read_template_file
+from sidtool.model.prompt import Format, Templates, read_template_file
 
 
 def _read_budgets(pairs: list[str]) -> dict[str, int]:

@@ -6,25 +6,25 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sidtool.base.errors import DataError
-from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
-from sidtool.data.items import Items
-from sidtool.data.queries import Query
-from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.split import Event, Split
+from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query
+from sidtool.data.split import Event, ListTargets, Split
 from sidtool.examples.histories import Histories
-from sidtool.model.prompt.assemble import SidItems, TextItems, assemble_prompt, history_items
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.frames import PromptFrame
-from sidtool.model.prompt.segments import (
+from sidtool.model.prompt import (
+    PromptEncoder,
+    PromptFrame,
     Segment,
+    SidItems,
+    TextItems,
+    assemble_prompt,
     begin,
     catalog,
     end,
+    history_items,
     shorten,
     sids,
     template,
 )
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 Per = Literal["user", "event", "item", "query", "document"]
 """What has an example: the history of a user, a training event (or a window of a split by given

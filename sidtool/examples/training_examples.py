@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.items import Items
-from sidtool.data.queries import Query
-from sidtool.data.split.split import Event, Split
+from sidtool.data import FieldTypes, Items, Query
+from sidtool.data.split import Event, Split
 from sidtool.examples.histories import Histories
 from sidtool.examples.items import training_queries
 from sidtool.examples.prompts import ServedPrompts, frames_of_mix
@@ -31,13 +29,18 @@ from sidtool.examples.tasks import (
     token_budgets,
     weighted_copies,
 )
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.field_tokens import FieldValues
-from sidtool.model.prompt.frames import PromptFrame, begin_text, end_text
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import Segment, template
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.prompt import (
+    FieldValues,
+    HistoryPrompt,
+    PromptEncoder,
+    PromptFrame,
+    Segment,
+    SidTokens,
+    begin_text,
+    end_text,
+    template,
+)
+from sidtool.tokenizer.bundle import Bundle
 
 NO_FIELD_TOKENS: FieldValues = {}
 

@@ -1,1 +1,5 @@
 """The memory: which items users interacted with together, as a sparse item-item matrix."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,17 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.data.split.cooccurrence import WINDOW, add_pairs, count_pairs, item_sequences
-from sidtool.data.split.record import check_split
-from sidtool.data.split.split import Split
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
+from sidtool.data.split import WINDOW, Split, add_pairs, check_split, count_pairs, item_sequences
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.sharded import Shards, sharded_rows
 from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.manifest import library_versions, now
+from sidtool.tokenizer.bundle import Bundle, library_versions, now
 
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
 """Settings of a memory, a compromise over the validation users of four data sets (docs/memory.md);

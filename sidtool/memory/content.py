@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.quantize.kmeans import ROWS_PER_CENTROID, kmeans
-from sidtool.tokenizer.quantize.mlp import unit
+from sidtool.data import Vectors
+from sidtool.tokenizer import ROWS_PER_CENTROID, kmeans, unit
+from sidtool.tokenizer.bundle import Bundle
 
 NEIGHBORS = 100
 """Nearest items per item."""

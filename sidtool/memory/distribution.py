@@ -10,8 +10,8 @@ from sidtool.base.errors import CompatibilityError
 from sidtool.memory.gate import FEATURES
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import age_weights, largest
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
+from sidtool.tokenizer import ItemRows, SidPositions
+from sidtool.tokenizer.bundle import Bundle
 
 HISTORY = 50
 """Items of a history that are read, the last ones: bounds the cost of a request."""

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, IntegrityError
-from sidtool.data.split.cooccurrence import UNIT, count_pairs, item_sequences
-from sidtool.data.split.split import Split
+from sidtool.data.split import UNIT, Split, count_pairs, item_sequences
 from sidtool.memory.content import content_rows
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.memory import Memory, SparseRows
 from sidtool.memory.similarity import similarity_rows
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.bundle import Bundle
 
 CHUNK = 4096
 """Training events of the users whose rows are computed together: bounds the memory of a step."""

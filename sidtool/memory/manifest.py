@@ -6,11 +6,10 @@ from typing import Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.data.split.record import SplitReference
+from sidtool.data.split import SplitReference
 from sidtool.memory.content import ContentSettings
 from sidtool.memory.similarity import KnnSettings
-from sidtool.tokenizer.bundle.identity import Identity
-from sidtool.tokenizer.bundle.manifest import check_digests, check_names
+from sidtool.tokenizer.bundle import Identity, check_digests, check_names
 
 FORMAT = 1
 """The memory format that this version writes, and the newest that it reads."""

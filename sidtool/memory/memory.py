@@ -16,18 +16,18 @@ from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
-from sidtool.base.storage.storage import Storage
-from sidtool.base.storage.zips import is_zip
+from sidtool.base.storage import Storage, is_zip
 from sidtool.memory.content import content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.similarity import similarity_of
-from sidtool.tokenizer.bundle.arrays import Expected, StoredArrays
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.identity import hash_array
-from sidtool.tokenizer.bundle.strings import StringArray
-from sidtool.tokenizer.bundle.zarr_group import (
+from sidtool.tokenizer.bundle import (
     ROOT,
+    Bundle,
+    Expected,
+    StoredArrays,
+    StringArray,
     broken_objects,
+    hash_array,
     new_zip,
     read_root,
     write_group,

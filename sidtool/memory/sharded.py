@@ -15,13 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import folder_beside
-from sidtool.data.split.cooccurrence import (
-    WINDOW,
-    ItemSequences,
-    add_pairs,
-    count_pairs,
-    pair_weights,
-)
+from sidtool.data.split import WINDOW, ItemSequences, add_pairs, count_pairs, pair_weights
 from sidtool.memory.memory import SparseRows
 from sidtool.memory.similarity import KnnSettings, similarity_rows
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.split.cooccurrence import ItemSequences, count_pairs, pair_weights
+from sidtool.data.split import ItemSequences, count_pairs, pair_weights
 
 
 @dataclass(frozen=True)

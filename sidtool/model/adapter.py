@@ -6,10 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.files import ADAPTER, check_folder, settings_digests, weight_digests
-from sidtool.base.checkpoint.finite import check_finite
-from sidtool.base.checkpoint.guard import loading
-from sidtool.base.checkpoint.weights import read_weights
+from sidtool.base.checkpoint import (
+    ADAPTER,
+    check_finite,
+    check_folder,
+    loading,
+    read_weights,
+    settings_digests,
+    weight_digests,
+)
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.read import read_contract

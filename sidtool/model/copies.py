@@ -1,19 +1,17 @@
-"""Copies of model folders: with a newer bundle or another memory, with LoRA adapters merged, and with
-contract and bundle restored after another program saved the model."""
+"""Copies of model folders: with a newer bundle or another memory, with LoRA adapters merged, and
+with contract and bundle restored after another program saved the model."""
 
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from sidtool.base.checkpoint.files import weight_digests
-from sidtool.base.checkpoint.finite import check_finite_files
+from sidtool.base.checkpoint import check_finite_files, weight_digests
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.memory.distribution import MemoryIndex
-from sidtool.memory.memory import Memory, open_verified
+from sidtool.memory import Memory, MemoryIndex, open_verified
 from sidtool.model.contract.bases import refuse_base_as_output
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import CONTRACT, Contract
@@ -31,8 +29,8 @@ from sidtool.model.contract.stage_record import (
 from sidtool.model.contract.write import copy_model, write_contract
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.make.align import check_alignable
+from sidtool.tokenizer import check_alignable
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)

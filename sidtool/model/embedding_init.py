@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.sid import SidSpace
+from sidtool.tokenizer import Codebook, SidSpace
 
 Init = Literal["codebook", "text", "mean", "random"]
 DEFAULT_INIT: Init = "codebook"

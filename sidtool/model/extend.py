@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from sidtool.base.checkpoint.files import CONFIG
+from sidtool.base.checkpoint import CONFIG
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
@@ -57,8 +57,7 @@ from sidtool.model.vocabulary import (
     check_embedding_rows,
     check_token_ids,
 )
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 
 
 def extend_model(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sidtool.base.checkpoint.files import ADAPTER
+from sidtool.base.checkpoint import ADAPTER
 from sidtool.base.errors import UsageError
 from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task
 from sidtool.model.sharded import part_like

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.files import read_object
+from sidtool.base.checkpoint import read_object
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.structure import is_encoder_decoder
 

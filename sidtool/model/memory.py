@@ -6,15 +6,14 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import option
-from sidtool.memory.gate import Gate
-from sidtool.memory.memory import Memory, open_verified
+from sidtool.memory import Gate, Memory, open_verified
 from sidtool.model.contract.memory_binding import (
     MEMORY_COPY,
     MemoryBinding,
     check_new_item_factor,
     check_weight,
 )
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 DEFAULT_WEIGHT = 0.3
 """Weight of a memory that was not tuned with the model."""

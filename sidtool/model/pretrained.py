@@ -11,20 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sidtool.base.checkpoint.files import (
+from sidtool.base.checkpoint import (
+    HUB_PREFIX,
     INDEX,
     PICKLES,
     WEIGHTS,
     StoredWeights,
+    check_config,
+    check_finite,
     check_folder,
+    check_settings,
+    download_model,
+    is_hub_url,
+    loading,
+    private_weights,
     read_gguf_size,
     settings_digests,
 )
-from sidtool.base.checkpoint.files import weight_digests as folder_weight_digests
-from sidtool.base.checkpoint.finite import check_finite
-from sidtool.base.checkpoint.guard import check_config, check_settings, loading
-from sidtool.base.checkpoint.hub import HUB_PREFIX, download_model, is_hub_url
-from sidtool.base.checkpoint.weights import private_weights
+from sidtool.base.checkpoint import weight_digests as folder_weight_digests
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.model.structure import model_kind

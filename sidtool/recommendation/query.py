@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.model.contract.contract import Contract
-from sidtool.model.load import LoadedModel
-from sidtool.model.positions import prompt_positions
-from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
-from sidtool.model.prompt.field_tokens import UserTokens
-from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.data import NO_FIELDS, Fields
+from sidtool.model import LoadedModel, prompt_positions
+from sidtool.model.contract import Contract
+from sidtool.model.prompt import (
+    HistoryPrompt,
+    ListPrompt,
+    SidTokens,
+    TextPrompt,
+    UserTokens,
+    history_prompt_ids,
+    text_prompt_ids,
+)
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
 from sidtool.recommendation.search.mixture import (
     NO_PRIOR,
@@ -32,9 +36,8 @@ from sidtool.recommendation.search.mixture import (
     rank_items,
 )
 from sidtool.recommendation.search.results import BeamResult, Normalize, check_scores
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
+from sidtool.tokenizer import ItemRows, Leaves, SidPositions
+from sidtool.tokenizer.bundle import Bundle, Trie
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""

@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageEr
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
-from sidtool.model.load import LoadedModel, load_model_folder
+from sidtool.model import LoadedModel, load_model_folder
 from sidtool.recommendation.live import LiveRequests
 from sidtool.recommendation.query import (
     WINDOW,
@@ -33,7 +33,7 @@ from sidtool.recommendation.requests import (
 )
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 from sidtool.recommendation.search.filters import AllowList
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.tokenizer import ItemRows
 
 
 def recommend(

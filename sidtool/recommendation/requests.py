@@ -14,11 +14,9 @@ from typing import IO, Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, SidtoolError
-from sidtool.data.columns import EventColumns
-from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.data.split.histories import History, user_histories
-from sidtool.data.tables.containers import PARQUET, library_errors
-from sidtool.data.tables.parquet import parquet_rows
+from sidtool.data import NO_FIELDS, EventColumns, Fields
+from sidtool.data.split import History, user_histories
+from sidtool.data.tables import PARQUET, library_errors, parquet_rows
 
 LINE_LIMIT = 1 << 25
 """Bytes of a line that is too long to be read: a history of a million items fits."""

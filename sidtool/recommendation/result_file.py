@@ -14,8 +14,8 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
-from sidtool.data.tables.containers import PARQUET
-from sidtool.model.load import LoadedModel
+from sidtool.data.tables import PARQUET
+from sidtool.model import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Outcome, Request
 

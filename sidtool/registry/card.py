@@ -8,14 +8,12 @@ from string import Template
 from typing import Any
 
 from sidtool.base.markdown import key_value_table, literal, shell_word, table
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.model.contract.card import model_card
-from sidtool.model.contract.contract import BUNDLE_COPY
+from sidtool.memory import MemoryManifest
+from sidtool.model.contract import BUNDLE_COPY, model_card
 from sidtool.registry.records import UNKNOWN_LICENSE
 from sidtool.registry.references import split_reference
 from sidtool.registry.stored_model import read_stored_model
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
+from sidtool.tokenizer.bundle import Bundle, Manifest, flat_record
 
 
 def write_card(manifest: Manifest | MemoryManifest, reference: str, license: str) -> str:

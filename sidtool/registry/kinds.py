@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
-from sidtool.base.storage.storage import Storage
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.memory import is_memory, verify_memory
-from sidtool.model.contract.contract import CONTRACT
+from sidtool.base.storage import Storage
+from sidtool.memory import MemoryManifest, is_memory, verify_memory
+from sidtool.model.contract import CONTRACT
 from sidtool.registry.stored_model import (
     StoredModel,
     is_model,
@@ -15,9 +14,7 @@ from sidtool.registry.stored_model import (
     read_stored_model,
     verify_model,
 )
-from sidtool.tokenizer.bundle.integrity import verify
-from sidtool.tokenizer.bundle.manifest import Manifest
-from sidtool.tokenizer.bundle.zarr_group import ROOT, parse_root, read_root
+from sidtool.tokenizer.bundle import ROOT, Manifest, parse_root, read_root, verify
 
 Kind = Literal["bundle", "memory", "model"]
 AnyManifest = Manifest | MemoryManifest | StoredModel

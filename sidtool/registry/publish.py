@@ -13,10 +13,8 @@ from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
-from sidtool.base.storage.storage import Storage
-from sidtool.base.storage.zips import is_zip
-from sidtool.model.contract.card import MODEL_CARD, check_license
-from sidtool.model.contract.contract import CONTRACT
+from sidtool.base.storage import Storage, is_zip
+from sidtool.model.contract import CONTRACT, MODEL_CARD, check_license
 from sidtool.registry import records
 from sidtool.registry.card import published_model_card, write_card
 from sidtool.registry.kinds import (
@@ -31,8 +29,7 @@ from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, Ve
 from sidtool.registry.references import check_published, find_version, locate, split_reference
 from sidtool.registry.stored_model import StoredModel
 from sidtool.registry.transfer import download, upload, upload_root
-from sidtool.tokenizer.bundle.manifest import Manifest
-from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip
+from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.base.records import JsonRecord
-from sidtool.base.storage.conditional import Snapshot
-from sidtool.base.storage.storage import Storage
+from sidtool.base.storage import Snapshot, Storage
 from sidtool.registry.kinds import FOLDERS, Kind
 
 FORMAT = 1

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sidtool.base.errors import DataError, IntegrityError, UsageError
-from sidtool.base.storage.storage import Storage
-from sidtool.memory.memory import Memory, open_verified
-from sidtool.model.contract.contract import BUNDLE_COPY
-from sidtool.model.memory import MemoryOptions
+from sidtool.base.storage import Storage
+from sidtool.memory import Memory, open_verified
+from sidtool.model import MemoryOptions
+from sidtool.model.contract import BUNDLE_COPY
 from sidtool.registry.kinds import AnyManifest
 from sidtool.registry.records import (
     LATEST,
@@ -20,10 +20,7 @@ from sidtool.registry.records import (
     read_pointer,
     read_record,
 )
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import open_verified_bundle
-from sidtool.tokenizer.bundle.manifest import Manifest
-from sidtool.tokenizer.bundle.zarr_group import ROOT
+from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, open_verified_bundle
 
 MAX_LISTED = 20
 """Names that an error lists."""

@@ -5,23 +5,20 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sidtool.base.checkpoint.files import MAX_JSON
+from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.base.storage.storage import Storage
-from sidtool.base.storage.zips import is_zip
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.memory import verify_memory
-from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
-from sidtool.model.contract.memory_binding import MEMORY_COPY
-from sidtool.model.contract.read import parse_contract
-from sidtool.tokenizer.bundle.integrity import verify
-from sidtool.tokenizer.bundle.manifest import Manifest, check_names
-from sidtool.tokenizer.bundle.zarr_group import (
+from sidtool.base.storage import Storage, is_zip
+from sidtool.memory import MemoryManifest, verify_memory
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract, parse_contract
+from sidtool.tokenizer.bundle import (
     MAX_ROOT_BYTES,
     ROOT,
     GroupManifest,
     Kind,
+    Manifest,
+    check_names,
     parse_root,
+    verify,
 )
 
 

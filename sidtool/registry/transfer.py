@@ -12,16 +12,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sidtool.base.checkpoint.files import MAX_JSON
+from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.progress import Progress
-from sidtool.base.storage.storage import Storage
-from sidtool.base.storage.zips import is_zip
+from sidtool.base.storage import Storage, is_zip
 from sidtool.registry.kinds import ROOTS, AnyManifest, Kind, parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
-from sidtool.tokenizer.bundle.zarr_group import MAX_ROOT_BYTES
+from sidtool.tokenizer.bundle import MAX_ROOT_BYTES
 
 BATCH = 16
 """Objects that are copied at once: the client's concurrency, and a bound on memory."""

@@ -1,1 +1,5 @@
 """Training examples and an extended model become a trained model."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
-from sidtool.examples.lineage import Lineage
-from sidtool.model.contract.contract import ModelKind
-from sidtool.model.pretrained import Dtype
+from sidtool.examples import Lineage
+from sidtool.model import Dtype
+from sidtool.model.contract import ModelKind
 from sidtool.training.loop.fsdp import check_fsdp
 from sidtool.training.loop.machine import stored_dtype, supports_bf16
 from sidtool.training.settings import DEFAULTS, TrainOptions

@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.examples.example_file import prompt_and_completion, read_training_examples
-from sidtool.examples.lineage import Lineage, checked_side_file
-from sidtool.model.contract.stage_record import Forgetting
-from sidtool.model.prompt.segments import Segment
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.examples import (
+    Lineage,
+    checked_side_file,
+    prompt_and_completion,
+    read_training_examples,
+)
+from sidtool.model.contract import Forgetting
+from sidtool.model.prompt import Segment, SidTokens
 
 
 @dataclass
@@ -44,8 +47,8 @@ class ForgettingCheck:
         self.result = Forgetting(len(self.texts), self.before, self._perplexity(trainer))
 
     def _perplexity(self, trainer: Any) -> float:
-        from sidtool.evaluation.tasks.text_answers import answer_losses, perplexity
-        from sidtool.model.prompt.encoder import prompt_encoder
+        from sidtool.evaluation import answer_losses, perplexity
+        from sidtool.model.prompt import prompt_encoder
 
         encoder = prompt_encoder(trainer.processing_class, self.tokens)
         ids = [encoder.ids(text) for text in self.texts]

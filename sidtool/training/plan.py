@@ -4,21 +4,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.data.split.files import open_split
-from sidtool.data.split.record import check_split
-from sidtool.data.split.split import Split
-from sidtool.examples.lineage import Lineage, check_same_bundle, check_same_split, read_lineage
-from sidtool.examples.tasks import find_task
-from sidtool.memory.leave_out import check_origin
-from sidtool.memory.memory import Memory
-from sidtool.model.contract.bases import refuse_base_as_output
-from sidtool.model.contract.contract import Contract, ModelKind
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.read import read_contract
-from sidtool.model.contract.split_check import check_model_split, further_splits
-from sidtool.model.load import check_model_folder
-from sidtool.registry.references import open_memory
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data.split import Split, check_split, open_split
+from sidtool.examples import Lineage, check_same_bundle, check_same_split, find_task, read_lineage
+from sidtool.memory import Memory, check_origin
+from sidtool.model import check_model_folder
+from sidtool.model.contract import (
+    Contract,
+    ModelKind,
+    check_model_split,
+    further_splits,
+    model_folder,
+    read_contract,
+    refuse_base_as_output,
+)
+from sidtool.registry import open_memory
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.arguments import check_fields, complete_fields
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import TrainOptions

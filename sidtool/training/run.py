@@ -10,17 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.hub import offline
+from sidtool.base.checkpoint import offline
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data.split.split import Split
-from sidtool.examples.lineage import validation_users
-from sidtool.memory.memory import Memory
-from sidtool.model.contract.read import read_contract
-from sidtool.model.contract.stage_record import TrainParams
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data.split import Split
+from sidtool.examples import validation_users
+from sidtool.memory import Memory
+from sidtool.model.contract import TrainParams, read_contract
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.arguments import run_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.forgetting import ForgettingCheck
@@ -277,7 +276,7 @@ def plan_stages(
 def check_stages(planned: Sequence[PlannedStage]) -> None:
     """Read what the stages will read, except weights, as they will read it. Raises as `train`
     does before its first step, and for every example."""
-    from sidtool.model.load import load_without_weights
+    from sidtool.model import load_without_weights
     from sidtool.training.setup import check_inputs
 
     # all stages have the tokenizer and the configuration of the first one's model

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
-from sidtool.model.memory import DEFAULT_POWER, DEFAULT_WEIGHT
+from sidtool.model import DEFAULT_POWER, DEFAULT_WEIGHT
 
 Stage = Literal["embeddings", "full", "lora"]
 SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]

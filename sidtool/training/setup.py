@@ -10,19 +10,23 @@ from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.split.examples import read_examples
-from sidtool.evaluation.validation import Validator
-from sidtool.examples.example_file import TokenizedExamples
-from sidtool.model.contract.stage_record import Selection
-from sidtool.model.contract.write import write_contract
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.lora import Lora
-from sidtool.model.memory import WeightedMemory
-from sidtool.model.positions import check_positions, max_positions, prompt_positions
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.structure import share_embedding_layers
-from sidtool.model.token_embeddings import TokenEmbeddings
-from sidtool.recommendation.query import shortened
+from sidtool.data.split import read_examples
+from sidtool.evaluation import Validator
+from sidtool.examples import TokenizedExamples
+from sidtool.model import (
+    LoadedModel,
+    Lora,
+    TokenEmbeddings,
+    WeightedMemory,
+    check_positions,
+    load_model_folder,
+    max_positions,
+    prompt_positions,
+    share_embedding_layers,
+)
+from sidtool.model.contract import Selection, write_contract
+from sidtool.model.prompt import prompt_encoder
+from sidtool.recommendation import shortened
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.loop.fsdp import wants_fsdp

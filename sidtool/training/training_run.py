@@ -14,15 +14,20 @@ from typing import Any, Literal
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
-from sidtool.data.split.record import SplitReference
-from sidtool.data.split.split import Split
-from sidtool.examples.lineage import Lineage
-from sidtool.examples.tasks import LIST_TASK, answers_with_sids
-from sidtool.memory.memory import Memory
-from sidtool.model.contract.contract import Contract, ModelKind, ModelNormalize
-from sidtool.model.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
-from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data.split import Split, SplitReference
+from sidtool.examples import LIST_TASK, Lineage, answers_with_sids
+from sidtool.memory import Memory
+from sidtool.model.contract import (
+    Contract,
+    ModelKind,
+    ModelNormalize,
+    ModelReference,
+    SftRecord,
+    StageRecord,
+    TrainParams,
+)
+from sidtool.model.prompt import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.item_fields import ItemFields
 from sidtool.training.settings import DEFAULTS, SoftmaxOver, TrainOptions
 

@@ -3,7 +3,7 @@ here: `render` escapes all of it."""
 
 from dataclasses import dataclass
 
-from sidtool.tokenizer.make.explain import Example, Term
+from sidtool.tokenizer import Example, Term
 
 Point = tuple[float, float]
 

@@ -21,12 +21,17 @@ from sidtool.cli.reports.blocks import (
 from sidtool.cli.reports.codebook_tree import LEAF, WIDTHS, CodebookTree
 from sidtool.cli.reports.item_plane import item_plane
 from sidtool.cli.reports.neighbors import neighbor_blocks
-from sidtool.tokenizer.assign.policy import CollisionCounts
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.manifest import flat_record
-from sidtool.tokenizer.make.compare import BundleFigures, Evidence, LevelFigures, describe
-from sidtool.tokenizer.make.diff import Diff, diff
-from sidtool.tokenizer.sid import Codes
+from sidtool.tokenizer import (
+    BundleFigures,
+    Codes,
+    CollisionCounts,
+    Diff,
+    Evidence,
+    LevelFigures,
+    describe,
+    diff,
+)
+from sidtool.tokenizer.bundle import Bundle, flat_record
 
 CURVE = 100
 """Points of a curve over the codes of a level."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.cli.reports.blocks import CommonValue, Node
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.make.explain import Example, TitleWords
+from sidtool.tokenizer import Example, TitleWords
+from sidtool.tokenizer.bundle import Bundle
 
 WHOLE = 2000
 """A tree of at most so many items has all of them."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.base.checkpoint.files import MAX_JSON
+from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.cli.reports.blocks import (
@@ -19,12 +19,8 @@ from sidtool.cli.reports.blocks import (
     Text,
 )
 from sidtool.cli.reports.sample_users import Titles, sample_blocks
-from sidtool.evaluation.bootstrap import Interval
-from sidtool.evaluation.groups import SLICES
-from sidtool.evaluation.metrics import KINDS
-from sidtool.evaluation.results import StoredEvaluation
-from sidtool.evaluation.system_values import Metrics
-from sidtool.tokenizer.bundle.manifest import flat_record
+from sidtool.evaluation import KINDS, SLICES, Interval, Metrics, StoredEvaluation
+from sidtool.tokenizer.bundle import flat_record
 
 NEAR = 10
 """The cut-off that charts of one metric show: the given one nearest to it."""

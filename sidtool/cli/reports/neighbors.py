@@ -7,17 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text
-from sidtool.data.vector_files import open_vectors
-from sidtool.data.vectors import VectorSource
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.codes.measure import (
+from sidtool.data import VectorSource, open_vectors
+from sidtool.tokenizer import (
     POOL,
     nearest,
     neighbor_preservation,
     prefix_similarity,
     shared_levels,
+    unit,
 )
-from sidtool.tokenizer.quantize.mlp import unit
+from sidtool.tokenizer.bundle import Bundle
 
 QUERIES = 12
 """Items whose neighbors are shown."""

@@ -14,8 +14,8 @@ from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.cli.reports.evaluation_page import evaluation_page, read_evaluation
 from sidtool.cli.reports.render import render
 from sidtool.cli.reports.training_page import read_training, training_page
-from sidtool.integrations.formats.convert import CatalogFile
-from sidtool.registry.references import open_bundle, open_parent
+from sidtool.integrations.formats import CatalogFile
+from sidtool.registry import open_bundle, open_parent
 
 Kind = Literal["bundle", "training output", "evaluation"]
 

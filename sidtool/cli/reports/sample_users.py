@@ -4,7 +4,7 @@ recommended, and what followed."""
 from collections.abc import Iterator, Mapping
 
 from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text
-from sidtool.evaluation.results import Sample, StoredEvaluation
+from sidtool.evaluation import Sample, StoredEvaluation
 
 MODEL = "model"
 """The name of the evaluated model among the systems of its evaluation."""

@@ -9,11 +9,9 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
 from sidtool.cli.reports.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.read import read_contract
-from sidtool.model.contract.stage_record import RlParams, TrainParams
-from sidtool.tokenizer.bundle.manifest import flat_record
-from sidtool.training.training_run import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
+from sidtool.model.contract import Contract, RlParams, TrainParams, read_contract
+from sidtool.tokenizer.bundle import flat_record
+from sidtool.training import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
 
 POINTS = 500
 """Points of a curve that are drawn."""

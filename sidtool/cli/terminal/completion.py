@@ -13,8 +13,8 @@ def complete_reference(incomplete: str) -> list[str]:
     base = incomplete.partition("@")[0]
     if not base or "://" in base:
         return []
-    from sidtool.base.storage.storage import Storage
-    from sidtool.registry.records import POINTER, list_versions, read_pointer
+    from sidtool.base.storage import Storage
+    from sidtool.registry import POINTER, list_versions, read_pointer
 
     try:
         if not (Path(base) / POINTER).is_file():
@@ -30,7 +30,7 @@ def complete_reference(incomplete: str) -> list[str]:
 
 def complete_task(incomplete: str) -> list[str]:
     """Names of the tasks of make-sft."""
-    from sidtool.examples.tasks import TASKS
+    from sidtool.examples import TASKS
 
     return [name for name in TASKS if name.startswith(incomplete) and "FIELD" not in name]
 

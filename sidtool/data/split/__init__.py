@@ -1,1 +1,5 @@
 """Split events into training, validation and test parts; the split artifact and its files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

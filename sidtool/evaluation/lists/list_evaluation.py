@@ -10,8 +10,8 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
-from sidtool.data.fields.fields import Fields, FieldTypes, need_feedback_of_numbers
-from sidtool.data.split.split import Example, Split, UserSequence, evenly_spaced
+from sidtool.data import Fields, FieldTypes, need_feedback_of_numbers
+from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
 from sidtool.evaluation.lists.list_metrics import (
@@ -25,14 +25,11 @@ from sidtool.evaluation.lists.list_results import ListEvaluation, differences, m
 from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.evaluation.system_values import coverage
 from sidtool.evaluation.systems import catalog_of, rank_baselines
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.stage_record import TrainParams
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import recommend
-from sidtool.recommendation.requests import Request
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.model import LoadedModel
+from sidtool.model.contract import Contract, TrainParams
+from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.bundle import Bundle
 
 LISTS = "lists"
 """The lists that the model writes."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split.split import Example, FurtherTarget, UserSequence
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.data.split import Example, FurtherTarget, UserSequence
+from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.bundle import Bundle
 
 UNKNOWN = -1
 """The row of an item that is not to be recommended."""

@@ -13,15 +13,15 @@ from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.text_answers import answer_losses, text_answer_metrics
-from sidtool.model.load import LoadedModel
-from sidtool.model.positions import check_positions
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.prompts import MOST_LABELS, are_numbers, sorted_labels
-from sidtool.model.prompt.segments import catalog
-from sidtool.model.structure import is_encoder_decoder
-from sidtool.recommendation.search.driver import Decoder, decoding_method, evaluation_mode
-from sidtool.recommendation.search.partial_head import DecodingHead
-from sidtool.recommendation.search.token_tree import TokenTree
+from sidtool.model import LoadedModel, check_positions, is_encoder_decoder
+from sidtool.model.prompt import MOST_LABELS, are_numbers, catalog, prompt_encoder, sorted_labels
+from sidtool.recommendation.search import (
+    Decoder,
+    DecodingHead,
+    TokenTree,
+    decoding_method,
+    evaluation_mode,
+)
 
 ENDS = 64
 """Ends that grow together on one prompt: the mask of a step is quadratic in their tokens."""

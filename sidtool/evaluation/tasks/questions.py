@@ -7,21 +7,23 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
-from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.items import make_items
-from sidtool.data.queries import Query, read_queries
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data import FieldTypes, Query, make_items, read_queries
+from sidtool.data.split import Example, Split, UserSequence
 from sidtool.evaluation.options import TaskEvaluationOptions
-from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
-from sidtool.examples.example_file import prompt_and_completion, read_training_examples
-from sidtool.examples.lineage import check_same_bundle, read_lineage, side_files
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import named_task
-from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.load import LoadedModel
-from sidtool.model.positions import max_positions
-from sidtool.model.prompt.frames import Format
-from sidtool.model.prompt.segments import Segment
+from sidtool.examples import (
+    ExampleMaker,
+    SftOptions,
+    TaskCatalogOptions,
+    check_same_bundle,
+    named_task,
+    prompt_and_completion,
+    read_catalog,
+    read_lineage,
+    read_training_examples,
+    side_files,
+)
+from sidtool.model import LoadedModel, max_positions
+from sidtool.model.prompt import Format, Segment
 
 GroupKey = tuple[object, ...]
 

@@ -10,13 +10,11 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.evaluation.tasks.questions import GroupKey, Question
-from sidtool.model.load import LoadedModel
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.segments import Segment
-from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.search.results import Normalize
-from sidtool.tokenizer.index_spaces import Leaves
-from sidtool.tokenizer.sid import SidSpace
+from sidtool.model import LoadedModel
+from sidtool.model.prompt import Segment, prompt_encoder
+from sidtool.recommendation import Query, QuerySession
+from sidtool.recommendation.search import Normalize
+from sidtool.tokenizer import Leaves, SidSpace
 
 SidCodes = tuple[int, ...]
 """The codes of one SID, or of a prefix of it."""

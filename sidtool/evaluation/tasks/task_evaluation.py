@@ -12,10 +12,9 @@ import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.split.files import open_split
-from sidtool.data.tables.containers import suffix
-from sidtool.data.tables.json_tables import json_lines
+from sidtool.data import FieldTypes
+from sidtool.data.split import open_split
+from sidtool.data.tables import json_lines, suffix
 from sidtool.evaluation.bootstrap import RESAMPLES, intervals
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.options import TaskEvaluationOptions
@@ -26,10 +25,10 @@ from sidtool.evaluation.tasks.questions import (
     read_questions,
 )
 from sidtool.evaluation.tasks.sid_answers import sid_answer_metrics
-from sidtool.examples.tasks import named_task
-from sidtool.model.contract.split_check import check_model_split, event_columns
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.recommendation.search.search_options import BeamOptions
+from sidtool.examples import named_task
+from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.contract import check_model_split, event_columns
+from sidtool.recommendation.search import BeamOptions
 
 
 @dataclass(frozen=True)

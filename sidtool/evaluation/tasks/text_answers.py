@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.model.load import LoadedModel
-from sidtool.model.positions import check_positions, max_positions
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search.driver import batches, evaluation_mode
-from sidtool.recommendation.search.encoded_prompts import padded
-from sidtool.recommendation.search.generate_fallback import without_own_settings
+from sidtool.model import (
+    LoadedModel,
+    check_positions,
+    decoder_start_id,
+    is_encoder_decoder,
+    max_positions,
+)
+from sidtool.model.prompt import prompt_encoder
+from sidtool.recommendation.search import batches, evaluation_mode, padded, without_own_settings
 
 LOGITS_PER_BATCH = 1 << 25
 TOKENS_PER_BATCH = 1 << 12

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.artifact import describe
-from sidtool.base.checkpoint.files import model_digests
+from sidtool.base.checkpoint import model_digests
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
@@ -18,26 +18,23 @@ from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.prompts import adopted_prompt, worked_prompt
 from sidtool.integrations.adopt.report import Adoption, equal_rows, sampling_settings
 from sidtool.integrations.formats.convert import SUFFIXES, read_map
-from sidtool.model.contract.card import check_license
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.stage_record import AdoptParams, StageRecord
-from sidtool.model.contract.write import write_contract
-from sidtool.model.extend import locate_base
-from sidtool.model.load import usable_items
-from sidtool.model.pretrained import (
+from sidtool.model import (
     Checkpoint,
+    check_embedding_rows,
     file_digests,
     load_model,
     load_tokenizer,
+    locate_base,
+    model_kind,
+    usable_items,
+    vocabulary_weights,
     weight_digests,
 )
-from sidtool.model.prompt.encoder import METASPACE
-from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
-from sidtool.model.structure import model_kind, vocabulary_weights
-from sidtool.model.vocabulary import check_embedding_rows
-from sidtool.registry.references import open_source
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
+from sidtool.model.contract import AdoptParams, Contract, StageRecord, check_license, write_contract
+from sidtool.model.prompt import METASPACE, NO_TOKEN, SidTokens
+from sidtool.registry import open_source
+from sidtool.tokenizer import LETTERS, MAX_CODES, SidSpace
+from sidtool.tokenizer.bundle import Bundle
 
 
 def adopt(

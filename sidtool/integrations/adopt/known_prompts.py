@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.model.contract.contract import ModelKind
-from sidtool.model.prompt.frames import Format
+from sidtool.model.contract import ModelKind
+from sidtool.model.prompt import Format
 
 Preset = Literal["openonerec", "minionerec", "lc-rec", "letter"]
 

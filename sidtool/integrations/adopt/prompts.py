@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.data.fields.fields import FieldTypes
+from sidtool.data import FieldTypes
 from sidtool.integrations.adopt.known_prompts import Preset, PromptPreset, preset_for
-from sidtool.model.contract.contract import ModelKind
-from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.frames import (
+from sidtool.model.contract import ModelKind
+from sidtool.model.prompt import (
     HISTORY_SLOT,
+    HistoryPrompt,
+    SidTokens,
     begin_text,
     check_templates,
     end_text,
+    history_prompt_ids,
     read_template_file,
 )
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 TASK = "next-item"
 HISTORY_LENGTH = 20

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidtool.integrations.adopt.prompts import WorkedPrompt
-from sidtool.model.contract.contract import Contract
-from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model.contract import Contract
+from sidtool.model.prompt import NO_TOKEN, SidTokens
+from sidtool.tokenizer.bundle import Bundle
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
 

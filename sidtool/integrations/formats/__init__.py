@@ -1,5 +1,5 @@
 """Other systems' maps of items to semantic IDs: import as bundles, export from bundles."""
 
-from sidtool.integrations.formats.convert import CatalogFile, Exported, export_map, import_map
+import lazy_loader
 
-__all__ = ["CatalogFile", "Exported", "export_map", "import_map"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

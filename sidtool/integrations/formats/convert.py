@@ -19,7 +19,7 @@ from sidtool.base.output_name import (
     OutputKind,
     check_suffix,
 )
-from sidtool.data.items import CatalogNames, Items, read_items
+from sidtool.data import CatalogNames, Items, read_items
 from sidtool.integrations.formats.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.integrations.formats.grid import read_grid
 from sidtool.integrations.formats.imported_codebook import CodebookFile, with_codebook
@@ -33,7 +33,7 @@ from sidtool.integrations.formats.openonerec import read_openonerec, write_openo
 from sidtool.integrations.formats.static import write_static
 from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.integrations.formats.xllm import write_xllm
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 System = Literal["minionerec", "openonerec", "flashrec", "static", "xllm"]
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
-from sidtool.data.items import Items
-from sidtool.data.tables.containers import library_errors
+from sidtool.data import Items
+from sidtool.data.tables import library_errors
 from sidtool.integrations.formats.codebooks.torch_file import StoredTensor, TorchFile
 from sidtool.integrations.formats.maps import level_sizes, map_bundle
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.sid import LETTERS, SPELLINGS, SidSpace
+from sidtool.tokenizer import LETTERS, SPELLINGS, SidSpace
+from sidtool.tokenizer.bundle import Bundle
 
 
 def read_grid(

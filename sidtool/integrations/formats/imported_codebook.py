@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.checkpoint.hub import cached, is_hub_url
+from sidtool.base.checkpoint import cached, is_hub_url
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import (
     CompatibilityError,
@@ -25,16 +25,11 @@ from sidtool.base.errors import (
 )
 from sidtool.base.options import check_options, group, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.vector_files import read_vectors
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors, read_vectors
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
-from sidtool.tokenizer.assign.policy import Policy
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.encoder.loaded import record_encoder
-from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer import Codebook, Encoder, Policy, record_encoder
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 
 LEAST_SHARE = 0.5
 """Least share of items whose SID the codebook must give back, by default."""

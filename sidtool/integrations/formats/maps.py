@@ -10,12 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.items import Items
-from sidtool.tokenizer.assign.policy import CollisionCounts
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.bundle.manifest import library_versions, now
-from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
+from sidtool.data import Items
+from sidtool.tokenizer import LETTERS, MAX_CODES, CollisionCounts, SidSpace
+from sidtool.tokenizer.bundle import Bundle, ItemMap, library_versions, now
 
 NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 """An id that is a number without leading zeros and fits an int64."""

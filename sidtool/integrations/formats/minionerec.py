@@ -19,8 +19,8 @@ from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_dir
-from sidtool.data.items import Items
-from sidtool.data.tables.containers import open_file, read_errors
+from sidtool.data import Items
+from sidtool.data.tables import open_file, read_errors
 from sidtool.integrations.formats.maps import (
     NUMBER,
     level_sizes,
@@ -29,8 +29,8 @@ from sidtool.integrations.formats.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.sid import SidSpace
+from sidtool.tokenizer import SidSpace
+from sidtool.tokenizer.bundle import Bundle
 
 INDEX = "index.json"
 INFO = "info.txt"

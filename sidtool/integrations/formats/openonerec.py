@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError
 from sidtool.base.output import new_file
-from sidtool.data.items import Items
-from sidtool.data.tables.containers import read_errors
-from sidtool.data.tables.parquet import id_strings, parquet_column_names, whole_tables
+from sidtool.data import Items
+from sidtool.data.tables import id_strings, parquet_column_names, read_errors, whole_tables
 from sidtool.integrations.formats.maps import (
     are_numbers,
     level_sizes,
@@ -26,8 +25,8 @@ from sidtool.integrations.formats.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.sid import SPELLINGS, SidSpace
+from sidtool.tokenizer import SPELLINGS, SidSpace
+from sidtool.tokenizer.bundle import Bundle
 
 
 def read_openonerec(

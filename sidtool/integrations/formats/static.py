@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import UsageError
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.token_ids import ModelTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.bundle import Bundle, Trie
 
 DENSE_LEVELS = 2
 """Levels that STATIC reads from a dense table; the others are rows of a sparse matrix."""

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.checkpoint.files import CONFIG, MAX_TOKEN_ID, read_object
+from sidtool.base.checkpoint import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.load import check_model_folder
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.sid import Codes
+from sidtool.model import check_model_folder
+from sidtool.model.contract import model_folder
+from sidtool.tokenizer import Codes
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.maps import are_numbers
 from sidtool.integrations.formats.token_ids import ModelTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 LEVELS = 3
 """Token ids of a record."""

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import option
-from sidtool.data.tables.containers import one_line
+from sidtool.data.tables import one_line
 
 Engine = Literal["local", "ray"]
 RESTARTS = 3

@@ -5,11 +5,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sidtool.memory.memory import Memory
-from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
-from sidtool.model.memory import MemoryOptions
-from sidtool.model.model_options import ModelOptions
-from sidtool.registry.references import located, open_bundle, resolve
+from sidtool.memory import Memory
+from sidtool.model import (
+    LoadedModel,
+    MemoryOptions,
+    ModelOptions,
+    check_model_folder,
+    load_model_folder,
+)
+from sidtool.registry import located, open_bundle, resolve
 
 
 @dataclass(frozen=True)

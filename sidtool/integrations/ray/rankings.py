@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sidtool.base.progress import Progress
-from sidtool.data.split.split import Example
-from sidtool.evaluation.ranking import IndexedExamples, rank_examples
+from sidtool.data.split import Example
+from sidtool.evaluation import IndexedExamples, rank_examples
 from sidtool.integrations.ray.engine import Engine, check_engine, run_job
 from sidtool.integrations.ray.models import ModelSource
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import WINDOW, RankedQueries
-from sidtool.recommendation.search.results import Normalize
+from sidtool.model import LoadedModel
+from sidtool.recommendation import WINDOW, RankedQueries
+from sidtool.recommendation.search import Normalize
 
 EXAMPLES = 2 * WINDOW
 """Examples of a part: queries that run together are those of a single process."""

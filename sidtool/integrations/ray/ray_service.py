@@ -18,10 +18,10 @@ from typing import Any, Self
 
 from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, UsageError
 from sidtool.base.extras import require
-from sidtool.data.tables.containers import one_line
+from sidtool.data.tables import one_line
 from sidtool.integrations.ray.engine import has_cluster, ray_cluster
 from sidtool.integrations.ray.replica import LOGGING, NAME, Replica
-from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
+from sidtool.recommendation.serve import Listening, ServeOptions
 
 SIGNAL_SECONDS = 0.5
 """How often to look whether the end was requested."""
@@ -56,9 +56,7 @@ def serve_on_ray(
     """
     require("serve")
     require("ray")
-    from sidtool.recommendation.serve.log import log_to_stderr
-    from sidtool.recommendation.serve.process import threads_per_worker
-    from sidtool.recommendation.serve.sources import Sources
+    from sidtool.recommendation.serve import Sources, log_to_stderr, threads_per_worker
 
     listening = listening or Listening()
     with tempfile.TemporaryDirectory(prefix="sidtool-serve-") as copies:
@@ -89,7 +87,7 @@ def _require_ray_serve() -> None:
 def _port(listening: Listening, *, is_shared: bool) -> int:
     """The port of the proxies; a free one for 0. Raises DataError if it cannot be used, UsageError
     for 0 on a cluster, whose machines have other free ones."""
-    from sidtool.recommendation.serve.process import bound_socket
+    from sidtool.recommendation.serve import bound_socket
 
     if not is_shared:
         with bound_socket(listening) as listener:
@@ -109,7 +107,7 @@ def _serve(
     """Deploy, wait for SIGTERM or SIGINT, drain."""
     from ray import serve
 
-    from sidtool.recommendation.serve.process import DRAIN_SECONDS
+    from sidtool.recommendation.serve import DRAIN_SECONDS
 
     status = serve.status()
     if status.proxies or status.applications:
@@ -140,7 +138,7 @@ def _serve(
 def _start_proxies(host: str, port: int, seconds: float) -> None:
     from ray import serve
 
-    from sidtool.recommendation.serve.process import KEEP_ALIVE_SECONDS
+    from sidtool.recommendation.serve import KEEP_ALIVE_SECONDS
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     http = {

@@ -15,11 +15,18 @@ from sidtool.integrations.ray.models import ModelSource
 from sidtool.integrations.ray.output import PartFolder, PartReport
 from sidtool.integrations.ray.run import RunOptions, part_name, run_over_folder
 from sidtool.integrations.ray.shards import ROWS, Shard
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import answer_each, count_unknown, warn_of_unknown
-from sidtool.recommendation.requests import Answer, BadRequest, Outcome, read_parquet_requests
-from sidtool.recommendation.result_file import write_result_table
+from sidtool.model import LoadedModel
+from sidtool.recommendation import (
+    Answer,
+    BadRequest,
+    Outcome,
+    RecommendOptions,
+    answer_each,
+    count_unknown,
+    read_parquet_requests,
+    warn_of_unknown,
+    write_result_table,
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.integrations.ray.engine import RESTARTS, actor_resources
-from sidtool.recommendation.serve.serve_options import ServeOptions
+from sidtool.recommendation.serve import ServeOptions
 
 NAME = "sidtool"
 """The name of the application in Ray Serve."""
@@ -29,10 +29,7 @@ class Replica:
     def open_app(self) -> Any:
         """The application of the process in which it is called, which becomes a worker. Raises as
         `Service.open`."""
-        from sidtool.recommendation.serve.app import make_app
-        from sidtool.recommendation.serve.log import start_log
-        from sidtool.recommendation.serve.process import become_worker
-        from sidtool.recommendation.serve.service import Service
+        from sidtool.recommendation.serve import Service, become_worker, make_app, start_log
 
         Path(self.folder).mkdir(mode=0o700, exist_ok=True)
         Path(_metrics(self.folder)).mkdir(exist_ok=True)
@@ -46,8 +43,7 @@ class Replica:
         """The application of Ray Serve."""
         from ray import serve
 
-        from sidtool.recommendation.serve.metrics import FOLDER_VARIABLE
-        from sidtool.recommendation.serve.process import DRAIN_SECONDS, SPARE_CONNECTIONS
+        from sidtool.recommendation.serve import DRAIN_SECONDS, FOLDER_VARIABLE, SPARE_CONNECTIONS
 
         def build() -> Any:  # Ray takes a function only, and calls it in the replica
             return self.open_app()

@@ -12,8 +12,7 @@ from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import missing_package
-from sidtool.data.tables.containers import PARQUET, library_errors
-from sidtool.data.tables.parquet import FREE_ROWS, ROWS_PER_BYTE, open_dataset
+from sidtool.data.tables import FREE_ROWS, PARQUET, ROWS_PER_BYTE, library_errors, open_dataset
 
 ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""

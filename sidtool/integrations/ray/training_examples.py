@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.data.split.split import Split
-from sidtool.examples.examples_run import SftInputs, SftJob, refuse_leaks
-from sidtool.examples.lineage import TaskCounts
-from sidtool.examples.tasks import named_task
+from sidtool.data.split import Split
+from sidtool.examples import SftInputs, SftJob, TaskCounts, named_task, refuse_leaks
 from sidtool.integrations.ray.output import PartFolder, PartReport
 from sidtool.integrations.ray.run import RunOptions, make_parts, part_name
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.data.items import Items, TextNames, read_items
-from sidtool.data.vectors import Vectors
+from sidtool.data import Items, TextNames, Vectors, read_items
 from sidtool.integrations.ray.output import (
     PartFolder,
     PartReport,
@@ -20,17 +19,17 @@ from sidtool.integrations.ray.output import (
 )
 from sidtool.integrations.ray.run import RunOptions, RunReport, part_name, run_over_folder
 from sidtool.integrations.ray.shards import Shard
-from sidtool.registry.references import locate, open_bundle, open_source
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.encoder.loaded import (
+from sidtool.registry import locate, open_bundle, open_source
+from sidtool.tokenizer import (
+    Encoder,
     LoadedEncoder,
+    check_location,
     check_recipe,
+    check_texts,
     encoder_digests,
     load_encoder,
 )
-from sidtool.tokenizer.encoder.model import check_location
-from sidtool.tokenizer.encoder.settings import Encoder
-from sidtool.tokenizer.make.encode import check_texts
+from sidtool.tokenizer.bundle import Bundle
 
 SHARD_ROWS = 2048
 """Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest

@@ -21,11 +21,9 @@ from typing import Any
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.integrations.vllm.engine_settings import EngineSettings
 from sidtool.integrations.vllm.search import VllmSearch
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.load import LoadedModel
-from sidtool.model.pretrained import Checkpoint, load_tokenizer
-from sidtool.model.vocabulary import check_token_ids
-from sidtool.recommendation.search.results import Normalize
+from sidtool.model import Checkpoint, LoadedModel, check_token_ids, load_tokenizer
+from sidtool.model.contract import model_folder
+from sidtool.recommendation.search import Normalize
 
 PROCESSOR = "sidtool.integrations.vllm.processor:SidConstraint"
 LOGPROBS_MODE = "processed_logits"

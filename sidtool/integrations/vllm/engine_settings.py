@@ -9,7 +9,7 @@ from typing import Any, Self
 from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.integrations.vllm.row_constraint import RowConstraint
-from sidtool.recommendation.search.results import Normalize
+from sidtool.recommendation.search import Normalize
 
 KEY = "sidtool"
 """The key of the settings in vLLM's `additional_config`."""

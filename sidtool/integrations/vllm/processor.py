@@ -14,7 +14,7 @@ from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.engine_settings import EngineSettings
 from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import NO_TOKEN
-from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.recommendation.search import LeafFilter
 
 _bases: tuple[Any, ...] = (LogitsProcessor,)
 try:

@@ -12,14 +12,11 @@ import torch
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.integrations.vllm.request_settings import RequestSettings
-from sidtool.model.contract.compat import Verdict
-from sidtool.model.contract.contract import Contract
-from sidtool.model.load import check_model_folder
-from sidtool.recommendation.search.constraint import SidLogitsProcessor
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.results import Normalize
-from sidtool.registry.references import open_bundle
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model import check_model_folder
+from sidtool.model.contract import Contract, Verdict
+from sidtool.recommendation.search import AllowList, LeafFilter, Normalize, SidLogitsProcessor
+from sidtool.registry import open_bundle
+from sidtool.tokenizer.bundle import Bundle
 
 NO_TOKEN = -1
 """Fills the tails of rows that have fewer tokens than a SID."""

@@ -12,13 +12,18 @@ import numpy as np
 from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import RowConstraint
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.device_trie import leaves_of
-from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import Prior
-from sidtool.recommendation.search.results import EMPTY_RESULT, BeamResult, Normalize, best_leaves
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import SidPositions
+from sidtool.model.prompt import SidTokens
+from sidtool.recommendation.search import (
+    EMPTY_RESULT,
+    BeamResult,
+    LeafFilter,
+    Normalize,
+    Prior,
+    best_leaves,
+    leaves_of,
+)
+from sidtool.tokenizer import SidPositions
+from sidtool.tokenizer.bundle import Trie
 
 LogProbs = Mapping[int, float]
 """Log-probability by token id."""

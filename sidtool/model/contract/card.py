@@ -8,7 +8,7 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
-from sidtool.base.checkpoint.hub import HUB_PREFIX
+from sidtool.base.checkpoint import HUB_PREFIX
 from sidtool.base.errors import UsageError
 from sidtool.base.markdown import key_value_table, literal, one_line, shell_word, table
 from sidtool.model.contract.contract import Contract, ModelKind
@@ -16,8 +16,7 @@ from sidtool.model.contract.stage_record import RlParams, StageParams, TrainPara
 from sidtool.model.prompt.frames import HISTORY_SLOT
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.manifest import flat_record
+from sidtool.tokenizer.bundle import Bundle, flat_record
 
 MODEL_CARD = "README.md"
 MAX_LICENSE = 1000

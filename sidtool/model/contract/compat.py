@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle import Bundle, ItemMap
 
 
 @dataclass(frozen=True)

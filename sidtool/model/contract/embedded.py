@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.files import CONFIG, EMBEDDED, read_object
+from sidtool.base.checkpoint import CONFIG, EMBEDDED, read_object
 from sidtool.base.output import write_whole
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sidtool.base.checkpoint.hub import HUB_PREFIX, download, download_model, is_hub_url
+from sidtool.base.checkpoint import HUB_PREFIX, download, download_model, is_hub_url
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
 from sidtool.model.contract.memory_binding import MEMORY_COPY

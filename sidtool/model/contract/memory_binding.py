@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sidtool.base.errors import UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.data.split.record import SplitReference
-from sidtool.memory.gate import Gate
+from sidtool.data.split import SplitReference
+from sidtool.memory import Gate
 
 MEMORY_COPY = "memory.zarr"
 """The copy of its memory in a model folder."""

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.artifact import describe
-from sidtool.base.checkpoint.files import CONFIG, MAX_JSON, check_file
+from sidtool.base.checkpoint import CONFIG, MAX_JSON, check_file
 from sidtool.base.digests import cached_digest
 from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, RefusedError
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.model.contract.embedded import embedded_contract
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import open_verified_bundle
+from sidtool.tokenizer.bundle import Bundle, open_verified_bundle
 
 
 def read_contract(folder: Path) -> Contract:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
-from sidtool.data.columns import EventColumns
-from sidtool.data.split.record import SplitReference, check_split
+from sidtool.data import EventColumns
+from sidtool.data.split import SplitReference, check_split
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import RlParams, TrainParams
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 
 def splits_of(contract: Contract) -> Iterator[SplitReference]:

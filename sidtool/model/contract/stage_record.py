@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.files import settings_digests, weight_digests
+from sidtool.base.checkpoint import settings_digests, weight_digests
 from sidtool.base.records import JsonRecord
-from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.record import SplitReference
+from sidtool.data.split import ListTargets, SplitReference
 from sidtool.model.prompt.frames import Templates
 
 

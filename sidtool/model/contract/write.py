@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from sidtool.base.checkpoint.files import CONFIG, model_digests
+from sidtool.base.checkpoint import CONFIG, model_digests
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import sealed_text
 from sidtool.base.output import write_whole
@@ -14,8 +14,7 @@ from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, Contract
 from sidtool.model.contract.embedded import embed
 from sidtool.model.contract.memory_binding import MEMORY_COPY
 from sidtool.model.contract.read import check_files
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.zarr_group import ROOT
+from sidtool.tokenizer.bundle import ROOT, Bundle
 
 
 def copy_model(folder: Path, contract: Contract, target: Path) -> None:

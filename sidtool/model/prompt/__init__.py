@@ -1,1 +1,5 @@
 """Prompts: templates as data, assembly for training and serving, and token ids."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.fields import NO_FIELDS, Fields
+from sidtool.data import NO_FIELDS, Fields
 from sidtool.model.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
@@ -18,7 +18,7 @@ from sidtool.model.prompt.template_slots import (
     next_item_segments,
 )
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.sid import Codes, SidSpace
+from sidtool.tokenizer import Codes, SidSpace
 
 
 @dataclass(frozen=True)

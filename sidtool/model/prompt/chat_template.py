@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sidtool.base.checkpoint.guard import loading
+from sidtool.base.checkpoint import loading
 from sidtool.base.errors import DataError
 
 MAX_CHARACTERS = 1 << 18

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sidtool.base.checkpoint.guard import first_line, loading
+from sidtool.base.checkpoint import first_line, loading
 from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.segments import Segment
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.data.fields.fields import FieldTypes
+from sidtool.data import FieldTypes
 from sidtool.model.prompt.chat_template import render
 from sidtool.model.prompt.field_tokens import FieldTokenLookup, FieldValues
 from sidtool.model.prompt.template_slots import Slot, opening, slots

@@ -9,9 +9,8 @@ from typing import Any, Literal, Self
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
-from sidtool.data.fields.fields import Fields
-from sidtool.data.split.list_targets import MAX_LENGTH
-from sidtool.data.times import NUMBER
+from sidtool.data import NUMBER, Fields
+from sidtool.data.split import MAX_LENGTH
 from sidtool.model.prompt.field_tokens import FieldValues
 from sidtool.model.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.model.prompt.template_slots import Slot, opening, slots

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.fields.fields import Fields, Value, Values
+from sidtool.data import Fields, Value, Values
 from sidtool.model.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
 from sidtool.model.prompt.segments import Segment, catalog, shorten, template
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import (
@@ -36,8 +36,8 @@ from sidtool.recommendation.search.results import (
     Normalize,
     best_leaves,
 )
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.tokenizer import Leaves
+from sidtool.tokenizer.bundle import Trie
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ import torch
 from transformers import LogitsProcessor
 
 from sidtool.base.errors import DataError
-from sidtool.model.load import check_model_folder
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model import check_model_folder
+from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import part_of, token_columns
 from sidtool.recommendation.search.device_trie import (
     FilterArrays,
@@ -21,7 +21,7 @@ from sidtool.recommendation.search.device_trie import (
 )
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import Normalize
-from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.tokenizer.bundle import Trie
 
 
 class SidLogitsProcessor(LogitsProcessor):

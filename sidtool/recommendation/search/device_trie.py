@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import Leaves
-from sidtool.tokenizer.sid import Codes
+from sidtool.tokenizer import Codes, Leaves
+from sidtool.tokenizer.bundle import Trie
 
 _on_device: WeakKeyDictionary[Trie, dict[Any, "TrieArrays"]] = WeakKeyDictionary()
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import trie_arrays
 from sidtool.recommendation.search.driver import (
@@ -24,8 +24,8 @@ from sidtool.recommendation.search.driver import (
     evaluation_mode,
     tree_tokens,
 )
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.tokenizer import Leaves
+from sidtool.tokenizer.bundle import Trie
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from sidtool.base.errors import SidtoolError, UsageError
-from sidtool.model.positions import check_positions
-from sidtool.model.structure import decoder_start_id, is_encoder_decoder
+from sidtool.model import check_positions, decoder_start_id, is_encoder_decoder
 from sidtool.recommendation.search.columns import TokenColumns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
 from sidtool.recommendation.search.kernels import fast_linear

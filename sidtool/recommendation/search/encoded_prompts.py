@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
-from sidtool.model.structure import decoder_start_id
+from sidtool.model import decoder_start_id
 
 
 class TreePositions:

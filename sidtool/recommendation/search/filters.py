@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import Index, ItemRows, Leaves, SidPositions
+from sidtool.tokenizer import Index, ItemRows, Leaves, SidPositions
+from sidtool.tokenizer.bundle import Trie
 
 NO_POSITIONS = SidPositions(np.zeros(0, dtype=np.int64))
 

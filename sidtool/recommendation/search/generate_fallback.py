@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sidtool.base.errors import SidtoolWarning
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import decoder_start_id, is_encoder_decoder
+from sidtool.model import decoder_start_id, is_encoder_decoder
+from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.device_trie import leaves_of
 from sidtool.recommendation.search.filters import LeafFilter
@@ -24,8 +24,8 @@ from sidtool.recommendation.search.results import (
     best_leaves,
     check_scores,
 )
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.tokenizer import Leaves
+from sidtool.tokenizer.bundle import Trie
 
 UNUSED_BEAM = -1e8
 """Scores below this belong to beams that `generate` never filled: it starts them at -1e9."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import (
     FilterArrays,
@@ -36,8 +36,8 @@ from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.partial_lists import Diversity, PartialLists
 from sidtool.recommendation.search.results import ItemList, Normalize, check_scores
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer import Codebook
+from sidtool.tokenizer.bundle import Trie
 
 
 @torch.no_grad()

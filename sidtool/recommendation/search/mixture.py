@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.memory.distribution import NO_ITEMS, ItemDistribution, MemoryIndex
-from sidtool.memory.gate import Gate
-from sidtool.model.memory import WeightedMemory
+from sidtool.memory import NO_ITEMS, Gate, ItemDistribution, MemoryIndex
+from sidtool.model import WeightedMemory
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import BeamResult, Normalize
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
+from sidtool.tokenizer import ItemRows, SidPositions
+from sidtool.tokenizer.bundle import Bundle, Trie
 
 LOG_ZERO = -700.0
 """Log of a model's share of 0: its order still decides among items of which the memory knows

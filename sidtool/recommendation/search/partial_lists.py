@@ -8,7 +8,7 @@ import torch
 from sidtool.base.errors import UsageError
 from sidtool.recommendation.search.device_trie import TrieArrays
 from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer import Codebook
 
 
 class PartialLists:

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import LevelColumns, TokenColumns, token_columns
 from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode
 from sidtool.recommendation.search.partial_head import DecodingHead
 from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.token_tree import TokenTree
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.sid import Codes
+from sidtool.tokenizer import Codes
+from sidtool.tokenizer.bundle import Trie
 
 CANDIDATES = 512
 """Candidates whose trees grow together: the mask of a step is quadratic in their number."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from sidtool.model.structure import is_encoder_decoder
+from sidtool.model import is_encoder_decoder
 from sidtool.recommendation.search.encoded_prompts import EncodedPrompts, cache_name
 from sidtool.recommendation.search.partial_head import DecodingHead, swap_module
 

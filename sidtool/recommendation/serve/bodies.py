@@ -9,7 +9,7 @@ import numpy as np
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.recommendation.requests import BadRequest, Request
 from sidtool.recommendation.serve.choices import NAMES, Choices, check_key, read_choices
 from sidtool.recommendation.serve.serve_options import ServeLimits

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import parse_bytes
 from sidtool.base.options import check_options, group, option
-from sidtool.model.memory import MemoryOptions
-from sidtool.model.model_options import ModelOptions
+from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 
 CPU_BATCH_TOKENS = 1 << 12

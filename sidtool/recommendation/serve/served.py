@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sidtool.base.errors import RefusedError
-from sidtool.model.load import LoadedModel
+from sidtool.model import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import Recommender
 from sidtool.recommendation.requests import BadRequest, Request

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sidtool.base.errors import DataError
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.recommendation.requests import Request
 from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery
 from sidtool.recommendation.serve.bodies import Call
@@ -19,10 +19,8 @@ from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.sources import Sources
 from sidtool.recommendation.serve.watcher import Watcher
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.sid_text import decode
-from sidtool.tokenizer.encoder.loaded import LoadedEncoder
-from sidtool.tokenizer.make.encode import Encoding, encode, open_encoder
+from sidtool.tokenizer import Encoding, LoadedEncoder, encode, open_encoder
+from sidtool.tokenizer.bundle import Bundle, decode
 
 MAX_SIDE_CALLS = 32
 """Calls that may wait for the thread which encodes and decodes."""

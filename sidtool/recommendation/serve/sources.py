@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.base.checkpoint.files import MAX_JSON
-from sidtool.base.checkpoint.hub import is_hub_url
+from sidtool.base.checkpoint import MAX_JSON, is_hub_url
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.storage.storage import Storage
-from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder, with_bundle
+from sidtool.base.storage import Storage
+from sidtool.model import LoadedModel, check_model_folder, load_model_folder, with_bundle
 from sidtool.recommendation.serve.serve_options import ServeOptions
-from sidtool.registry.kinds import ROOTS, Kind
-from sidtool.registry.publish import pull
-from sidtool.registry.records import VersionRecord
-from sidtool.registry.references import locate, located, open_bundle, split_reference
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.zarr_group import MAX_ROOT_BYTES
+from sidtool.registry import (
+    ROOTS,
+    Kind,
+    VersionRecord,
+    locate,
+    located,
+    open_bundle,
+    pull,
+    split_reference,
+)
+from sidtool.tokenizer.bundle import MAX_ROOT_BYTES, Bundle
 
 _LIMITS: Mapping[Kind, int] = {
     "model": MAX_JSON,

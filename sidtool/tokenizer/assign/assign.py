@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.overflow import place_overflow
 from sidtool.tokenizer.assign.policy import CollisionCounts, Policy, check_policy, equal_rows
 from sidtool.tokenizer.assign.prefix_search import ranks

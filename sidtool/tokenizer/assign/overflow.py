@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.assign import prefix_search
 from sidtool.tokenizer.assign.prefix_search import (
     CANDIDATES,

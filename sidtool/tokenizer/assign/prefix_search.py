@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.sid import Keys, Levels
 
 BEAM = 8

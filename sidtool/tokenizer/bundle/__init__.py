@@ -1,7 +1,5 @@
 """The artifact: codebook, item map and recipe in one Zarr group, and how it is stored."""
 
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.integrity import verify
-from sidtool.tokenizer.bundle.item_map import ItemMap
+import lazy_loader
 
-__all__ = ["Bundle", "ItemMap", "verify"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
-from sidtool.base.storage.storage import Storage
+from sidtool.base.storage import Storage
 from sidtool.tokenizer.bundle.array_metadata import MAX_METADATA_BYTES, ArrayMetadata
 from sidtool.tokenizer.bundle.item_map import BLOCK
 from sidtool.tokenizer.bundle.manifest import Manifest

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import BUNDLE, check_suffix
-from sidtool.base.storage.storage import Storage
-from sidtool.base.storage.zips import is_zip
-from sidtool.data.vectors import Vectors
+from sidtool.base.storage import Storage, is_zip
+from sidtool.data import Vectors
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.tokenizer.bundle.history import BuildChange

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.base.errors import IntegrityError, SidtoolError
-from sidtool.base.storage.storage import Storage
+from sidtool.base.storage import Storage
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.identity import identify, index_arrays
 from sidtool.tokenizer.bundle.item_map import ItemMap

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sidtool.base.records import JsonRecord
-from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.split.record import SplitReference
+from sidtool.data import CatalogColumns, EventColumns
+from sidtool.data.split import SplitReference
 from sidtool.tokenizer.quantize.codebook import QuantizerParams
 
 

@@ -18,8 +18,7 @@ from sidtool.base.artifact import describe
 from sidtool.base.documents import canonical, parse_json
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.output import new_file, remove
-from sidtool.base.storage.storage import Storage
-from sidtool.base.storage.zips import is_zip, write_zip
+from sidtool.base.storage import Storage, is_zip, write_zip
 from sidtool.tokenizer.bundle.manifest import Manifest
 
 ROOT = "zarr.json"

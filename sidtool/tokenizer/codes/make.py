@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolWarning
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.assign import Assigned, assign
 from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.codes.measure import codebook_report

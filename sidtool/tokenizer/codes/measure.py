@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.assign import Assigned
 from sidtool.tokenizer.codes.report import CodebookReport, Collisions, LevelUse, Neighbors
 from sidtool.tokenizer.quantize.codebook import Codebook

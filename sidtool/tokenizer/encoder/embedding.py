@@ -12,7 +12,7 @@ import numpy as np
 from sidtool.base.digests import digest_strings
 from sidtool.base.output import cache_array, cached_array
 from sidtool.base.progress import Progress
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.encoder.loaded import check_vectors, load_encoder
 from sidtool.tokenizer.encoder.model import BATCH, BLOCK, encode_texts
 from sidtool.tokenizer.encoder.settings import Encoder

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.checkpoint.encoder_modules import check_encoder, module_folders
-from sidtool.base.checkpoint.files import check_file, settings_digests
+from sidtool.base.checkpoint import check_encoder, check_file, module_folders, settings_digests
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolWarning
-from sidtool.data.vectors import Vectors, check_finite
+from sidtool.data import Vectors, check_finite
 from sidtool.tokenizer.encoder.model import BLOCK, encode_texts, encoder_folder, load_model
 from sidtool.tokenizer.encoder.settings import Encoder
 

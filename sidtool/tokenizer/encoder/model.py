@@ -6,13 +6,17 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from sidtool.base.checkpoint.encoder_modules import check_encoder
-from sidtool.base.checkpoint.guard import loading
-from sidtool.base.checkpoint.hub import HUB_PREFIX, download, is_hub_url
-from sidtool.base.checkpoint.weights import private_weights
+from sidtool.base.checkpoint import (
+    HUB_PREFIX,
+    check_encoder,
+    download,
+    is_hub_url,
+    loading,
+    private_weights,
+)
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.encoder.settings import Dtype, Encoder
 
 BATCH = 32

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
-from sidtool.data.items import Items
-from sidtool.data.vectors import Vectors
+from sidtool.data import Items, Vectors
 from sidtool.tokenizer.assign.overflow import place_new_items, require_free
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.history import ItemsChange

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.assign.assign import squared_distances
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.history import AlignChange

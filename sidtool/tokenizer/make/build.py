@@ -16,11 +16,8 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
-from sidtool.data.items import Items
-from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Split
-from sidtool.data.vector_files import open_vectors
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Items, Vectors, VectorSource, open_vectors
+from sidtool.data.split import Split, open_split
 from sidtool.tokenizer.assign.assign import require_capacity
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap

@@ -7,8 +7,7 @@ from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
-from sidtool.data.columns import CatalogColumns
-from sidtool.data.items import CatalogNames, EmptyText, Items, TextNames, read_items
+from sidtool.data import CatalogColumns, CatalogNames, EmptyText, Items, TextNames, read_items
 from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.quantize import Method, check_method
 from sidtool.tokenizer.quantize.fusion import FusionOptions

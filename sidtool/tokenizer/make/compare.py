@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
-from sidtool.data.items import Items
-from sidtool.data.split.files import open_split
-from sidtool.data.split.split import UserSequence
-from sidtool.data.vector_files import read_vectors
-from sidtool.data.vectors import Vectors
+from sidtool.data import Items, Vectors, read_vectors
+from sidtool.data.split import UserSequence, open_split
 from sidtool.tokenizer.assign.policy import CollisionCounts
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation, residual_variance

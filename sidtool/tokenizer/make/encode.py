@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sidtool.base.checkpoint.hub import cached, is_hub_url
+from sidtool.base.checkpoint import cached, is_hub_url
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.data.items import Items
-from sidtool.data.vector_files import open_vectors
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Items, Vectors, VectorSource, open_vectors
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.embedding import embed
 from sidtool.tokenizer.encoder.loaded import LoadedEncoder, check_probes, check_recipe, load_encoder

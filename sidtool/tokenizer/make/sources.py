@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split.cooccurrence import Cooccurrence, count_cooccurrence
-from sidtool.data.split.split import Split
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
+from sidtool.data.split import Cooccurrence, Split, count_cooccurrence
 from sidtool.tokenizer.quantize.fusion import (
     Fusion,
     FusionOptions,

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Levels

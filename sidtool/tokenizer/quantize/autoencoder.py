@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sidtool.base.progress import Progress
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 
 COMMITMENT = 0.25
 BATCH = 512

@@ -10,7 +10,7 @@ The prices stay part of the codebook, so that later items spread as evenly.
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.quantize.kmeans import TOLERANCE, Distances, Labels, means
 from sidtool.tokenizer.quantize.kmeans import kmeans as plain_kmeans
 

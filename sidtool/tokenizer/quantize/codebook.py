@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.quantize.fusion import Fusion, check_fusion, fuse
 from sidtool.tokenizer.quantize.mlp import (
     BLOCK,

@@ -10,7 +10,7 @@ from math import log, prod
 import numpy as np
 
 from sidtool.base.progress import Progress
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.kmeans import training_rows
 from sidtool.tokenizer.quantize.rqvae import HIDDEN

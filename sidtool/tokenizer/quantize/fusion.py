@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 from sidtool.tokenizer.quantize.mlp import Arrays, by_blocks, check_network, forward, has, unit
 
 CHUNK = 8192

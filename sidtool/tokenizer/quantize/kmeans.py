@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.mlp import unit
 
 ROWS_PER_CENTROID = 256

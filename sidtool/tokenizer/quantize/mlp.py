@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors
 
 BLOCK = 1024
 """Rows computed at once. Shorter blocks are padded: a matrix product of another shape rounds

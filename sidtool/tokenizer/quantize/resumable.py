@@ -15,7 +15,7 @@ import numpy as np
 
 from sidtool.base.output import cache_array, cached_array, whole_file
 from sidtool.base.progress import Progress
-from sidtool.data.vectors import VectorSource
+from sidtool.data import VectorSource
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import Codes
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.balanced import kmeans as balanced_kmeans
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.kmeans import CHUNK, TOLERANCE, kmeans, nearest, training_rows

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sidtool.base.progress import Progress
-from sidtool.data.vectors import Vectors, VectorSource
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import rqkmeans
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.kmeans import kmeans, nearest, training_rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.finite import non_finite
+from sidtool.base.checkpoint import non_finite
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import write_whole
@@ -108,7 +108,7 @@ def check_number(value: float, what: str, trainer: Any) -> None:
 
 def check_weights(trainer: Any) -> None:
     """Raise SidtoolError if a weight of a trainer's model is NaN or infinite."""
-    from sidtool.model.sharded import local_part
+    from sidtool.model import local_part
 
     parts = ((name, local_part(weight)) for name, weight in trainer.model.named_parameters())
     if names := _of_every_process(non_finite(parts), trainer.model):
@@ -118,7 +118,7 @@ def check_weights(trainer: Any) -> None:
 
 def _of_every_process(names: list[str], model: Any) -> list[str]:
     """The names that any process found in its parts of a model's weights."""
-    from sidtool.model.sharded import is_sharded
+    from sidtool.model import is_sharded
 
     if not is_sharded(model):
         return names

@@ -8,7 +8,7 @@ from transformers import Seq2SeqTrainer
 from trl import SFTTrainer
 
 from sidtool.base.errors import UsageError
-from sidtool.model.structure import decoder_start_id, freeze_unread_embeddings
+from sidtool.model import decoder_start_id, freeze_unread_embeddings
 from sidtool.training.loop.trainer import Examples, SidTrainer, padding_id
 from sidtool.training.loss.batches import (
     EncoderDecoderCollator,

@@ -12,8 +12,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from sidtool.base.errors import UsageError
-from sidtool.model.sharded import part_like, whole
-from sidtool.model.structure import vocabulary_weights
+from sidtool.model import part_like, vocabulary_weights, whole
 
 
 class MuonAdamW(Optimizer):

@@ -12,9 +12,7 @@ from torch import nn
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from sidtool.base.errors import DataError
-from sidtool.model.lora import Lora
-from sidtool.model.sharded import gathered, is_sharded, part_like
-from sidtool.model.token_embeddings import TokenEmbeddings
+from sidtool.model import Lora, TokenEmbeddings, gathered, is_sharded, part_like
 from sidtool.training.loop.watched import WatchedTrainer
 
 

@@ -14,13 +14,11 @@ from torch.optim import Optimizer
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
 
 from sidtool.base.errors import UsageError
-from sidtool.evaluation.validation import Validator
-from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
-from sidtool.model.contract.stage_record import Selection
-from sidtool.model.lora import Lora
-from sidtool.model.sharded import is_sharded, whole_model
-from sidtool.model.token_embeddings import TokenEmbeddings
-from sidtool.recommendation.search.partial_head import PartialHead, full_blocks
+from sidtool.evaluation import Validator
+from sidtool.examples import TokenizedExample, TokenizedExamples
+from sidtool.model import Lora, TokenEmbeddings, is_sharded, whole_model
+from sidtool.model.contract import Selection
+from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.fsdp import check_active
 from sidtool.training.loop.machine import float32_attention

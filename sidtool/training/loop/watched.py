@@ -10,8 +10,8 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerState
 
 from sidtool.base.progress import Progress
-from sidtool.model.contract.stage_record import Selection
-from sidtool.model.sharded import whole
+from sidtool.model import whole
+from sidtool.model.contract import Selection
 from sidtool.training.loop.checkpoints import Totals, check_number, check_weights
 from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
 from sidtool.training.training_run import Log

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
-from sidtool.model.prompt.tokens import SidTokens
+from sidtool.examples import TokenizedExample, TokenizedExamples
+from sidtool.model.prompt import SidTokens
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 
 

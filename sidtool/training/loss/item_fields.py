@@ -10,9 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.model.prompt.field_tokens import FieldTokens
-from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.template_slots import Slot, parse
+from sidtool.model.prompt import FieldTokens, HistoryPrompt, Slot, parse
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,17 @@ from typing import Any
 
 import torch
 
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.columns import Columns, contained_in, places_in, token_columns
-from sidtool.recommendation.search.device_trie import normalize_over_children, trie_arrays
-from sidtool.recommendation.search.partial_head import Part
-from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.model.prompt import SidTokens
+from sidtool.recommendation.search import (
+    Columns,
+    Part,
+    contained_in,
+    normalize_over_children,
+    places_in,
+    token_columns,
+    trie_arrays,
+)
+from sidtool.tokenizer.bundle import Trie
 from sidtool.training.loss.batches import Targets
 from sidtool.training.settings import SoftmaxOver
 

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.data.split.split import Split
-from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
-from sidtool.memory.leave_out import LeaveOneOutMemory
-from sidtool.memory.memory import Memory
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows, SidPositions
-from sidtool.tokenizer.sid import Codes
+from sidtool.data.split import Split
+from sidtool.examples import TokenizedExample, TokenizedExamples
+from sidtool.memory import LeaveOneOutMemory, Memory
+from sidtool.model.prompt import SidTokens
+from sidtool.tokenizer import Codes, ItemRows, SidPositions
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.augment import AugmentedExamples, item_spans
 
 

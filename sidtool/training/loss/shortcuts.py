@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from sidtool.model.structure import is_encoder_decoder
-from sidtool.recommendation.search.columns import Columns
-from sidtool.recommendation.search.partial_head import PartialHead, full_blocks
+from sidtool.model import is_encoder_decoder
+from sidtool.recommendation.search import Columns, PartialHead, full_blocks
 
 
 def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> bool:

@@ -11,13 +11,17 @@ from typing import Any
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.model.contract.read import read_contract
-from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search.columns import Columns
-from sidtool.recommendation.search.partial_head import Part, PartialHead, full_blocks
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.model import (
+    LoadedModel,
+    check_model_folder,
+    decoder_start_id,
+    is_encoder_decoder,
+    load_model_folder,
+)
+from sidtool.model.contract import read_contract
+from sidtool.model.prompt import SidTokens
+from sidtool.recommendation.search import Columns, Part, PartialHead, full_blocks
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
 
 Inputs = Mapping[str, torch.Tensor]

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.data.split.split import Split, UserSequence
-from sidtool.recommendation.query import QuerySession
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import NO_FIELDS, Fields
+from sidtool.data.split import Split, UserSequence
+from sidtool.recommendation import QuerySession
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.reinforcement.examples import RlExamples
 
 

@@ -15,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split.split import UserSequence
-from sidtool.examples.example_file import TokenizedExample, encode_example, read_training_examples
-from sidtool.examples.lineage import Lineage
-from sidtool.examples.tasks import LIST_TASK
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.data.split import UserSequence
+from sidtool.examples import (
+    LIST_TASK,
+    Lineage,
+    TokenizedExample,
+    encode_example,
+    read_training_examples,
+)
+from sidtool.model.prompt import PromptEncoder, SidTokens
+from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.bundle import Bundle
 
 TASKS = ("sequence", "next-item")
 """Tasks whose examples show a history as SIDs, in order of preference."""

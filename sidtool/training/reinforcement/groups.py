@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.search.draw import sample_leaves
-from sidtool.recommendation.search.filters import AllowList
-from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
+from sidtool.recommendation import Query, QuerySession
+from sidtool.recommendation.search import AllowList, sample_leaves
+from sidtool.tokenizer import ItemRows, Leaves, SidPositions
+from sidtool.tokenizer.bundle import Trie
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy, pad_left

@@ -13,15 +13,24 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from transformers import TrainerControl
 
-from sidtool.data.split.split import Example, UserSequence
-from sidtool.evaluation.bootstrap import Difference, paired_differences
-from sidtool.evaluation.groups import SLICES, example_groups
-from sidtool.evaluation.metrics import metric_names, metric_values, survival_names
-from sidtool.evaluation.ranking import IndexedExamples, example_queries, first_items, item_ranks
-from sidtool.evaluation.system_values import coverage
-from sidtool.evaluation.validation import sample_examples
-from sidtool.recommendation.query import Query, QuerySession, RankedQueries
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.data.split import Example, UserSequence
+from sidtool.evaluation import (
+    SLICES,
+    Difference,
+    IndexedExamples,
+    coverage,
+    example_groups,
+    example_queries,
+    first_items,
+    item_ranks,
+    metric_names,
+    metric_values,
+    paired_differences,
+    sample_examples,
+    survival_names,
+)
+from sidtool.recommendation import Query, QuerySession, RankedQueries
+from sidtool.tokenizer import Leaves
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.objective import GroupObjective

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.fields.fields import Fields
-from sidtool.data.split.split import Example
-from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.ranker import search_lists
-from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.data import Fields
+from sidtool.data.split import Example
+from sidtool.recommendation import Query, QuerySession, search_lists
+from sidtool.recommendation.search import ListOptions
+from sidtool.tokenizer import ItemRows
 from sidtool.training.reinforcement.pairs import ListRewardFunction
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.recommendation.query import Query, QuerySession
-from sidtool.recommendation.ranker import search_distinct_lists
-from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.recommendation import Query, QuerySession, search_distinct_lists
+from sidtool.recommendation.search import ListOptions
+from sidtool.tokenizer import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import ListExamples

@@ -9,21 +9,19 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.split.files import TRAIN, is_split_folder, read_split
-from sidtool.examples.lineage import (
+from sidtool.data.split import TRAIN, is_split_folder, read_split
+from sidtool.examples import (
+    LIST_TASK,
     Lineage,
+    check_prompt,
     check_same_bundle,
     check_same_split,
     read_lineage,
     validation_users,
 )
-from sidtool.examples.prompts import check_prompt
-from sidtool.examples.tasks import LIST_TASK
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.split_check import check_model_split, further_splits
-from sidtool.model.load import check_model_folder
-from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt
+from sidtool.model import check_model_folder
+from sidtool.model.contract import Contract, check_model_split, further_splits, model_folder
+from sidtool.model.prompt import HistoryPrompt, LabelPrompt
 from sidtool.training.reinforcement.examples import history_task
 from sidtool.training.reinforcement.rl_run import FieldsSplit, RlRequest, RlRun
 from sidtool.training.reinforcement.settings import (

@@ -16,16 +16,23 @@ from typing import Any, Self
 
 import torch
 
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import decoder_start_id, is_encoder_decoder
-from sidtool.recommendation.search.columns import TokenColumns, token_columns
-from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
-from sidtool.recommendation.search.driver import require_mask
-from sidtool.recommendation.search.encoded_prompts import TreePositions
-from sidtool.recommendation.search.partial_head import Part, PartialHead, full_blocks
-from sidtool.recommendation.search.results import Normalize
-from sidtool.recommendation.search.token_tree import additive_masks, attention_windows
-from sidtool.tokenizer.bundle.trie import Trie
+from sidtool.model import decoder_start_id, is_encoder_decoder
+from sidtool.model.prompt import SidTokens
+from sidtool.recommendation.search import (
+    Normalize,
+    Part,
+    PartialHead,
+    TokenColumns,
+    TreePositions,
+    TrieArrays,
+    additive_masks,
+    attention_windows,
+    full_blocks,
+    require_mask,
+    token_columns,
+    trie_arrays,
+)
+from sidtool.tokenizer.bundle import Trie
 from sidtool.training.loss.shortcuts import narrows_exactly
 
 

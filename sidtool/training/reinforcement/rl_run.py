@@ -8,9 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidtool.data.split.split import Split
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.stage_record import RlParams, StageRecord
+from sidtool.data.split import Split
+from sidtool.model.contract import Contract, RlParams, StageRecord
 from sidtool.training.reinforcement.settings import RL_DEFAULTS, RlOptions
 from sidtool.training.training_run import Run, changed_fields, json_digest, json_values
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.hub import offline
+from sidtool.base.checkpoint import offline
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.training.arguments import made_config, settled_fields

@@ -10,11 +10,11 @@ from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.split.examples import read_examples
-from sidtool.evaluation.validation import sample_examples
-from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.recommendation.query import QuerySession
+from sidtool.data.split import read_examples
+from sidtool.evaluation import sample_examples
+from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.prompt import prompt_encoder
+from sidtool.recommendation import QuerySession
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.reinforcement.example_fields import ExampleFields
 from sidtool.training.reinforcement.examples import (

@@ -20,9 +20,9 @@ from trl import GRPOConfig
 from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
-from sidtool.model.contract.write import write_contract
-from sidtool.model.load import LoadedModel
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.model import LoadedModel
+from sidtool.model.contract import write_contract
+from sidtool.tokenizer import Leaves
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.reinforcement.advantages import (

@@ -7,15 +7,10 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import check_options, option
-from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
-from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.lineage import read_lineage
-from sidtool.examples.prompts import templates_for
-from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import named_task
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.stage_record import TrainParams
-from sidtool.model.prompt.prompts import HistoryPrompt
+from sidtool.data import FieldTypes, need_feedback_of_numbers
+from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
+from sidtool.model.contract import Contract, TrainParams
+from sidtool.model.prompt import HistoryPrompt
 from sidtool.training.settings import DEFAULTS, TrainOptions
 
 

@@ -14,27 +14,24 @@ from sidtool.base.extras import require
 from sidtool.base.output import locked, refuse_existing, remove
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data.items import Items, make_items
-from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Split
-from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
-from sidtool.examples.examples_run import make_sft
-from sidtool.examples.lineage import side_files
-from sidtool.memory.build import rebuild_memory
-from sidtool.memory.memory import Memory, open_verified
-from sidtool.model.carry import carry_model
-from sidtool.model.contract.compat import Verdict, check_bundle
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.memory_binding import MEMORY_COPY
-from sidtool.model.contract.split_check import check_model_split, event_columns
-from sidtool.model.contract.stage_record import TrainParams
-from sidtool.model.copies import bind_memory
-from sidtool.model.load import check_model_folder
-from sidtool.registry.references import open_source
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.make.align import align
-from sidtool.tokenizer.make.encode import read_sources
+from sidtool.data import Items, make_items
+from sidtool.data.split import Split, open_split
+from sidtool.examples import TaskCatalogOptions, make_sft, read_catalog, side_files
+from sidtool.memory import Memory, open_verified, rebuild_memory
+from sidtool.model import bind_memory, carry_model, check_model_folder
+from sidtool.model.contract import (
+    MEMORY_COPY,
+    Contract,
+    TrainParams,
+    Verdict,
+    check_bundle,
+    check_model_split,
+    event_columns,
+    model_folder,
+)
+from sidtool.registry import open_source
+from sidtool.tokenizer import align, read_sources
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.renewal.last_training import (
     RefreshOptions,
     check_fields,

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import library_errors, require_regular
-from sidtool.data.vector_files import npy_header
-from sidtool.data.vectors import Vectors
+from sidtool.data import Vectors, npy_header
+from sidtool.data.tables import library_errors, require_regular
 from sidtool.integrations.formats.codebooks.networks import (
     batch_norm_scale,
     network_arrays,
@@ -39,8 +38,7 @@ from sidtool.integrations.formats.codebooks.zip_entries import (
     open_zip,
     read_exactly,
 )
-from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.sid import LETTERS, MAX_CODES
+from sidtool.tokenizer import LETTERS, MAX_CODES, Codebook, QuantizerParams
 
 Layout = Literal["openonerec", "rq-vae", "rq-kmeans+", "rq-kmeans", "grid"]
 """Whose codebook it is, by how it is stored."""

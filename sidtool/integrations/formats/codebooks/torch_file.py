@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import library_errors, require_regular
+from sidtool.data.tables import library_errors, require_regular
 from sidtool.integrations.formats.codebooks.pickle_values import (
     MAX_BYTES,
     Call,

@@ -7,7 +7,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.storage.zips import BoundedReader
+from sidtool.base.storage import BoundedReader
 
 MAX_EXPANSION = 8
 """Bytes beyond FREE_BYTES that each byte of a compressed entry may expand to: numbers hardly

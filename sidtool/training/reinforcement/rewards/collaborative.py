@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split.record import check_split
-from sidtool.memory.distribution import MemoryIndex
-from sidtool.memory.memory import Memory, open_verified
-from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.data.split import check_split
+from sidtool.memory import Memory, MemoryIndex, open_verified
+from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.reinforcement.rewards.reward import Matrix, RewardInput, RunFacts, Scores
 
 

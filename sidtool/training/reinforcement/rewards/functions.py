@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle import StringArray
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
     ListGroups,

@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
-from sidtool.data.fields.conditions import Condition
-from sidtool.data.fields.fields import NO_FIELDS, Fields, Value
-from sidtool.evaluation.tasks.label_answers import SharedPrompt, answer_probabilities
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.stage_record import ModelReference
-from sidtool.model.load import LoadedModel
-from sidtool.model.positions import prompt_positions
-from sidtool.model.prompt.assemble import label_prompt_ids
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.prompts import LabelPrompt, are_numbers
-from sidtool.model.prompt.segments import catalog, template
+from sidtool.data import NO_FIELDS, Condition, Fields, Value
+from sidtool.evaluation import SharedPrompt, answer_probabilities
+from sidtool.model import LoadedModel, prompt_positions
+from sidtool.model.contract import Contract, ModelReference
+from sidtool.model.prompt import (
+    LabelPrompt,
+    are_numbers,
+    catalog,
+    label_prompt_ids,
+    prompt_encoder,
+    template,
+)
 from sidtool.training.reinforcement.rewards.reward import (
     Matrix,
     RewardInput,

@@ -8,15 +8,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.fields.fields import Fields
-from sidtool.data.split.record import SplitReference
-from sidtool.examples.lineage import Lineage
-from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.split_check import check_model_split
-from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
-from sidtool.model.prompt.prompts import LabelPrompt
-from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.data import Fields
+from sidtool.data.split import SplitReference
+from sidtool.examples import Lineage
+from sidtool.model import LoadedModel, check_model_folder, load_model_folder
+from sidtool.model.contract import Contract, check_model_split, model_folder
+from sidtool.model.prompt import LabelPrompt
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.reinforcement.settings import RlOptions
 
 Matrix = NDArray[np.float64]

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.model.contract.stage_record import ModelReference
-from sidtool.model.load import LoadedModel
-from sidtool.recommendation.query import Query, QuerySession
-from sidtool.tokenizer.index_spaces import ItemRows
+from sidtool.model import LoadedModel
+from sidtool.model.contract import ModelReference
+from sidtool.recommendation import Query, QuerySession
+from sidtool.tokenizer import ItemRows
 from sidtool.training.reinforcement.rewards.reward import (
     Matrix,
     RewardInput,

@@ -1,0 +1,11 @@
+from .check import MEANINGS as MEANINGS
+from .check import Report as Report
+from .check import check as check
+from .check import report as report
+from .cleaning import Cleaned as Cleaned
+from .cleaning import clean as clean
+from .filters import FilterOptions as FilterOptions
+from .preparation import PrepareOptions as PrepareOptions
+from .preparation import prepare as prepare
+from .tables import read_catalog_table as read_catalog_table
+from .tables import read_event_table as read_event_table

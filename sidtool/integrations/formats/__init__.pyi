@@ -1,0 +1,13 @@
+from .convert import EXPORTS as EXPORTS
+from .convert import CatalogFile as CatalogFile
+from .convert import Exported as Exported
+from .convert import System as System
+from .convert import check_export_options as check_export_options
+from .convert import export_map as export_map
+from .convert import import_map as import_map
+from .convert import plan_export as plan_export
+from .convert import read_map as read_map
+from .imported_codebook import CodebookFile as CodebookFile
+from .imported_codebook import encoded_share as encoded_share
+from .minionerec import Keys as Keys
+from .token_ids import model_tokens as model_tokens

@@ -1,0 +1,11 @@
+from .engine import WorkerOptions as WorkerOptions
+from .models import ModelSource as ModelSource
+from .rankings import ClusterRanker as ClusterRanker
+from .ray_service import serve_on_ray as serve_on_ray
+from .recommendations import recommend_folder as recommend_folder
+from .run import RunOptions as RunOptions
+from .run import RunReport as RunReport
+from .training_examples import ClusterExamples as ClusterExamples
+from .vectors import ItemColumns as ItemColumns
+from .vectors import embed_folder as embed_folder
+from .vectors import encode_folder as encode_folder

@@ -1,0 +1,17 @@
+from .app import make_app as make_app
+from .log import log_to_stderr as log_to_stderr
+from .log import start_log as start_log
+from .metrics import FOLDER_VARIABLE as FOLDER_VARIABLE
+from .process import DRAIN_SECONDS as DRAIN_SECONDS
+from .process import KEEP_ALIVE_SECONDS as KEEP_ALIVE_SECONDS
+from .process import SPARE_CONNECTIONS as SPARE_CONNECTIONS
+from .process import become_worker as become_worker
+from .process import bound_socket as bound_socket
+from .process import threads_per_worker as threads_per_worker
+from .serve_options import Listening as Listening
+from .serve_options import ServeLimits as ServeLimits
+from .serve_options import ServeOptions as ServeOptions
+from .serve_options import ServiceOptions as ServiceOptions
+from .service import Service as Service
+from .sources import Sources as Sources
+from .start import serve as serve
