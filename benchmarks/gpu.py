@@ -221,8 +221,9 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
     from sidtool.examples.sft_options import SftOptions
     from sidtool.model.extend import extend_model
     from sidtool.model.extend_options import ExtendOptions
-    from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
-    from sidtool.tokenizer.bundle import Bundle, ItemMap
+    from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+    from sidtool.tokenizer.bundle import Bundle
+    from sidtool.tokenizer.bundle.item_map import ItemMap
     from sidtool.tokenizer.sid import SidSpace
 
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 
 from sidtool import Bundle
-from sidtool.tokenizer.bundle import ItemMap
+from sidtool.tokenizer.bundle.item_map import ItemMap
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("bundle")

@@ -34,8 +34,9 @@ from sidtool.memory.build import build_memory
 from sidtool.model.extend import extend_model
 from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets.text_tokenizer import MIN_VOCABULARY, train_tokenizer
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop import kinds as trainer_module
 from sidtool.training.loss.batches import IGNORED, PackedCollator

@@ -3,13 +3,8 @@
 import sys
 from pathlib import Path
 
-from sidtool.examples.tasks import (
-    FAMILIES,
-    FIELD_TASKS,
-    TASKS,
-    TEXT_PROMPT_TASKS,
-    Task,
-)
+from sidtool.examples.task import Task
+from sidtool.examples.tasks import TASKS, TEXT_PROMPT_TASKS
 from sidtool.model.prompt.frames import read_templates
 
 PAGE = Path(__file__).with_name("tasks.md")
@@ -43,7 +38,7 @@ The files are in `sidtool/model/prompt/templates`. `⏎` is a line break. A trai
 its task; other examples, and further copies of an example, take the templates in turn.
 
 """
-PER = {"user": "training event", "item": "item", "query": "query"}
+PER = {"event": "training event", "item": "item", "query": "query"}
 SHOWN = {
     "sid": "SID",
     "list": "SIDs of the next items",
@@ -53,41 +48,40 @@ SHOWN = {
 }
 
 
-def shown(view: str, task: Task, name: str) -> str:
+def shown(view: str, task: Task) -> str:
     """What a prompt or a completion shows, in words."""
     if view == "column":
-        return task.column.lower() if name in TASKS else "FIELD"
+        return task.column
     if view == "feedback":
         return "FIELD of the last item"
-    history = task.per == "user" and view == task.source
+    history = task.of_users and view == task.source
     return f"history of {SHOWN[view]}s" if history else SHOWN[view]
 
 
 def line(name: str, task: Task) -> str:
     """The line of a task in the table."""
-    needs = {"query": "queries", "user": "", "item": ""}[task.per]
-    if name in FIELD_TASKS:
+    needs = "queries" if task.needs_queries else ""
+    if task.needs_fields:
         needs = f"feedback `{task.feedback}`" if task.feedback else "fields of users or contexts"
-    elif task.column or name in FAMILIES:
-        needs = f"column `{task.column if name in TASKS else 'FIELD'}`"
-    elif task.source == "title" or task.target in ("title", "text"):
+    elif task.column:
+        needs = f"column `{task.column}`"
+    elif task.shows_title:
         needs = "titles"
     if name == "sequence":
         cells = ("user", "", "SIDs of the history")
-    elif task.target == "list":
-        cells = ("list", shown(task.source, task, name), SHOWN[task.target])
-    elif task.target == "text":
-        unit = "user" if task.per == "user" else "item"
-        cells = (unit, "", "running text of SIDs and titles")
+    elif task.is_of_lists:
+        cells = ("list", shown(task.source, task), SHOWN[task.target])
+    elif task.is_running_text:
+        cells = (task.per, "", "running text of SIDs and titles")
     else:
-        prompt = shown(task.source, task, name)
-        cells = (PER[task.per], prompt, SHOWN.get(task.target) or shown(task.target, task, name))
+        prompt = shown(task.source, task)
+        cells = (PER[task.per], prompt, SHOWN.get(task.target) or shown(task.target, task))
     return f"| {' | '.join((f'`{name}`', *cells, needs))} |"
 
 
-def templates(name: str, task: Task) -> str:
+def templates(name: str) -> str:
     """The templates of a task, as a list."""
-    found = read_templates(task.templates)
+    found = read_templates(name.lower())
     lines = [f"* `{prompt}`".replace("\n", "⏎") for prompt in found.prompts]
     if found.items:
         items = [f"`{item}`".replace("\n", "⏎") for item in found.items]
@@ -97,12 +91,11 @@ def templates(name: str, task: Task) -> str:
 
 def page() -> str:
     """The whole page."""
-    tasks = {**TASKS, **FAMILIES, **FIELD_TASKS}
     head = HEAD.format(
         text_tasks=", ".join(f"`{name}`" for name in TEXT_PROMPT_TASKS),
     )
-    table = "\n".join(line(name, task) for name, task in tasks.items())
-    sections = "\n".join(templates(name, task) for name, task in tasks.items())
+    table = "\n".join(line(name, task) for name, task in TASKS.items())
+    sections = "\n".join(templates(name) for name in TASKS)
     return f"{head}{table}\n{TEMPLATES}{sections}"
 
 

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from sidtool.evaluation.similarity_tuning import tune_similarity as tune_similarity
     from sidtool.evaluation.tasks.task_evaluation import evaluate_task as evaluate_task
     from sidtool.examples.event_weights import WeightOptions as WeightOptions
+    from sidtool.examples.examples_run import SftInputs as SftInputs
     from sidtool.examples.examples_run import make_sft as make_sft
-    from sidtool.examples.job import SftInputs as SftInputs
     from sidtool.examples.sft_options import SftOptions as SftOptions
     from sidtool.integrations.adopt.adopt_options import AdoptOptions as AdoptOptions
     from sidtool.integrations.adopt.adoption import adopt as adopt
@@ -60,13 +60,13 @@ if TYPE_CHECKING:
     from sidtool.memory.content import ItemContent as ItemContent
     from sidtool.memory.memory import Memory as Memory
     from sidtool.memory.similarity import KnnSettings as KnnSettings
+    from sidtool.model.copies import merge as merge
+    from sidtool.model.copies import rebind as rebind
     from sidtool.model.extend import extend_model as extend_model
     from sidtool.model.extend_options import ExtendOptions as ExtendOptions
     from sidtool.model.load import load_model_folder as load_model_folder
-    from sidtool.model.merging import merge as merge
     from sidtool.model.presets.init_model import init_model as init_model
     from sidtool.model.prompt.frames import Templates as Templates
-    from sidtool.model.rebinding import rebind as rebind
     from sidtool.recommendation.recommend_options import RecommendOptions as RecommendOptions
     from sidtool.recommendation.recommendations import recommend as recommend
     from sidtool.recommendation.requests import Request as Request
@@ -138,7 +138,7 @@ _MODULES = {
     "ServeLimits": "recommendation.serve.serve_options",
     "ServeOptions": "recommendation.serve.serve_options",
     "SessionRule": "data.split.sessions",
-    "SftInputs": "examples.job",
+    "SftInputs": "examples.examples_run",
     "SftOptions": "examples.sft_options",
     "SidLogitsProcessor": "recommendation.search.constraint",
     "SidSpace": "tokenizer.sid",
@@ -175,7 +175,7 @@ _MODULES = {
     "load_model_folder": "model.load",
     "log": "registry.version_log",
     "make_sft": "examples.examples_run",
-    "merge": "model.merging",
+    "merge": "model.copies",
     "model_tokens": "integrations.formats.token_ids",
     "open_bundle": "registry.references",
     "open_split": "data.split.files",
@@ -183,7 +183,7 @@ _MODULES = {
     "pull": "registry.publish",
     "push": "registry.publish",
     "read_items": "data.items",
-    "rebind": "model.rebinding",
+    "rebind": "model.copies",
     "recommend": "recommendation.recommendations",
     "recommend_folder": "integrations.ray.recommendations",
     "refresh": "training.renewal.refresh",

@@ -9,7 +9,7 @@ from sidtool.cli.terminal.console import note, say, say_json, say_table
 if TYPE_CHECKING:
     from sidtool.evaluation.results import Evaluation
     from sidtool.evaluation.system_values import Averages
-    from sidtool.evaluation.tasks.task_metrics import TaskEvaluation
+    from sidtool.evaluation.tasks.task_evaluation import TaskEvaluation
 
 HIT_RATE = "hr@10"
 NDCG = "ndcg@10"

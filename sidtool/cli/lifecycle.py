@@ -13,7 +13,7 @@ from sidtool.cli.terminal.console import next_step, progress, say, say_json, say
 from sidtool.tokenizer.make.build_options import CatalogOptions, NewItemOptions
 
 if TYPE_CHECKING:
-    from sidtool.model.rebinding import Outlook
+    from sidtool.model.copies import Outlook
     from sidtool.tokenizer.bundle.bundle import Bundle
     from sidtool.tokenizer.bundle.history import ItemsChange
     from sidtool.tokenizer.make.diff import Diff
@@ -124,7 +124,7 @@ def diff(
 ) -> None:
     """Show what differs between two bundles, and whether models of the old one work with the
     new."""
-    from sidtool.model.rebinding import outlook
+    from sidtool.model.copies import outlook
     from sidtool.registry.references import open_bundle
     from sidtool.tokenizer.make.diff import diff as compare
 
@@ -198,8 +198,8 @@ def rebind(
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
-    from sidtool.model.rebinding import check_rebind
-    from sidtool.model.rebinding import rebind as bind
+    from sidtool.model.copies import check_rebind
+    from sidtool.model.copies import rebind as bind
     from sidtool.registry.references import open_source
 
     opened = open_source(newer)

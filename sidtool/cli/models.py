@@ -219,8 +219,8 @@ def merge(
     json: options.Json = False,
 ) -> None:
     """Merge LoRA adapters into their base model."""
-    from sidtool.model.merging import check_merge
-    from sidtool.model.merging import merge as merge_adapters
+    from sidtool.model.copies import check_merge
+    from sidtool.model.copies import merge as merge_adapters
 
     if dry_run:
         base = check_merge(model, out, force=force)

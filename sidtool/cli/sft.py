@@ -10,7 +10,7 @@ from sidtool.cli.terminal.console import next_step, note, progress, say, say_jso
 from sidtool.data.general_text import GeneralOptions
 from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.job import SftInputs
+from sidtool.examples.examples_run import SftInputs
 from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.ray.engine import WorkerOptions
 
@@ -72,9 +72,9 @@ def make_sft(
 
 
 def _warn_of_open_answers(lineage: "Lineage") -> None:
-    from sidtool.examples.tasks import named_task, writes_sids
+    from sidtool.examples.tasks import named_task
 
-    texts = [name for name in lineage.tasks if not writes_sids(named_task(name))]
+    texts = [name for name in lineage.tasks if not named_task(name).writes_sids]
     if texts:
         warn(
             f"the text of {', '.join(texts)} has no end, which only a tokenizer has: a model never "
@@ -87,6 +87,7 @@ def _writer(inputs: SftInputs, workers: WorkerOptions) -> "ClusterExamples | Non
     workers cannot do."""
     if workers.engine == "local":
         return None
+
     from sidtool.integrations.ray.run import RunOptions
     from sidtool.integrations.ray.training_examples import ClusterExamples
 

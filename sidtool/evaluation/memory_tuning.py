@@ -26,9 +26,9 @@ from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.memory_binding import MemoryBinding
 from sidtool.model.contract.split_check import check_model_split
+from sidtool.model.copies import bind_memory
 from sidtool.model.load import LoadedModel, check_model_folder, load_model_folder
 from sidtool.model.memory import WeightedMemory
-from sidtool.model.memory_copy import bind_memory
 from sidtool.recommendation.query import WINDOW, QuerySession, in_windows
 from sidtool.recommendation.search.mixture import RankedItems, check_normalize
 

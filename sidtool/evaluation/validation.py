@@ -12,9 +12,9 @@ from sidtool.data.split.split import Example
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.model.memory import WeightedMemory
+from sidtool.model.prompt.field_tokens import UserTokens
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.mixture import Mixture
 from sidtool.recommendation.search.results import Normalize

@@ -9,7 +9,7 @@ from sidtool.base.options import option
 from sidtool.data.columns import CatalogColumns
 from sidtool.data.items import CatalogNames, Items, read_items, template_columns
 from sidtool.data.queries import Query, compose_queries, read_queries
-from sidtool.examples.tasks import named_task, shows_title
+from sidtool.examples.tasks import named_task
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TaskCatalogOptions(CatalogNames):
     def check_uses(self, tasks: Iterable[str]) -> None:
         """Raise UsageError for queries or columns that none of these tasks shows."""
         tasks = list(tasks)
-        if self.has_queries and not any(named_task(task).per == "query" for task in tasks):
+        if self.has_queries and not any(named_task(task).needs_queries for task in tasks):
             raise UsageError("queries are for a task about them", hint="--task query-to-sid=1")
         if self.fields and "item-text" not in tasks:
             raise UsageError(
@@ -71,7 +71,7 @@ def read_catalog(
     )
     if catalog.columns is not None and catalog.columns.title is None:
         for task in tasks:
-            if shows_title(named_task(task)):
+            if named_task(task).shows_title:
                 raise UsageError(
                     f"task {task} shows titles, but {items} has no column of them",
                     hint="name it with --title-column",

@@ -17,8 +17,8 @@ from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.fields import need_feedback_of_numbers
 from sidtool.data.split.split import Event, Split, UserSequence
-from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.example_file import LARGEST_WEIGHT
+from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import LIST_TASK, named_task
 
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
@@ -127,7 +127,7 @@ class EventWeights:
         """The weight of each item of a sequence or a list, or that of the event whose item an
         example is about; None for other examples, such as those of the catalog, and for those whose
         answer is feedback: bad feedback is as much of an answer as good one."""
-        if named_task(example.task).target == "feedback":
+        if named_task(example.task).predicts_feedback:
             return None
         has_weights = self.record is not None  # else only a sequence shows events of weight 0
         if example.task == "sequence" or (example.task == LIST_TASK and has_weights):

@@ -1,22 +1,29 @@
-"""The JSON Lines form of training examples: its writer and its reader.
+"""The JSON Lines form of training examples: its writer and its readers, as objects and as tokens.
 
 An example is `{task, prompt, completion}` or `{task, text}`; `user` is the user whose events it
 shows, if it shows events; `catalog` lists the character spans of catalog text, which never becomes
 SID or special tokens. `weight` is the weight of the loss: one number, or one for each SID of the
 example."""
 
+import sys
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
-from sidtool.data.tables.containers import require_regular
-from sidtool.examples.example_context import TrainingExample
+from sidtool.data.tables.json_tables import json_lines
+from sidtool.examples.task import TrainingExample
+from sidtool.examples.tasks import find_task
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.field_tokens import UserTokens
 from sidtool.model.prompt.segments import Segment, Span, segments_to_text, text_to_segments
+from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
@@ -53,43 +60,24 @@ def prompt_and_completion(
 
     Raises DataError if the object has neither form."""
     spans = example.get("catalog", {})
-    if isinstance(example.get("text"), str):
-        return [], text_to_segments(space, example["text"], spans.get("text", ()))
-    sides: list[list[Segment]] = []
-    for side in ("prompt", "completion"):
-        text = example.get(side)
-        if not isinstance(text, str):
-            raise DataError(
-                f"an example has the keys {sorted(example)}, not prompt and completion, or text"
+    for sides in FORMS:
+        if _has_texts(example, sides):
+            *prompt, completion = (
+                text_to_segments(space, example[side], spans.get(side, ())) for side in sides
             )
-        sides.append(text_to_segments(space, text, spans.get(side, ())))
-    prompt, completion = sides
-    return prompt, completion
+            return prompt[0] if prompt else [], completion
+    raise DataError(
+        f"an example has the keys {sorted(example)}, not prompt and completion, or text"
+    )
 
 
 def read_training_examples(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file, one per line. Raises DataError if the file cannot be read, or
     with the line number if a line is no training example."""
-    if path.exists():
-        require_regular(path)
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise DataError(
-            f"cannot read training examples {path}: {error.strerror}",
-            hint="sidtool make-sft writes them",
-        ) from error
-    with stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                example = parse_json(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number} is not valid JSON: {error}") from error
-            if not isinstance(example, dict):
-                raise DataError(f"{path}:{number} is not a JSON object")
-            if problem := _problem(example):
-                raise DataError(f"{path}:{number} {problem}")
-            yield example
+    for number, example in json_lines(path):
+        if problem := _problem(example):
+            raise DataError(f"{path}:{number} {problem}")
+        yield example
 
 
 def _problem(example: Mapping[str, Any]) -> str:
@@ -123,14 +111,168 @@ def _is_weight(value: Any) -> bool:
 
 def _are_spans(spans: Any, length: int) -> bool:
     """Whether a JSON value is a list of spans in order, within a text of `length` characters."""
-    if not isinstance(spans, list):
+    if not isinstance(spans, list) or not all(isinstance(span, list) for span in spans):
         return False
-    position = 0
-    for span in spans:
-        if not isinstance(span, list) or [type(number) for number in span] != [int, int]:
-            return False
-        start, stop = span
-        if not position <= start <= stop <= length:
-            return False
-        position = stop
-    return True
+    if any([type(number) for number in span] != [int, int] for span in spans):
+        return False
+    numbers = [0, *(number for span in spans for number in span), length]
+    return numbers == sorted(numbers)
+
+
+class TokenizedExample(NamedTuple):
+    """One training example of n tokens."""
+
+    ids: NDArray[np.int32]
+    """(n,) token ids"""
+    targets: NDArray[np.bool_]
+    """(n,): whether each is a target"""
+    weights: NDArray[np.float32]
+    """(n,): the weight of the loss at each token, if it is a target"""
+    memory_log_probs: NDArray[np.float32] | None = None
+    """(n,): the memory's log-probability of the item whose SID a target is part of; NaN where the
+    memory says nothing; None without a memory"""
+    is_sequence: bool = False
+    """whether each target item is the answer to what precedes it; else all targets are one
+    answer"""
+
+
+def encode_example(
+    example: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens, *, codes_only: bool
+) -> TokenizedExample:
+    """The token ids of a stored example, its targets (the completion, or its codes alone) and their
+    weights.
+
+    Only codes are targets in item sequences and, with `codes_only`, in all examples. The first
+    token is never a target, since nothing comes before it. Raises DataError if the example is
+    malformed."""
+    prompt, completion = prompt_and_completion(example, tokens.space)
+    prompt_ids = encoder.ids(prompt)
+    ids = np.array(prompt_ids + encoder.ids(completion), dtype=np.int32)
+    targets = np.arange(len(ids)) >= max(1, len(prompt_ids))
+    # begin and end tokens, which follow from the position, and closing text are no targets then
+    is_sequence = example.get("task") == "sequence"
+    if codes_only or is_sequence:
+        targets &= tokens.is_code(ids)
+    weights = _token_weights(example.get("weight", 1.0), ids, tokens)
+    return TokenizedExample(ids, targets, weights, is_sequence=is_sequence)
+
+
+def _token_weights(
+    weight: float | list[float], ids: NDArray[np.int32], tokens: SidTokens
+) -> NDArray[np.float32]:
+    """(n,): the weight of an example, or of each SID at its tokens and at text that follows it."""
+    if not isinstance(weight, list):
+        return np.full(len(ids), weight, dtype=np.float32)
+    first_codes = np.flatnonzero(tokens.is_code(ids, 0))
+    starts = first_codes - int(tokens.space.has_begin_end_tokens)
+    if len(weight) != len(starts):
+        raise DataError(f"an example has {len(weight)} weights and {len(starts)} SIDs")
+    sid_of_token = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
+    return np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
+
+
+def _with_token(example: TokenizedExample, place: int, token_id: int) -> TokenizedExample:
+    """The example with a token at a place, which is no target."""
+    return example._replace(
+        ids=np.insert(example.ids, place, token_id),
+        targets=np.insert(example.targets, place, False),
+        weights=np.insert(example.weights, place, 1),
+    )
+
+
+def _n_sids(ids: NDArray[np.int32], tokens: SidTokens) -> int:
+    """The number of SIDs among token ids."""
+    return int(tokens.is_code(ids, 0).sum())
+
+
+@dataclass(frozen=True)
+class TokenizedExamples:
+    """n examples in flat arrays.
+
+    A plain sequence, because a `datasets.Dataset` formats every example again in every epoch."""
+
+    ids: NDArray[np.int32]
+    """(tokens,)"""
+    targets: NDArray[np.bool_]
+    """(tokens,)"""
+    weights: NDArray[np.float32]
+    """(tokens,)"""
+    offsets: NDArray[np.int64]
+    """(n + 1,): example i is at offsets[i]:offsets[i + 1]"""
+    is_sequence: NDArray[np.bool_]
+    """(n,): as in `TokenizedExample`"""
+    users: Sequence[str] = ()
+    """(n,) the user whose events an example shows, "" if it shows none; () if it is not known"""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, number: int) -> TokenizedExample:
+        span = slice(self.offsets[number], self.offsets[number + 1])
+        parts = self.ids[span], self.targets[span], self.weights[span]
+        return TokenizedExample(*parts, is_sequence=bool(self.is_sequence[number]))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) int64: tokens of each example."""
+        return np.diff(self.offsets)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether a weight differs from 1."""
+        return bool((self.weights != 1).any())
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        encoder: PromptEncoder,
+        tokens: SidTokens,
+        *,
+        codes_only: bool,
+        after_prompts: bool = False,
+        user_tokens: UserTokens | None = None,
+    ) -> "TokenizedExamples":
+        """Tokenize a file of training examples; examples without a target of a weight above 0 are
+        left out, and, with `after_prompts`, item sequences of a single item, which nothing
+        precedes. With `user_tokens`, the examples of a user's history begin with the user's token;
+        those of queries do not, since a search has no user.
+
+        Raises DataError, with the line, for a malformed example, and if no example has a target."""
+        ids = array("i")
+        targets = bytearray()
+        weights = array("f")
+        offsets = [0]
+        is_sequence = bytearray()
+        users = []
+        for number, example in enumerate(read_training_examples(path), start=1):
+            try:
+                encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}") from error
+            # the codes of a history of one item may have nothing before them
+            if not (encoded.targets & (encoded.weights > 0)).any():
+                continue
+            if after_prompts and encoded.is_sequence and _n_sids(encoded.ids, tokens) < 2:
+                continue
+            task = find_task(example["task"])
+            of_user = task is not None and task.of_users and example.get("user")
+            if user_tokens is not None and of_user:
+                place = user_tokens.place(encoded.ids.tolist(), encoder.begin_id)
+                encoded = _with_token(encoded, place, user_tokens.id(example["user"]))
+            ids.frombytes(encoded.ids.tobytes())
+            targets += encoded.targets.tobytes()
+            weights.frombytes(encoded.weights.tobytes())
+            offsets.append(len(ids))
+            is_sequence.append(encoded.is_sequence)
+            users.append(sys.intern(example.get("user", "")))
+        if len(offsets) == 1:
+            raise DataError(f"{path} has no training example with a target")
+        return cls(
+            np.frombuffer(ids, dtype=np.int32),
+            np.frombuffer(targets, dtype=np.bool_),
+            np.frombuffer(weights, dtype=np.float32),
+            np.array(offsets, dtype=np.int64),
+            np.frombuffer(is_sequence, dtype=np.bool_),
+            users,
+        )

@@ -1,26 +1,247 @@
-"""make-sft: writes the training examples of a bundle, a catalog and a split, with their lineage."""
+"""make-sft: reads what training examples are made from, makes and counts them, and writes them with
+their lineage."""
 
-from collections.abc import Iterator, Sequence
+import json
+import warnings
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
-from sidtool.data.general_text import GeneralOptions
+from sidtool.data.general_text import GeneralOptions, GeneralRecord, GeneralText
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.spilled_events import spill_beside
+from sidtool.data.spilled_events import Spill, spill_beside
 from sidtool.data.split.examples import write_examples
-from sidtool.data.split.split import Split
-from sidtool.examples.catalog import TaskCatalogOptions
-from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.job import ExampleWriter, SftJob, open_job
-from sidtool.examples.lineage import Lineage, side_files, write_lineage
+from sidtool.data.split.files import open_split
+from sidtool.data.split.split import Event, Split, count_leaks
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
+from sidtool.examples.event_weights import EventWeights, WeightOptions
+from sidtool.examples.example_file import example_json
+from sidtool.examples.lineage import Lineage, TaskCounts, side_files, write_lineage
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.task import TrainingExample
+from sidtool.examples.tasks import GENERAL_TASK, copies_within, task_rng, token_budgets
+from sidtool.examples.training_examples import NO_FIELD_TOKENS, ExampleMaker
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.split_check import check_bundle_split
+from sidtool.model.load import check_model_folder
+from sidtool.model.pretrained import Checkpoint, load_tokenizer
+from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
+
+
+class GeneralExamples(NamedTuple):
+    """The examples of a general corpus."""
+
+    options: GeneralOptions
+    record: GeneralRecord
+    train: Sequence[TrainingExample]
+    held_out: Sequence[TrainingExample]
+
+    @classmethod
+    def read(cls, options: GeneralOptions, maker: ExampleMaker) -> "GeneralExamples":
+        """Read a corpus. Raises as `GeneralText.read` and `ExampleMaker.general_examples`."""
+        text = GeneralText.read(options.path)
+        parts = (maker.general_examples(part) for part in (text.train, text.held_out))
+        return cls(options, text.record(options.share), *parts)
+
+
+@dataclass(frozen=True)
+class SftJob:
+    """Everything that training examples are made from."""
+
+    bundle: Bundle
+    items: Items
+    split: Split
+    options: SftOptions
+    maker: ExampleMaker
+    weights: EventWeights | None
+    general: GeneralExamples | None
+    progress: Progress | None
+
+    def write(self, path: Path | None) -> dict[str, TaskCounts]:
+        """Make the examples, write them if there is a path, and count them by task.
+
+        Raises RefusedError if one of them shows a held-out event."""
+        with path.open("w", encoding="utf-8") if path else nullcontext() as stream:
+            examples = self.maker.examples(self.split, self.progress, self.counts)
+            leaked, lengths = self.write_examples(stream, examples)
+            if self.general is not None:
+                general = self._mixed(self.general, sum(map(sum, lengths.values())))
+                lengths |= self.write_examples(stream, general)[1]
+        refuse_leaks(leaked)
+        total = max(1, sum(map(sum, lengths.values())))
+        return {
+            task: TaskCounts(len(tokens), sum(tokens), max(tokens), sum(tokens) / total)
+            for task, tokens in lengths.items()
+        }
+
+    @property
+    def counts(self) -> Callable[[Event], bool] | None:
+        """Which events may be in a list; None for all."""
+        return None if self.weights is None else self.weights.counts
+
+    def write_examples(
+        self, stream: IO[str] | None, examples: Iterable[TrainingExample]
+    ) -> tuple[int, "dict[str, array[int]]"]:
+        """Write examples if there is a stream -> the number of held-out events that they show, and
+        by task the length of each in tokens."""
+        lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
+
+        def events() -> Iterator[Event]:
+            for example in examples:
+                if stream is not None:
+                    weight = None if self.weights is None else self.weights.of_example(example)
+                    value = example_json(self.bundle.space, example, weight)
+                    stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+                lengths[example.task].append(self.maker.length(example.segments) or 0)
+                yield from example.events
+
+        return count_leaks(self.split, events()), lengths
+
+    def _mixed(self, general: GeneralExamples, other_tokens: int) -> Iterator[TrainingExample]:
+        """Examples of general text drawn at random, all equally often, whose tokens have the given
+        share beside the tokens of the other examples."""
+        lengths = [self.maker.length(example.segments) or 0 for example in general.train]
+        budget = general.options.budget(other_tokens)
+        copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
+        for example, n_copies in zip(general.train, copies, strict=True):
+            yield from [example] * n_copies
+
+    def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:
+        """The lineage of the examples that were written. Raises DataError if there are none; a
+        SidtoolWarning names tasks without examples, whose prompts are not served."""
+        options = self.options
+        missing = [task for task in options.tasks if task not in tasks]
+        if len(missing) == len(options.tasks):
+            raise DataError(
+                f"no training example of {', '.join(missing)} can be made",
+                hint="have users two training events at least, and items text?",
+            )
+        if missing:
+            warnings.warn(
+                f"there is no training example of {', '.join(missing)}",
+                SidtoolWarning,
+                stacklevel=3,
+            )
+        prompts = replace(self.maker.prompts, without=frozenset(missing))
+        return Lineage(
+            bundle=self.bundle.identity,
+            catalog=self.items.digest,
+            split=self.split.reference,
+            task_weights=dict(options.tasks),
+            task_budgets=token_budgets(options.tasks, options.max_tokens, options.max_task_tokens),
+            max_tokens=options.max_tokens,
+            example_format=self.maker.format,
+            max_length=options.max_length,
+            history_length=options.history_length,
+            hidden_items=len(options.hide_text_of),
+            seed=options.seed,
+            templates=prompts.templates,
+            history_prompt=prompts.history,
+            list_prompt=prompts.list,
+            lists=options.list_targets,
+            label_prompts=prompts.labels(self.split),
+            text_prompt=prompts.text,
+            tasks=tasks,
+            dropped_events=self.maker.count_dropped_events(self.split),
+            dropped_queries=self.maker.count_dropped_queries(self.split),
+            valid=len(self.split.valid),
+            files=files,
+            weights=None if self.weights is None else self.weights.record,
+            general=None if self.general is None else self.general.record,
+            field_tokens=prompts.field_tokens,
+            columns=tuple(self.items.fields) if options.columns is None else options.columns,
+            own_templates=options.templates,
+        )
+
+
+ExampleWriter = Callable[[SftJob, Path], Mapping[str, TaskCounts]]
+"""Writes the examples of a job at a path -> their counts by task."""
+
+
+def refuse_leaks(leaked: int) -> None:
+    """Raise RefusedError if held-out events are in training examples."""
+    if leaked:
+        raise RefusedError(
+            f"{leaked} held-out events are in the training examples, not 0",
+            hint="report this split",
+        )
+
+
+@dataclass(frozen=True)
+class SftInputs:
+    """What training examples are made from, as `make_sft` takes it: values, or where they are. What
+    another process reads again are locations."""
+
+    bundle: Bundle | str | Path
+    items: Items | str | Path
+    split: Split | str | Path
+    options: SftOptions
+    catalog_options: TaskCatalogOptions | None = None
+    model: str | Path | None = None
+    weights: WeightOptions | None = None
+    general: GeneralOptions | None = None
+    queries: Sequence[Query] = ()
+    tokenizer: Any | None = None
+
+    def open(self, spill: Spill | None = None, progress: Progress | None = None) -> SftJob:
+        """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
+        options, tokenizer, split = self.options, self.tokenizer, self.split
+        bundle = self.bundle
+        if not isinstance(bundle, Bundle):
+            bundle = open_source(str(bundle))
+        prompt, field_tokens = None, NO_FIELD_TOKENS
+        if self.model is not None:
+            folder = model_folder(self.model)
+            contract, _, _ = check_model_folder(folder, bundle)
+            tokenizer = load_tokenizer(Checkpoint(folder))
+            field_tokens = contract.field_tokens
+            # the prompt that a model was adopted with, unless there are templates of its task
+            prompt = contract.history_prompt if contract.is_adopted else None
+            if prompt is not None and prompt.task in options.templates:
+                prompt = None
+        items, queries, columns = self._catalog(bundle)
+        if options.columns is None:
+            options = replace(options, columns=columns)
+        if not isinstance(split, Split):
+            event_columns = bundle.manifest.made_from.event_columns
+            split = open_split(split, recorded=event_columns, spill=spill)
+        check_bundle_split(bundle, "the split of the training examples", split.reference)
+        maker = ExampleMaker(
+            bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
+        )
+        weights = EventWeights.read(self.weights, split)
+        general = None
+        if self.general is not None:
+            general = GeneralExamples.read(self.general, maker)
+        return SftJob(bundle, items, split, options, maker, weights, general, progress)
+
+    def _catalog(self, bundle: Bundle) -> tuple[Items, Sequence[Query], tuple[str, ...] | None]:
+        """The catalog, the queries, and the columns that running text shows, None for all."""
+        if isinstance(self.items, Items):
+            if self.catalog_options is not None:
+                raise UsageError(
+                    "catalog options say how a file is read, but the catalog is a value"
+                )
+            return self.items, self.queries, None
+        options = self.catalog_options or TaskCatalogOptions()
+        if self.queries and options.has_queries:
+            raise UsageError("queries are given twice, as a value and by the catalog options")
+        tasks = self.options.tasks
+        options.check_uses(tasks)
+        recorded = bundle.manifest.made_from.columns
+        items, queries = read_catalog(Path(self.items), tasks, options, recorded)
+        return items, self.queries or queries, options.fields
 
 
 def make_sft(
@@ -74,20 +295,19 @@ def make_sft(
     if not dry_run:
         _refuse_outputs(out, force)
     with nullcontext() if memory is None else spill_beside(out, memory) as spill:
-        job = open_job(
+        inputs = SftInputs(
             bundle,
             items,
             split,
             options,
             catalog_options,
-            queries=queries,
-            model=model,
-            tokenizer=tokenizer,
-            weights=weights,
-            general=general,
-            spill=spill,
-            progress=progress,
+            model,
+            weights,
+            general,
+            queries,
+            tokenizer,
         )
+        job = inputs.open(spill, progress)
         if dry_run:
             return job.lineage(job.write(None), {})
         return _written(job, out, force, writer or SftJob.write)
@@ -100,7 +320,8 @@ def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Line
         tasks = writer(job, stage / out.name)
         write_examples(stage / side["valid"].name, job.split.valid)
         if job.general is not None:
-            job.general.write_held_out(stage / side["general"].name, job.bundle.space)
+            with (stage / side["general"].name).open("w", encoding="utf-8") as stream:
+                job.write_examples(stream, job.general.held_out)
         digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
         lineage = job.lineage(tasks, digests)
         write_lineage(lineage, stage / side["meta"].name)

@@ -1,16 +1,9 @@
 """User histories: the training events of a split whose items are in the bundle."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from sidtool.data.fields.fields import (
-    NO_FIELDS,
-    TARGET,
-    TARGET_VALUES,
-    Fields,
-    FieldTypes,
-    Value,
-)
+from sidtool.data.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, Value
 from sidtool.data.split.split import Event, Split, UserSequence
 from sidtool.tokenizer.bundle.bundle import Bundle
 
@@ -42,23 +35,23 @@ class HistorySlice:
         return self.cut(len(self) - n, len(self))
 
     @property
+    def last(self) -> int:
+        """The index of the last event among all of the user."""
+        return self.first + len(self) - 1
+
+    @property
     def ends_in_target(self) -> bool:
         """Whether the last event is a target: not if the split says otherwise."""
         marks = self.fields.event.get(TARGET)
-        return marks is None or marks[self.first + len(self) - 1] == TARGET_VALUES[True]
+        return marks is None or marks[self.last] == TARGET_VALUES[True]
 
     def known_before_last(self, context: Sequence[str]) -> Fields:
         """The fields known before the last event, whose context has these names."""
-        return self.fields.before(self.first + len(self) - 1, context)
+        return self.fields.before(self.last, context)
 
     def last_value(self, name: str) -> Value | None:
         """A field of the last event."""
-        return self.fields.event[name][self.first + len(self) - 1]
-
-    def known_of_last(self, types: FieldTypes) -> Fields:
-        """The fields of all events, without what is known only after the last one."""
-        last = self.first + len(self) - 1
-        return self.fields.before(last, tuple(types.context)).with_next()
+        return self.fields.event[name][self.last]
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -72,7 +65,7 @@ class Histories:
 
     def __init__(self, bundle: Bundle, history_length: int) -> None:
         self.item_index = {item_id: index for index, item_id in enumerate(bundle.items.ids)}
-        self._history_length = history_length
+        self.history_length = history_length
 
     def of_user(self, sequence: UserSequence) -> HistorySlice:
         """The whole history of a user."""
@@ -83,7 +76,7 @@ class Histories:
         event last, at most `history_length` events before it.
 
         A split by given windows has one such event per window."""
-        size = self._history_length + 1
+        size = self.history_length + 1
         if split.windows is None:
             for sequence in split.train:
                 history = self.of_user(sequence)
@@ -102,14 +95,6 @@ class Histories:
             if has_target:
                 yield history.cut(max(0, len(history) - size), len(history))
 
-    def count_with_target(self, split: Split, *, only_targets: bool) -> list[int]:
-        """How many events of each user, or window, `with_target` yields."""
-        if split.windows is None:
-            parts: Iterator[Split] = (replace(split, train=(sequence,)) for sequence in split.train)
-        else:
-            parts = (replace(split, windows=(window,)) for window in split.windows)
-        return [sum(1 for _ in self.with_target(part, only_targets=only_targets)) for part in parts]
-
     def _slice(
         self, user: str, item_ids: Sequence[str], positions: Sequence[int], fields: Fields
     ) -> HistorySlice:
@@ -119,21 +104,3 @@ class Histories:
         ids = [item_ids[place] for place in places]
         indexes = [self.item_index[item_id] for item_id in ids]
         return HistorySlice(user, indexes, ids, [positions[place] for place in places], fields)
-
-
-def sequence_windows(length: int, history_length: int) -> list[tuple[int, int, int]]:
-    """Cut a history into examples (start, first target, stop), so that every item is a target once.
-
-    An example has `history_length` items and the next one, as a prompt has when serving. The last
-    example ends where the history ends. Examples overlap, so that no target of a long history has
-    less than half of `history_length` before it."""
-    size = history_length + 1
-    stride = max(1, history_length // 2)
-    windows: list[tuple[int, int, int]] = []
-    stop = length  # from the newest window to the oldest
-    while stop > size:
-        windows.append((stop - size, stop - stride, stop))
-        stop -= stride
-    if length:
-        windows.append((0, 0, stop))
-    return windows[::-1]

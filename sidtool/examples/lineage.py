@@ -14,7 +14,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.data.general_text import GeneralRecord
 from sidtool.data.split.files import MANIFEST, TEST, VALID, read_manifest
 from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.record import SplitReference
+from sidtool.data.split.record import SplitReference, check_split
 from sidtool.data.split.split import Split
 from sidtool.data.tables.containers import require_regular
 from sidtool.examples.event_weights import WeightRecord
@@ -99,11 +99,7 @@ class Lineage(JsonRecord):
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""
-        value = asdict(self) | {"split": self.split.to_json()}
-        for name in ("history_prompt", "list_prompt"):
-            if (prompt := getattr(self, name)) is not None:
-                value[name] = prompt.to_json()
-        value["label_prompts"] = [prompt.to_json() for prompt in self.label_prompts]
+        value = super().to_json() | {"bundle": asdict(self.bundle)}
         for name in ("label_prompts", "field_tokens", "columns", "own_templates"):
             if not value[name]:
                 del value[name]
@@ -200,8 +196,9 @@ def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage)
     """The file of validation users: `valid`, or else the one beside the examples.
 
     Raises DataError if it is missing or was changed since, IntegrityError if it is of a split that
-    was, UsageError for the test part of a split: a checkpoint that it selects cannot be tested on
-    it."""
+    was, CompatibilityError if it is of a split whose validation events the examples' split may hold
+    out for test, UsageError for the test part of a split: a checkpoint that it selects cannot be
+    tested on it."""
     if valid is None or Path(valid) == side_files(examples)["valid"]:
         return checked_side_file(examples, lineage, "valid", "the validation users")
     valid = Path(valid)
@@ -213,7 +210,8 @@ def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage)
             hint=f"--valid {valid.with_name(VALID)}",
         )
     if (valid.parent / MANIFEST).exists():
-        read_manifest(valid.parent)  # checks its files
+        manifest = read_manifest(valid.parent)  # checks its files
+        check_split(f"{valid}", manifest.reference, str(examples), lineage.split)
     return valid
 
 

@@ -10,10 +10,8 @@ from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import assignments, numbers, read_ids
 from sidtool.base.options import check_options, group, option
 from sidtool.data.split.list_targets import LENGTH, ListTargets
-from sidtool.examples.task_mix import check_budgets
-from sidtool.examples.tasks import LIST_TASK, TASKS, check_weights, history_source
-from sidtool.model.prompt.frames import Format, Templates
-from sidtool.model.prompt.template_file import read_template_file
+from sidtool.examples.tasks import LIST_TASK, TASKS, check_budgets, check_weights, history_source
+from sidtool.model.prompt.frames import Format, Templates, read_template_file
 
 
 def _read_budgets(pairs: list[str]) -> dict[str, int]:

@@ -4,6 +4,7 @@ Every example records the events that it shows, so that a scan can prove that no
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,38 +16,24 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Event, Split
-from sidtool.examples.example_context import ExampleContext, TrainingExample
-from sidtool.examples.example_kinds import (
-    TrainingQuery,
-    event_examples,
-    history_text_examples,
-    item_examples,
-    item_text_examples,
-    query_examples,
-    sequence_examples,
-    training_queries,
-)
-from sidtool.examples.field_examples import feedback_examples
 from sidtool.examples.histories import Histories
-from sidtool.examples.item_text import ItemRenderer
-from sidtool.examples.list_examples import list_examples
-from sidtool.examples.mix_frames import frames_of_mix
-from sidtool.examples.served_prompts import ServedPrompts, literal_templates
+from sidtool.examples.items import training_queries
+from sidtool.examples.prompts import ServedPrompts, frames_of_mix
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.task_mix import (
-    Copies,
+from sidtool.examples.task import Copies, ExampleContext, ItemTexts, TrainingExample
+from sidtool.examples.tasks import (
+    GENERAL_TASK,
+    LIST_TASK,
     copies_within,
+    history_prompt_task,
+    named_task,
     task_rng,
     token_budgets,
     weighted_copies,
 )
-from sidtool.examples.tasks import (
-    LIST_TASK,
-    history_prompt_task,
-    named_task,
-)
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.frames import PromptFrame, begin_text, end_text
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.segments import Segment, template
 from sidtool.model.prompt.tokens import SidTokens
@@ -85,24 +72,19 @@ class ExampleMaker:
         if options.list_targets is not None:
             options.list_targets.check(self._types)
         self.format = options.example_format(tokenizer)
-        self._space = bundle.space
-        self._map = bundle.items
+        self._bundle = bundle
+        self._tokenizer = tokenizer
         self._queries = queries
         self._encoder: PromptEncoder | None = None
         if tokenizer is not None:
             self._encoder = PromptEncoder(tokenizer, SidTokens(bundle.space, len(tokenizer)))
-        self._frames = frames_of_mix(options, tokenizer, self._types, field_tokens, trained_prompt)
-        self.prompts = ServedPrompts(options, self._frames, bundle.space, self._encoder)
-        self._items = ItemRenderer(bundle, items, options.hide_text_of, options.columns)
+        frames = frames_of_mix(options, tokenizer, self._types, field_tokens, trained_prompt)
+        self.prompts = ServedPrompts(options, frames, bundle.space, self._encoder)
+        self._texts = ItemTexts(bundle, items, options.hide_text_of, options.columns)
         self._histories = Histories(bundle, options.history_length)
-        self._event_counts: dict[bool, NDArray[np.int64]] = {}
+        self._event_counts: NDArray[np.int64] | None = None
         self._check_inputs(items)
         self._check_sequence_length()
-
-    @property
-    def templates(self) -> dict[str, tuple[str, ...]]:
-        """The literal text of every template in the mix, for the lineage."""
-        return literal_templates(self._frames)
 
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the bundle."""
@@ -118,9 +100,10 @@ class ExampleMaker:
 
     def count_dropped_queries(self, split: Split) -> int:
         """Number of queries that the query tasks of the mix leave out."""
-        if all(named_task(task).per != "query" for task in self._options.tasks):
-            return 0
-        return len(self._queries) - len(self._training_queries(split))
+        for name in self._options.tasks:
+            if named_task(name).needs_queries:
+                return len(self._queries) - len(training_queries(self._context(name, split)))
+        return 0
 
     def examples(
         self,
@@ -141,7 +124,7 @@ class ExampleMaker:
         # Every task has its own generator, so adding a task leaves the others' examples unchanged.
         for done, (task, weight) in enumerate(options.tasks.items(), start=1):
             rng = task_rng(task, options.seed)
-            make = self._example_source(task, split, counts)
+            make = partial(named_task(task).make, self._context(task, split, counts))
             if task in budgets:
                 yield from self._within_budget(make, budgets[task], rng)
             else:
@@ -159,23 +142,34 @@ class ExampleMaker:
         """The examples of a task of a whole weight and without a budget, for the users of `split`,
         which may be a part of another split: those before have `first_number` examples."""
         copies = int(self._options.tasks[task])
-        return self._example_source(task, split, counts, first_number)(lambda: copies)
+        context = self._context(task, split, counts, first_number)
+        return context.task.make(context, lambda: copies)
+
+    def general_examples(self, documents: Sequence[str]) -> list[TrainingExample]:
+        """Documents of a general corpus, in pieces of at most `max_length` tokens. Raises
+        UsageError without a tokenizer."""
+        if self._tokenizer is None:
+            raise UsageError("general text needs a tokenizer", hint="--model MODEL")
+        frame = PromptFrame(begin_text(self._tokenizer), "", end_text(self._tokenizer))
+        context = self._context(GENERAL_TASK, Split("given", (), (), ()))
+        context = replace(context, frames=(frame,), documents=documents)
+        return list(context.task.make(context, lambda: 1))
 
     def count_before(self, task: str, split: Split, users: int) -> int:
         """The number that the first example of a task has after the first `users` users of a split
         (of windows: after so many windows). It chooses between templates."""
-        kind = named_task(task)
-        if kind.per != "user" or task == "sequence" or len(self._frames[task]) == 1:
-            return 0
-        if kind.target == "text":
+        context = self._context(task, split)
+        if context.task.of_whole_histories:
             return users
-        only_targets = kind.target != "feedback"
-        counted = self._event_counts.get(only_targets)
-        if counted is None:
-            per_user = self._histories.count_with_target(split, only_targets=only_targets)
-            counted = np.concatenate([[0], np.cumsum(per_user)])
-            self._event_counts[only_targets] = counted
-        return int(counted[users])
+        if context.same_frame or len(context.frames) == 1:
+            return 0
+        if self._event_counts is None:
+            parts = [replace(split, train=(sequence,)) for sequence in split.train]
+            if split.windows is not None:
+                parts = [replace(split, windows=(window,)) for window in split.windows]
+            per_part = [sum(1 for _ in self._histories.with_target(part)) for part in parts]
+            self._event_counts = np.cumsum([0, *per_part])
+        return int(self._event_counts[users])
 
     def _within_budget(
         self,
@@ -197,77 +191,53 @@ class ExampleMaker:
                 spent += length
                 yield example
 
-    def _example_source(
+    def _context(
         self,
         name: str,
         split: Split,
-        counts: Callable[[Event], bool] | None,
+        counts: Callable[[Event], bool] | None = None,
         first_number: int = 0,
-    ) -> Callable[[Copies], Iterator[TrainingExample]]:
-        """The examples of a task as a function of their copies."""
+    ) -> ExampleContext:
+        """What the examples of a task are made with."""
         task = named_task(name)
-        context = ExampleContext(
+        served = (history_prompt_task(self._options.tasks), LIST_TASK)
+        return ExampleContext(
             name=name,
             task=task,
-            frames=self._frames[name],
-            same_frame=self._has_prompt(name),
-            space=self._space,
-            item_map=self._map,
-            items=self._items,
+            frames=self.prompts.frames.get(name, ()),
+            # a trained model asks for them by the first frame
+            same_frame=task.predicts_feedback or name in served,
+            bundle=self._bundle,
+            split=split,
+            texts=self._texts,
             histories=self._histories,
             encoder=self._encoder,
             max_length=self._options.max_length,
-            history_length=self._options.history_length,
             types=self._types,
+            queries=self._queries,
+            lists=self._options.list_targets,
+            counts=counts,
             first_number=first_number,
         )
-        if task.per == "query":
-            return partial(query_examples, context, self._training_queries(split))
-        if task.per == "item":
-            return partial(item_text_examples if task.target == "text" else item_examples, context)
-        targets = self._options.list_targets
-        if task.target == "list" and targets is not None:
-            return partial(list_examples, context, split, targets, counts)
-        if name == "sequence":
-            return partial(sequence_examples, context, split)
-        if task.target == "text":
-            return partial(history_text_examples, context, split)
-        if task.target == "feedback":
-            return partial(feedback_examples, context, split)
-        return partial(event_examples, context, split)
-
-    def _has_prompt(self, task: str) -> bool:
-        """Whether a trained model has a prompt of a history by this task."""
-        is_of_labels = named_task(task).target == "feedback"
-        return is_of_labels or task in (history_prompt_task(self._options.tasks), LIST_TASK)
-
-    def _training_queries(self, split: Split) -> list[TrainingQuery]:
-        index = self._histories.item_index
-        hidden = self._options.hide_text_of
-        usable = {
-            item_id: row
-            for item_id, row in index.items()
-            if not self._map.retired[row] and item_id not in hidden
-        }
-        return training_queries(self._queries, split, usable)
 
     def _check_inputs(self, items: Items) -> None:
         for name in self._options.tasks:
             task = named_task(name)
             if task.column and task.column not in items.fields:
                 raise UsageError(f"task {name} needs the catalog column {task.column!r}")
-            if task.per == "query" and not self._queries:
+            if task.needs_queries and not self._queries:
                 raise UsageError(
                     f"task {name} needs queries", hint="--queries FILE, or --query-text TEMPLATE"
                 )
-            if task.source == "prefix" and self._space.levels < 2:
+            levels = self._bundle.space.levels
+            if task.source == "prefix" and levels < 2:
                 raise UsageError(
-                    f"task {name} needs SIDs of two levels or more, these have {self._space.levels}"
+                    f"task {name} needs SIDs of two levels or more, these have {levels}"
                 )
         has_budget = self._options.max_tokens or self._options.max_task_tokens
         if has_budget and self._encoder is None:
             raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
-        unknown = sorted(self._options.hide_text_of - set(self._map.ids))
+        unknown = sorted(self._options.hide_text_of - set(self._bundle.items.ids))
         if unknown:
             raise UsageError(
                 f"{len(unknown)} items whose text is to be hidden are not in the bundle, such as "
@@ -277,9 +247,10 @@ class ExampleMaker:
     def _check_sequence_length(self) -> None:
         if "sequence" not in self._options.tasks:
             return
+        space = self._bundle.space
         n_items = self._options.history_length + 1
-        n_tokens = n_items * (self._space.levels + 2 * self._space.has_begin_end_tokens)
-        n_tokens += self.length([template(self._frames["sequence"][0].before)]) or 0
+        n_tokens = n_items * (space.levels + 2 * space.has_begin_end_tokens)
+        n_tokens += self.length([template(self.prompts.frames["sequence"][0].before)]) or 0
         if n_tokens > self._options.max_length:
             raise UsageError(
                 f"{n_items} items take {n_tokens} tokens, an example has at most "

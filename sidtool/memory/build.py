@@ -79,10 +79,11 @@ def build_memory(
     did. With `shards`, the arrays of the memory lie in files of their folder; the values are the
     same.
 
-    Raises CompatibilityError if the bundle's codebook may have learned from events that the split
-    holds out, RefusedError if a held-out event is among the training events, DataError if no two
-    items co-occur, UsageError if `settings` count pairs otherwise than the earlier memory or the
-    budget is too small, IntegrityError if that one does not count the pairs of its split.
+    Raises CompatibilityError if the bundle's codebook, or the choice of the earlier memory's
+    settings, may have learned from events that the split holds out, RefusedError if a held-out
+    event is among the training events, DataError if no two items co-occur, UsageError if `settings`
+    count pairs otherwise than the earlier memory or the budget is too small, IntegrityError if that
+    one does not count the pairs of its split.
 
     Examples:
         >>> split = sidtool.open_split("split")
@@ -95,6 +96,9 @@ def build_memory(
         settings = DEFAULT if before is None else before.settings
     if before is not None and before.settings == settings:
         tuned_on = before.tuned_on
+        if tuned_on is not None:
+            used = "the split of the memory"
+            check_split("the tuned earlier memory", before.split, used, split.reference)
     if earlier is not None and shards is not None:
         raise UsageError(
             "an update holds all pairs in memory: it takes no memory budget",

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from sidtool.base.options import check_options, option
 from sidtool.model.embedding_init import DEFAULT_INIT, DEFAULT_SCALE, Init
 from sidtool.model.pretrained import Dtype
-from sidtool.model.prompt.field_tokens import FieldValues
+from sidtool.model.prompt.field_tokens import MAX_USER_TOKENS, FieldValues
 from sidtool.model.prompt.template_slots import parse_field_tokens
-from sidtool.model.prompt.user_tokens import MAX_USER_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)

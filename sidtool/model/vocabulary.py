@@ -8,9 +8,8 @@ therefore be a token (`Ġ`), so templates put none there."""
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.model.prompt.field_tokens import FieldTokens
+from sidtool.model.prompt.field_tokens import FieldTokens, UserTokens
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
-from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.model.structure import embedding_layers
 from sidtool.tokenizer.sid import SidSpace
 

@@ -19,9 +19,9 @@ from sidtool.model.contract.contract import Contract
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
+from sidtool.model.prompt.field_tokens import UserTokens
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.prompt.user_tokens import UserTokens
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
 from sidtool.recommendation.search.mixture import (
     NO_PRIOR,

@@ -134,7 +134,7 @@ def _check_kind(
         return
     for name in lineage.tasks:
         task = find_task(name)
-        if task is not None and task.target == "text":
+        if task is not None and task.is_running_text:
             raise UsageError(
                 f"task {name} is running text, which has no prompt that an encoder could read",
                 hint="make training examples without it",

@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.validation import Validator
-from sidtool.examples.tokenized import TokenizedExamples
+from sidtool.examples.example_file import TokenizedExamples
 from sidtool.model.contract.stage_record import Selection
 from sidtool.model.contract.write import write_contract
 from sidtool.model.load import LoadedModel, load_model_folder

@@ -17,8 +17,7 @@ from sidtool.base.output import partial_path
 from sidtool.data.split.record import SplitReference
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import Lineage
-from sidtool.examples.tasks import LIST_TASK
-from sidtool.examples.tokenized import answers_with_sid
+from sidtool.examples.tasks import LIST_TASK, answers_with_sids
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.contract import Contract, ModelKind, ModelNormalize
 from sidtool.model.contract.stage_record import ModelReference, SftRecord, StageRecord, TrainParams
@@ -185,7 +184,7 @@ class TrainingRun(Run):
 
         Raises UsageError for a choice that needs SIDs as answers with other examples."""
         chosen = self.options.softmax_over
-        sid_only = all(answers_with_sid(task) for task in self.lineage.tasks)
+        sid_only = all(answers_with_sids(task) for task in self.lineage.tasks)
         if chosen == "auto":
             # TRL's other losses are over the whole vocabulary
             default_loss = self.config_fields.get("loss_type", "nll") == "nll"

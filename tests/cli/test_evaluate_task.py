@@ -149,7 +149,7 @@ def test_lists_have_a_measurement_of_their_own(road: Road, spoken: Path) -> None
 @pytest.mark.parametrize("task", ALL)
 def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
     kind = named_task(task)
-    of = (road.split,) if kind.per == "user" else ()
+    of = (road.split,) if kind.of_users else ()
     ask = [
         "evaluate-task",
         spoken,
@@ -163,16 +163,16 @@ def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: 
         3,
         "--json",
     ]
-    if kind.per == "query":
+    if kind.needs_queries:
         ask += ["--query-text", "looking for {title}"]
     ran = done(*ask)
     value = ran.json
     assert (value["task"], value["n"]) == (task, 5)
-    if kind.target == "sid":
+    if kind.writes_sid:
         assert set(value["chance"]) == LAST_LEVEL
         assert {"hr@1", "hr@3", "ndcg@3"} | LAST_LEVEL <= set(value["metrics"])
         assert 0 < value["chance"]["exact"] <= value["chance"]["prefix@1"] < 1
-    elif kind.target == "text":
+    elif kind.is_running_text:
         assert set(value["metrics"]) == {"perplexity"}
     else:
         assert set(value["metrics"]) == {"exact_match", "token_f1", "perplexity"}

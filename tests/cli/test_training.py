@@ -403,7 +403,7 @@ TRAPS = (
 
 @pytest.mark.parametrize("form", ["plain", "chat"])
 def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
-    from sidtool.examples.tokenized import TokenizedExamples
+    from sidtool.examples.example_file import TokenizedExamples
     from sidtool.model.load import load_model_folder
     from sidtool.model.prompt.encoder import prompt_encoder
 

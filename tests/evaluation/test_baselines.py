@@ -12,18 +12,10 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.split.protocols import leave_one_out
 from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation import baselines
-from sidtool.evaluation.baselines import (
-    UNTUNED,
-    Catalog,
-    KnnSettings,
-    item_knn,
-    item_similarity,
-    popularity,
-    tune_item_knn,
-)
+from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity, tune_item_knn
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.memory.sharded import BLOCK_ENTRY, ITEM, Shards, sharded_rows
-from sidtool.memory.similarity import count_events
+from sidtool.memory.similarity import KnnSettings, count_events, item_similarity
 from tests.shared_data import DATA
 
 BEAUTY = DATA / "beauty"

@@ -16,13 +16,12 @@ from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import example_json, prompt_and_completion
-from sidtool.examples.field_templates import templates_for
+from sidtool.examples.prompts import templates_for
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.frames import Templates
-from sidtool.model.prompt.template_file import read_template_file
+from sidtool.model.prompt.frames import Templates, read_template_file
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.requests import Request
@@ -263,7 +262,7 @@ def test_templates_need_a_task_with_a_history(bundle: Bundle, catalog: Items) ->
         ("[]", "no JSON object of"),
         ('{"prompt": "x"}', "no JSON object of"),
         ('{"prompts": "x"}', "prompts is 'x', not a list"),
-        ('{"prompts": []}', "not a list of texts"),
+        ('{"prompts": []}', "has no prompts"),
         ('{"prompts": ["x"], "separator": 1}', "separator is 1"),
         ('{"prompts": ["x"], "items": ["a", "b"]}', "2 items for 1 prompts"),
         ("{", "not valid JSON"),
@@ -297,5 +296,5 @@ def test_items_that_the_bundle_lacks_take_their_fields_along(
         for each in (whole, known)
     ]
     assert prompts[0] == prompts[1]
-    with pytest.raises(DataError, match=r"shows \{user.age\}, which the request lacks"):
+    with pytest.raises(DataError, match=r"shows \{event.rating\}, which the request lacks"):
         session.from_history(np.array([0]))

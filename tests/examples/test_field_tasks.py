@@ -16,9 +16,10 @@ from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.evaluation.tasks.task_evaluation import _make_questions, evaluate_task
-from sidtool.examples.example_context import TrainingExample
+from sidtool.evaluation.tasks.questions import make_questions
+from sidtool.evaluation.tasks.task_evaluation import evaluate_task
 from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import history_prompt_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.stage_record import SftRecord, StageRecord
@@ -222,9 +223,7 @@ def test_questions_are_made_as_the_training_examples_were(bundle: Bundle, rated:
     model = loaded_model(bundle)
     contract = model.contract.with_stage(StageRecord("full", trained))
     model = dataclasses.replace(model, contract=contract)
-    questions, _ = _make_questions(
-        model, rated.test, TaskEvaluationOptions(task=task), rated.fields
-    )
+    questions, _ = make_questions(model, rated.test, TaskEvaluationOptions(task=task), rated.fields)
     for question in questions:
         text, _ = segments_to_text(bundle.space, question.prompt)
         assert text.startswith("Mine: ")
@@ -240,10 +239,10 @@ def test_a_trained_template_makes_the_questions(bundle: Bundle, rated: Split) ->
     model = untrained_model(bundle, maker.prompts.history)
     session = QuerySession.of(model)
     chosen = TaskEvaluationOptions(task="next-item")
-    questions, _ = _make_questions(model, rated.test, chosen, rated.fields)
+    questions, _ = make_questions(model, rated.test, chosen, rated.fields)
     indexed = IndexedExamples.of(bundle, rated.test, exclude_seen=False)
     encoder = PromptEncoder(model.tokenizer, model.tokens)
     for question, query in zip(questions, example_queries(session, indexed), strict=True):
         assert encoder.ids(question.prompt) == list(query.prompt)
     with pytest.raises(UsageError, match="is no field of the split"):
-        _make_questions(model, rated.test, chosen, FieldTypes())
+        make_questions(model, rated.test, chosen, FieldTypes())

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.examples.histories import sequence_windows
+from sidtool.examples.sequences import sequence_windows
 
 
 @given(st.integers(0, 200), st.integers(1, 30))

@@ -10,7 +10,7 @@ from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS
 from sidtool.data.items import Items
 from sidtool.evaluation.options import TaskEvaluationOptions
-from sidtool.evaluation.tasks.task_evaluation import _make_questions
+from sidtool.evaluation.tasks.questions import make_questions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
@@ -98,9 +98,7 @@ def test_a_trained_label_prompt_makes_the_questions(
         model.contract, label_prompts=maker.prompts.labels(split), stages=()
     )
     model = dataclasses.replace(model, contract=contract)
-    questions, _ = _make_questions(
-        model, split.test, TaskEvaluationOptions(task=TASK), split.fields
-    )
+    questions, _ = make_questions(model, split.test, TaskEvaluationOptions(task=TASK), split.fields)
     encoder = PromptEncoder(model.tokenizer, model.tokens)
     (prompt,) = contract.label_prompts
     for question, example in zip(questions, split.test, strict=True):

@@ -1,7 +1,7 @@
 """The files beside training examples, and what is combined with them."""
 
-import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 
@@ -9,8 +9,9 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data.split.files import write_split
-from sidtool.data.split.split import Split
+from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.examples.lineage import check_same_split, read_lineage, validation_users
+from tests.sealed import reseal
 from tests.training_fixtures import bundle, catalog, examples, make_split, split
 
 __all__ = ["bundle", "catalog", "examples", "split"]
@@ -33,6 +34,21 @@ def test_validation_users_are_those_beside_the_examples_or_the_given_ones(
     assert validation_users(valid, made, lineage) == valid
 
 
+def test_validation_users_of_a_later_split_are_refused(
+    tmp_path: Path, made: Path, split: Split
+) -> None:
+    """Their events may be the test events of the examples' split."""
+    moved = replace(split, valid=split.test, test=split.valid)
+    valid = tmp_path / "split" / "valid.jsonl"
+    for later in (moved, replace(moved, origin=SplitOrigin(extends=(split.reference.digest,)))):
+        write_split(later, tmp_path / "split", force=True)
+        with pytest.raises(CompatibilityError, match="may have learned from held-out events"):
+            validation_users(valid, made, read_lineage(made))
+    lineage = read_lineage(made)
+    extending = replace(lineage.split, extends=(moved.reference.digest,))
+    assert validation_users(valid, made, replace(lineage, split=extending)) == valid
+
+
 def test_validation_users_that_were_changed_are_refused(made: Path, split: Split) -> None:
     lineage = read_lineage(made)
     valid = made.with_name("valid.jsonl")
@@ -42,14 +58,14 @@ def test_validation_users_that_were_changed_are_refused(made: Path, split: Split
     valid.unlink()
     with pytest.raises(DataError, match="is missing"):
         validation_users(None, made, lineage)
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="is missing"):
         validation_users(valid, made, lineage)
 
 
 @pytest.mark.parametrize("leaked", [5, -1])
 def test_examples_that_record_a_leak_are_refused(made: Path, leaked: int) -> None:
     path = made.with_name("train.jsonl.meta.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"leaked_events": leaked}))
+    reseal(path, {"leaked_events": leaked})
     with pytest.raises(RefusedError, match=f"{leaked} held-out events are in train.jsonl, not 0"):
         read_lineage(made)
 

@@ -16,15 +16,16 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.items import Items, read_items
 from sidtool.data.queries import compose_queries
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.examples.example_context import TrainingExample
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import FAMILIES, TASKS, history_prompt_task, named_task
+from sidtool.examples.task import TrainingExample
+from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.segments import Segment, catalog, shorten
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 from tests.shared_data import DATA
@@ -48,8 +49,9 @@ def bundle_of(items: Items) -> Bundle:
 
 def possible_tasks(items: Items) -> list[str]:
     """The tasks whose columns a catalog has."""
-    families = [name.replace("FIELD", field) for name in FAMILIES for field in items.fields]
-    return [task for task in (*TASKS, *families) if set(named_task(task).fields) <= {*items.fields}]
+    names = [name for name, task in TASKS.items() if not task.needs_fields]
+    tasks = dict.fromkeys(name.replace("FIELD", field) for field in items.fields for name in names)
+    return [task for task in tasks if set(named_task(task).fields) <= {*items.fields}]
 
 
 def check(items: Items, events: Path, format_: Format) -> None:
@@ -57,7 +59,7 @@ def check(items: Items, events: Path, format_: Format) -> None:
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.add_tokens(list(bundle.space.tokens))
     tasks = possible_tasks(items)
-    weights = {task: 1.0 if named_task(task).per == "user" else 3.0 for task in tasks}
+    weights = {task: 1.0 if named_task(task).of_users else 3.0 for task in tasks}
     options = SftOptions(weights, format=format_, max_length=MAX_LENGTH)
     queries = compose_queries(items, "something like {title}")
     maker = ExampleMaker(bundle, items, options, tokenizer, queries)
@@ -91,12 +93,12 @@ def check_completion(
     if example.task == "sequence":
         return
     task = named_task(example.task)
-    is_plain = format_ == "plain" or task.target == "text"
+    is_plain = format_ == "plain" or task.is_running_text
     assert example.completion[-1].text.endswith("<eos>" if is_plain else "<|im_end|>")
-    if task.target == "sid":
+    if task.writes_sid:
         codes = bundle.items.codes[bundle.items.row(example.item or "")]
         assert example.completion[0].sid_tokens == tuple((codes + bundle.space.offsets).tolist())
-    elif task.target != "text":
+    elif not task.is_running_text:
         values = items.fields[task.column] if task.target == "column" else items.titles
         (text,) = texts_of(example.completion, "catalog")
         assert text == shorten(values[index]) != ""
@@ -106,7 +108,7 @@ def check_templates(tasks: list[str], weights: dict[str, float], counts: Counter
     """Every template is used, except those of tasks with only one."""
     single = {"sequence", history_prompt_task(weights)}
     for task in tasks:
-        has_one = task in single or named_task(task).target == "text"
+        has_one = task in single or named_task(task).is_running_text
         assert counts[task] >= (1 if has_one else 3)
 
 

@@ -8,7 +8,7 @@ from sidtool.base.errors import UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split, UserSequence
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.task_mix import token_budgets
+from sidtool.examples.tasks import token_budgets
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import UsageError
+from sidtool.examples.prompts import prompt_frames
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import history_prompt_task, named_task, prompt_frames
+from sidtool.examples.tasks import history_prompt_task, named_task
 from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.models import tiny_tokenizer
 

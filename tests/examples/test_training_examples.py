@@ -16,11 +16,10 @@ from sidtool.data.items import Items
 from sidtool.data.queries import Query
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
-from sidtool.examples.example_context import TrainingExample
-from sidtool.examples.example_file import example_json
+from sidtool.examples.example_file import encode_example, example_json
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import named_task, writes_sids
-from sidtool.examples.tokenized import encode_example
+from sidtool.examples.task import TrainingExample
+from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.segments import segments_to_text
@@ -53,10 +52,10 @@ def test_every_example_fits_and_ends_with_its_whole_completion(
         kinds = {
             segment.kind for segment in example.completion if segment.text or segment.sid_tokens
         }
-        assert ("catalog" in kinds) == (not writes_sids(named_task(example.task)))
+        assert ("catalog" in kinds) == (not named_task(example.task).writes_sids)
         if example.task != "sequence":
             last = example.completion[-1].text
-            running = named_task(example.task).target == "text"  # always in the plain format
+            running = named_task(example.task).is_running_text  # always in the plain format
             assert last == ("<eos>" if format_ == "plain" or running else "<|im_end|>")
             assert bool(example.prompt) != running
         for left, right in zip(example.segments, example.segments[1:], strict=False):
@@ -270,7 +269,7 @@ def test_items_with_hidden_text_are_shown_as_sids_only(
     for example in examples:
         texts = "\n".join(segment.text for segment in example.segments if segment.kind == "catalog")
         assert not hidden_texts & set(texts.splitlines())
-        assert named_task(example.task).per == "user" or example.item not in hidden
+        assert named_task(example.task).of_users or example.item not in hidden
         items_in_histories |= {item for _, item, _ in example.events}
     assert hidden <= items_in_histories
     with pytest.raises(

@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sidtool.base.errors import DataError, IntegrityError, RefusedError
 from sidtool.base.storage.storage import Storage
 from sidtool.data.vectors import Vectors
-from sidtool.registry import open_bundle, pull, push, tag
+from sidtool.registry import pull, push, tag
 from sidtool.registry.records import list_records, read_pointer, version_key
+from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.make.add import add_items, unknown
 from sidtool.tokenizer.make.align import align

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidtool.base.storage.storage import Storage
-from sidtool.registry import open_bundle, push
+from sidtool.registry import push
 from sidtool.registry.records import (
     POINTER,
     check_tag,
@@ -26,7 +26,7 @@ from sidtool.registry.records import (
     read_record,
     version_key,
 )
-from sidtool.registry.references import resolve, split_reference
+from sidtool.registry.references import open_bundle, resolve, split_reference
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import ROOT, spell_root
 from tests.bundles import small_bundle

@@ -108,6 +108,21 @@ def test_another_earlier_split_is_refused() -> None:
         EarlierMemory(memory, split_of(random_histories(1, 40, ITEMS)))
 
 
+def test_settings_that_were_chosen_on_users_who_may_be_held_out_are_refused() -> None:
+    """The validation events of a split may be test events of one that does not extend it."""
+    first, other = (split_of(random_histories(seed, 40, ITEMS)) for seed in (0, 1))
+    later = replace(other, origin=replace(other.origin, extends=(first.reference.digest,)))
+    for tuned_on in (None, 10):
+        earlier = EarlierMemory(build_memory(first, BUNDLE, tuned_on=tuned_on), first)
+        assert build_memory(later, BUNDLE, earlier=earlier).manifest.tuned_on == tuned_on
+        build_memory(other, BUNDLE, KnnSettings(recency=0.5), earlier=earlier)
+        if tuned_on is None:
+            build_memory(other, BUNDLE, earlier=earlier)
+        else:
+            with pytest.raises(CompatibilityError, match="the tuned earlier memory was made from"):
+                build_memory(other, BUNDLE, earlier=earlier)
+
+
 def test_an_update_with_another_distance_is_refused() -> None:
     split = split_of(random_histories(0, 40, ITEMS))
     earlier = EarlierMemory(build_memory(split, BUNDLE), split)

@@ -11,11 +11,10 @@ from sidtool.base.errors import DataError
 from sidtool.model.contract.contract import CONTRACT
 from sidtool.model.contract.read import open_bundle_copy, read_contract
 from sidtool.model.contract.write import write_contract
+from sidtool.model.copies import merge, rebind
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.merging import merge
 from sidtool.model.pretrained import save_pretrained
-from sidtool.model.rebinding import rebind
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
 from tests.pairs import all_pairs

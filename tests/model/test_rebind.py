@@ -13,11 +13,11 @@ from sidtool.data.items import make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
 from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.copies import bind_memory, check_rebind, outlook, rebind
 from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
-from sidtool.model.memory_copy import bind_memory
-from sidtool.model.rebinding import check_rebind, outlook, rebind
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.make.add import add_items
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.sid import SidSpace

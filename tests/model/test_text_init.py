@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.model.text_init import level_points, title_tokens
+from sidtool.model.extend import level_points, title_tokens
 from tests.bundles import small_bundle
 from tests.models import tiny_tokenizer
 
@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 def test_a_point_is_the_mean_of_the_mean_token_rows_of_the_titles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sidtool.model.text_init.BATCH", 7)
+    monkeypatch.setattr("sidtool.model.extend.BATCH", 7)
     bundle = small_bundle(20, (4, 5, 6))
     bundle.items.retired[:3] = True
     tokenizer = tiny_tokenizer()

@@ -12,7 +12,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
-from sidtool.registry import open_bundle, pull, push, tag, transfer
+from sidtool.registry import pull, push, tag, transfer
 from sidtool.registry.card import write_card
 from sidtool.registry.records import (
     MAX_VERSIONS,
@@ -21,6 +21,7 @@ from sidtool.registry.records import (
     read_record,
     version_key,
 )
+from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.base.storage.storage import Storage
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.s3 import BUCKET, Wire
 

@@ -11,9 +11,9 @@ from sidtool.base.storage.storage import Storage
 from sidtool.memory.memory import Memory, verify_memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.memory import MemoryOptions, choose_memory
-from sidtool.registry import log, open_bundle, open_memory, publish, pull, push, tag
+from sidtool.registry import log, open_memory, publish, pull, push, tag
 from sidtool.registry.publish import Pushed
-from sidtool.registry.references import located, resolve
+from sidtool.registry.references import located, open_bundle, resolve
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused

@@ -28,11 +28,11 @@ from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.contract.write import write_contract
 from sidtool.model.load import load_model_folder
-from sidtool.registry import open_bundle, pull, push, transfer
+from sidtool.registry import pull, push, transfer
 from sidtool.registry.kinds import broken_parts, read_manifest
 from sidtool.registry.publish import plan_push
 from sidtool.registry.records import list_records
-from sidtool.registry.references import find_version, resolve
+from sidtool.registry.references import find_version, open_bundle, resolve
 from sidtool.registry.stored_model import StoredModel
 from sidtool.registry.version_log import log
 from sidtool.tokenizer.bundle import Bundle

@@ -25,7 +25,7 @@ from sidtool.base.errors import (
 )
 from sidtool.base.output import remove
 from sidtool.base.storage.storage import Range, Storage
-from sidtool.registry import open_bundle, pull, push, records, tag, transfer
+from sidtool.registry import pull, push, records, tag, transfer
 from sidtool.registry.publish import Pushed
 from sidtool.registry.records import (
     CARD,
@@ -35,7 +35,7 @@ from sidtool.registry.records import (
     list_records,
     read_pointer,
 )
-from sidtool.registry.references import find_version, resolve, split_reference
+from sidtool.registry.references import find_version, open_bundle, resolve, split_reference
 from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT, read_manifest, spell_root

@@ -25,7 +25,7 @@ from sidtool.registry.card import published_model_card, write_card
 from sidtool.registry.kinds import broken_parts, read_manifest
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import spell_root
-from sidtool.tokenizer.encoder.record import recorded_probes
+from sidtool.tokenizer.encoder.loaded import recorded_probes
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.compare import compare_bundles
 from sidtool.tokenizer.make.diff import diff

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.read import read_contract
+from sidtool.model.copies import merge
 from sidtool.model.load import load_model_folder
-from sidtool.model.merging import merge
 from sidtool.training.loop import kinds
 from sidtool.training.run import TrainingSummary, plan_stages, train
 from sidtool.training.settings import StageSettings, TrainOptions

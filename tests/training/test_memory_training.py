@@ -19,7 +19,7 @@ from sidtool.memory.memory import Memory
 from sidtool.model.contract.memory_binding import MemoryBinding
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import TrainParams
-from sidtool.model.memory_copy import bind_memory
+from sidtool.model.copies import bind_memory
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions

@@ -171,7 +171,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
     smoothing, distill = terms
     import numpy as np
 
-    from sidtool.examples.tokenized import TokenizedExamples
+    from sidtool.examples.example_file import TokenizedExamples
     from sidtool.tokenizer.bundle.trie import Trie
     from sidtool.training.loss.teachers import Teachers
 
@@ -259,7 +259,7 @@ def test_a_weight_of_two_equals_the_example_twice(
     """One step of gradient descent over all examples, in as many batches as are accumulated."""
     import numpy as np
 
-    from sidtool.examples.tokenized import TokenizedExamples
+    from sidtool.examples.example_file import TokenizedExamples
 
     rng = np.random.default_rng(2)
     counts = np.array([1, 2, 0, 3, 1, 2, 2, 5])  # 16 examples
@@ -362,7 +362,7 @@ def test_settings_that_contradict_the_loss_are_refused(
 def test_weights_do_not_combine_with_a_loss_of_trl(tmp_path: Path) -> None:
     import numpy as np
 
-    from sidtool.examples.tokenized import TokenizedExamples
+    from sidtool.examples.example_file import TokenizedExamples
 
     arrays = (np.full(4, 60, dtype=np.int32), np.array([False, True, True, True]))
     arrays += (np.full(4, 2, dtype=np.float32), np.array([0, 4]), np.array([True]))
@@ -423,7 +423,8 @@ def test_the_contract_records_the_normalization_of_the_loss(
     import numpy as np
 
     from sidtool.recommendation.recommend_options import RecommendOptions
-    from sidtool.recommendation.recommendations import Request, recommend
+    from sidtool.recommendation.recommendations import recommend
+    from sidtool.recommendation.requests import Request
 
     made = examples(sequence=1.0)
     options = TrainOptions(

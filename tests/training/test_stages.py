@@ -21,12 +21,12 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
 from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.model.contract.read import read_contract
+from sidtool.model.copies import bind_memory, merge
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.memory_copy import bind_memory
-from sidtool.model.merging import merge
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import Request, recommend
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, plan_stages, train, train_stages

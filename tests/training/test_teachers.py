@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
+from sidtool.examples.example_file import TokenizedExamples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tokenized import TokenizedExamples
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.extend import extend_model

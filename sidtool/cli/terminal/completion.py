@@ -32,7 +32,7 @@ def complete_task(incomplete: str) -> list[str]:
     """Names of the tasks of make-sft."""
     from sidtool.examples.tasks import TASKS
 
-    return [name for name in TASKS if name.startswith(incomplete)]
+    return [name for name in TASKS if name.startswith(incomplete) and "FIELD" not in name]
 
 
 def complete_setting(command: str) -> Callable[[str], list[str]]:

@@ -169,6 +169,11 @@ class SplitManifest(JsonRecord):
     """As `SplitOrigin.drops_events`."""
     format: int = 1
 
+    @property
+    def reference(self) -> SplitReference:
+        """The reference that everything made from this split carries."""
+        return SplitReference(self.protocol, self.digest, self.cuts, self.extends, self.columns)
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored, without fields or sessions where there are none, and
         without `drops_events` where it is false."""

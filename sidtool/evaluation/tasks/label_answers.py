@@ -16,8 +16,8 @@ from sidtool.evaluation.tasks.text_answers import answer_losses, text_answer_met
 from sidtool.model.load import LoadedModel
 from sidtool.model.positions import check_positions
 from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.labels import MOST_LABELS, are_numbers, sorted_labels
-from sidtool.model.prompt.segments import Segment, catalog
+from sidtool.model.prompt.prompts import MOST_LABELS, are_numbers, sorted_labels
+from sidtool.model.prompt.segments import catalog
 from sidtool.model.structure import is_encoder_decoder
 from sidtool.recommendation.search.driver import Decoder, decoding_method, evaluation_mode
 from sidtool.recommendation.search.partial_head import DecodingHead
@@ -182,16 +182,6 @@ SMALLEST = 1e-15
 """The smallest probability of which a log loss is taken."""
 
 
-def labels_of(questions: Sequence[Question]) -> tuple[str, ...]:
-    """The different answers (`sorted_labels`)."""
-    return sorted_labels(map(answer_text, questions))
-
-
-def answer_text(question: Question) -> str:
-    """The catalog text of an answer."""
-    return "".join(segment.text for segment in question.answer if segment.kind == "catalog")
-
-
 def label_metrics(
     loaded: LoadedModel, questions: Sequence[Question], progress: Progress | None
 ) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float], dict[str, float]]:
@@ -200,7 +190,7 @@ def label_metrics(
 
     Of more than MOST_LABELS different answers the metrics are those of texts. Raises DataError if
     all answers are the same, since every model would be perfect."""
-    labels = labels_of(questions)
+    labels = sorted_labels(question.text for question in questions)
     if len(labels) == 1:
         raise DataError(
             f"all {len(questions)} questions have the answer {labels[0]!r}: no model can be wrong",
@@ -209,7 +199,7 @@ def label_metrics(
     if len(labels) > MOST_LABELS:
         return (*text_answer_metrics(loaded, questions, progress), {})
     probabilities = label_probabilities(loaded, questions, labels)
-    answers = np.array([labels.index(answer_text(question)) for question in questions])
+    answers = np.array([labels.index(question.text) for question in questions])
     correct = probabilities.argmax(axis=1) == answers
     # a probability may be 0 in floating point
     of_answers = np.maximum(probabilities[np.arange(len(answers)), answers], SMALLEST)
@@ -231,19 +221,15 @@ def label_probabilities(
     """(n, labels): the model's probability of each label, its closing text included, among all of
     them."""
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    closings = {tuple(_closing(question)) for question in questions}
+    closings = {question.closing for question in questions}
     probabilities = np.empty((len(questions), len(labels)))
     for closing in closings:  # one, unless examples of several formats were joined
         answers = [encoder.ids([catalog(label), *closing]) for label in labels]
-        numbers = [n for n, each in enumerate(questions) if tuple(_closing(each)) == closing]
+        numbers = [n for n, each in enumerate(questions) if each.closing == closing]
         prompts = [SharedPrompt.single(encoder.ids(questions[n].prompt)) for n in numbers]
         of_labels = answer_probabilities(loaded.model, prompts, answers)
         probabilities[numbers] = np.concatenate(of_labels)
     return probabilities
-
-
-def _closing(question: Question) -> list[Segment]:
-    return [segment for segment in question.answer if segment.kind != "catalog"]
 
 
 def concordance(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

@@ -1,16 +1,27 @@
-"""Questions of one task: a prompt and its correct answer, as segments."""
+"""The questions of one task, read from training examples or made of users, items and queries."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, cast
 
-import numpy as np
-
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.data.fields.fields import FieldTypes
+from sidtool.data.items import make_items
+from sidtool.data.queries import Query, read_queries
+from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.evaluation.options import TaskEvaluationOptions
+from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
+from sidtool.examples.example_file import prompt_and_completion, read_training_examples
+from sidtool.examples.lineage import check_same_bundle, read_lineage, side_files
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import named_task
+from sidtool.examples.training_examples import ExampleMaker
+from sidtool.model.load import LoadedModel
+from sidtool.model.positions import max_positions
+from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.segments import Segment
-from sidtool.tokenizer.sid import SidSpace
-
-SidCodes = tuple[int, ...]
-"""The codes of one SID, or of a prefix of it."""
 
 GroupKey = tuple[object, ...]
 
@@ -31,42 +42,149 @@ class Question:
         """Whether the answer is a SID rather than a text."""
         return all(segment.kind != "catalog" for segment in self.answer)
 
+    @property
+    def text(self) -> str:
+        """The catalog text of the answer."""
+        return "".join(segment.text for segment in self.answer if segment.kind == "catalog")
 
-def split_last_sid(space: SidSpace, question: Question) -> tuple[list[Segment], SidCodes]:
-    """The segments before the codes of the last SID, and these codes. Of a whole history that is
-    its last item.
+    @property
+    def closing(self) -> tuple[Segment, ...]:
+        """What the answer has beside catalog text."""
+        return tuple(segment for segment in self.answer if segment.kind != "catalog")
 
-    Raises DataError if there is no complete SID of the space."""
-    segments = [*question.prompt, *question.answer]
-    with_codes = [
-        index
-        for index, segment in enumerate(segments)
-        if any(token < space.n_codes for token in segment.sid_tokens)
+
+class Questions(NamedTuple):
+    """The questions to evaluate, and others whose answers are correct for their groups too."""
+
+    questions: list[Question]
+    also_correct: list[Question]
+
+
+def read_questions(
+    loaded: LoadedModel, path: Path, options: TaskEvaluationOptions
+) -> list[Question]:
+    """The questions of a task in a file of training examples."""
+    about_items = (options.items, options.only_items)
+    if any(option is not None for option in about_items) or options.catalog != TaskCatalogOptions():
+        raise UsageError(
+            f"{path} contains the questions already",
+            hint="leave out --only-items, --items and the other options about items",
+        )
+    # a part of a file has no lineage: then its SIDs must at least be of the bundle's space
+    if side_files(path)["meta"].exists():
+        check_same_bundle(read_lineage(path), loaded.bundle, path)
+    task = options.task
+    questions = [
+        _question(task, *prompt_and_completion(value, loaded.tokens.space))
+        for value in read_training_examples(path)
+        if value.get("task") == task
     ]
-    if not with_codes:
-        raise DataError(
-            "a question has no SID of the model's bundle",
-            hint="make the training examples with this bundle",
-        )
-    last = with_codes[-1]
-    tokens = segments[last].sid_tokens
-    # begin and end tokens have indexes from n_codes on: the SID stops behind the last code
-    stop = max(count for count, token in enumerate(tokens, 1) if token < space.n_codes)
-    start = max(0, stop - space.levels)
-    code_tokens = np.array(tokens[start:stop], dtype=np.int64)
-    codes = code_tokens - space.offsets[: len(code_tokens)]
-    complete = len(codes) == space.levels
-    if not complete or (codes < 0).any() or (codes >= space.sizes).any():
-        raise DataError(
-            "a question ends in an incomplete SID, or one that the model's bundle cannot have",
-            hint="make the training examples with this bundle",
-        )
-    before = segments[:last]
-    if start > 0:
-        before.append(Segment("sid", sid_tokens=tokens[:start]))
-    return before, tuple(codes.tolist())
+    if not questions:
+        raise DataError(f"{path} has no training example of task {task}")
+    return questions
 
 
-def prefixes(codes: Sequence[int]) -> list[SidCodes]:
-    """Every prefix of a SID, from one code to the whole."""
-    return [tuple(codes[:level]) for level in range(1, len(codes) + 1)]
+def make_questions(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    options: TaskEvaluationOptions,
+    types: FieldTypes,
+) -> Questions:
+    """The questions of a task, made as its training examples are: each user's whole history with
+    its last item, or every item or query."""
+    maker, history_length = _example_maker(loaded, options, types)
+    in_bundle = [example for example in examples if maker.has_item(example.item)]
+    n_left_out = len(examples) - len(in_bundle)
+    if n_left_out:
+        warnings.warn(
+            f"{n_left_out} of {len(examples)} users are left out: the bundle lacks their item",
+            SidtoolWarning,
+            stacklevel=3,
+        )
+    histories = tuple(_history_with_target(example, history_length) for example in in_bundle)
+    split = Split("given", histories, (), (), windows=tuple(in_bundle))
+    questions: list[Question] = []
+    also_correct: list[Question] = []
+    for example in maker.examples(split):
+        question = _question(example.task, example.prompt, example.completion)
+        only = options.only_items
+        chosen = only is None or example.item is None or example.item in only
+        (questions if chosen else also_correct).append(question)
+    if not questions:
+        raise DataError(
+            f"there are no questions of task {options.task}",
+            hint="are the ids of --only-items those of the bundle?",
+        )
+    return Questions(questions, also_correct)
+
+
+def _example_maker(
+    loaded: LoadedModel, options: TaskEvaluationOptions, types: FieldTypes
+) -> tuple[ExampleMaker, int]:
+    """The maker of the task's examples for a model, and its history length: as its training
+    examples were made, as far as the model's contract records it."""
+    contract, task = loaded.contract, options.task
+    # the prompt of the task if it predicts labels, else that by which the model recommends
+    of_labels = (prompt for prompt in contract.label_prompts if prompt.task == task)
+    prompt = next(of_labels, contract.history_prompt)
+    sft_options = SftOptions(
+        tasks={task: 1.0},
+        format=cast(Format | None, contract.example_format) or "auto",
+        history_length=(prompt or SftOptions).history_length,
+    )
+    columns = options.catalog.fields
+    trained = contract.training_of(task)
+    if trained is not None and trained.max_length:
+        sft_options = replace(sft_options, max_length=trained.max_length)
+    if trained is not None and (made := trained.sft) is not None:
+        templates = {name: each for name, each in made.templates.items() if name == task}
+        sft_options = replace(sft_options, history_length=made.history_length, templates=templates)
+        if named_task(task).is_running_text:
+            columns = columns or made.columns
+    positions = max_positions(loaded.model) or sft_options.max_length
+    max_length = min(sft_options.max_length, positions)
+    sft_options = replace(sft_options, max_length=max_length, columns=columns or None)
+    bundle = loaded.bundle
+    queries: Sequence[Query] = ()
+    if options.items is not None:
+        recorded = bundle.manifest.made_from.columns
+        catalog = replace(options.catalog, fields=columns)
+        items, queries = read_catalog(options.items, [task], catalog, recorded)
+    else:
+        if options.catalog.fields or options.catalog.query_text is not None:
+            raise UsageError("columns of the catalog need the catalog", hint="--items FILE")
+        titles = tuple(bundle.items.title(index) for index in range(len(bundle.items)))
+        ids = tuple(bundle.items.ids)
+        items = make_items(ids, titles, titles, fields={}, template="{title}")
+        if options.catalog.queries is not None:
+            queries = read_queries(options.catalog.queries)
+    # a query of a user may not be trained on before its event, but may be evaluated: drop the users
+    anonymous = tuple(replace(query, user=None) for query in queries)
+    tokenizer, field_tokens = loaded.tokenizer, contract.field_tokens
+    maker = ExampleMaker(
+        bundle, items, sft_options, tokenizer, anonymous, types, prompt, field_tokens
+    )
+    return maker, sft_options.history_length
+
+
+def _history_with_target(example: Example, history_length: int) -> UserSequence:
+    history = example.history[-history_length:]
+    # the position of an example is that of its target
+    first = example.position - len(history)
+    positions = tuple(range(first, example.position + 1))
+    n_events = len(example.history) + 1
+    fields = example.all_fields.take(range(n_events - len(positions), n_events))
+    return UserSequence(example.user, (*history, example.item), positions, fields)
+
+
+def _question(task: str, prompt: Iterable[Segment], answer: Iterable[Segment]) -> Question:
+    """A question. Questions about items that show the same text are one group, whatever the
+    template."""
+    prompt = tuple(prompt)
+    catalog_text = tuple(
+        (segment.kind, segment.text, segment.sid_tokens)
+        for segment in prompt
+        if segment.kind == "catalog"
+    )
+    grouped = not named_task(task).of_users and bool(catalog_text)
+    return Question(prompt, tuple(answer), catalog_text if grouped else None)

@@ -68,21 +68,17 @@ def text_answer_metrics(
     metrics = {"perplexity": perplexity(losses, counts)}
     if not questions[0].prompt:
         return (), np.zeros((len(questions), 0)), metrics
-    closing_tokens = set()
-    correct_texts = []
-    for question in questions:
-        closing = [segment for segment in question.answer[-1:] if segment.kind != "catalog"]
-        closing_tokens.update(encoder.ids(closing)[:1])
-        texts = [segment.text for segment in question.answer if segment.kind == "catalog"]
-        correct_texts.append("".join(texts))
+    closing_tokens = {
+        token for question in questions for token in encoder.ids(question.closing)[:1]
+    }
     max_tokens = max(len(answer) for answer in answers) + EXTRA_TOKENS
     if limit := max_positions(loaded.model):
         read = 0 if is_encoder_decoder(loaded.model) else max(map(len, prompts))
         max_tokens = min(max_tokens, limit - read)
     written = _write(loaded, prompts, max_tokens, closing_tokens, progress)
     values = [
-        [exact_match(text, correct), token_f1(text, correct)]
-        for text, correct in zip(written, correct_texts, strict=True)
+        [exact_match(text, question.text), token_f1(text, question.text)]
+        for text, question in zip(written, questions, strict=True)
     ]
     return ("exact_match", "token_f1"), np.array(values), metrics
 

@@ -12,9 +12,14 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.integrations.adopt.known_prompts import Preset, PromptPreset, preset_for
 from sidtool.model.contract.contract import ModelKind
 from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.frames import HISTORY_SLOT, begin_text, end_text
+from sidtool.model.prompt.frames import (
+    HISTORY_SLOT,
+    begin_text,
+    check_templates,
+    end_text,
+    read_template_file,
+)
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.template_file import check_templates, read_template_file
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 

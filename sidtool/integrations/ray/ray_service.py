@@ -163,7 +163,7 @@ def _deploy(application: Any) -> None:
     try:
         serve.run(application, name=NAME, route_prefix="/")
     except Exception as error:
-        ours = re.search(r"sidtool\.errors\.\w+: (.+)", str(error))
+        ours = re.search(r"sidtool\.base\.errors\.\w+: (.+)", str(error))
         reason = one_line(error) if ours is None else ours[1]
         raise SidtoolError(f"no replica can start: {reason}") from error
 

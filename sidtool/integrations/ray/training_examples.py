@@ -5,17 +5,15 @@ file that a single process writes, byte for byte."""
 
 import io
 import shutil
-from array import array
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from sidtool.base.errors import RefusedError, UsageError
-from sidtool.data.split.split import Event, Split, count_leaks
-from sidtool.examples.job import SftInputs, SftJob
+from sidtool.base.errors import UsageError
+from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import SftInputs, SftJob, refuse_leaks
 from sidtool.examples.lineage import TaskCounts
 from sidtool.examples.tasks import named_task
 from sidtool.integrations.ray.output import PartFolder, PartReport
@@ -85,11 +83,7 @@ class ClusterExamples:
         finally:
             shutil.rmtree(parts)
         leaked = sum(report.counts["leaked"] for report in reports)
-        if leaked:
-            raise RefusedError(
-                f"{leaked} held-out events are in the training examples, not 0",
-                hint="report this split",
-            )
+        refuse_leaks(leaked)
         return _counts([shard.task for shard in shards], reports)
 
 
@@ -97,7 +91,7 @@ def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
     """The parts of a job, in the order of a single process."""
     number = 0
     for task in job.options.tasks:
-        n = _units(task, job.split) if named_task(task).per == "user" else 1
+        n = _units(task, job.split) if named_task(task).of_users else 1
         for first in range(0, n, users):
             yield TaskShard(number, task, first, min(first + users, n))
             number += 1
@@ -105,17 +99,13 @@ def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
 
 def _units(task: str, split: Split) -> int:
     """What a task of users is divided by: windows, if its examples are made of such, or users."""
-    return len(split.train) if split.windows is None or _reads_users(task) else len(split.windows)
-
-
-def _reads_users(task: str) -> bool:
-    """Whether examples are made of whole histories, even if the split has windows."""
-    return task == "sequence" or named_task(task).target in ("text", "list")
+    by_user = split.windows is None or named_task(task).of_whole_histories
+    return len(split.train if by_user else split.windows or ())
 
 
 def _some(split: Split, shard: TaskShard) -> Split:
     """The split with only the users, or the windows, of a shard."""
-    if split.windows is None or _reads_users(shard.task):
+    if split.windows is None or named_task(shard.task).of_whole_histories:
         return replace(split, train=split.train[shard.first : shard.stop])
     return replace(split, windows=split.windows[shard.first : shard.stop])
 
@@ -123,20 +113,13 @@ def _some(split: Split, shard: TaskShard) -> Split:
 def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
     split = job.split
     first_number = 0
-    if named_task(shard.task).per == "user":
+    if named_task(shard.task).of_users:
         split = _some(split, shard)
         first_number = job.maker.count_before(shard.task, job.split, shard.first)
     stream = io.StringIO()
-    lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
-
-    def events() -> Iterator[Event]:
-        examples = job.maker.task_examples(shard.task, split, job.counts, first_number)
-        for example in examples:
-            job.write_example(stream, lengths, example)
-            yield from example.events
-
-    leaked = count_leaks(job.split, events())
-    tokens = np.array(lengths[shard.task], dtype=np.int64)
+    examples = job.maker.task_examples(shard.task, split, job.counts, first_number)
+    leaked, lengths = job.write_examples(stream, examples)
+    tokens = np.array(lengths.get(shard.task, ()), dtype=np.int64)
     counts = {
         "leaked": leaked,
         "examples": len(tokens),

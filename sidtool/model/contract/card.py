@@ -15,7 +15,6 @@ from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.prompt.frames import HISTORY_SLOT
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.template_slots import slots
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.manifest import flat_record
@@ -148,28 +147,13 @@ def _loading(contract: Contract, bundle: Bundle) -> str:
     if prompt is not None:
         options = f"--history {shell_word(','.join(ids))}"
         if prompt.shows_fields:
-            options += f" --fields {shell_word(json.dumps(_unknown_fields(prompt, len(ids))))}"
+            fields = prompt.unknown_fields(len(ids)).to_json()
+            options += f" --fields {shell_word(json.dumps(fields))}"
         loading = Template(_SIDTOOL).substitute(options=options)
         return loading + _with_transformers(prompt, contract, ids)
     if contract.text_prompt is not None:
         return Template(_SIDTOOL).substitute(options="--query 'a text'")
     return _UNTRAINED
-
-
-def _unknown_fields(prompt: HistoryPrompt, n_items: int) -> dict[str, Any]:
-    """The fields that a request of `n_items` needs, all with unknown values and no time between
-    events."""
-    fields: dict[str, Any] = {}
-    for slot in slots(prompt.template + prompt.item):
-        if slot.field:
-            unknown = [None] * n_items if slot.part == "event" else None
-            fields.setdefault(slot.part, {})[slot.field] = unknown
-        elif slot.part in ("gap", "ago"):
-            fields |= {"times": [0] * n_items, "time": 0}
-    for slot in slots(prompt.opening):
-        if slot.field:  # of the next event
-            fields.setdefault("context", {})[slot.field] = None
-    return fields
 
 
 def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]) -> str:

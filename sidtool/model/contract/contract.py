@@ -19,10 +19,9 @@ from sidtool.model.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
-from sidtool.model.prompt.field_tokens import FieldTokens, FieldValues
+from sidtool.model.prompt.field_tokens import MAX_USER_TOKENS, FieldTokens, FieldValues, UserTokens
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
-from sidtool.model.prompt.user_tokens import MAX_USER_TOKENS, UserTokens
 from sidtool.tokenizer.bundle.identity import Identity
 from sidtool.tokenizer.bundle.manifest import check_digests, check_names
 from sidtool.tokenizer.sid import SidSpace

@@ -10,7 +10,6 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.presets.shapes import Preset, model_shape
-from sidtool.model.presets.text_tokenizer import train_tokenizer
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.structure import model_kind
 
@@ -83,3 +82,41 @@ def _check_settings(config: Any, settings: Mapping[str, Any]) -> None:
         actual = getattr(config, key, value)
         if isinstance(value, bool | int | float | str) and actual != value:
             raise UsageError(f"{config.model_type} has {key}={actual}, whatever is set")
+
+
+PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
+MIN_VOCABULARY = 256 + 3
+"""One token per byte and three special tokens."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """A lossless byte-level BPE tokenizer (Sennrich et al. 2016; Radford et al. 2019).
+
+    The same texts give the same tokenizer. `<|pad|>` 0, `<|bos|>` 1 and `<|eos|>` 2 are not added
+    to texts. Raises UsageError if `vocab_size` is less than `MIN_VOCABULARY`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < MIN_VOCABULARY:
+        raise UsageError(
+            f"a vocabulary of {vocab_size} tokens is too small: bytes and special tokens need "
+            f"{MIN_VOCABULARY}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+    )

@@ -12,8 +12,6 @@ from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
 from sidtool.model.prompt.segments import Segment, begin, catalog, shorten, sids, template
 from sidtool.model.prompt.template_slots import (
-    check_fields,
-    check_next_item,
     frame_segments,
     item_segments,
     joined,
@@ -70,14 +68,26 @@ class TextItems:
         return segments
 
 
-def items_with_fields(
-    form: str, shown: Sequence[Segment], fields: Fields, frame: PromptFrame
-) -> TextItems:
-    """Items in a form with slots, each shown by its segment. The last event of `fields` is that of
-    the last item; separator and tokens of values are those of the frame."""
-    n = len(shown)
+def history_items(
+    frame: PromptFrame,
+    space: SidSpace,
+    history: Codes,
+    titles: Sequence[str] | None,
+    fields: Fields,
+) -> SidItems | TextItems:
+    """The items of a history, of (n, levels) codes, as a frame shows them: by their SIDs or, if
+    there are titles, by these, in the form of the frame, if it has one. The last event of `fields`
+    is that of the last item."""
+    if titles is not None:
+        form = frame.item or "{title}"
+        shown = [catalog(shorten(title)) for title in titles]
+    elif frame.item:
+        form = frame.item
+        shown = [sids(space, codes[None]) for codes in history]
+    else:
+        return SidItems(space, history)
     items = [
-        item_segments(form, segment, fields, place - n, frame.tokens)
+        item_segments(form, segment, fields, place - len(shown), frame.tokens)
         for place, segment in enumerate(shown)
     ]
     return TextItems(items, frame.separator)
@@ -110,34 +120,19 @@ def assemble_prompt(
     The prompt is the frame's text before the content, the newest items that fit into `max_tokens`,
     the text after it, and `ending` (the begin token of a SID). `fields` fill the slots of the
     frame. Without an encoder, which measures segments, all items enter."""
+    before, after = [template(frame.before)], [template(frame.after)]
     if frame.has_slots:
-        return _assemble_fields(frame, items, ending, fields, encoder, max_tokens)
-    before = template(frame.before)
-    after = template(frame.after)
-    n_items = len(items)
-    if encoder is not None:
-        room = max_tokens - encoder.length([before, after, *ending])
-        n_items = items.count_fitting(room, encoder)
-    return [before, *items.newest(n_items), after, *ending], n_items
-
-
-def _assemble_fields(
-    frame: PromptFrame,
-    items: SidItems | TextItems,
-    ending: Sequence[Segment],
-    fields: Fields,
-    encoder: PromptEncoder | None,
-    max_tokens: int,
-) -> tuple[list[Segment], int]:
-    """As `assemble_prompt`, of a frame with slots."""
-    before = frame_segments(frame.before, fields, frame.tokens)
-    after = frame_segments(frame.after, fields, frame.tokens)
+        before = frame_segments(frame.before, fields, frame.tokens)
+        after = frame_segments(frame.after, fields, frame.tokens)
     n_items = len(items)
     if encoder is not None:
         room = max_tokens - encoder.length([*before, *after, *ending])
         n_items = items.count_fitting(room, encoder)
     while True:
-        segments = joined([*before, *items.newest(n_items), *after, *ending])
+        segments = [*before, *items.newest(n_items), *after, *ending]
+        if not frame.has_slots:
+            return segments, n_items
+        segments = joined(segments)
         # texts that are joined may take more tokens than apart
         if encoder is None or not n_items or encoder.length(segments) <= max_tokens:
             return segments, n_items
@@ -159,8 +154,6 @@ def history_prompt_ids(
     the prompt shows titles, and `fields` if it shows fields. Raises UsageError if titles are
     missing, DataError if a field is."""
     items = _newest_items(prompt, tokens.space, history, titles, fields)
-    if prompt.frame.has_slots:
-        check_next_item(prompt.opening, fields)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
     if prompt.task == "sequence" and prompt.item:
@@ -209,18 +202,13 @@ def _newest_items(
     """The last `history_length` items in the form in which the prompt shows them. Raises as
     `history_prompt_ids`."""
     recent = history[-prompt.history_length :]
-    if prompt.frame.has_slots:
-        check_fields(prompt.frame.before + prompt.frame.after, prompt.item, fields, len(recent))
-    if prompt.history_as == "title":
-        if titles is None or len(titles) != len(history):
-            n_titles = 0 if titles is None else len(titles)
-            raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
-        texts = [catalog(shorten(title)) for title in titles[-prompt.history_length :]]
-        return items_with_fields(prompt.item or "{title}", texts, fields, prompt.frame)
-    if prompt.item:
-        texts = [sids(space, codes[None]) for codes in recent]
-        return items_with_fields(prompt.item, texts, fields, prompt.frame)
-    return SidItems(space, recent)
+    if prompt.history_as == "sid":
+        return history_items(prompt.frame, space, recent, None, fields)
+    if titles is None or len(titles) != len(history):
+        n_titles = 0 if titles is None else len(titles)
+        raise UsageError(f"the prompt needs titles: {len(history)} items, {n_titles} titles")
+    recent_titles = titles[-prompt.history_length :]
+    return history_items(prompt.frame, space, recent, recent_titles, fields)
 
 
 def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text: str) -> list[int]:

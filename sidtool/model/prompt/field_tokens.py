@@ -1,13 +1,16 @@
-"""Tokens of their own for values of fields, in place of the values' text."""
+"""Tokens of their own for values of fields, in place of the values' text, and tokens that stand for
+users, by the hash of their ids (S. Rajput et al., TIGER, 2023)."""
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sidtool.base.errors import UsageError
 
 MAX_FIELD_TOKENS = 1 << 16
+MAX_USER_TOKENS = 1 << 20
 TIMES = ("gap", "ago")
 _NAME = re.compile(r"(?:user|context|feedback|event)\.[^{}:=]+|gap|ago")
 
@@ -80,26 +83,43 @@ class FieldTokenLookup:
     values: FieldValues
 
     @cached_property
-    def _known(self) -> dict[tuple[str, str], int]:
-        starts = self._starts
-        return {
-            (name, value): starts[name] + place
-            for name, values in self.values.items()
-            for place, value in enumerate(values)
-        }
-
-    @cached_property
-    def _starts(self) -> dict[str, int]:
-        start = 0
-        starts = {}
-        for name, values in self.values.items():
-            starts[name] = start
-            start += len(values) + 1
-        return starts
+    def _places(self) -> dict[tuple[str, str | None], int]:
+        """Number of the token of each value of a field, and of None for every other value."""
+        pairs = [(name, value) for name in self.values for value in (*self.values[name], None)]
+        return {pair: place for place, pair in enumerate(pairs)}
 
     def text(self, name: str, value: str) -> str:
         """The token of a value of a field; that of the other values for one without its own."""
-        other = self._starts[name] + len(self.values[name])
         # a text column may hold "4.0"
-        spelled = self._known.get((name, value_of_token(value)), other)
-        return f"<field_{self._known.get((name, value), spelled)}>"
+        for spelled in (value, value_of_token(value)):
+            if (name, spelled) in self._places:
+                return f"<field_{self._places[name, spelled]}>"
+        return f"<field_{self._places[name, None]}>"
+
+
+@dataclass(frozen=True)
+class UserTokens:
+    """A block of `number` token ids from `start` on, each of which many users may share."""
+
+    start: int
+    number: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last id of the block."""
+        return self.start + self.number
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The tokens in the order of their ids."""
+        return tuple(f"<user_{index}>" for index in range(self.number))
+
+    def id(self, user: str) -> int:
+        """The token id of a user: the first eight bytes of SHA-256 of the user's id in UTF-8, as a
+        big-endian number, modulo the number of tokens."""
+        digest = hashlib.sha256(user.encode("utf-8", "surrogatepass")).digest()
+        return self.start + int.from_bytes(digest[:8], "big") % self.number
+
+    def place(self, ids: Sequence[int], begin: int | None) -> int:
+        """Where the user's token stands in a prompt: first, or behind the begin token."""
+        return int(len(ids) > 0 and ids[0] == begin)

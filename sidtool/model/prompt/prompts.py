@@ -2,7 +2,7 @@
 one by which it recommends a list, those by which it predicts labels, one that contains a text."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -11,10 +11,13 @@ from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.fields import Fields
 from sidtool.data.split.list_targets import MAX_LENGTH
+from sidtool.data.times import NUMBER
 from sidtool.model.prompt.field_tokens import FieldValues
 from sidtool.model.prompt.frames import HISTORY_SLOT, ITEM_SLOT, Format, PromptFrame
 from sidtool.model.prompt.template_slots import Slot, opening, slots
 
+MOST_LABELS = 20
+"""More different texts are no labels."""
 MAX_ITEMS = 1 << 16
 """Largest history_length of a prompt."""
 MAX_TOKENS = 1 << 24
@@ -104,20 +107,18 @@ class HistoryPrompt(_Prompt):
 
     def unknown_fields(self, n_items: int) -> Fields:
         """All fields that a request with a history of so many items must have, each unknown."""
-        names: dict[str, set[str]] = defaultdict(set)
+        parts: dict[str, dict[str, Any]] = defaultdict(dict)
         for slot in self._field_slots:
-            names[slot.part].add(slot.field)
-        unknown = {part: dict.fromkeys(fields) for part, fields in names.items()}
-        event = dict.fromkeys(names["event"], (None,) * n_items)
-        # what stands before the next item is its context
-        context = {**unknown.get("context", {}), **dict.fromkeys(names["event"])}
+            if slot.field:
+                unknown = (None,) * n_items if slot.part == "event" else None
+                parts[slot.part][slot.field] = unknown
+        for slot in slots(self.opening):
+            if slot.field:  # what stands before the next item is its context
+                parts["context"][slot.field] = None
+        has_times = any(not slot.field for slot in self._field_slots)
+        times, time = ((0,) * n_items, 0) if has_times else (None, None)
         return Fields(
-            unknown.get("user", {}),
-            event,
-            context,
-            (0.0,) * n_items,
-            0.0,
-            unknown.get("feedback", {}),
+            parts["user"], parts["event"], parts["context"], times, time, parts["feedback"]
         )
 
 
@@ -181,6 +182,19 @@ class TextPrompt(_Prompt):
         """The literal text around the query text."""
         before, _, after = self.template.partition(ITEM_SLOT)
         return PromptFrame(before, after, format=self.format)
+
+
+def sorted_labels(texts: Iterable[str]) -> tuple[str, ...]:
+    """The different texts, numbers in their order and texts in that of the alphabet."""
+    labels = sorted(set(texts))
+    if are_numbers(labels):
+        labels.sort(key=float)
+    return tuple(labels)
+
+
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Whether every label is a number."""
+    return all(map(NUMBER.fullmatch, labels))
 
 
 def _check_slot(template: str, slot: str) -> None:

@@ -8,7 +8,7 @@ SID or a special token. `{user.FIELD:token}`, `{gap:token}` ... show a value by 
 model has for it (`field_tokens`)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,10 +75,8 @@ def slots(text: str) -> list[Slot]:
     return [piece for piece in parse(text) if isinstance(piece, Slot)]
 
 
-def span(seconds: float | None) -> str | None:
-    """A span of time in words; None for an unknown one. Events out of order are a span of 0."""
-    if seconds is None:
-        return None
+def span(seconds: float) -> str:
+    """A span of time in words. Events out of order are a span of 0."""
     return next((name for limit, name in SPANS if seconds < limit), LONGEST_SPAN)
 
 
@@ -113,8 +111,18 @@ def parse_field_tokens(texts: list[str]) -> FieldValues:
 def frame_segments(
     text: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
 ) -> list[Segment]:
-    """The text around a history, with the fields in its slots."""
-    return _filled(text, _around(fields), _last_gap(fields), tokens)
+    """The text around a history, with the fields in its slots. Raises DataError for a field that
+    there is not; a missing value is fine."""
+
+    def value(slot: Slot) -> Value | None:
+        if slot.part == "gap":
+            if fields.times is None or fields.time is None:
+                raise _lacks(slot)
+            return _last_gap(fields)
+        parts = {"user": fields.user, "context": fields.context, "feedback": fields.feedback}
+        return _known(slot, parts[slot.part])
+
+    return _filled(text, value, tokens)
 
 
 def item_segments(
@@ -125,23 +133,39 @@ def item_segments(
     tokens: FieldTokenLookup = NO_TOKENS,
 ) -> list[Segment]:
     """An item, shown as `shown`, in a form with slots; `place` counts the events of `fields` from
-    the end, so the last one is -1."""
-    values = {slot.field: fields.event[slot.field][place] for slot in slots(form) if slot.field}
-    gap = ago = None
-    times = fields.times
-    if times is not None and len(times) > -place:
-        gap = times[place] - times[place - 1]
-    if times is not None and fields.time is not None:
-        ago = fields.time - times[place]
-    return _filled(form, {"event": values}, gap, tokens, ago, shown)
+    the end, so the last one is -1. Raises as `frame_segments`."""
+
+    def value(slot: Slot) -> Value | None:
+        if slot.part == "event":
+            values = fields.event.get(slot.field, ())
+            # fields of no history, which are those of every request, have no events
+            if len(values) < -place:
+                raise _lacks(slot)
+            return values[place]
+        times = fields.times
+        if times is None or len(times) < -place or (slot.part == "ago" and fields.time is None):
+            raise _lacks(slot)
+        if slot.part == "ago" and fields.time is not None:
+            return span(fields.time - times[place])
+        return span(times[place] - times[place - 1]) if len(times) > -place else None
+
+    return _filled(form, value, tokens, shown)
 
 
 def next_item_segments(
     opening: str, fields: Fields, tokens: FieldTokenLookup = NO_TOKENS
 ) -> list[Segment]:
-    """What stands before the SID of the next item in a sequence: its context, as that of an
-    event."""
-    return _filled(opening, {"event": fields.context}, _last_gap(fields), tokens)
+    """What stands before the SID of the next item in a sequence: its context, as that of an event.
+    Raises as `frame_segments`."""
+
+    def value(slot: Slot) -> Value | None:
+        if slot.part == "event":
+            return _known(Slot("context", slot.field), fields.context)
+        if fields.time is None:
+            raise _lacks(slot)
+        return _last_gap(fields)
+
+    return _filled(opening, value, tokens)
 
 
 def opening(form: str) -> str:
@@ -163,36 +187,10 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
     return result
 
 
-def check_fields(before_and_after: str, form: str, fields: Fields, n_items: int) -> None:
-    """Raise DataError unless a request has every field that a prompt shows. A missing value is
-    fine, a missing field is not."""
-    timed = fields.times is not None and fields.time is not None
-    around = _around(fields)
-    for slot in slots(before_and_after):
-        if slot.part in around and slot.field not in around[slot.part]:
-            raise _lacks(slot)
-        if slot.part == "gap" and not timed:
-            raise _lacks(slot)
-    if not n_items:
-        return
-    # fields of no history, which are those of every request, have no events
-    has_times = fields.times is not None and len(fields.times) >= n_items
-    for slot in slots(form):
-        if slot.part == "event" and len(fields.event.get(slot.field, ())) < n_items:
-            raise _lacks(slot)
-        if slot.part == "gap" and not has_times:
-            raise _lacks(slot)
-        if slot.part == "ago" and not (has_times and timed):
-            raise _lacks(slot)
-
-
-def check_next_item(opening: str, fields: Fields) -> None:
-    """As `check_fields`, for what stands before the next item of a sequence."""
-    for slot in slots(opening):
-        if slot.part == "event" and slot.field not in fields.context:
-            raise _lacks(Slot("context", slot.field))
-        if slot.part == "gap" and fields.time is None:
-            raise _lacks(slot)
+def _known(slot: Slot, values: Values) -> Value | None:
+    if slot.field not in values:
+        raise _lacks(slot)
+    return values[slot.field]
 
 
 def _lacks(slot: Slot) -> DataError:
@@ -208,37 +206,29 @@ def _lacks(slot: Slot) -> DataError:
     )
 
 
-def _around(fields: Fields) -> dict[str, Values]:
-    return {"user": fields.user, "context": fields.context, "feedback": fields.feedback}
-
-
-def _last_gap(fields: Fields) -> float | None:
-    if fields.time is None or not fields.times:
-        return None
-    return fields.time - fields.times[-1]
+def _last_gap(fields: Fields) -> str | None:
+    """The time since the last event, in words; None without one."""
+    return (
+        span(fields.time - fields.times[-1]) if fields.times and fields.time is not None else None
+    )
 
 
 def _filled(
     text: str,
-    values: Mapping[str, Mapping[str, Value | None]],
-    gap: float | None,
+    value: Callable[[Slot], Value | None],
     tokens: FieldTokenLookup,
-    ago: float | None = None,
     shown: Segment | None = None,
 ) -> list[Segment]:
+    """The text with the value of each slot, and the item, as `shown`, in its slot."""
     segments: list[Segment] = []
-    spans = {"gap": span(gap), "ago": span(ago)}
     for piece in parse(text):
         if isinstance(piece, str):
             segments.append(template(piece))
         elif piece.part in ("sid", "title"):
             assert shown is not None
             segments.append(shown)
+        elif piece.as_token:  # a text of the template, which the value only chooses
+            segments.append(template(tokens.text(piece.name, value_text(value(piece)))))
         else:
-            value = values[piece.part][piece.field] if piece.field else spans[piece.part]
-            shown_text = value_text(value)
-            if piece.as_token:  # a text of the template, which the value only chooses
-                segments.append(template(tokens.text(piece.name, shown_text)))
-            else:
-                segments.append(catalog(shown_text))
+            segments.append(catalog(value_text(value(piece))))
     return segments

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from sidtool.base.errors import UsageError
 from sidtool.evaluation.validation import Validator
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.model.contract.stage_record import Selection
 from sidtool.model.lora import Lora
 from sidtool.model.sharded import is_sharded, whole_model

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sidtool.examples.tokenized import TokenizedExample
+from sidtool.examples.example_file import TokenizedExample
 
 IGNORED = -100
 """The label of a token that is not a target."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.data.split.split import Split
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.memory.leave_out import LeaveOneOutMemory
 from sidtool.memory.memory import Memory
 from sidtool.model.prompt.tokens import SidTokens

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import UserSequence
-from sidtool.examples.example_file import read_training_examples
+from sidtool.examples.example_file import TokenizedExample, encode_example, read_training_examples
 from sidtool.examples.lineage import Lineage
 from sidtool.examples.tasks import LIST_TASK
-from sidtool.examples.tokenized import TokenizedExample, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -10,7 +10,6 @@ from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.data.split.files import TRAIN, is_split_folder, read_split
-from sidtool.examples.field_templates import check_prompt
 from sidtool.examples.lineage import (
     Lineage,
     check_same_bundle,
@@ -18,6 +17,7 @@ from sidtool.examples.lineage import (
     read_lineage,
     validation_users,
 )
+from sidtool.examples.prompts import check_prompt
 from sidtool.examples.tasks import LIST_TASK
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.locate import model_folder

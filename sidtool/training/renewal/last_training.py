@@ -9,10 +9,10 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
 from sidtool.examples.event_weights import WeightOptions
-from sidtool.examples.field_templates import templates_for
 from sidtool.examples.lineage import read_lineage
+from sidtool.examples.prompts import templates_for
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import named_task, writes_sids
+from sidtool.examples.tasks import named_task
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.prompt.prompts import HistoryPrompt
@@ -53,7 +53,7 @@ def _refuse_unrecorded(contract: Contract, last: TrainParams, model_dir: Path) -
     made = last.sft
     prompt = contract.history_prompt
     unknown = None
-    if any(named_task(task).per == "query" for task in last.task_weights):
+    if any(named_task(task).needs_queries for task in last.task_weights):
         unknown = "--queries", "of queries"
     elif made is None and last.weights is not None:
         unknown = "--weight-clip", f"weighted by {last.weights}, perhaps clipped"
@@ -121,7 +121,7 @@ def shows_text(last: TrainParams) -> str | None:
     """A task of the model's last stage that shows text of items, None without one."""
     for name in last.task_weights:
         task = named_task(name)
-        if task.per != "user" or task.source != "sid" or not writes_sids(task):
+        if task.history_source != "sid" or not task.writes_sids:
             return name
     return None
 

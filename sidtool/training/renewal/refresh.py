@@ -29,8 +29,8 @@ from sidtool.model.contract.locate import model_folder
 from sidtool.model.contract.memory_binding import MEMORY_COPY
 from sidtool.model.contract.split_check import check_model_split, event_columns
 from sidtool.model.contract.stage_record import TrainParams
+from sidtool.model.copies import bind_memory
 from sidtool.model.load import check_model_folder
-from sidtool.model.memory_copy import bind_memory
 from sidtool.registry.references import open_source
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.align import align

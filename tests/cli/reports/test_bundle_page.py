@@ -13,7 +13,8 @@ from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.cli.reports.codebook_tree import CodebookTree
 from sidtool.cli.reports.item_plane import DRAWN, grouped_points, item_plane, principal_plane
 from sidtool.cli.reports.render import render
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.make.explain import explain
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.coded import Coded
-from sidtool.data.interactions import EventColumns, Interactions
+from sidtool.data.columns import EventColumns
+from sidtool.data.interactions import Interactions
 from sidtool.data.split.protocols import given, leave_one_out, temporal
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Event, Split, count_leaks, window_events

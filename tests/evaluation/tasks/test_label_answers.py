@@ -12,10 +12,10 @@ from sidtool.evaluation.tasks.label_answers import (
     concordance,
     label_metrics,
     label_probabilities,
-    labels_of,
 )
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.prompts import sorted_labels
 from sidtool.model.prompt.segments import catalog, template
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
@@ -49,7 +49,7 @@ def test_more_labels_are_compared_in_pairs(rows: list[tuple[int, int]]) -> None:
 
 def test_probabilities_are_those_of_the_whole_answers() -> None:
     questions = [question(1, "yes"), question(2, "not at all")]
-    labels = labels_of(questions)
+    labels = sorted_labels(each.text for each in questions)
     assert labels == ("not at all", "yes")
     encoder = prompt_encoder(MODEL.tokenizer, MODEL.tokens)
     expected = []
@@ -73,7 +73,7 @@ def test_probabilities_are_those_of_the_whole_answers() -> None:
 
 def test_metrics_follow_from_the_probabilities() -> None:
     questions = [question(n, label) for n, label in enumerate(["10", "9", "10", "2.5"])]
-    labels = labels_of(questions)
+    labels = sorted_labels(each.text for each in questions)
     assert labels == ("2.5", "9", "10")
     names, values, ranked, chance = label_metrics(MODEL, questions, None)
     probabilities = label_probabilities(MODEL, questions, labels)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.evaluation.tasks.task_metrics import evaluate_questions
+from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
 from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token_f1
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.encoder import prompt_encoder

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.integrations.adopt.find_tokens import find_tokens, level_sizes
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.integrations.adopt.adoption import find_tokens, level_sizes
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 

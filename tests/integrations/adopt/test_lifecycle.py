@@ -18,12 +18,12 @@ from sidtool.evaluation.evaluation import evaluate
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.integrations.adopt.adoption import AdoptOptions, adopt
+from sidtool.integrations.adopt.adopt_options import AdoptOptions
+from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.formats.convert import read_map
 from sidtool.model.contract.read import read_contract
+from sidtool.model.copies import merge, rebind
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.merging import merge
-from sidtool.model.rebinding import rebind
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
@@ -94,8 +94,7 @@ def weights_of(folder: Path) -> tuple[LoadedModel, torch.Tensor]:
     return loaded, loaded.model.get_input_embeddings().weight.detach()
 
 
-@pytest.mark.parametrize("stage", ["full", "embeddings"])
-@pytest.mark.parametrize("name", ["openonerec", "minionerec"])
+@pytest.mark.parametrize(("name", "stage"), [("openonerec", "embeddings"), ("minionerec", "full")])
 def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     name: str, stage: Any, shops: Any, tmp_path: Path
 ) -> None:

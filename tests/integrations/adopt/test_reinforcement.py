@@ -11,7 +11,8 @@ import torch
 from sidtool.data.items import make_items
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.integrations.adopt.adoption import AdoptOptions, adopt
+from sidtool.integrations.adopt.adopt_options import AdoptOptions
+from sidtool.integrations.adopt.adoption import adopt
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.policy import GroupScores, Policy

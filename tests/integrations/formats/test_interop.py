@@ -20,7 +20,8 @@ from sidtool.integrations.formats.flashrec import infers_layout, sid_option, wri
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
 from sidtool.integrations.formats.static import StaticIndex, static_index, write_static
-from sidtool.tokenizer.bundle import Bundle, ItemMap, verify
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import LETTERS, SidSpace
 from tests.bundles import small_bundle
 from tests.integrations.formats.cases import block_tokens

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import Fields
-from sidtool.examples.field_templates import with_field_tokens
+from sidtool.examples.prompts import with_field_tokens
 from sidtool.model.prompt.assemble import history_prompt_ids
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.field_tokens import FieldTokenLookup, FieldTokens
@@ -166,12 +166,12 @@ def test_impossible_tokens_are_refused(bad: dict[str, tuple[str, ...]]) -> None:
 def test_a_template_shows_only_tokens_that_the_model_has() -> None:
     plain = PromptFrame("{user.age} ", "")
     shows = PromptFrame("{user.age:token} ", "", item="{gap:token}{sid}")
-    assert with_field_tokens([plain, shows], VALUES) == (
-        plain,
-        PromptFrame("{user.age:token} ", "", item="{gap:token}{sid}", field_tokens=VALUES),
+    assert with_field_tokens(plain, VALUES) == plain
+    assert with_field_tokens(shows, VALUES) == PromptFrame(
+        "{user.age:token} ", "", item="{gap:token}{sid}", field_tokens=VALUES
     )
     with pytest.raises(UsageError, match=r"\{gap:token\} needs a model with tokens for gap"):
-        with_field_tokens([shows], {"user.age": ("18",)})
+        with_field_tokens(shows, {"user.age": ("18",)})
     with pytest.raises(DataError, match=r"shows tokens of gap, which it does not list"):
         HistoryPrompt("next-item", "{gap:token}{history}", 1, 9)
 

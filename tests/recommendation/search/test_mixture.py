@@ -12,7 +12,7 @@ from sidtool.base.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.mixture import Prior, mix, rank_items
+from sidtool.recommendation.search.mixture import NO_PRIOR, Prior, mix, rank_items
 from tests.recommendation.search.cases import (
     EVERY_ARCHITECTURE,
     make,
@@ -214,3 +214,8 @@ def test_the_share_of_the_memory_is_reported() -> None:
     assert ranked.positions.tolist() == [1, 2, 0]
     np.testing.assert_allclose(np.exp(ranked.scores), [0.575, 0.275, 0.15])
     np.testing.assert_allclose(ranked.memory_shares, [0.125 / 0.575, 0.125 / 0.275, 0])
+
+
+def test_equal_items_are_in_sid_order() -> None:
+    ranked = mix(np.array([5, 2, 9]), np.full(3, -1.0), NO_PRIOR, 2)
+    assert ranked.positions.tolist() == [2, 5]

@@ -18,7 +18,8 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
-from sidtool.tokenizer.bundle import Bundle, ItemMap, verify
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import Manifest
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle

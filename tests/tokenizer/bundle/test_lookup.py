@@ -12,8 +12,8 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.tokenizer.bundle import Bundle, ItemMap
-from sidtool.tokenizer.bundle.item_map import BLOCK
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap
 from sidtool.tokenizer.bundle.lookup import MAX_LOOKUPS
 from sidtool.tokenizer.bundle.sid_text import decode
 from sidtool.tokenizer.bundle.strings import StringArray

@@ -14,7 +14,8 @@ from sidtool.base.errors import DataError
 from sidtool.data.items import make_items
 from sidtool.data.split.split import UserSequence
 from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation
 from sidtool.tokenizer.make.build import build
 from sidtool.tokenizer.make.build_options import BuildOptions

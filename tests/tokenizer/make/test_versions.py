@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from sidtool.base.errors import RefusedError
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.assign.assign import assign
-from sidtool.tokenizer.bundle import Bundle, ItemMap, verify
+from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange
+from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import Manifest
 from sidtool.tokenizer.make.align import align
 from sidtool.tokenizer.make.diff import diff

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples, encode_example
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples, encode_example
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples, encode_example
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
@@ -157,14 +157,14 @@ def test_examples_are_read_and_malformed_lines_are_named(tmp_path: Path) -> None
     assert tokenized.lengths.tolist() == [4, 2]
     assert tokenized[1][1].tolist() == [False, True]
     for broken, said in (
-        ("{", "not valid JSON"),
+        ("{", "not JSON"),
         ("[]", "not a JSON object"),
         ('{"task": "x"}', "not prompt and completion"),
     ):
         path.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
         with pytest.raises(DataError, match=said):
             TokenizedExamples.read(path, ENCODER, ENCODER.tokens, codes_only=False)
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="does not exist"):
         TokenizedExamples.read(tmp_path / "none", ENCODER, ENCODER.tokens, codes_only=False)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.examples.tokenized import TokenizedExample
+from sidtool.examples.example_file import TokenizedExample
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import full_blocks
 from sidtool.tokenizer.bundle.trie import Trie

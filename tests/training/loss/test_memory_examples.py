@@ -8,7 +8,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.data.split.split import Split, UserSequence
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.model.prompt.tokens import SidTokens

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.examples.tokenized import TokenizedExample, TokenizedExamples
+from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loss.augment import Augmentation, AugmentedExamples, PrefixExamples

@@ -32,8 +32,8 @@ from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.model.contract.read import read_contract
 from sidtool.model.contract.stage_record import ModelReference, StageRecord, TrainParams
 from sidtool.model.contract.write import write_contract
+from sidtool.model.copies import bind_memory
 from sidtool.model.load import load_model_folder
-from sidtool.model.memory_copy import bind_memory
 from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.renewal import refresh as refresh_module

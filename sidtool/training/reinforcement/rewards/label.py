@@ -20,8 +20,7 @@ from sidtool.model.load import LoadedModel
 from sidtool.model.positions import prompt_positions
 from sidtool.model.prompt.assemble import label_prompt_ids
 from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.labels import are_numbers
-from sidtool.model.prompt.prompts import LabelPrompt
+from sidtool.model.prompt.prompts import LabelPrompt, are_numbers
 from sidtool.model.prompt.segments import catalog, template
 from sidtool.training.reinforcement.rewards.reward import (
     Matrix,

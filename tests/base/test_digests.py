@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.data import digests
+from sidtool.base import digests
 
 
 def test_a_file_is_read_again_only_if_it_may_have_changed(

@@ -1,0 +1,94 @@
+"""The tasks of the catalog: SID and text of an item, and the queries that describe one."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sidtool.data.queries import Query
+from sidtool.data.split.split import Event
+from sidtool.examples.task import Copies, ExampleContext, TrainingExample
+from sidtool.model.prompt.assemble import TextItems
+from sidtool.model.prompt.segments import Segment, catalog, shorten
+
+
+def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
+    """Active items of the catalog: one of SID and text given the other."""
+    items = context.bundle.items
+    for index in np.flatnonzero(~items.retired).tolist():
+        # templates and the length of a prefix vary by copy, whether there is text does not
+        has_source = bool(_source(context, index, 0))
+        has_target = bool(context.completion(index, context.frames[0]))
+        if not (has_source and has_target):
+            continue
+        for copy in range(copies()):
+            frame = context.frame(copy, index)
+            completion = context.completion(index, frame)
+            content = TextItems([_source(context, index, copy + index)])
+            prompt, _ = context.prompted(frame, content, completion)
+            yield TrainingExample(context.name, prompt, completion, item=items.ids[index])
+
+
+def _source(context: ExampleContext, index: int, number: int) -> list[Segment]:
+    """What the prompt shows of an item, empty if it has no such text; `number` varies the length of
+    a prefix."""
+    if context.task.source == "sid":
+        return [context.sid(index)]
+    if context.task.source == "prefix":
+        space = context.bundle.space
+        n_codes = 1 + number % (space.levels - 1)
+        n_tokens = space.has_begin_end_tokens + n_codes
+        return [Segment("sid", sid_tokens=context.sid(index).sid_tokens[:n_tokens])]
+    text = context.text(index)
+    return [catalog(text)] if text else []
+
+
+@dataclass(frozen=True)
+class TrainingQuery:
+    """A query that may be trained on: its number, the index of its item, and the event it belongs
+    to, if it has a user."""
+
+    number: int
+    query: Query
+    index: int
+    events: tuple[Event, ...]
+
+
+def training_queries(context: ExampleContext) -> list[TrainingQuery]:
+    """The queries for active items whose text is shown; those of a user only for items of the
+    user's training events that are not held out again, since a query does not say which event it
+    is."""
+    of_users = {(query.user, query.item) for query in context.queries if query.user is not None}
+    split = context.split
+    for example in (*split.valid, *split.test) if of_users else ():
+        of_users.difference_update((example.user, item) for item in example.items)
+    positions = {
+        (user.user, item): position
+        for user in (context.split.train if of_users else ())
+        for item, position in zip(user.items, user.positions, strict=True)
+        if (user.user, item) in of_users
+    }
+    usable: list[TrainingQuery] = []
+    for number, query in enumerate(context.queries):
+        events: tuple[Event, ...] = ()
+        if query.user is not None:
+            position = positions.get((query.user, query.item))
+            if position is None:
+                continue
+            events = ((query.user, query.item, position),)
+        index = context.histories.item_index.get(query.item)
+        if index is None or context.bundle.items.retired[index] or context.texts.hidden[index]:
+            continue
+        usable.append(TrainingQuery(number, query, index, events))
+    return usable
+
+
+def query_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
+    """Queries, and the SIDs of the items that they describe."""
+    for entry in training_queries(context):
+        for copy in range(copies()):
+            frame = context.frame(copy, entry.number)
+            completion = context.completion(entry.index, frame)
+            content = TextItems([[catalog(shorten(entry.query.text))]])
+            prompt, _ = context.prompted(frame, content, completion)
+            yield TrainingExample(context.name, prompt, completion, entry.events, entry.query.item)

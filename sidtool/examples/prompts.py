@@ -1,0 +1,352 @@
+"""How the tasks of a mix are phrased: the frames of their prompts for a split and a tokenizer, and
+the prompts that a model has learned from them, for its contract."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from sidtool.base.errors import UsageError
+from sidtool.data.fields.fields import TARGET, FieldTypes, need_field
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.split import Split
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.task import Task
+from sidtool.examples.tasks import (
+    LIST_TASK,
+    history_prompt_task,
+    history_source,
+    named_task,
+    text_prompt_task,
+)
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.field_tokens import TIMES, FieldValues
+from sidtool.model.prompt.frames import (
+    HISTORY_SLOT,
+    ITEM_SLOT,
+    SPLIT_HINT,
+    Format,
+    PromptFrame,
+    Templates,
+    begin_text,
+    chat_frame,
+    check_templates,
+    end_text,
+    plain_frame,
+    read_templates,
+)
+from sidtool.model.prompt.prompts import (
+    MOST_LABELS,
+    HistoryPrompt,
+    LabelPrompt,
+    ListPrompt,
+    TextPrompt,
+    sorted_labels,
+)
+from sidtool.model.prompt.segments import Segment, catalog, template
+from sidtool.model.prompt.template_slots import parse, slots, value_text
+from sidtool.tokenizer.sid import SidSpace
+
+LENGTH_SLOT = "{length}"
+"""The slot of a template for the number of items in a list."""
+_LIKE_A_SLOT = re.compile(r"\{[A-Za-z_][\w.:-]*\}")
+
+Frames = dict[str, tuple[PromptFrame, ...]]
+"""The frames of each task, one per template."""
+
+
+def frames_of_mix(
+    options: SftOptions,
+    tokenizer: Any | None,
+    types: FieldTypes,
+    field_tokens: FieldValues,
+    trained_prompt: HistoryPrompt | None = None,
+) -> Frames:
+    """The frames of every task in a mix.
+
+    With the prompt of a trained model, its task has the frame that the model was trained on; the
+    frame of the task's own templates says what closes a completion. `field_tokens` are the values
+    that have tokens in the model. Raises UsageError if a template shows a field that the split has
+    not or the model has no tokens for, and if the tokenizer has no usable chat template."""
+    format = options.example_format(tokenizer)
+    frames: Frames = {}
+    for task in options.tasks:
+        chosen = options.templates.get(task)
+        if task == LIST_TASK and (lists := options.list_targets) is not None:
+            chosen = _replaced(chosen or read_templates(task), {LENGTH_SLOT: str(lists.length)})
+        templates = templates_for(task, chosen, types)
+        of_task = prompt_frames(task, tokenizer, format, templates)
+        frames[task] = tuple(with_field_tokens(frame, field_tokens) for frame in of_task)
+    if trained_prompt is not None and trained_prompt.task in frames:
+        check_prompt(trained_prompt, types)
+        close = frames[trained_prompt.task][0].close
+        frames[trained_prompt.task] = (replace(trained_prompt.frame, close=close),)
+    return frames
+
+
+def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Templates:
+    """The templates of a task for a split with these fields: those `chosen` by the user, or its
+    own.
+
+    `{fields}` becomes every field of users and contexts by name, `{event}` and `{feedback}` the
+    feedback of the task. Raises UsageError if the split lacks a field, for a slot that there is
+    not, for several prompts of a whole history, or as `check_templates`."""
+    task = named_task(name)
+    if chosen is not None:
+        _check_chosen(name, chosen)
+    templates = chosen or read_templates(task.templates)
+    has_separator = chosen is not None and bool(templates.separator)
+    if has_separator and not templates.items and history_source(name) == "sid":
+        # a history that is SIDs alone has no room for a separator
+        templates = replace(templates, items=("{sid}",) * len(templates.prompts))
+    if chosen is None and not task.needs_fields:
+        return templates
+    if task.feedback:
+        labels = dict(types.feedback)
+        if task.predicts_feedback and types.target:
+            labels[TARGET] = "str"
+        hint = f"sidtool split EVENTS -o SPLIT --feedback {task.feedback}"
+        need_field(task.feedback, labels, "feedback", hint)
+    values = {
+        "{field}": task.feedback.replace("_", " "),
+        "{event}": f"{{event.{task.feedback}}}",
+        "{feedback}": f"{{feedback.{task.feedback}}}",
+    }
+    if any("{fields}" in prompt for prompt in templates.prompts):
+        values["{fields}"] = _all_fields(name, types)
+    templates = _replaced(templates, values)
+    shown_feedback = task.feedback if task.writes_sids else ""
+    check_templates(name, history_source(name), templates, types, shown_feedback)
+    if task.predicts_feedback:
+        _check_prediction(templates)
+    return templates
+
+
+def prompt_frames(
+    name: str, tokenizer: Any | None, format: Format, templates: Templates | None = None
+) -> tuple[PromptFrame, ...]:
+    """The frames of a task, one per template; a trained model recommends with the first.
+
+    A plain prompt starts with the begin token if the tokenizer adds one, and its completion ends
+    with the end token. Whole histories and running text, which have no prompt, are always plain.
+    `templates` take the place of those of the task.
+    Raises UsageError if the tokenizer has no usable chat template."""
+    task = named_task(name)
+    templates = templates or read_templates(task.templates)
+    separator = templates.separator
+    slot = HISTORY_SLOT if task.of_users else ITEM_SLOT
+    frames: list[PromptFrame] = []
+    for number, prompt in enumerate(templates.prompts):
+        prompt = prompt.replace("{field}", task.column.replace("_", " "))
+        before, _, after = prompt.partition(slot)
+        if name == "sequence":
+            frame = PromptFrame(begin_text(tokenizer) + before, "", "", separator)
+        elif task.is_running_text:
+            begin, end = begin_text(tokenizer), end_text(tokenizer)
+            frame = PromptFrame(begin + before, after, end, separator)
+        elif format == "chat":
+            frame = chat_frame(before, after, separator, tokenizer)
+        else:
+            frame = plain_frame(before, after, separator, tokenizer)
+        frames.append(replace(frame, item=templates.item(number)))
+    return tuple(frames)
+
+
+def check_prompt(prompt: HistoryPrompt, types: FieldTypes) -> None:
+    """Raise UsageError unless a split has the fields that a prompt shows."""
+    items = (prompt.item,) if prompt.item else ()
+    templates = Templates((prompt.template,), prompt.separator, items)
+    shown_feedback = named_task(prompt.task).feedback
+    check_templates(prompt.task, prompt.history_as, templates, types, shown_feedback)
+
+
+def with_field_tokens(frame: PromptFrame, field_tokens: FieldValues) -> PromptFrame:
+    """The frame with the tokens of a model for values, if it shows any. Raises UsageError if the
+    model has no tokens for a field that it shows so."""
+    for name in sorted(frame.token_slots - field_tokens.keys()):
+        option = name if name in TIMES else f"{name}=VALUE,VALUE"
+        raise UsageError(
+            f"{{{name}:token}} needs a model with tokens for {name}",
+            hint=f"sidtool extend-model --field-token {option}, and make-sft --model",
+        )
+    return replace(frame, field_tokens=field_tokens) if frame.token_slots else frame
+
+
+def _check_chosen(name: str, templates: Templates) -> None:
+    """Raise UsageError for what would stay in the text of every example, or never get there."""
+    if name == "sequence" and len(templates.prompts) > 1:
+        raise UsageError(
+            f"{len(templates.prompts)} prompts of task sequence, which shows each history once",
+            hint="give one, or use the task next-item",
+        )
+    replaced = {HISTORY_SLOT, "{field}", "{event}", "{feedback}", "{fields}"}
+    if name == LIST_TASK:
+        replaced.add(LENGTH_SLOT)
+    for text in (*templates.prompts, templates.separator, *templates.items):
+        literal = "\n".join(piece for piece in parse(text) if isinstance(piece, str))
+        for slot in _LIKE_A_SLOT.findall(literal):
+            if slot not in replaced:
+                raise UsageError(
+                    f"template {text!r:.80} has {slot}, which is no slot",
+                    hint="slots are {history}, {user.FIELD}, {context.FIELD}, {event.FIELD}, {gap}",
+                )
+
+
+def _replaced(templates: Templates, values: dict[str, str]) -> Templates:
+    """The templates with values in place of slots."""
+
+    def fill(texts: Iterable[str]) -> tuple[str, ...]:
+        filled = []
+        for text in texts:
+            for slot, value in values.items():
+                text = text.replace(slot, value)
+            filled.append(text)
+        return tuple(filled)
+
+    return replace(templates, prompts=fill(templates.prompts), items=fill(templates.items))
+
+
+def _all_fields(name: str, types: FieldTypes) -> str:
+    """Every field that is known before an event, by its name."""
+    parts = [f"{field.replace('_', ' ')} {{user.{field}}}" for field in types.user]
+    parts += [f"{field.replace('_', ' ')} {{context.{field}}}" for field in types.context]
+    if types.times:
+        parts.append("last event {gap} ago")
+    if not parts:
+        raise UsageError(
+            f"task {name} needs fields of users or contexts, the split has none", hint=SPLIT_HINT
+        )
+    return ", ".join(parts)
+
+
+def _check_prediction(templates: Templates) -> None:
+    """The item that is asked about is the last one of the history."""
+    for prompt in templates.prompts:
+        if any(slot.part == "gap" for slot in slots(prompt)):
+            raise UsageError(
+                "{gap} in a prompt is the time since the last event, which is the one in question",
+                hint="put it into items",
+            )
+
+
+_Prompt = TypeVar("_Prompt", bound=HistoryPrompt)
+
+
+@dataclass(frozen=True)
+class ServedPrompts:
+    """The prompts by which a model trained on a mix of tasks is asked.
+
+    A prompt leaves room for its answer within `max_length` tokens. Without an encoder only the
+    tokens of SIDs are counted."""
+
+    options: SftOptions
+    frames: Frames
+    space: SidSpace
+    encoder: PromptEncoder | None
+    without: frozenset[str] = frozenset()
+    """Tasks that no example was made of"""
+
+    @property
+    def _tasks(self) -> dict[str, float]:
+        tasks = self.options.tasks
+        return {name: weight for name, weight in tasks.items() if name not in self.without}
+
+    @property
+    def _list_targets(self) -> ListTargets | None:
+        return None if LIST_TASK in self.without else self.options.list_targets
+
+    @property
+    def history(self) -> HistoryPrompt | None:
+        """The prompt that asks for an item after a history, or None without such a task."""
+        task = history_prompt_task(self._tasks)
+        if task is None:
+            return None
+        targets = self._list_targets
+        # the first item of a list: the prompt is cut as it was in training
+        n_sids = targets.length if targets is not None and task == LIST_TASK else 1
+        return self._after_history(HistoryPrompt, task, self._answer_length(task, n_sids))
+
+    @property
+    def list(self) -> ListPrompt | None:
+        """The prompt that asks for a list of items, or None without such a task."""
+        targets = self._list_targets
+        if targets is None:
+            return None
+        n_answer = self._answer_length(LIST_TASK, targets.length)
+        return self._after_history(ListPrompt, LIST_TASK, n_answer, list_length=targets.length)
+
+    def labels(self, split: Split) -> tuple[LabelPrompt, ...]:
+        """The prompts that ask for feedback, of each task whose answers in the training events are
+        from 2 to MOST_LABELS different labels."""
+        prompts = []
+        for name in self._tasks:
+            task = named_task(name)
+            labels = _labels(task, split) if task.predicts_feedback else ()
+            if 2 <= len(labels) <= MOST_LABELS:
+                close = self.frames[name][0].close
+                answers = [[catalog(label), template(close)] for label in labels]
+                n_answer = max(map(self._length, answers))
+                more = {"feedback": task.feedback, "labels": labels, "close": close}
+                prompts.append(self._after_history(LabelPrompt, name, n_answer, **more))
+        return tuple(prompts)
+
+    @property
+    def text(self) -> TextPrompt | None:
+        """The prompt that asks for an item by its text, or None without such a task."""
+        task = text_prompt_task(self._tasks)
+        if task is None:
+            return None
+        frame = self.frames[task][0]
+        max_length = self.options.max_length - self._answer_length(task)
+        return TextPrompt(task, frame.template(ITEM_SLOT), max_length, frame.format)
+
+    @property
+    def templates(self) -> dict[str, tuple[str, ...]]:
+        """The literal text of every template in the mix, for the lineage."""
+        texts = {}
+        for task, frames in self.frames.items():
+            # in running text the item is the content, else the prompt ends with the answer
+            answer = "" if named_task(task).is_running_text else "{answer}"
+            texts[task] = tuple(
+                frame.template(frame.item or "{…}") + answer + frame.close for frame in frames
+            )
+        return texts
+
+    @property
+    def field_tokens(self) -> FieldValues:
+        """The values with tokens, if a template of the mix shows tokens."""
+        frames = (frame for of_task in self.frames.values() for frame in of_task)
+        return next((frame.field_tokens for frame in frames if frame.field_tokens), {})
+
+    def _after_history(self, kind: type[_Prompt], task: str, n_answer: int, **more: Any) -> _Prompt:
+        """The prompt of a history, which `n_answer` tokens answer; `more` are fields of its
+        kind."""
+        frame = self.frames[task][0]
+        return kind(
+            task=task,
+            template=frame.template(HISTORY_SLOT),
+            history_length=self.options.history_length,
+            max_length=self.options.max_length - n_answer,
+            format=frame.format,
+            history_as=named_task(task).history_source or "sid",
+            separator=frame.separator,
+            item=frame.item,
+            field_tokens=frame.field_tokens,
+            **more,
+        )
+
+    def _answer_length(self, task: str, n_sids: int = 1) -> int:
+        """Tokens of SIDs and of the end of the completion."""
+        close = self._length([template(self.frames[task][0].close)])
+        edges = self.space.has_begin_end_tokens
+        # the begin token of the first SID is the end of the prompt
+        return n_sids * (self.space.levels + 2 * edges) - edges + close
+
+    def _length(self, segments: Sequence[Segment]) -> int:
+        return 0 if self.encoder is None else self.encoder.length(segments)
+
+
+def _labels(task: Task, split: Split) -> tuple[str, ...]:
+    """The different feedbacks of the training events that a task predicts."""
+    values = {value for user in split.train for value in user.fields.event.get(task.feedback, ())}
+    return sorted_labels(value_text(value) for value in values if value is not None)

@@ -1,0 +1,297 @@
+"""A task of a training mix, and what its examples are made with."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sidtool.base.errors import DataError
+from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.data.items import Items
+from sidtool.data.queries import Query
+from sidtool.data.split.list_targets import ListTargets
+from sidtool.data.split.split import Event, Split
+from sidtool.examples.histories import Histories
+from sidtool.model.prompt.assemble import SidItems, TextItems, assemble_prompt, history_items
+from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.frames import PromptFrame
+from sidtool.model.prompt.segments import (
+    Segment,
+    begin,
+    catalog,
+    end,
+    shorten,
+    sids,
+    template,
+)
+from sidtool.tokenizer.bundle.bundle import Bundle
+
+Per = Literal["user", "event", "item", "query", "document"]
+"""What has an example: the history of a user, a training event (or a window of a split by given
+windows), an item of the catalog, a search query, or a document of a general corpus."""
+
+Source = Literal["sid", "title", "prefix", "query", "column"]
+"""What the prompt shows: items as SIDs or titles, the first codes of a SID, a query, or a column of
+the catalog."""
+
+Target = Literal["sid", "list", "title", "text", "column", "feedback"]
+"""What the model writes: a SID, several SIDs, a title, a column, running text, in which all is
+completion, or a feedback of the last item of the history."""
+
+Copies = Callable[[], int]
+"""Number of copies of the next example; called once per example, in order."""
+
+_SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """One training example: a prompt and its completion, or a completion alone.
+
+    `events` are the (user, item, position) events that it shows, `item` is the id of the item that
+    it is about, if it is about a single one."""
+
+    task: str
+    prompt: tuple[Segment, ...]
+    completion: tuple[Segment, ...]
+    events: tuple[Event, ...] = ()
+    item: str | None = None
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Prompt and completion."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of training example, made by `make`.
+
+    `column` is the catalog column that source or target show, `feedback` the feedback of the event
+    that the prompt shows or the model writes; `templates` is the name of the template file."""
+
+    make: Callable[["ExampleContext", Copies], Iterator[TrainingExample]]
+    per: Per
+    source: Source
+    target: Target
+    column: str = ""
+    feedback: str = ""
+    shows_context: bool = False
+    """Whether the templates show all fields of users and contexts."""
+    templates: str = ""
+
+    @property
+    def needs_fields(self) -> bool:
+        """Whether the templates show fields of the split."""
+        return self.shows_context or bool(self.feedback)
+
+    @property
+    def of_users(self) -> bool:
+        """Whether examples show training events of one user."""
+        return self.per in ("user", "event")
+
+    @property
+    def of_whole_histories(self) -> bool:
+        """Whether examples are made of whole histories, even of a split by given windows."""
+        return self.per == "user"
+
+    @property
+    def needs_queries(self) -> bool:
+        """Whether examples are made of search queries."""
+        return self.per == "query"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The catalog columns that the task needs, apart from the title."""
+        return (self.column,) if self.column else ()
+
+    @property
+    def shows_title(self) -> bool:
+        """Whether examples show titles of items."""
+        return self.source == "title" or self.target in ("title", "text")
+
+    @property
+    def writes_sid(self) -> bool:
+        """Whether the answer is one SID."""
+        return self.target == "sid"
+
+    @property
+    def writes_sids(self) -> bool:
+        """Whether every answer is one SID or several."""
+        return self.target in ("sid", "list")
+
+    @property
+    def is_running_text(self) -> bool:
+        """Whether all of an example is the completion, in text."""
+        return self.target == "text"
+
+    @property
+    def is_of_lists(self) -> bool:
+        """Whether the answer is a list of items."""
+        return self.target == "list"
+
+    @property
+    def predicts_feedback(self) -> bool:
+        """Whether the answer is a feedback, which may be one of a few labels."""
+        return self.target == "feedback"
+
+    @property
+    def history_source(self) -> Literal["sid", "title"] | None:
+        """How the prompt shows a history; None for a task without such a prompt."""
+        if not self.of_users or self.is_running_text:
+            return None
+        return "title" if self.source == "title" else "sid"
+
+
+class ItemTexts:
+    """The titles and columns of a catalog, by the index of an item in the bundle.
+
+    The text of items whose ids are in `hide_text_of` is left out, as if they had none. Running text
+    shows `columns` of the catalog, by default all that were read."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        items: Items,
+        hide_text_of: Collection[str] = (),
+        columns: Collection[str] | None = None,
+    ) -> None:
+        self._map = bundle.items
+        self._catalog = items
+        self._columns_shown = [name for name in items.fields if columns is None or name in columns]
+        # The catalog may lack items of the bundle, and have others.
+        catalog_index = {item_id: index for index, item_id in enumerate(items.ids)}
+        self._catalog_index = [catalog_index.get(item_id) for item_id in bundle.items.ids]
+        self.hidden = [item_id in hide_text_of for item_id in bundle.items.ids]
+
+    def text(self, column: str, index: int) -> str:
+        """The title or a column of an item, shortened; "" if it has none or its text is hidden."""
+        if self.hidden[index]:
+            return ""
+        catalog_index = self._catalog_index[index]
+        if column == "title":
+            title = "" if catalog_index is None else self._catalog.titles[catalog_index]
+            return shorten(title or self._map.title(index))
+        return "" if catalog_index is None else shorten(self._catalog.fields[column][catalog_index])
+
+    def columns(self, index: int) -> str:
+        """Every shown column that has text, each on its own line."""
+        texts = {name: self.text(name, index) for name in self._columns_shown}
+        return "".join(f"\n{name}: {text}" for name, text in texts.items() if text)
+
+
+@dataclass(frozen=True)
+class ExampleContext:
+    """What the examples of one task are made with.
+
+    `encoder` measures examples against `max_length` tokens; without it nothing is measured. With
+    `same_frame`, the first copy of every example has the first frame, by which the model recommends
+    later; else examples take the frames in turn."""
+
+    name: str
+    task: Task
+    frames: tuple[PromptFrame, ...]
+    same_frame: bool
+    bundle: Bundle
+    split: Split
+    texts: ItemTexts
+    histories: Histories
+    encoder: PromptEncoder | None
+    max_length: int
+    types: FieldTypes
+    """The fields of the split."""
+    queries: Sequence[Query] = ()
+    documents: Sequence[str] = ()
+    """Of a general corpus."""
+    lists: ListTargets | None = None
+    counts: Callable[[Event], bool] | None = None
+    """Which events may be in a list; None for all."""
+    first_number: int = 0
+    """The number of the first event: not 0 if those of earlier users are made elsewhere."""
+
+    @property
+    def history_length(self) -> int:
+        """The largest number of items in a prompt."""
+        return self.histories.history_length
+
+    def frame(self, copy: int, number: int = 0) -> PromptFrame:
+        """The frame of a copy of an example, given the number of the example."""
+        turn = copy if self.same_frame else copy + number
+        return self.frames[turn % len(self.frames)]
+
+    def sid(self, index: int) -> Segment:
+        """The SID of an item."""
+        return sids(self.bundle.space, self.bundle.items.codes[index : index + 1])
+
+    def text(self, index: int) -> str:
+        """The column of an item that the task shows, or else its title; "" if it has none."""
+        return self.texts.text(self.task.column or "title", index)
+
+    def completion(self, index: int, frame: PromptFrame) -> tuple[Segment, ...]:
+        """The target of an item and what closes the completion; empty if the item has no such
+        text."""
+        close = template(frame.close)
+        if self.task.writes_sid:
+            space = self.bundle.space
+            codes = self.bundle.items.codes[index : index + 1]
+            # The prompt ends with the begin token.
+            return (sids(space, codes, begin_end_tokens=False), end(space), close)
+        text = self.text(index)
+        return (catalog(text), close) if text else ()
+
+    def history(
+        self, indexes: Sequence[int], frame: PromptFrame, fields: Fields
+    ) -> SidItems | TextItems:
+        """Items of a history, as the task shows them. The last event of `fields` is that of the
+        last item."""
+        titles = None
+        if self.task.history_source == "title":
+            titles = [self.texts.text("title", index) for index in indexes]
+        codes = self.bundle.items.codes[list(indexes)]
+        return history_items(frame, self.bundle.space, codes, titles, fields)
+
+    def prompted(
+        self,
+        frame: PromptFrame,
+        content: SidItems | TextItems,
+        completion: Sequence[Segment],
+        fields: Fields = NO_FIELDS,
+    ) -> tuple[tuple[Segment, ...], int]:
+        """The prompt with the newest items of `content` that fit beside the completion, and their
+        number. Raises DataError if none fits."""
+        ending = [begin(self.bundle.space)] if self.task.writes_sids else []
+        max_tokens = self.max_length
+        if self.encoder is not None:
+            max_tokens -= self.encoder.length(completion)
+        segments, n_items = assemble_prompt(
+            frame, content, ending, fields=fields, encoder=self.encoder, max_tokens=max_tokens
+        )
+        if n_items == 0:
+            raise DataError(
+                f"an example of task {self.name} does not fit {self.max_length} tokens",
+                hint="raise --max-length",
+            )
+        return tuple(segments), n_items
+
+    def running_text(
+        self, frame: PromptFrame, indexes: Sequence[int]
+    ) -> tuple[tuple[Segment, ...], int]:
+        """The newest of these items that fit as running text, and their number. Raises DataError if
+        none fits."""
+        items = [self._in_form(frame.item, index) for index in indexes]
+        whole_frame = replace(frame, after=frame.after + frame.close, item="")
+        return self.prompted(whole_frame, TextItems(items, frame.separator), ())
+
+    def _in_form(self, form: str, index: int) -> list[Segment]:
+        """An item in a form with its slots filled, {columns} by a line for each column."""
+        segments: list[Segment] = []
+        for piece in _SLOTS.split(form):
+            if piece == "{sid}":
+                segments.append(self.sid(index))
+            elif piece == "{title}":
+                segments.append(catalog(self.texts.text("title", index)))
+            elif piece == "{columns}":
+                segments.append(catalog(self.texts.columns(index)))
+            else:
+                segments.append(template(piece))
+        return [segment for segment in segments if segment.text or segment.sid_tokens]

@@ -1,0 +1,224 @@
+"""Copies of model folders: with a newer bundle or another memory, with LoRA adapters merged, and with
+contract and bundle restored after another program saved the model."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from sidtool.base.checkpoint.files import weight_digests
+from sidtool.base.checkpoint.finite import check_finite_files
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.base.extras import require
+from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.output_name import FOLDER
+from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.memory import Memory, open_verified
+from sidtool.model.contract.bases import refuse_base_as_output
+from sidtool.model.contract.compat import Verdict, check_bundle
+from sidtool.model.contract.contract import CONTRACT, Contract
+from sidtool.model.contract.embedded import embedded_contract
+from sidtool.model.contract.locate import model_folder
+from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.read import read_contract, read_embedded
+from sidtool.model.contract.stage_record import (
+    MergeParams,
+    ModelReference,
+    RebindParams,
+    RestoreParams,
+    StageRecord,
+)
+from sidtool.model.contract.write import copy_model, write_contract
+from sidtool.model.load import check_model_folder, load_model_folder
+from sidtool.model.pretrained import Dtype, save_pretrained
+from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.make.align import check_alignable
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a model for the old bundle needs in order to use the new one, and why."""
+
+    kind: Literal["works", "works after align", "retrain"]
+    message: str
+
+
+def outlook(old: Bundle, new: Bundle) -> Outlook:
+    """Whether models that were made for `old` can use `new`."""
+    try:
+        verdict = check_bundle(old, new)
+    except CompatibilityError as refusal:
+        try:
+            check_alignable(new, old)
+        except RefusedError:
+            return Outlook("retrain", str(refusal))
+        return Outlook("works after align", str(refusal))
+    return Outlook("works", verdict.message)
+
+
+def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool = False) -> Verdict:
+    """Write a copy of the model in `folder` with `bundle` inside; returns the verdict on it.
+
+    Weights and tokenizer are copied unchanged; the contract records the replacement as a stage. For
+    a model that another program saved, contract and bundle are restored (`restore`). Raises
+    CompatibilityError or IntegrityError unless model and bundle belong together, DataError if
+    weights are not finite, UsageError if `out` exists without `force`; an aligned bundle is a
+    SidtoolWarning.
+
+    Examples:
+        >>> newer = sidtool.add_items(sidtool.open_bundle("shop.zarr"), remove=["b007"])
+        >>> sidtool.rebind("tuned", newer, "rebound").kind
+        'refreshed'
+    """
+    out = Path(out)
+    folder = model_folder(folder)
+    if lacks_contract(folder):
+        return restore(folder, bundle, out, force=force)
+    contract, bundle, verdict = check_model_folder(folder, bundle)
+    _check_memory(folder, contract, bundle)
+    refuse_base_as_output(out, contract)
+    check_finite_files(folder)
+    params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
+    rebound = contract.with_stage(
+        StageRecord("rebind", params), identity=bundle.identity, memory=contract.memory
+    )
+    refuse_existing(out, force, FOLDER)
+    with new_dir(out, force=force) as target:
+        copy_model(folder, contract, target)
+        write_contract(target, rebound, bundle)
+    return verdict
+
+
+def check_rebind(folder: str | Path, bundle: Bundle, out: Path, *, force: bool = False) -> Verdict:
+    """The verdict that `rebind` returns; reads no weights and writes nothing. Raises as `rebind`
+    does before it copies."""
+    refuse_existing(out, force, FOLDER)
+    require("models")
+    folder = model_folder(folder)
+    if lacks_contract(folder):
+        _, verdict = check_restore(folder, bundle)
+        return verdict
+    contract, bundle, verdict = check_model_folder(folder, bundle)
+    _check_memory(folder, contract, bundle)
+    refuse_base_as_output(out, contract)
+    return verdict
+
+
+def _check_memory(folder: Path, contract: Contract, bundle: Bundle) -> None:
+    """Raise CompatibilityError unless the memory of a model, if it has one, can be used with a
+    bundle."""
+    if contract.memory is not None:
+        MemoryIndex.of(open_verified(folder / MEMORY_COPY), bundle)
+
+
+def lacks_contract(folder: Path) -> bool:
+    """Whether a model has a contract in its configuration only. Raises DataError if that is
+    damaged."""
+    return not (folder / CONTRACT).exists() and embedded_contract(folder) is not None
+
+
+def restore(folder: Path, bundle: Bundle, out: Path, *, force: bool = False) -> Verdict:
+    """Write a copy of the model in `folder` with its contract and the bundle that it was made for.
+
+    Its memory is not restored: the weight was tuned for other weights. Raises DataError if there is
+    no tokenizer, CompatibilityError for another bundle, or if tokenizer or weights have lost the
+    SID tokens, else as `load_model_folder`."""
+    refuse_existing(out, force, FOLDER)
+    restored, verdict = check_restore(folder, bundle)
+    with new_dir(out, force=force) as target:
+        skip = shutil.ignore_patterns("checkpoint-*")  # the training state of the other program
+        shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+        write_contract(target, restored, bundle)
+        load_model_folder(target, device="cpu", dtype="float32")
+    return verdict
+
+
+def check_restore(folder: Path, bundle: Bundle) -> tuple[Contract, Verdict]:
+    """The contract to restore, and what is said of it; writes nothing. Raises as `restore` does
+    before it copies."""
+    contract = read_embedded(folder)
+    assert contract is not None  # as `lacks_contract` says
+    if bundle.identity != contract.identity:
+        raise CompatibilityError(
+            f"the model in {folder} was made for bundle {contract.identity.digest[:12]}, this is "
+            f"{bundle.identity.digest[:12]}",
+            hint="restore it with that bundle first, then rebind it to a newer one",
+        )
+    for name in contract.files:
+        if name.startswith("tokenizer") and not (folder / name).is_file():
+            raise DataError(f"{folder} has no {name}", hint="tokenizer.save_pretrained writes it")
+    weights = weight_digests(folder)
+    stored = {name: digest for name, digest in contract.files.items() if name in weights}
+    changed = stored != weights
+    restored = contract.with_stage(StageRecord("restore", RestoreParams(changed)))
+    if changed:
+        message = "contract and bundle restored; what another program trained it on is not recorded"
+    else:
+        message = "contract and bundle restored; the weights are those that sidtool wrote"
+    return restored, Verdict("same", message)
+
+
+def merge(
+    folder: str | Path, out: str | Path, *, dtype: Dtype = "float32", force: bool = False
+) -> ModelReference:
+    """Write the adapter model in `folder` as a model that needs no base; returns that base.
+
+    Raises UsageError if `folder` has no adapters or `out` exists without `force`,
+    MissingPackageError without the packages of models, else as `load_model_folder`.
+
+    Examples:
+        >>> chosen = {"options": sidtool.TrainOptions(stage="lora", lora_r=2)}
+        >>> chosen["sft_fields"] = {"max_steps": 1, "eval_strategy": "no"}
+        >>> _ = sidtool.train("base+sid", "train.jsonl", "adapters", **chosen)
+        >>> _ = sidtool.merge("adapters", "merged")
+        >>> sidtool.load_model_folder("merged").contract.stages[-1].stage
+        'merge'
+    """
+    folder = model_folder(folder)
+    out = Path(out)
+    base = check_merge(folder, out, force=force)
+    loaded = load_model_folder(folder, device="cpu", dtype=dtype)
+    record = StageRecord("merge", MergeParams(base))
+    # merging changes nothing that the model computes, so its memory stays
+    memory = loaded.contract.memory
+    contract = loaded.contract.with_stage(record, base_folder=None, memory=memory)
+    with new_dir(out, force=force) as target:
+        save_pretrained(target, loaded.model, loaded.tokenizer)
+        if loaded.memory is not None:
+            loaded.memory.memory.save(target / MEMORY_COPY)
+        write_contract(target, contract, loaded.bundle)
+    return base
+
+
+def check_merge(folder: str | Path, out: Path, *, force: bool = False) -> ModelReference:
+    """The base of the adapters in `folder`; raises what `merge` refuses before it loads them."""
+    refuse_existing(out, force, FOLDER)
+    folder = model_folder(folder)
+    base = read_contract(folder).base_folder
+    if base is None:
+        raise UsageError(f"{folder} has no adapters to merge: it is a whole model")
+    require("models")
+    return base
+
+
+def bind_memory(
+    folder: str | Path,
+    memory: Memory,
+    binding: MemoryBinding,
+    out: str | Path,
+    *,
+    force: bool = False,
+) -> None:
+    """Write a copy of the model in `folder` with a memory and its weight in the contract; weights
+    and tokenizer are copied unchanged.
+
+    Raises CompatibilityError if the memory is of another bundle, UsageError if `out` exists without
+    `force`."""
+    folder = model_folder(folder)
+    contract, bundle, _ = check_model_folder(folder)
+    memory.check_bundle(bundle)
+    refuse_base_as_output(Path(out), contract)
+    with new_dir(Path(out), force=force) as target:
+        copy_model(folder, contract, target)
+        memory.save(target / MEMORY_COPY, force=True)
+        write_contract(target, replace(contract, memory=binding), bundle)

@@ -1,0 +1,25 @@
+"""A model may not meet what any of its stages may have learned."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sidtool.base.errors import CompatibilityError
+from sidtool.data.split.record import SplitReference
+from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.split_check import check_model_split
+from sidtool.model.contract.stage_record import StageRecord
+from sidtool.tokenizer.bundle import Bundle
+from tests.model.contract.cases import TRAINED
+
+
+def test_the_split_of_every_stage_is_checked(trained: Path, bundle: Bundle) -> None:
+    newer = SplitReference("leave-one-out", "34" * 32)
+    contract = read_contract(trained)
+    extended, _ = contract.stages
+    last = StageRecord("full", replace(TRAINED, split=newer))
+    check_model_split(replace(contract, stages=(extended, last)), bundle, "the split", newer)
+    both = replace(contract, stages=(*contract.stages, last))
+    with pytest.raises(CompatibilityError, match="model was made from split 1212"):
+        check_model_split(both, bundle, "the split", newer)
