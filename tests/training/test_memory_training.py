@@ -188,7 +188,7 @@ def test_what_does_not_belong_together_is_refused(
         refused(IntegrityError, "zarr.json", memory=memory, split=split)
     finally:
         (memory / "kept").rename(memory / "zarr.json")
-    for weight, message in ((1.0, "below 1"), (-0.1, "from 0 to 1"), (1.5, "from 0 to 1")):
+    for weight, message in ((1.0, "less than 1"), (-0.1, "at least 0"), (1.5, "less than 1")):
         with pytest.raises(UsageError, match=message):
             TrainOptions(memory_weight=weight)
 

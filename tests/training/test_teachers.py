@@ -26,6 +26,7 @@ from sidtool.training.loss.teachers import Teachers, load_teachers
 from sidtool.training.plan import plan_training
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
+from sidtool.training.training_run import TrainRequest
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
 from tests.training_fixtures import make_split
@@ -200,9 +201,8 @@ def test_a_model_has_learned_what_its_teachers_learned(
     second = later(59, split)
     made = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, second, made, SftOptions({"sequence": 1.0}))
-    run = plan_training(
-        models("gpt2"), made, tmp_path / "out", TrainOptions(), {}, teachers=[teacher]
-    )
+    request = TrainRequest(models("gpt2"), made, tmp_path / "out", teachers=[teacher])
+    run = plan_training(request)
     contract = run.new_contract()
     for third in (second, later(58, second, split)):
         check_model_split(contract, bundle, "the split", third.reference)
