@@ -96,7 +96,7 @@ def main(folder: Path) -> None:
     done("evaluate", road.tuned, road.split)
     done("verify", bundle)
     (folder / "lora" / "adapter_model.safetensors").unlink()
-    refused(1, "merge", folder / "lora", "-o", folder / "again")
+    refused(3, "merge", folder / "lora", "-o", folder / "again")
     refused(1, "extend-model", "org/name", road.bundle, "-o", folder / "again")
     refused(1, "encode", bundle, "a lamp", "--encoder", "org/name")
     audit.active = False

@@ -243,7 +243,7 @@ def test_interruption_is_exit_130(road: Road, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sidtool.registry.kinds.broken_parts", interrupted)
+    monkeypatch.setattr("sidtool.registry.broken_parts", interrupted)
     ran = run("verify", road.bundle)
     assert (ran.code, ran.out, ran.err) == (130, "", "interrupted\n")
 
@@ -254,7 +254,7 @@ def test_an_interrupted_training_says_that_the_same_command_goes_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sidtool.training.run.train_stages", interrupted)
+    monkeypatch.setattr("sidtool.training.run_stages", interrupted)
     command = ("train", road.model, road.examples, "-o", tmp_path / "tuned")
     assert run(*command).err == "interrupted\n"
     checkpoint = tmp_path / "tuned-1-lora.partial" / "checkpoint-4"
@@ -271,7 +271,7 @@ def test_an_interrupted_command_that_resumes_by_an_option_names_it(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sidtool.recommendation.recommendations.recommend_to_file", interrupted)
+    monkeypatch.setattr("sidtool.recommendation.recommend_to_file", interrupted)
     work = tmp_path / "out.jsonl.partial"
     work.mkdir()
     command = ("recommend", road.model, "--events", road.events, "--all-users", "-o")

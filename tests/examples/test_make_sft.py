@@ -14,6 +14,7 @@ from sidtool.base.output import partial_path
 from sidtool.data.items import Items, read_items
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import write_split
+from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Example, Split, UserSequence
 from sidtool.examples import examples_run as module
 from sidtool.examples.catalog import TaskCatalogOptions
@@ -328,7 +329,7 @@ def test_a_lineage_of_other_types_is_one_line(
 
 def kinds_of(value: Any) -> tuple[type, ...]:
     if value is None:
-        return (type(None), int)
+        return (type(None), int, ListTargets)  # {} is one with its defaults
     if isinstance(value, bool | int | str):
         return (type(value),)
     return (type(value), type(None))
