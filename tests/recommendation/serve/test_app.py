@@ -253,16 +253,10 @@ def test_an_error_that_nobody_foresaw_says_nothing_of_the_body(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the secret history")
 
-    for place in (
-        "recommendation.query.beam_search",
-        "recommendation.serve.bodies.Request.from_json",
-    ):
+    for place in ("search.beam.beam_search", "serve.bodies.Request.from_json"):
         logged = caplog.at_level("DEBUG", "sidtool.recommendation.serve")
         with monkeypatch.context() as patched, logged:
-            if "beam" in place:
-                patched.setattr("sidtool.recommendation.search.beam.beam_search", fail)
-            else:
-                patched.setattr(f"sidtool.recommendation.{place}", fail)
+            patched.setattr(f"sidtool.recommendation.{place}", fail)
             answer = client.post("/v1/recommend", json={"history": ["i1"]})
         assert answer.status_code == 500
         assert "secret" not in answer.text
