@@ -132,7 +132,7 @@ def export(
     """Export a bundle's map for another system or an engine; retired items are omitted."""
     from sidtool.base.output import refuse_existing
     from sidtool.integrations.formats import (
-        EXPORTS,
+        FORMATS,
         check_export_options,
         export_map,
         model_tokens,
@@ -144,7 +144,7 @@ def export(
     opened = open_source(bundle)
     tokens = model_tokens(model, opened) if model is not None else None
     if dry_run:
-        refuse_existing(out, force, EXPORTS[to])
+        refuse_existing(out, force, FORMATS[to].output)
         n_items = plan_export(opened, to, items=catalog, keys=keys)
         return say_plan(
             f"would export {n_items} items of {bundle} for {to} to {out}",

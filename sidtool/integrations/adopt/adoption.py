@@ -17,7 +17,7 @@ from sidtool.base.output_name import FOLDER
 from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.prompts import adopted_prompt, worked_prompt
 from sidtool.integrations.adopt.report import Adoption, equal_rows, sampling_settings
-from sidtool.integrations.formats.convert import SUFFIXES, read_map
+from sidtool.integrations.formats.convert import map_suffixes, read_map
 from sidtool.model import (
     Checkpoint,
     check_embedding_rows,
@@ -148,7 +148,7 @@ def _open_map(source: str | Path, tokenizer: Any) -> Bundle:
     """A bundle, or the bundle of another system's map, whose levels have every code that the
     tokenizer has a token for."""
     path = Path(source)
-    if path.suffix not in SUFFIXES or describe(path) != "a file":
+    if path.suffix not in map_suffixes() or describe(path) != "a file":
         return open_source(source)
     imported = read_map(path, name=path.stem)
     sizes = level_sizes(tokenizer, imported)

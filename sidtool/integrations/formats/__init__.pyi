@@ -1,4 +1,4 @@
-from .convert import EXPORTS as EXPORTS
+from .convert import FORMATS as FORMATS
 from .convert import CatalogFile as CatalogFile
 from .convert import Exported as Exported
 from .convert import System as System

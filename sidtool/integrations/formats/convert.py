@@ -1,10 +1,10 @@
 """Import another system's map as a bundle, and export a bundle's map for another system."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import option
@@ -36,28 +36,7 @@ from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle import Bundle
 
 System = Literal["minionerec", "openonerec", "flashrec", "static", "xllm"]
-
-Source = Literal["minionerec", "openonerec", "grid"]
-"""Systems whose maps can be imported."""
-
-SUFFIXES: dict[str, Source] = {
-    ".json": "minionerec",
-    ".parquet": "openonerec",
-    ".pt": "grid",
-}
-"""Systems by the suffix of their maps."""
-
-EXPORTS: dict[System, OutputKind] = {
-    "minionerec": FOLDER,
-    "openonerec": PARQUET_FILE,
-    "flashrec": JSON_FILE,
-    "static": NPZ_FILE,
-    "xllm": BINARY_FILE,
-}
-"""What an export writes."""
-
-WITH_TOKENS: tuple[System, ...] = ("flashrec", "static", "xllm")
-"""Systems whose export depends on a model's token ids."""
+"""The systems that a map can be exported for."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +70,79 @@ class Exported:
     """None if FlashRec infers the token layout, or if `flashrec_needs_model`"""
     flashrec_needs_model: bool = False
     """FlashRec needs `--sid`, which depends on the model's token ids"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export is written with."""
+
+    items: Items | None = None
+    keys: Keys = "id"
+    tokens: ModelTokens | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Format:
+    """The map of another system: how its file is read, how one is written, or both."""
+
+    read: Callable[..., Bundle] | None = None
+    """(source, name=, sizes=, items=) -> bundle; with `has_catalog` also (info=, keys=)"""
+    suffix: str = ""
+    """Of the files that `read` reads."""
+    write: Callable[[Bundle, Path, Export], Exported] | None = None
+    output: OutputKind = FOLDER
+    """What `write` writes."""
+    has_catalog: bool = False
+    """Whether the map refers to a catalog: --items, --info and --keys."""
+    tokens: Literal["no", "may", "must"] = "no"
+    """Whether a model's token ids are written, with --model."""
+
+
+def _minionerec(bundle: Bundle, out: Path, export: Export) -> Exported:
+    files = write_minionerec(bundle, out, items=export.items, keys=export.keys, force=export.force)
+    return Exported(tuple(files))
+
+
+def _openonerec(bundle: Bundle, out: Path, export: Export) -> Exported:
+    write_openonerec(bundle, out, force=export.force)
+    return Exported((out,))
+
+
+def _flashrec(bundle: Bundle, out: Path, export: Export) -> Exported:
+    is_inferred = infers_layout(bundle.space)
+    sid = None if export.tokens is None else sid_option(bundle.space, export.tokens)
+    write_flashrec(bundle, out, force=export.force)
+    if is_inferred:
+        return Exported((out,))
+    return Exported((out,), flashrec_sid=sid, flashrec_needs_model=sid is None)
+
+
+def _static(bundle: Bundle, out: Path, export: Export) -> Exported:
+    write_static(bundle, out, export.tokens, force=export.force)
+    return Exported((out,))
+
+
+def _xllm(bundle: Bundle, out: Path, export: Export) -> Exported:
+    assert export.tokens is not None  # tokens="must"
+    write_xllm(bundle, out, export.tokens, force=export.force)
+    return Exported((out,))
+
+
+FORMATS: dict[str, Format] = {
+    "minionerec": Format(read_minionerec, ".json", _minionerec, FOLDER, has_catalog=True),
+    "openonerec": Format(read_openonerec, ".parquet", _openonerec, PARQUET_FILE),
+    "grid": Format(read_grid, ".pt"),
+    "flashrec": Format(write=_flashrec, output=JSON_FILE, tokens="may"),
+    "static": Format(write=_static, output=NPZ_FILE, tokens="may"),
+    "xllm": Format(write=_xllm, output=BINARY_FILE, tokens="must"),
+}
+"""The maps of other systems by name. A new one is a file with its reader or writer, and a line."""
+
+
+def map_suffixes() -> dict[str, Format]:
+    """The formats that can be read, by the suffix of their files."""
+    return {form.suffix: form for form in FORMATS.values() if form.read is not None}
 
 
 def import_map(
@@ -144,30 +196,22 @@ def read_map(
     codebook: CodebookFile | None = None,
 ) -> Bundle:
     """The bundle that `import_map` writes, with a name. Raises as `import_map` does."""
-    system = SUFFIXES.get(source.suffix)
-    if system is None:
+    readable = map_suffixes()
+    form = readable.get(source.suffix)
+    if form is None or form.read is None:
         raise UsageError(
             f"{source}: no known map has the suffix {source.suffix!r}",
-            hint=f"known suffixes are {', '.join(SUFFIXES)}",
+            hint=f"known suffixes are {', '.join(readable)}",
         )
-    if system != "minionerec" and (info is not None or keys != "id"):
+    of_catalog: dict[str, Any] = {}
+    if form.has_catalog:
+        of_catalog = {"info": None if info is None else Path(info), "keys": keys}
+    elif info is not None or keys != "id":
         raise UsageError(f"--info and --keys line apply to an index.json, not to {source}")
     catalog = items.read() if items is not None else None
     # with a codebook, the level sizes are its own
     map_sizes = sizes if codebook is None else None
-    if system == "openonerec":
-        bundle = read_openonerec(source, name=name, sizes=map_sizes, items=catalog)
-    elif system == "grid":
-        bundle = read_grid(source, name=name, sizes=map_sizes, items=catalog)
-    else:
-        bundle = read_minionerec(
-            source,
-            name=name,
-            sizes=map_sizes,
-            items=catalog,
-            info=None if info is None else Path(info),
-            keys=keys,
-        )
+    bundle = form.read(source, name=name, sizes=map_sizes, items=catalog, **of_catalog)
     if codebook is None:
         return bundle
     catalog_ids = None if catalog is None else catalog.ids
@@ -199,36 +243,32 @@ def export_map(
     """
     out = Path(out)
     check_export_options(to, items=items, keys=keys, has_model=tokens is not None)
-    check_suffix(out, EXPORTS[to])
+    form = FORMATS[to]
+    assert form.write is not None  # checked above
+    check_suffix(out, form.output)
     _count_exported(bundle)
-    if to == "minionerec":
-        catalog = items.read(bundle=bundle) if items is not None else None
-        files = write_minionerec(bundle, out, items=catalog, keys=keys, force=force)
-        return Exported(tuple(files))
-    if to == "flashrec":
-        return _export_flashrec(bundle, out, tokens, force)
-    if to == "openonerec":
-        write_openonerec(bundle, out, force=force)
-    elif to == "static":
-        write_static(bundle, out, tokens, force=force)
-    else:
-        assert tokens is not None  # checked above
-        write_xllm(bundle, out, tokens, force=force)
-    return Exported((out,))
+    catalog = items.read(bundle=bundle) if items is not None else None
+    return form.write(bundle, out, Export(catalog, keys, tokens, force))
 
 
 def check_export_options(
     to: System, *, items: CatalogFile | None, keys: Keys, has_model: bool
 ) -> None:
     """Raise UsageError for options that do not apply to a system, or that it lacks."""
-    if to not in get_args(System):
-        raise UsageError(f"unknown system {to!r}", hint=f"one of {', '.join(get_args(System))}")
-    if to != "minionerec" and (items is not None or keys != "id"):
-        raise UsageError(f"--items and --keys apply to --to minionerec, not to {to}")
-    if to not in WITH_TOKENS and has_model:
-        raise UsageError(f"--model applies to --to {', '.join(WITH_TOKENS)}, not to {to}")
-    if to == "xllm" and not has_model:
-        raise UsageError("--to xllm writes token ids, and they depend on the model", hint="--model")
+    writers = {name: form for name, form in FORMATS.items() if form.write is not None}
+    if to not in writers:
+        raise UsageError(f"unknown system {to!r}", hint=f"one of {', '.join(writers)}")
+    form = writers[to]
+    if not form.has_catalog and (items is not None or keys != "id"):
+        with_catalog = ", ".join(name for name, each in writers.items() if each.has_catalog)
+        raise UsageError(f"--items and --keys apply to --to {with_catalog}, not to {to}")
+    if form.tokens == "no" and has_model:
+        with_tokens = ", ".join(name for name, each in writers.items() if each.tokens != "no")
+        raise UsageError(f"--model applies to --to {with_tokens}, not to {to}")
+    if form.tokens == "must" and not has_model:
+        raise UsageError(
+            f"--to {to} writes token ids, and they depend on the model", hint="--model"
+        )
 
 
 def plan_export(
@@ -237,7 +277,7 @@ def plan_export(
     """The number of items that an export would write. Raises as `export_map` for a bundle without
     active items, and for keys and a catalog that do not fit."""
     n_items = _count_exported(bundle)
-    if to == "minionerec":
+    if FORMATS[to].has_catalog:
         catalog = items.read(bundle=bundle) if items is not None else None
         minionerec_entries(bundle, catalog, keys)
     return n_items
@@ -250,14 +290,3 @@ def _count_exported(bundle: Bundle) -> int:
             f"bundle {bundle.manifest.name!r} has no items to export: all {len(bundle)} are retired"
         )
     return len(bundle.active)
-
-
-def _export_flashrec(
-    bundle: Bundle, out: Path, tokens: ModelTokens | None, force: bool
-) -> Exported:
-    inferred = infers_layout(bundle.space)
-    sid = sid_option(bundle.space, tokens) if tokens is not None else None
-    write_flashrec(bundle, out, force=force)
-    if inferred:
-        return Exported((out,))
-    return Exported((out,), flashrec_sid=sid, flashrec_needs_model=sid is None)
