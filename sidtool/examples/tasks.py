@@ -46,8 +46,8 @@ TASKS: Mapping[str, Task] = {
     "predict-FIELD": Task(feedback_examples, "event", "sid", "feedback", feedback="FIELD"),
 }
 """The tasks by name, with the function that makes their examples; the file of a task's templates
-has its name. FIELD is any column of the catalog (brand-to-sid, prefix-to-category), or of a
-task with a feedback a field of the split.
+has its name, unless it says another one. FIELD is any column of the catalog (brand-to-sid,
+prefix-to-category), or of a task with a feedback a field of the split.
 
 A `sequence` example is a whole history, every item of it a target. `item-text` and `history-text`
 interleave SIDs and titles in running text, for continued pre-training as in PLUM (He et al., 2025).
@@ -81,7 +81,7 @@ def find_task(name: str) -> Task | None:
     if name == GENERAL_TASK:
         return _GENERAL
     if name in TASKS and "FIELD" not in name:
-        return replace(TASKS[name], templates=name)
+        return replace(TASKS[name], templates=TASKS[name].templates or name)
     for family, task in TASKS.items():
         match = re.fullmatch(family.replace("FIELD", r"(\w+)"), name)
         if match and task.feedback:

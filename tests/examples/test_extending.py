@@ -1,0 +1,106 @@
+"""docs/extending.md adds a quantizer, a task, a reward, a search and a map format: they work, and
+each takes less than forty lines."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidtool.data.items import Items
+from sidtool.data.split.split import Split
+from sidtool.examples.examples_run import make_sft
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.tasks import TASKS, find_task
+from sidtool.integrations.formats.convert import FORMATS, export_map
+from sidtool.recommendation.search.score import score_sids
+from sidtool.tokenizer.bundle import Bundle, verify
+from sidtool.tokenizer.quantize import METHODS
+from sidtool.training.reinforcement.rewards.kinds import REWARDS, parse_rewards
+from sidtool.training.reinforcement.rewards.reward import Groups, RewardContext, reward_sum
+from tests.doc_blocks import blocks, page
+from tests.recommendation.search.cases import make, model_of, prompt
+
+KINDS = ("quantizer", "task", "reward", "search", "map format")
+DICTS: tuple[Any, ...] = (METHODS, TASKS, REWARDS, FORMATS)
+
+
+@pytest.fixture(scope="module")
+def added() -> Iterator[dict[str, Any]]:
+    """What the page defines, with its entries in the dicts while the tests run."""
+    before = [dict(entries) for entries in DICTS]
+    names: dict[str, Any] = {}
+    for block in blocks(page("extending.md"), "python"):
+        exec(block, names)
+    yield names
+    for entries, old in zip(DICTS, before, strict=True):
+        entries.clear()
+        entries.update(old)
+    find_task.cache_clear()
+
+
+def test_the_page_has_one_short_block_per_kind() -> None:
+    codes = blocks(page("extending.md"), "python")
+    assert len(codes) == len(KINDS)
+    assert all(len(code.splitlines()) < 40 for code in codes)
+
+
+def test_a_quantizer_makes_a_bundle(added: dict[str, Any], tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(45, 8)).astype(np.float32)
+    ids = [f"i{row}" for row in range(45)]
+    bundle = Bundle.from_vectors(ids, vectors, sizes=(8, 8), method="random", seed=3)
+    assert len(set(bundle.sids().values())) == 45
+    assert np.isin(bundle.codebook.levels[0], vectors).all()
+    bundle.save(tmp_path / "random.zarr")
+    assert verify(tmp_path / "random.zarr") == []
+
+
+def test_a_task_makes_its_examples(
+    added: dict[str, Any], bundle: Bundle, catalog: Items, split: Split, tmp_path: Path
+) -> None:
+    items = [item for user in split.train for item in user.items]
+    unseen = set(items[:3])
+    kept = [user for user in split.train if not unseen & set(user.items)]
+    fewer = split.__class__(**{**vars(split), "train": tuple(kept)})
+    seen = {item for user in kept for item in user.items}
+    out = tmp_path / "train.jsonl"
+    make_sft(bundle, catalog, fewer, out, SftOptions(tasks={"new-title-to-sid": 1.0}))
+    examples = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(examples) == len(set(catalog.ids) - seen) > 0
+    assert {example["task"] for example in examples} == {"new-title-to-sid"}
+
+
+def test_a_reward_scores_groups(added: dict[str, Any], bundle: Bundle) -> None:
+    rng = np.random.default_rng(1)
+    items = rng.integers(-1, len(bundle), (20, 5))
+    targets = rng.integers(0, len(bundle), 20)
+    groups = Groups([np.zeros(0, dtype=np.int64)] * 20, items, targets)
+    rewards = reward_sum(parse_rewards("first-code=2"), groups, RewardContext(bundle))
+    codes = bundle.items.codes
+    for row, column in np.ndindex(items.shape):
+        item = items[row, column]
+        is_hit = item >= 0 and codes[item, 0] == codes[targets[row], 0]
+        assert rewards[row, column] == (2 if is_hit else 0)
+
+
+def test_a_search_finds_leaves(added: dict[str, Any]) -> None:
+    trie, tokens = make((4, 5, 3), 30)
+    model = model_of("llama", tokens)
+    rng = np.random.default_rng(2)
+    prompts = [prompt(rng, length) for length in (3, 7, 5)]
+    leaves = added["best_codes"](model, prompts, trie, tokens, 40)  # the beam holds every prefix
+    codes = trie.leaf_codes(np.arange(trie.n_leaves))
+    siblings = codes.repeat(3, axis=0)
+    siblings[:, 2] = np.tile(np.arange(3), len(codes))  # every last code behind each prefix
+    scores = score_sids(model, prompts, siblings, tokens).reshape(len(prompts), -1, 3)
+    of_prefix = np.log(np.exp(scores).sum(axis=2))
+    last = scores[:, np.arange(len(codes)), codes[:, 2]] - of_prefix
+    np.testing.assert_array_equal(leaves, last.argmax(axis=1))
+
+
+def test_a_map_format_is_written(added: dict[str, Any], bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "sids.tsv"
+    assert export_map(bundle, out, "table").files == (out,)  # type: ignore[arg-type]
+    assert dict(line.split("\t") for line in out.read_text().splitlines()) == bundle.sids()
