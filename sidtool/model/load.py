@@ -40,8 +40,8 @@ class LoadedModel:
     memory: WeightedMemory | None = None
     """the memory that its recommendations are mixed with"""
     beam_search: Callable[..., list[Any]] | None = None
-    """what searches in the place of sidtool's decoder, called as `decoder.beam.beam_search` is: an
-    engine that has the weights"""
+    """what searches in the place of sidtool's decoder, called as
+    `recommendation.search.beam.beam_search` is: an engine that has the weights"""
 
     @property
     def tokens(self) -> SidTokens:

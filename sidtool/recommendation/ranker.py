@@ -39,7 +39,7 @@ def search_lists(
     """The list of each query: of `length` items, or all that its filter leaves. Draws follow from
     the seed of the options and the query's prompt.
 
-    Raises as `list_decoder.list_search.search_lists`, and UsageError if the session has a memory.
+    Raises as `search.list_search.search_lists`, and UsageError if the session has a memory.
     """
     found = search_distinct_lists(
         session, model, queries, length=length, num_beams=num_beams, options=options, n_lists=1

@@ -188,7 +188,7 @@ def _settings(params: StageParams) -> dict[str, object]:
         if name in ("options", "sft_fields", "grpo_fields"):
             chosen = {key: each for key, each in flat_record(value).items() if each is not None}
             settings |= chosen
-        elif name in ("start", "base", "reward_teacher"):
+        elif name in ("start", "base", "reward_teacher", "reward_model"):
             settings[name] = _reference(value)
         elif name == "teachers":
             settings[name] = ", ".join(_reference(teacher) for teacher in value)

@@ -11,11 +11,6 @@ from sidtool.recommendation.serve.service import Service
 
 OPEN_PATHS = ("/healthz", "/readyz")
 """Paths that need no token."""
-PATHS = (
-    *("/v1/recommend", "/v1/score", "/v1/encode", "/v1/decode"),
-    *("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"),
-)
-"""Paths that are counted by name; a client may try any number of others."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +50,9 @@ class Guard:
                 answer = refusal(500, "the call failed, and the log of the service says where")
                 await answer(scope, receive, send_counted)
         finally:
-            path = scope["path"] if scope["path"] in PATHS else "other"
+            # a client may try any number of other paths
+            known = {route.path for route in scope["app"].routes}
+            path = scope["path"] if scope["path"] in known else "other"
             seconds = time.monotonic() - start
             service: Service = scope["app"].state.service
             service.metrics.calls.labels(path, status).inc()
