@@ -158,8 +158,8 @@ def import_map(
 ) -> Bundle:
     """Write another system's map to `out` as a bundle; it encodes if there is its `codebook`.
 
-    `source` is an index.json (see interop/minionerec.py for `info` and `keys`), a pid2sid.parquet
-    or GRID's .pt. Level sizes default to those of the codebook, or to the powers of two that hold
+    `source` is an index.json (see minionerec.py for `info` and `keys`), a pid2sid.parquet or GRID's
+    .pt. Level sizes default to those of the codebook, or to the powers of two that hold
     the codes. Raises UsageError for options that do not apply or an existing output, DataError for
     a malformed file, RefusedError if the codebook is not that of the map (`with_codebook`).
 

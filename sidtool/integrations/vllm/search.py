@@ -63,8 +63,8 @@ class VllmSearch:
         targets: Sequence[int] | None = None,
     ) -> list[BeamResult]:
         """The k best SIDs after each prompt, as `recommendation.search.beam.beam_search` defines
-        them; `model` is not used. Raises UsageError for what an engine cannot do: more beams than it was started
-        for, another normalization, a memory, targets."""
+        them; `model` is not used. Raises UsageError for what an engine cannot do: more beams than
+        it was started for, another normalization, a memory, targets."""
         num_beams = min(max(num_beams, k), trie.n_leaves)
         filters = filters or [None] * len(prompts)
         self._check(num_beams, normalize, priors, targets)
