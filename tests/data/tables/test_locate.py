@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.files import open_split, split_events
 from sidtool.data.tables.tables import column_names, read_columns
-from tests import s3
 from tests.data.tables.files import CONTAINERS, write_table
+from tests.s3 import BUCKET, Wire
 
 TABLE = {"user": list("uuuvvv"), "item": list("abcabc"), "ts": list("123456")}
 
@@ -54,23 +55,20 @@ def test_files_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert column_names(named) == tuple(TABLE)
 
 
-def test_tables_at_a_url_are_read(tmp_path: Path) -> None:
+def test_tables_at_a_url_are_read(tmp_path: Path, s3: Wire) -> None:
     whole = read_interactions(write_table(tmp_path / "x.csv", TABLE))
     parts(tmp_path / "parts", "x.parquet")
-    with s3.serve():
-        import fsspec
-
-        store = fsspec.filesystem("s3")
-        store.put_file(str(tmp_path / "x.csv"), f"{s3.BUCKET}/data/x.csv")
-        for file in (tmp_path / "parts").iterdir():
-            store.put_file(str(file), f"{s3.BUCKET}/events/{file.name}")
-        store.pipe_file(f"{s3.BUCKET}/data/torn.csv", b"user,item,ts\nu,a\n")
-        for location in ("data/x.csv", "data/x*.csv", "events", "events/x-*.parquet"):
-            path = Path(f"s3://{s3.BUCKET}/{location}")
-            assert read_interactions(path).digest == whole.digest
-        with pytest.raises(DataError, match=rf"s3://{s3.BUCKET}/data/torn.csv, line 2"):
-            read_columns(Path(f"s3://{s3.BUCKET}/data/torn.csv"), ["user", "item", "ts"])
-        with pytest.raises(DataError, match="does not exist"):
-            column_names(Path(f"s3://{s3.BUCKET}/data/none.csv"))
+    store = fsspec.filesystem("s3")
+    store.put_file(str(tmp_path / "x.csv"), f"{BUCKET}/data/x.csv")
+    for file in (tmp_path / "parts").iterdir():
+        store.put_file(str(file), f"{BUCKET}/events/{file.name}")
+    store.pipe_file(f"{BUCKET}/data/torn.csv", b"user,item,ts\nu,a\n")
+    for location in ("data/x.csv", "data/x*.csv", "events", "events/x-*.parquet"):
+        path = Path(f"s3://{BUCKET}/{location}")
+        assert read_interactions(path).digest == whole.digest
+    with pytest.raises(DataError, match=rf"s3://{BUCKET}/data/torn.csv, line 2"):
+        read_columns(Path(f"s3://{BUCKET}/data/torn.csv"), ["user", "item", "ts"])
+    with pytest.raises(DataError, match="does not exist"):
+        column_names(Path(f"s3://{BUCKET}/data/none.csv"))
     with pytest.raises(UsageError, match=r"nope://x\.csv cannot be opened"):
         column_names(Path("nope://x.csv"))
