@@ -43,9 +43,9 @@ class Option:
 
     def check(self, name: str, value: Any, kind: Any) -> None:
         """Raise UsageError for a value out of bounds or of another type than `kind`."""
-        wanted = _type_error(value, kind) or self._bound_error(value)
-        if value is not None and wanted is not None:
-            raise UsageError(f"{name} must be {wanted}, not {value!r}")
+        rule = _type_error(value, kind) or self._bound_error(value)
+        if value is not None and rule is not None:
+            raise UsageError(f"{name} must be {rule}, not {value!r}")
 
     def _bound_error(self, value: Any) -> str | None:
         """The bound that a number does not keep."""
@@ -78,16 +78,16 @@ def group(default: Any = None) -> Any:
 
 def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
     """The fields of a dataclass that users set."""
-    for each in fields(kind):
-        if _KEY in each.metadata:
-            yield each, each.metadata[_KEY]
+    for entry in fields(kind):
+        if _KEY in entry.metadata:
+            yield entry, entry.metadata[_KEY]
 
 
 def check_options(options: Any) -> None:
     """Raise UsageError for the first value of a dataclass that is out of its bounds or not of its
     type: numbers and texts of choices."""
-    for each, declared in options_of(type(options)):
-        declared.check(each.name, getattr(options, each.name), each.type)
+    for entry, declared in options_of(type(options)):
+        declared.check(entry.name, getattr(options, entry.name), entry.type)
 
 
 def _type_error(value: Any, kind: Any) -> str | None:

@@ -142,7 +142,7 @@ def with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**alone, **made)
 
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    run.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    run.__annotations__ = {name: flag.annotation for name, flag in parameters.items()}
     run.groups = tuple(groups.values())  # type: ignore[attr-defined]
     return run
 
@@ -198,9 +198,9 @@ def _make(group: Any, values: Mapping[str, Any]) -> Any:
 def _group(hint: Any) -> Any:
     """The group of a parameter: a dataclass, one that may be None, or `Given`; None for a parameter
     of another kind."""
-    given = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Given)]
-    if given:
-        return given[0]
+    for annotation in getattr(hint, "__metadata__", ()):
+        if isinstance(annotation, Given):
+            return annotation
     return hint if is_dataclass(_required(hint)) else None
 
 

@@ -52,11 +52,11 @@ def _check_seen(split: Split, earlier: Split) -> None:
     shows_all = not split.fields.target
     for user in users:
         log, old = logs[user], earlier_logs[user]
-        for parts, learned, asked in (
+        for parts, learned, held_out in (
             ("training", old.train, log.valid | log.test),
             ("training or validation", old.train | old.valid, log.test),
         ):
-            seen = _learned(old.events, learned, log.events, asked, in_order, shows_all)
+            seen = _learned(old.events, learned, log.events, held_out, in_order, shows_all)
             if seen is not None:
                 raise CompatibilityError(
                     f"split {split.reference} holds out item {seen[0]!r} of user {user!r}, which "
