@@ -40,9 +40,9 @@ def extended(split: Split, earlier: Split) -> Split:
 
 
 def _check_seen(split: Split, earlier: Split) -> None:
-    held_out = {*_targets(split.valid), *_targets(split.test)}
+    targets = {*_targets(split.valid), *_targets(split.test)}
     events = ((each.user, item) for each in earlier.train for item in each.items)
-    repeated = {event for event in chain(events, _targets(earlier.valid)) if event in held_out}
+    repeated = {event for event in chain(events, _targets(earlier.valid)) if event in targets}
     users = {user for user, _ in repeated}
     in_order = split.windows is None and earlier.windows is None
     in_order &= split.reference.order == earlier.reference.order
