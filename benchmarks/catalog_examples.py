@@ -11,7 +11,7 @@ import numpy as np
 
 from sidtool import Bundle
 from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.tokenizer.index_spaces import PopularityRanks

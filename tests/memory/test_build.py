@@ -16,7 +16,8 @@ from sidtool.base.errors import (
 )
 from sidtool.data.items import make_items
 from sidtool.data.split import cooccurrence
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.similarity_tuning import tune_similarity
 from sidtool.memory.build import EarlierMemory, build_memory, rebuild_memory
 from sidtool.memory.memory import Memory

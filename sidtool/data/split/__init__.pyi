@@ -10,9 +10,6 @@ from .cooccurrence import pair_weights as pair_weights
 from .examples import read_examples as read_examples
 from .examples import write_examples as write_examples
 from .files import MANIFEST as MANIFEST
-from .files import TEST as TEST
-from .files import TRAIN as TRAIN
-from .files import VALID as VALID
 from .files import SplitOptions as SplitOptions
 from .files import is_split_folder as is_split_folder
 from .files import open_split as open_split
@@ -31,10 +28,11 @@ from .record import SplitManifest as SplitManifest
 from .record import SplitReference as SplitReference
 from .record import check_split as check_split
 from .sessions import SessionRule as SessionRule
-from .split import Event as Event
-from .split import Example as Example
-from .split import FurtherTarget as FurtherTarget
 from .split import Split as Split
-from .split import UserSequence as UserSequence
+from .split import SplitOrigin as SplitOrigin
 from .split import count_leaks as count_leaks
 from .split import evenly_spaced as evenly_spaced
+from .values import Event as Event
+from .values import Example as Example
+from .values import FurtherTarget as FurtherTarget
+from .values import UserSequence as UserSequence

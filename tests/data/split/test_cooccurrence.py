@@ -8,7 +8,8 @@ import pytest
 from sidtool.base.errors import DataError, RefusedError
 from sidtool.data.split import cooccurrence
 from sidtool.data.split.cooccurrence import count_cooccurrence, count_pairs, weigh_pairs
-from sidtool.data.split.split import Example, Split, SplitOrigin, UserSequence
+from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.data.split.values import Example, UserSequence
 
 
 def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:

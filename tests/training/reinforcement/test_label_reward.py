@@ -109,7 +109,7 @@ def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **h
         out,
         options=RlOptions(**options),
         grpo_fields=fields,
-        valid=rated / "valid.jsonl",
+        valid=made.with_name("valid.jsonl"),
         reward_inputs={"label": reward_model},
         split=rated,
         allow_worse_slices=True,
@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused(
             "--split has no use",
         ),
         ({"split": None}, "shows fields, which the training examples do not repeat"),
-        ({"split": rated / "valid.jsonl"}, "is no split folder"),
+        ({"split": rated / "valid.parquet"}, "is no split folder"),
         ({"options": {"positive_label": "watch>3"}}, "about 'watch', reward model .* rating"),
     ):
         with pytest.raises(UsageError, match=message):
