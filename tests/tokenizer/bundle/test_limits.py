@@ -1,7 +1,6 @@
 """A bundle that claims more than it stores is refused before anything is allocated, and what is no
 regular file is not opened."""
 
-import json
 import os
 import socket
 import struct
@@ -13,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 import fsspec
-import numpy as np
 import pytest
 
 from sidtool.base.errors import IntegrityError, SidtoolError
@@ -91,9 +89,7 @@ def claimed(made: Draft, items: int, **changes: Any) -> Draft:
 
 @pytest.mark.parametrize(
     ("items", "rows", "container"),
-    all_pairs(
-        [10**7, 10**9, (1 << 32) - 1], [1, 7, 4096, 1 << 40], ["shop.zarr", "shop.zarr.zip"]
-    ),
+    all_pairs([10**7, 10**9, (1 << 32) - 1], [1, 7, 4096, 1 << 40], ["shop.zarr", "shop.zarr.zip"]),
 )
 def test_sizes_are_bounded_by_what_is_stored(
     tmp_path: Path, items: int, rows: int, container: str
