@@ -67,7 +67,7 @@ def test_blocks_do_not_change_what_is_read_and_counted(
 ) -> None:
     examples = tuple(Example(f"u{user}", (), item, place) for user, item, place in held_out)
     split = split_of(*histories, held_out=examples)
-    leaks = {("u%d" % user, item, place) for user, item, place in held_out} & {
+    leaks = {(f"u{user}", item, place) for user, item, place in held_out} & {
         (sequence.user, item, place)
         for sequence in split.train
         for place, item in enumerate(sequence.items)
