@@ -31,6 +31,7 @@ def test_validation_users_are_those_beside_the_examples_or_the_given_ones(
     lineage = read_lineage(made)
     assert validation_users(None, made, lineage) == made.with_name("valid.jsonl")
     write_lines(split, tmp_path / "split")
+    lineage = replace(lineage, split=of_lines(split).reference)
     valid = tmp_path / "split" / "valid.jsonl"
     assert validation_users(valid, made, lineage) == valid
 

@@ -26,6 +26,8 @@ from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.values import Event, Example, UserSequence
 
 T = TypeVar("T")
+MAX_POSITION = 1 << 31
+"""Positions of a user's events are smaller."""
 LEAK_BLOCK = 1 << 16
 """Events that are looked up at once."""
 MIN_LENGTH = 3
@@ -100,14 +102,19 @@ class Split:
         """The targets of validation and test."""
         return HeldOutEvents((self.valid, self.test))
 
-    @property
+    @cached_property
     def leaked_events(self) -> int:
         """The number of training events that are held out: must be 0."""
-        users = np.repeat(self.train.user_codes, self.train.items.lengths)
-        leaked = self.held_out.are_held_out(
-            users, self.train.items.joined, self.train.event_positions
+        first_held_out = np.full(len(self.train.store.users), MAX_POSITION)
+        for part in (self.valid, self.test):
+            np.minimum.at(first_held_out, part.event_users, part.event_positions)
+        # only events from a user's first held-out position on can be held out
+        suspects = self.train.take(
+            np.flatnonzero(self.train.stop_positions > first_held_out[self.train.user_codes])
         )
-        return int(leaked.sum())
+        users = np.repeat(suspects.user_codes, suspects.items.lengths)
+        items, positions = suspects.items.joined, suspects.event_positions
+        return int(self.held_out.are_held_out(users, items, positions).sum())
 
     @cached_property
     def train_digest(self) -> str:
