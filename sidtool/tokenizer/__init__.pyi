@@ -7,10 +7,8 @@ from .codes.measure import prefix_similarity as prefix_similarity
 from .codes.measure import shared_levels as shared_levels
 from .codes.report import CodebookReport as CodebookReport
 from .encoder.loaded import LoadedEncoder as LoadedEncoder
-from .encoder.loaded import check_recipe as check_recipe
 from .encoder.loaded import encoder_digests as encoder_digests
 from .encoder.loaded import load_encoder as load_encoder
-from .encoder.loaded import record_encoder as record_encoder
 from .encoder.model import check_location as check_location
 from .encoder.settings import Encoder as Encoder
 from .index_spaces import Index as Index
@@ -50,6 +48,7 @@ from .make.encode import item_texts as item_texts
 from .make.encode import open_encoder as open_encoder
 from .make.encode import open_sources as open_sources
 from .make.encode import read_sources as read_sources
+from .make.encode import recorded_encoder as recorded_encoder
 from .make.explain import Example as Example
 from .make.explain import Term as Term
 from .make.explain import TitleWords as TitleWords

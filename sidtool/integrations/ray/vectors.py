@@ -24,10 +24,10 @@ from sidtool.tokenizer import (
     Encoder,
     LoadedEncoder,
     check_location,
-    check_recipe,
-    check_texts,
     encoder_digests,
     load_encoder,
+    open_encoder,
+    recorded_encoder,
 )
 from sidtool.tokenizer.bundle import Bundle
 
@@ -85,11 +85,7 @@ class EncodeJob:
     def open(self) -> Callable[[Shard], PartReport]:
         """Open the bundle, and load its encoder, which must be that of the recipe."""
         bundle = open_bundle(self.bundle)
-        encoder, recipe = check_texts(
-            bundle, (), model=self.model, trust_remote_code=self.trust_remote_code
-        )
-        loaded = load_encoder(encoder)
-        check_recipe(loaded, recipe)
+        loaded = open_encoder(bundle, model=self.model, trust_remote_code=self.trust_remote_code)
         return lambda shard: self._encode(bundle, loaded, shard)
 
     def _encode(self, bundle: Bundle, loaded: LoadedEncoder, shard: Shard) -> PartReport:
@@ -161,9 +157,8 @@ def encode_folder(
     refuse_inputs(out, locate(bundle)[0])
     columns = columns or ItemColumns()
     if columns.text_template is None:
-        template = (opened.manifest.recipe or {}).get("text_template")
-        columns = replace(columns, text_template=template)
-    encoder, _ = check_texts(opened, (), model=model, trust_remote_code=trust_remote_code)
+        columns = replace(columns, text_template=opened.manifest.made_by.text_template)
+    encoder = recorded_encoder(opened, model=model, trust_remote_code=trust_remote_code)
     run = run or RunOptions()
     made_from = {
         "command": "encode",

@@ -26,7 +26,7 @@ NO_ITEMS = Items((), (), (), {}, "", "")
 
 def read_new_items(bundle: Bundle, path: Path, catalog: CatalogOptions | None = None) -> Items:
     """Read items to add, with the columns and the text template that the bundle records."""
-    template = (bundle.manifest.recipe or {}).get("text_template")
+    template = bundle.manifest.made_by.text_template
     options = replace(catalog or CatalogOptions(), text_template=template)
     return read_catalog(path, options, recorded=bundle.manifest.made_from.columns)
 

@@ -23,7 +23,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import library_versions, now
 from sidtool.tokenizer.codes.make import ItemCodes, make_codes
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.model import check_location
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions, read_catalog
