@@ -1,18 +1,20 @@
 """The command build-codebook, and the table of a codebook report."""
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import assignments, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.tokenizer import LETTERS, BuildOptions, CatalogOptions, Encoder
+from sidtool.tokenizer import LETTERS, BuildOptions, CatalogOptions, Encoder, FusionOptions
 
 if TYPE_CHECKING:
     from sidtool.data import Items
@@ -86,20 +88,15 @@ def build_codebook(
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     from sidtool.tokenizer import build_codebook as build_bundle
-    from sidtool.tokenizer import (
-        check_build,
-        check_inputs,
-        parse_source,
-        read_catalog,
-        with_settings,
-    )
+    from sidtool.tokenizer import plan_build
 
-    sources = [parse_source(each) for each in embeddings or []]
-    check_inputs(encoder, sources)
-    settings = _settings(set_, balanced, normalize)
+    sources = [_parse_source(each) for each in embeddings or []]
     weighted = replace(build, weights=tuple(weight for _, weight in sources))
-    chosen = with_settings(weighted, settings, has_events=interactions is not None)
+    settings = _settings(set_, balanced, normalize)
+    chosen = _with_settings(weighted, settings, has_events=interactions is not None)
     data: dict[str, Any] = {
+        "catalog": catalog,
+        "encoder": encoder,
         "embeddings": [path for path, _ in sources],
         "by_row": by_row,
         "split": interactions,
@@ -107,16 +104,40 @@ def build_codebook(
     }
     if dry_run:
         refuse_existing(out, force, BUNDLE)
-    read = read_catalog(items, catalog)
-    if dry_run:
-        check_build(read, chosen, **data)
-        return _say_plan(read, chosen, out, json)
+        return _say_plan(plan_build(items, chosen, **data), chosen, out, json)
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build_bundle(
-            read, out, chosen, encoder=encoder, force=force, progress=stages, **data
-        )
+        bundle = build_bundle(items, out, chosen, force=force, progress=stages, **data)
     _say_built(bundle, out, json)
     return next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
+
+
+def _parse_source(text: str) -> tuple[Path, float]:
+    """A file of vectors and its weight: "FILE=WEIGHT", or "FILE" with weight 1.
+
+    A path may contain "=" itself, if no number follows.
+    """
+    path, equals, weight = text.rpartition("=")
+    try:
+        return (Path(path), float(weight)) if equals else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0
+
+
+def _with_settings(
+    options: BuildOptions, settings: Mapping[str, Any], *, has_events: bool
+) -> BuildOptions:
+    """The options with one list of `settings` for the method and the fusion.
+
+    Raises UsageError for a setting that has no effect without interactions.
+    """
+    names = {entry.name for entry in fields(FusionOptions)}
+    fusion = {name: value for name, value in settings.items() if name in names}
+    method_options = {name: value for name, value in settings.items() if name not in names}
+    options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
+    unused = fusion.keys() - {"text_dim"}
+    if not has_events and unused:
+        raise UsageError(f"option {min(unused)} needs --interactions")
+    return options
 
 
 def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) -> None:

@@ -1,7 +1,7 @@
 """Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,10 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.loaded import LoadedEncoder, load_encoder
 from sidtool.tokenizer.encoder.model import check_location
 from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
 from sidtool.tokenizer.sid import Codes
+
+NO_ITEMS = Items((), (), (), {}, "", "")
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,52 @@ def _check_not_empty(texts: Sequence[str]) -> None:
         raise DataError("an empty text has no semantic ID")
 
 
-def item_texts(bundle: Bundle, items: Items) -> list[str]:
-    """The texts of a bundle's items in a catalog, in the order of the bundle's rows.
+def read_new_items(
+    bundle: Bundle, path: Path | None, catalog: CatalogOptions | None = None
+) -> Items:
+    """Read a catalog with the columns and the text template that a bundle records; no items without
+    a path."""
+    if path is None:
+        return NO_ITEMS
+    template = bundle.manifest.made_by.text_template
+    options = replace(catalog or CatalogOptions(), text_template=template)
+    return read_catalog(path, options, recorded=bundle.manifest.made_from.columns)
 
-    Raises DataError if the catalog lacks an item."""
+
+def check_item_vectors(
+    bundle: Bundle,
+    items: Path | None = None,
+    *,
+    embeddings: Sequence[str | Path] = (),
+    model: str | None = None,
+) -> None:
+    """Raise what `item_vectors` raises before it reads or makes vectors."""
+    if embeddings:
+        open_sources(bundle, embeddings, list(bundle.items.ids))
+    elif items is not None:
+        check_texts(bundle, _item_texts(bundle, items), model=model)
+
+
+def item_vectors(
+    bundle: Bundle,
+    items: Path | None = None,
+    *,
+    embeddings: Sequence[str | Path] = (),
+    model: str | None = None,
+    progress: Progress | None = None,
+) -> Vectors:
+    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, from the files
+    `embeddings` or by the texts of the catalog `items`.
+
+    Raises as `read_sources` and `embed_texts`, and DataError if the catalog lacks an item."""
+    if embeddings:
+        return read_sources(bundle, embeddings, list(bundle.items.ids))
+    return embed_texts(bundle, _item_texts(bundle, items), model=model, progress=progress)
+
+
+def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
+    """The texts of a bundle's items in a catalog, in the order of the bundle's rows."""
+    items = read_new_items(bundle, path)
     texts = dict(zip(items.ids, items.texts, strict=True))
     missing = [item for item in bundle.items.ids if item not in texts]
     if missing:
@@ -153,20 +198,6 @@ def item_texts(bundle: Bundle, items: Items) -> list[str]:
             f"{len(missing)} items of the bundle are not in the catalog (first: {missing[0]!r})"
         )
     return [texts[item] for item in bundle.items.ids]
-
-
-def embed_items(
-    bundle: Bundle,
-    items: Items,
-    *,
-    model: str | None = None,
-    progress: Progress | None = None,
-) -> Vectors:
-    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, by the texts
-    of a catalog.
-
-    Raises as `item_texts` and `embed_texts`."""
-    return embed_texts(bundle, item_texts(bundle, items), model=model, progress=progress)
 
 
 def _recorded_location(model: str, revision: str | None) -> str:
