@@ -11,11 +11,6 @@ from .encoder.loaded import encoder_digests as encoder_digests
 from .encoder.loaded import load_encoder as load_encoder
 from .encoder.model import check_location as check_location
 from .encoder.settings import Encoder as Encoder
-from .index_spaces import Index as Index
-from .index_spaces import ItemRows as ItemRows
-from .index_spaces import Leaves as Leaves
-from .index_spaces import PopularityRanks as PopularityRanks
-from .index_spaces import SidPositions as SidPositions
 from .make.add import add_items as add_items
 from .make.add import planned_change as planned_change
 from .make.align import align as align
@@ -51,9 +46,3 @@ from .quantize.fusion import FusionOptions as FusionOptions
 from .quantize.kmeans import ROWS_PER_CENTROID as ROWS_PER_CENTROID
 from .quantize.kmeans import kmeans as kmeans
 from .quantize.mlp import unit as unit
-from .sid import LETTERS as LETTERS
-from .sid import MAX_CODES as MAX_CODES
-from .sid import SPELLINGS as SPELLINGS
-from .sid import Codes as Codes
-from .sid import Levels as Levels
-from .sid import SidSpace as SidSpace

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import UsageError
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.token_ids import ModelTokens
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle, Trie
+from sidtool.tokenizer.sid import ItemRows
 
 DENSE_LEVELS = 2
 """Levels that STATIC reads from a dense table; the others are rows of a sparse matrix."""
