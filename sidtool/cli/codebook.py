@@ -14,7 +14,8 @@ from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.tokenizer import BuildOptions, CatalogOptions, Encoder, FusionOptions
+from sidtool.tokenizer import BuildOptions, CatalogOptions, FusionOptions
+from sidtool.tokenizer.encoder import Encoder
 from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import typer
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan
 from sidtool.integrations.ray import ItemColumns, RunOptions
-from sidtool.tokenizer import Encoder
+from sidtool.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray import RunReport

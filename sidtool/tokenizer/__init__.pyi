@@ -1,16 +1,9 @@
 from .assign.policy import CollisionCounts as CollisionCounts
 from .assign.policy import Policy as Policy
-from .codes.measure import POOL as POOL
-from .codes.measure import nearest as nearest
+from .codes.measure import NearItems as NearItems
+from .codes.measure import near_items as near_items
 from .codes.measure import neighbor_preservation as neighbor_preservation
-from .codes.measure import prefix_similarity as prefix_similarity
-from .codes.measure import shared_levels as shared_levels
 from .codes.report import CodebookReport as CodebookReport
-from .encoder.loaded import LoadedEncoder as LoadedEncoder
-from .encoder.loaded import encoder_digests as encoder_digests
-from .encoder.loaded import load_encoder as load_encoder
-from .encoder.model import check_location as check_location
-from .encoder.settings import Encoder as Encoder
 from .make.add import add_items as add_items
 from .make.add import planned_change as planned_change
 from .make.align import align as align
@@ -43,6 +36,5 @@ from .quantize import METHODS as METHODS
 from .quantize.codebook import Codebook as Codebook
 from .quantize.codebook import QuantizerParams as QuantizerParams
 from .quantize.fusion import FusionOptions as FusionOptions
-from .quantize.kmeans import ROWS_PER_CENTROID as ROWS_PER_CENTROID
-from .quantize.kmeans import kmeans as kmeans
+from .quantize.kmeans import cluster as cluster
 from .quantize.mlp import unit as unit

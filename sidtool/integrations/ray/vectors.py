@@ -20,16 +20,15 @@ from sidtool.integrations.ray.output import (
 from sidtool.integrations.ray.run import RunOptions, RunReport, part_name, run_over_folder
 from sidtool.integrations.ray.shards import Shard
 from sidtool.registry import locate, open_bundle, open_source
-from sidtool.tokenizer import (
+from sidtool.tokenizer import open_encoder, recorded_encoder
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.encoder import (
     Encoder,
     LoadedEncoder,
     check_location,
     encoder_digests,
     load_encoder,
-    open_encoder,
-    recorded_encoder,
 )
-from sidtool.tokenizer.bundle import Bundle
 
 SHARD_ROWS = 2048
 """Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest
