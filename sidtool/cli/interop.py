@@ -111,8 +111,8 @@ def export(
         typer.Option(
             "-o",
             "--out",
-            help="A folder for minionerec; a .parquet, .json, .npz or .bin file for openonerec, "
-            "flashrec, static or xllm.",
+            help="A folder for minionerec; a .parquet, .json or .bin file for openonerec, flashrec "
+            "or xllm.",
         ),
     ],
     to: Annotated[System, typer.Option("--to", help="Target system.")],
@@ -121,8 +121,8 @@ def export(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model that the engine serves: xllm needs its token ids, static is then over "
-            "them, FlashRec may need them for its --sid option."
+            help="Model that the engine serves: xllm needs its token ids, FlashRec may need them "
+            "for its --sid option."
         ),
     ] = None,
     dry_run: options.DryRun = False,

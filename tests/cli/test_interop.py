@@ -85,7 +85,7 @@ def test_lines_of_a_catalog_as_keys(road: Road, tmp_path: Path) -> None:
     )
 
 
-def test_openonerec_and_static(road: Road, tmp_path: Path) -> None:
+def test_openonerec_there_and_back(road: Road, tmp_path: Path) -> None:
     done("export", road.bundle, "--to", "openonerec", "-o", tmp_path / "map.parquet")
     assert pq.read_table(tmp_path / "map.parquet").column_names == ["pid", "sid"]
     done(
@@ -103,8 +103,6 @@ def test_openonerec_and_static(road: Road, tmp_path: Path) -> None:
         original.identity.space,
         original.identity.items,
     )
-    done("export", road.bundle, "--to", "static", "-o", tmp_path / "static.npz")
-    assert "packed_csr" in np.load(tmp_path / "static.npz")
 
 
 def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Path) -> None:
@@ -144,14 +142,6 @@ def test_flashrec_gets_the_option_that_it_cannot_infer(road: Road, tmp_path: Pat
 
 def test_engines_get_the_token_ids_of_a_model(road: Road, tmp_path: Path) -> None:
     engine = ("export", road.bundle, "--model", road.model, "--to")
-    done(*engine, "static", "-o", tmp_path / "table.npz")
-    arrays = np.load(tmp_path / "table.npz")
-    vocabulary = json.loads((road.model / "config.json").read_text())["vocab_size"]
-    start = read_contract(road.model).token_start
-    bundle = Bundle.open(road.bundle)
-    firsts = np.unique(bundle.items.codes[:, 0])
-    assert arrays["start_mask"].shape == (vocabulary,)
-    assert np.flatnonzero(arrays["start_mask"]).tolist() == (start + firsts).tolist()
     named = refused(1, *engine, "xllm", "-o", tmp_path / "vocab.bin")
     assert "ids that are numbers, not 'b0" in named
     assert "ends with .npz" in refused(2, *engine, "xllm", "-o", tmp_path / "vocab.npz")
@@ -225,12 +215,12 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
             "--pooling requires --encoder",
         ),
         (
-            ("export", "BUNDLE", "--to", "static", "-o", "OUT", "--keys", "line"),
-            "apply to --to minionerec, not to static",
+            ("export", "BUNDLE", "--to", "flashrec", "-o", "OUT", "--keys", "line"),
+            "apply to --to minionerec, not to flashrec",
         ),
         (
             ("export", "BUNDLE", "--to", "openonerec", "-o", "OUT", "--model", "M"),
-            "--model applies to --to flashrec, static, xllm, not to openonerec",
+            "--model applies to --to flashrec, xllm, not to openonerec",
         ),
         (("export", "BUNDLE", "--to", "xllm", "-o", "OUT"), "they depend on the model"),
         (("import", "map.csv", "-o", "OUT"), "no known map has the suffix '.csv'"),
