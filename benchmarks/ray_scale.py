@@ -130,7 +130,7 @@ def measure(
 
 
 def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, count: int) -> Measured:
-    from sidtool.integrations.ray.engine import ray_cluster
+    from sidtool.integrations.ray.workers import ray_cluster
     from sidtool.integrations.ray.run import RunOptions
 
     now = time.perf_counter
