@@ -251,10 +251,10 @@ def check_export_options(
         raise UsageError(f"unknown system {to!r}", hint=f"one of {', '.join(writers)}")
     form = writers[to]
     if not form.has_catalog and (items is not None or keys != "id"):
-        with_catalog = ", ".join(name for name, each in writers.items() if each.has_catalog)
+        with_catalog = ", ".join(name for name in writers if writers[name].has_catalog)
         raise UsageError(f"--items and --keys apply to --to {with_catalog}, not to {to}")
     if form.tokens == "no" and has_model:
-        with_tokens = ", ".join(name for name, each in writers.items() if each.tokens != "no")
+        with_tokens = ", ".join(name for name in writers if writers[name].tokens != "no")
         raise UsageError(f"--model applies to --to {with_tokens}, not to {to}")
     if form.tokens == "must" and not has_model:
         raise UsageError(

@@ -122,7 +122,9 @@ def refuse_inputs(out: str, *inputs: str) -> None:
     for location in inputs:
         store, path = open_store(location)
         steps = _steps(store, path)
-        if type(store) is type(filesystem) and any(steps[: len(each)] == each for each in removed):
+        if type(store) is type(filesystem) and any(
+            steps[: len(folder)] == folder for folder in removed
+        ):
             raise UsageError(
                 f"{out} is the input {location}, or contains it", hint="write to another path"
             )

@@ -48,7 +48,7 @@ class ClusterRanker:
         for index, part in run_job(job, shards, WorkerOptions(self.engine, self.workers)):
             ranked[index] = part
             if progress is not None:
-                done = sum(len(each.leaves) for each in ranked.values())
+                done = sum(len(ranking.leaves) for ranking in ranked.values())
                 progress(done, len(examples.examples))
         return RankedQueries.joined([ranked[index] for index in range(len(shards))])
 

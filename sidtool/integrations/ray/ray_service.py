@@ -315,5 +315,8 @@ def _remove_elsewhere(ray: Any, folder: Path) -> None:
     remove = ray.remote(num_cpus=0)(shutil.rmtree)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     placements = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    tasks = [remove.options(scheduling_strategy=each).remote(folder, True) for each in placements]
+    tasks = [
+        remove.options(scheduling_strategy=placement).remote(folder, True)
+        for placement in placements
+    ]
     ray.wait(tasks, num_returns=len(tasks), timeout=REMOVE_SECONDS)
