@@ -1,12 +1,13 @@
 """The command build-codebook, and the table of a codebook report."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sidtool.base.option_texts import assignments, parse_bytes
+from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
@@ -20,6 +21,51 @@ if TYPE_CHECKING:
     from sidtool.tokenizer.bundle import Bundle
 
 
+@dataclass(frozen=True)
+class VectorInputs:
+    """What a codebook is built from, beside the catalog."""
+
+    embeddings: tuple[str, ...] = option((), metavar="FILE[=WEIGHT]")
+    """Item vectors: .npy with ids, Parquet or Zarr. Several are fused by weight."""
+    by_row: bool = option(False)
+    """Accept vectors without ids: row i is that of item i of the catalog."""
+    interactions: Path | None = option(None, metavar="SPLIT")
+    """Split folder, or events (split by leave-one-out). Item co-occurrence in the training part is
+    used to build the codebook."""
+    memory: int = option(
+        parse_bytes("4GiB"), reads=parse_bytes, default_text="4GiB", panel="Quantizer"
+    )
+    """Memory for vectors, like 4GiB; ids and codes need more on top."""
+
+
+@dataclass(frozen=True)
+class QuantizerSettings:
+    """Options of the method and of the fusion of vectors."""
+
+    balanced: bool | None = option(None)
+    """Assign about the same number of items to every code of a level (rq-kmeans). Default: on below
+    8 items per code."""
+    normalize: bool = option(False, panel="Quantizer")
+    """Scale every vector to length 1 first."""
+    pairs: tuple[str, ...] = option(
+        (),
+        flag="--set",
+        metavar="KEY=VALUE",
+        panel="Quantizer",
+        completes=lambda: complete_setting("build-codebook")(""),
+    )
+    """Option of the method or of the fusion of vectors."""
+
+    def values(self) -> dict[str, Any]:
+        """Those that are given, by name. Raises UsageError for a pair of another form."""
+        settings = assignments(list(self.pairs))
+        if self.balanced is not None:
+            settings["balanced"] = self.balanced
+        if self.normalize:
+            settings["normalize"] = True
+        return settings
+
+
 def build_codebook(
     items: Annotated[
         Path,
@@ -31,62 +77,15 @@ def build_codebook(
     catalog: CatalogOptions,
     build: BuildOptions,
     encoder: Encoder | None,
-    embeddings: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE[=WEIGHT]",
-            help="Item vectors: .npy with ids, Parquet or Zarr. Several are fused by weight.",
-        ),
-    ] = None,
-    by_row: options.ByRow = False,
-    interactions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="SPLIT",
-            help="Split folder, or events (split by leave-one-out). Item co-occurrence in the "
-            "training part is used to build the codebook.",
-        ),
-    ] = None,
-    balanced: Annotated[
-        bool | None,
-        typer.Option(
-            "--balanced/--no-balanced",
-            help="Assign about the same number of items to every code of a level (rq-kmeans). "
-            "Default: on below 8 items per code.",
-        ),
-    ] = None,
-    normalize: Annotated[
-        bool,
-        typer.Option(
-            "--normalize",
-            help="Scale every vector to length 1 first.",
-            rich_help_panel="Quantizer",
-        ),
-    ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            autocompletion=complete_setting("build-codebook"),
-            metavar="KEY=VALUE",
-            help="Option of the method or of the fusion of vectors.",
-            rich_help_panel="Quantizer",
-        ),
-    ] = None,
-    memory: Annotated[
-        str,
-        typer.Option(
-            help="Memory for vectors, like 4GiB; ids and codes need more on top.",
-            rich_help_panel="Quantizer",
-        ),
-    ] = "4GiB",
+    inputs: VectorInputs,
+    settings: QuantizerSettings,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.tokenizer import build_codebook as build_bundle
     from sidtool.tokenizer import (
+        build_codebook,
         check_build,
         check_inputs,
         parse_source,
@@ -94,26 +93,26 @@ def build_codebook(
         with_settings,
     )
 
-    sources = [parse_source(each) for each in embeddings or []]
+    sources = [parse_source(text) for text in inputs.embeddings]
     check_inputs(encoder, sources)
-    settings = _settings(set_, balanced, normalize)
     weighted = replace(build, weights=tuple(weight for _, weight in sources))
-    chosen = with_settings(weighted, settings, has_events=interactions is not None)
+    has_events = inputs.interactions is not None
+    build = with_settings(weighted, settings.values(), has_events=has_events)
     data: dict[str, Any] = {
         "embeddings": [path for path, _ in sources],
-        "by_row": by_row,
-        "split": interactions,
-        "memory": parse_bytes(memory),
+        "by_row": inputs.by_row,
+        "split": inputs.interactions,
+        "memory": inputs.memory,
     }
     if dry_run:
         refuse_existing(out, force, BUNDLE)
     read = read_catalog(items, catalog)
     if dry_run:
-        check_build(read, chosen, **data)
-        return _say_plan(read, chosen, out, json)
+        check_build(read, build, **data)
+        return _say_plan(read, build, out, json)
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build_bundle(
-            read, out, chosen, encoder=encoder, force=force, progress=stages, **data
+        bundle = build_codebook(
+            read, out, build, encoder=encoder, force=force, progress=stages, **data
         )
     _say_built(bundle, out, json)
     return next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
@@ -130,15 +129,6 @@ def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) ->
         example={catalog.ids[0]: catalog.texts[0]},
         options=asdict(build),
     )
-
-
-def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -> dict[str, Any]:
-    settings = assignments(pairs or [])
-    if balanced is not None:
-        settings["balanced"] = balanced
-    if normalize:
-        settings["normalize"] = True
-    return settings
 
 
 def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:

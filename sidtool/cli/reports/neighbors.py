@@ -1,12 +1,12 @@
 """Which of an item's nearest items by vector are still near by SID."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text
+from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text, named
 from sidtool.data import VectorSource, open_vectors
 from sidtool.tokenizer import (
     POOL,
@@ -61,20 +61,15 @@ def _examples(bundle: Bundle, vectors: VectorSource, seed: int) -> Iterator[Deta
     by_vector = nearest(cosines.copy(), queries, k)
     by_sid = nearest(prefix_similarity(codes[pool], queries, bundle.codebook), queries, k)
     shared = shared_levels(codes[pool], queries)
-    rows = bundle.active[pool]
+    items = bundle.items
+    names = [named(items.ids[row], items.title(row)) for row in bundle.active[pool].tolist()]
     for query in queries.tolist():
         columns = (cosines[query], shared[query], by_vector[query], by_sid[query])
-        yield _details(lambda at: _spelled(bundle, int(rows[at])), query, *columns)
-
-
-def _spelled(bundle: Bundle, row: int) -> str:
-    title = bundle.items.title(row)
-    item_id = bundle.items.ids[row]
-    return f"{title} ({item_id})" if title else item_id
+        yield _details(names, query, *columns)
 
 
 def _details(
-    name_of: Callable[[int], str],
+    names: Sequence[str],
     query: int,
     cosines: NDArray[np.float32],
     shared: NDArray[np.float64],
@@ -86,7 +81,7 @@ def _details(
     neighbors = neighbors[np.argsort(-cosines[neighbors], kind="stable")]
     rows = tuple(
         (
-            name_of(at),
+            names[at],
             float(cosines[at]),
             int(shared[at]),
             Mark("kept") if by_sid[at] else "lost",
@@ -94,9 +89,9 @@ def _details(
         for at in neighbors.tolist()
     )
     columns = ("nearest by vector", "cosine", "first codes shared", "by SID")
-    instead = tuple(map(name_of, np.flatnonzero(by_sid & ~by_vector).tolist()))
+    instead = tuple(names[at] for at in np.flatnonzero(by_sid & ~by_vector).tolist())
     n_kept = int((by_vector & by_sid).sum())
-    blocks: list[Listing | Table] = [Table(f"Neighbors of {name_of(query)}", columns, rows)]
+    blocks: list[Listing | Table] = [Table(f"Neighbors of {names[query]}", columns, rows)]
     if instead:
         blocks.append(Listing("Near by SID instead:", instead))
-    return Details(f"{name_of(query)}: {n_kept} of {len(rows)} neighbors kept", tuple(blocks))
+    return Details(f"{names[query]}: {n_kept} of {len(rows)} neighbors kept", tuple(blocks))

@@ -67,7 +67,7 @@ def sid_option(space: SidSpace, tokens: ModelTokens) -> str:
         raise CompatibilityError(
             "FlashRec needs SID tokens whose ids follow each other level by level, and those of "
             "this model do not",
-            hint="serve this model with --to xllm or --to static",
+            hint="serve this model with --to xllm",
         )
     sizes = [*space.sizes, 2]
     return f"{start}:{start + sum(sizes) - 1}/{','.join(map(str, sizes))}"

@@ -110,21 +110,24 @@ def with_codebook(
             hint="--encoder MODEL, with its --pooling and --prompt; or --embeddings FILE",
         )
     fitted, codebook = _fitted(bundle, path, foreign, sizes)
-    measured = {}
-    if source.embeddings is not None:
-        encoded = _measure(fitted, codebook, source, catalog_ids)
-        measured[RECORD] = encoded.to_json()
-    recipe = {
-        "encoder": _encoder_record(encoder, codebook, path),
-        "text_template": source.text_template,
+    made_from = {
+        **bundle.manifest.source,
+        "codebook": file_digest(path),
+        "codebook_layout": foreign.layout,
     }
-    if source.embeddings is None:
+    if source.embeddings is not None:
+        made_from[RECORD] = _measure(fitted, codebook, source, catalog_ids).to_json()
+    else:
         warnings.warn(
             f"whether {path} gives back the map is not measured: --embeddings FILE, vectors of its "
             "items, does it",
             SidtoolWarning,
             stacklevel=3,
         )
+    recipe = {
+        "encoder": _encoder_record(encoder, codebook, path),
+        "text_template": source.text_template,
+    }
     return Bundle.of(
         fitted.items,
         codebook,
@@ -132,12 +135,7 @@ def with_codebook(
         name=bundle.manifest.name,
         capacity=fitted.manifest.collisions.capacity,
         recipe=recipe,
-        source={
-            **bundle.manifest.source,
-            "codebook": file_digest(path),
-            "codebook_layout": foreign.layout,
-            **measured,
-        },
+        source=made_from,
         libraries=bundle.manifest.libraries,
         created=bundle.manifest.created,
     )

@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
@@ -20,7 +21,7 @@ from sidtool.examples import (
     task_counts,
 )
 from sidtool.integrations.ray.output import PartFolder, PartReport
-from sidtool.integrations.ray.run import RunOptions, make_parts, part_name
+from sidtool.integrations.ray.run import RunOptions, make_parts
 
 USERS = 20_000
 """Users of a part."""
@@ -34,19 +35,6 @@ class TaskShard:
     task: str
     first: int
     stop: int
-
-
-@dataclass(frozen=True)
-class ExampleJob:
-    """Makes the examples of a shard."""
-
-    inputs: SftInputs
-    folder: PartFolder
-
-    def open(self) -> Callable[[TaskShard], PartReport]:
-        """Read bundle, catalog and split."""
-        job = self.inputs.open()
-        return lambda shard: _write_part(job, shard, self.folder)
 
 
 @dataclass(frozen=True)
@@ -78,7 +66,9 @@ class ClusterExamples:
         folder = PartFolder(str(parts.absolute()))
         shards = list(task_shards(job, self.users))
         try:
-            reports = make_parts(ExampleJob(self.inputs, folder), shards, folder, self.run)
+            reports = make_parts(
+                partial(_open_inputs, self.inputs, folder), shards, folder, self.run
+            )
             with path.open("wb") as stream:
                 for report in reports:
                     with (parts / report.name).open("rb") as part:
@@ -104,11 +94,17 @@ def _units(task: str, split: Split) -> int:
     return len(split.train if by_user else split.windows or ())
 
 
+def _open_inputs(inputs: SftInputs, folder: PartFolder) -> Callable[[TaskShard], PartReport]:
+    """Read bundle, catalog and split, to make the examples of shards."""
+    job = inputs.open()
+    return lambda shard: _write_part(job, shard, folder)
+
+
 def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
     stream = io.BytesIO()
     units = range(shard.first, shard.stop) if named_task(shard.task).of_users else None
     counts = job.write_task(stream, shard.task, units)
-    return folder.write(part_name(shard), stream.getvalue(), counts.examples, asdict(counts))
+    return folder.write(shard.number, stream.getvalue(), counts.examples, asdict(counts))
 
 
 def _counts(tasks: list[str], reports: list[PartReport]) -> dict[str, TaskCounts]:

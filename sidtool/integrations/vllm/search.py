@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import RowConstraint
+from sidtool.integrations.vllm.settings import RequestSettings
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search import (
     EMPTY_RESULT,
@@ -143,7 +143,7 @@ class VllmSearch:
             use_tqdm=False,
         )
         answers = [output.outputs[0].logprobs for output in outputs]
-        return [dict(zip(each.token_ids, each.logprobs, strict=True)) for each in answers]
+        return [dict(zip(answer.token_ids, answer.logprobs, strict=True)) for answer in answers]
 
 
 def best_beams(
