@@ -60,10 +60,11 @@ CASES = {
 """A command and a parameter of it -> words of a run whose file has columns of unusual names."""
 OTHERS = {
     ("build-memory", "items"),
+    ("encode", "items"),
     ("rl", "split"),
     ("train", "split"),
 }
-"""Files that are read after others with the same columns."""
+"""Files that are read after others with the same columns, or as Parquet alone."""
 
 
 @pytest.fixture(scope="module")
