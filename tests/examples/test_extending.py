@@ -1,9 +1,9 @@
 """docs/extending.md adds a quantizer, a task, a reward, a search and a map format: they work, and
 each takes less than forty lines."""
 
-from dataclasses import replace
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
