@@ -204,6 +204,7 @@ def test_a_push_can_be_killed_between_any_two_writes(
     assert sent == [*left, 1, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_a_killed_push_publishes_nothing_and_can_be_resumed(
     s3: Wire, first: Path, tmp_path: Path
 ) -> None:
