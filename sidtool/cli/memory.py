@@ -92,36 +92,38 @@ class Earlier:
         return EarlierMemory(open_memory(self.memory), open_split(self.split))
 
 
+@dataclass(frozen=True)
+class Building:
+    """How a memory is built."""
+
+    content_weight: float | None = option(None)
+    """Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If given without
+    them, the items' codes are compared, which is less exact."""
+    tune: bool = option(False)
+    """Choose the settings that are not given on validation users, by NDCG@10."""
+    memory: int | None = option(None, reads=parse_bytes, metavar="SIZE")
+    """Memory for pairs, like 4GiB: more than fits is put into files beside the output. Events and
+    ids need more on top. Default: no limit."""
+
+    def check(self, search: TuneSimilarityOptions, *, updates: bool) -> None:
+        """Raise UsageError for options that need or exclude another one."""
+        if not self.tune and search != TuneSimilarityOptions():
+            raise UsageError("--users and --exclude-seen require --tune")
+        if self.tune and updates:
+            raise UsageError("--tune chooses other settings than those of the --earlier memory")
+        if self.memory is not None and (self.tune or updates):
+            raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
+
+
 def build_memory(
     split: options.Split,
     bundle: options.Bundle,
     out: options.Out,
-    chosen: Annotated[dict[str, Any], Given(DEFAULT)],
+    given: Annotated[dict[str, Any], Given(DEFAULT)],
     search: TuneSimilarityOptions,
     source: VectorInputs,
+    building: Building,
     earlier: Earlier | None,
-    content_weight: Annotated[
-        float | None,
-        typer.Option(
-            help="Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If "
-            "given without them, the items' codes are compared, which is less exact."
-        ),
-    ] = None,
-    tune: Annotated[
-        bool,
-        typer.Option(
-            "--tune", help="Choose the settings that are not given on validation users, by NDCG@10."
-        ),
-    ] = False,
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_bytes,
-            metavar="SIZE",
-            help="Memory for pairs, like 4GiB: more than fits is put into files beside the output. "
-            "Events and ids need more on top. Default: no limit.",
-        ),
-    ] = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -130,33 +132,29 @@ def build_memory(
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import MEMORY
     from sidtool.data.split import open_split
-    from sidtool.memory import build_memory as build
-    from sidtool.memory import check_memory_split, shards_beside
+    from sidtool.memory import build_memory, check_memory_split, shards_beside
     from sidtool.registry import open_source
 
     refuse_existing(out, force, MEMORY)
-    if not tune and search != TuneSimilarityOptions():
-        raise UsageError("--users and --exclude-seen require --tune")
-    if tune and earlier is not None:
-        raise UsageError("--tune chooses other settings than those of the --earlier memory")
-    if memory is not None and (tune or earlier is not None):
-        raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
+    building.check(search, updates=earlier is not None)
     previous = None if earlier is None else earlier.open()
     events = open_split(split)
     opened = open_source(bundle)
-    settings = replace(DEFAULT if previous is None else previous.memory.manifest.settings, **chosen)
+    settings = replace(DEFAULT if previous is None else previous.memory.manifest.settings, **given)
     check_memory_split(opened, events)
     if dry_run:
         source.check(opened)
-        return _say_memory_plan(events, opened, out, chosen, previous is not None, json=json)
-    content = _content(opened, source.read(opened), content_weight, previous)
-    with nullcontext() if memory is None else shards_beside(out, memory) as shards:
-        if tune:
-            weight = {} if content_weight is None else {"content_weight": content_weight}
-            built = _build_tuned(events, opened, content, replace(search, fixed=chosen | weight))
+        return _say_memory_plan(events, opened, out, given, previous is not None, json=json)
+    content = _content(opened, source.read(opened), building.content_weight, previous)
+    with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
+        if building.tune:
+            weight = building.content_weight
+            fixed = given if weight is None else {**given, "content_weight": weight}
+            built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
         else:
-            how: dict[str, Any] = {"earlier": previous, "content": content, "shards": shards}
-            built = build(events, opened, settings, **how)
+            built = build_memory(
+                events, opened, settings, earlier=previous, content=content, shards=files
+            )
         built.save(out, force=force)
     _say_built(built, out, json=json)
     return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
@@ -181,7 +179,7 @@ def tune_memory(
         str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
     ],
     out: options.Out,
-    chosen: TuneMemoryOptions,
+    tuning: TuneMemoryOptions,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -196,7 +194,7 @@ def tune_memory(
     opened = open_memory(memory)
     events = open_split(split)
     if dry_run:
-        examples = plan_tune_memory(model, events, opened, out, chosen, force=force)
+        examples = plan_tune_memory(model, events, opened, out, tuning, force=force)
         return say_plan(
             f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
             f"weight and power that are best on {len(examples)} validation examples",
@@ -204,11 +202,11 @@ def tune_memory(
             model=str(out),
             memory=opened.digest,
             examples=len(examples),
-            num_beams=chosen.num_beams,
+            num_beams=tuning.num_beams,
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
-        binding = tune(model, events, opened, out, chosen, force=force, progress=report)
+        binding = tune(model, events, opened, out, tuning, force=force, progress=report)
     if json:
         return say_json({"model": str(out)} | binding.to_json())
     # a count beside metrics would leave these no decimals
@@ -224,7 +222,7 @@ def _say_memory_plan(
     split: "Split",
     bundle: "Bundle",
     out: Path,
-    chosen: dict[str, Any],
+    given: dict[str, Any],
     updates: bool,
     *,
     json: bool,
@@ -232,7 +230,7 @@ def _say_memory_plan(
     """How much a memory would be built from."""
     users = len(split.train)
     n_events = sum(len(user.items) for user in split.train)
-    settings = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "the defaults"
+    settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
     say_plan(
         f"would {'update' if updates else 'build'} a memory of {len(bundle.active)} items from "
         f"{n_events} training events of {users} users, with {settings}, at {out}",
@@ -243,7 +241,7 @@ def _say_memory_plan(
         items=len(bundle.active),
         users=users,
         train_events=n_events,
-        settings=chosen,
+        settings=given,
     )
 
 
