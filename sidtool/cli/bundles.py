@@ -22,7 +22,7 @@ from sidtool.cli.terminal.console import (
     warn,
 )
 from sidtool.integrations.ray import ItemColumns, RunOptions
-from sidtool.tokenizer import Encoder
+from sidtool.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray import RunReport

@@ -1,11 +1,13 @@
 """The command build-codebook, and the table of a codebook report."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import assignments, parse_bytes
 from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
@@ -13,7 +15,9 @@ from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.tokenizer import LETTERS, BuildOptions, CatalogOptions, Encoder
+from sidtool.tokenizer import BuildOptions, CatalogOptions, FusionOptions
+from sidtool.tokenizer.encoder import Encoder
+from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
     from sidtool.data import Items
@@ -84,21 +88,15 @@ def build_codebook(
     json: options.Json = False,
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.tokenizer import (
-        build_codebook,
-        check_build,
-        check_inputs,
-        parse_source,
-        read_catalog,
-        with_settings,
-    )
+    from sidtool.tokenizer import build_codebook, plan_build
 
-    sources = [parse_source(text) for text in inputs.embeddings]
-    check_inputs(encoder, sources)
+    sources = [_parse_source(text) for text in inputs.embeddings]
     weighted = replace(build, weights=tuple(weight for _, weight in sources))
     has_events = inputs.interactions is not None
-    build = with_settings(weighted, settings.values(), has_events=has_events)
+    build = _with_settings(weighted, settings.values(), has_events=has_events)
     data: dict[str, Any] = {
+        "catalog": catalog,
+        "encoder": encoder,
         "embeddings": [path for path, _ in sources],
         "by_row": inputs.by_row,
         "split": inputs.interactions,
@@ -106,16 +104,40 @@ def build_codebook(
     }
     if dry_run:
         refuse_existing(out, force, BUNDLE)
-    read = read_catalog(items, catalog)
-    if dry_run:
-        check_build(read, build, **data)
-        return _say_plan(read, build, out, json)
+        return _say_plan(plan_build(items, build, **data), build, out, json)
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build_codebook(
-            read, out, build, encoder=encoder, force=force, progress=stages, **data
-        )
+        bundle = build_codebook(items, out, build, force=force, progress=stages, **data)
     _say_built(bundle, out, json)
     return next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
+
+
+def _parse_source(text: str) -> tuple[Path, float]:
+    """A file of vectors and its weight: "FILE=WEIGHT", or "FILE" with weight 1.
+
+    A path may contain "=" itself, if no number follows.
+    """
+    path, equals, weight = text.rpartition("=")
+    try:
+        return (Path(path), float(weight)) if equals else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0
+
+
+def _with_settings(
+    options: BuildOptions, settings: Mapping[str, Any], *, has_events: bool
+) -> BuildOptions:
+    """The options with one list of `settings` for the method and the fusion.
+
+    Raises UsageError for a setting that has no effect without interactions.
+    """
+    names = {entry.name for entry in fields(FusionOptions)}
+    fusion = {name: value for name, value in settings.items() if name in names}
+    method_options = {name: value for name, value in settings.items() if name not in names}
+    options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
+    unused = fusion.keys() - {"text_dim"}
+    if not has_events and unused:
+        raise UsageError(f"option {min(unused)} needs --interactions")
+    return options
 
 
 def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) -> None:

@@ -9,7 +9,7 @@ from sidtool.base.errors import UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.integrations.formats import CatalogFile
-from sidtool.tokenizer import LETTERS
+from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
     from sidtool.tokenizer import BundleFigures

@@ -12,7 +12,7 @@ from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan
 from sidtool.integrations.formats import CatalogFile, CodebookFile, Keys, System
-from sidtool.tokenizer import Levels
+from sidtool.tokenizer.sid import Levels
 
 if TYPE_CHECKING:
     from sidtool.tokenizer.bundle import Bundle

@@ -27,7 +27,7 @@ from sidtool.memory import DEFAULT
 if TYPE_CHECKING:
     from sidtool.data import Vectors
     from sidtool.data.split import Split
-    from sidtool.memory import EarlierMemory, ItemContent, Memory
+    from sidtool.memory import ItemContent, Memory
     from sidtool.tokenizer.bundle import Bundle
 
 
@@ -52,50 +52,32 @@ class VectorInputs:
 
     def check(self, bundle: "Bundle") -> None:
         """Raise what `read` would raise before it reads or makes vectors."""
-        from sidtool.tokenizer import check_texts, item_texts, open_sources, read_new_items
+        from sidtool.tokenizer import check_item_vectors
 
-        if self.embeddings:
-            open_sources(bundle, self.embeddings, list(bundle.items.ids))
-        elif self.items is not None:
-            texts = item_texts(bundle, read_new_items(bundle, self.items))
-            check_texts(bundle, texts, model=self.encoder)
+        check_item_vectors(bundle, self.items, embeddings=self.embeddings, model=self.encoder)
 
     def read(self, bundle: "Bundle") -> "Vectors | None":
         """The vectors of the items, of files or by their texts; None without a source."""
-        from sidtool.tokenizer import embed_items, read_new_items, read_sources
+        from sidtool.tokenizer import item_vectors
 
-        if self.embeddings:
-            return read_sources(bundle, self.embeddings, list(bundle.items.ids))
-        if self.items is None:
+        if not self.embeddings and self.items is None:
             return None
-        catalog = read_new_items(bundle, self.items)
         with progress("embed") as reports:
-            report = reports.get("embed")
-            return embed_items(bundle, catalog, model=self.encoder, progress=report)
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A memory to update."""
-
-    memory: str = option(flag="--earlier")
-    """A memory to update: only users with other events are counted again."""
-    split: Path = option(flag="--earlier-split")
-    """The split that the earlier memory was built from."""
-
-    def open(self) -> "EarlierMemory":
-        """The memory and its split. Raises as `open_memory` and `open_split`."""
-        from sidtool.data.split import open_split
-        from sidtool.memory import EarlierMemory
-        from sidtool.registry import open_memory
-
-        return EarlierMemory(open_memory(self.memory), open_split(self.split))
+            return item_vectors(
+                bundle,
+                self.items,
+                embeddings=self.embeddings,
+                model=self.encoder,
+                progress=reports.get("embed"),
+            )
 
 
 @dataclass(frozen=True)
 class Building:
-    """How a memory is built."""
+    """How a memory is built. Raises UsageError for options that exclude one another."""
 
+    earlier: str | None = option(None, metavar="MEMORY")
+    """A memory whose settings and content are used."""
     content_weight: float | None = option(None)
     """Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If given without
     them, the items' codes are compared, which is less exact."""
@@ -105,14 +87,11 @@ class Building:
     """Memory for pairs, like 4GiB: more than fits is put into files beside the output. Events and
     ids need more on top. Default: no limit."""
 
-    def check(self, search: TuneSimilarityOptions, *, updates: bool) -> None:
-        """Raise UsageError for options that need or exclude another one."""
-        if not self.tune and search != TuneSimilarityOptions():
-            raise UsageError("--users and --exclude-seen require --tune")
-        if self.tune and updates:
+    def __post_init__(self) -> None:
+        if self.tune and self.earlier is not None:
             raise UsageError("--tune chooses other settings than those of the --earlier memory")
-        if self.memory is not None and (self.tune or updates):
-            raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
+        if self.tune and self.memory is not None:
+            raise UsageError("--tune holds all pairs in memory: it takes no --memory")
 
 
 def build_memory(
@@ -123,7 +102,6 @@ def build_memory(
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
-    earlier: Earlier | None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -133,22 +111,23 @@ def build_memory(
     from sidtool.base.output_name import MEMORY
     from sidtool.data.split import open_split
     from sidtool.memory import build_memory, check_memory_split, shards_beside
-    from sidtool.registry import open_source
+    from sidtool.registry import open_memory, open_source
 
     refuse_existing(out, force, MEMORY)
-    building.check(search, updates=earlier is not None)
-    previous = None if earlier is None else earlier.open()
+    if not building.tune and search != TuneSimilarityOptions():
+        raise UsageError("--users and --exclude-seen require --tune")
+    previous = None if building.earlier is None else open_memory(building.earlier)
     events = open_split(split)
     opened = open_source(bundle)
-    settings = replace(DEFAULT if previous is None else previous.memory.manifest.settings, **given)
+    settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
     check_memory_split(opened, events)
     if dry_run:
         source.check(opened)
-        return _say_memory_plan(events, opened, out, given, previous is not None, json=json)
-    content = _content(opened, source.read(opened), building.content_weight, previous)
+        return _say_memory_plan(events, opened, out, given, json=json)
+    weight = building.content_weight
+    content = _content(opened, source.read(opened), weight, previous)
     with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
         if building.tune:
-            weight = building.content_weight
             fixed = given if weight is None else {**given, "content_weight": weight}
             built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
         else:
@@ -223,24 +202,22 @@ def _say_memory_plan(
     bundle: "Bundle",
     out: Path,
     given: dict[str, Any],
-    updates: bool,
     *,
     json: bool,
 ) -> None:
     """How much a memory would be built from."""
-    users = len(split.train)
-    n_events = sum(len(user.items) for user in split.train)
+    counts = split.counts
     settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
     say_plan(
-        f"would {'update' if updates else 'build'} a memory of {len(bundle.active)} items from "
-        f"{n_events} training events of {users} users, with {settings}, at {out}",
+        f"would build a memory of {len(bundle.active)} items from {counts.train_events} training "
+        f"events of {counts.users} users, with {settings}, at {out}",
         json=json,
         memory=str(out),
         bundle=bundle.identity.digest,
         split=split.reference.digest,
         items=len(bundle.active),
-        users=users,
-        train_events=n_events,
+        users=counts.users,
+        train_events=counts.train_events,
         settings=given,
     )
 
@@ -271,7 +248,7 @@ def _content(
     bundle: "Bundle",
     vectors: "Vectors | None",
     weight: float | None,
-    previous: "EarlierMemory | None",
+    previous: "Memory | None",
 ) -> "ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""
@@ -279,9 +256,9 @@ def _content(
 
     if weight == 0:
         return None
-    recorded = None if previous is None else previous.memory.manifest.content
+    recorded = None if previous is None else previous.manifest.content
     if vectors is None and previous is not None and recorded is not None:
-        content = content_of(previous.memory, bundle)
+        content = content_of(previous, bundle)
         return content if weight is None or content is None else content.weighted(weight)
     if vectors is None and weight is None:
         return None

@@ -90,7 +90,7 @@ def _read_catalog(items: Path, bundle: str | None, columns: TextNames) -> "Items
     if bundle is None:
         return read_items(items, **asdict(columns))
     manifest = open_bundle(bundle).manifest
-    template = columns.text_template or (manifest.recipe or {}).get("text_template")
+    template = columns.text_template or manifest.made_by.text_template
     names = asdict(replace(columns, text_template=template))
     return read_items(items, **names, recorded=manifest.made_from.columns)
 

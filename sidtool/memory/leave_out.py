@@ -26,8 +26,8 @@ from sidtool.memory.distribution import ItemDistribution, MemoryIndex
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import SparseRows
 from sidtool.memory.similarity import CountedPairs, similarity_rows
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 CHUNK = 4096
 """Training events of the users whose rows are computed together: bounds the memory of a step."""

@@ -24,7 +24,6 @@ from sidtool.cli.reports.item_plane import item_plane
 from sidtool.cli.reports.neighbors import neighbor_blocks
 from sidtool.tokenizer import (
     BundleFigures,
-    Codes,
     CollisionCounts,
     Diff,
     Evidence,
@@ -33,6 +32,7 @@ from sidtool.tokenizer import (
     diff,
 )
 from sidtool.tokenizer.bundle import Bundle, flat_record
+from sidtool.tokenizer.sid import Codes
 
 CURVE = 100
 """Points of a curve over the codes of a level."""

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from sidtool.cli.reports.blocks import Scatter, Series
 from sidtool.cli.reports.render import COLORS, cut
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 DRAWN = 2000
 """Most items that are drawn."""

@@ -33,8 +33,8 @@ from sidtool.model import (
 from sidtool.model.contract import AdoptParams, Contract, StageRecord, check_license, write_contract
 from sidtool.model.prompt import METASPACE, NO_TOKEN, SidTokens
 from sidtool.registry import open_source
-from sidtool.tokenizer import LETTERS, MAX_CODES, SidSpace
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 
 
 def adopt(

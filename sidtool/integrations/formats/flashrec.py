@@ -13,8 +13,8 @@ from pathlib import Path
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.token_ids import ModelTokens
-from sidtool.tokenizer import SPELLINGS, SidSpace
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 
 INFERRED_LEVELS = 3
 END = 1

@@ -20,15 +20,14 @@ from sidtool.integrations.ray.output import (
 from sidtool.integrations.ray.run import RunOptions, RunReport, run_over_folder
 from sidtool.integrations.ray.shards import Shard
 from sidtool.registry import locate, open_bundle, open_source
-from sidtool.tokenizer import (
+from sidtool.tokenizer import open_encoder, recorded_encoder
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.encoder import (
     Encoder,
     check_location,
-    check_recipe,
-    check_texts,
     encoder_digests,
     load_encoder,
 )
-from sidtool.tokenizer.bundle import Bundle
 
 SHARD_ROWS = 2048
 """Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest
@@ -76,9 +75,7 @@ def _open_encoding(
     """Open a bundle, and load its encoder, which must be that of the recipe, to encode the items of
     shards."""
     opened = open_bundle(bundle)
-    encoder, recipe = check_texts(opened, (), model=model, trust_remote_code=trust_remote_code)
-    loaded = load_encoder(encoder)
-    check_recipe(loaded, recipe)
+    loaded = open_encoder(opened, model=model, trust_remote_code=trust_remote_code)
 
     def encode(shard: Shard) -> PartReport:
         items = columns.read(shard, opened)
@@ -151,9 +148,8 @@ def encode_folder(
     refuse_inputs(out, locate(bundle)[0])
     columns = columns or ItemColumns()
     if columns.text_template is None:
-        template = (opened.manifest.recipe or {}).get("text_template")
-        columns = replace(columns, text_template=template)
-    encoder, _ = check_texts(opened, (), model=model, trust_remote_code=trust_remote_code)
+        columns = replace(columns, text_template=opened.manifest.made_by.text_template)
+    encoder = recorded_encoder(opened, model=model, trust_remote_code=trust_remote_code)
     run = run or RunOptions()
     made_from = {
         "command": "encode",

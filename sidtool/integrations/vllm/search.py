@@ -22,8 +22,8 @@ from sidtool.recommendation.search import (
     best_leaves,
     leaves_of,
 )
-from sidtool.tokenizer import SidPositions
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import SidPositions
 
 LogProbs = Mapping[int, float]
 """Log-probability by token id."""

@@ -16,7 +16,7 @@ from sidtool.base.errors import RefusedError
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.vectors import ItemColumns, embed_folder, encode_folder
 from sidtool.registry.references import open_bundle
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.encode import encode
 from tests.cli.road import catalog, done, refused, run

@@ -39,7 +39,8 @@ from sidtool.integrations.formats.codebooks.zip_entries import (
     open_zip,
     read_exactly,
 )
-from sidtool.tokenizer import LETTERS, MAX_CODES, Codebook, QuantizerParams
+from sidtool.tokenizer import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import LETTERS, MAX_CODES
 
 Layout = Literal["openonerec", "rq-vae", "rq-kmeans+", "rq-kmeans", "grid"]
 """Whose codebook it is, by how it is stored."""
