@@ -125,7 +125,6 @@ CASES = [
     ("adopt foreign shop.zarr -o OUT --preset lc-rec --template own.json", 2, "give either"),
     ("adopt tuned shop.zarr -o OUT --preset lc-rec", 3, "has a SID vocabulary already"),
     ("add-items shop.zarr -o OUT", 2, "give ITEMS to add"),
-    ("ADD", 3, "hint: give --embeddings"),
     ("ADD --embeddings vectors.npy --encoder x", 2, "either --encoder or"),
     ("add-items shop.zarr -o OUT --remove x --embeddings vectors.npy", 2, "need ITEMS"),
     ("add-items shop.zarr -o OUT --remove none.txt", 1, "none.txt"),
