@@ -28,7 +28,6 @@ from sidtool.recommendation.requests import (
     Request,
     read_requests,
 )
-from sidtool.recommendation.search import generate_fallback
 from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
@@ -312,13 +311,12 @@ def test_unknown_ids_that_a_request_allows_are_counted(shop: LoadedModel) -> Non
     ),
 )
 def test_a_diverged_model_gives_no_empty_answers(
-    normalize: Any, value: float, architecture: str, monkeypatch: pytest.MonkeyPatch
+    normalize: Any, value: float, architecture: str
 ) -> None:
     shop = loaded_model(small_bundle(60), architecture)
     with torch.no_grad():
         for weight in shop.model.base_model.parameters():
             weight.fill_(value)
-    monkeypatch.setattr(generate_fallback, "_warned", {type(shop.model).__name__})
     with pytest.raises(DataError, match="not numbers"):
         answers_to(shop, [Request(history=("i1",))], normalize=normalize)
 

@@ -18,7 +18,6 @@ from .encoded_prompts import TreePositions as TreePositions
 from .encoded_prompts import padded as padded
 from .filters import AllowList as AllowList
 from .filters import LeafFilter as LeafFilter
-from .generate_fallback import without_own_settings as without_own_settings
 from .list_options import ListOptions as ListOptions
 from .mixture import LOG_ZERO as LOG_ZERO
 from .mixture import Mixture as Mixture

@@ -8,19 +8,19 @@ batches is seen by whole requests only."""
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sidtool.base.errors import SidtoolError
 from sidtool.recommendation.recommendations import Prepared
-from sidtool.recommendation.requests import Answer, BadRequest
-from sidtool.recommendation.serve.choices import Choices
+from sidtool.recommendation.requests import Answer, BadRequest, Request
+from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.log import frames
 from sidtool.recommendation.serve.metrics import Metrics
-from sidtool.recommendation.serve.queue import Queue, Waiting
 from sidtool.recommendation.serve.serve_options import ServeLimits
 from sidtool.recommendation.serve.served import Served
 
@@ -31,6 +31,55 @@ _SMOOTHING = 0.2
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A request that waits for its answer."""
+
+    request: Request
+    choices: Choices
+    future: Any
+    """The future of the call that waits; a cancelled one needs no answer."""
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Queue:
+    """Waiting requests. Those with the same options can share a batch; the oldest request decides
+    which options are next, so none starves."""
+
+    def __init__(self) -> None:
+        self._by_choices: dict[Choices, deque[Waiting]] = {}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, waiting: Waiting) -> None:
+        """Put a request behind all others."""
+        self._by_choices.setdefault(waiting.choices, deque()).append(waiting)
+        self._length += 1
+
+    def put_back(self, waiting: Waiting) -> None:
+        """Put a request that was taken before all others with its options."""
+        self._by_choices.setdefault(waiting.choices, deque()).appendleft(waiting)
+        self._length += 1
+
+    def oldest(self) -> Waiting | None:
+        """The request that waits longest."""
+        heads = (line[0] for line in self._by_choices.values())
+        return min(heads, key=lambda waiting: waiting.arrived, default=None)
+
+    def take(self, choices: Choices) -> Waiting | None:
+        """Take the oldest request with these options."""
+        line = self._by_choices.get(choices)
+        if not line:
+            return None
+        waiting = line.popleft()
+        self._length -= 1
+        if not line:
+            del self._by_choices[choices]
+        return waiting
 
 
 @dataclass(frozen=True)

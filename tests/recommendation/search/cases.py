@@ -21,6 +21,19 @@ EVERY_ARCHITECTURE = ARCHITECTURES + ENCODER_DECODERS
 _models: dict[tuple[str, bool, int], Any] = {}
 
 
+def beam_config(num_beams: int, levels: int) -> GenerationConfig:
+    """Beam search of transformers for exactly one SID, whose score is a sum."""
+    return GenerationConfig(
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=levels,
+        do_sample=False,
+        length_penalty=0.0,
+        early_stopping=False,
+        pad_token_id=0,
+    )
+
+
 def model_of(architecture: str, tokens: SidTokens, *, tied: bool = False) -> Any:
     """A tiny model whose vocabulary fits the tokens, made once."""
     key = architecture, tied, vocabulary(tokens)

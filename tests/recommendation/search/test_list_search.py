@@ -277,7 +277,7 @@ def test_a_decoder_without_positions_for_the_list_is_refused() -> None:
 
 def test_a_model_whose_attention_cannot_be_steered_is_refused(monkeypatch: Any) -> None:
     trie, tokens, model = _case()
-    monkeypatch.setattr(driver, "decoding_method", lambda _: "generate")
+    monkeypatch.setattr(driver, "decoding_method", lambda _: None)
     with pytest.raises(UsageError, match="it cannot write lists"):
         search_lists(model, [[9]], trie, tokens, length=2, num_beams=2)
 

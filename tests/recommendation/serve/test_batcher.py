@@ -17,10 +17,9 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search import beam
 from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery
-from sidtool.recommendation.serve.choices import Choices
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Queue, Waiting
+from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
-from sidtool.recommendation.serve.queue import Queue, Waiting
 from sidtool.recommendation.serve.serve_options import ServeLimits
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.sources import Version
