@@ -12,13 +12,17 @@ from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.memory import Memory, MemoryIndex, open_verified
-from sidtool.model.contract.bases import refuse_base_as_output
 from sidtool.model.contract.compat import Verdict, check_bundle
-from sidtool.model.contract.contract import CONTRACT, Contract
-from sidtool.model.contract.embedded import embedded_contract
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.read import read_contract, read_embedded
+from sidtool.model.contract.contract import CONTRACT, MEMORY_COPY, Contract, MemoryBinding
+from sidtool.model.contract.folder import (
+    copy_model,
+    embedded_contract,
+    model_folder,
+    read_contract,
+    read_embedded,
+    refuse_base_as_output,
+    write_contract,
+)
 from sidtool.model.contract.stage_record import (
     MergeParams,
     ModelReference,
@@ -26,7 +30,6 @@ from sidtool.model.contract.stage_record import (
     RestoreParams,
     StageRecord,
 )
-from sidtool.model.contract.write import copy_model, write_contract
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
 from sidtool.tokenizer import check_alignable

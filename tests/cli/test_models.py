@@ -154,7 +154,7 @@ def test_existing_outputs_are_refused_and_unchanged(road: Road) -> None:
 @pytest.mark.parametrize(
     ("model", "bundle", "more", "code", "message"),
     [
-        ("base", "shop.zarr", ("--init", "magic"), 2, "is not one of 'codebook', 'text', "),
+        ("base", "shop.zarr", ("--init", "magic"), 2, "is not one of 'codebook', 'mean', "),
         ("base", "shop.zarr", ("--dtype", "int3"), 2, "int3"),
         ("none", "shop.zarr", (), 1, "is not a folder or .gguf file"),
         ("base", "none.zarr", (), 1, "no bundle at"),

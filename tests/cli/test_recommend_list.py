@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from tests.cli.road import done, refused, write_lines
 from tests.training.reinforcement.conftest import list_model, made_lists
 from tests.training_fixtures import bundle, catalog, examples, models, one_thread, split

@@ -17,11 +17,10 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ExtendParams
 from sidtool.model.embedding_init import Init
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -137,11 +136,9 @@ def test_the_scale_is_that_of_every_matrix(
     torch.testing.assert_close(distances[1], distances[0] / 4, rtol=5e-3, atol=1e-5)
 
 
-def test_a_scale_is_positive_and_text_rows_need_titles(base: Path, tmp_path: Path) -> None:
+def test_a_scale_is_positive(base: Path, tmp_path: Path) -> None:
     items = ItemMap.of(SidSpace(SIZES), ["a", "b"], distinct_codes(2))
     bare = Bundle.of(items, make_codebook(), "reassign", name="bare")
-    with pytest.raises(UsageError, match="no titles to initialize"):
-        extend_model(str(base), bare, tmp_path / "out", ExtendOptions(init="text"))
     for scale in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(UsageError, match="init_scale must be"):
             extend_model(str(base), bare, tmp_path / "out", ExtendOptions(init_scale=scale))

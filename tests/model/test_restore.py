@@ -10,13 +10,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.model.contract.memory_binding import MemoryBinding
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.contract import MemoryBinding
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, RestoreParams, StageRecord
-from sidtool.model.contract.write import write_contract
 from sidtool.model.copies import rebind
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed

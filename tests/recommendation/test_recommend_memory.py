@@ -13,7 +13,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
-from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.load import LoadedModel
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.prompt.prompts import TextPrompt

@@ -10,7 +10,7 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.model.contract.stage_record import (
     ExtendParams,
     MergeParams,
@@ -19,7 +19,6 @@ from sidtool.model.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
-from sidtool.model.contract.write import write_contract
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify

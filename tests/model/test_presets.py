@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sidtool.base.errors import UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets.init_model import MIN_VOCABULARY, init_model, train_tokenizer
-from sidtool.model.presets.shapes import Preset
+from sidtool.model.presets import MIN_VOCABULARY, Preset, init_model, train_tokenizer
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import SENTENCES
 
