@@ -15,12 +15,13 @@ import torch
 
 from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.model import check_positions, decoder_start_id, is_encoder_decoder
+from sidtool.recommendation.search.architectures import attention_windows
 from sidtool.recommendation.search.columns import TokenColumns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
 from sidtool.recommendation.search.kernels import fast_linear
 from sidtool.recommendation.search.partial_head import DecodingHead
 from sidtool.recommendation.search.results import Normalize, check_scores
-from sidtool.recommendation.search.token_tree import TokenTree, attention_windows
+from sidtool.recommendation.search.token_tree import TokenTree
 
 DecodingMethod = Literal["sliced", "full"]
 """A token tree with a sliced head, or with a full head."""

@@ -16,7 +16,7 @@ from math import ceil
 from typing import Any, TypeVar
 
 from sidtool.base.errors import SidtoolError
-from sidtool.recommendation.recommendations import Prepared
+from sidtool.recommendation.recommender import Prepared
 from sidtool.recommendation.requests import Answer, BadRequest, Request
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.log import frames

@@ -13,7 +13,7 @@ from sidtool.base.options import options_of
 from sidtool.data import Vectors
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Request
-from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.serve_options import ServeLimits
 
 

@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
 from sidtool.base.errors import DataError, UsageError
 from sidtool.model.structure import decoder_start_id
 from sidtool.recommendation.search import driver
+from sidtool.recommendation.search.architectures import TreePositions
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.driver import decoding_method
-from sidtool.recommendation.search.encoded_prompts import TreePositions
 from tests.models import ENCODER_DECODERS, tiny_encoder_decoder
 from tests.recommendation.search.cases import (
     assert_same,

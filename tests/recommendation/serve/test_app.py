@@ -14,7 +14,7 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
-from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.batcher import Busy
 from sidtool.tokenizer.bundle.sid_text import decode
 from sidtool.tokenizer.make.encode import encode

@@ -16,7 +16,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search import beam
-from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Queue, Waiting
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
