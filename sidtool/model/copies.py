@@ -75,9 +75,7 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     folder = model_folder(folder)
     if lacks_contract(folder):
         return restore(folder, bundle, out, force=force)
-    contract, bundle, verdict = check_model_folder(folder, bundle)
-    _check_memory(folder, contract, bundle)
-    refuse_base_as_output(out, contract)
+    contract, bundle, verdict = _check_pair(folder, bundle, out)
     check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
     rebound = contract.with_stage(
@@ -99,17 +97,17 @@ def check_rebind(folder: str | Path, bundle: Bundle, out: Path, *, force: bool =
     if lacks_contract(folder):
         _, verdict = check_restore(folder, bundle)
         return verdict
+    return _check_pair(folder, bundle, out)[2]
+
+
+def _check_pair(folder: Path, bundle: Bundle, out: Path) -> tuple[Contract, Bundle, Verdict]:
+    """As `check_model_folder`, for a copy at `out`. Raises CompatibilityError, too, unless the
+    memory of the model, if it has one, can be used with the bundle."""
     contract, bundle, verdict = check_model_folder(folder, bundle)
-    _check_memory(folder, contract, bundle)
-    refuse_base_as_output(out, contract)
-    return verdict
-
-
-def _check_memory(folder: Path, contract: Contract, bundle: Bundle) -> None:
-    """Raise CompatibilityError unless the memory of a model, if it has one, can be used with a
-    bundle."""
     if contract.memory is not None:
         MemoryIndex.of(open_verified(folder / MEMORY_COPY), bundle)
+    refuse_base_as_output(out, contract)
+    return contract, bundle, verdict
 
 
 def lacks_contract(folder: Path) -> bool:

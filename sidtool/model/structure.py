@@ -138,22 +138,13 @@ def prompt_positions(model: Any, n_answer: int) -> int | None:
 def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
     """Raise DataError if a prompt of `n_prompt` tokens is longer than a model reads before an
     answer of `n_answer`."""
-    limit = prompt_positions(model, n_answer)
-    n_positions = max_positions(model)
+    limit = max_positions(model)
+    if limit is None:
+        return
+    lengths = {"a prompt with its answer": n_prompt + n_answer}
     if is_encoder_decoder(model):
-        n_decoder = n_answer + 1  # the decoder begins with a token of its own
-        if limit is not None and n_prompt > limit:
-            raise DataError(
-                f"a prompt has {n_prompt} tokens, the model has {n_positions} positions"
-            )
-        if limit is not None and n_decoder > limit:
-            raise DataError(
-                f"an answer has {n_decoder} tokens, the model has {n_positions} positions"
-            )
-        return
-    if limit is None or n_prompt <= limit:
-        return
-    raise DataError(
-        f"a prompt with its answer has {n_prompt + n_answer} tokens, the model has {n_positions} "
-        "positions"
-    )
+        # the decoder begins with a token of its own
+        lengths = {"a prompt": n_prompt, "an answer": n_answer + 1}
+    for name, length in lengths.items():
+        if length > limit:
+            raise DataError(f"{name} has {length} tokens, the model has {limit} positions")

@@ -16,13 +16,8 @@ from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
+from tests.model.conftest import shop
 from tests.models import tiny_tokenizer, unsigned
-
-
-@pytest.fixture
-def made(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
-    extend_model(str(base), bundle, tmp_path / "made")
-    return tmp_path / "made"
 
 
 def test_a_loaded_model_recommends(made: Path, bundle: Bundle) -> None:
@@ -70,12 +65,12 @@ def test_a_damaged_file_is_refused(made: Path, name: str) -> None:
         load_model_folder(made)
 
 
-@pytest.fixture
-def another(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def another(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with other weights and another contract."""
-    options = ExtendOptions(init="random", seed=7)
-    extend_model(str(base), bundle, tmp_path / "another", options)
-    return tmp_path / "another"
+    out = tmp_path_factory.mktemp("models") / "another"
+    extend_model(base_folder, shop(), out, ExtendOptions(init="random", seed=7))
+    return out
 
 
 def replacing(

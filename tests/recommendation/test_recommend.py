@@ -26,7 +26,7 @@ from sidtool.recommendation.requests import (
     Outcome,
     Recommendation,
     Request,
-    read_requests,
+    read_request_lines,
 )
 from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
@@ -96,7 +96,7 @@ def test_a_text_is_queried_with_the_prompt_of_the_contract(shop: LoadedModel) ->
     request = Request(text="red <s_a_1> toy", history=(seen,))
     (unseen,) = answers_to(by_text, [request], exclude_seen=True)
     assert unseen.items[:-1] == answer.items[1:]
-    assert list(read_requests(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
+    assert list(read_request_lines(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
     with pytest.raises(UsageError, match="empty"):
         answers_to(by_text, [Request(text="  ")])
     with pytest.raises(DataError, match="not trained to find items by text"):

@@ -27,6 +27,7 @@ from sidtool.recommendation.serve.serve_options import ServeLimits, ServeOptions
 from sidtool.recommendation.serve.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FAILED = "the request failed, and the log of the service says where"
 OPEN_PATHS = ("/healthz", "/readyz")
 """Paths that need no token."""
 
@@ -102,20 +103,16 @@ def _spell_answers(call: Call, answered: list[Answered]) -> Response:
     that they are from."""
     bundles = dict.fromkeys(each.served.loaded.bundle.digest[:12] for each in answered)
     headers = {"sidtool-bundle": ", ".join(bundles)}
+    answers = [each.answer for each in answered]
     if not call.is_one:
-        return json_reply({"answers": [_to_json(each) for each in answered]}, headers)
-    answer = answered[0].answer
+        values = [{"error": FAILED} if answer is None else answer.to_json() for answer in answers]
+        return json_reply({"answers": values}, headers)
+    (answer,) = answers
     if answer is None:
-        return refusal(500, "the request failed, and the log of the service says where")
+        return refusal(500, FAILED)
     if isinstance(answer, BadRequest):
         return _refusal_of(answer.error)
     return json_reply(answer.to_json(), headers)
-
-
-def _to_json(answered: Answered) -> Mapping[str, Any]:
-    if answered.answer is None:
-        return {"error": "the request failed, and the log of the service says where"}
-    return answered.answer.to_json()
 
 
 def _add_lookups(app: FastAPI) -> None:
