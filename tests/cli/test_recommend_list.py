@@ -58,11 +58,8 @@ def test_searches_and_diversity_are_options(list_model: Path) -> None:
     command = ("recommend", list_model, *HISTORY, "--list", 5, "--json")
     greedy = done(*command, "--list-search", "greedy").json
     assert greedy["items"] == done(*command, "--num-beams", 1).json["items"]
-    draw = (*command, "--list-search", "gumbel", "--temperature", 2, "--seed", 3)
+    draw = (*command, "--list-search", "gumbel", "--seed", 3)
     assert done(*draw).json["items"] == done(*draw).json["items"]
-    spread = done(*command, "--list-search", "greedy", "--prefix-penalty", 1000).json
-    first_codes = {sid.split(">")[0] for sid in spread["sids"]}
-    assert len(first_codes) == 4  # of the bundle's four, then one again
     assert len(done(*command, "--mmr", 2).json["items"]) == 5
 
 
@@ -71,7 +68,6 @@ def test_searches_and_diversity_are_options(list_model: Path) -> None:
     [
         (("--list", "3", "-k", "3"), "leave out -k"),
         (("--mmr", "1"), "require --list"),
-        (("--list", "3", "--temperature", "2"), "search beam has none"),
         (("--list", "3", "--list-search", "gumbel", "--mmr", "1"), "beam or greedy"),
         (("--list", "0"), "at least 1"),
     ],

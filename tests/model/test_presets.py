@@ -21,7 +21,13 @@ from tests.models import SENTENCES
 TEXTS = (*SENTENCES, "Crème brûlée 🍮 für 3,50 €", "Nivea Nivea Nivea shampoo")
 
 
-@pytest.mark.parametrize("preset", get_args(Preset))
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(name, marks=[] if name in ("neox-tiny", "t5-tiny") else pytest.mark.slow)
+        for name in get_args(Preset)
+    ],
+)
 def test_every_preset_can_be_extended_and_run(preset: str, bundle: Bundle, tmp_path: Path) -> None:
     count = init_model(TEXTS, tmp_path / "base", preset=preset, vocab_size=512)
     assert 4e5 < count < 5e6

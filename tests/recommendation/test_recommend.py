@@ -31,7 +31,6 @@ from sidtool.recommendation.requests import (
 from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
-from tests.pairs import all_pairs
 
 torch.set_num_threads(1)
 
@@ -47,7 +46,7 @@ def shop() -> LoadedModel:
     return shop_model()
 
 
-@pytest.fixture(scope="module", params=["qwen2", "t5", "bart"])
+@pytest.fixture(scope="module", params=["qwen2", "bart"])
 def any_shop(request: pytest.FixtureRequest) -> LoadedModel:
     return loaded_model(small_bundle(60), request.param)
 
@@ -211,7 +210,7 @@ def test_bad_requests_cost_no_answer(
         outcome.raise_bad()
 
 
-@pytest.mark.parametrize("bad", range(1, 9))
+@pytest.mark.parametrize("bad", [1, 4, 8])
 def test_the_answers_before_a_bad_request_are_given(shop: LoadedModel, bad: int) -> None:
     requests: list[Any] = [Request(str(number), ("i1",)) for number in range(1, 9)]
     requests[bad - 1] = replace(BAD, line=bad)
@@ -304,11 +303,12 @@ def test_unknown_ids_that_a_request_allows_are_counted(shop: LoadedModel) -> Non
 
 @pytest.mark.parametrize(
     ("normalize", "value", "architecture"),
-    all_pairs(
-        ["level", "trie", "vocabulary"],
-        [float("nan"), float("inf")],
-        ["llama", "gpt2", "t5", "bart"],
-    ),
+    [
+        ("level", float("nan"), "llama"),
+        ("trie", float("inf"), "gpt2"),
+        ("vocabulary", float("nan"), "t5"),
+        ("trie", float("inf"), "bart"),
+    ],
 )
 def test_a_diverged_model_gives_no_empty_answers(
     normalize: Any, value: float, architecture: str

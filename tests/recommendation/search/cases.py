@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
@@ -17,6 +18,12 @@ TEXT = 50
 """Token ids below this are text; the SID block starts here."""
 
 EVERY_ARCHITECTURE = ARCHITECTURES + ENCODER_DECODERS
+SOME = ("llama", "gemma3", "gpt2", "t5", "bart")
+SOME_ARCHITECTURES = [
+    pytest.param(name, marks=[] if name in SOME else pytest.mark.slow)
+    for name in EVERY_ARCHITECTURE
+]
+"""One architecture of each kind of position and of head; `make test-slow` runs the others."""
 
 _models: dict[tuple[str, bool, int], Any] = {}
 

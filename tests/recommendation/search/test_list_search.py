@@ -72,8 +72,8 @@ def catalogs(draw: st.DrawFn, most: int) -> tuple[Trie, list[LeafFilter | None]]
     return trie, filters
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "t5"])
-@settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@settings(max_examples=5, deadline=None)
 @given(
     case=catalogs(5),
     length=st.integers(1, 6),
@@ -105,8 +105,8 @@ def test_a_wide_beam_finds_every_list(
             assert_legal(one, trie, leaf_filter, length)
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "mistral", "gpt2", "bart"])
-@settings(max_examples=6, deadline=None)
+@pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "bart"])
+@settings(max_examples=4, deadline=None)
 @given(
     case=catalogs(30),
     length=st.integers(1, 7),
@@ -176,7 +176,7 @@ def test_draws_follow_the_model_and_are_distinct() -> None:
     trie = Trie.from_codes(codes, SIZES)
     tokens = space(SIZES, True)
     model = model_of("llama", tokens)
-    n_draws = 2000
+    n_draws = 1000
     options = ListOptions(search="gumbel")
     lists = search_lists(
         model,
