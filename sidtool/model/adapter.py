@@ -56,68 +56,57 @@ def load_weights(
     *,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
-    adapters: tuple[Path, ...] = (),
 ) -> Any:
     """The model in a folder, as `load_model` returns it, with the weights that its contract
     records; adapters are merged in float32.
 
-    `adapters` are the folders whose base this one is. Raises CompatibilityError if the base of an
-    adapter is missing, has changed or has other SID tokens, DataError for damaged adapters,
-    IntegrityError for other weights than the recorded ones."""
-    if contract.base_folder is None:
-        checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
-        return load_model(
-            checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, digests=contract.files
-        )
+    Raises CompatibilityError if the base of an adapter is missing, has changed or has other SID
+    tokens, DataError for damaged adapters, IntegrityError for other weights than the recorded
+    ones."""
+    (whole, whole_contract), *adapters = _with_bases(folder, contract)
+    model = load_model(
+        locate(str(whole), trust_remote_code=trust_remote_code),
+        dtype="float32" if adapters else dtype,
+        trust_remote_code=trust_remote_code,
+        digests=whole_contract.files,
+    )
+    if not adapters:
+        return model
     import torch
 
-    folders = (*adapters, folder.resolve())
-    base, base_contract = _open_base(folder, contract, contract.base_folder, folders)
-    model = load_weights(
-        base,
-        base_contract,
-        dtype="float32",
-        trust_remote_code=trust_remote_code,
-        adapters=folders,
-    )
-    merged = _merge_adapter(model, folder, contract)
-    merged = merged.to(dtype=getattr(torch, dtype or "float32")).eval()
-    check_finite(merged, folder)
-    return merged
+    for adapter, adapter_contract in adapters:
+        model = _merge_adapter(model, adapter, adapter_contract)
+        check_finite(model, adapter)
+    model = model.to(dtype=getattr(torch, dtype or "float32")).eval()
+    check_finite(model, folder)
+    return model
 
 
-def read_config(
-    folder: Path,
-    contract: Contract,
-    *,
-    trust_remote_code: bool = False,
-    adapters: tuple[Path, ...] = (),
-) -> Any:
+def read_config(folder: Path, contract: Contract, *, trust_remote_code: bool = False) -> Any:
     """The configuration of the network that `load_weights` loads, without its weights. Raises as it
     does."""
-    if contract.base_folder is None:
-        checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
-        return load_config(checkpoint, trust_remote_code=trust_remote_code)
-    folders = (*adapters, folder.resolve())
-    base, base_contract = _open_base(folder, contract, contract.base_folder, folders)
-    return read_config(base, base_contract, trust_remote_code=trust_remote_code, adapters=folders)
+    whole, _ = _with_bases(folder, contract)[0]
+    checkpoint = locate(str(whole), trust_remote_code=trust_remote_code)
+    return load_config(checkpoint, trust_remote_code=trust_remote_code)
 
 
-def _open_base(
-    folder: Path, contract: Contract, reference: ModelReference, folders: tuple[Path, ...]
-) -> tuple[Path, Contract]:
-    """The base of an adapter folder and its contract; `folders` are those whose base it may not
-    be."""
-    base = _find_base(folder, reference)
-    if base.resolve() in folders:
-        raise CompatibilityError(f"{folder} is an adapter whose base is itself")
-    base_contract = read_contract(base)
-    if base_contract.tokens != contract.tokens:
-        raise CompatibilityError(
-            f"{folder} has SID tokens from id {contract.token_start}, its base {base} has others, "
-            f"from id {base_contract.token_start}, or in another order"
-        )
-    return base, base_contract
+def _with_bases(folder: Path, contract: Contract) -> list[tuple[Path, Contract]]:
+    """A model folder and its contract behind the folder that its adapters change, that behind its
+    own base, and so on: the first is a whole model."""
+    chain = [(folder, contract)]
+    while (reference := contract.base_folder) is not None:
+        base = _find_base(folder, reference)
+        if base.resolve() in [member.resolve() for member, _ in chain]:
+            raise CompatibilityError(f"{folder} is an adapter whose base is itself")
+        base_contract = read_contract(base)
+        if base_contract.tokens != contract.tokens:
+            raise CompatibilityError(
+                f"{folder} has SID tokens from id {contract.token_start}, its base {base} has "
+                f"others, from id {base_contract.token_start}, or in another order"
+            )
+        chain.insert(0, (base, base_contract))
+        folder, contract = base, base_contract
+    return chain
 
 
 def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
