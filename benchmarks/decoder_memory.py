@@ -63,7 +63,7 @@ def _sides(case: Case, model: Any, items: int) -> tuple[Callable[[], Any], Calla
     """A request without and with a memory, from histories and prompts to ranked items."""
     from sidtool.recommendation.search.beam import beam_search
     from sidtool.recommendation.search.mixture import Mixture, rank_items
-    from sidtool.tokenizer.index_spaces import ItemRows
+    from sidtool.tokenizer.sid import ItemRows
 
     trie, tokens = trie_and_tokens(catalog(items), TEXT)
     rng = np.random.default_rng(5)
@@ -103,7 +103,7 @@ def random_index(items: int, histories: list[Any]) -> Any:
     Only the rows that the histories read are filled: the others take no memory, and no request
     touches them. Each is on pages of its own, as in a memory that is filled."""
     from sidtool.memory.distribution import MemoryIndex
-    from sidtool.memory.memory import SparseRows
+    from sidtool.memory.rows import SparseRows
 
     rng = np.random.default_rng(4)
     offsets = np.arange(items + 1) * NEIGHBORS

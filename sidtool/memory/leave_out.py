@@ -5,7 +5,7 @@ interacted with co-occur because of that user. What the memory would say of a us
 is computed here from exact counts, which integers make possible: the counts of all users less those
 of the user."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, IntegrityError
-from sidtool.data.split import UNIT, Split, count_pairs, item_sequences
+from sidtool.data.split import (
+    ItemSequences,
+    Split,
+    count_pairs,
+    item_sequences,
+    pair_weights,
+    ranges,
+)
 from sidtool.memory.content import content_rows
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
-from sidtool.memory.memory import Memory, SparseRows
-from sidtool.memory.similarity import similarity_rows
-from sidtool.tokenizer import ItemRows
+from sidtool.memory.memory import Memory
+from sidtool.memory.rows import SparseRows
+from sidtool.memory.similarity import CountedPairs, similarity_rows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 CHUNK = 4096
 """Training events of the users whose rows are computed together: bounds the memory of a step."""
-
-Sequences = Sequence[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +55,10 @@ class LeaveOneOutMemory:
         n = len(bundle.items)
         sequences = item_sequences(split, list(bundle.items.ids))
         sources = _Counts.of(memory)
-        chunks = [sources.rows_without(*chunk) for chunk in _chunks(sequences)]
+        chunks = [
+            sources.rows_without(first, sequences[first:stop])
+            for first, stop in ranges(sequences.lengths, CHUNK)
+        ]
         keys = np.concatenate([chunk_keys for chunk_keys, _ in chunks])
         rows = SparseRows.joined([chunk_rows for _, chunk_rows in chunks])
         return cls(MemoryIndex.of(memory, bundle).with_rows(rows, bundle), keys, n)
@@ -61,7 +70,9 @@ class LeaveOneOutMemory:
         rows = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return np.where(self.keys[rows] == keys, rows, -1)
 
-    def distributions(self, histories: Sequences, power: float) -> list[ItemDistribution]:
+    def distributions(
+        self, histories: Sequence[NDArray[np.int64]], power: float
+    ) -> list[ItemDistribution]:
         """The distribution for each history of `rows`, as `MemoryIndex.distributions`."""
         # its index is requested by its own rows, in the place of a bundle's
         return self.index.distributions([ItemRows(rows) for rows in histories], power)
@@ -85,58 +96,40 @@ def check_origin(memory: Memory, bundle: Bundle, split: Split) -> None:
         )
 
 
-def _chunks(sequences: Sequences) -> Iterator[tuple[int, Sequences]]:
-    """The number of the first user, and the sequences, of about CHUNK events each."""
-    lengths = np.cumsum([len(sequence) for sequence in sequences])
-    start = 0
-    while start < len(sequences):
-        before = lengths[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(lengths, before + CHUNK, side="right")))
-        yield start, sequences[start:stop]
-        start = stop
-
-
 @dataclass(frozen=True, eq=False)
 class _Counts:
     """What a memory counts of n items, and how it turns counts into similarities."""
 
     memory: Memory
-    later: Any
-    """(n, n) CSR int64: pairs by the row that comes first"""
-    earlier: Any
-    """(n, n) CSR int64: its transpose"""
+    pairs: CountedPairs
     nearest: Any
     """(n, n) CSR float32: powers of cosines as `Memory.content`, symmetric, or None"""
 
     @classmethod
     def of(cls, memory: Memory) -> "_Counts":
-        later = memory.pairs.to_scipy()
         nearest = None
         if memory.content is not None:
             nearest = memory.content.to_scipy()
             nearest = (nearest + nearest.T).tocsr()
-        return cls(memory, later, later.T.tocsr(), nearest)
+        return cls(memory, CountedPairs.of(memory.pairs), nearest)
 
     def rows_without(
-        self, first_user: int, sequences: Sequences
+        self, first_user: int, sequences: ItemSequences
     ) -> tuple[NDArray[np.int64], SparseRows]:
         """The keys of the items of these users, and the (m, n) neighbors of each, without the
         events of the user."""
-        n = self.later.shape[0]
+        n = len(self.pairs.later)
         settings = self.memory.manifest.settings
         # no two users share a number, so their pairs are counted apart, all at once
-        numbered = [
-            (first_user + number) * n + sequence for number, sequence in enumerate(sequences)
-        ]
-        keys = np.unique(np.concatenate(numbered))
-        local = [np.searchsorted(keys, sequence) for sequence in numbered]
+        numbers = np.repeat(first_user + np.arange(len(sequences)), sequences.lengths)
+        keys, local = np.unique(numbers * n + sequences.items, return_inverse=True)
         users, items = np.divmod(keys, n)
-        user_pairs = count_pairs(local, len(keys), settings.distance)
-        user_events = np.bincount(np.concatenate(local), minlength=len(keys))
-        later = _less(self.later[items], user_pairs, items)
-        earlier = _less(self.earlier[items], user_pairs.T.tocsr(), items)
-        counts = later * UNIT + settings.reverse * (earlier * UNIT)
-        counts.eliminate_zeros()
+        user_sequences = ItemSequences(local, sequences.offsets)
+        user_pairs = count_pairs(user_sequences, len(keys), settings.distance)
+        user_events = np.bincount(local, minlength=len(keys))
+        later = _less(self.pairs.later.take(items), user_pairs, items)
+        earlier = _less(self.pairs.earlier.take(items), user_pairs.T.tocsr(), items)
+        counts = pair_weights(later, earlier, settings.reverse)
         row_events = self.memory.events[items] - user_events
 
         def column_events(rows: Any) -> NDArray[np.int64]:

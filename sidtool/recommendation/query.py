@@ -38,8 +38,8 @@ from sidtool.recommendation.search.mixture import (
 from sidtool.recommendation.search.results import BeamResult, ItemList, Normalize, check_scores
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.windows import WINDOW, in_windows
-from sidtool.tokenizer import ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.bundle import Bundle, Trie
+from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
 
 Prompt = TypeVar("Prompt", HistoryPrompt | None, TextPrompt | None)
 

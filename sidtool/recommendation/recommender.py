@@ -24,7 +24,7 @@ from sidtool.recommendation.requests import (
 from sidtool.recommendation.search.filters import AllowList
 from sidtool.recommendation.search.mixture import RankedItems
 from sidtool.recommendation.search.results import EMPTY_LIST
-from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.sid import ItemRows
 
 
 @dataclass(frozen=True)

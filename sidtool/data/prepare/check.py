@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.records import JsonRecord
-from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.interactions import EventNames
+from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.spelling import Spelling, spellings
 from sidtool.data.prepare.tables import (

@@ -16,7 +16,7 @@ from sidtool.base.options import check_options, group, option
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
-from sidtool.data.interactions import EventNames
+from sidtool.data.columns import EventNames
 from sidtool.data.items import CatalogNames
 from sidtool.data.prepare import amazon, kuairand, movielens, recbole, table
 from sidtool.data.prepare.cleaning import EVENTS_FILE, ITEMS_FILE

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from sidtool.data.interactions import EventNames, choose_event_columns
+from sidtool.data.columns import EventNames, choose_event_columns
 from sidtool.data.prepare.csv_batches import csv_batches
 from sidtool.data.prepare.raw import Batch
 from sidtool.data.tables.tables import column_names

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
-from sidtool.data.interactions import EventNames, choose_event_columns
+from sidtool.data.columns import EventNames, choose_event_columns
 from sidtool.data.prepare.raw import Batch, Place
 from sidtool.data.prepare.tables import read_catalog_table
 from sidtool.data.tables.tables import column_names, read_columns
-from sidtool.data.times import read_order
+from sidtool.data.times import read_order, trimmed
 
 RATING = "rating"
 
@@ -26,7 +26,9 @@ def read_events(path: Path, names: EventNames, rating: str | None = None) -> Ite
     n = len(cells[columns.user])
     times = list(map(str, range(n)))
     if columns.order is not None:
-        times = [repr(moment) for moment in read_order(path, cells[columns.order])[1].tolist()]
+        times = [
+            repr(moment) for moment in read_order(path, trimmed(cells[columns.order]))[0].tolist()
+        ]
     users, items = (
         [cell or "" for cell in cells[name].to_pylist()] for name in (columns.user, columns.item)
     )

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.interactions import EventNames, choose_event_columns
+from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, choose_event_columns
 from sidtool.data.items import choose_catalog_columns
 from sidtool.data.tables.tables import column_names, read_columns
 

@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sidtool.base.errors import UsageError
 from sidtool.data.split import Split
 from sidtool.examples import SftInputs, SftJob, TaskCounts, named_task, refuse_leaks
 from sidtool.integrations.ray.output import PartFolder, PartReport
-from sidtool.integrations.ray.run import RunOptions, make_parts, part_name
+from sidtool.integrations.ray.run import RunOptions, make_parts
 
 USERS = 20_000
 """Users of a part."""
@@ -29,19 +30,6 @@ class TaskShard:
     task: str
     first: int
     stop: int
-
-
-@dataclass(frozen=True)
-class ExampleJob:
-    """Makes the examples of a shard."""
-
-    inputs: SftInputs
-    folder: PartFolder
-
-    def open(self) -> Callable[[TaskShard], PartReport]:
-        """Read bundle, catalog and split."""
-        job = self.inputs.open()
-        return lambda shard: _write_part(job, shard, self.folder)
 
 
 @dataclass(frozen=True)
@@ -73,7 +61,9 @@ class ClusterExamples:
         folder = PartFolder(str(parts.absolute()))
         shards = list(task_shards(job, self.users))
         try:
-            reports = make_parts(ExampleJob(self.inputs, folder), shards, folder, self.run)
+            reports = make_parts(
+                partial(_open_inputs, self.inputs, folder), shards, folder, self.run
+            )
             with path.open("wb") as stream:
                 for report in reports:
                     with (parts / report.name).open("rb") as part:
@@ -108,6 +98,12 @@ def _some(split: Split, shard: TaskShard) -> Split:
     return replace(split, windows=split.windows[shard.first : shard.stop])
 
 
+def _open_inputs(inputs: SftInputs, folder: PartFolder) -> Callable[[TaskShard], PartReport]:
+    """Read bundle, catalog and split, to make the examples of shards."""
+    job = inputs.open()
+    return lambda shard: _write_part(job, shard, folder)
+
+
 def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
     split = job.split
     first_number = 0
@@ -124,7 +120,7 @@ def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport
         "tokens": int(tokens.sum()),
         "longest": int(tokens.max(initial=0)),
     }
-    return folder.write(part_name(shard), stream.getvalue().encode(), len(tokens), counts)
+    return folder.write(shard.number, stream.getvalue().encode(), len(tokens), counts)
 
 
 def _counts(tasks: list[str], reports: list[PartReport]) -> dict[str, TaskCounts]:

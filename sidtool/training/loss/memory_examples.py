@@ -14,8 +14,8 @@ from sidtool.data.split import Split
 from sidtool.examples import TokenizedExample, TokenizedExamples
 from sidtool.memory import LeaveOneOutMemory, Memory
 from sidtool.model.prompt import SidTokens
-from sidtool.tokenizer import Codes, ItemRows, SidPositions
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import Codes, ItemRows, SidPositions
 from sidtool.training.loss.augment import AugmentedExamples, item_spans
 
 

@@ -14,7 +14,7 @@ from sidtool.data import Fields
 from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
-from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.pairs import ListRewardFunction
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import SidtoolWarning, UsageError
-from sidtool.data.columns import CatalogColumns
-from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.columns import CatalogColumns, EventNames
+from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.prepare.check import check, repeated_rows, report, unordered_rows
 from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.columns import EventNames
+from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.prepare.filters import FilterOptions, core, filter_events
 from sidtool.data.prepare.movielens import GENRES

@@ -10,7 +10,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model import LoadedModel
 from sidtool.model.contract import ModelReference
 from sidtool.recommendation import Query, QuerySession
-from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.rewards.reward import (
     Matrix,
     RewardInput,
