@@ -39,7 +39,7 @@ def logits(model: Any, tokenizer: Any, text: str = TEXT) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "tied"), zip(ARCHITECTURES, cycle([True, False]), strict=False)
+    ("architecture", "tied"), list(zip(ARCHITECTURES, cycle([True, False]), strict=False))
 )
 def test_old_logits_stay_and_new_embedding_rows_differ(
     architecture: str, tied: bool, bundle: Bundle, tmp_path: Path

@@ -1,5 +1,6 @@
 """The checks of a model folder before it is used."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -66,11 +67,16 @@ def test_a_damaged_file_is_refused(made: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def another(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with other weights and another contract."""
+def another_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "another"
     extend_model(base_folder, shop(), out, ExtendOptions(init="random", seed=7))
     return out
+
+
+@pytest.fixture
+def another(another_folder: Path, tmp_path: Path) -> Path:
+    """A model with other weights and another contract."""
+    return Path(shutil.copytree(another_folder, tmp_path / "another"))
 
 
 def replacing(
