@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
-from sidtool.data.coded import Coded
+from sidtool.data.coded import Coded, TextCodes
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
 from sidtool.data.tables.containers import Column
@@ -124,7 +124,7 @@ class _CodedTable:
         self._rows = 0
         self._first_order: tuple[int, str] | None = None
         self._units: Counter[float] = Counter()
-        self.codes = {name: _Codes() for name in (USER, ITEM, *map(_cell, further))}
+        self.codes = {name: TextCodes() for name in (USER, ITEM, *map(_cell, further))}
         """What the codes of a column mean, as far as runs have been read."""
 
     def runs(self) -> Iterator[Any]:
@@ -168,10 +168,10 @@ class _CodedTable:
 
     def _order(self, column: Column) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         texts = trimmed(column)
+        numbers, rest = read_order(self._path, texts, self._rows)
         first = (self._rows, texts[0].as_py())
         self._first_order = self._first_order or first
         check_same_kind(self._path, self._first_order, first)
-        numbers, rest = read_order(self._path, texts, self._rows)
         self._units += count_units(texts, numbers)
         return numbers, rest
 
@@ -188,33 +188,3 @@ def _runs_of_cells(batches: Iterable[Mapping[str, Column]]) -> Iterator[Any]:
             tables = []
     if any(map(len, tables)):
         yield pa.concat_tables(tables)
-
-
-class _Codes:
-    """The distinct texts of a column that is read in runs, by first appearance."""
-
-    def __init__(self) -> None:
-        import pyarrow as pa
-
-        self._texts = pa.array([], pa.string())
-
-    @property
-    def names(self) -> NDArray[np.object_]:
-        """(distinct,) texts by code."""
-        names: NDArray[np.object_] = self._texts.to_numpy(zero_copy_only=False)
-        return names
-
-    def add(self, column: Column) -> NDArray[np.int32]:
-        """(n,) the codes of n > 0 texts without nulls; a new text gets the next code."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        coded = column.dictionary_encode()  # all chunks have the dictionary of the last one
-        distinct = coded.chunk(coded.num_chunks - 1).dictionary
-        known = pc.index_in(distinct, value_set=self._texts)
-        is_new = pc.is_null(known)
-        codes = pc.fill_null(known, 0).to_numpy().copy()
-        new = distinct.filter(is_new)
-        codes[is_new.to_numpy(zero_copy_only=False)] = len(self._texts) + np.arange(len(new))
-        self._texts = pa.concat_arrays([self._texts, new])
-        return codes[np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])]

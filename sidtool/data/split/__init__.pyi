@@ -3,7 +3,6 @@ from .cooccurrence import UNIT as UNIT
 from .cooccurrence import WINDOW as WINDOW
 from .cooccurrence import Cooccurrence as Cooccurrence
 from .cooccurrence import ItemSequences as ItemSequences
-from .cooccurrence import add_pairs as add_pairs
 from .cooccurrence import count_blocks as count_blocks
 from .cooccurrence import count_cooccurrence as count_cooccurrence
 from .cooccurrence import count_pairs as count_pairs
@@ -31,6 +30,9 @@ from .list_targets import MAX_LENGTH as MAX_LENGTH
 from .list_targets import ListTargets as ListTargets
 from .list_targets import TargetList as TargetList
 from .list_targets import target_lists as target_lists
+from .packed import PackedExamples as PackedExamples
+from .packed import PackedSequences as PackedSequences
+from .packed import Packer as Packer
 from .record import Protocol as Protocol
 from .record import SplitManifest as SplitManifest
 from .record import SplitReference as SplitReference
