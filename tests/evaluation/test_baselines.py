@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values

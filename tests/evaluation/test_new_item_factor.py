@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
