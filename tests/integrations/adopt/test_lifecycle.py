@@ -22,7 +22,7 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import read_map
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge, rebind
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
