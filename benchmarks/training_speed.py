@@ -32,10 +32,9 @@ from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
