@@ -33,7 +33,7 @@ def rl(
         str | None,
         typer.Option(
             help="Rewards with weights, as rank=1,prefix=0.5: exact, rank, prefix, ndcg, "
-            "collaborative, teacher, label, value, format, or MODULE:FUNCTION. Default: "
+            "collaborative, teacher, label, value, or MODULE:FUNCTION. Default: "
             "exact=1,rank=1; of lists (ipa) ndcg=1."
         ),
     ] = None,

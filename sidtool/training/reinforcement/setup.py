@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from transformers import EarlyStoppingCallback
-
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split import read_examples
@@ -66,18 +64,13 @@ def build_trainer(
     group_options = GroupOptions(
         size=arguments.num_generations,
         method=run.options.rollouts,
-        add_target=run.options.add_target,
         exclude_seen=run.options.exclude_seen,
-        prefix_curriculum=run.options.prefix_curriculum,
     )
     policy = _policy(loaded.model, session)
     fields = None
     if run.fields is not None:
         fields = ExampleFields.of(examples, run.fields.split, run.bundle)
     maker = GroupMaker(session, policy, examples, group_options, fields)
-    callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if run.options.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     device = str(arguments.device)
     scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
     reward = partial(reward_sum, run.rewards, context=RewardContext(run.bundle, scores))
@@ -94,7 +87,7 @@ def build_trainer(
         reference=reference,
         judge=_judge(run, session, examples),
         refuses_worse_slices=not allow_worse_slices,
-        callbacks=callbacks,
+        callbacks=[ProgressCallback(progress, log)],
     )
     return trainer
 

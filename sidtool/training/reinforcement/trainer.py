@@ -183,11 +183,10 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
 
     def _completions(self, rollouts: Rollouts, rewards: NDArray[np.float64]) -> dict[str, Any]:
         """The n * G items of groups as TRL's rows, with a mask of the codes that the policy
-        learns: not those that it was given."""
+        learns."""
         trie = self.maker.session.trie
         codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))  # (n * G, levels)
-        is_chosen = np.arange(trie.levels) >= rollouts.n_given[:, None]  # (n, levels)
-        learned = rollouts.valid[:, :, None] & is_chosen[:, None, :]  # (n, G, levels)
+        learned = np.repeat(rollouts.valid.ravel()[:, None], trie.levels, axis=1)
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
         return {
             "prompt_ids": [
@@ -197,7 +196,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             "logprobs": None,
             # TRL ignores an item whose reward is None
             "reward": [None if math.isnan(value) else value for value in scored],
-            "env_mask": learned.reshape(-1, trie.levels).astype(np.int64).tolist(),
+            "env_mask": learned.astype(np.int64).tolist(),
         }
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:

@@ -181,8 +181,8 @@ def test_what_does_not_fit_lists_is_refused(
         plan(list_model, examples(sequence=1.0))
     with pytest.raises(CompatibilityError, match="was not trained"):
         plan(models("llama"), made_lists)
-    with pytest.raises(UsageError, match="add_target=true has no effect"):
-        plan(list_model, made_lists, add_target=True)
+    with pytest.raises(UsageError, match="first_difference=true has no effect"):
+        plan(list_model, made_lists, first_difference=True)
     with pytest.raises(UsageError, match="candidate_lists must be at least 2"):
         plan(list_model, made_lists, candidate_lists=1)
     with pytest.raises(UsageError, match="hr@K or ndcg@K"):

@@ -96,10 +96,6 @@ def test_value_is_the_weight_of_the_example_for_a_hit() -> None:
         rewards_of("value", GROUPS)
 
 
-def test_format_is_whether_the_answer_is_an_item() -> None:
-    assert rewards_of("format", GROUPS).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0]]
-
-
 def test_scores_of_others_are_zero_for_what_is_no_item() -> None:
     def scores(histories: Any, fields: Any, items: Any) -> Any:
         return np.where(items >= 0, len(histories), 0.0)

@@ -149,9 +149,7 @@ def test_an_encoder_decoder_learns_from_groups(
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gumbel": {"rollouts": "gumbel", "exclude_seen": True},
-    "gumbel with the target": {"rollouts": "gumbel", "add_target": True, "sft_weight": 0.0},
-    "curriculum": {"prefix_curriculum": True, "reward": "prefix=1,ndcg=0.5"},
-    "first difference": {"first_difference": True, "add_target": True, "exclude_seen": True},
+    "first difference": {"first_difference": True, "reward": "prefix=1,ndcg=0.5"},
 }
 
 
@@ -290,7 +288,6 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
     harmful: dict[str, Any] = {
         "reward": "exact=-1",
         "sft_weight": 0.0,
-        "add_target": True,
         "eval_users": 0,
     }
     fields = {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}

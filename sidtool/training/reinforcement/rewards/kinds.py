@@ -20,7 +20,6 @@ REWARDS: dict[str, Reward] = {
     "collaborative": Reward(open_input=open_memory, recorded_as="reward_memory"),
     "teacher": Reward(open_input=open_teacher, recorded_as="reward_teacher"),
     "label": Reward(open_input=open_labels, recorded_as="reward_model", settings=(POSITIVE,)),
-    "format": Reward(hits.is_item),
 }
 
 
