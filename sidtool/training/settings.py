@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
-from sidtool.model import DEFAULT_POWER, DEFAULT_WEIGHT
 
 Stage = Literal["embeddings", "full", "lora"]
 SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
@@ -75,11 +74,6 @@ class TrainOptions:
     distill_weight: float = option(0.5, minimum=0, maximum=1)
     """Weight of the cross-entropy with the teachers' mean distribution, against the targets' weight
     `1 - distill_weight`. Used only with `--teacher`."""
-    memory_weight: float = option(DEFAULT_WEIGHT, minimum=0, below=1)
-    """Weight of the memory in the mixture whose likelihood is maximized, below 1; 0 leaves the
-    memory out. Used only with `--memory`."""
-    memory_power: float = option(DEFAULT_POWER, above=0, maximum=20)
-    """Power of the memory's scores in that mixture. Used only with `--memory`."""
     metric_for_best_model: str = option("ndcg@10")
     """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."""
     eval_users: int = option(1000, minimum=0)
@@ -112,10 +106,6 @@ class StageSettings:
     """fields of SFTConfig by name"""
     examples: Path | None = None
     """training examples of this stage, if not those of the run"""
-    memory: str | None = None
-    """memory in the loss, or a reference to one, if the run is given none"""
-    split: Path | None = None
-    """the split of the memory, likewise"""
 
 
 DEFAULTS: Mapping[str, Any] = {

@@ -1,6 +1,5 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Validator
@@ -17,7 +16,6 @@ from sidtool.model import (
     LoadedModel,
     Lora,
     TokenEmbeddings,
-    WeightedMemory,
     check_positions,
     load_model_folder,
     max_positions,
@@ -40,7 +38,6 @@ from sidtool.training.loss.augment import (
     PrefixExamples,
 )
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.training.loss.teachers import load_teachers
 from sidtool.training.training_run import Log, TrainingRun
 
@@ -49,22 +46,15 @@ from sidtool.training.training_run import Log, TrainingRun
 class TrainingInputs:
     """What a run reads beside the weights of its model."""
 
-    examples: TokenizedExamples | AugmentedExamples | MemoryExamples
-    augmented: AugmentedExamples | None
-    """the part of the examples that varies from epoch to epoch"""
+    examples: TokenizedExamples | AugmentedExamples
     validator: Validator | None
 
 
 def read_inputs(run: TrainingRun, loaded: LoadedModel) -> TrainingInputs:
     """Read the examples and the validation users of a run; of the model's network, the
     configuration. Raises as `build_trainer` does."""
-    examples = _read_examples(run, loaded)
-    augmented = _augment(run, loaded, examples)
-    return TrainingInputs(
-        _with_memory(run, loaded, augmented, examples.users),
-        augmented if isinstance(augmented, AugmentedExamples) else None,
-        _validator(run, loaded),
-    )
+    examples = _augment(run, loaded, _read_examples(run, loaded))
+    return TrainingInputs(examples, _validator(run, loaded))
 
 
 def check_inputs(run: TrainingRun, loaded: LoadedModel, arguments: Any) -> None:
@@ -112,7 +102,6 @@ def build_trainer(
         run.bundle.trie() if softmax_over == "trie" else None,
         arguments.label_smoothing_factor,
         run.options.distill_weight,
-        run.options.memory_weight,
     )
     teachers = None
     if run.teacher_dirs:
@@ -120,8 +109,8 @@ def build_trainer(
             run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
         )
     callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if inputs.augmented is not None:
-        callbacks.append(AugmentationCallback(inputs.augmented))
+    if isinstance(inputs.examples, AugmentedExamples):
+        callbacks.append(AugmentationCallback(inputs.examples))
     if run.valid and run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
@@ -213,27 +202,6 @@ def _augment(
     return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
 
 
-def _with_memory(
-    run: TrainingRun,
-    loaded: LoadedModel,
-    examples: TokenizedExamples | AugmentedExamples,
-    users: Sequence[str],
-) -> TokenizedExamples | AugmentedExamples | MemoryExamples:
-    """The examples with the memory's probabilities of their targets, if the run has a memory."""
-    if run.memory is None:
-        return examples
-    if not any(users):
-        raise DataError(
-            f"no training example of {run.examples} names the user whose events it shows, which "
-            "--memory leaves out",
-            hint="make the training examples again; tasks of users have such examples",
-        )
-    memory = MemoryOfUsers.of(
-        run.memory.memory, run.options.memory_power, run.memory.split, run.bundle
-    )
-    return MemoryExamples(examples, users, memory, loaded.tokens)
-
-
 def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
     if run.valid is None:
         return None
@@ -242,10 +210,6 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
             "validation needs a task that recommends from histories; these examples have none",
             hint="leave out --valid",
         )
-    memory = None
-    if run.memory is not None:
-        options = run.options
-        memory = WeightedMemory(run.memory.memory, options.memory_weight, options.memory_power)
     # a prompt with its answer fits the positions of the model, as in `recommend`
     n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
     prompt = shortened(run.history_prompt, prompt_positions(loaded.model, n_answer))
@@ -262,7 +226,6 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         normalize=run.normalize,
         exclude_seen=run.options.eval_exclude_seen,
         seed=run.seed,
-        memory=memory,
         user_tokens=run.contract.users,
     )
     # the literal text of a prompt may leave no room for any history

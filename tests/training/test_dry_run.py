@@ -10,10 +10,7 @@ import pytest
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import SEAL
 from sidtool.base.errors import DataError, SidtoolError
-from sidtool.data.split.split import Split
-from sidtool.memory.build import build_memory
 from sidtool.model.contract.read import read_contract
-from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import check_stages, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training_run import TrainRequest
@@ -304,38 +301,6 @@ def test_settings_and_examples_are_checked_together(
     made = edited(EDITS[name], examples(sequence=1.0, sid_to_title=1.0), tmp_path / "sft")
     chosen = TrainOptions(**options, **FEW)
     assert bool(same_refusal(models("llama"), made, chosen, fields)) == refused
-
-
-def without_users(examples: list[Any], lineage: Object, valid: list[Any]) -> None:
-    for example in examples:
-        del example["user"]
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (EDITS["nothing"], ""),
-        (EDITS["an unknown user"], "no training event"),
-        (put(40, user="u0"), "no training event"),
-        (without_users, "names the user"),
-    ],
-)
-def test_examples_are_checked_with_the_memory(
-    tmp_path: Path,
-    models: Make,
-    examples: Make,
-    bundle: Bundle,
-    split: Split,
-    edit: Edit,
-    message: str,
-) -> None:
-    made = edited(edit, examples(sequence=1.0), tmp_path / "sft")
-    options = TrainOptions(softmax_over="trie", memory_weight=0.3, **FEW)
-    inputs = {"memory": build_memory(split, bundle), "split": split}
-    epoch = {"max_steps": -1, "num_train_epochs": 1}
-    refusal = same_refusal(models("llama"), made, options, epoch, **inputs)
-    assert message in refusal
-    assert bool(message) == bool(refusal)
 
 
 def test_every_stage_is_checked_with_the_tokenizer_of_the_first(

@@ -39,21 +39,15 @@ def test_flags_override_the_file_and_are_typed(tmp_path: Path) -> None:
     }
 
 
-def test_stages_name_their_memory(tmp_path: Path) -> None:
+def test_stages_name_their_examples(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text(
-        "memory: m.zarr\nsplit: s\nstages:\n  - {memory_weight: 0}\n"
-        "  - {memory: other.zarr, examples: e.jsonl}\n"
-    )
+    config.write_text("stages:\n  - {eval_users: 7}\n  - {examples: e.jsonl}\n")
     first, second = read_stages(config)
-    assert (first.memory, first.split, first.examples) == ("m.zarr", Path("s"), None)
-    assert first.options.memory_weight == 0
-    assert (second.memory, second.split) == ("other.zarr", Path("s"))
-    assert second.examples == Path("e.jsonl")
-    assert read_one(None, ["memory=m.zarr"]).memory == "m.zarr"
+    assert (first.examples, second.examples) == (None, Path("e.jsonl"))
     for value in ("3", "[a]", "''"):
-        with pytest.raises(UsageError, match="memory must be a path"):
-            read_one(None, [f"memory={value}"])
+        config.write_text(f"stages:\n  - {{examples: {value}}}\n")
+        with pytest.raises(UsageError, match="examples must be a path"):
+            read_stages(config)
 
 
 @pytest.mark.parametrize(

@@ -324,8 +324,6 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
     first = StageSettings(TrainOptions(stage="embeddings"), OFTEN)
     of_other = StageSettings(TrainOptions(), OFTEN, examples=other)
     refused(CompatibilityError, "may have learned from held-out events", first, of_other)
-    bad_softmax = StageSettings(TrainOptions(), OFTEN, memory="nowhere.zarr", split=tmp_path)
-    refused(UsageError, "requires softmax_over=trie", first, bad_softmax)
     refused(DataError, "there is no file", first, valid=tmp_path / "nobody.jsonl")
     request = TrainRequest(models("llama"), made, tmp_path / "out")
     assert plan_stages(request, [first])[0].to_json() == {
@@ -333,7 +331,6 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
         "starts_from": str(models("llama")),
         "examples": str(made),
         "valid": str(valid_of(made)),
-        "memory": None,
         "options": asdict(first.options),
         "settings": OFTEN,
     }

@@ -108,8 +108,6 @@ class TrainParams(JsonRecord):
     """column of the events that weighted the examples, or its exponential (`make-sft --weight`)"""
     best: Selection | None = None
     """None without validation"""
-    memory: str | None = None
-    """digest of the memory in the loss; None without one"""
     lists: ListTargets | None = None
     """how lists were made of the training events; None without lists"""
     forgetting: Forgetting | None = None

@@ -27,11 +27,10 @@ from sidtool.training.loop.sharded import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.batches import IGNORED, Targets
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.memory_examples import MemoryExamples
 from sidtool.training.loss.shortcuts import narrows_exactly
 from sidtool.training.loss.teachers import Teachers
 
-Examples = TokenizedExamples | AugmentedExamples | MemoryExamples
+Examples = TokenizedExamples | AugmentedExamples
 
 Collator = Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]
 

@@ -98,29 +98,6 @@ def test_over_part_of_the_vocabulary_it_is_a_direct_computation(over: SoftmaxOve
     assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_memory_in_the_loss_is_a_mixture() -> None:
-    """-log((1 - w) p_model + w p_memory) of each item, times its weight."""
-    model = tiny_encoder_decoder("t5", vocab_size=VOCAB)
-    trie = Trie.from_codes(CODES, SPACE.sizes)
-    # the memory says nothing of the last one
-    known = (0.3, 0.05, 0.9, float("nan"))
-    examples = [
-        example._replace(memory_log_probs=np.full(len(example.ids), np.log(p), dtype=np.float32))
-        for example, p in zip(some_examples(text=False), known, strict=True)
-    ]
-    plain = Loss("trie", TOKENS, trie)
-    expected = 0.0
-    for example, p in zip(examples, known, strict=True):
-        weight = float(example.weights[-1])
-        alone, _ = total(model, plain, [example._replace(memory_log_probs=None)])
-        p_model = float(torch.exp(-alone.detach() / weight))
-        mixed = p_model if np.isnan(p) else 0.6 * p_model + 0.4 * p
-        expected -= weight * float(np.log(mixed))
-    mixture = Loss("trie", TOKENS, trie, memory_weight=0.4)
-    value, _ = total(model, mixture, examples)
-    assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_weight_of_two_equals_the_example_twice() -> None:
     model = tiny_encoder_decoder("mt5", vocab_size=VOCAB)
     first, second, *_ = some_examples(text=False)

@@ -224,34 +224,6 @@ def test_what_a_killed_refresh_left_is_replaced_by_force(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
-def test_a_memory_in_the_loss_is_in_the_loss_again(
-    tmp_path: Path, trained: Path, retrained: Bundle, split: Split, bundle: Bundle, later: Split
-) -> None:
-    """With its own weight and power there, which are settings of the stage."""
-    memory = build_memory(split, bundle)
-    params = read_contract(trained).params
-    assert isinstance(params, TrainParams)
-    changed = {"softmax_over": "trie", "memory_weight": 0.2, "memory_power": 1.5}
-    options = {**params.options, **changed}
-    stage = StageRecord("full", replace(params, options=options, memory=memory.digest))
-    contract = read_contract(trained)
-    contract = replace(contract, stages=(*contract.stages[:-1], stage))
-    shutil.copytree(trained, tmp_path / "mixed")
-    write_contract(tmp_path / "mixed", contract, bundle)
-    chosen = RefreshOptions(share=0.05)
-    with pytest.raises(UsageError, match="memory in its loss and contains none"):
-        refresh(tmp_path / "mixed", retrained, tmp_path / "out", split=later, options=chosen)
-    binding = MemoryBinding(memory.digest, 0.4, 3.0, {})
-    bind_memory(tmp_path / "mixed", memory, binding, tmp_path / "model")
-    refresh(tmp_path / "model", retrained, tmp_path / "out", split=later, options=chosen)
-    refreshed = read_contract(tmp_path / "out")
-    params = refreshed.params
-    assert isinstance(params, TrainParams)
-    assert refreshed.memory is not None
-    assert params.memory == refreshed.memory.digest != memory.digest
-    assert (params.options["memory_weight"], params.options["memory_power"]) == (0.2, 1.5)
-
-
 def test_a_line_says_that_teachers_are_not_used(
     tmp_path: Path, trained: Path, retrained: Bundle, bundle: Bundle, later: Split
 ) -> None:
