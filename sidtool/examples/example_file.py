@@ -216,11 +216,6 @@ class TokenizedExamples:
         """(n,) int64: tokens of each example."""
         return np.diff(self.offsets)
 
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a weight differs from 1."""
-        return bool((self.weights != 1).any())
-
     @classmethod
     def read(
         cls,

@@ -1,6 +1,5 @@
 """What a training run needs, checked before weights are read or anything is written."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from sidtool.base.errors import CompatibilityError, UsageError
@@ -50,12 +49,11 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
     _check_field_tokens(lineage, contract, examples)
     by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}
     learned_from = further_splits(bundle, by_name.values())
-    teacher_kinds = [teacher.kind for teacher in by_name.values()]
-    _check_kind(contract.kind, teacher_kinds, options, lineage)
+    _check_kind(contract.kind, options, lineage)
     if teacher_dirs:
         from sidtool.training.loss.teachers import check_teachers
 
-        check_teachers(teacher_dirs, contract.tokens, bundle)
+        check_teachers(teacher_dirs, contract, bundle)
     by_name[f"model {model_dir}"] = contract
     for name, model_contract in by_name.items():
         check_model_split(model_contract, bundle, str(examples), lineage.split, model=name)
@@ -104,11 +102,9 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
     return fields or BARE_SIDS
 
 
-def _check_kind(
-    kind: ModelKind, teachers: Iterable[ModelKind], options: TrainOptions, lineage: Lineage
-) -> None:
-    """Raise UsageError if the model or a teacher has an encoder, and the settings or the examples
-    leave it no prompt to read, or if the tokens of prefixes would have to be known."""
+def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> None:
+    """Raise UsageError if the model has an encoder, and the settings or the examples leave it no
+    prompt to read, or if the tokens of prefixes would have to be known."""
     windows = sliding_windows(options, kind)
     has_sequences = "sequence" in lineage.tasks
     if options.token_budget is not None and has_sequences and windows != "none":
@@ -117,13 +113,13 @@ def _check_kind(
             "on prefixes",
             hint="num_train_epochs",
         )
-    if kind != "causal" and options.batching == "packed":
+    if kind == "causal":
+        return
+    if options.batching == "packed":
         raise UsageError(
             "examples cannot be packed for an encoder-decoder, which reads one prompt per line",
             hint="leave batching out",
         )
-    if all(model == "causal" for model in (kind, *teachers)):
-        return
     for name in lineage.tasks:
         task = find_task(name)
         if task is not None and task.is_running_text:

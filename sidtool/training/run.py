@@ -276,7 +276,8 @@ def check_stages(planned: Sequence[PlannedStage]) -> None:
                 run.bundle,
                 trust_remote_code=run.trust_remote_code,
             )
-            check_inputs(run, loaded, run_config(run))
+            run_config(run)  # raises for settings that do not fit together
+            check_inputs(run, loaded)
 
 
 def train_stages(

@@ -143,6 +143,7 @@ DECIDED: Mapping[str, str] = {
     "resume_from_checkpoint": "the same command resumes",
     "save_only_model": "a run resumes only from a checkpoint with its optimizer",
     "train_sampling_strategy": "--set batching=packed avoids padding",
+    "loss_type": "--set softmax_over chooses the tokens of the loss",
     "assistant_only_loss": "the targets are those that make-sft wrote",
 }
 """Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""

@@ -28,7 +28,7 @@ from sidtool.recommendation import shortened
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.loop.fsdp import wants_fsdp
-from sidtool.training.loop.kinds import CausalTrainer, EncoderDecoderTrainer, check_library_loss
+from sidtool.training.loop.kinds import CausalTrainer, EncoderDecoderTrainer
 from sidtool.training.loop.trainer import SidTrainer, set_dropout
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import (
@@ -57,13 +57,11 @@ def read_inputs(run: TrainingRun, loaded: LoadedModel) -> TrainingInputs:
     return TrainingInputs(examples, _validator(run, loaded))
 
 
-def check_inputs(run: TrainingRun, loaded: LoadedModel, arguments: Any) -> None:
+def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
     """Read what a run reads, and every example as the first epoch does; `loaded` may have no
     weights. Raises as the run does."""
     ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
     examples = read_inputs(run, loaded).examples
-    if run.contract.kind == "causal" and arguments.loss_type != "nll":
-        check_library_loss(examples, bool(run.teacher_dirs), run.softmax_over)
     for number in range(len(examples)):
         examples[number]
 

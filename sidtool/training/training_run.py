@@ -176,9 +176,7 @@ class TrainingRun(Run):
         chosen = self.options.softmax_over
         sid_only = all(answers_with_sids(task) for task in self.lineage.tasks)
         if chosen == "auto":
-            # TRL's other losses are over the whole vocabulary
-            default_loss = self.config_fields.get("loss_type", "nll") == "nll"
-            return "sid" if sid_only and default_loss else "vocabulary"
+            return "sid" if sid_only else "vocabulary"
         if chosen != "vocabulary" and not sid_only:
             raise UsageError(
                 f"softmax_over={chosen} requires that all training examples answer with SIDs",

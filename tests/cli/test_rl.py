@@ -56,7 +56,7 @@ def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_
         (2, ("--reward", "collaborative"), "reward collaborative requires --reward-input"),
         (2, ("--reward", "label"), "reward label requires --reward-input"),
         (2, ("--set", "positive_label=rating>=4"), "positive_label=CONDITION requires the reward"),
-        (2, ("--reward-input", "teacher=x"), "--reward-input teacher requires the reward teacher"),
+        (2, ("--reward-input", "label=x"), "--reward-input label requires the reward label"),
         (2, ("--set", "sft_weight=-1"), "sft_weight must be at least 0"),
         (1, ("--valid", "nowhere.jsonl"), "nowhere.jsonl"),
     ],

@@ -283,8 +283,6 @@ def test_a_dry_run_refuses_what_the_run_refuses(
 @pytest.mark.parametrize(
     ("name", "options", "fields", "refused"),
     [
-        ("a weight", {}, {"loss_type": "dft"}, True),
-        ("another order", {}, {"loss_type": "dft"}, False),
         ("a single item", {"sliding_windows": "all", "item_dropout": 0.5}, {}, False),
         ("too few weights", {"sliding_windows": "all", "item_dropout": 0.5}, {}, True),
     ],

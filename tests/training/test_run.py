@@ -344,63 +344,15 @@ def test_examples_of_another_bundle_are_refused_before_weights_load(
         train(models("llama"), made, tmp_path / "tuned")
 
 
-def test_settings_that_contradict_the_loss_are_refused(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
-    made = examples(sequence=1.0)
-    with pytest.raises(UsageError, match="softmax_over=trie cannot be combined"):
+def test_dropout_needs_layers_of_dropout(tmp_path: Path, models: Make, examples: Make) -> None:
+    with pytest.raises(UsageError, match="LlamaForCausalLM has no dropout"):
         train(
             models("llama"),
-            made,
+            examples(sequence=1.0),
             tmp_path / "tuned",
-            options=TrainOptions(softmax_over="trie"),
-            sft_fields={"loss_type": "dft"},
+            options=TrainOptions(dropout=0.1),
         )
-    assert not (tmp_path / "tuned").exists()
-
-
-def test_weights_do_not_combine_with_a_loss_of_trl(tmp_path: Path) -> None:
-    import numpy as np
-
-    from sidtool.examples.example_file import TokenizedExamples
-
-    arrays = (np.full(4, 60, dtype=np.int32), np.array([False, True, True, True]))
-    arrays += (np.full(4, 2, dtype=np.float32), np.array([0, 4]), np.array([True]))
-    examples = TokenizedExamples(*arrays)
-    loss = Loss("vocabulary", SidTokens(SidSpace((3, 3)), 60))
-    model = tiny_model("llama", vocab_size=70)
-    with pytest.raises(UsageError, match="weights of examples cannot be combined"):
-        trainer_of(tmp_path, model, examples, loss, "auto", loss_type="dft")
-
-
-def test_settings_that_cannot_be_met_are_refused(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
-    made = examples(sequence=1.0)
-
-    def message(architecture: str, fields: dict[str, Any], **options: Any) -> str:
-        with pytest.raises(UsageError) as caught:
-            train(
-                models(architecture),
-                made,
-                tmp_path / "tuned",
-                options=TrainOptions(**options),
-                sft_fields=fields,
-            )
-        assert not list(tmp_path.glob("tuned*"))
-        return str(caught.value)
-
-    assert "LlamaForCausalLM has no dropout" in message("llama", {}, dropout=0.1)
-    assert "softmax_over=sid cannot be combined" in message(
-        "llama", {"loss_type": "dft"}, softmax_over="sid"
-    )
-    summary = train(
-        models("llama"),
-        made,
-        tmp_path / "dft",
-        sft_fields={**FAST, "num_train_epochs": 1, "loss_type": "dft"},
-    )
-    assert summary.softmax_over == "vocabulary"
+    assert not list(tmp_path.glob("tuned*"))
 
 
 def test_sid_losses_need_examples_with_sid_targets(

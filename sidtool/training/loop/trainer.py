@@ -40,8 +40,8 @@ class SidTrainer(ShardedTrainer):
     trainer of a library among its bases.
 
     All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
-    added to the model, if any. `write_contract` writes contract and bundle into a model folder.
-    Raises UsageError if the loss does not fit the other settings."""
+    added to the model, if any. `write_contract` writes contract and bundle into a model
+    folder."""
 
     packed = False
     """whether a line of a batch may have several examples"""
@@ -88,19 +88,10 @@ class SidTrainer(ShardedTrainer):
         self.token_embeddings = lora.embeddings if lora else token_embeddings
         column_logits = self.token_embeddings.logits if self.token_embeddings else None
         self._head = PartialHead(self.model, column_logits).install()
-        self._check_loss(examples)
         check_active(args, self.accelerator)
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
         # tokens without padding, targets
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
-
-    def _check_loss(self, examples: Examples) -> None:
-        """Raise UsageError if the loss cannot be combined with other settings."""
-
-    @property
-    def _uses_library_loss(self) -> bool:
-        """Whether the settings select a loss of the library, which is over the whole vocabulary."""
-        return False
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The optimizer of the parent class, or Muon with AdamW; created once."""
@@ -138,9 +129,6 @@ class SidTrainer(ShardedTrainer):
         """Cross-entropy at the targets, weighted mean over the targets of the whole step."""
         n_tokens = inputs.pop("tokens")
         self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
-        if return_outputs or self._uses_library_loss:
-            inputs.pop("weights")
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = Targets.pop(inputs, self._loss.tokens.space.levels)
         parts = self._loss.parts(targets.ids)
         requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
@@ -163,8 +151,8 @@ class SidTrainer(ShardedTrainer):
         return total * ranks / num_items_in_batch.clamp_min(smallest)
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> Any:
-        """The weight of the targets in all batches of a step; for a library's loss their number."""
-        if self._uses_library_loss or not batch_samples:
+        """The weight of the targets in all batches of a step."""
+        if not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
         weight = torch.stack([batch["weights"][:, 1:].sum() for batch in batch_samples]).sum()
         if self.args.average_tokens_across_devices and self.args.world_size > 1:

@@ -165,11 +165,6 @@ class PrefixExamples:
     def __len__(self) -> int:
         return len(self._numbers) if self._every else len(self._examples)
 
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a weight differs from 1."""
-        return self._examples.is_weighted
-
     def draw(self, number: int, rng: np.random.Generator) -> TokenizedExample:
         """An example; which prefix of a sequence it is follows from `number` with `every`, else
         from `rng`."""
@@ -230,11 +225,6 @@ class AugmentedExamples:
 
     def __len__(self) -> int:
         return len(self._examples)
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a weight differs from 1."""
-        return self._examples.is_weighted
 
     def __getitem__(self, number: int) -> TokenizedExample:
         rng = np.random.default_rng([self._seed, int(self._epoch), number])

@@ -32,8 +32,8 @@ class RlOptions:
     are those of the model with which it begins)."""
     reward: str | None = option(None)
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
-    Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `teacher`,
-    `label`. Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
+    Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `label`.
+    Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
     positive_label: str | None = option(None)
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     rollouts: RolloutMethod = option("beam")
@@ -136,9 +136,9 @@ POLICY_GRADIENT_FIELDS = (
 _HAVE_EFFECT = """
 beta delta disable_dropout entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min
 entropy_target epsilon epsilon_high generation_batch_size importance_sampling_level loss_type
-num_generations num_iterations off_policy_mask_threshold ref_model_mixup_alpha
-ref_model_sync_steps sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
-steps_per_generation sync_ref_model top_entropy_quantile use_adaptive_entropy
+num_generations num_iterations off_policy_mask_threshold
+sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
+steps_per_generation top_entropy_quantile use_adaptive_entropy
 use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos
 """
 SETTABLE = frozenset(_HAVE_EFFECT.split())

@@ -24,9 +24,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import read_list_examples, read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
-from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -119,16 +117,6 @@ def test_such_a_model_is_trained_further(
     with pytest.raises(CompatibilityError, match="the training examples were made from"):
         rl(model, made, tmp_path / "none", split=tmp_path / "other", **how)
     assert not (tmp_path / "none").exists()
-
-
-def test_a_teacher_reads_histories_only(
-    with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
-) -> None:
-    model, made = with_fields
-    options, inputs = RlOptions(reward="teacher"), {"teacher": model}
-    request = RlRequest(model, made, tmp_path / "out", options, reward_inputs=inputs, split=rated)
-    with pytest.raises(UsageError, match=r"the prompt of teacher .* shows fields"):
-        plan_rl(request)
 
 
 LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))

@@ -100,9 +100,9 @@ def test_scores_of_others_are_zero_for_what_is_no_item() -> None:
     def scores(histories: Any, fields: Any, items: Any) -> Any:
         return np.where(items >= 0, len(histories), 0.0)
 
-    context = RewardContext(BUNDLE, {"collaborative": scores, "teacher": scores})
+    context = RewardContext(BUNDLE, {"collaborative": scores, "label": scores})
     assert rewards_of("collaborative", GROUPS, context)[0].tolist() == [2, 2, 2, 0]
-    assert rewards_of("teacher", GROUPS, context)[1].tolist() == [2, 2, 2, 0]
+    assert rewards_of("label", GROUPS, context)[1].tolist() == [2, 2, 2, 0]
 
 
 def test_a_sum_is_weighted() -> None:

@@ -213,10 +213,9 @@ def test_training_in_bfloat16_keeps_weights_in_float32(
     ("options", "fields"),
     [
         ({"rollouts": "gumbel"}, TWO_ITERATIONS),
-        ({"algorithm": "ecpo"}, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
         ({"algorithm": "dpo"}, {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH}),
     ],
-    ids=["two iterations", "moving reference", "offline, in the second epoch"],
+    ids=["two iterations", "offline, in the second epoch"],
 )
 def test_a_stopped_run_resumes_to_the_same_weights(
     tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any], fields: dict[str, Any]
@@ -310,7 +309,6 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
         ({"use_vllm": True}, {}, "use_vllm cannot be set"),
         ({"learning_rat": 0.5}, {}, "no setting 'learning_rat'"),
         ({"beta": 0.0}, {"algorithm": "dpo"}, "requires a beta greater than 0"),
-        ({"beta": 0.0, "sync_ref_model": True}, {}, "sync_ref_model=true moves"),
         ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-input"),
         ({"loss_type": "nothing"}, {}, "loss_type"),
     ],

@@ -40,7 +40,6 @@ def test_all_named_fields_exist() -> None:
         "importance_sampling_level=sequence",
         "scale_rewards=none",
         "steps_per_generation=8",
-        "sync_ref_model=true",
         "entropy_coef=0.01",
         "top_entropy_quantile=0.2",
         "delta=2.0",
