@@ -25,7 +25,7 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
+from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.list_validation import ListValidation
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.hits import list_recall
@@ -169,7 +169,7 @@ def test_groups_begin_with_the_token_of_their_user(
     events = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
     assert len(events.users) == len(events)
     numbers = np.arange(0, len(events), 7)
-    maker = GroupMaker(session, policy, events, GroupOptions(4))
+    maker = GroupMaker(session, policy, events, 4)
     rollouts = maker.make(loaded.model, numbers, torch.Generator())
     firsts = [prompt[0] for prompt in rollouts.prompts]
     assert firsts == [users.id(events.users[number]) for number in numbers]
@@ -209,5 +209,5 @@ def test_what_does_not_go_with_user_tokens_is_refused(
             models("t5").parent / "base", bundle, tmp_path / "out", ExtendOptions(user_tokens=-1)
         )
     with pytest.raises(CompatibilityError, match="another tokenizer"):
-        train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("t5")])
+        train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("gpt2")])
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,7 @@ by beam search or drawn without replacement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,21 +13,9 @@ from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import sample_leaves
 from sidtool.tokenizer import ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.bundle import Trie
-from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy, pad_left
-
-
-@dataclass(frozen=True)
-class GroupOptions:
-    """How groups are made."""
-
-    size: int
-    """G, the items of a group"""
-    method: Literal["beam", "gumbel"] = "beam"
-    """the best items by beam search, or drawn without replacement"""
-    exclude_seen: bool = False
-    """leave out the items of the history"""
+from sidtool.training.reinforcement.settings import RolloutMethod
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,45 +42,42 @@ class GroupMaker:
     session: QuerySession
     policy: Policy
     examples: RlExamples
-    options: GroupOptions
-    fields: ExampleFields | None = None
-    """those of the examples' events; None if no prompt shows any"""
+    size: int
+    """G, the items of a group"""
+    method: RolloutMethod = "beam"
+    """the best items by beam search, or drawn without replacement"""
+    exclude_seen: bool = False
+    """leave out the items of the history"""
 
     def target_leaves(self, numbers: NDArray[np.int64]) -> Leaves:
         """(n,): the leaf of each example's target."""
         trie = self.session.trie
         return trie.leaves(trie.positions_of(ItemRows(self.examples.targets[numbers])))
 
-    def prompt(self, number: int) -> list[int]:
-        """The token ids of the prompt of an example: what the model is asked in serving, before the
-        event that followed."""
-        return example_prompt(self.session, self.examples, self.fields, number)
-
     def make(self, model: Any, numbers: NDArray[np.int64], generator: torch.Generator) -> Rollouts:
         """The groups of examples, under a model that holds no gradient meanwhile."""
         histories = [self.examples.history(number) for number in numbers.tolist()]
-        prompts = list(map(self.prompt, numbers.tolist()))
-        if self.options.method == "gumbel":
+        prompts = [self.examples.prompt(self.session, number) for number in numbers.tolist()]
+        if self.method == "gumbel":
             return self._sample(model, histories, prompts, generator)
         return self._search(model, histories, prompts)
 
     def _search(
         self, model: Any, histories: Sequence[ItemRows], prompts: list[list[int]]
     ) -> Rollouts:
-        size = self.options.size
         queries = [
             Query(prompt, self.session.leaf_filter(None, self._denied(history)))
             for prompt, history in zip(prompts, histories, strict=True)
         ]
-        leaves = np.full((len(queries), size), -1, dtype=np.int64)
-        results = self.session.search(model, queries, k=size, num_beams=size)
+        leaves = np.full((len(queries), self.size), -1, dtype=np.int64)
+        results = self.session.search(model, queries, k=self.size, num_beams=self.size)
         for row, result in zip(leaves, results, strict=True):
             row[: len(result.leaves)] = result.leaves
         return Rollouts(prompts, Leaves(np.maximum(leaves, 0)), leaves >= 0, None, None)
 
     def _denied(self, history: ItemRows) -> list[ItemRows]:
         """The items that may not be in a group."""
-        return [history] if self.options.exclude_seen else []
+        return [history] if self.exclude_seen else []
 
     def _sample(
         self,
@@ -107,11 +92,11 @@ class GroupMaker:
             prompts,
             self.session.trie,
             self.session.tokens,
-            size=self.options.size,
+            size=self.size,
             excluded=excluded,
             generator=generator,
         )
-        leaves = np.full((len(prompts), self.options.size), -1, dtype=np.int64)
+        leaves = np.full((len(prompts), self.size), -1, dtype=np.int64)
         probabilities = np.zeros(leaves.shape)
         inclusion = np.ones(leaves.shape)
         for row, sample in enumerate(samples):

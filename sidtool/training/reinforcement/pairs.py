@@ -13,7 +13,6 @@ from sidtool.recommendation import Query, QuerySession, search_distinct_lists
 from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
-from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import ListExamples
 from sidtool.training.reinforcement.policy import ListPolicy, pad_left
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
@@ -48,8 +47,6 @@ class PairMaker:
     """of lists"""
     examples: ListExamples
     reward: ListRewardFunction
-    fields: ExampleFields | None
-    """those of the examples' events; None if no prompt shows any"""
     length: int
     """items per list"""
     candidates: int
@@ -66,9 +63,7 @@ class PairMaker:
         """The pairs of examples by their number, from lists that a model writes; `policy` is its
         own."""
         histories = [self.examples.history(number) for number in numbers]
-        prompts = [
-            example_prompt(self.session, self.examples, self.fields, number) for number in numbers
-        ]
+        prompts = [self.examples.prompt(self.session, number) for number in numbers]
         lists = self._candidates(model, prompts, histories, round_)  # (n, G, m) rows
         groups = ListGroups(
             histories,
@@ -77,7 +72,7 @@ class PairMaker:
             None
             if self.examples.list_values is None
             else [self.examples.list_values[number] for number in numbers],
-            None if self.fields is None else list(map(self.fields.before, numbers)),
+            list(map(self.examples.fields_before, numbers)),
         )
         # a place without a list is neither the best nor the worst
         is_list = (lists >= 0).any(axis=-1)

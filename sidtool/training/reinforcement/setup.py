@@ -14,15 +14,15 @@ from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation import QuerySession
 from sidtool.training.loop.watched import ProgressCallback
-from sidtool.training.reinforcement.example_fields import ExampleFields
 from sidtool.training.reinforcement.examples import (
+    EventFields,
     ListExamples,
     RlExamples,
     history_task,
     read_list_examples,
     read_rl_examples,
 )
-from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
+from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.judge import Judge
 from sidtool.training.reinforcement.list_trainer import ListTrainer
 from sidtool.training.reinforcement.list_validation import ListValidation
@@ -61,22 +61,20 @@ def build_trainer(
     if run.needs_start:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
         reference = (start, _policy(start, session))
-    group_options = GroupOptions(
+    maker = GroupMaker(
+        session,
+        _policy(loaded.model, session),
+        examples,
         size=arguments.num_generations,
         method=run.options.rollouts,
         exclude_seen=run.options.exclude_seen,
     )
-    policy = _policy(loaded.model, session)
-    fields = None
-    if run.fields is not None:
-        fields = ExampleFields.of(examples, run.fields.split, run.bundle)
-    maker = GroupMaker(session, policy, examples, group_options, fields)
     device = str(arguments.device)
     scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
     reward = partial(reward_sum, run.rewards, context=RewardContext(run.bundle, scores))
     build: Any = GroupTrainer
     if isinstance(examples, ListExamples):
-        pairs = _pair_maker(run, loaded, examples, reward, fields)
+        pairs = _pair_maker(run, loaded, examples, reward)
         build = partial(ListTrainer, pairs=pairs, validation=_list_validation(run, pairs))
     trainer: GroupTrainer = build(
         run,
@@ -113,15 +111,14 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
             "with a history",
             hint="lower per_device_train_batch_size",
         )
+    if run.fields is not None:
+        fields = EventFields.of(examples.users, run.fields.split, run.bundle)
+        examples = replace(examples, fields=fields)
     return examples
 
 
 def _pair_maker(
-    run: RlRun,
-    loaded: LoadedModel,
-    examples: ListExamples,
-    reward: ListRewardFunction,
-    fields: ExampleFields | None,
+    run: RlRun, loaded: LoadedModel, examples: ListExamples, reward: ListRewardFunction
 ) -> PairMaker:
     """What writes the lists of a run of `ipa` and compares them."""
     prompt = run.contract.list_prompt
@@ -130,7 +127,6 @@ def _pair_maker(
         QuerySession.of(loaded, list_length=prompt.list_length),
         examples,
         reward,
-        fields,
         length=prompt.list_length,
         candidates=run.options.candidate_lists,
         search=run.options.rollouts,

@@ -167,14 +167,13 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     def _groups(self, numbers: NDArray[np.int64], rollouts: Rollouts) -> Groups:
         """What rewards read of the groups of examples, by their numbers."""
         examples = self.maker.examples
-        fields = self.maker.fields
         items = first_items(self.maker.session.trie, rollouts.leaves)  # (n, G)
         return Groups(
             histories=[examples.history(number) for number in numbers.tolist()],
             items=np.where(rollouts.valid, items, -1),
             targets=examples.targets[numbers],
             values=None if examples.values is None else examples.values[numbers],
-            fields=None if fields is None else list(map(fields.before, numbers.tolist())),
+            fields=list(map(examples.fields_before, numbers.tolist())),
         )
 
     def _completions(self, rollouts: Rollouts, rewards: NDArray[np.float64]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.training.reinforcement.advantages import sampled_advantages
 from sidtool.training.reinforcement.examples import RlExamples, read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions, Rollouts
+from sidtool.training.reinforcement.groups import GroupMaker, Rollouts
 from sidtool.training.reinforcement.policy import Policy
 
 NUMBERS = np.arange(12)
@@ -29,7 +29,7 @@ def make(loaded: LoadedModel, made: Path, size: int = 4, **options: Any) -> tupl
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
-    maker = GroupMaker(session, policy, examples, GroupOptions(size, **options))
+    maker = GroupMaker(session, policy, examples, size, **options)
     generator = torch.Generator().manual_seed(3)
     return maker.make(loaded.model, NUMBERS, generator), maker
 
@@ -88,8 +88,10 @@ def test_the_gradient_is_that_of_the_expected_reward_of_what_may_be_drawn(
     _, maker = make(loaded, made, method="gumbel", exclude_seen=True)
     seen = np.arange(0, 36, 2)
     examples = RlExamples(seen, np.zeros(1, int), np.full(1, 18), np.full(1, 37), None, ("",), 0)
-    maker = replace(maker, examples=examples, options=replace(maker.options, size=size))
-    scores = maker.session.score(loaded.model, [Query(maker.prompt(0))], np.arange(40))[0]
+    maker = replace(maker, examples=examples, size=size)
+    scores = maker.session.score(
+        loaded.model, [Query(examples.prompt(maker.session, 0))], np.arange(40)
+    )[0]
     p = np.exp(scores.astype(np.float64))  # (40,) of each leaf, which is an item's
     may_be_drawn = np.ones(40, dtype=np.bool_)
     may_be_drawn[seen] = False

@@ -159,7 +159,7 @@ def test_whole_groups_have_the_gradient_of_the_expected_reward_of_unseen_items(
     maker, trie = trainer.maker, trainer.maker.session.trie
     codes = torch.from_numpy(trie.leaf_codes(np.arange(40)).astype(np.int64))
     for number in numbers:
-        prompt = torch.tensor([maker.prompt(number)])
+        prompt = torch.tensor([maker.examples.prompt(maker.session, number)])
         scores = maker.policy.scores(trainer.model, prompt, torch.ones_like(prompt), codes[None])
         log_probs = scores.log_probs[0].sum(-1)  # (40,)
         seen = torch.from_numpy(maker._seen_leaves(maker.examples.history(number)))
