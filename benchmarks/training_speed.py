@@ -36,7 +36,7 @@ from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loop import kinds as trainer_module
+from sidtool.training.loop import trainer as trainer_module
 from sidtool.training.loss.batches import IGNORED, PackedCollator
 from sidtool.training.run import train
 from sidtool.training.settings import SoftmaxOver, TrainOptions

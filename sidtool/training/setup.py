@@ -1,6 +1,5 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,12 @@ from sidtool.recommendation import shortened
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.loop.fsdp import wants_fsdp
-from sidtool.training.loop.kinds import CausalTrainer, EncoderDecoderTrainer
-from sidtool.training.loop.trainer import SidTrainer, set_dropout
+from sidtool.training.loop.trainer import (
+    CausalTrainer,
+    EncoderDecoderTrainer,
+    SidTrainer,
+    set_dropout,
+)
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import (
     Augmentation,
@@ -42,26 +45,12 @@ from sidtool.training.loss.teachers import load_teachers
 from sidtool.training.training_run import Log, TrainingRun
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingInputs:
-    """What a run reads beside the weights of its model."""
-
-    examples: TokenizedExamples | AugmentedExamples
-    validator: Validator | None
-
-
-def read_inputs(run: TrainingRun, loaded: LoadedModel) -> TrainingInputs:
-    """Read the examples and the validation users of a run; of the model's network, the
-    configuration. Raises as `build_trainer` does."""
-    examples = _augment(run, loaded, _read_examples(run, loaded))
-    return TrainingInputs(examples, _validator(run, loaded))
-
-
 def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
     """Read what a run reads, and every example as the first epoch does; `loaded` may have no
     weights. Raises as the run does."""
     ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
-    examples = read_inputs(run, loaded).examples
+    examples = _varied_examples(run, loaded)
+    _validator(run, loaded)
     for number in range(len(examples)):
         examples[number]
 
@@ -88,7 +77,8 @@ def build_trainer(
         trust_remote_code=run.trust_remote_code,
         contract=run.contract,
     )
-    inputs = read_inputs(run, loaded)
+    examples = _varied_examples(run, loaded)
+    validator = _validator(run, loaded)
     set_dropout(loaded.model, run.options.dropout)
     if wants_fsdp(arguments):
         share_embedding_layers(loaded.model)
@@ -107,8 +97,8 @@ def build_trainer(
             run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
         )
     callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if isinstance(inputs.examples, AugmentedExamples):
-        callbacks.append(AugmentationCallback(inputs.examples))
+    if isinstance(examples, AugmentedExamples):
+        callbacks.append(AugmentationCallback(examples))
     if run.valid and run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
@@ -123,10 +113,10 @@ def build_trainer(
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
-        examples=inputs.examples,
+        examples=examples,
         tokenizer=loaded.tokenizer,
         loss=loss,
-        validator=inputs.validator,
+        validator=validator,
         write_contract=write,
         callbacks=callbacks,
         lora=lora,
@@ -187,10 +177,11 @@ def _train_embeddings_only(run: TrainingRun, loaded: LoadedModel) -> TokenEmbedd
     return TokenEmbeddings(loaded.model, loaded.contract.added_ids)
 
 
-def _augment(
-    run: TrainingRun, loaded: LoadedModel, examples: TokenizedExamples | PrefixExamples
+def _varied_examples(
+    run: TrainingRun, loaded: LoadedModel
 ) -> TokenizedExamples | AugmentedExamples:
     """The examples as they vary from epoch to epoch, if they do."""
+    examples = _read_examples(run, loaded)
     options = run.options
     augmentation = Augmentation(
         options.item_dropout, options.reverse_prob, options.shuffle_span, run.item_fields

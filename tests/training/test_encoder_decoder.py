@@ -12,7 +12,7 @@ from sidtool.base.errors import UsageError
 from sidtool.model.contract.read import read_contract
 from sidtool.model.copies import merge
 from sidtool.model.load import load_model_folder
-from sidtool.training.loop import kinds
+from sidtool.training.loop import trainer
 from sidtool.training.run import TrainingSummary, plan_stages, train
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training_run import TrainRequest
@@ -68,7 +68,7 @@ def test_parts_of_similar_length_have_the_loss_and_gradient_of_the_batch(
     fields = {**FAST, "num_train_epochs": 1, "optim": "sgd", "learning_rate": 0.1}
     trained = []
     for n_lines in (4, 1000):
-        monkeypatch.setattr(kinds, "LINES_PER_PART", n_lines)
+        monkeypatch.setattr(trainer, "LINES_PER_PART", n_lines)
         out = tmp_path / str(n_lines)
         summary = train(models("t5"), made, out, sft_fields=fields)
         trained.append((summary, weights(out)))

@@ -128,7 +128,7 @@ def trainer_of(
 ) -> Any:
     from trl import SFTConfig
 
-    from sidtool.training.loop.kinds import CausalTrainer
+    from sidtool.training.loop.trainer import CausalTrainer
     from tests.models import tiny_tokenizer
 
     arguments = SFTConfig(

@@ -1,6 +1,7 @@
-"""What the trainers of causal and encoder-decoder models share: sidtool's loss, validation by
-recommending, and a contract in every checkpoint. Checkpoints, schedules, distribution and
-resumption are those of the libraries' trainers."""
+"""The trainers of causal models, on TRL's SFTTrainer, and of encoder-decoder models, on
+transformers' Seq2SeqTrainer, since TRL trains causal models only. They share sidtool's loss,
+validation by recommending, and a contract in every checkpoint. Checkpoints, schedules, distribution
+and resumption are those of the libraries' trainers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,12 +12,26 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Seq2SeqTrainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
+from trl import SFTTrainer
 
 from sidtool.base.errors import UsageError
 from sidtool.evaluation import Validator
 from sidtool.examples import TokenizedExample, TokenizedExamples
-from sidtool.model import Lora, TokenEmbeddings, is_sharded, whole_model
+from sidtool.model import (
+    Lora,
+    TokenEmbeddings,
+    decoder_start_id,
+    freeze_unread_embeddings,
+    is_sharded,
+    whole_model,
+)
 from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
@@ -25,9 +40,16 @@ from sidtool.training.loop.machine import float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
 from sidtool.training.loop.sharded import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
-from sidtool.training.loss.batches import IGNORED, Targets
+from sidtool.training.loss.batches import (
+    IGNORED,
+    EncoderDecoderCollator,
+    PackedCollator,
+    PaddedCollator,
+    Targets,
+    parts_by_length,
+)
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.shortcuts import narrows_exactly
+from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
 from sidtool.training.loss.teachers import Teachers
 
 Examples = TokenizedExamples | AugmentedExamples
@@ -203,6 +225,81 @@ class SidTrainer(ShardedTrainer):
             self.write_model(Path(output_dir or self.args.output_dir))
         else:
             super()._save(output_dir, state_dict)
+
+
+class CausalTrainer(SidTrainer, SFTTrainer):
+    """Trains a causal model on padded or packed examples.
+
+    Raises UsageError if the batching does not fit the model."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        tokenizer: Any,
+        batching: str,
+        teachers: Teachers | None = None,
+        **settings: Any,
+    ) -> None:
+        self.packed = _resolve_packing(model, batching, teachers)
+        collator = PackedCollator if self.packed else PaddedCollator
+        super().__init__(
+            model=model,
+            tokenizer=tokenizer,
+            teachers=teachers,
+            collator=collator(padding_id(tokenizer)),
+            **settings,
+        )
+
+
+def _resolve_packing(model: Any, batching: str, teachers: Teachers | None) -> bool:
+    if batching == "padded":
+        return False
+    can_pack = packs_exactly(model) and (teachers is None or teachers.packs)
+    if batching == "packed" and not can_pack:
+        raise UsageError(
+            "examples cannot be packed: the model or a teacher does not keep them separate",
+            hint="packing needs sdpa attention; batching=padded works with any",
+        )
+    return can_pack
+
+
+LINES_PER_PART = 16
+"""Examples that run together on a CPU, where padding costs more than further calls."""
+
+
+class EncoderDecoderTrainer(SidTrainer, Seq2SeqTrainer):
+    """Trains a model whose encoder reads the prompt of an example and whose decoder writes its
+    answer."""
+
+    def __init__(self, *, model: Any, tokenizer: Any, **settings: Any) -> None:
+        freeze_unread_embeddings(model)
+        collator = EncoderDecoderCollator(padding_id(tokenizer), decoder_start_id(model))
+        super().__init__(model=model, tokenizer=tokenizer, collator=collator, **settings)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of the parent class. On a CPU, prompts of similar length run together: histories
+        differ much in length, and batches cannot be packed."""
+        on_cpu = inputs["input_ids"].device.type == "cpu"
+        if num_items_in_batch is None or not on_cpu or self.is_fsdp_enabled:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        n_tokens = inputs.pop("tokens")
+        parts = parts_by_length(inputs, LINES_PER_PART)
+        losses = [
+            super(EncoderDecoderTrainer, self).compute_loss(
+                model,
+                part | {"tokens": n_tokens if number == 0 else torch.zeros_like(n_tokens)},
+                num_items_in_batch=num_items_in_batch,
+            )
+            for number, part in enumerate(parts)
+        ]
+        return torch.stack(losses).sum()
 
 
 def padding_id(tokenizer: Any) -> int:

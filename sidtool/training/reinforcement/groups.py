@@ -15,7 +15,7 @@ from sidtool.tokenizer import ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.bundle import Trie
 from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy, pad_left
-from sidtool.training.reinforcement.settings import RolloutMethod
+from sidtool.training.reinforcement.settings import RlOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +44,7 @@ class GroupMaker:
     examples: RlExamples
     size: int
     """G, the items of a group"""
-    method: RolloutMethod = "beam"
-    """the best items by beam search, or drawn without replacement"""
-    exclude_seen: bool = False
-    """leave out the items of the history"""
+    options: RlOptions
 
     def target_leaves(self, numbers: NDArray[np.int64]) -> Leaves:
         """(n,): the leaf of each example's target."""
@@ -58,7 +55,7 @@ class GroupMaker:
         """The groups of examples, under a model that holds no gradient meanwhile."""
         histories = [self.examples.history(number) for number in numbers.tolist()]
         prompts = [self.examples.prompt(self.session, number) for number in numbers.tolist()]
-        if self.method == "gumbel":
+        if self.options.rollouts == "gumbel":
             return self._sample(model, histories, prompts, generator)
         return self._search(model, histories, prompts)
 
@@ -77,7 +74,7 @@ class GroupMaker:
 
     def _denied(self, history: ItemRows) -> list[ItemRows]:
         """The items that may not be in a group."""
-        return [history] if self.exclude_seen else []
+        return [history] if self.options.exclude_seen else []
 
     def _sample(
         self,

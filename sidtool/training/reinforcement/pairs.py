@@ -16,6 +16,7 @@ from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.examples import ListExamples
 from sidtool.training.reinforcement.policy import ListPolicy, pad_left
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
+from sidtool.training.reinforcement.settings import RlOptions
 
 ListRewardFunction = Callable[[ListGroups], Matrix]
 """Lists -> (n, G) rewards."""
@@ -49,11 +50,7 @@ class PairMaker:
     reward: ListRewardFunction
     length: int
     """items per list"""
-    candidates: int
-    """lists per example"""
-    search: str
-    """how they are found: beam, or gumbel"""
-    exclude_seen: bool
+    options: RlOptions
     seed: int
 
     @torch.no_grad()
@@ -89,12 +86,16 @@ class PairMaker:
     ) -> NDArray[np.int64]:
         """(n, G, m) bundle rows of the lists of each prompt, -1 where there is no item."""
         trie = self.session.trie
+        n_lists = self.options.candidate_lists
         options = ListOptions("beam")
-        if self.search == "gumbel":
+        if self.options.rollouts == "gumbel":
             seed = np.random.SeedSequence([self.seed, round_]).generate_state(1)
             options = ListOptions("gumbel", seed=int(seed[0]))
         queries = [
-            Query(prompt, self.session.leaf_filter(None, [history] if self.exclude_seen else []))
+            Query(
+                prompt,
+                self.session.leaf_filter(None, [history] if self.options.exclude_seen else []),
+            )
             for prompt, history in zip(prompts, histories, strict=True)
         ]
         found = search_distinct_lists(
@@ -102,11 +103,11 @@ class PairMaker:
             model,
             queries,
             length=self.length,
-            num_beams=self.candidates,
+            num_beams=n_lists,
             options=options,
-            n_lists=self.candidates,
+            n_lists=n_lists,
         )
-        lists = np.full((len(prompts), self.candidates, self.length), -1, dtype=np.int64)
+        lists = np.full((len(prompts), n_lists, self.length), -1, dtype=np.int64)
         for row, candidates in enumerate(found):
             for place, one in enumerate(candidates):
                 rows = trie.item_rows(one.positions)

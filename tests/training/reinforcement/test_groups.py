@@ -15,6 +15,7 @@ from sidtool.training.reinforcement.advantages import sampled_advantages
 from sidtool.training.reinforcement.examples import RlExamples, read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, Rollouts
 from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.settings import RlOptions
 
 NUMBERS = np.arange(12)
 
@@ -29,7 +30,7 @@ def make(loaded: LoadedModel, made: Path, size: int = 4, **options: Any) -> tupl
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
-    maker = GroupMaker(session, policy, examples, size, **options)
+    maker = GroupMaker(session, policy, examples, size, RlOptions(**options))
     generator = torch.Generator().manual_seed(3)
     return maker.make(loaded.model, NUMBERS, generator), maker
 
@@ -50,7 +51,7 @@ def test_a_group_is_the_beam(loaded: LoadedModel, made: Path) -> None:
 
 def test_seen_items_are_excluded(loaded: LoadedModel, made: Path) -> None:
     for method in ("beam", "gumbel"):
-        rollouts, maker = make(loaded, made, method=method, exclude_seen=True)
+        rollouts, maker = make(loaded, made, rollouts=method, exclude_seen=True)
         for row, number in enumerate(NUMBERS.tolist()):
             positions = maker.session.trie.positions(maker.examples.history(number))
             seen = maker.session.trie.leaves(positions)
@@ -59,7 +60,7 @@ def test_seen_items_are_excluded(loaded: LoadedModel, made: Path) -> None:
 
 def test_small_catalogs_leave_places_empty(loaded: LoadedModel, made: Path) -> None:
     for method in ("beam", "gumbel"):
-        rollouts, _ = make(loaded, made, size=50, method=method)
+        rollouts, _ = make(loaded, made, size=50, rollouts=method)
         assert rollouts.valid.sum(axis=1).tolist() == [40] * len(NUMBERS)
         assert rollouts.valid[:, :40].all()
         assert rollouts.leaves.min() >= 0
@@ -68,7 +69,7 @@ def test_small_catalogs_leave_places_empty(loaded: LoadedModel, made: Path) -> N
 
 
 def test_samples_are_in_order_of_their_probability(loaded: LoadedModel, made: Path) -> None:
-    rollouts, maker = make(loaded, made, method="gumbel")
+    rollouts, maker = make(loaded, made, rollouts="gumbel")
     assert rollouts.probabilities is not None
     assert (np.diff(rollouts.probabilities, axis=1) <= 0).all()
     # the probability of each item is that of exact scoring
@@ -85,7 +86,7 @@ def test_the_gradient_is_that_of_the_expected_reward_of_what_may_be_drawn(
 ) -> None:
     """Against the exact gradient by the logits of a softmax over all SIDs. A group of 24 holds all
     unseen items: nothing is left to chance."""
-    _, maker = make(loaded, made, method="gumbel", exclude_seen=True)
+    _, maker = make(loaded, made, rollouts="gumbel", exclude_seen=True)
     seen = np.arange(0, 36, 2)
     examples = RlExamples(seen, np.zeros(1, int), np.full(1, 18), np.full(1, 37), None, ("",), 0)
     maker = replace(maker, examples=examples, size=size)

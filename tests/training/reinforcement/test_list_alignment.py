@@ -214,7 +214,7 @@ def test_pairs_are_the_best_and_the_worst_list(
         return groups.items[..., 0].astype(np.float64)  # of the first item's row
 
     session = QuerySession.of(loaded, list_length=4)
-    maker = PairMaker(session, found, reward, None, 4, 5, "beam", False, seed=0)
+    maker = PairMaker(session, found, reward, 4, RlOptions("ipa", candidate_lists=5), seed=0)
     items = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     policy = ListPolicy(items, session.tokens)
     pairs = maker.make(loaded.model, policy, [0, 3], 0)
