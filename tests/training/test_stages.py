@@ -88,9 +88,12 @@ def test_merged_adapters_keep_their_memory(
     load_model_folder(tmp_path / "merged")
 
 
-@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
-    "mix", [{"sequence": 1.0}, {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0}]
+    ("tied", "mix"),
+    [
+        (True, {"sequence": 1.0}),
+        (False, {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0}),
+    ],
 )
 def test_only_the_new_embedding_rows_are_trained(
     tmp_path: Path, models: Make, examples: Make, tied: bool, mix: dict[str, float]
@@ -128,7 +131,12 @@ def test_only_the_new_embedding_rows_are_trained(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "tied"), [("llama", True), ("qwen3", False), ("gemma3", True), ("gpt2", True)]
+    ("architecture", "tied"),
+    [
+        ("gpt2", True),
+        ("qwen3", False),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("llama", "gemma3")),
+    ],
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_merged_adapters_give_the_same_logits(
@@ -180,12 +188,8 @@ class _Killed(Exception):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        TrainOptions(stage="embeddings", **SMALL),
-        TrainOptions(**SMALL),
-        lora(lora_dropout=0.1),
-    ],
-    ids=["embeddings", "full", "lora"],
+    [pytest.param(TrainOptions(**SMALL), marks=pytest.mark.slow), lora(lora_dropout=0.1)],
+    ids=["full", "lora"],
 )
 def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
     tmp_path: Path, models: Make, examples: Make, options: TrainOptions
@@ -391,7 +395,9 @@ def test_a_token_budget_determines_the_number_of_steps(
         )
 
 
-@pytest.mark.parametrize("stage", ["embeddings", "lora", "full"])
+@pytest.mark.parametrize(
+    "stage", ["embeddings", pytest.param("lora", marks=pytest.mark.slow), "full"]
+)
 def test_gradient_checkpointing_does_not_change_the_loss(
     tmp_path: Path, models: Make, examples: Make, stage: Any
 ) -> None:

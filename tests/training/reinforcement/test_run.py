@@ -92,7 +92,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "gspo", "ecpo", "dpo"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "ecpo",
+        "dpo",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "dapo", "gspo")),
+    ],
+)
 def test_every_algorithm_writes_a_complete_model(
     tmp_path: Path, tuned: Path, made: Path, algorithm: str
 ) -> None:
