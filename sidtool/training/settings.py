@@ -40,10 +40,6 @@ class TrainOptions:
     lora_targets: str = option("all-linear")
     """Layers that get adapters: names separated by commas, or `all-linear` (all linear layers but
     the output head)."""
-    dtype: Literal["auto", "float32", "bfloat16"] = option("auto")
-    """Precision in which weights are kept. `auto` is float32, and bfloat16 for frozen weights that
-    are stored in bfloat16 if a GPU computes in it. Trained weights are float32 unless `stage=full`
-    sets another `dtype`."""
     token_budget: int | None = option(None, minimum=1)
     """Train for about this many tokens, in place of `num_train_epochs`."""
     softmax_over: Literal["auto", SoftmaxOver] = option("auto")

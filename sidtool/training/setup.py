@@ -73,7 +73,7 @@ def build_trainer(
         run.model_dir,
         bundle=run.bundle,
         device=str(arguments.device),
-        dtype=weight_dtype(run.model_dir, run.options, arguments),
+        dtype=weight_dtype(run, arguments),
         trust_remote_code=run.trust_remote_code,
         contract=run.contract,
     )

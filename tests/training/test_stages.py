@@ -416,30 +416,21 @@ def test_gradient_checkpointing_does_not_change_the_loss(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_precision_can_be_set(tmp_path: Path, models: Make, examples: Make) -> None:
-    made, base, fields = examples(sequence=1.0), models("llama"), {**FAST, "num_train_epochs": 1}
-    with pytest.raises(UsageError, match="would change its frozen weights"):
-        train(
-            base,
-            made,
-            tmp_path / "x",
-            options=TrainOptions(stage="embeddings", dtype="bfloat16"),
-            sft_fields=fields,
-        )
-    low = lora(
-        dtype="bfloat16"
-    )  # frozen weights in bfloat16 beside new ones in float32, validated as they are trained
-    assert (
-        train(
-            base, made, tmp_path / "lora", options=low, sft_fields=fields, valid=valid_of(made)
-        ).best
-        is not None
+def test_frozen_weights_in_bfloat16_train_beside_new_ones_in_float32(
+    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, validated as they are trained."""
+    monkeypatch.setattr("sidtool.training.setup.weight_dtype", lambda *_: "bfloat16")
+    made, fields = examples(sequence=1.0), {**FAST, "num_train_epochs": 1, "bf16": True}
+    out = tmp_path / "lora"
+    low = lora()
+    summary = train(
+        models("llama"), made, out, options=low, sft_fields=fields, valid=valid_of(made)
     )
-    result = weights(tmp_path / "lora", "adapter_model.safetensors")
+    assert summary.best is not None
+    result = weights(out, "adapter_model.safetensors")
     assert {tensor.dtype for tensor in result.values()} == {torch.float32}
-    assert load_model_folder(tmp_path / "lora", dtype="bfloat16").model.dtype == torch.bfloat16
-    train(base, made, tmp_path / "full", options=TrainOptions(dtype="bfloat16"), sft_fields=fields)
-    assert {tensor.dtype for tensor in weights(tmp_path / "full").values()} == {torch.bfloat16}
+    assert load_model_folder(out, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
 def test_unknown_layers_are_refused(tmp_path: Path, models: Make, examples: Make) -> None:

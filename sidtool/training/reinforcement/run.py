@@ -11,7 +11,7 @@ from typing import Any
 from sidtool.base.checkpoint import offline
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.training.arguments import made_config, settled_fields
+from sidtool.training.arguments import made_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.reinforcement.plan import plan_rl
@@ -158,7 +158,7 @@ def grpo_config(run: RlRun) -> Any:
         "per_device_eval_batch_size": run.config_fields["num_generations"],
         "load_best_model_at_end": True,
     }
-    arguments = made_config(GRPOConfig, settled_fields(run, decided))
+    arguments = made_config(GRPOConfig, run, decided)
     steps = arguments.steps_per_generation * arguments.num_iterations
     if steps % arguments.gradient_accumulation_steps:
         raise UsageError(

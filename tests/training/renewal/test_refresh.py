@@ -477,10 +477,10 @@ def test_an_interrupted_refresh_resumes_to_the_same_weights(
 
 
 def test_a_stage_of_adapters_needs_a_rate_for_all_weights() -> None:
-    adapters = replace(TRAINED, options={"stage": "lora", "dtype": "bfloat16"})
+    adapters = replace(TRAINED, options={"stage": "lora", "forgotten": 1})
     with pytest.raises(UsageError, match="learning rate is too large for all weights"):
         training_settings(adapters, RefreshOptions())
     options, fields = training_settings(adapters, RefreshOptions(learning_rate=1e-4))
-    assert (options.stage, options.dtype, fields["learning_rate"]) == ("full", "auto", 1e-4)
+    assert (options.stage, fields["learning_rate"]) == ("full", 1e-4)
     rows = replace(TRAINED, options={"stage": "embeddings"})
     assert training_settings(rows, RefreshOptions())[0].stage == "embeddings"
