@@ -3,7 +3,6 @@
 The catalog is the bundle's active items, as in `sidtool evaluate`. Metrics are at item level over
 the full catalog, by sidtool's own code."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from sidtool import Bundle
 from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.split import Example
 from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.tokenizer.index_spaces import PopularityRanks
@@ -44,12 +43,9 @@ class Part:
 
 @dataclass(frozen=True)
 class CatalogExamples:
-    """A catalog, the training events of its users, and the two parts that are held out."""
+    """A catalog, with the training events of its users, and the two parts that are held out."""
 
     catalog: Catalog
-    events: Sequence[UserSequence]
-    train: list[PopularityRanks]
-    """Item numbers of each user's training events."""
     valid: Part
     test: Part
 
@@ -58,10 +54,8 @@ def read_catalog_examples(bundle: Path, split: Path) -> CatalogExamples:
     """A split folder (or a file of events) over the active items of a bundle."""
     items = Bundle.open(bundle).items
     parts = open_split(split)
-    events = parts.train
     active = np.flatnonzero(~items.retired).tolist()
-    catalog = Catalog.of([items.ids[row] for row in active], [user.items for user in events])
-    train = [catalog.index_of(user.items) for user in events]
+    catalog = Catalog.of([items.ids[row] for row in active], parts.train)
     valid = Part.of(tuple(parts.valid), catalog)
     test = Part.of(tuple(parts.test), catalog)
-    return CatalogExamples(catalog, events, train, valid, test)
+    return CatalogExamples(catalog, valid, test)

@@ -105,7 +105,7 @@ def check_method(vectors: Any, method: Method, options: dict[str, Any]) -> None:
     from sidtool.tokenizer.assign.assign import assign
     from sidtool.tokenizer.quantize import fit
 
-    short: dict[str, Any] = {"epochs": 2} if "epochs" in METHODS[method].__annotations__ else {}
+    short: dict[str, Any] = {"epochs": 2} if "epochs" in METHODS[method].options else {}
     rows = vectors[:4000].copy()
     rows[: SIZES[-1] + 44] = rows[0]
     one, two = (fit(rows, SIZES, method=method, **short, **options) for _ in range(2))
@@ -134,7 +134,7 @@ def methods(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     variants: list[tuple[Method, dict[str, Any]]] = [(method, {}) for method in get_args(Method)]
     for method, options in [*variants, ("rq-kmeans", {"balanced": True})]:
         check_method(vectors, method, options)
-        has_epochs = "epochs" in METHODS[method].__annotations__
+        has_epochs = "epochs" in METHODS[method].options
         short = {"epochs": 2} if arguments.quick and has_epochs else {}
         plan = BuildOptions(SIZES, method, {**options, **short})
         bundle = build(items, [vectors], plan, name=method, encoder={"vectors": "given"})

@@ -103,7 +103,7 @@ def random_index(items: int, histories: list[Any]) -> Any:
     Only the rows that the histories read are filled: the others take no memory, and no request
     touches them. Each is on pages of its own, as in a memory that is filled."""
     from sidtool.memory.distribution import MemoryIndex
-    from sidtool.memory.memory import SparseRows
+    from sidtool.memory.rows import SparseRows
 
     rng = np.random.default_rng(4)
     offsets = np.arange(items + 1) * NEIGHBORS

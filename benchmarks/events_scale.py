@@ -107,10 +107,9 @@ def run_knn(folder: Path, memory: int | None) -> str:
     from sidtool import open_bundle
     from sidtool.data.split.files import open_split
     from sidtool.data.split.split import evenly_spaced
-    from sidtool.evaluation.baselines import UNTUNED
+    from sidtool.evaluation.baselines import UNTUNED, baseline_values
     from sidtool.evaluation.evaluation import spilled
     from sidtool.evaluation.ranking import IndexedExamples
-    from sidtool.evaluation.systems import baseline_values
 
     bundle = open_bundle(str(folder / "shop.zarr"))
     with spilled(memory) as (spill, shards):

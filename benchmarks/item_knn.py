@@ -27,16 +27,15 @@ KS = (5, 10)
 
 events = read_interactions(Path(sys.argv[1]))
 split = leave_one_out(events)
-catalog = Catalog.of(sorted(set(events.items.tolist())), [user.items for user in split.train])
-train = [catalog.index_of(user.items) for user in split.train]
+catalog = Catalog.of(sorted(set(events.items.tolist())), split.train)
 histories = [catalog.index_of(example.history) for example in split.test]
 targets = catalog.targets([example.item for example in split.test])
-tuned = tune_item_knn(catalog, split.train, split.valid[::4], exclude_seen=True)
+tuned = tune_item_knn(catalog, split.valid[::4], exclude_seen=True)
 
 rankings = {"popularity": popularity(histories, len(catalog), K, exclude_seen=True)}
 cosine = KnnSettings(distance=1.0, recency=1.0)
 for name, settings in {"cosine": cosine, "default": UNTUNED, f"tuned: {tuned}": tuned}.items():
-    similarity = item_similarity(train, len(catalog), settings)
+    similarity = item_similarity(catalog.sequences, len(catalog), settings)
     rankings[f"item-kNN, {name}"] = item_knn(
         similarity, histories, K, settings=settings, exclude_seen=True
     )

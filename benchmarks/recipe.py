@@ -317,8 +317,8 @@ def tuned_item_knn(recipe: Recipe, bundle: Path) -> dict[str, Any]:
     valid = examples.valid.examples
     sample = valid[:: max(1, len(valid) // TUNING_USERS)]
     catalog = examples.catalog
-    settings = tune_item_knn(catalog, examples.events, sample, exclude_seen=exclude_seen)
-    similarity = item_similarity(examples.train, len(catalog), settings)
+    settings = tune_item_knn(catalog, sample, exclude_seen=exclude_seen)
+    similarity = item_similarity(catalog.sequences, len(catalog), settings)
     part = examples.valid if recipe.run.on == "valid" else examples.test
     ranked = item_knn(
         similarity, part.histories, KNN_K, settings=settings, exclude_seen=exclude_seen

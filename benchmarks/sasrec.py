@@ -148,7 +148,9 @@ def fit(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     started = time.monotonic()
-    train = [sequence for sequence in examples.train if len(sequence) > 1]
+    train = [
+        sequence.astype(np.int64) for sequence in examples.catalog.sequences if len(sequence) > 1
+    ]
     model = SasRec(len(examples.catalog), args.width, dropout)
     adam = torch.optim.Adam(model.parameters(), lr=args.learning_rate)
     best: dict[str, Any] = {"epoch": 0, "valid": {"ndcg@10": -1.0}}

@@ -15,7 +15,7 @@ from sidtool.base.extras import require
 from sidtool.base.options import meanings
 from sidtool.base.records import JsonRecord
 from sidtool.model import Preset, preset_fields
-from sidtool.tokenizer import METHODS, OPTION_MEANINGS, FusionOptions, option_defaults, option_types
+from sidtool.tokenizer import METHODS, FusionOptions
 from sidtool.training import (
     DEFAULTS,
     MACHINE_DEFAULTS,
@@ -86,7 +86,7 @@ def setting_keys(command: str) -> list[str]:
     fields of libraries, those for which sidtool has its own default."""
     keys: set[str] = set()
     if command == "build-codebook":
-        keys |= {name for method in METHODS for name in option_types(method)}
+        keys |= {name for method in METHODS.values() for name in method.options}
         keys |= {field.name for field in dataclasses.fields(FusionOptions)}
     elif command == "init-model":
         keys |= preset_fields("gpt2-tiny").keys() - {"model_type"}
@@ -112,12 +112,10 @@ def dataclass_settings(kind: type, group: str) -> list[Setting]:
 
 
 def _method_settings() -> Iterator[Setting]:
-    for method in METHODS:
-        defaults = option_defaults(method)
-        for name, kind in option_types(method).items():
-            yield Setting(
-                name, _spell_type(kind), defaults[name], OPTION_MEANINGS[name], f"method {method}"
-            )
+    for method, quantizer in METHODS.items():
+        for name, option in quantizer.options.items():
+            kind = _spell_type(option.type)
+            yield Setting(name, kind, option.default, option.meaning, f"method {method}")
 
 
 def _model_settings(preset: Preset) -> Iterator[Setting]:

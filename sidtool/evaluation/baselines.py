@@ -3,7 +3,7 @@
 Both are fitted on training events only: a history may contain later events, the counts never do.
 Equal scores rank by popularity, then by id."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,18 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.split import Example, ItemSequences, UserSequence
+from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
-from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.memory import KnnSettings, SparseRows, history_scores, item_similarity
-from sidtool.tokenizer import PopularityRanks
+from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
+from sidtool.evaluation.ranking import COVERED, IndexedExamples
+from sidtool.evaluation.system_values import SystemValues
+from sidtool.memory import (
+    KnnSettings,
+    Shards,
+    SparseRows,
+    count_events,
+    history_scores,
+    item_similarity,
+    padded_rows,
+)
+from sidtool.tokenizer import PopularityRanks, SidPositions
+from sidtool.tokenizer.bundle import Bundle
 
-NO_RANKS = PopularityRanks(np.zeros(0, dtype=np.int64))
 CHUNK = 1024
-"""Histories scored together."""
+"""Histories that are ranked together."""
+FILLED = 1 << 22
+"""Popular items that are looked through together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalog:
     """The items that may be recommended, most popular first: by training events, ties by id."""
 
@@ -30,19 +42,29 @@ class Catalog:
     events: NDArray[np.int64]
     """(items,): training events of each."""
     index: Mapping[str, int]
+    sequences: ItemSequences
+    """The training events of each user by popularity rank, without other items."""
 
     @classmethod
-    def of(cls, ids: Sequence[str], sequences: Iterable[Sequence[str]]) -> "Catalog":
-        """The catalog of some ids, counted in the users' training sequences; other items in these
-        are ignored."""
-        counts = dict.fromkeys(ids, 0)
-        for items in sequences:
-            for item in items:
-                if item in counts:
-                    counts[item] += 1
-        ranked = sorted(counts, key=lambda item: (-counts[item], item))
-        events = np.array([counts[item] for item in ranked], dtype=np.int64)
-        return cls(tuple(ranked), events, {item: rank for rank, item in enumerate(ranked)})
+    def of(cls, ids: Sequence[str], users: Sequence[UserSequence]) -> "Catalog":
+        """The catalog of some ids, counted in the users' training events."""
+        sequences = ItemSequences.of_ids(packed_sequences(users), ids)
+        counts = count_events(sequences, len(ids)).tolist()
+        order = sorted(range(len(ids)), key=lambda row: (-counts[row], ids[row]))
+        rank_of = np.empty(len(ids), dtype=np.int32)
+        rank_of[order] = np.arange(len(ids))
+        ranked = tuple(ids[row] for row in order)
+        return cls(
+            ids=ranked,
+            events=np.array([counts[row] for row in order], dtype=np.int64),
+            index={item: rank for rank, item in enumerate(ranked)},
+            sequences=ItemSequences(rank_of[sequences.items], sequences.offsets),
+        )
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, users: Sequence[UserSequence]) -> "Catalog":
+        """The catalog of the active items of a bundle."""
+        return cls.of([bundle.items.ids[row] for row in bundle.active.tolist()], users)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -51,13 +73,6 @@ class Catalog:
         """The items that the catalog has, in the order given."""
         ranks = [self.index[item] for item in items if item in self.index]
         return PopularityRanks(np.array(ranks, dtype=np.int64))
-
-    def sequences(self, users: Iterable[UserSequence]) -> ItemSequences:
-        """The items of each user that the catalog has."""
-        index = self.index
-        return ItemSequences.of(
-            [index[item] for item in user.items if item in index] for user in users
-        )
 
     def targets(self, items: Sequence[str]) -> PopularityRanks:
         """Every item, -1 where the catalog lacks it."""
@@ -77,19 +92,64 @@ GRID: Grid = {
 be compared with published ones. `tune_similarity` tries all."""
 
 
+def baseline_values(
+    examples: IndexedExamples,
+    events: Sequence[UserSequence],
+    ks: Sequence[int],
+    knn: KnnSettings,
+    *,
+    k: int,
+    shards: Shards | None = None,
+) -> dict[str, SystemValues]:
+    """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
+    are ranked. With `shards`, the similarities are computed within its budget, in files."""
+    catalog = Catalog.of_bundle(examples.bundle, events)
+    ranked = rank_baselines(
+        catalog, examples.examples, knn, k=k, exclude_seen=examples.exclude_seen, shards=shards
+    )
+    targets = catalog.targets([example.item for example in examples.examples])
+    rows = examples.bundle.items.rows(catalog.ids)
+    # popularity rank -> position in SID order; the last entry is that of rank -1
+    positions = np.append(examples.bundle.trie().positions_of(rows), -1)
+    return {
+        system: SystemValues(
+            metric_names(ks),
+            metric_values(find_targets(items, targets), ks),
+            SidPositions(positions[items[:, :COVERED]]),
+        )
+        for system, items in ranked.items()
+    }
+
+
+def rank_baselines(
+    catalog: Catalog,
+    examples: Sequence[Example],
+    knn: KnnSettings,
+    *,
+    k: int,
+    exclude_seen: bool,
+    shards: Shards | None = None,
+) -> dict[str, PopularityRanks]:
+    """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
+    examples; -1 where there are no more. `shards` as in `baseline_values`."""
+    histories = [catalog.index_of(example.history) for example in examples]
+    similarity = item_similarity(catalog.sequences, len(catalog), knn, shards)
+    return {
+        "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
+        "item-knn": item_knn(similarity, histories, k, settings=knn, exclude_seen=exclude_seen),
+    }
+
+
 def popularity(
     histories: Sequence[PopularityRanks], items: int, k: int, *, exclude_seen: bool
 ) -> PopularityRanks:
     """(n, k) items, the most popular first, for n histories; -1 where there are no more items."""
-    ranked = np.full((len(histories), k), -1, dtype=np.int64)
-    for row, history in zip(ranked, histories, strict=True):
-        popular = _fill(NO_RANKS, _seen(history, exclude_seen), items, k)
-        row[: len(popular)] = popular
-    return PopularityRanks(ranked)
+    nothing = np.full((len(histories), 0), -1, dtype=np.int64)
+    return _filled(nothing, _seen(histories, exclude_seen), items, k)
 
 
 def item_knn(
-    similarity: Any | SparseRows,
+    similarity: SparseRows,
     histories: Sequence[PopularityRanks],
     k: int,
     *,
@@ -99,29 +159,21 @@ def item_knn(
     """(n, k) items, best first, for n histories; -1 where there are no more items.
 
     An item's score is the sum of its similarities to the items of the history. Items without any
-    come last, by popularity. `similarity` is a scipy matrix, or rows that may lie in files. Scores
-    are compared in float32, so that sums which differ by rounding alone tie."""
-    items: int = (
-        len(similarity.offsets) - 1 if isinstance(similarity, SparseRows) else similarity.shape[0]
-    )
+    come last, by popularity. Scores are compared in float32, so that sums which differ by rounding
+    alone tie."""
     ranked = np.full((len(histories), k), -1, dtype=np.int64)
     for start in range(0, len(histories), CHUNK):
         chunk = histories[start : start + CHUNK]
+        seen = _seen(chunk, exclude_seen)
         # (chunk, items), sparse
-        scores = _scores(similarity, chunk, settings.recency).astype(np.float32)
-        scores.eliminate_zeros()
-        for row, history in enumerate(chunk):
-            entries = slice(scores.indptr[row], scores.indptr[row + 1])
-            seen = _seen(history, exclude_seen)
-            best = _best(scores.indices[entries], scores.data[entries], k + len(seen))
-            filled = _fill(best, seen, items, k)
-            ranked[start + row, : len(filled)] = filled
+        scores = history_scores(similarity, chunk, settings.recency)
+        best = _best(scores, k + int(seen.lengths.max()))
+        ranked[start : start + CHUNK] = _filled(best, seen, len(similarity), k)
     return PopularityRanks(ranked)
 
 
 def tune_item_knn(
     catalog: Catalog,
-    train: Sequence[UserSequence],
     valid: Sequence[Example],
     *,
     exclude_seen: bool,
@@ -135,13 +187,12 @@ def tune_item_knn(
     examples."""
     if not valid:
         raise DataError("there are no validation examples to tune item-kNN on")
-    sequences = catalog.sequences(train)
     histories = [catalog.index_of(example.history) for example in valid]
     targets = catalog.targets([example.item for example in valid])
 
     def ndcg(values: Settings) -> float:
         settings = KnnSettings(**values)
-        similarity = item_similarity(sequences, len(catalog), settings)
+        similarity = item_similarity(catalog.sequences, len(catalog), settings)
         ranked = item_knn(similarity, histories, 10, settings=settings, exclude_seen=exclude_seen)
         return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
 
@@ -149,39 +200,57 @@ def tune_item_knn(
     return KnnSettings(**best)
 
 
-def _scores(
-    similarity: Any | SparseRows, histories: Sequence[PopularityRanks], recency: float
-) -> Any:
-    """As `history_scores`; of stored rows only those of the histories' items are read."""
-    if not isinstance(similarity, SparseRows):
-        return history_scores(similarity, histories, recency)
-    used = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *histories]))
-    local = [np.searchsorted(used, history) for history in histories]
-    return history_scores(similarity.take(used), local, recency)
+def _seen(histories: Sequence[PopularityRanks], exclude_seen: bool) -> ItemSequences:
+    """The items that are not recommended for each history."""
+    seen = ItemSequences.of(histories)
+    if exclude_seen:
+        return seen
+    return ItemSequences(seen.items[:0], np.zeros_like(seen.offsets))
 
 
-def _best(items: NDArray[np.int32], scores: NDArray[np.float32], k: int) -> PopularityRanks:
-    """The k items of the highest positive scores, best first, ties by popularity."""
+def _best(scores: Any, count: int) -> NDArray[np.int64]:
+    """(n, count or fewer): the items of the highest positive scores of (n, items) CSR, compared in
+    float32, best first, ties by popularity; -1 where there are no more."""
+    values = scores.data.astype(np.float32)
     # positive floats sort as their bits do: these are the high half of a key whose low half is the
     # complement of the popularity rank
-    high = scores.view(np.uint32).astype(np.uint64) << np.uint64(32)
-    keys = high | (~items.astype(np.uint32)).astype(np.uint64)
-    if k < len(keys):
-        keys = np.partition(keys, len(keys) - k)[len(keys) - k :]
-    descending = np.sort(keys)[::-1]
-    return PopularityRanks((~descending.astype(np.uint32)).astype(np.int64))
+    high = values.view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys = high | (~scores.indices.astype(np.uint32)).astype(np.uint64)
+    keys[values == 0] = 0
+    n = scores.shape[0]
+    width = min(count, int(np.diff(scores.indptr).max(initial=0)))
+    best = np.full((n, width), -1, dtype=np.int64)
+    if not width:
+        return best
+    for rows, block in padded_rows(keys, scores.indptr, np.arange(n), 0, width):
+        block.partition(block.shape[1] - width, axis=1)
+        first = np.sort(block[:, -width:], axis=1)[:, ::-1]
+        ranks = (~first.astype(np.uint32)).astype(np.int64)
+        best[rows] = np.where(first > 0, ranks, -1)
+    return best
 
 
-def _seen(history: PopularityRanks, exclude_seen: bool) -> PopularityRanks:
-    return history if exclude_seen else NO_RANKS
-
-
-def _fill(best: PopularityRanks, seen: PopularityRanks, items: int, k: int) -> PopularityRanks:
-    """The first k of: the best items, then all others by popularity, without those seen."""
-    unseen = best[~np.isin(best, seen)][:k]
-    if len(unseen) == k:
-        return PopularityRanks(unseen)
-    # at most k + len(seen) of the most popular can be needed
-    popular = np.arange(min(items, k + len(seen)))
-    others = popular[~np.isin(popular, np.concatenate([unseen, seen]))]
-    return PopularityRanks(np.concatenate([unseen, others])[:k])
+def _filled(best: NDArray[np.int64], seen: ItemSequences, items: int, k: int) -> PopularityRanks:
+    """(n, k), the first k of: the (n, m) best items, then all others by popularity, without those
+    seen; -1 where there are no more items."""
+    ranked = np.full((len(best), k), -1, dtype=np.int64)
+    width = min(items, 2 * k + int(seen.lengths.max(initial=0)))  # no more popular ones are needed
+    for start, stop in ranges(np.full(len(best), width + best.shape[1]), FILLED):
+        of_block = seen[start:stop]
+        rows = np.repeat(np.arange(stop - start), of_block.lengths)
+        block = best[start:stop]
+        numbers = np.arange(stop - start)[:, None] * items + block
+        is_left = (block >= 0) & ~np.isin(numbers, rows * items + of_block.items)
+        order = np.argsort(~is_left, axis=1, kind="stable")[:, :k]
+        first = np.take_along_axis(np.where(is_left, block, -1), order, axis=1)
+        ranked[start:stop, : first.shape[1]] = first
+        # (block, width): the popular items that are neither seen nor among the first
+        is_free = np.ones((stop - start, width), dtype=np.bool_)
+        is_popular = of_block.items < width
+        is_free[rows[is_popular], of_block.items[is_popular]] = False
+        taken, columns = np.nonzero((first >= 0) & (first < width))
+        is_free[taken, first[taken, columns]] = False
+        places = (first >= 0).sum(axis=1)[:, None] + is_free.cumsum(axis=1) - 1
+        free, popular = np.nonzero(is_free & (places < k))
+        ranked[start + free, places[free, popular]] = popular
+    return PopularityRanks(ranked)

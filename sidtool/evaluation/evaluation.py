@@ -16,6 +16,7 @@ from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.data import Spill
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
+from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
@@ -42,7 +43,6 @@ from sidtool.evaluation.system_values import (
     effective_items,
     group_averages,
 )
-from sidtool.evaluation.systems import baseline_values, uses_memory
 from sidtool.memory import Shards
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize
@@ -169,6 +169,11 @@ def evaluate_examples(
     ranking = Ranking.of(indexed, rank(is_mixed=uses_memory(loaded)))
     evaluation = _evaluation(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
+
+
+def uses_memory(loaded: LoadedModel) -> bool:
+    """Whether a model's recommendations are mixed with a memory."""
+    return loaded.memory is not None and loaded.memory.is_used
 
 
 def _rank_other(

@@ -12,19 +12,19 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.options import check_options, option
-from sidtool.data.split import Split, count_pairs, evenly_spaced, item_sequences
+from sidtool.data.split import Split, evenly_spaced, item_sequences
 from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, rank_index
 from sidtool.memory import (
     DEFAULT,
+    CountedPairs,
     ItemContent,
     KnnSettings,
     MemoryIndex,
-    SparseRows,
     content_similarity,
     count_events,
-    similarity_of,
+    similar_items,
 )
 from sidtool.model.contract import check_bundle_split
 from sidtool.recommendation.search import SeenOptions
@@ -115,16 +115,15 @@ def _trials(
     targets = examples.target_positions
 
     @cache
-    def pairs(distance: float) -> Any:
-        return count_pairs(sequences, n, distance)
+    def pairs(distance: float) -> CountedPairs:
+        return CountedPairs.count(sequences, n, distance)
 
     @lru_cache(maxsize=1)  # trials of recency have the same similarities
     def index_of(weight: float, settings: KnnSettings) -> MemoryIndex:
         weighted = None
         if content is not None and weight:
             weighted = content_similarity(content.nearest, weight, events)
-        similarity = similarity_of(pairs(settings.distance), events, settings, weighted)
-        neighbors = SparseRows.of(similarity, np.float32)
+        neighbors = similar_items(pairs(settings.distance), events, settings, weighted)
         return MemoryIndex.of_neighbors(neighbors, events, 1.0, bundle, ItemRows(np.arange(n)))
 
     def ndcg(values: Settings) -> float:

@@ -9,19 +9,27 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data import Vectors
-from sidtool.data.split import WINDOW, Split, add_pairs, check_split, count_pairs, item_sequences
+from sidtool.data.split import (
+    WINDOW,
+    ItemSequences,
+    Split,
+    UserSequence,
+    add_pairs,
+    check_split,
+    count_pairs,
+    item_sequences,
+    packed_sequences,
+)
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.memory import Memory, SparseRows
-from sidtool.memory.sharded import Shards, sharded_rows
-from sidtool.memory.similarity import KnnSettings, count_events, similarity_of
+from sidtool.memory.memory import Memory
+from sidtool.memory.rows import Shards, SparseRows
+from sidtool.memory.similarity import CountedPairs, KnnSettings, count_events, similar_items
 from sidtool.tokenizer.bundle import Bundle, library_versions, now
 
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
 """Settings of a memory, a compromise over the validation users of four data sets (docs/memory.md);
 more neighbors cost time at inference."""
-
-Sequences = Sequence[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +115,12 @@ def build_memory(
     by_content = None
     if content is not None:
         by_content = content_similarity(content.nearest, content.settings.weight, events)
-    if shards is None:
-        counted = _counted_pairs(earlier, split, sequences, bundle, settings)
-        pairs = SparseRows.of(counted, np.int64)
-        similarity = similarity_of(counted, events, settings, by_content)
-        neighbors = SparseRows.of(similarity, np.float32)
+    if earlier is None:
+        pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards)
     else:
-        pairs, neighbors = sharded_rows(sequences, events, settings, shards, by_content)
-    if not len(pairs.items):
+        updated = _updated_pairs(earlier, split, sequences, bundle, settings)
+        pairs = CountedPairs.of(SparseRows.of(updated, np.int64))
+    if not len(pairs.later.items):
         raise DataError(
             f"no two of the {len(ids)} items co-occur in the training events of split "
             f"{split.reference}",
@@ -134,8 +140,9 @@ def build_memory(
         libraries=library_versions("numpy", "scipy"),
         created=now(),
     )
+    neighbors = similar_items(pairs, events, settings, by_content, shards=shards)
     nearest = None if content is None else SparseRows.of(content.nearest, np.float32)
-    return Memory.of(manifest, bundle.items.ids, events, pairs, neighbors, nearest)
+    return Memory.of(manifest, bundle.items.ids, events, pairs.later, neighbors, nearest)
 
 
 def rebuild_memory(
@@ -181,23 +188,10 @@ def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -
     return ItemContent.of(bundle, vectors, settings.weight)
 
 
-def _counted_pairs(
-    earlier: EarlierMemory | None,
-    split: Split,
-    sequences: Sequences,
-    bundle: Bundle,
-    settings: KnnSettings,
-) -> Any:
-    """(n, n) CSR int64 as `count_pairs`."""
-    if earlier is None:
-        return count_pairs(sequences, len(bundle.items), settings.distance)
-    return _updated_pairs(earlier, split, sequences, bundle, settings)
-
-
 def _updated_pairs(
     earlier: EarlierMemory,
     split: Split,
-    sequences: Sequences,
+    sequences: ItemSequences,
     bundle: Bundle,
     settings: KnnSettings,
 ) -> Any:
@@ -214,8 +208,8 @@ def _updated_pairs(
         )
     earlier_ids = list(memory.ids)
     row_of = bundle.items.rows(earlier_ids)  # of each earlier item, -1 if the bundle lacks it
-    earlier_sequences = item_sequences(earlier.split, earlier_ids)
-    removed, added = _changed(earlier, split, earlier_sequences, sequences, row_of)
+    counted_before = item_sequences(earlier.split, earlier_ids)
+    removed, added = _changed(earlier.split.train, split.train, counted_before, sequences, row_of)
     unchanged = memory.pairs.to_scipy() - count_pairs(removed, len(earlier_ids), counted)
     unchanged.eliminate_zeros()
     entries = unchanged.tocoo()
@@ -232,27 +226,25 @@ def _updated_pairs(
 
 
 def _changed(
-    earlier: EarlierMemory,
-    split: Split,
-    earlier_sequences: Sequences,
-    sequences: Sequences,
-    row_of: NDArray[np.int64],
-) -> tuple[Sequences, Sequences]:
-    """The sequences before and after of each user whose events differ."""
-    nothing = np.zeros(0, dtype=np.int64)
-    before = _by_user(earlier.split, earlier_sequences)
-    after = _by_user(split, sequences)
-    removed = []
-    added = []
-    for user in before.keys() | after.keys():
-        old = before.get(user, nothing)
-        new = after.get(user, nothing)
-        if not np.array_equal(row_of[old], new):
-            removed.append(old)
-            added.append(new)
-    return removed, added
-
-
-def _by_user(split: Split, sequences: Sequences) -> dict[str, NDArray[np.int64]]:
-    users = (sequence.user for sequence in split.train)
-    return dict(zip(users, sequences, strict=True))
+    before: Sequence[UserSequence],
+    after: Sequence[UserSequence],
+    earlier_sequences: ItemSequences,
+    sequences: ItemSequences,
+    number_of: NDArray[np.int64],
+) -> tuple[ItemSequences, ItemSequences]:
+    """The sequences before and after of the users whose events differ; `number_of` has the numbers
+    that earlier items have now, -1 of those that are gone."""
+    row_of = {user: row for row, user in enumerate(packed_sequences(after).users)}
+    users = packed_sequences(before).users
+    rows = np.array([row_of.get(user, -1) for user in users], dtype=np.int64)
+    old_lengths = earlier_sequences.lengths
+    is_same = (rows >= 0) & (old_lengths == np.append(sequences.lengths, -1)[rows])
+    # (events,) of the users with equally many events before and after
+    old = earlier_sequences.select(is_same)
+    places = np.repeat(sequences.offsets[rows[is_same]] - old.offsets[:-1], old.lengths)
+    differs = number_of[old.items] != sequences.items[places + np.arange(len(old.items))]
+    users_of_events = np.repeat(np.flatnonzero(is_same), old.lengths)
+    is_same[users_of_events[differs]] = False
+    is_new = np.ones(len(sequences), dtype=np.bool_)
+    is_new[rows[is_same]] = False
+    return earlier_sequences.select(~is_same), sequences.select(is_new)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.memory.gate import FEATURES
-from sidtool.memory.memory import Memory, SparseRows
+from sidtool.memory.memory import Memory
+from sidtool.memory.rows import SparseRows
 from sidtool.memory.similarity import age_weights, largest
 from sidtool.tokenizer import ItemRows, SidPositions
 from sidtool.tokenizer.bundle import Bundle
@@ -122,7 +123,7 @@ class MemoryIndex:
 
     def with_rows(self, neighbors: SparseRows, bundle: Bundle) -> "MemoryIndex":
         """The index of (m, bundle items) other neighbors, which is requested by row, 0 to m - 1."""
-        m = len(neighbors.offsets) - 1
+        m = len(neighbors)
         every_row = ItemRows(np.arange(len(bundle.items)))
         return replace(
             self,

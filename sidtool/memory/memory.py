@@ -3,8 +3,8 @@
 docs/format.md specifies the format."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from sidtool.base.output_name import MEMORY, check_suffix
 from sidtool.base.storage import Storage, is_zip
 from sidtool.memory.content import content_similarity
 from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.similarity import similarity_of
+from sidtool.memory.rows import SparseRows
+from sidtool.memory.similarity import CountedPairs, similar_items
 from sidtool.tokenizer.bundle import (
     ROOT,
     Bundle,
@@ -35,66 +36,6 @@ from sidtool.tokenizer.bundle import (
 
 ROUNDING = 1e-6
 """Relative difference of two equal similarities."""
-
-
-@dataclass(frozen=True, eq=False)
-class SparseRows:
-    """A sparse (n, n) matrix, row by row."""
-
-    offsets: NDArray[np.int64]
-    """(n + 1,): where each row starts in the two arrays below"""
-    items: NDArray[np.uint32]
-    """(m,): the column of each entry, ascending within a row"""
-    weights: NDArray[Any]
-    """(m,): float32 similarities or int64 counts"""
-
-    @classmethod
-    def of(cls, matrix: Any, dtype: Any) -> "SparseRows":
-        """The rows of a scipy CSR matrix."""
-        matrix = matrix.astype(dtype)  # tiny values become 0
-        matrix.sum_duplicates()  # this sorts the rows, too
-        matrix = matrix.astype(dtype)
-        matrix.eliminate_zeros()  # those that a small number became, too
-        offsets = matrix.indptr.astype(np.int64)
-        return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
-
-    @classmethod
-    def joined(cls, parts: Sequence["SparseRows"]) -> "SparseRows":
-        """The rows of several parts, one part after the other."""
-        ends = np.cumsum([part.offsets[-1] for part in parts])
-        starts = [
-            part.offsets[:-1] + end - part.offsets[-1]
-            for part, end in zip(parts, ends, strict=True)
-        ]
-        return cls(
-            np.concatenate([*starts, ends[-1:]]),
-            np.concatenate([part.items for part in parts]),
-            np.concatenate([part.weights for part in parts]),
-        )
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """(m,): the row of each entry"""
-        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
-
-    def take(self, rows: NDArray[np.int64]) -> Any:
-        """(len(rows), n) scipy CSR matrix: some rows, copied."""
-        from scipy import sparse
-
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        # the place of each entry among all
-        places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        entries = (self.weights[places], self.items[places].astype(np.int64), offsets)
-        return sparse.csr_matrix(entries, shape=(len(rows), len(self.offsets) - 1))
-
-    def to_scipy(self) -> Any:
-        """The scipy CSR matrix."""
-        from scipy import sparse
-
-        n = len(self.offsets) - 1
-        return sparse.csr_matrix((self.weights, self.items, self.offsets), shape=(n, n))
 
 
 class Memory:
@@ -295,8 +236,7 @@ def _broken_derived(memory: Memory) -> list[tuple[str, str]]:
         return [*broken, ("items/events", "an item of a pair has no events")]
     settings = memory.manifest.settings
     content = memory.content_similarity()
-    similarity = similarity_of(pairs.to_scipy(), memory.events, settings, content)
-    expected = SparseRows.of(similarity, np.float32)
+    expected = similar_items(CountedPairs.of(pairs), memory.events, settings, content)
     stored = memory.neighbors
     same_items = np.array_equal(expected.offsets, stored.offsets)
     same_items = same_items and np.array_equal(expected.items, stored.items)

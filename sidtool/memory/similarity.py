@@ -3,7 +3,7 @@
 Item-kNN (B. Sarwar et al., WWW 2001) with recency weights as in session-based kNN. The baseline of
 an evaluation and the memory of a model are both computed here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,22 @@ from numpy.typing import NDArray
 
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.split import ItemSequences, count_pairs, pair_weights
+from sidtool.data.split import (
+    BLOCK_PAIRS,
+    ItemSequences,
+    count_blocks,
+    pair_weights,
+    ranges,
+    sum_pairs,
+)
+from sidtool.memory.rows import Shards, SparseRows, padded_rows, store_rows
+
+GROUP_ENTRY = 80
+"""Bytes at the peak for each pair of a group of users, and for each pair of a block of items below.
+benchmarks/memory_scale.py measures both."""
+BLOCK_ENTRY = 160
+BLOCK_ENTRIES = 1 << 22
+"""Entries of a block of items without a budget."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +56,120 @@ class KnnSettings(JsonRecord):
         check_options(self)
 
 
-def item_similarity(
-    sequences: Sequence[NDArray[np.int64]], items: int, settings: KnnSettings
-) -> Any:
-    """(items, items) scipy CSR float64: similarity of each item, the row, to those that users'
-    training sequences have with it, with an empty diagonal."""
-    return similarity_of(
-        count_pairs(sequences, items, settings.distance), count_events(sequences, items), settings
+@dataclass(frozen=True, eq=False)
+class CountedPairs:
+    """How often n items co-occur, by order, as int64 counts of `count_pairs`."""
+
+    later: SparseRows
+    """The row is the earlier item"""
+    earlier: SparseRows
+    """The transpose"""
+
+    @classmethod
+    def of(cls, later: SparseRows, shards: Shards | None = None) -> "CountedPairs":
+        """The counts and their transpose, which lies in files of the shards' folder if they are
+        given."""
+        n = len(later)
+        limit = BLOCK_ENTRIES if shards is None else shards.entries(n, BLOCK_ENTRY)
+        blocks = ranges(np.diff(later.offsets), limit)
+        transposed = (_transposed(later, first, stop) for first, stop in blocks)
+        return cls(later, _sum_of("earlier", transposed, n, shards))
+
+    @classmethod
+    def count(
+        cls,
+        sequences: Sequence[NDArray[np.integer[Any]]],
+        n_items: int,
+        distance: float,
+        shards: Shards | None = None,
+    ) -> "CountedPairs":
+        """The pairs of users' sequences.
+
+        With shards, more than fits into their budget lies in files: pairs are counted for a group
+        of events at a time, and summed for a block of items at a time. Counts are integers, so the
+        result is the same. Raises UsageError if the budget is too small for the items, DataError
+        if the disk is full."""
+        limit = BLOCK_PAIRS if shards is None else shards.entries(n_items, GROUP_ENTRY)
+        counts = count_blocks(sequences, n_items, distance, limit=limit)
+        return cls.of(_sum_of("later", counts, n_items, shards), shards)
+
+
+def _transposed(later: SparseRows, first: int, stop: int) -> Any:
+    """(n, n) CSR: the transpose of some rows, whose columns are those of the other rows too."""
+    from scipy import sparse
+
+    columns = later.block(first, stop).T.tocsr()  # (n, stop - first)
+    entries = (columns.data, columns.indices + first, columns.indptr)
+    return sparse.csr_matrix(entries, shape=(len(later), len(later)))
+
+
+def _sum_of(name: str, matrices: Iterable[Any], n: int, shards: Shards | None) -> SparseRows:
+    """The sum of (n, n) CSR matrices of counted pairs."""
+    parts = [
+        store_rows(f"{name}-{number}", [matrix], n, np.int64, shards)
+        for number, matrix in enumerate(matrices)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    sizes = sum((np.diff(part.offsets) for part in parts), np.zeros(n, dtype=np.int64))
+    limit = int(sizes.sum()) + 1 if shards is None else shards.entries(n, BLOCK_ENTRY)
+    sums = (
+        sum_pairs([part.block(first, stop) for part in parts], stop - first, n)
+        for first, stop in ranges(sizes, limit)
     )
+    return store_rows(name, sums, n, np.int64, shards)
 
 
-def count_events(sequences: Sequence[NDArray[np.int64]], items: int) -> NDArray[np.int64]:
+def item_similarity(
+    sequences: Sequence[NDArray[np.integer[Any]]],
+    items: int,
+    settings: KnnSettings,
+    shards: Shards | None = None,
+) -> SparseRows:
+    """(items, items) float64: similarity of each item, the row, to those that users' training
+    sequences have with it, with an empty diagonal; `shards` as in `CountedPairs.count`."""
+    pairs = CountedPairs.count(sequences, items, settings.distance, shards)
+    events = count_events(sequences, items)
+    return similar_items(pairs, events, settings, shards=shards, dtype=np.float64)
+
+
+def count_events(sequences: Sequence[NDArray[np.integer[Any]]], items: int) -> NDArray[np.int64]:
     """(items,) int64: the number of events of each item."""
     return np.bincount(ItemSequences.of(sequences).items, minlength=items)
 
 
-def similarity_of(
-    pairs: Any, events: NDArray[np.int64], settings: KnnSettings, content: Any = None
-) -> Any:
-    """(items, items) scipy CSR float64: similarity by counted pairs (as `count_pairs`) and the
-    events of each item.
+def similar_items(
+    pairs: CountedPairs,
+    events: NDArray[np.int64],
+    settings: KnnSettings,
+    content: Any = None,
+    *,
+    shards: Shards | None = None,
+    dtype: Any = np.float32,
+) -> SparseRows:
+    """(n, n) similarity by counted pairs and the (n,) events of each item, computed for a block of
+    items at a time.
 
     The similarity of item i to item j is the weight of j after i, plus `reverse` times that of j
     before i, over the shrinkage plus a power of the product of their numbers of events. `content`,
-    an (n, n) CSR matrix above the diagonal, is added."""
-    counts = pair_weights(pairs, settings.reverse)
+    an (n, n) CSR matrix above the diagonal, is added. With `shards` the result lies in files of
+    their folder. Raises UsageError and DataError as `CountedPairs.count`."""
+    n = len(events)
     if content is not None:
-        content = content + content.T
-    return similarity_rows(counts, events, events[counts.indices], settings, content)
+        content = (content + content.T).tocsr()
+    sizes = np.diff(pairs.later.offsets) + np.diff(pairs.earlier.offsets)
+    limit = BLOCK_ENTRIES if shards is None else shards.entries(n, BLOCK_ENTRY)
+
+    def blocks() -> Iterator[Any]:
+        for first, stop in ranges(sizes, limit):
+            later = pairs.later.block(first, stop)
+            weights = pair_weights(later, pairs.earlier.block(first, stop), settings.reverse)
+            block_content = None if content is None else content[first:stop]
+            yield similarity_rows(
+                weights, events[first:stop], events[weights.indices], settings, block_content
+            )
+
+    return store_rows("neighbors", blocks(), n, dtype, shards)
 
 
 def similarity_rows(
@@ -94,17 +195,28 @@ def similarity_rows(
     return _nearest(similarity, settings.neighbors)
 
 
-def history_scores(similarity: Any, histories: Sequence[NDArray[np.int64]], recency: float) -> Any:
+def history_scores(
+    similarity: SparseRows, histories: Sequence[NDArray[np.integer[Any]]], recency: float
+) -> Any:
     """(n, items) CSR float64: the score of every item for n histories, the sum of its similarities
-    to the items of the history, each weighted by its age."""
-    return _history_weights(histories, similarity.shape[0], recency) @ similarity
+    to the items of the history, each weighted by its age. Only the rows of the histories' items are
+    read."""
+    from scipy import sparse
+
+    joined = ItemSequences.of(histories)
+    items, columns = np.unique(joined.items, return_inverse=True)
+    rows = np.repeat(np.arange(len(joined)), joined.lengths)
+    entries = (age_weights(joined.lengths, recency), (rows, columns))
+    # repeated items of a history add up
+    weights = sparse.csr_matrix(entries, shape=(len(joined), len(items)))
+    return weights @ similarity.take(items)
 
 
-def age_weights(lengths: Sequence[int], recency: float) -> NDArray[np.float64]:
+def age_weights(lengths: Sequence[int] | NDArray[np.int64], recency: float) -> NDArray[np.float64]:
     """(events,) float64: the weight of each event of histories of these lengths, oldest first."""
-    # the last item of a history has age 0
-    ages = np.concatenate([np.zeros(0), *(np.arange(length)[::-1] for length in lengths)])
-    return recency**ages
+    ends = np.repeat(np.cumsum(lengths, dtype=np.int64), lengths)
+    ages = ends - np.arange(1, len(ends) + 1)  # the last item of a history has age 0
+    return recency ** ages.astype(np.float64)
 
 
 def largest(values: NDArray[np.float64], count: int) -> slice | NDArray[np.int64]:
@@ -124,23 +236,19 @@ def _nearest(similarity: Any, neighbors: int) -> Any:
     from scipy import sparse
 
     similarity.sort_indices()
-    starts = similarity.indptr
-    is_near = np.ones(len(similarity.data), dtype=np.bool_)
-    for row in np.flatnonzero(np.diff(starts) > neighbors).tolist():
-        entries = slice(starts[row], starts[row + 1])
-        is_near[entries] = False
-        is_near[entries][largest(similarity.data[entries], neighbors)] = True
-    ends = np.concatenate([[0], np.cumsum(is_near)])[starts]
-    nearest = (similarity.data[is_near], similarity.indices[is_near], ends)
+    values = similarity.data
+    offsets = similarity.indptr
+    smallest = np.full(len(offsets) - 1, -np.inf)  # that each row keeps
+    long = np.flatnonzero(np.diff(offsets) > neighbors)
+    for rows, block in padded_rows(values, offsets, long, -np.inf, neighbors):
+        smallest[rows] = np.partition(block, -neighbors, axis=1)[:, -neighbors]
+    row_of = np.repeat(np.arange(len(smallest)), np.diff(offsets))
+    is_near = values >= smallest[row_of]
+    surplus = np.bincount(row_of[is_near], minlength=len(smallest)) - neighbors
+    ties = np.flatnonzero((values == smallest[row_of]) & (surplus[row_of] > 0))
+    # of equal ones, those at the end of the row are too many
+    from_end = np.searchsorted(row_of[ties], row_of[ties], side="right") - np.arange(len(ties))
+    is_near[ties[from_end <= surplus[row_of[ties]]]] = False
+    ends = np.concatenate([[0], np.cumsum(is_near)])[offsets]
+    nearest = (values[is_near], similarity.indices[is_near], ends)
     return sparse.csr_matrix(nearest, shape=similarity.shape)
-
-
-def _history_weights(histories: Sequence[NDArray[np.int64]], items: int, recency: float) -> Any:
-    """(n, items) CSR: the weight of each item of each history; repeated items add up."""
-    from scipy import sparse
-
-    lengths = [len(history) for history in histories]
-    rows = np.repeat(np.arange(len(histories)), lengths)
-    columns = np.concatenate([np.zeros(0, dtype=np.int64), *histories])
-    entries = (age_weights(lengths, recency), (rows, columns))
-    return sparse.csr_matrix(entries, shape=(len(histories), items))

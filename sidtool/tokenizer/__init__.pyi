@@ -55,9 +55,6 @@ from .make.explain import Term as Term
 from .make.explain import TitleWords as TitleWords
 from .make.explain import explain as explain
 from .quantize import METHODS as METHODS
-from .quantize import OPTION_MEANINGS as OPTION_MEANINGS
-from .quantize import option_defaults as option_defaults
-from .quantize import option_types as option_types
 from .quantize.codebook import Codebook as Codebook
 from .quantize.codebook import QuantizerParams as QuantizerParams
 from .quantize.fusion import FusionOptions as FusionOptions

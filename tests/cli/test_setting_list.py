@@ -14,7 +14,7 @@ from sidtool.cli.setting_list import (
     setting_keys,
 )
 from sidtool.model.presets.shapes import model_shape
-from sidtool.tokenizer.quantize import METHODS, option_types
+from sidtool.tokenizer.quantize import METHODS
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from sidtool.training.settings import DECIDED, DEFAULTS, TrainOptions
 from sidtool.training.settings_file import read_stages
@@ -56,7 +56,9 @@ def test_every_key_of_train_is_listed_and_every_listed_key_is_taken() -> None:
 
 def test_every_key_of_build_codebook_is_listed_with_a_meaning() -> None:
     listed = list_settings("build-codebook")
-    methods = {(f"method {method}", key) for method in METHODS for key in option_types(method)}
+    methods = {
+        (f"method {name}", key) for name, method in METHODS.items() for key in method.options
+    }
     fusion = {("fusion of vectors", field.name) for field in dataclasses.fields(FusionOptions)}
     assert {(setting.group, setting.key) for setting in listed} == methods | fusion
     assert all(setting.meaning for setting in listed)

@@ -14,8 +14,8 @@ from sidtool.data.split.split import Example, UserSequence
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity, tune_item_knn
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
-from sidtool.memory.sharded import BLOCK_ENTRY, ITEM, Shards, sharded_rows
-from sidtool.memory.similarity import KnnSettings, count_events, item_similarity
+from sidtool.memory.rows import ITEM, Shards
+from sidtool.memory.similarity import BLOCK_ENTRY, KnnSettings, item_similarity
 from tests.shared_data import DATA
 
 BEAUTY = DATA / "beauty"
@@ -70,7 +70,7 @@ def slow_similarity(sequences: list[list[int]], how: KnnSettings) -> dict[int, d
 @given(sequences=st.lists(sequence, max_size=6), how=weights)
 @settings(max_examples=60, deadline=None)
 def test_similarities_agree_with_loops(sequences: list[list[int]], how: KnnSettings) -> None:
-    result = item_similarity(arrays(sequences), ITEMS, how).toarray()
+    result = item_similarity(arrays(sequences), ITEMS, how).to_scipy().toarray()
     slow = slow_similarity(sequences, how)
     if how.neighbors is None:
         expected = [[slow[one].get(other, 0.0) for other in range(ITEMS)] for one in range(ITEMS)]
@@ -87,7 +87,7 @@ def test_cosine_of_the_item_columns() -> None:
     columns /= np.linalg.norm(columns, axis=0)
     expected = columns.T @ columns
     np.fill_diagonal(expected, 0)
-    result = item_similarity(arrays(sequences), 4, KnnSettings(distance=1.0)).toarray()
+    result = item_similarity(arrays(sequences), 4, KnnSettings(distance=1.0)).to_scipy().toarray()
     np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
@@ -108,7 +108,7 @@ def test_item_knn_ranks_by_score_then_popularity(
 ) -> None:
     similar = item_similarity(arrays(sequences), ITEMS, how)
     result = item_knn(similar, arrays(histories), k, settings=how, exclude_seen=exclude_seen)
-    dense = similar.toarray()
+    dense = similar.to_scipy().toarray()
     for history, row in zip(histories, result.tolist(), strict=True):
         scores = np.zeros(ITEMS)
         for age, item in enumerate(reversed(history)):
@@ -130,7 +130,7 @@ def test_equal_scores_rank_by_popularity() -> None:
         arrays([[0, 4, 0, 3, 0, 2], [0, 5], [0, 1]]), 6, KnnSettings(distance=1.0)
     )
     both = item_knn(similar, arrays([[0]]), 6, settings=KnnSettings(), exclude_seen=True)
-    ties = similar.toarray()[0]
+    ties = similar.to_scipy().toarray()[0]
     expected = sorted(range(1, 6), key=lambda item: (-np.float32(ties[item]), item))
     assert both[0].tolist() == [*expected, -1]
 
@@ -150,9 +150,13 @@ def test_popularity_is_the_index_in_order(
 
 
 def test_the_catalog_is_ordered_by_popularity_then_id() -> None:
-    catalog = Catalog.of(["d", "c", "b", "a"], [["c", "x", "a"], ["b", "c"], ["x"]])
+    users = [
+        UserSequence(items, tuple(items), tuple(range(len(items)))) for items in ("cxa", "bc", "x")
+    ]
+    catalog = Catalog.of(["d", "c", "b", "a"], users)
     assert catalog.ids == ("c", "a", "b", "d")
     assert catalog.events.tolist() == [2, 1, 1, 0]
+    assert [items.tolist() for items in catalog.sequences] == [[0, 1], [2, 0], []]
     assert catalog.index_of(["d", "x", "c"]).tolist() == [3, 0]
     assert catalog.targets(["d", "x", "c"]).tolist() == [3, -1, 0]
 
@@ -177,31 +181,28 @@ def test_tuning_selects_the_last_item_where_only_it_matters() -> None:
         return [ids[2 * pair + step] for pair in pairs for step in (0, 1)]
 
     train = [UserSequence(f"u{user}", tuple(walk()), tuple(range(10))) for user in range(150)]
-    catalog = Catalog.of(ids, [user.items for user in train])
+    catalog = Catalog.of(ids, train)
     walks = [walk() for _ in range(100)]
     valid = [Example(f"v{row}", tuple(items[:-1]), items[-1], 9) for row, items in enumerate(walks)]
     steps: list[tuple[int, int]] = []
     grid = {"recency": (1.0, 0.75, 0.3), "distance": (1.0, 0.5)}
     best = tune_item_knn(
         catalog,
-        train,
         valid,
         exclude_seen=True,
         grid=grid,
         progress=lambda *step: steps.append(step),
     )
     assert steps[-1] == (10, 10)
-    assert quality(catalog, train, valid, best) >= quality(catalog, train, valid, UNTUNED)
+    assert quality(catalog, valid, best) >= quality(catalog, valid, UNTUNED)
     flat = KnnSettings(distance=1.0, recency=1.0)
-    assert quality(catalog, train, valid, best) > quality(catalog, train, valid, flat)
+    assert quality(catalog, valid, best) > quality(catalog, valid, flat)
     with pytest.raises(DataError, match="validation examples"):
-        tune_item_knn(catalog, train, [], exclude_seen=True)
+        tune_item_knn(catalog, [], exclude_seen=True)
 
 
-def quality(
-    catalog: Catalog, train: list[UserSequence], valid: list[Example], how: KnnSettings
-) -> float:
-    similar = item_similarity([catalog.index_of(user.items) for user in train], len(catalog), how)
+def quality(catalog: Catalog, valid: list[Example], how: KnnSettings) -> float:
+    similar = item_similarity(catalog.sequences, len(catalog), how)
     histories = [catalog.index_of(example.history) for example in valid]
     ranked = item_knn(similar, histories, 10, settings=how, exclude_seen=True)
     targets = catalog.targets([example.item for example in valid])
@@ -215,12 +216,10 @@ def test_the_figures_of_amazon_beauty_are_reproduced() -> None:
     split = leave_one_out(read_interactions(BEAUTY / "interactions.csv"))
     with (BEAUTY / "items.jsonl").open(encoding="utf-8") as stream:
         ids = [json.loads(line)["item_id"] for line in stream]
-    catalog = Catalog.of(ids, [user.items for user in split.train])
+    catalog = Catalog.of(ids, split.train)
     histories = [catalog.index_of(example.history) for example in split.test]
     targets = catalog.targets([example.item for example in split.test])
-    similar = item_similarity(
-        [catalog.index_of(user.items) for user in split.train], len(catalog), UNTUNED
-    )
+    similar = item_similarity(catalog.sequences, len(catalog), UNTUNED)
     wanted = [metric_names((5, 10)).index(name) for name in ("hr@5", "hr@10", "ndcg@5", "ndcg@10")]
 
     def measured(ranked: np.ndarray) -> list[float]:
@@ -247,9 +246,10 @@ def test_item_knn_of_rows_in_files_is_that_in_memory(
     sequences = arrays(train)
     similarity = item_similarity(sequences, ITEMS, how)
     shards = Shards(tmp_path_factory.mktemp("shards"), ITEM * ITEMS + 7 * BLOCK_ENTRY)
-    events = count_events(sequences, ITEMS)
-    _, stored = sharded_rows(sequences, events, how, shards, dtype=np.float64)
-    for one, other in zip(stored.to_scipy().toarray(), similarity.toarray(), strict=True):
+    stored = item_similarity(sequences, ITEMS, how, shards)
+    for one, other in zip(
+        stored.to_scipy().toarray(), similarity.to_scipy().toarray(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     options = {"k": 5, "settings": how, "exclude_seen": False}
     np.testing.assert_array_equal(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidtool.cli.setting_list import list_settings
 from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.examples.examples_run import make_sft
@@ -55,6 +56,8 @@ def test_a_quantizer_makes_a_bundle(added: dict[str, Any], tmp_path: Path) -> No
     assert np.isin(bundle.codebook.levels[0], vectors).all()
     bundle.save(tmp_path / "random.zarr")
     assert verify(tmp_path / "random.zarr") == []
+    (setting,) = [each for each in list_settings("build-codebook") if "random" in each.group]
+    assert (setting.key, setting.meaning) == ("normalize", "Scale every vector to length 1 first.")
 
 
 def test_a_task_makes_its_examples(

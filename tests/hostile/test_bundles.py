@@ -111,11 +111,7 @@ def change_chunk(made: Draft, choose: Callable[[Any], Any]) -> None:
     name = a_name(made, choose)
     data = made.arrays[name].tobytes()
     change = choose(numbers) % 4
-    codec = ("gzip", "zstd")[choose(numbers) % 2]
     made.chunks[name] = (data[:-1], data + data, choose(st.binary(max_size=40)), b"")[change]
-    if choose(numbers) % 2:
-        meta = metadata_of(made.arrays[name])
-        made.metadata[name] = meta | {"codecs": [*meta["codecs"], {"name": codec}]}
 
 
 def change_strings(made: Draft, choose: Callable[[Any], Any]) -> None:

@@ -55,7 +55,7 @@ def test_neighbors_are_those_of_item_knn() -> None:
     memory = build_memory(split_of(histories), BUNDLE, how)
     row_of = {item: row for row, item in enumerate(BUNDLE.items.ids)}
     sequences = [np.array([row_of[item] for item in items]) for items in histories]
-    expected = item_similarity(sequences, ITEMS, how).toarray()
+    expected = item_similarity(sequences, ITEMS, how).to_scipy().toarray()
     actual = memory.neighbors.to_scipy().toarray()
     np.testing.assert_array_equal(actual, expected.astype(np.float32))
     assert (np.diff(memory.neighbors.offsets) <= 3).all()

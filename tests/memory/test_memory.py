@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.memory.memory import Memory, SparseRows, open_verified, verify_memory
+from sidtool.memory.memory import Memory, open_verified, verify_memory
+from sidtool.memory.rows import SparseRows
 from sidtool.memory.similarity import KnnSettings
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.strings import StringArray

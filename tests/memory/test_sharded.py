@@ -13,8 +13,8 @@ from sidtool.data.split import cooccurrence
 from sidtool.memory.build import EarlierMemory, build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
-from sidtool.memory.sharded import BLOCK_ENTRY, ITEM, Shards, shards_beside
-from sidtool.memory.similarity import KnnSettings
+from sidtool.memory.rows import ITEM, Shards, shards_beside
+from sidtool.memory.similarity import BLOCK_ENTRY, KnnSettings
 from tests.bundles import small_bundle
 from tests.cli.road import done, refused
 from tests.memory.cases import random_histories, split_of
@@ -59,7 +59,7 @@ def test_a_sharded_build_equals_one_in_memory(
         assert actual.arrays[name].dtype == array.dtype
         np.testing.assert_array_equal(actual.arrays[name], array)
     assert actual.digest == expected.digest
-    groups = len(list(folder.glob("users-*-transposed.item")))
+    groups = len(list(folder.glob("later-*.item")))
     assert groups > 1 if pairs == 1 else groups >= 1
     if pairs == 100_000:
         assert groups == 1
@@ -73,7 +73,7 @@ def test_a_weight_that_overflows_over_groups_of_users_is_refused(
     seven, eight = (split_of([["i1", "i2"]] * users) for users in (7, 8))
     memory = build_memory(seven, BUNDLE, shards=shards)
     assert memory.pairs.weights.tolist() == [7 * 2**60]
-    assert len(list(tmp_path.glob("users-*-transposed.item"))) > 1
+    assert len(list(tmp_path.glob("later-*.item"))) > 1
     with pytest.raises(DataError, match="two items co-occur too often"):
         build_memory(eight, BUNDLE, shards=shards)
 
@@ -105,7 +105,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sidtool.memory.sharded._append", full)
+    monkeypatch.setattr("sidtool.memory.rows._append", full)
     with (
         pytest.raises(DataError, match="No space left on device"),
         shards_beside(tmp_path / "memory.zarr", budget_for(50)) as shards,

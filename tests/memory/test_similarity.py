@@ -13,13 +13,13 @@ SEQUENCES = [np.array([0, 1, 2]), np.array([1, 0]), np.array([0, 1])]
 def test_with_reverse_zero_only_later_items_are_similar() -> None:
     how = KnnSettings(distance=0.5, reverse=0.0, normalization=0.0)
     expected = [[0, 2, 0.5], [1, 0, 1], [0, 0, 0]]
-    assert item_similarity(SEQUENCES, 3, how).toarray().tolist() == expected
+    assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
 
 
 def test_reverse_weighs_the_pairs_against_their_order() -> None:
     how = KnnSettings(distance=0.5, reverse=0.25, normalization=0.0)
     expected = [[0, 2.25, 0.5], [1.5, 0, 1], [0.125, 0.25, 0]]
-    assert item_similarity(SEQUENCES, 3, how).toarray().tolist() == expected
+    assert item_similarity(SEQUENCES, 3, how).to_scipy().toarray().tolist() == expected
 
 
 def test_a_history_recommends_what_followed_its_items() -> None:
@@ -32,7 +32,7 @@ def test_a_history_recommends_what_followed_its_items() -> None:
 @pytest.mark.parametrize("normalization", [0.0, 0.3, 0.5, 1.0])
 def test_normalization_is_a_power_of_the_events(normalization: float) -> None:
     how = KnnSettings(distance=1.0, normalization=normalization, shrinkage=0.5)
-    similarity = item_similarity(SEQUENCES, 3, how).toarray()
+    similarity = item_similarity(SEQUENCES, 3, how).to_scipy().toarray()
     assert similarity[0, 1] == pytest.approx(3 / (9**normalization + 0.5))
     assert similarity[2, 0] == pytest.approx(1 / (3**normalization + 0.5))
 

@@ -2,8 +2,7 @@
 
 Memory grows with the pairs that occur, not with the square of the number of items."""
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
+from sidtool.data.split.packed import PackedExamples, PackedSequences, Packer, Ragged
 from sidtool.data.split.record import Protocol
-from sidtool.data.split.split import Split, count_leaks
+from sidtool.data.split.split import Event, Split, UserSequence, count_leaks
 
 WINDOW = 50
 """Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
@@ -20,6 +20,10 @@ UNIT = 2.0**-40
 """Weights of pairs are counted in this unit, as integers."""
 LARGEST = 2**63 - 1
 """The largest weight of a pair in that unit, of an int64."""
+BLOCK_PAIRS = 1 << 21
+"""Pairs of events that are counted together."""
+BLOCK_EVENTS = 1 << 22
+"""Training events that are read together."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def count_cooccurrence(
     Training events of other items are left out first. Raises RefusedError if a held-out event is
     among the training events, DataError if no two of the items co-occur."""
     sequences = item_sequences(split, ids)
-    n_events = sum(len(sequence.items) for sequence in split.train)
+    lists = packed_sequences(split.train).items
+    n_events = int((lists.stops - lists.starts).sum())
     counts = weigh_pairs(sequences, len(ids), decay, window)
     if not counts.nnz:
         raise DataError(
@@ -67,26 +72,37 @@ def count_cooccurrence(
     return Cooccurrence(counts, events, record)
 
 
-class ItemSequences(Sequence[NDArray[np.int64]]):
+class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
     """The items of n users as numbers, in one array."""
 
-    def __init__(self, items: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
+    def __init__(self, items: NDArray[np.integer[Any]], offsets: NDArray[np.int64]) -> None:
         self.items = items
         """(events,) of all users, one user after the other"""
         self.offsets = offsets
         """(n + 1,): where each user's items start in `items`"""
 
     @classmethod
-    def of(cls, sequences: Iterable[Iterable[int]]) -> "ItemSequences":
+    def of(cls, sequences: Sequence[NDArray[np.integer[Any]]]) -> "ItemSequences":
         """Join sequences of numbers."""
         if isinstance(sequences, ItemSequences):
             return sequences
-        items = array("q")
-        offsets = array("q", [0])
-        for sequence in sequences:
-            items.extend(sequence)
-            offsets.append(len(items))
-        return cls(np.frombuffer(items, np.int64), np.frombuffer(offsets, np.int64))
+        items = np.concatenate([np.zeros(0, dtype=np.int64), *sequences])
+        return cls(items, _offsets([len(sequence) for sequence in sequences]))
+
+    @classmethod
+    def of_ids(cls, users: PackedSequences, ids: Sequence[str]) -> "ItemSequences":
+        """The events of each user as indexes into `ids`; events of other items are left out."""
+        number_of = {item: number for number, item in enumerate(ids)}
+        numbers = np.array([number_of.get(name, -1) for name in users.names], dtype=np.int32)
+        known = [np.zeros(0, dtype=np.int32)]
+        lengths = [np.zeros(0, dtype=np.int64)]
+        for start, stop in _user_blocks(users):
+            codes, offsets = _joined(users.items, start, stop)
+            items = numbers[codes]
+            is_known = items >= 0
+            known.append(items[is_known])
+            lengths.append(np.diff(_offsets(is_known)[offsets]))
+        return cls(np.concatenate(known), _offsets(np.concatenate(lengths)))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -104,27 +120,88 @@ class ItemSequences(Sequence[NDArray[np.int64]]):
         place = range(len(self))[index]
         return self.items[self.offsets[place] : self.offsets[place + 1]]
 
+    def select(self, flags: NDArray[np.bool_]) -> "ItemSequences":
+        """The users with a flag."""
+        return ItemSequences(
+            self.items[np.repeat(flags, self.lengths)], _offsets(self.lengths[flags])
+        )
+
+
+def _offsets(lengths: Any) -> NDArray[np.int64]:
+    """(n + 1,): where each of n sequences starts, and where the last one ends."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges whose sizes add up to at most the limit, or to that plus one size."""
+    numbers = np.cumsum(sizes) // limit
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+    return zip(starts, [*starts[1:], len(sizes)], strict=False)  # none without sizes
+
+
+def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
+    """Training events as arrays."""
+    return users if isinstance(users, PackedSequences) else Packer().sequences(users)()
+
+
+def _user_blocks(users: PackedSequences) -> Iterator[tuple[int, int]]:
+    """Ranges of users with about BLOCK_EVENTS events each."""
+    return ranges(users.items.stops - users.items.starts, BLOCK_EVENTS)
+
+
+def _joined(
+    lists: Ragged, start: int, stop: int
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
+    """The numbers of some lists one after the other, and the offsets of the lists in them."""
+    starts = lists.starts[start:stop]
+    lengths = lists.stops[start:stop] - starts
+    offsets = _offsets(lengths)
+    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return lists.values[places], offsets
+
 
 def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
-    events = (
-        (sequence.user, item, position)
-        for sequence in split.train
-        for item, position in zip(sequence.items, sequence.positions, strict=True)
-    )
-    leaked = count_leaks(split, events)
+    users = packed_sequences(split.train)
+    leaked = count_leaks(split, _late_events(split, users))
     if leaked:
         raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
-    row_of = {item: row for row, item in enumerate(ids)}
-    return ItemSequences.of(
-        [row_of[item] for item in sequence.items if item in row_of] for sequence in split.train
-    )
+    return ItemSequences.of_ids(users, ids)
+
+
+def _late_events(split: Split, users: PackedSequences) -> Iterator[Event]:
+    """The training events from a user's first held-out position on: no others can be held out."""
+    names = users.users.names
+    first_held_out = np.full(len(names), LARGEST)
+    for part in (split.valid, split.test):
+        examples = part if isinstance(part, PackedExamples) else Packer().examples(part)()
+        codes: NDArray[np.integer[Any]] = examples.users.codes
+        if examples.users.names is not names:
+            code_of = {name: code for code, name in enumerate(names)}
+            codes = np.array([code_of.get(name, -1) for name in examples.users], dtype=np.int64)
+        in_train = codes >= 0
+        np.minimum.at(first_held_out, codes[in_train], examples.positions[in_train])
+    for start, stop in _user_blocks(users):
+        items, offsets = _joined(users.items, start, stop)
+        codes = np.repeat(users.users.codes[start:stop], np.diff(offsets))
+        if users.positions is None:
+            first = np.repeat(offsets[:-1], np.diff(offsets))
+            positions: NDArray[np.integer[Any]] = np.arange(len(items)) - first
+        else:
+            positions, _ = _joined(users.positions, start, stop)
+        late = np.flatnonzero(positions >= first_held_out[codes])
+        late_users = names[codes[late]].tolist()
+        late_items = users.names[items[late]].tolist()
+        yield from zip(late_users, late_items, positions[late].tolist(), strict=True)
 
 
 def count_pairs(
-    sequences: Sequence[NDArray[np.int64]], n_items: int, decay: float, window: int = WINDOW
+    sequences: Sequence[NDArray[np.integer[Any]]],
+    n_items: int,
+    decay: float,
+    window: int = WINDOW,
 ) -> Any:
     """(n_items, n_items) CSR int64: the weights of all pairs of different items in users'
     sequences, in units of UNIT; the row is the earlier item, the column the later one.
@@ -132,26 +209,79 @@ def count_pairs(
     Two events of a user that are `gap` positions apart (1: adjacent, at most `window`) add
     `decay ** (gap - 1)` to the weight of their items. Sums of integers are exact: neither the order
     of users nor the order of updates changes them. Raises DataError for one above LARGEST."""
+    return sum_pairs(list(count_blocks(sequences, n_items, decay, window)), n_items, n_items)
+
+
+def count_blocks(
+    sequences: Sequence[NDArray[np.integer[Any]]],
+    n_items: int,
+    decay: float,
+    window: int = WINDOW,
+    limit: int = BLOCK_PAIRS,
+) -> Iterator[Any]:
+    """Matrices as `count_pairs` whose sum is that of all pairs: each counts about `limit` pairs of
+    events, whose sums cannot overflow."""
+    joined = ItemSequences.of(sequences)
+    for first_user, last_user in ranges(joined.lengths, BLOCK_EVENTS):
+        users = joined[first_user:last_user]
+        ends = np.repeat(users.offsets[1:], users.lengths)
+        # (events,): later events of the user within the window
+        n_later = np.minimum(ends - np.arange(1, len(ends) + 1), window)
+        most = int(LARGEST * UNIT) - int(n_later.max(initial=0))  # a range may be one event larger
+        for start, stop in ranges(n_later, min(limit, most)):
+            block = _count_block(users.items, n_later[start:stop], start, n_items, decay)
+            if block.nnz:
+                yield block
+
+
+def _count_block(
+    items: NDArray[np.integer[Any]],
+    n_later: NDArray[np.int64],
+    first: int,
+    n_items: int,
+    decay: float,
+) -> Any:
+    """As `count_pairs`, of the pairs whose earlier event is one of some consecutive events."""
     from scipy import sparse
 
-    joined = ItemSequences.of(sequences)
-    items = joined.items
-    users = np.repeat(np.arange(len(joined)), joined.lengths)
-    largest_gap = min(window, int(joined.lengths.max(initial=1)))
-    total = sparse.csr_matrix((n_items, n_items), dtype=np.int64)
+    gaps = range(1, int(n_later.max(initial=0)) + 1)
+    units = [round(decay ** (gap - 1) / UNIT) for gap in gaps]
+    largest_gap = sum(unit > 0 for unit in units)  # the weight of pairs further apart is too small
+    gap_bits = largest_gap.bit_length()
+    if n_items**2 << gap_bits > LARGEST:
+        raise DataError(f"{n_items} items are too many to count pairs within {largest_gap} events")
+    earlier = np.arange(len(n_later))
+    keys = []  # of each pair: the earlier item, the later one, and the gap
     for gap in range(1, largest_gap + 1):
-        earlier = items[:-gap]
-        later = items[gap:]
-        pairs = (users[:-gap] == users[gap:]) & (earlier != later)
-        coordinates = (earlier[pairs], later[pairs])
-        ones = np.ones(int(pairs.sum()), dtype=np.int64)
-        counts = sparse.csr_matrix((ones, coordinates), shape=(n_items, n_items))
-        weight = round(decay ** (gap - 1) / UNIT)
-        if int(counts.data.max(initial=0)) * weight > LARGEST:
-            raise _overflow()
-        counts.data *= weight
-        total = add_pairs(total, counts)
-    return total
+        earlier = earlier[n_later[earlier] >= gap]
+        earlier_items = items[first + earlier].astype(np.int64)
+        later_items = items[first + earlier + gap].astype(np.int64)
+        gap_keys = ((earlier_items * n_items + later_items) << gap_bits) + gap
+        keys.append(gap_keys[earlier_items != later_items])
+    ordered = np.concatenate([np.zeros(0, dtype=np.int64), *keys])
+    del keys
+    ordered.sort()
+    weights = np.array([0, *units], dtype=np.int64)[ordered & ((1 << gap_bits) - 1)]
+    ordered >>= gap_bits
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # of each pair of items
+    pairs = ordered[starts]
+    offsets = np.searchsorted(pairs, np.arange(n_items + 1) * n_items)
+    later = pairs - np.repeat(np.arange(n_items) * n_items, np.diff(offsets))
+    sums = np.add.reduceat(weights, starts) if len(starts) else weights
+    return sparse.csr_matrix((sums, later, offsets), shape=(n_items, n_items))
+
+
+def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
+    """(n_rows, n_items) CSR int64: the sum of matrices of counted pairs, two by two. Raises
+    DataError for a weight above LARGEST."""
+    from scipy import sparse
+
+    if not parts:
+        return sparse.csr_matrix((n_rows, n_items), dtype=np.int64)
+    while len(parts) > 1:
+        sums = [add_pairs(one, other) for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        parts = [*sums, *parts[2 * len(sums) :]]
+    return parts[0]
 
 
 def add_pairs(pairs: Any, more: Any) -> Any:
@@ -159,30 +289,25 @@ def add_pairs(pairs: Any, more: Any) -> Any:
     total = pairs + more
     # two numbers from 0 to LARGEST wrap to a negative one
     if total.data.min(initial=0) < 0:
-        raise _overflow()
+        raise DataError(
+            f"two items co-occur too often: the weight of a pair is below {LARGEST * UNIT:,.0f}",
+            hint="count a sample of the users, or give distant events a smaller weight",
+        )
     return total
 
 
-def _overflow() -> DataError:
-    return DataError(
-        f"two items co-occur too often: the weight of a pair is below {LARGEST * UNIT:,.0f}",
-        hint="count a sample of the users, or give distant events a smaller weight",
-    )
-
-
 def weigh_pairs(
-    sequences: Sequence[NDArray[np.int64]], n_items: int, decay: float, window: int = WINDOW
+    sequences: Sequence[NDArray[np.integer[Any]]], n_items: int, decay: float, window: int = WINDOW
 ) -> Any:
     """(n_items, n_items) CSR float64: the symmetric weights of the pairs that `count_pairs`
     counts."""
-    return pair_weights(count_pairs(sequences, n_items, decay, window))
+    pairs = count_pairs(sequences, n_items, decay, window)
+    return pair_weights(pairs, pairs.T.tocsr())
 
 
-def pair_weights(pairs: Any, reverse: float = 1.0, transposed: Any = None) -> Any:
+def pair_weights(later: Any, earlier: Any, reverse: float = 1.0) -> Any:
     """Counted pairs as a CSR matrix of float64 weights: those of each item with later items, plus
-    `reverse` times those with earlier ones. With 1 it is symmetric. Of some rows, if these rows of
-    the pairs and of their transpose are given."""
-    earlier = pairs.T if transposed is None else transposed
-    both = (pairs * UNIT + reverse * (earlier * UNIT)).tocsr()
+    `reverse` times those with earlier ones, which the transpose has. With 1 it is symmetric."""
+    both = later * UNIT + reverse * (earlier * UNIT)
     both.eliminate_zeros()  # with reverse 0
     return both

@@ -12,6 +12,7 @@ from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
 from sidtool.data import Fields, FieldTypes, need_feedback_of_numbers
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
+from sidtool.evaluation.baselines import Catalog, rank_baselines
 from sidtool.evaluation.bootstrap import RESAMPLES
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
 from sidtool.evaluation.lists.list_metrics import (
@@ -24,7 +25,6 @@ from sidtool.evaluation.lists.list_metrics import (
 from sidtool.evaluation.lists.list_results import ListEvaluation, differences, means
 from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.evaluation.system_values import coverage
-from sidtool.evaluation.systems import catalog_of, rank_baselines
 from sidtool.model import LoadedModel
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend
@@ -171,11 +171,10 @@ def _request_fields(example: Example) -> Fields:
 def _baseline_lists(
     sessions: HeldOutSessions, events: Sequence[UserSequence], options: ListEvaluationOptions
 ) -> dict[str, list[ItemRows]]:
-    catalog = catalog_of(sessions.bundle, events)
+    catalog = Catalog.of_bundle(sessions.bundle, events)
     ranked = rank_baselines(
         catalog,
         sessions.examples,
-        events,
         options.knn,
         k=options.length,
         exclude_seen=options.exclude_seen,

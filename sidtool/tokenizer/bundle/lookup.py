@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError, UsageError
-from sidtool.tokenizer.bundle.arrays import RowRange, StoredArrays
+from sidtool.tokenizer.bundle.arrays import StoredArrays
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap
+from sidtool.tokenizer.bundle.layout import RowRange
 from sidtool.tokenizer.bundle.strings import StringArray
 from sidtool.tokenizer.sid import Codes, SidSpace
 

@@ -19,6 +19,7 @@ from sidtool.base.documents import canonical, parse_json
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.output import new_file, remove
 from sidtool.base.storage import Storage, is_zip, write_zip
+from sidtool.tokenizer.bundle.layout import array_objects
 from sidtool.tokenizer.bundle.manifest import Manifest
 
 ROOT = "zarr.json"
@@ -31,9 +32,6 @@ Kind = Literal["bundle", "memory"]
 """What a group is: its manifest has the key `kind` unless it is a bundle."""
 
 _COMMANDS: Mapping[Kind, str] = {"bundle": "build-codebook", "memory": "build-memory"}
-
-CHUNK_BYTES = 1 << 22
-"""A larger array is cut into equal chunks of at most this size."""
 
 
 class GroupManifest(Protocol):
@@ -132,43 +130,12 @@ def _is_spelled(manifest: Any, data: bytes) -> bool:
 
 
 def write_group(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: GroupManifest) -> None:
-    """Write arrays, then the root document, into an empty folder.
-
-    Arrays are uncompressed chunks of whole rows, so that a reader can fetch single rows.
-    """
-    import zarr
-
-    store = zarr.storage.LocalStore(folder)
-    try:
-        for name, array in arrays.items():
-            n_chunks = max(1, -(-array.nbytes // CHUNK_BYTES))  # rounded up
-            chunk_rows = max(1, -(-len(array) // n_chunks))
-            zarr.create_array(
-                store,
-                name=name,
-                data=array,
-                chunks=(chunk_rows, *array.shape[1:]),
-                compressors=None,
-                config={"write_empty_chunks": True},
-            )
-    except BaseException:
-        _wait_for_writes()
-        raise
+    """Write arrays, then the root document, into an empty folder."""
+    for name, data in array_objects(arrays):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     commit(folder, manifest)
-
-
-def _wait_for_writes() -> None:
-    """Wait until Zarr writes no more. After an error its other chunks are still being written, and
-    their threads would make a folder anew that the caller removes."""
-    import asyncio
-
-    from zarr.core.sync import sync
-
-    async def finish() -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    sync(finish())
 
 
 def commit(folder: Path, manifest: GroupManifest) -> None:

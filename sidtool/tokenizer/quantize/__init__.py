@@ -2,38 +2,63 @@
 only."""
 
 from collections.abc import Callable, Sequence
-from inspect import Parameter, signature
+from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal, get_args
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
+from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import fsq, pq, rqkmeans, rqvae
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Levels
 
+ARGUMENTS = ("vectors", "sizes", "seed", "progress")
+"""What `fit` gives every method; its other arguments are its options."""
+
+
+@dataclass(frozen=True)
+class MethodOption:
+    """An option of a method."""
+
+    type: Any
+    default: Any
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A method: the function that fits a codebook, which takes what `fit` takes and its own
+    options, and the extra of sidtool that it needs."""
+
+    fit: Callable[..., Codebook]
+    extra: str | None = None
+
+    @property
+    def options(self) -> dict[str, MethodOption]:
+        """The options by name. The meaning of `Annotated[int, "Passes over the vectors."]` is its
+        text."""
+        options = {}
+        for name, parameter in signature(self.fit).parameters.items():
+            if name not in ARGUMENTS:
+                annotation = parameter.annotation
+                kind = getattr(annotation, "__origin__", annotation)
+                meaning = " ".join(getattr(annotation, "__metadata__", ()))
+                options[name] = MethodOption(kind, parameter.default, meaning)
+        return options
+
+
 Method = Literal["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"]
-METHODS: dict[str, Callable[..., Codebook]] = {
-    "rq-kmeans": rqkmeans.fit,
-    "rq-kmeans+": rqvae.fit_warm,
-    "rq-vae": rqvae.fit,
-    "pq": pq.fit,
-    "opq": pq.fit_rotated,
-    "fsq": fsq.fit,
+METHODS: dict[str, Quantizer] = {
+    "rq-kmeans": Quantizer(rqkmeans.fit),
+    "rq-kmeans+": Quantizer(rqvae.fit_warm, "models"),
+    "rq-vae": Quantizer(rqvae.fit, "models"),
+    "pq": Quantizer(pq.fit),
+    "opq": Quantizer(pq.fit_rotated),
+    "fsq": Quantizer(fsq.fit, "models"),
 }
-"""The function that fits a codebook, by method: each takes what `fit` takes, and its own
-options."""
-
-_USING_TORCH = ("rq-kmeans+", "rq-vae", "fsq")
-
-OPTION_MEANINGS = {
-    "normalize": "Scale every vector to length 1 first, as the flag --normalize does.",
-    "balanced": "Assign about the same number of items to every code of a level, as the flag "
-    "--balanced does. Default: on below 8 items per code.",
-    "width": "Width of the latent vectors that are quantized.",
-    "epochs": "Passes over the vectors in training.",
-}
-"""What each option of a method does."""
+"""The methods by name."""
 
 
 def check_method(method: str, options: dict[str, Any]) -> None:
@@ -41,36 +66,22 @@ def check_method(method: str, options: dict[str, Any]) -> None:
     (whole numbers from 1); MissingPackageError if its packages are not installed."""
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}", hint=f"choose from {', '.join(METHODS)}")
-    types = option_types(method)
+    quantizer = METHODS[method]
+    declared = quantizer.options
     for name, value in options.items():
-        if name not in types:
+        if name not in declared:
             raise UsageError(
-                f"method {method} has no option {name!r}", hint=f"choose from {', '.join(types)}"
+                f"method {method} has no option {name!r}", hint=f"choose from {', '.join(declared)}"
             )
-        if type(value) not in (types[name], *get_args(types[name])):
+        kind = declared[name].type
+        if type(value) not in (kind, *get_args(kind)):
             raise UsageError(f"option {name} of method {method} cannot be {value!r}")
         if type(value) is int and value < 1:
             raise UsageError(
                 f"option {name} of method {method} must be a whole number from 1, not {value}"
             )
-    if method in _USING_TORCH:
-        require("models")
-
-
-def option_types(method: str) -> dict[str, Any]:
-    """The options of a method that users set, with their types."""
-    return {parameter.name: parameter.annotation for parameter in _options(method)}
-
-
-def option_defaults(method: str) -> dict[str, Any]:
-    """The options of a method that users set, with their defaults."""
-    return {parameter.name: parameter.default for parameter in _options(method)}
-
-
-def _options(method: str) -> list[Parameter]:
-    parameters = signature(METHODS[method]).parameters.values()
-    arguments = ("vectors", "sizes", "seed", "progress")
-    return [parameter for parameter in parameters if parameter.name not in arguments]
+    if quantizer.extra is not None:
+        require(quantizer.extra)
 
 
 def fit(
@@ -79,7 +90,7 @@ def fit(
     *,
     method: str = "rq-kmeans",
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Codebook:
     """A codebook with `sizes[l]` codes at level l, fitted to (n, dim) float32 embeddings.
@@ -91,4 +102,4 @@ def fit(
     """
     check_method(method, options)
     Levels(tuple(sizes))
-    return METHODS[method](vectors, sizes, seed=seed, progress=progress, **options)
+    return METHODS[method].fit(vectors, sizes, seed=seed, progress=progress, **options)

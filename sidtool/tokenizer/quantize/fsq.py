@@ -12,8 +12,8 @@ import numpy as np
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.kmeans import training_rows
-from sidtool.tokenizer.quantize.rqvae import HIDDEN
+from sidtool.tokenizer.quantize.kmeans import Normalize, training_rows
+from sidtool.tokenizer.quantize.rqvae import HIDDEN, Epochs
 
 CELLS = 5
 """Approximate cells per dimension: fewer lose too much."""
@@ -24,8 +24,8 @@ def fit(
     sizes: Sequence[int],
     *,
     seed: int = 0,
-    normalize: bool = False,
-    epochs: int = 100,
+    normalize: Normalize = False,
+    epochs: Epochs = 100,
     progress: Progress | None = None,
 ) -> Codebook:
     """An autoencoder of (n, dim) float32 embeddings over a grid with `sizes[l]` cells at level l.

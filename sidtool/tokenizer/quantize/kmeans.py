@@ -14,6 +14,7 @@ direction alone does not depend on the length of a seed. With few rows and many 
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ codes."""
 CHUNK = 4096
 MAX_VALUE = 1e8
 """Float32 overflows with larger values: `balanced` squares squared distances, and sums them."""
+
+Normalize = Annotated[bool, "Scale every vector to length 1 first, as the flag --normalize does."]
+"""The option of every method."""
 
 Labels = NDArray[np.intp]
 """(n,): one code per row."""

@@ -14,7 +14,13 @@ from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.kmeans import kmeans, lloyd, nearest, training_rows
+from sidtool.tokenizer.quantize.kmeans import (
+    Normalize,
+    kmeans,
+    lloyd,
+    nearest,
+    training_rows,
+)
 
 ROUNDS = 10
 """Alternations between centroids and rotation."""
@@ -28,7 +34,7 @@ def fit(
     sizes: Sequence[int],
     *,
     seed: int = 0,
-    normalize: bool = False,
+    normalize: Normalize = False,
     progress: Progress | None = None,
 ) -> Codebook:
     """Product quantization of (n, dim) float32 embeddings: k-means of each run of dimensions.
@@ -53,7 +59,7 @@ def fit_rotated(
     sizes: Sequence[int],
     *,
     seed: int = 0,
-    normalize: bool = False,
+    normalize: Normalize = False,
     progress: Progress | None = None,
 ) -> Codebook:
     """Product quantization after the rotation with the least error; errors as in `fit`."""

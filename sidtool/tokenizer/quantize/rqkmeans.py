@@ -4,7 +4,7 @@ Levels are found one after the other, and then refined together, which lowers th
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,14 @@ from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.balanced import kmeans as balanced_kmeans
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.kmeans import CHUNK, TOLERANCE, kmeans, nearest, training_rows
+from sidtool.tokenizer.quantize.kmeans import (
+    CHUNK,
+    TOLERANCE,
+    Normalize,
+    kmeans,
+    nearest,
+    training_rows,
+)
 
 ITERATIONS = 5
 """Most Lloyd iterations per level on the whole sample; the refinement does the rest."""
@@ -27,6 +34,12 @@ more error on a million vectors.)"""
 REFINEMENT_PASSES = 6
 """Most passes over the sample that refine all levels together."""
 
+Balanced = Annotated[
+    bool | None,
+    "Assign about the same number of items to every code of a level, as the flag --balanced does. "
+    "Default: on below 8 items per code.",
+]
+
 LevelCodes = NDArray[np.intp]
 """(levels, n): the code of each row at each level."""
 
@@ -36,8 +49,8 @@ def fit(
     sizes: Sequence[int],
     *,
     seed: int = 0,
-    normalize: bool = False,
-    balanced: bool | None = None,
+    normalize: Normalize = False,
+    balanced: Balanced = None,
     progress: Progress | None = None,
 ) -> Codebook:
     """Residual k-means over (n, dim) float32 embeddings, `sizes[l]` centroids at level l.

@@ -5,6 +5,7 @@ Torch trains the networks; numpy encodes, so codes have one source.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
@@ -12,9 +13,11 @@ from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import rqkmeans
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.kmeans import kmeans, nearest, training_rows
+from sidtool.tokenizer.quantize.kmeans import Normalize, kmeans, nearest, training_rows
 
 HIDDEN = (512, 256, 128)
+
+Epochs = Annotated[int, "Passes over the vectors in training."]
 
 
 def fit(
@@ -22,9 +25,9 @@ def fit(
     sizes: Sequence[int],
     *,
     seed: int = 0,
-    normalize: bool = False,
-    width: int = 32,
-    epochs: int = 100,
+    normalize: Normalize = False,
+    width: Annotated[int, "Width of the latent vectors that are quantized."] = 32,
+    epochs: Epochs = 100,
     progress: Progress | None = None,
 ) -> Codebook:
     """An autoencoder of (n, dim) float32 embeddings with residual codes of its `width`-dim latents.
@@ -66,8 +69,8 @@ def fit_warm(
     sizes: Sequence[int],
     *,
     seed: int = 0,
-    normalize: bool = False,
-    epochs: int = 30,
+    normalize: Normalize = False,
+    epochs: Epochs = 30,
     progress: Progress | None = None,
 ) -> Codebook:
     """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks start as the identity.

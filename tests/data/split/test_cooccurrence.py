@@ -4,10 +4,19 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, RefusedError
 from sidtool.data.split import cooccurrence
-from sidtool.data.split.cooccurrence import count_cooccurrence, count_pairs, weigh_pairs
+from sidtool.data.split.cooccurrence import (
+    count_blocks,
+    count_cooccurrence,
+    count_pairs,
+    item_sequences,
+    sum_pairs,
+    weigh_pairs,
+)
 from sidtool.data.split.split import Example, Split, SplitOrigin, UserSequence
 
 
@@ -47,6 +56,35 @@ def test_counting_agrees_with_loops() -> None:
                     expected[left, right] += 0.8**gap
                     expected[right, left] += 0.8**gap
     np.testing.assert_allclose(weigh_pairs(sequences, 9, 0.8, 4).toarray(), expected)
+
+
+@given(
+    histories=st.lists(st.text("abcdx", max_size=8), max_size=6),
+    held_out=st.lists(st.tuples(st.integers(0, 7), st.sampled_from("abcdx"), st.integers(0, 8))),
+)
+def test_blocks_do_not_change_what_is_read_and_counted(
+    histories: list[str], held_out: list[tuple[int, str, int]]
+) -> None:
+    examples = tuple(Example(f"u{user}", (), item, place) for user, item, place in held_out)
+    split = split_of(*histories, held_out=examples)
+    leaks = {(f"u{user}", item, place) for user, item, place in held_out} & {
+        (sequence.user, item, place)
+        for sequence in split.train
+        for place, item in enumerate(sequence.items)
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cooccurrence, "BLOCK_EVENTS", 3)
+        if leaks:
+            with pytest.raises(RefusedError, match=f"{len(leaks)} held-out"):
+                item_sequences(split, "abcd")
+            return
+        sequences = item_sequences(split, "abcd")
+        blocks = list(count_blocks(sequences, 4, 0.5, 3, limit=2))
+    assert ["".join("abcd"[item] for item in items) for items in sequences] == [
+        history.replace("x", "") for history in histories
+    ]
+    expected = count_pairs(sequences, 4, 0.5, 3).toarray()
+    assert sum_pairs(blocks, 4, 4).toarray().tolist() == expected.tolist()
 
 
 def test_events_of_unknown_items_are_not_counted() -> None:

@@ -177,7 +177,7 @@ def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
 
 
 def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.tokenizer.bundle.zarr_group.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("sidtool.tokenizer.bundle.layout.CHUNK_BYTES", 1000)
     made = large_bundle(BLOCK + 1)
     made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
     made.save(tmp_path / "cut.zarr")

@@ -1,0 +1,176 @@
+"""Sparse item-item matrices row by row, in memory or in files."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import folder_beside
+from sidtool.data.split import ranges
+
+ITEM = 64
+"""Bytes at the peak for each item, whatever the number of pairs."""
+PADDED_VALUES = 1 << 20
+"""Values of rows that are padded together."""
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """A sparse (n, n) matrix, row by row."""
+
+    offsets: NDArray[np.int64]
+    """(n + 1,): where each row starts in the two arrays below"""
+    items: NDArray[np.uint32]
+    """(m,): the column of each entry, ascending within a row"""
+    weights: NDArray[Any]
+    """(m,): float32 similarities or int64 counts"""
+
+    @classmethod
+    def of(cls, matrix: Any, dtype: Any) -> "SparseRows":
+        """The rows of a scipy CSR matrix."""
+        matrix = matrix.astype(dtype)  # tiny values become 0
+        matrix.sum_duplicates()  # this sorts the rows, too
+        matrix = matrix.astype(dtype)
+        matrix.eliminate_zeros()  # those that a small number became, too
+        offsets = matrix.indptr.astype(np.int64)
+        return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
+
+    @classmethod
+    def joined(cls, parts: Sequence["SparseRows"]) -> "SparseRows":
+        """The rows of several parts, one part after the other."""
+        ends = np.cumsum([part.offsets[-1] for part in parts])
+        starts = [
+            part.offsets[:-1] + end - part.offsets[-1]
+            for part, end in zip(parts, ends, strict=True)
+        ]
+        return cls(
+            np.concatenate([*starts, ends[-1:]]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+        )
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(m,): the row of each entry"""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    def take(self, rows: NDArray[np.int64]) -> Any:
+        """(len(rows), n) scipy CSR matrix: some rows, copied."""
+        from scipy import sparse
+
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        # the place of each entry among all
+        places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        entries = (self.weights[places], self.items[places].astype(np.int64), offsets)
+        return sparse.csr_matrix(entries, shape=(len(rows), len(self)))
+
+    def block(self, first: int, stop: int) -> Any:
+        """(stop - first, n) scipy CSR matrix: consecutive rows."""
+        from scipy import sparse
+
+        offsets = np.array(self.offsets[first : stop + 1])
+        span = slice(offsets[0], offsets[-1])
+        entries = (self.weights[span], self.items[span], offsets - offsets[0])
+        return sparse.csr_matrix(entries, shape=(stop - first, len(self)))
+
+    def to_scipy(self) -> Any:
+        """The scipy CSR matrix."""
+        return self.block(0, len(self))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How much memory a build may use for pairs, and where it puts what does not fit."""
+
+    folder: Path
+    """An empty folder; it gets about 50 bytes per pair of items that co-occur."""
+    budget: int
+    """Bytes. The training events and the ids of the items come on top."""
+
+    def entries(self, n_items: int, entry_bytes: int) -> int:
+        """The pairs that fit into memory. Raises UsageError if there are none."""
+        entries = (self.budget - ITEM * n_items) // entry_bytes
+        if entries < 1:
+            raise UsageError(
+                f"a memory of {n_items} items needs more than {self.budget} bytes",
+                hint=f"at least {ITEM * n_items + entry_bytes} for the items alone",
+            )
+        return entries
+
+
+@contextmanager
+def shards_beside(out: Path, budget: int) -> Iterator[Shards]:
+    """A folder beside an output, which is removed afterwards. Raises DataError if it cannot be
+    made."""
+    with folder_beside(out) as folder:
+        yield Shards(folder, budget)
+
+
+def store_rows(
+    name: str, blocks: Iterable[Any], n_items: int, dtype: Any, shards: Shards | None
+) -> SparseRows:
+    """Consecutive rows of one matrix, of scipy CSR matrices: in memory, or with shards as three
+    files of their folder that are mapped. Raises DataError if they cannot be written."""
+    parts = (SparseRows.of(block, dtype) for block in blocks)
+    if shards is None:
+        return SparseRows.joined(list(parts))
+    names = [shards.folder / f"{name}.{part}" for part in ("offset", "item", "weight")]
+    end = 0
+    try:
+        with ExitStack() as stack:
+            offsets, items, weights = (stack.enter_context(path.open("wb")) for path in names)
+            _append(np.zeros(1, dtype=np.int64), offsets)
+            for part in parts:
+                _append(part.offsets[1:] + end, offsets)
+                _append(part.items, items)
+                _append(part.weights, weights)
+                end += len(part.items)
+    except OSError as error:
+        path = shards.folder / name
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+    arrays = map(_mapped, names, (np.int64, np.uint32, dtype))
+    return SparseRows(*arrays)
+
+
+def _append(array: NDArray[Any], stream: BinaryIO) -> None:
+    stream.write(np.ascontiguousarray(array).data)
+
+
+def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
+    if not path.stat().st_size:
+        return np.zeros(0, dtype=dtype)  # an empty file cannot be mapped
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def padded_rows(
+    values: NDArray[Any],
+    offsets: NDArray[np.integer[Any]],
+    rows: NDArray[np.int64],
+    fill: Any,
+    min_width: int,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    """Some rows of a sparse matrix as rectangles: the numbers of (m,) rows of similar length and
+    their (m, width) values, filled up at the end to `min_width` or more."""
+    lengths = np.diff(offsets)[rows]
+    exponents = np.frexp(lengths)[1]
+    exponents[lengths <= min_width] = 0
+    for exponent in np.unique(exponents).tolist():
+        similar = rows[exponents == exponent]
+        columns = np.arange(max(min_width, int(lengths[exponents == exponent].max())))
+        for start, stop in ranges(np.full(len(similar), len(columns)), PADDED_VALUES):
+            starts = offsets[similar[start:stop], None]
+            ends = offsets[similar[start:stop] + 1, None]
+            places = starts + columns
+            block = values[np.minimum(places, len(values) - 1)]
+            block[places >= ends] = fill
+            yield similar[start:stop], block
