@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.errors import UsageError
 from sidtool.model.contract.read import read_contract
@@ -17,15 +16,12 @@ from sidtool.training.run import TrainingSummary, plan_stages, train
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training_run import TrainRequest
 from tests.models import ENCODER_DECODERS
+from tests.training.runs import Stopped, weights
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 PROMPTS = torch.arange(24).reshape(2, 12) + 5
 ANSWERS = torch.arange(6).reshape(2, 3) + 40
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(load_file(folder / "model.safetensors"))
 
 
 def logits(folder: Path) -> torch.Tensor:
@@ -112,10 +108,6 @@ def test_an_epoch_has_one_prefix_per_sequence_or_all(
     assert causal["all"] < causal["auto"]
 
 
-class _Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     "extra",
     [{"optimizer": "muon", "item_dropout": 0.2}, {"sliding_windows": "all", "reverse_prob": 0.5}],
@@ -128,7 +120,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     def run(out: Path, stop: int | None = None) -> TrainingSummary:
         def progress(done: int, total: int) -> None:
             if done == stop:
-                raise _Killed
+                raise Stopped
 
         return train(
             models("t5", dropout_rate=0.1),
@@ -140,7 +132,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
         )
 
     whole = run(tmp_path / "whole")
-    with pytest.raises(_Killed):
+    with pytest.raises(Stopped):
         run(tmp_path / "killed", 4)
     resumed = run(tmp_path / "killed")
     assert resumed.resumed_from == "checkpoint-3"

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.read import read_contract
@@ -36,22 +35,11 @@ from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
 from tests.models import ARCHITECTURES, tiny_model
 from tests.pairs import all_pairs
 from tests.sealed import reseal
+from tests.training.runs import Stopped, same, valid_of, weights
 
 Make = Callable[..., Path]
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(load_file(folder / "model.safetensors"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def valid_of(examples: Path) -> Path:
-    return examples.with_name("valid.jsonl")
 
 
 def test_training_lowers_the_loss_and_writes_a_complete_model(
@@ -400,10 +388,6 @@ def test_the_contract_records_the_normalization_of_the_loss(
     assert np.exp(level.scores).sum() < 0.9
 
 
-class _Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     "extra",
     [
@@ -428,7 +412,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     def run(out: Path, stop: int | None = None) -> TrainingSummary:
         def progress(done: int, total: int) -> None:
             if done == stop:
-                raise _Killed
+                raise Stopped
 
         return train(
             base,
@@ -442,7 +426,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 
     whole = run(tmp_path / "whole")
     for stop in (2, 5, 10):  # before the first checkpoint, between two, in the second epoch
-        with pytest.raises(_Killed):
+        with pytest.raises(Stopped):
             run(tmp_path / "killed", stop)
     assert not (tmp_path / "killed").exists()
     torn = last_checkpoint(tmp_path / "killed.partial")
@@ -505,14 +489,14 @@ def test_a_finished_run_is_not_trained_further(
     assert whole.epochs < 29
 
     def die(*_: Any) -> None:
-        raise _Killed
+        raise Stopped
 
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with monkeypatch.context() as patch:
         patch.setattr("sidtool.training.execution.publish", die)
-        with pytest.raises(_Killed):
+        with pytest.raises(Stopped):
             train(
                 base, made, Path("killed"), options=options, sft_fields=fields, valid=valid_of(made)
             )
@@ -576,10 +560,10 @@ def test_an_unfinished_run_with_different_settings_is_not_resumed(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
     def stop(done: int, total: int) -> None:
-        raise _Killed
+        raise Stopped
 
     base, made = models("gpt2"), examples(sequence=1.0)
-    with pytest.raises(_Killed):
+    with pytest.raises(Stopped):
         train(base, made, tmp_path / "tuned", sft_fields=FAST, progress=stop)
     other = {**FAST, "num_train_epochs": 1}
     with pytest.raises(UsageError, match="different settings"):
@@ -602,14 +586,14 @@ def test_a_step_may_be_divided_otherwise_when_a_run_resumes(
 
     def stop(done: int, total: int) -> None:
         if done == 3:
-            raise _Killed
+            raise Stopped
 
     def batches(size: int, number: int) -> dict[str, Any]:
         step = {"per_device_train_batch_size": size, "gradient_accumulation_steps": number}
         return fields | step
 
     train(base, made, tmp_path / "whole", sft_fields=batches(16, 1))
-    with pytest.raises(_Killed):
+    with pytest.raises(Stopped):
         train(base, made, tmp_path / "killed", sft_fields=batches(16, 1), progress=stop)
     checkpoint = last_checkpoint(tmp_path / "killed.partial")
     assert checkpoint is not None

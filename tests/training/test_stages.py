@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolError, UsageError
 from sidtool.data.items import Items
@@ -33,6 +32,7 @@ from sidtool.training.run import TrainingSummary, plan_stages, train, train_stag
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training_run import TrainRequest
 from tests.models import tiny_model, tiny_tokenizer
+from tests.training.runs import Stopped, valid_of, weights
 from tests.training_fixtures import make_split
 
 Make = Callable[..., Path]
@@ -54,14 +54,6 @@ IDS = torch.randint(5, 400, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
 BEST_10 = RecommendOptions(k=10, num_beams=40)
-
-
-def weights(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
-    return dict(load_file(folder / name))
-
-
-def valid_of(examples: Path) -> Path:
-    return examples.with_name("valid.jsonl")
 
 
 def lora(**more: Any) -> TrainOptions:
@@ -182,10 +174,6 @@ def _rest(served: Any) -> tuple[Any, ...]:
     return served.tokenizer, served.contract, served.bundle, served.verdict
 
 
-class _Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     "options",
     [pytest.param(TrainOptions(**SMALL), marks=pytest.mark.slow), lora(lora_dropout=0.1)],
@@ -199,7 +187,7 @@ def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
     def run(out: str, stop: int | None = None) -> dict[int, Mapping[str, float]]:
         def progress(done: int, total: int) -> None:
             if done == stop:
-                raise _Killed
+                raise Stopped
 
         def log(entry: dict[str, float]) -> None:
             if "loss" in entry:
@@ -223,7 +211,7 @@ def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
     curve: dict[int, Mapping[str, float]] = {}
     whole = dict(run("whole"))
     curve = {}
-    with pytest.raises(_Killed):
+    with pytest.raises(Stopped):
         run("killed", 5)
     assert last_checkpoint(tmp_path / "killed.partial") is not None
     assert read_contract(tmp_path / "killed.partial/checkpoint-3").stages[-1].stage == options.stage
@@ -251,7 +239,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
         def progress(number: int) -> Callable[[int, int], None]:
             def report(done: int, total: int) -> None:
                 if (number, done) == kill:
-                    raise _Killed
+                    raise Stopped
 
             return report
 
@@ -261,7 +249,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
 
     run("whole")
     for kill in ((1, 4), (2, 4), (3, 4)):
-        with pytest.raises(_Killed):
+        with pytest.raises(Stopped):
             run("killed", kill)
     message.clear()
     summaries = run("killed")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.read import read_contract
@@ -19,6 +18,7 @@ from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
+from tests.training.runs import Stopped, same, weights
 
 FAST: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -29,10 +29,6 @@ FAST: dict[str, Any] = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
 }
-
-
-class Stopped(Exception):
-    """Raised in place of a kill."""
 
 
 def run(
@@ -62,16 +58,6 @@ def run(
         progress=progress,
         log=log,
     )
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a model folder."""
-    return dict(load_file(folder / "model.safetensors"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    """Whether all bits are equal."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize("rollouts", ["beam", "gumbel"])

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, RefusedError, UsageError
@@ -28,6 +27,7 @@ from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from tests.training.runs import Stopped, same, weights
 
 FAST: dict[str, Any] = {
     "num_generations": 4,
@@ -47,10 +47,6 @@ TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6
 """Groups are made every four steps."""
 HALF_AN_EPOCH = {"per_device_train_batch_size": 4 * 144, "eval_steps": 3, "save_steps": 3}
 """Two steps per epoch of the shop's 288 events and more; the checkpoint is in the second epoch."""
-
-
-class Stopped(Exception):
-    """Raised in place of a kill."""
 
 
 def run(
@@ -82,14 +78,6 @@ def run(
     )
     assert summary is not None
     return summary
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(load_file(folder / "model.safetensors"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.parametrize(
@@ -239,45 +227,28 @@ def test_a_stopped_run_resumes_to_the_same_weights(
 
 
 REWARDS = """
-import numpy as np
-
 calls = 0
 
 
 def broken(prompts, items, targets, context):
     global calls
     calls += 1
-    rewards = [[float(item == target) for item in group] for group, target in zip(items, targets)]
-    if calls <= {good}:
-        return rewards
-    {failure}
+    if calls > 3:
+        raise KeyError('price')
+    return [[float(item == target) for item in group] for group, target in zip(items, targets)]
 """
 
 
-@pytest.mark.parametrize(
-    ("failure", "message"),
-    [
-        ("raise KeyError('price')", "reward {module}:broken failed: KeyError: 'price'"),
-        ("rewards[1][2] = np.nan; return rewards", "returned nan for item"),
-        ("return rewards[:-1]", "returned 3 lists, not one for each of 4 prompts"),
-    ],
-    ids=["raises", "nan", "wrong length"],
-)
 def test_a_reward_that_fails_loses_no_checkpoint(
-    tmp_path: Path,
-    tuned: Path,
-    made: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    failure: str,
-    message: str,
+    tmp_path: Path, tuned: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = f"reward_{abs(hash(failure))}"
+    module = "failing_reward"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / f"{module}.py").write_text(REWARDS.format(good=3, failure=failure))
+    (tmp_path / f"{module}.py").write_text(REWARDS)
     reward = f"{module}:broken"
     with pytest.raises(DataError) as error:
         run(tuned, made, tmp_path / "out", reward=reward)
-    assert message.format(module=module) in str(error.value)
+    assert f"reward {reward} failed: KeyError: 'price'" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial" / "checkpoint-2" / "model.safetensors").exists()
