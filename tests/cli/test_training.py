@@ -220,9 +220,9 @@ def test_an_existing_model_is_refused_and_a_dry_run_writes_nothing(
     assert (ran.out, list(tmp_path.iterdir())) == ("", [])
     refused(2, "train", road.model, road.examples, "-o", road.tuned, "--dry-run")
     refused(1, "train", road.model, tmp_path / "no.jsonl", "-o", tmp_path / "new", "--dry-run")
-    broken = edited(EDITS["too many weights"], road.examples, tmp_path / "sft")
+    broken = edited(EDITS["too few weights"], road.examples, tmp_path / "sft")
     message = refused(1, "train", road.model, broken, "-o", tmp_path / "new", "--dry-run")
-    assert "an example has 4 weights and 3 SIDs" in message
+    assert "an example has 2 weights and 3 SIDs" in message
     config = tmp_path / "stages.yaml"
     config.write_text("stages: [{stage: embeddings}, {stage: full}]\n")
     lines = done(

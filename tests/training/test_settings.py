@@ -164,11 +164,20 @@ def test_a_tracker_must_exist_and_be_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_weights_that_are_divided_among_processes_are_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run: Any = SimpleNamespace(
+        config_fields={},
+        work=Path("work"),
+        options=TrainOptions(),
+    )
+
+    def made(**fields: Any) -> Any:
+        return made_config(lambda **_: SimpleNamespace(n_gpu=0), run, fields)
+
     with pytest.raises(UsageError, match=f"{name} divides weights among processes"):
-        made_config(dict, {name: "full_shard"})
-    assert made_config(lambda **_: SimpleNamespace(n_gpu=0), {name: None}).n_gpu == 0
+        made(**{name: "full_shard"})
+    assert made(**{name: None}).n_gpu == 0
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(UsageError, match=f"{name} divides weights among processes"):
-        made_config(dict, {})
+        made()
     with pytest.raises(UsageError, match="deepspeed divides weights among processes"):
-        made_config(dict, {"deepspeed": "zero.json"}, shards=True)
+        made_config(dict, run, {"deepspeed": "zero.json"}, shards=True)

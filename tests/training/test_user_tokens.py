@@ -209,5 +209,5 @@ def test_what_does_not_go_with_user_tokens_is_refused(
             models("t5").parent / "base", bundle, tmp_path / "out", ExtendOptions(user_tokens=-1)
         )
     with pytest.raises(CompatibilityError, match="another tokenizer"):
-        train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("gpt2")])
+        train(with_users, made, tmp_path / "out", sft_fields=FAST, teachers=[models("t5")])
     assert not (tmp_path / "out").exists()

@@ -80,7 +80,9 @@ def test_samples_are_in_order_of_their_probability(loaded: LoadedModel, made: Pa
     np.testing.assert_allclose(rollouts.probabilities, exact, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("size", "draws"), [(24, 1), (5, 3000)])
+@pytest.mark.parametrize(
+    ("size", "draws"), [(24, 1), pytest.param(5, 3000, marks=pytest.mark.slow)]
+)
 def test_the_gradient_is_that_of_the_expected_reward_of_what_may_be_drawn(
     loaded: LoadedModel, made: Path, size: int, draws: int
 ) -> None:

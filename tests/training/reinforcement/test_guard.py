@@ -118,6 +118,7 @@ def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path)
         plan_rl(RlRequest(tuned, made, tmp_path / "out", RlOptions(reward="value=1")))
 
 
+@pytest.mark.slow
 def test_a_collaborative_reward_alone_is_hacked_and_refused(
     tmp_path: Path, tuned: Path, made: Path, bundle: Bundle, split: Split
 ) -> None:

@@ -158,6 +158,7 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert np.unique(scores).size > 4
 
 
+@pytest.mark.slow
 def test_items_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
     list_model: Path,

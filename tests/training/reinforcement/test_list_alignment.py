@@ -60,7 +60,7 @@ def run(
     )
 
 
-@pytest.mark.parametrize("rollouts", ["beam", "gumbel"])
+@pytest.mark.parametrize("rollouts", ["beam", pytest.param("gumbel", marks=pytest.mark.slow)])
 def test_a_round_of_lists_writes_a_complete_model(
     tmp_path: Path, list_model: Path, made_lists: Path, rollouts: Any
 ) -> None:
@@ -112,6 +112,7 @@ def test_a_run_that_is_stopped_within_a_round_ends_with_the_same_weights(
     assert same(weights(stopped), weights(whole))
 
 
+@pytest.mark.slow
 def test_rounds_raise_the_reward(
     tmp_path: Path, list_model: Path, made_lists: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

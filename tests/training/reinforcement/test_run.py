@@ -135,11 +135,6 @@ def test_an_encoder_decoder_learns_from_groups(
     assert not same(weights(out), weights(start))
     contract = load_model_folder(out).contract
     assert (contract.kind, contract.stages[-1].stage) == ("encoder-decoder", "rl")
-    recomputed: list[dict[str, float]] = []
-    fields = {"max_steps": 1, "gradient_checkpointing": True}
-    run(start, made, tmp_path / "again", fields=fields, log=recomputed.append)
-    again = next(entry for entry in recomputed if "kl" in entry)
-    assert again["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -187,12 +182,12 @@ def test_events_that_cannot_be_recommended_are_counted(
     files = {**read_lineage(made).files, "train.jsonl": file_digest(repeating)}
     write_lineage(replace(read_lineage(made), files=files), side_files(repeating)["meta"])
     fields = {"max_steps": 1}
-    every = run(tuned, repeating, tmp_path / "every", fields=fields)
     unseen = run(tuned, repeating, tmp_path / "unseen", fields=fields, exclude_seen=True)
-    assert (every.left_out, unseen.left_out) == (0, 1)
-    assert unseen.examples == every.examples - 1
+    assert unseen.left_out == 1
+    assert unseen.examples == repeating.read_text().count("<|sid_end|>") - len(others) - 2
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_keeps_weights_in_float32(
     tmp_path: Path, tuned: Path, made: Path
 ) -> None:
@@ -208,7 +203,11 @@ def test_training_in_bfloat16_keeps_weights_in_float32(
     ("options", "fields"),
     [
         ({"rollouts": "gumbel"}, TWO_ITERATIONS),
-        ({"algorithm": "dpo"}, {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH}),
+        pytest.param(
+            {"algorithm": "dpo"},
+            {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["two iterations", "offline, in the second epoch"],
 )
