@@ -13,7 +13,7 @@ from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Example
 from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
-from sidtool.tokenizer.index_spaces import PopularityRanks
+from sidtool.tokenizer.sid import PopularityRanks
 
 KS = (1, 5, 10, 20, 50)
 

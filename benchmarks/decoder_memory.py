@@ -63,7 +63,7 @@ def _sides(case: Case, model: Any, items: int) -> tuple[Callable[[], Any], Calla
     """A request without and with a memory, from histories and prompts to ranked items."""
     from sidtool.recommendation.search.beam import beam_search
     from sidtool.recommendation.search.mixture import Mixture, rank_items
-    from sidtool.tokenizer.index_spaces import ItemRows
+    from sidtool.tokenizer.sid import ItemRows
 
     trie, tokens = trie_and_tokens(catalog(items), TEXT)
     rng = np.random.default_rng(5)

@@ -29,12 +29,10 @@ from sidtool import Bundle, read_items
 from sidtool.base.errors import SidtoolError
 from sidtool.data.split.files import read_split
 from sidtool.data.split.split import Split
-from sidtool.data.vectors import Vectors
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
-from sidtool.tokenizer.make.add import read_new_items
 from sidtool.tokenizer.make.diff import diff
-from sidtool.tokenizer.make.encode import embed_items, read_sources
+from sidtool.tokenizer.make.encode import item_vectors
 
 NEW_SHARE = 0.2
 """Of the items, added after the model was trained."""
@@ -91,7 +89,11 @@ def run_adding(whole: Recipe, seed: int) -> Growth:
         before=load_model_folder(part.with_memory(model, bundle)),
         after=load_model_folder(after),
         split=read_split(part.split()),
-        vectors=item_vectors(whole, Bundle.open(str(child))),
+        vectors=item_vectors(
+            Bundle.open(str(child)),
+            whole.dataset.items,
+            embeddings=[] if whole.run.embeddings is None else [whole.run.embeddings],
+        ),
         exclude_seen=dataset.exclude_seen,
     )
 
@@ -108,14 +110,6 @@ def with_later_memory(whole: Recipe, part: Recipe, model: Path, child: Path) -> 
     steps.run(rebound, "rebind", model, child, "-o", rebound)
     steps.run(memory, "build-memory", split, child, "-o", memory, "--tune", *content, *seen)
     return steps.run(out, "tune-memory", rebound, split, memory, "-o", out, *seen)
-
-
-def item_vectors(whole: Recipe, bundle: Bundle) -> Vectors:
-    """(n, dim) vectors of a bundle's items, in the order of its rows, as `build-memory` has
-    them."""
-    if whole.run.embeddings is not None:
-        return read_sources(bundle, [whole.run.embeddings], list(bundle.items.ids))
-    return embed_items(bundle, read_new_items(bundle, whole.dataset.items))
 
 
 def run(dataset: Dataset, args: argparse.Namespace) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def run_searches(model: Any, prompts: list[list[int]], width: int, trie: Any, to
     """The next item of each prompt, ten times."""
     from sidtool.recommendation.search.beam import beam_search
     from sidtool.recommendation.search.filters import LeafFilter
-    from sidtool.tokenizer.index_spaces import ItemRows
+    from sidtool.tokenizer.sid import ItemRows
 
     histories = [list(prompt) for prompt in prompts]
     found: list[list[int]] = [[] for _ in prompts]

@@ -130,8 +130,8 @@ def measure(
 
 
 def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, count: int) -> Measured:
-    from sidtool.integrations.ray.engine import ray_cluster
     from sidtool.integrations.ray.run import RunOptions
+    from sidtool.integrations.ray.workers import ray_cluster
 
     now = time.perf_counter
     done: list[float] = []

@@ -29,7 +29,7 @@ from training_speed import CASES, prepare
 
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.partial_head import PartialHead
-from sidtool.tokenizer.index_spaces import Leaves
+from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.machine import quiet
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.plan import plan_rl

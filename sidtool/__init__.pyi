@@ -72,8 +72,6 @@ from .registry import pull as pull
 from .registry import push as push
 from .registry import tag as tag
 from .tokenizer import BuildOptions as BuildOptions
-from .tokenizer import Encoder as Encoder
-from .tokenizer import SidSpace as SidSpace
 from .tokenizer import add_items as add_items
 from .tokenizer import align as align
 from .tokenizer import build_codebook as build_codebook
@@ -84,6 +82,8 @@ from .tokenizer import explain as explain
 from .tokenizer.bundle import Bundle as Bundle
 from .tokenizer.bundle import decode as decode
 from .tokenizer.bundle import verify as verify
+from .tokenizer.encoder import Encoder as Encoder
+from .tokenizer.sid import SidSpace as SidSpace
 from .training import RlOptions as RlOptions
 from .training import StageSettings as StageSettings
 from .training import TrainOptions as TrainOptions

@@ -28,6 +28,8 @@ class Option:
     below: float | None = None
     flag: str | None = None
     """The long flag, if it is not spelled like the field."""
+    short: str | None = None
+    """A short flag beside the long one."""
     metavar: str | None = None
     panel: str | None = None
     """Of the help, if it is not that of `cli.command.PANELS`."""

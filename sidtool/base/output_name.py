@@ -36,7 +36,6 @@ RESULTS = OutputKind("JSON Lines or Parquet", (*JSON_LINES.suffixes, ".parquet",
 PARQUET_FILE = OutputKind("Parquet", (".parquet", ".pq"))
 JSON_FILE = OutputKind("JSON", (".json",))
 HTML_FILE = OutputKind("an HTML page", (".html", ".htm"))
-NPZ_FILE = OutputKind("an .npz archive", (".npz",))
 BINARY_FILE = OutputKind("a binary vocabulary", (".bin",))
 
 

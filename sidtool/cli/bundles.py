@@ -1,19 +1,31 @@
-"""Commands that read a bundle: inspect, verify, encode, decode."""
+"""Commands that read a bundle, and encoders: inspect, verify, embed, encode, decode."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
+from sidtool.base.options import option
 from sidtool.cli.codebook import say_report
-from sidtool.cli.embed import encode_items, say_parts
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import say, say_cells, say_json, say_table, standard_input, warn
+from sidtool.cli.terminal.console import (
+    next_step,
+    progress,
+    say,
+    say_cells,
+    say_json,
+    say_plan,
+    say_table,
+    standard_input,
+    warn,
+)
 from sidtool.integrations.ray import ItemColumns, RunOptions
+from sidtool.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:
+    from sidtool.integrations.ray import RunReport
     from sidtool.tokenizer.bundle import Bundle, Decoded
 
 
@@ -49,7 +61,7 @@ def inspect(
     if group.terms:
         words = [f"{t.word} ({t.share:.0%}, overall {t.overall:.1%})" for t in group.terms]
         say(f"in common: {', '.join(words)}")
-    rows = [(each.item_id, each.sid, each.title) for each in group.examples]
+    rows = [(example.item_id, example.sid, example.title) for example in group.examples]
     return say_table(["item", "SID", "title"], rows)
 
 
@@ -75,34 +87,59 @@ def verify(artifact: options.Artifact, json: options.Json = False) -> None:
         )
 
 
+def embed(
+    catalog: Annotated[
+        str,
+        typer.Argument(
+            metavar="ITEMS", help="Catalog: a Parquet file or a folder of such, at a path or URL."
+        ),
+    ],
+    out: options.Out,
+    encoder: Encoder,
+    columns: ItemColumns,
+    run: RunOptions,
+    json: options.Json = False,
+) -> None:
+    """Embed the texts of items, as a folder of Parquet files for build-codebook --embeddings.
+
+    The files are the same for any engine and number of workers."""
+    from sidtool.data.tables import as_url
+    from sidtool.integrations.ray import embed_folder
+
+    with progress("embed") as reports:
+        run = replace(run, progress=reports.get("embed"))
+        report = embed_folder(catalog, as_url(out), encoder, columns, run=run)
+    _say_parts("embed", report, out, json=json, dry_run=run.dry_run)
+    if not run.dry_run:
+        command = "sidtool build-codebook {catalog} --embeddings {vectors} -o BUNDLE.zarr"
+        next_step(command, catalog=catalog, vectors=as_url(out))
+
+
+@dataclass(frozen=True)
+class EncodeInputs:
+    """What is encoded in place of texts, and by what."""
+
+    embeddings: tuple[Path, ...] = option(())
+    """Vectors in place of texts, once per source: .npy, Parquet or Zarr."""
+    encoder: str | None = option(None)
+    """Present location of the bundle's encoder, if it moved."""
+    catalog: str | None = option(None, flag="--items", metavar="FOLDER", panel="Data")
+    """Parquet file of items or folder of such, at a path or URL, in place of texts; needs -o."""
+    out: Path | None = option(None, short="-o")
+    """Folder for the SIDs of --items, at a path or URL."""
+    trust_remote_code: bool = option(False)
+    """Run a model's own code and load pickled weights."""
+
+
 def encode(
     bundle: options.Bundle,
     columns: ItemColumns,
     run: RunOptions,
+    inputs: EncodeInputs,
     texts: Annotated[
         list[str] | None,
         typer.Argument(help="Texts. Default: the lines of standard input."),
     ] = None,
-    embeddings: Annotated[
-        list[Path] | None,
-        typer.Option(help="Vectors in place of texts, once per source: .npy, Parquet or Zarr."),
-    ] = None,
-    encoder: options.MovedEncoder = None,
-    catalog: Annotated[
-        str | None,
-        typer.Option(
-            "--items",
-            metavar="FOLDER",
-            help="Parquet file of items or folder of such, at a path or URL, in place of texts; "
-            "needs -o.",
-            rich_help_panel="Data",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", help="Folder for the SIDs of --items, at a path or URL."),
-    ] = None,
-    trust_remote_code: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Print the SID of texts or vectors and the items with that SID, or write the SIDs of a
@@ -111,34 +148,79 @@ def encode(
     If the bundle has an appended collision level, the SID lacks its last code and all items whose
     SID starts with it are listed."""
     from sidtool.registry import open_bundle
-    from sidtool.tokenizer import encode as encode_all
+    from sidtool.tokenizer import encode
 
-    if embeddings and (texts or encoder is not None):
+    if inputs.embeddings and (texts or inputs.encoder is not None):
         raise UsageError("--embeddings replace texts and --encoder", hint="give one of the two")
-    if catalog is not None:
-        if texts or embeddings or out is None:
+    if inputs.catalog is not None:
+        if texts or inputs.embeddings or inputs.out is None:
             raise UsageError("--items takes the place of texts, and needs -o FOLDER")
-        moved = {"model": encoder, "trust_remote_code": trust_remote_code}
-        report = encode_items(bundle, catalog, out, columns, run, **moved)
-        return say_parts("encode", report, out, json=json, dry_run=run.dry_run)
+        return _encode_catalog(bundle, inputs.catalog, inputs.out, inputs, columns, run, json=json)
     # a dry run of texts is a run, which writes nothing
-    if out is not None or columns != ItemColumns() or replace(run, dry_run=False) != RunOptions():
+    is_of_items = columns != ItemColumns() or replace(run, dry_run=False) != RunOptions()
+    if inputs.out is not None or is_of_items:
         raise UsageError("-o and the options of a catalog or its workers require --items")
-    opened = open_bundle(bundle)
-    if not embeddings and not texts:
+    if not inputs.embeddings and not texts:
         texts = [line.rstrip("\n") for line in standard_input()]
-    encodings = encode_all(
-        opened,
+    encodings = encode(
+        open_bundle(bundle),
         texts or [],
-        embeddings=embeddings or [],
-        model=encoder,
-        trust_remote_code=trust_remote_code,
+        embeddings=inputs.embeddings,
+        model=inputs.encoder,
+        trust_remote_code=inputs.trust_remote_code,
     )
-    for each in encodings:
+    for encoding in encodings:
         if json:
-            say_json(asdict(each))
+            say_json(asdict(encoding))
         else:
-            say_cells(*filter(None, (each.sid, each.text, " ".join(each.items))))
+            say_cells(*filter(None, (encoding.sid, encoding.text, " ".join(encoding.items))))
+    return None
+
+
+def _encode_catalog(
+    bundle: str,
+    catalog: str,
+    out: Path,
+    inputs: EncodeInputs,
+    columns: ItemColumns,
+    run: RunOptions,
+    *,
+    json: bool,
+) -> None:
+    """Write the SIDs of a folder of items."""
+    from sidtool.data.tables import as_url
+    from sidtool.integrations.ray import encode_folder
+
+    with progress("encode") as reports:
+        report = encode_folder(
+            bundle,
+            catalog,
+            as_url(out),
+            columns,
+            model=inputs.encoder,
+            trust_remote_code=inputs.trust_remote_code,
+            run=replace(run, progress=reports.get("encode")),
+        )
+    _say_parts("encode", report, out, json=json, dry_run=run.dry_run)
+
+
+def _say_parts(verb: str, report: "RunReport", out: Path, *, json: bool, dry_run: bool) -> None:
+    """Print what a run over a folder wrote, or would write."""
+    from sidtool.data.tables import as_url
+
+    place = as_url(out)
+    if dry_run:
+        say_plan(
+            f"would {verb} {report.rows} items to {place}",
+            json=json,
+            items=report.rows,
+            out=place,
+        )
+    elif json:
+        files = {part.name: part.digest for part in report.parts}
+        say_json({"items": report.rows, "files": files})
+    else:
+        say(f"{report.rows} items in {len(report.parts)} files at {place}")
 
 
 def decode(

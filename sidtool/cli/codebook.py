@@ -1,23 +1,73 @@
 """The command build-codebook, and the table of a codebook report."""
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import assignments, parse_bytes
+from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
-from sidtool.tokenizer import LETTERS, BuildOptions, CatalogOptions, Encoder
+from sidtool.tokenizer import BuildOptions, CatalogOptions, FusionOptions
+from sidtool.tokenizer.encoder import Encoder
+from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
     from sidtool.data import Items
     from sidtool.tokenizer import CodebookReport
     from sidtool.tokenizer.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class VectorInputs:
+    """What a codebook is built from, beside the catalog."""
+
+    embeddings: tuple[str, ...] = option((), metavar="FILE[=WEIGHT]")
+    """Item vectors: .npy with ids, Parquet or Zarr. Several are fused by weight."""
+    by_row: bool = option(False)
+    """Accept vectors without ids: row i is that of item i of the catalog."""
+    interactions: Path | None = option(None, metavar="SPLIT")
+    """Split folder, or events (split by leave-one-out). Item co-occurrence in the training part is
+    used to build the codebook."""
+    memory: int = option(
+        parse_bytes("4GiB"), reads=parse_bytes, default_text="4GiB", panel="Quantizer"
+    )
+    """Memory for vectors, like 4GiB; ids and codes need more on top."""
+
+
+@dataclass(frozen=True)
+class QuantizerSettings:
+    """Options of the method and of the fusion of vectors."""
+
+    balanced: bool | None = option(None)
+    """Assign about the same number of items to every code of a level (rq-kmeans). Default: on below
+    8 items per code."""
+    normalize: bool = option(False, panel="Quantizer")
+    """Scale every vector to length 1 first."""
+    pairs: tuple[str, ...] = option(
+        (),
+        flag="--set",
+        metavar="KEY=VALUE",
+        panel="Quantizer",
+        completes=lambda: complete_setting("build-codebook")(""),
+    )
+    """Option of the method or of the fusion of vectors."""
+
+    def values(self) -> dict[str, Any]:
+        """Those that are given, by name. Raises UsageError for a pair of another form."""
+        settings = assignments(list(self.pairs))
+        if self.balanced is not None:
+            settings["balanced"] = self.balanced
+        if self.normalize:
+            settings["normalize"] = True
+        return settings
 
 
 def build_codebook(
@@ -31,92 +81,63 @@ def build_codebook(
     catalog: CatalogOptions,
     build: BuildOptions,
     encoder: Encoder | None,
-    embeddings: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE[=WEIGHT]",
-            help="Item vectors: .npy with ids, Parquet or Zarr. Several are fused by weight.",
-        ),
-    ] = None,
-    by_row: options.ByRow = False,
-    interactions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="SPLIT",
-            help="Split folder, or events (split by leave-one-out). Item co-occurrence in the "
-            "training part is used to build the codebook.",
-        ),
-    ] = None,
-    balanced: Annotated[
-        bool | None,
-        typer.Option(
-            "--balanced/--no-balanced",
-            help="Assign about the same number of items to every code of a level (rq-kmeans). "
-            "Default: on below 8 items per code.",
-        ),
-    ] = None,
-    normalize: Annotated[
-        bool,
-        typer.Option(
-            "--normalize",
-            help="Scale every vector to length 1 first.",
-            rich_help_panel="Quantizer",
-        ),
-    ] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            autocompletion=complete_setting("build-codebook"),
-            metavar="KEY=VALUE",
-            help="Option of the method or of the fusion of vectors.",
-            rich_help_panel="Quantizer",
-        ),
-    ] = None,
-    memory: Annotated[
-        str,
-        typer.Option(
-            help="Memory for vectors, like 4GiB; ids and codes need more on top.",
-            rich_help_panel="Quantizer",
-        ),
-    ] = "4GiB",
+    inputs: VectorInputs,
+    settings: QuantizerSettings,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
-    from sidtool.tokenizer import build_codebook as build_bundle
-    from sidtool.tokenizer import (
-        check_build,
-        check_inputs,
-        parse_source,
-        read_catalog,
-        with_settings,
-    )
+    from sidtool.tokenizer import build_codebook, plan_build
 
-    sources = [parse_source(each) for each in embeddings or []]
-    check_inputs(encoder, sources)
-    settings = _settings(set_, balanced, normalize)
+    sources = [_parse_source(text) for text in inputs.embeddings]
     weighted = replace(build, weights=tuple(weight for _, weight in sources))
-    chosen = with_settings(weighted, settings, has_events=interactions is not None)
+    has_events = inputs.interactions is not None
+    build = _with_settings(weighted, settings.values(), has_events=has_events)
     data: dict[str, Any] = {
+        "catalog": catalog,
+        "encoder": encoder,
         "embeddings": [path for path, _ in sources],
-        "by_row": by_row,
-        "split": interactions,
-        "memory": parse_bytes(memory),
+        "by_row": inputs.by_row,
+        "split": inputs.interactions,
+        "memory": inputs.memory,
     }
     if dry_run:
         refuse_existing(out, force, BUNDLE)
-    read = read_catalog(items, catalog)
-    if dry_run:
-        check_build(read, chosen, **data)
-        return _say_plan(read, chosen, out, json)
+        return _say_plan(plan_build(items, build, **data), build, out, json)
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build_bundle(
-            read, out, chosen, encoder=encoder, force=force, progress=stages, **data
-        )
+        bundle = build_codebook(items, out, build, force=force, progress=stages, **data)
     _say_built(bundle, out, json)
     return next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
+
+
+def _parse_source(text: str) -> tuple[Path, float]:
+    """A file of vectors and its weight: "FILE=WEIGHT", or "FILE" with weight 1.
+
+    A path may contain "=" itself, if no number follows.
+    """
+    path, equals, weight = text.rpartition("=")
+    try:
+        return (Path(path), float(weight)) if equals else (Path(text), 1.0)
+    except ValueError:
+        return Path(text), 1.0
+
+
+def _with_settings(
+    options: BuildOptions, settings: Mapping[str, Any], *, has_events: bool
+) -> BuildOptions:
+    """The options with one list of `settings` for the method and the fusion.
+
+    Raises UsageError for a setting that has no effect without interactions.
+    """
+    names = {entry.name for entry in fields(FusionOptions)}
+    fusion = {name: value for name, value in settings.items() if name in names}
+    method_options = {name: value for name, value in settings.items() if name not in names}
+    options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
+    unused = fusion.keys() - {"text_dim"}
+    if not has_events and unused:
+        raise UsageError(f"option {min(unused)} needs --interactions")
+    return options
 
 
 def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) -> None:
@@ -130,15 +151,6 @@ def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) ->
         example={catalog.ids[0]: catalog.texts[0]},
         options=asdict(build),
     )
-
-
-def _settings(pairs: list[str] | None, balanced: bool | None, normalize: bool) -> dict[str, Any]:
-    settings = assignments(pairs or [])
-    if balanced is not None:
-        settings["balanced"] = balanced
-    if normalize:
-        settings["normalize"] = True
-    return settings
 
 
 def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:

@@ -142,7 +142,7 @@ def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
         "quiet": (options.Quiet, False),
         "verbose": (options.Verbose, False),
     }
-    shared = {name: each for name, each in shared.items() if name not in own}
+    shared = {name: parameter for name, parameter in shared.items() if name not in own}
 
     @functools.wraps(command)
     def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:
@@ -158,6 +158,6 @@ def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {
         **command.__annotations__,
-        **{each.name: each.annotation for each in added},
+        **{parameter.name: parameter.annotation for parameter in added},
     }
     return run

@@ -9,7 +9,7 @@ from sidtool.base.errors import UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.integrations.formats import CatalogFile
-from sidtool.tokenizer import LETTERS
+from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
     from sidtool.tokenizer import BundleFigures
@@ -73,8 +73,8 @@ def compare(
     )
     if json:
         values = [
-            {"bundle": bundle, **each.to_json()}
-            for bundle, each in zip(bundles, figures, strict=True)
+            {"bundle": bundle, **measured.to_json()}
+            for bundle, measured in zip(bundles, figures, strict=True)
         ]
         say_json({"items": figures[0].items, "bundles": values})
     else:
@@ -84,17 +84,17 @@ def compare(
 def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
     rows = []
     lines = []
-    for bundle, each in zip(bundles, figures, strict=True):
+    for bundle, measured in zip(bundles, figures, strict=True):
         cells = (
-            each.before.items if each.before else None,
-            each.after.items,
-            each.reassigned,
-            each.residual_variance,
-            each.seconds,
+            measured.before.items if measured.before else None,
+            measured.after.items,
+            measured.reassigned,
+            measured.residual_variance,
+            measured.seconds,
         )
-        sizes = "x".join(map(str, each.sizes))
-        rows.append((bundle, each.method or "none", sizes, each.items, *map(_cell, cells)))
-        for letter, level in zip(LETTERS, each.levels, strict=False):
+        sizes = "x".join(map(str, measured.sizes))
+        rows.append((bundle, measured.method or "none", sizes, measured.items, *map(_cell, cells)))
+        for letter, level in zip(LETTERS, measured.levels, strict=False):
             values = level.to_json()
             lines.append((bundle, letter, *(_cell(values[name]) for name in LEVEL_COLUMNS)))
     columns = ["collide before", "after", "reassigned", "residual variance", "seconds"]

@@ -77,7 +77,7 @@ def prepare(
         ),
     ],
     out: options.Out,
-    chosen: PrepareOptions,
+    source_options: PrepareOptions,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -85,7 +85,7 @@ def prepare(
     """Write items.parquet and events.parquet from a public data set or any table of events."""
     from sidtool.data.prepare import prepare as prepare_data
 
-    prepared = prepare_data(source, out, chosen, dry_run=dry_run, force=force)
+    prepared = prepare_data(source, out, source_options, dry_run=dry_run, force=force)
     if json:
         say_json(prepared.to_json())
     else:
@@ -119,8 +119,14 @@ def _say_report(report: "Report", *, json: bool) -> None:
         )
     say(*lines)
     rows = [
-        (each.count, each.table, each.meaning, "stops" if each.stops else "", each.examples[0])
-        for each in report.problems
+        (
+            problem.count,
+            problem.table,
+            problem.meaning,
+            "stops" if problem.stops else "",
+            problem.examples[0],
+        )
+        for problem in report.problems
     ]
     if rows:
         say_table(["", "in", "problem", "a build", "first"], rows)

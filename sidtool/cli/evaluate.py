@@ -8,8 +8,7 @@ import typer
 
 from sidtool.base.option_texts import numbers, parse_bytes
 from sidtool.cli import inference
-from sidtool.cli.evaluation_tables import say_evaluation, say_task
-from sidtool.cli.list_tables import say_lists
+from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_task
 from sidtool.cli.terminal.console import next_step, progress
@@ -125,7 +124,7 @@ def evaluate_lists(
         )
     say_lists(measured, json=json)
     means = next(iter(measured.systems.values()))
-    check_thresholds({name: each.mean for name, each in means.items()}, thresholds)
+    check_thresholds({name: mean.mean for name, mean in means.items()}, thresholds)
     option = "--list" if LISTS in measured.systems else "-k"
     command = f"sidtool recommend {{model}} --history ITEM,ITEM {option} {settings.length}"
     next_step(command, model=model)

@@ -1,4 +1,4 @@
-"""The tables of the evaluate command, at most 80 columns wide."""
+"""The tables of evaluate, evaluate-task and evaluate-lists, at most 80 columns wide."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from sidtool.cli.terminal.console import note, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from sidtool.evaluation import Averages, Evaluation, TaskEvaluation
+    from sidtool.evaluation import Averages, Evaluation, ListEvaluation, Mean, TaskEvaluation
 
 HIT_RATE = "hr@10"
 NDCG = "ndcg@10"
 DECIMALS = (2, 4)
 """Fewest and most decimals of a metric."""
+SYSTEMS = 3
+"""Systems beside one another in a table of lists."""
 
 
 def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> None:
@@ -36,15 +38,15 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     """Every metric of every system but the other model."""
     from sidtool.evaluation import OTHER_MODEL
 
-    systems = {name: each for name, each in evaluation.baselines.items() if name != OTHER_MODEL}
+    systems = dict(evaluation.baselines)
+    systems.pop(OTHER_MODEL, None)
     rows = []
     for name in evaluation.sid_level:
         if not name.endswith("@3"):
+            figures = _with_interval(evaluation, name)
             decimals = _decimals(evaluation.confidence_interval[name], evaluation.n)
-            model = _figure(evaluation.metrics[name], decimals)
-            interval = _interval(evaluation.confidence_interval[name], decimals)
             others = [_figure(metrics[name], decimals) for metrics in systems.values()]
-            rows.append([name, model, interval, *others])
+            rows.append([name, *figures, *others])
     title = f"{evaluation.n} examples, full ranking, item level"
     say_table(["", "model", "95% interval", *systems], rows, title=title, aside=aside)
 
@@ -68,12 +70,8 @@ def _say_averages(groups: Mapping[str, "Averages"], title: str, *, aside: bool) 
     """The model's metrics in groups of examples by their labels."""
     rows = []
     for label, averages in groups.items():
-        cells: list[object] = [label, averages.n]
-        for name in (HIT_RATE, NDCG):
-            ends = averages.confidence_interval[name]
-            decimals = _decimals(ends, averages.n)
-            cells += [_figure(averages.metrics[name], decimals), _interval(ends, decimals)]
-        rows.append(cells)
+        figures = [_with_interval(averages, name) for name in (HIT_RATE, NDCG)]
+        rows.append([label, averages.n, *figures[0], *figures[1]])
     columns = ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"]
     _say_next_table(columns, rows, title, aside=aside)
 
@@ -83,12 +81,7 @@ def _say_survival(evaluation: "Evaluation", *, aside: bool) -> None:
     names = [name for name in evaluation.metrics if name.startswith("survival@")]
     rows: list[list[object]] = []
     for label, averages in _groups(evaluation).items():
-        figures = [
-            _figure(
-                averages.metrics[name], _decimals(averages.confidence_interval[name], averages.n)
-            )
-            for name in names
-        ]
+        figures = [_with_interval(averages, name)[0] for name in names]
         rows.append([label, averages.n, *figures])
     columns = ["", "n", *(name.replace("survival@", "level ") for name in names)]
     title = f"share of targets whose prefix is among the {evaluation.settings['num_beams']} beams"
@@ -142,8 +135,13 @@ def _say_next_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str, *, aside: bool
 ) -> None:
     """A table after another one."""
-    (note if aside else say)("")
+    _say_space(aside=aside)
     say_table(columns, rows, title=title, aside=aside)
+
+
+def _say_space(*, aside: bool) -> None:
+    """An empty line between two tables."""
+    (note if aside else say)("")
 
 
 def _groups(evaluation: "Evaluation") -> Mapping[str, "Averages"]:
@@ -170,8 +168,12 @@ def _figure(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}"
 
 
-def _interval(ends: tuple[float, float], decimals: int) -> str:
-    return "-".join(_figure(end, decimals) for end in ends)
+def _with_interval(averages: "Averages | TaskEvaluation", name: str) -> tuple[str, str]:
+    """A metric and its interval, with the decimals that matter."""
+    ends = averages.confidence_interval[name]
+    decimals = _decimals(ends, averages.n)
+    interval = "-".join(_figure(end, decimals) for end in ends)
+    return _figure(averages.metrics[name], decimals), interval
 
 
 def say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
@@ -180,13 +182,45 @@ def say_task(evaluation: "TaskEvaluation", *, json: bool) -> None:
         say_json(evaluation.to_json())
     rows = []
     for name, value in evaluation.metrics.items():
-        model = _figure(value, max(DECIMALS))
-        interval = "-"
+        model, interval = _figure(value, max(DECIMALS)), "-"
         if name in evaluation.confidence_interval:
-            ends = evaluation.confidence_interval[name]
-            decimals = _decimals(ends, evaluation.n)
-            model = _figure(value, decimals)
-            interval = _interval(ends, decimals)
+            model, interval = _with_interval(evaluation, name)
         rows.append((name, model, evaluation.chance.get(name, "-"), interval))
     title = f"{evaluation.task}: {evaluation.n} questions"
     say_table(["", "model", "chance", "95% interval"], rows, title=title, aside=json)
+
+
+def say_lists(evaluation: "ListEvaluation", *, json: bool) -> None:
+    """The tables of an evaluation of lists; with `json` on stderr, beside the JSON on stdout."""
+    if json:
+        say_json(evaluation.to_json())
+    names = list(evaluation.systems)
+    sessions = "session" if evaluation.n == 1 else "sessions"
+    title = f"lists of {evaluation.length} items, {evaluation.n} held-out {sessions}"
+    for start in range(0, len(names), SYSTEMS):
+        systems = names[start : start + SYSTEMS]
+        rows = [
+            [metric, *(_mean(evaluation.systems[system].get(metric)) for system in systems)]
+            for metric in evaluation.names
+        ]
+        rows.append(["coverage", *(f"{evaluation.coverage[system]:.1%}" for system in systems)])
+        if start:
+            _say_space(aside=json)
+        say_table(["", *systems], rows, title=title, aside=json)
+    rows = []
+    for system, by_metric in evaluation.differences.items():
+        for metric in (*evaluation.names[:2], "diversity"):
+            if metric in by_metric:
+                gain = by_metric[metric]
+                interval = f"{gain.low:z.4f} to {gain.high:z.4f}"
+                rows.append([system, metric, f"{gain.mean:+z.4f}", interval, f"{gain.p_value:.3f}"])
+    if rows:
+        title = f"the gain of {names[0]}, paired by user"
+        _say_next_table(["over", "", "gain", "95% interval", "p"], rows, title, aside=json)
+
+
+def _mean(mean: "Mean | None") -> str:
+    """A mean with the half width of its interval; - where it is defined for no list."""
+    if mean is None:
+        return "-"
+    return f"{mean.mean:.4f} ±{(mean.high - mean.low) / 2:.4f}"

@@ -93,6 +93,7 @@ class Flag:
         spelling = f"{self.spelling}/--no-{self.spelling[2:]}" if is_switch else self.spelling
         names = self.option.completes
         declared = typer.Option(
+            *([] if self.option.short is None else [self.option.short]),
             spelling,
             metavar=self.option.metavar,
             rich_help_panel=self.option.panel,

@@ -1,21 +1,39 @@
 """The commands between systems: import, export."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.options import option
+from sidtool.base.output import refuse_existing
+from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan
 from sidtool.integrations.formats import CatalogFile, CodebookFile, Keys, System
-from sidtool.tokenizer import Levels
+from sidtool.tokenizer.sid import Levels
 
 if TYPE_CHECKING:
     from sidtool.tokenizer.bundle import Bundle
 
-KeysOption = Annotated[
-    Keys, typer.Option(help="Keys of index.json: item ids, or line numbers of ITEMS from 0.")
-]
+
+def read_sizes(text: str) -> tuple[int, ...]:
+    """The sizes of levels: "256x256" -> (256, 256). Raises UsageError."""
+    return Levels.from_text(text).sizes
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How the map of another system is read."""
+
+    info: Path | None = option(None)
+    """MiniOneRec info.txt with titles."""
+    sizes: tuple[int, ...] | None = option(None, flag="--levels", reads=read_sizes)
+    """Codes per level, like 256x256x256; default: those of the codebook, or the next powers of
+    two."""
+    keys: Keys = option("id")
+    """Keys of index.json: item ids, or line numbers of ITEMS from 0."""
 
 
 def import_(
@@ -30,40 +48,35 @@ def import_(
     out: options.Out,
     catalog: CatalogFile | None,
     codebook: CodebookFile | None,
-    info: Annotated[Path | None, typer.Option(help="MiniOneRec info.txt with titles.")] = None,
-    levels: Annotated[
-        str | None,
-        typer.Option(
-            help="Codes per level, like 256x256x256; default: those of the codebook, or the next "
-            "powers of two."
-        ),
-    ] = None,
-    keys: KeysOption = "id",
+    choices: MapOptions,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Import another system's map as a bundle, with its codebook if there is one."""
-    from sidtool.base.output import refuse_existing
-    from sidtool.base.output_name import BUNDLE
-    from sidtool.integrations.formats import import_map, read_map
+    from sidtool.integrations.formats import read_map
 
-    sizes = Levels.from_text(levels).sizes if levels is not None else None
-    how: dict[str, Any] = {"items": catalog, "info": info, "sizes": sizes, "keys": keys}
-    how["codebook"] = codebook
+    refuse_existing(out, force, BUNDLE)
+    bundle = read_map(
+        source,
+        name=out.name.removesuffix(".zip").removesuffix(".zarr"),
+        items=catalog,
+        info=choices.info,
+        sizes=choices.sizes,
+        keys=choices.keys,
+        codebook=codebook,
+    )
     if dry_run:
-        refuse_existing(out, force, BUNDLE)
-        planned = read_map(source, name=out.stem, **how)
         return say_plan(
-            f"would import {planned.manifest.items} items of {source}, "
-            f"{planned.space.spelled_sizes}, to {out}",
+            f"would import {bundle.manifest.items} items of {source}, "
+            f"{bundle.space.spelled_sizes}, to {out}",
             json=json,
             bundle=str(out),
-            items=planned.manifest.items,
-            sizes=list(planned.space.sizes),
-            policy=planned.manifest.collisions.policy,
+            items=bundle.manifest.items,
+            sizes=list(bundle.space.sizes),
+            policy=bundle.manifest.collisions.policy,
         )
-    bundle = import_map(source, out, **how, force=force)
+    bundle.save(out, force=force)
     _say_imported(bundle, out, json)
     start = "codebook" if bundle.codebook is not None else "mean"
     return next_step(
@@ -104,6 +117,19 @@ def _say_imported(bundle: "Bundle", out: Path, json: bool) -> None:
     return None
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a map is exported for."""
+
+    to: System = option()
+    """Target system."""
+    keys: Keys = option("id")
+    """Keys of index.json: item ids, or line numbers of ITEMS from 0."""
+    model: str | None = option(None)
+    """Model that the engine serves: xllm needs its token ids, FlashRec may need them for its --sid
+    option."""
+
+
 def export(
     bundle: options.Bundle,
     out: Annotated[
@@ -111,26 +137,17 @@ def export(
         typer.Option(
             "-o",
             "--out",
-            help="A folder for minionerec; a .parquet, .json, .npz or .bin file for openonerec, "
-            "flashrec, static or xllm.",
+            help="A folder for minionerec; a .parquet, .json or .bin file for openonerec, flashrec "
+            "or xllm.",
         ),
     ],
-    to: Annotated[System, typer.Option("--to", help="Target system.")],
+    target: ExportOptions,
     catalog: CatalogFile | None,
-    keys: KeysOption = "id",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model that the engine serves: xllm needs its token ids, static is then over "
-            "them, FlashRec may need them for its --sid option."
-        ),
-    ] = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Export a bundle's map for another system or an engine; retired items are omitted."""
-    from sidtool.base.output import refuse_existing
     from sidtool.integrations.formats import (
         FORMATS,
         check_export_options,
@@ -140,19 +157,15 @@ def export(
     )
     from sidtool.registry import open_source
 
-    check_export_options(to, items=catalog, keys=keys, has_model=model is not None)
+    to, keys = target.to, target.keys
+    check_export_options(to, items=catalog, keys=keys, has_model=target.model is not None)
     opened = open_source(bundle)
-    tokens = model_tokens(model, opened) if model is not None else None
+    tokens = None if target.model is None else model_tokens(target.model, opened)
     if dry_run:
         refuse_existing(out, force, FORMATS[to].output)
         n_items = plan_export(opened, to, items=catalog, keys=keys)
-        return say_plan(
-            f"would export {n_items} items of {bundle} for {to} to {out}",
-            json=json,
-            out=str(out),
-            system=to,
-            items=n_items,
-        )
+        text = f"would export {n_items} items of {bundle} for {to} to {out}"
+        return say_plan(text, json=json, out=str(out), system=to, items=n_items)
     exported = export_map(opened, out, to, items=catalog, keys=keys, tokens=tokens, force=force)
     if json:
         files = [str(file) for file in exported.files]

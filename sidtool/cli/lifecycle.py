@@ -47,15 +47,8 @@ def add_items(
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import BUNDLE
     from sidtool.registry import open_source
-    from sidtool.tokenizer import (
-        NO_ITEMS,
-        check_texts,
-        open_sources,
-        planned_change,
-        read_new_items,
-        unknown,
-    )
     from sidtool.tokenizer import add_items as add
+    from sidtool.tokenizer import planned_change, read_new_items
 
     if items is None and remove is None:
         raise UsageError("give ITEMS to add, --remove FILE, or both")
@@ -66,15 +59,17 @@ def add_items(
     refuse_existing(out, force, BUNDLE)
     opened = open_source(bundle)
     names = CatalogOptions(**asdict(columns))
-    catalog = NO_ITEMS if items is None else read_new_items(opened, items, names)
+    catalog = read_new_items(opened, items, names)
     retired = () if remove is None else read_ids(remove)
     if dry_run:
-        change = planned_change(opened, catalog, remove=retired)
-        if embeddings:
-            open_sources(opened, embeddings, catalog.ids, by_row=by_row)
-        elif change.added:
-            texts = [catalog.texts[row] for row in unknown(opened, catalog.ids)]
-            check_texts(opened, texts, model=encoder)
+        change = planned_change(
+            opened,
+            catalog,
+            embeddings=embeddings or (),
+            by_row=by_row,
+            encoder=encoder,
+            remove=retired,
+        )
         return _say_change(change, len(catalog), bundle, out, json=json)
     with progress("embed") as stages:
         grown = add(

@@ -22,7 +22,7 @@ PANELS: dict[str, dict[str, str]] = {
         "codebook.build_codebook": "items.csv --encoder hf://ORG/NAME -o shop.zarr",
         "bundles.inspect": "shop.zarr --prefix '<s_a_12>'",
         "bundles.verify": "shop.zarr",
-        "embed.embed": "items.parquet --encoder hf://ORG/NAME -o vectors",
+        "bundles.embed": "items.parquet --encoder hf://ORG/NAME -o vectors",
         "bundles.encode": "shop.zarr 'red desk lamp'",
         "bundles.decode": "shop.zarr '<s_a_12><s_b_200><s_c_7>'",
         "compare.compare": "shop.zarr other.zarr --embeddings vectors.npy",

@@ -52,26 +52,24 @@ class VectorInputs:
 
     def check(self, bundle: "Bundle") -> None:
         """Raise what `read` would raise before it reads or makes vectors."""
-        from sidtool.tokenizer import check_texts, item_texts, open_sources, read_new_items
+        from sidtool.tokenizer import check_item_vectors
 
-        if self.embeddings:
-            open_sources(bundle, self.embeddings, list(bundle.items.ids))
-        elif self.items is not None:
-            texts = item_texts(bundle, read_new_items(bundle, self.items))
-            check_texts(bundle, texts, model=self.encoder)
+        check_item_vectors(bundle, self.items, embeddings=self.embeddings, model=self.encoder)
 
     def read(self, bundle: "Bundle") -> "Vectors | None":
         """The vectors of the items, of files or by their texts; None without a source."""
-        from sidtool.tokenizer import embed_items, read_new_items, read_sources
+        from sidtool.tokenizer import item_vectors
 
-        if self.embeddings:
-            return read_sources(bundle, self.embeddings, list(bundle.items.ids))
-        if self.items is None:
+        if not self.embeddings and self.items is None:
             return None
-        catalog = read_new_items(bundle, self.items)
         with progress("embed") as reports:
-            report = reports.get("embed")
-            return embed_items(bundle, catalog, model=self.encoder, progress=report)
+            return item_vectors(
+                bundle,
+                self.items,
+                embeddings=self.embeddings,
+                model=self.encoder,
+                progress=reports.get("embed"),
+            )
 
 
 @dataclass(frozen=True)

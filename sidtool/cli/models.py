@@ -1,12 +1,13 @@
 """The commands that prepare a model: init-model, extend-model, adopt and merge."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidtool.base.option_texts import assignments
+from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
@@ -21,61 +22,63 @@ if TYPE_CHECKING:
     from sidtool.integrations.adopt import Adoption
 
 
+@dataclass(frozen=True)
+class ModelDesign:
+    """The shape of an untrained model, and of its tokenizer."""
+
+    preset: Preset = option("gpt2-tiny")
+    """Shape of the model."""
+    vocab_size: int = option(4096)
+    """Maximum text tokens; 512 suffice for a model that sees only SIDs."""
+    bundle: str | None = option(None)
+    """Bundle of this catalog, which records its columns and its text."""
+    settings: tuple[str, ...] = option(
+        (),
+        flag="--set",
+        panel="Options",
+        completes=lambda: complete_setting("init-model")(""),
+    )
+    """Field of the model's configuration, key=value."""
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
+
+
 def init_model(
     items: Annotated[Path, typer.Argument(help="Catalog on whose text the tokenizer is trained.")],
     out: options.Out,
     columns: TextNames,
-    preset: Annotated[Preset, typer.Option(help="Shape of the model.")] = "gpt2-tiny",
-    vocab_size: Annotated[
-        int, typer.Option(help="Maximum text tokens; 512 suffice for a model that sees only SIDs.")
-    ] = 4096,
-    bundle: Annotated[
-        str | None,
-        typer.Option(help="Bundle of this catalog, which records its columns and its text."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            autocompletion=complete_setting("init-model"),
-            help="Field of the model's configuration, key=value.",
-            rich_help_panel="Options",
-        ),
-    ] = None,
-    seed: options.Seed = 0,
+    design: ModelDesign,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
-    from sidtool.model import init_model as init
-    from sidtool.model import model_shape
+    from sidtool.model import init_model, model_shape
 
-    catalog = _read_catalog(items, bundle, columns)
-    overrides = assignments(set_ or [])
+    catalog = _read_catalog(items, design.bundle, columns)
+    overrides = assignments(list(design.settings))
     if dry_run:
         refuse_existing(out, force, FOLDER)
-        shape = model_shape(preset, overrides)
         return say_plan(
-            f"would create {preset} with at most {vocab_size} text tokens at {out}",
+            f"would create {design.preset} with at most {design.vocab_size} text tokens at {out}",
             json=json,
             model=str(out),
-            vocab_size=vocab_size,
-            configuration=shape,
+            vocab_size=design.vocab_size,
+            configuration=model_shape(design.preset, overrides),
         )
-    parameters = init(
+    parameters = init_model(
         catalog.texts,
         out,
-        preset=preset,
-        vocab_size=vocab_size,
+        preset=design.preset,
+        vocab_size=design.vocab_size,
         overrides=overrides,
-        seed=seed,
+        seed=design.seed,
         force=force,
     )
     if json:
-        say_json({"model": str(out), "preset": preset, "parameters": parameters})
+        say_json({"model": str(out), "preset": design.preset, "parameters": parameters})
     else:
-        say(f"{out}: {preset}, {parameters:,} parameters")
+        say(f"{out}: {design.preset}, {parameters:,} parameters")
     return next_step("sidtool extend-model {out} BUNDLE -o {out}+sid", out=out)
 
 
@@ -87,7 +90,7 @@ def _read_catalog(items: Path, bundle: str | None, columns: TextNames) -> "Items
     if bundle is None:
         return read_items(items, **asdict(columns))
     manifest = open_bundle(bundle).manifest
-    template = columns.text_template or (manifest.recipe or {}).get("text_template")
+    template = columns.text_template or manifest.made_by.text_template
     names = asdict(replace(columns, text_template=template))
     return read_items(items, **names, recorded=manifest.made_from.columns)
 
@@ -101,7 +104,7 @@ def extend_model(
     ],
     bundle: options.Bundle,
     out: options.Out,
-    chosen: ExtendOptions,
+    extension: ExtendOptions,
     trust_remote_code: options.Trust = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -115,7 +118,7 @@ def extend_model(
 
     opened = open_source(bundle)
     if dry_run:
-        check_extension(opened, out, chosen, force=force)
+        check_extension(opened, out, extension, force=force)
         if not is_hub_url(model):
             locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
@@ -126,19 +129,20 @@ def extend_model(
             base=model,
             bundle=opened.identity.digest,
             tokens=n_tokens,
-            user_tokens=chosen.user_tokens,
-            field_tokens=chosen.field_tokens,
-            init=chosen.init,
+            user_tokens=extension.user_tokens,
+            field_tokens=extension.field_tokens,
+            init=extension.init,
         )
-    contract = extend(model, opened, out, chosen, trust_remote_code=trust_remote_code, force=force)
+    contract = extend(
+        model, opened, out, extension, trust_remote_code=trust_remote_code, force=force
+    )
     tokens = contract.tokens
     token_range = {"token_start": tokens.start, "token_stop": tokens.stop}
     if json:
         say_json({"model": str(out)} | token_range | {"bundle": contract.identity.digest})
     else:
-        say(
-            f"{out}: {tokens.stop - tokens.start} tokens from id {tokens.start}, {chosen.init} rows"
-        )
+        n_tokens = tokens.stop - tokens.start
+        say(f"{out}: {n_tokens} tokens from id {tokens.start}, {extension.init} rows")
     return next_step(
         "sidtool make-sft {bundle} ITEMS SPLIT -o sft/train.jsonl --model {out}",
         bundle=bundle,
@@ -157,7 +161,7 @@ def adopt(
         ),
     ],
     out: options.Out,
-    chosen: AdoptOptions,
+    origin: AdoptOptions,
     trust_remote_code: options.Trust = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -170,7 +174,7 @@ def adopt(
     from sidtool.integrations.adopt import check_adoption
 
     run = check_adoption if dry_run else adopt_model
-    adoption = run(model, source, out, chosen, trust_remote_code=trust_remote_code, force=force)
+    adoption = run(model, source, out, origin, trust_remote_code=trust_remote_code, force=force)
     if not json:
         _say_adoption(adoption)
     if dry_run:

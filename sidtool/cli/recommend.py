@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.option_texts import read_ids
@@ -27,35 +25,25 @@ if TYPE_CHECKING:
     from sidtool.recommendation import BadRequest, Outcome, Recommendation, Request
 
 
-ListLength = Annotated[
-    int | None,
-    typer.Option(
-        "--list",
-        metavar="M",
-        help="Recommend one list of M items, in the order in which the model writes them, in place "
-        "of the best next items. Needs a model that was trained on task list.",
-        rich_help_panel="Lists",
-    ),
-]
-Candidates = Annotated[
-    Path | None,
-    typer.Option(
-        help="File of item ids: score each of them exactly, without beam search, and recommend no "
-        "others."
-    ),
-]
-Answers = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--out",
-        help="Write to this .jsonl or .parquet file; with --engine ray, to a folder of Parquet "
-        "files at a path or URL.",
-    ),
-]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the output of an interrupted run.")
-]
+@dataclass(frozen=True)
+class Output:
+    """What is recommended, and where it is written."""
+
+    list_length: int | None = option(None, flag="--list", metavar="M", panel="Lists")
+    """Recommend one list of M items, in the order in which the model writes them, in place of the
+    best next items. Needs a model that was trained on task list."""
+    candidates: tuple[str, ...] | None = option(None, reads=read_ids)
+    """File of item ids: score each of them exactly, without beam search, and recommend no
+    others."""
+    out: Path | None = option(None, short="-o")
+    """Write to this .jsonl or .parquet file; with --engine ray, to a folder of Parquet files at a
+    path or URL."""
+    resume: bool = option(False)
+    """Continue the output of an interrupted run."""
+
+    def __post_init__(self) -> None:
+        if self.resume and self.out is None:
+            raise UsageError("--resume needs -o, the output to continue")
 
 
 @dataclass(frozen=True)
@@ -147,14 +135,11 @@ def recommend(
     model: options.Model,
     source: RequestSource,
     choices: RecommendOptions,
+    output: Output,
     lists: ListOptions,
     memory: MemoryOptions,
     use: ModelOptions,
     workers: WorkerOptions,
-    list_: ListLength = None,
-    candidates: Candidates = None,
-    out: Answers = None,
-    resume: Resume = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -165,35 +150,34 @@ def recommend(
     items fewer than k."""
     from sidtool.recommendation import Outcome, answer_each, recommend_to_file
 
-    choices = replace(_with_list(choices, list_, lists), fields=source.shared_fields())
-    scored = None if candidates is None else read_ids(candidates)
-    if scored is not None and choices.allow is not None:
+    choices = _with_list(choices, output.list_length, lists)
+    choices = replace(choices, fields=source.shared_fields())
+    if output.candidates is not None and choices.allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
-    if resume and out is None:
-        raise UsageError("--resume needs -o, the output to continue")
     if workers.engine == "ray":
-        run = RunOptions(**asdict(workers), resume=resume, force=force)
+        run = RunOptions(**asdict(workers), resume=output.resume, force=force)
         model_source = inference.model_source(model, use, memory)
-        return _recommend_by_workers(model_source, source.file, out, choices, scored, run)
-    if out is not None:
-        refuse_existing(out, force, RESULTS)
+        return _recommend_by_workers(model_source, source.file, output, choices, run)
+    if output.out is not None:
+        refuse_existing(output.out, force, RESULTS)
     loaded = inference.load_model(model, use, memory)
     requests = source.requests(loaded)
     outcome = Outcome()
     with progress("recommend") as reports:
         shared: dict[str, Any] = {
-            "candidates": scored,
+            "candidates": output.candidates,
             "stop": choices.strict or source.is_one,
             "progress": reports.get("recommend"),
         }
-        if out is None:
+        if output.out is None:
             for answer in outcome.count(answer_each(loaded, requests, choices, **shared)):
                 _say_answer(answer, json=json)
         else:
+            target, resume = output.out, output.resume
             outcome = recommend_to_file(
-                loaded, requests, out, choices, resume=resume, force=force, **shared
+                loaded, requests, target, choices, resume=resume, force=force, **shared
             )
-    _report(outcome, choices.k)
+    return _report(outcome, choices.k)
 
 
 def _with_list(
@@ -214,16 +198,15 @@ def _with_list(
 def _recommend_by_workers(
     model: "ModelSource",
     file: str | None,
-    out: Path | None,
+    output: Output,
     choices: RecommendOptions,
-    candidates: tuple[str, ...] | None,
     run: RunOptions,
 ) -> None:
     """Answer a folder of requests. Raises UsageError unless requests and answers are folders."""
     from sidtool.data.tables import as_url
     from sidtool.integrations.ray import recommend_folder
 
-    if file in (None, "-") or out is None:
+    if file in (None, "-") or output.out is None:
         raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
     if choices.list is not None:
         raise UsageError("--list is for one process: leave out --engine")
@@ -231,9 +214,9 @@ def _recommend_by_workers(
         outcome = recommend_folder(
             model,
             str(file),
-            as_url(str(out)),
+            as_url(str(output.out)),
             choices,
-            candidates=candidates,
+            candidates=output.candidates,
             stop=choices.strict,
             run=replace(run, progress=reports.get("recommend")),
         )
@@ -254,24 +237,20 @@ def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:
     from sidtool.recommendation import BadRequest
 
     if json:
-        say_json(answer.to_json())
-    elif isinstance(answer, BadRequest):
-        say(str(answer.error))
-    else:
-        ranks = range(1, len(answer.items) + 1)
-        columns: list[Iterable[object]] = [
-            ranks,
-            answer.items,
-            answer.titles,
-            answer.sids,
-            answer.scores,
-        ]
-        names = ["", "item", "title", "SID", "score"]
-        if answer.explanations is not None:
-            columns.append([each.memory_share for each in answer.explanations])
-            columns.append([", ".join(each.because_of) for each in answer.explanations])
-            names += ["memory", "because of"]
-        title = answer.user
-        if answer.list_score is not None:
-            title = f"{title or 'list'}, log-probability {answer.list_score:.4g}"
-        say_table(names, list(zip(*columns, strict=True)), title=title)
+        return say_json(answer.to_json())
+    if isinstance(answer, BadRequest):
+        return say(str(answer.error))
+    columns: dict[str, Iterable[object]] = {
+        "": range(1, len(answer.items) + 1),
+        "item": answer.items,
+        "title": answer.titles,
+        "SID": answer.sids,
+        "score": answer.scores,
+    }
+    if answer.explanations is not None:
+        columns["memory"] = [part.memory_share for part in answer.explanations]
+        columns["because of"] = [", ".join(part.because_of) for part in answer.explanations]
+    title = answer.user
+    if answer.list_score is not None:
+        title = f"{title or 'list'}, log-probability {answer.list_score:.4g}"
+    return say_table(list(columns), list(zip(*columns.values(), strict=True)), title=title)

@@ -64,8 +64,9 @@ def list_settings(command: Configurable, *, preset: Preset = "gpt2-tiny") -> lis
     UsageError for a command without settings.
 
     Examples:
-        >>> [each.default for each in sidtool.list_settings("train") if each.key == "optimizer"]
-        ['adamw']
+        >>> defaults = {entry.key: entry.default for entry in sidtool.list_settings("train")}
+        >>> defaults["optimizer"]
+        'adamw'
     """
     if command == "build-codebook":
         fusion = dataclass_settings(FusionOptions, "fusion of vectors")
@@ -129,9 +130,9 @@ def _model_settings(preset: Preset) -> Iterator[Setting]:
         # both follow from the tokenizer
         if name != "vocab_size" and not name.endswith("_token_id"):
             default = getattr(config, name, None)
-            chosen = fields.get(name, default)
-            differs = None if chosen == default else default
-            yield Setting(name, kind, chosen, meaning, f"{model_type} configuration", differs)
+            value = fields.get(name, default)
+            differs = None if value == default else default
+            yield Setting(name, kind, value, meaning, f"{model_type} configuration", differs)
 
 
 def _documented_arguments(kind: type) -> Iterator[tuple[str, str, str]]:

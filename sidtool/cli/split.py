@@ -30,7 +30,7 @@ def split(
         ),
     ],
     out: options.Out,
-    chosen: SplitOptions,
+    rules: SplitOptions,
     memory: options.EventMemory = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -39,7 +39,7 @@ def split(
     """Split user events into training, validation and test, for all later commands."""
     from sidtool.data.split import split_events
 
-    manifest = split_events(events, out, chosen, memory=memory, dry_run=dry_run, force=force)
+    manifest = split_events(events, out, rules, memory=memory, dry_run=dry_run, force=force)
     if json:
         say_json(manifest.to_json())
     else:

@@ -1,5 +1,8 @@
 from .columns import CatalogColumns as CatalogColumns
 from .columns import EventColumns as EventColumns
+from .columns import EventNames as EventNames
+from .event_sort import Spill as Spill
+from .event_sort import spill_beside as spill_beside
 from .fields.conditions import Condition as Condition
 from .fields.field_columns import FieldName as FieldName
 from .fields.field_columns import FieldOptions as FieldOptions
@@ -16,7 +19,6 @@ from .general_text import GeneralOptions as GeneralOptions
 from .general_text import GeneralRecord as GeneralRecord
 from .general_text import GeneralText as GeneralText
 from .general_text import pieces as pieces
-from .interactions import EventNames as EventNames
 from .items import CatalogNames as CatalogNames
 from .items import EmptyText as EmptyText
 from .items import Items as Items
@@ -27,8 +29,6 @@ from .items import template_columns as template_columns
 from .queries import Query as Query
 from .queries import compose_queries as compose_queries
 from .queries import read_queries as read_queries
-from .spilled_events import Spill as Spill
-from .spilled_events import spill_beside as spill_beside
 from .times import NUMBER as NUMBER
 from .vector_files import npy_header as npy_header
 from .vector_files import open_vectors as open_vectors

@@ -41,6 +41,37 @@ class Coded(Generic[T], Sequence[T]):
         return self.names[self.codes].tolist()
 
 
+class TextCodes:
+    """The distinct texts of a column that is read in runs, by first appearance."""
+
+    def __init__(self) -> None:
+        import pyarrow as pa
+
+        self._texts = pa.array([], pa.string())
+
+    @property
+    def names(self) -> NDArray[np.object_]:
+        """(distinct,) texts by code."""
+        names: NDArray[np.object_] = self._texts.to_numpy(zero_copy_only=False)
+        return names
+
+    def add(self, column: Any) -> NDArray[np.int32]:
+        """(n,) the codes of a chunked array of n > 0 texts, none of them null; a new text gets
+        the next code."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        coded = column.dictionary_encode()  # all chunks have the dictionary of the last one
+        distinct = coded.chunk(coded.num_chunks - 1).dictionary
+        known = pc.index_in(distinct, value_set=self._texts)
+        is_new = pc.is_null(known)
+        codes = pc.fill_null(known, 0).to_numpy().copy()
+        new = distinct.filter(is_new)
+        codes[is_new.to_numpy(zero_copy_only=False)] = len(self._texts) + np.arange(len(new))
+        self._texts = pa.concat_arrays([self._texts, new])
+        return codes[np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])]
+
+
 def object_array(values: Iterable[Any]) -> NDArray[np.object_]:
     """(n,) object: values of any kind; lists are not made to rows."""
     members = list(values)

@@ -6,11 +6,15 @@ ambiguous. Names are compared without case, `_`, `-` and blanks: `movieId` is `m
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import option, options_of
 from sidtool.base.records import JsonRecord
 
 Tiers = tuple[tuple[str, ...], ...]
+Order = Literal["column", "row"]
+"""What orders events: a column, or the rows of the file."""
 
 ID_COLUMNS: Tiers = (
     ("item_id",),
@@ -77,6 +81,34 @@ class EventColumns(JsonRecord):
     """None: the order of the rows was meant."""
 
 
+@dataclass(frozen=True)
+class EventNames:
+    """Columns of events as a user names them. Raises UsageError for a column of an order that is
+    that of the rows."""
+
+    user: str | None = option(None, flag="--user-column")
+    """Event column of user ids; guessed by default."""
+    item: str | None = option(None, flag="--item-column")
+    """Event column of item ids; guessed by default."""
+    order: str | None = option(None, flag="--order-column")
+    """Event column of time or order; guessed by default."""
+    order_by: Order = option("column", flag="--order")
+    """What orders events: a column of time or order, or the rows of the file."""
+
+    def __post_init__(self) -> None:
+        if self.order_by == "row" and self.order is not None:
+            raise UsageError("--order row and --order-column contradict each other")
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of what is not the default."""
+        return [
+            declared.flag or ""
+            for field, declared in options_of(EventNames)
+            if getattr(self, field.name) != field.default
+        ]
+
+
 def choose_column(
     path: Path,
     available: Sequence[str],
@@ -133,6 +165,51 @@ def need_column(
             hint=hint,
         )
     return name
+
+
+def choose_event_columns(
+    path: Path, available: Sequence[str], named: EventNames, recorded: EventColumns | None = None
+) -> EventColumns:
+    """The columns of events among those of a file; errors as in `read_interactions`."""
+    command = f"`sidtool split {path} -o SPLIT` names it with"
+    if named.user is named.item is None and choose_column(
+        path, available, None, HISTORY_COLUMNS, "history"
+    ):
+        raise UsageError(
+            f"{path} holds windows (histories and targets), not events",
+            hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
+        )
+    user = need_column(
+        path,
+        available,
+        named.user,
+        USER_COLUMNS,
+        "user id",
+        f"{command} --user-column",
+        recorded=recorded.user if recorded else None,
+    )
+    item = need_column(
+        path,
+        available,
+        named.item,
+        ID_COLUMNS,
+        "item id",
+        f"{command} --item-column",
+        recorded=recorded.item if recorded else None,
+    )
+    rows_ordered = recorded is not None and recorded.order is None and named.order is None
+    if named.order_by == "row" or rows_ordered:
+        return EventColumns(user, item, None)
+    order = need_column(
+        path,
+        available,
+        named.order,
+        ORDER_COLUMNS,
+        "time or order of an event",
+        f"{command} --order-column, or with --order row if the rows are in order",
+        recorded=recorded.order if recorded else None,
+    )
+    return EventColumns(user, item, order)
 
 
 def _plain_name(name: str) -> str:

@@ -1,35 +1,34 @@
 """User-item interactions (events): who interacted with which item, in which order.
 
-Ids are coded, so an event takes 24 bytes: 4 for each id, 8 for its order and 8 for its row. With a
-memory budget these arrays lie in files (`spilled_events`)."""
+The table is read and coded in runs of two million events. Ids are coded, so an event takes 24
+bytes: 4 for each id, 8 for its order and 8 for its row."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
-from sidtool.base.options import option, options_of
-from sidtool.data.coded import Coded
-from sidtool.data.columns import (
-    HISTORY_COLUMNS,
-    ID_COLUMNS,
-    ORDER_COLUMNS,
-    USER_COLUMNS,
-    EventColumns,
-    choose_column,
-    need_column,
-)
-from sidtool.data.event_arrays import events_in_memory
-from sidtool.data.spilled_events import Spill, spilled_events
-from sidtool.data.tables.tables import column_names
+from sidtool.base.digests import digest_strings
+from sidtool.base.errors import DataError
+from sidtool.data.coded import Coded, TextCodes
+from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
+from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
+from sidtool.data.tables.containers import Column
+from sidtool.data.tables.tables import column_batches, column_names
+from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
 
-Order = Literal["column", "row"]
-"""What orders events: a column, or the rows of the file."""
+RUN_EVENTS = 1 << 21
+"""Events that are read and coded at once: the more, the more ids repeat, and the fewer are looked
+up."""
+DIGEST_VALUES = 1 << 20
+"""Values of an array that are hashed at once."""
+ITEM, ROW = "item", "row"
 
 
 @dataclass(frozen=True)
@@ -67,34 +66,6 @@ class Interactions:
         return np.append(self.starts[1:], len(self))
 
 
-@dataclass(frozen=True)
-class EventNames:
-    """Columns of events as a user names them. Raises UsageError for a column of an order that is
-    that of the rows."""
-
-    user: str | None = option(None, flag="--user-column")
-    """Event column of user ids; guessed by default."""
-    item: str | None = option(None, flag="--item-column")
-    """Event column of item ids; guessed by default."""
-    order: str | None = option(None, flag="--order-column")
-    """Event column of time or order; guessed by default."""
-    order_by: Order = option("column", flag="--order")
-    """What orders events: a column of time or order, or the rows of the file."""
-
-    def __post_init__(self) -> None:
-        if self.order_by == "row" and self.order is not None:
-            raise UsageError("--order row and --order-column contradict each other")
-
-    @property
-    def flags(self) -> list[str]:
-        """The flags of what is not the default."""
-        return [
-            declared.flag or ""
-            for field, declared in options_of(EventNames)
-            if getattr(self, field.name) != field.default
-        ]
-
-
 def read_interactions(
     path: Path,
     names: EventNames | None = None,
@@ -116,56 +87,104 @@ def read_interactions(
     columns = choose_event_columns(path, available, names or EventNames(), recorded)
     for name in further:
         choose_column(path, available, name, (), "events")
-    if spill is None:
-        events = events_in_memory(path, columns, further)
-    else:
-        events = spilled_events(path, columns, further, spill)
-    users = Coded[str](events.users, events.user_codes)
-    items = Coded[str](events.items, events.item_codes)
-    cells = {name: Coded[str](*column) for name, column in events.cells.items()}
-    return Interactions(users, items, events.order, columns, events.digest, events.rows, cells)
+    table = _CodedTable(path, columns, further)
+    arrays = sort_events(table.runs(), spill)
+    users = Coded[str](table.codes[USER].names, arrays[USER])
+    items = Coded[str](table.codes[ITEM].names, arrays[ITEM])
+    order = arrays[ORDER]
+    cells = {
+        name: Coded[str](table.codes[_cell(name)].names, arrays[_cell(name)]) for name in further
+    }
+    return Interactions(
+        users, items, order, columns, _digest(users, items, order), arrays[ROW], cells
+    )
 
 
-def choose_event_columns(
-    path: Path, available: Sequence[str], named: EventNames, recorded: EventColumns | None = None
-) -> EventColumns:
-    """The columns of events among those of a file; errors as in `read_interactions`."""
-    command = f"`sidtool split {path} -o SPLIT` names it with"
-    if named.user is named.item is None and choose_column(
-        path, available, None, HISTORY_COLUMNS, "history"
-    ):
-        raise UsageError(
-            f"{path} holds windows (histories and targets), not events",
-            hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
-        )
-    user = need_column(
-        path,
-        available,
-        named.user,
-        USER_COLUMNS,
-        "user id",
-        f"{command} --user-column",
-        recorded=recorded.user if recorded else None,
-    )
-    item = need_column(
-        path,
-        available,
-        named.item,
-        ID_COLUMNS,
-        "item id",
-        f"{command} --item-column",
-        recorded=recorded.item if recorded else None,
-    )
-    rows_ordered = recorded is not None and recorded.order is None and named.order is None
-    if named.order_by == "row" or rows_ordered:
-        return EventColumns(user, item, None)
-    order = need_column(
-        path,
-        available,
-        named.order,
-        ORDER_COLUMNS,
-        "time or order of an event",
-        f"{command} --order-column, or with --order row if the rows are in order",
-        recorded=recorded.order if recorded else None,
-    )
-    return EventColumns(user, item, order)
+def _digest(users: Coded[str], items: Coded[str], order: NDArray[np.float64]) -> str:
+    """SHA-256 (hex) over sorted events."""
+    state = hashlib.sha256(digest_strings(users.names, items.names).encode())
+    for column, dtype in ((users.codes, "<i8"), (items.codes, "<i8"), (order, "<f8")):
+        for start in range(0, len(column), DIGEST_VALUES):
+            state.update(column[start : start + DIGEST_VALUES].astype(dtype).tobytes())
+    return state.hexdigest()
+
+
+def _cell(name: str) -> str:
+    """What a further column is called in a run: no other column has this name."""
+    return f"cell {name}"
+
+
+class _CodedTable:
+    """The events of a table as runs of codes."""
+
+    def __init__(self, path: Path, columns: EventColumns, further: Sequence[str]) -> None:
+        self._path = path
+        self._columns = columns
+        self._further = further
+        self._rows = 0
+        self._first_order: tuple[int, str] | None = None
+        self._units: Counter[float] = Counter()
+        self.codes = {name: TextCodes() for name in (USER, ITEM, *map(_cell, further))}
+        """What the codes of a column mean, as far as runs have been read."""
+
+    def runs(self) -> Iterator[Any]:
+        """Record batches in the order of the table. Raises DataError for a malformed or empty cell,
+        or without events."""
+        ids = [self._columns.user, self._columns.item]
+        order = [] if self._columns.order is None else [self._columns.order]
+        batches = column_batches(self._path, [*ids, *order, *self._further], ids=ids)
+        for cells in _runs_of_cells(batches):
+            yield self._coded(cells)
+        if not self._rows:
+            raise DataError(f"{self._path} holds no events")
+        check_one_unit(self._path, self._units)
+
+    def _coded(self, cells: Any) -> Any:
+        import pyarrow as pa
+
+        rows = np.arange(self._rows, self._rows + len(cells))
+        order, rest = rows.astype(np.float64), np.zeros(len(rows))
+        users = self._ids(USER, cells[self._columns.user])
+        items = self._ids(ITEM, cells[self._columns.item])
+        if self._columns.order is not None:
+            order, rest = self._order(cells[self._columns.order])
+        run = {USER: users, ITEM: items, ORDER: order, REST: rest, ROW: rows}
+        for name in self._further:
+            run[_cell(name)] = self.codes[_cell(name)].add(trimmed(cells[name]))
+        self._rows += len(rows)
+        return pa.record_batch(run)
+
+    def _ids(self, content: str, column: Column) -> NDArray[np.int32]:
+        """(n,) codes. Raises DataError for an empty id, with its row."""
+        import pyarrow.compute as pc
+
+        column = pc.fill_null(column, "")
+        empty = pc.index(column, "").as_py()
+        if empty >= 0:
+            raise DataError(
+                f"{self._path}, row {self._rows + empty + 1}: the {content} id is empty"
+            )
+        return self.codes[content].add(column)
+
+    def _order(self, column: Column) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        texts = trimmed(column)
+        first = (self._rows, texts[0].as_py())
+        self._first_order = self._first_order or first
+        check_same_kind(self._path, self._first_order, first)
+        numbers, rest = read_order(self._path, texts, self._rows)
+        self._units += count_units(texts, numbers)
+        return numbers, rest
+
+
+def _runs_of_cells(batches: Iterable[Mapping[str, Column]]) -> Iterator[Any]:
+    """Tables of at least RUN_EVENTS rows, and what is left."""
+    import pyarrow as pa
+
+    tables: list[Any] = []
+    for batch in batches:
+        tables.append(pa.table(dict(batch)))
+        if sum(map(len, tables)) >= RUN_EVENTS:
+            yield pa.concat_tables(tables)
+            tables = []
+    if any(map(len, tables)):
+        yield pa.concat_tables(tables)

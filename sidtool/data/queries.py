@@ -14,9 +14,8 @@ from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items, render, template_columns
-from sidtool.data.tables.containers import suffix
 from sidtool.data.tables.json_tables import is_id, json_lines
-from sidtool.data.tables.tables import column_names, read_columns
+from sidtool.data.tables.tables import column_names, read_columns, suffix
 
 JSON_LINES = (".jsonl", ".ndjson")
 

@@ -4,9 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ SMALL_FRACTION = re.compile(r"(?<=[.,][0-9]{6})[0-9]+")
 FLOAT_DIGITS = 15
 """Decimal numbers of no more digits differ as float64."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EXACT = Context(prec=60)
+MAX_WHOLE = 1 << 62
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
 """Numbers from each first number on are times since 1970 with so many to a second: each range
 begins in 1973."""
@@ -45,10 +46,8 @@ def count_units(column: Column, numbers: NDArray[np.float64]) -> Counter[float]:
     counted."""
     if not len(column) or _kind(column[0].as_py().strip()) == "date":
         return Counter()
-    units, counts = np.unique(time_units(numbers), return_counts=True)
-    return Counter(
-        {unit: n for unit, n in zip(units.tolist(), counts.tolist(), strict=True) if unit}
-    )
+    units = time_units(numbers)
+    return +Counter({unit: int(np.count_nonzero(units == unit)) for unit in UNIT_NAMES})
 
 
 def check_one_unit(path: Path, counts: Mapping[float, int]) -> None:
@@ -71,20 +70,26 @@ def parse_time(text: str) -> float:
     return number
 
 
+def trimmed(column: Column) -> Column:
+    """The cells of a column without blanks around them, "" for no value."""
+    import pyarrow.compute as pc
+
+    return pc.utf8_trim_whitespace(pc.fill_null(column, ""))
+
+
 def read_order(
     path: Path, column: Column, first_row: int = 0
-) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """(n,) keys that sort events, and (n,) float64 numbers or seconds since 1970.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n,) numbers, or seconds since 1970, of texts without blanks around them, and (n,) what the
+    exact moments have beyond them: nanoseconds since 1970 have more digits than a float64.
 
-    The keys are the numbers, unless these are equal for different moments: nanoseconds since 1970
-    have more digits than a float64. Raises DataError, with the row, for a cell that is neither a
-    number nor a date, and if some are numbers and others are dates: 20210101 could be either.
-    `first_row` is the row of the first cell, from 0.
+    Raises DataError, with the row, for a cell that is neither a number nor a date, and if some are
+    numbers and others are dates: 20210101 could be either. `first_row` is the row of the first
+    cell, from 0.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    column = pc.utf8_trim_whitespace(pc.fill_null(column, ""))
     try:
         numbers = pc.cast(column, pa.float64()).to_numpy()
     except pa.ArrowInvalid:
@@ -94,9 +99,9 @@ def read_order(
         row = int(wrong[0])
         cell = column[row].as_py()
         raise DataError(f"{path}, row {first_row + row + 1}: the order is {cell!r}")
-    numbers = np.asarray(numbers, dtype=np.float64)
     longest = pc.max(pc.binary_length(column)).as_py() or 0
-    return _exact_keys(column, numbers) if longest > FLOAT_DIGITS else numbers, numbers
+    rest = _rest(column, numbers) if longest > FLOAT_DIGITS else np.zeros(len(numbers))
+    return numbers, rest
 
 
 def _parse_cells(path: Path, cells: Sequence[str], first_row: int) -> NDArray[np.float64]:
@@ -138,27 +143,35 @@ def _mixed(path: Path, number: tuple[int, str], date: tuple[int, str]) -> DataEr
     )
 
 
-def _exact_keys(column: Column, numbers: NDArray[np.float64]) -> NDArray[Any]:
-    """`numbers`, or ranks of the exact moments if different ones are equal as float64."""
-    coded = column.combine_chunks().dictionary_encode()
-    texts = coded.dictionary.to_pylist()
-    codes = coded.indices.to_numpy()
-    if len(np.unique(numbers)) == len(texts):
-        return numbers
-    moments = [_exact(text) for text in texts]
-    ranks = {moment: rank for rank, moment in enumerate(sorted(set(moments)))}
-    return np.array([ranks[moment] for moment in moments], dtype=np.int64)[codes]
+def _rest(column: Column, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,): by what the exact moments of texts are larger than their float64 `numbers`. Number and
+    rest together have twice the digits of a float64."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-
-def _exact(text: str) -> Decimal:
-    """The number of a text, or the seconds since 1970 of a date, with all digits."""
     try:
-        return Decimal(text)
+        whole = pc.cast(column, pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        whole = np.array([MAX_WHOLE])
+    if np.abs(numbers).max() < MAX_WHOLE > whole.max():
+        return (whole - numbers.astype(np.int64)).astype(np.float64)
+    pairs = zip(column.to_pylist(), numbers.tolist(), strict=True)
+    return np.array([_difference(text, number) for text, number in pairs])
+
+
+def _difference(text: str, number: float) -> float:
+    """By what the exact number of a text, or its exact seconds since 1970, is larger."""
+    try:
+        exact = Decimal(text)
     except InvalidOperation:  # a date
-        microseconds = (_date(text) - EPOCH) // timedelta(microseconds=1)
-    rest = SMALL_FRACTION.search(text)
-    fraction = Decimal(f"0.{rest.group()}") if rest else Decimal(0)
-    return (microseconds + fraction) / 1_000_000
+        if "." not in text and "," not in text:
+            return 0.0  # whole seconds
+        exact = Decimal((_date(text) - EPOCH) // timedelta(microseconds=1))
+        digits = SMALL_FRACTION.search(text)
+        if digits:
+            exact = EXACT.add(exact, Decimal(f"0.{digits.group()}"))
+        exact = EXACT.scaleb(exact, -6)
+    return float(EXACT.subtract(exact, Decimal(number)))
 
 
 def _date(text: str) -> datetime:

@@ -25,8 +25,8 @@ from sidtool.memory import (
     item_similarity,
     padded_rows,
 )
-from sidtool.tokenizer import PopularityRanks, SidPositions
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import PopularityRanks, SidPositions
 
 CHUNK = 1024
 """Histories that are ranked together."""

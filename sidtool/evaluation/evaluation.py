@@ -46,8 +46,8 @@ from sidtool.evaluation.system_values import (
 from sidtool.memory import Shards
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize
-from sidtool.tokenizer import Leaves
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import Leaves
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import ThresholdError, UsageError
-from sidtool.tokenizer import Index
+from sidtool.tokenizer.sid import Index
 
 KS = (1, 3, 5, 10, 20, 50)
 KINDS = ("hr", "ndcg", "mrr")

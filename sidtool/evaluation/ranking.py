@@ -18,8 +18,8 @@ from sidtool.memory import MemoryIndex
 from sidtool.model import LoadedModel
 from sidtool.recommendation import WINDOW, Query, QuerySession, RankedQueries
 from sidtool.recommendation.search import Normalize
-from sidtool.tokenizer import ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
 
 COVERED = 10
 """First recommendations of an example that coverage counts."""

@@ -21,8 +21,8 @@ from sidtool.evaluation.system_values import (
     system_differences,
 )
 from sidtool.model.contract import matching_rows
-from sidtool.tokenizer import ItemRows, SidPositions
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows, SidPositions
 
 HISTORY = 20
 """Items of a history that are stored, the last ones."""

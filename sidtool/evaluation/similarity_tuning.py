@@ -28,8 +28,8 @@ from sidtool.memory import (
 )
 from sidtool.model.contract import check_bundle_split
 from sidtool.recommendation.search import SeenOptions
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 K = 10
 """Cut-off of the metric."""

@@ -11,7 +11,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
 from sidtool.evaluation.metrics import averages, metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import Ranking
-from sidtool.tokenizer import SidPositions
+from sidtool.tokenizer.sid import SidPositions
 
 Metrics = dict[str, float]
 """Metric name -> mean."""

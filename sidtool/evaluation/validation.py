@@ -14,8 +14,8 @@ from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import Normalize
-from sidtool.tokenizer import Leaves
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import Leaves
 
 
 def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:

@@ -10,7 +10,7 @@ from .example_file import read_training_examples as read_training_examples
 from .examples_run import SftInputs as SftInputs
 from .examples_run import SftJob as SftJob
 from .examples_run import make_sft as make_sft
-from .examples_run import refuse_leaks as refuse_leaks
+from .lineage import ExampleCounts as ExampleCounts
 from .lineage import Lineage as Lineage
 from .lineage import TaskCounts as TaskCounts
 from .lineage import check_same_bundle as check_same_bundle
@@ -18,6 +18,7 @@ from .lineage import check_same_split as check_same_split
 from .lineage import checked_side_file as checked_side_file
 from .lineage import read_lineage as read_lineage
 from .lineage import side_files as side_files
+from .lineage import task_counts as task_counts
 from .lineage import validation_users as validation_users
 from .prompts import check_prompt as check_prompt
 from .prompts import templates_for as templates_for

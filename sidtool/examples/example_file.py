@@ -28,7 +28,7 @@ from sidtool.model.prompt import (
     segments_to_text,
     text_to_segments,
 )
-from sidtool.tokenizer import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""

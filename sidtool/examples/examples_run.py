@@ -4,15 +4,15 @@ their lineage."""
 import json
 import warnings
 from array import array
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from sidtool.base.digests import file_digest
-from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
@@ -26,10 +26,19 @@ from sidtool.data import (
     spill_beside,
 )
 from sidtool.data.split import Event, Split, count_leaks, open_split, write_examples
+from sidtool.examples.blocks import ExampleBlock
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
+from sidtool.examples.event_columns import TrainEvents
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_file import example_json
-from sidtool.examples.lineage import Lineage, TaskCounts, side_files, write_lineage
+from sidtool.examples.lineage import (
+    ExampleCounts,
+    Lineage,
+    TaskCounts,
+    side_files,
+    task_counts,
+    write_lineage,
+)
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import GENERAL_TASK, copies_within, task_rng, token_budgets
@@ -69,22 +78,45 @@ class SftJob:
     general: GeneralExamples | None
     progress: Progress | None
 
+    @cached_property
+    def events(self) -> TrainEvents:
+        """The training events as columns."""
+        return self.maker.events(self.split)
+
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
         """Make the examples, write them if there is a path, and count them by task.
 
         Raises RefusedError if one of them shows a held-out event."""
-        with path.open("w", encoding="utf-8") if path else nullcontext() as stream:
-            examples = self.maker.examples(self.split, self.progress, self.counts)
-            leaked, lengths = self.write_examples(stream, examples)
+        counts: dict[str, ExampleCounts] = {}
+        n_tasks = len(self.options.tasks)
+        with path.open("wb") if path else nullcontext() as stream:
+            for done, task in enumerate(self.options.tasks, start=1):
+                counts[task] = self.write_task(stream, task)
+                if self.progress is not None:
+                    self.progress(done, n_tasks)
             if self.general is not None:
-                general = self._mixed(self.general, sum(map(sum, lengths.values())))
-                lengths |= self.write_examples(stream, general)[1]
-        refuse_leaks(leaked)
-        total = max(1, sum(map(sum, lengths.values())))
-        return {
-            task: TaskCounts(len(tokens), sum(tokens), max(tokens), sum(tokens) / total)
-            for task, tokens in lengths.items()
-        }
+                other_tokens = sum(of_task.tokens for of_task in counts.values())
+                general = self._mixed(self.general, other_tokens)
+                counts[GENERAL_TASK] = self.write_examples(stream, general)
+        return task_counts(counts)
+
+    def write_task(
+        self, stream: BinaryIO | None, task: str, units: range | None = None
+    ) -> ExampleCounts:
+        """Write the examples of a task, of all users or some (`units`), if there is a stream."""
+        first_number = 0
+        split = self.split
+        if units is not None:
+            first_number = self.maker.count_before(task, split, units.start)
+        if self.weights is None:
+            users = range(len(self.events)) if units is None else units
+            blocks = self.maker.task_blocks(task, split, self.events, users, first_number)
+            if blocks is not None:
+                return _write_blocks(stream, blocks)
+        if units is not None:
+            split = self.maker.part(task, split, units)
+        examples = self.maker.task_examples(task, split, self.counts, first_number)
+        return self.write_examples(stream, examples)
 
     @property
     def counts(self) -> Callable[[Event], bool] | None:
@@ -92,22 +124,22 @@ class SftJob:
         return None if self.weights is None else self.weights.counts
 
     def write_examples(
-        self, stream: IO[str] | None, examples: Iterable[TrainingExample]
-    ) -> tuple[int, "dict[str, array[int]]"]:
-        """Write examples if there is a stream -> the number of held-out events that they show, and
-        by task the length of each in tokens."""
-        lengths: dict[str, array[int]] = defaultdict(lambda: array("l"))
+        self, stream: BinaryIO | None, examples: Iterable[TrainingExample]
+    ) -> ExampleCounts:
+        """Write examples one by one, if there is a stream."""
+        lengths = array("l")
 
         def events() -> Iterator[Event]:
             for example in examples:
                 if stream is not None:
                     weight = None if self.weights is None else self.weights.of_example(example)
                     value = example_json(self.bundle.space, example, weight)
-                    stream.write(json.dumps(value, ensure_ascii=False) + "\n")
-                lengths[example.task].append(self.maker.length(example.segments) or 0)
+                    stream.write(f"{json.dumps(value, ensure_ascii=False)}\n".encode())
+                lengths.append(self.maker.length(example.segments) or 0)
                 yield from example.events
 
-        return count_leaks(self.split, events()), lengths
+        leaked = count_leaks(self.split, events())
+        return ExampleCounts(len(lengths), sum(lengths), max(lengths, default=0), leaked)
 
     def _mixed(self, general: GeneralExamples, other_tokens: int) -> Iterator[TrainingExample]:
         """Examples of general text drawn at random, all equally often, whose tokens have the given
@@ -154,7 +186,7 @@ class SftJob:
             label_prompts=prompts.labels(self.split),
             text_prompt=prompts.text,
             tasks=tasks,
-            dropped_events=self.maker.count_dropped_events(self.split),
+            dropped_events=self.events.n_dropped,
             dropped_queries=self.maker.count_dropped_queries(self.split),
             valid=len(self.split.valid),
             files=files,
@@ -166,17 +198,19 @@ class SftJob:
         )
 
 
+def _write_blocks(stream: BinaryIO | None, blocks: Iterable[ExampleBlock]) -> ExampleCounts:
+    counts = ExampleCounts()
+    for block in blocks:
+        if stream is not None:
+            stream.write(block.lines)
+        lengths = block.lengths
+        longest = int(lengths.max(initial=0))
+        counts += ExampleCounts(len(lengths), int(lengths.sum()), longest, block.leaked)
+    return counts
+
+
 ExampleWriter = Callable[[SftJob, Path], Mapping[str, TaskCounts]]
 """Writes the examples of a job at a path -> their counts by task."""
-
-
-def refuse_leaks(leaked: int) -> None:
-    """Raise RefusedError if held-out events are in training examples."""
-    if leaked:
-        raise RefusedError(
-            f"{leaked} held-out events are in the training examples, not 0",
-            hint="report this split",
-        )
 
 
 @dataclass(frozen=True)
@@ -321,7 +355,7 @@ def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Line
         tasks = writer(job, stage / out.name)
         write_examples(stage / side["valid"].name, job.split.valid)
         if job.general is not None:
-            with (stage / side["general"].name).open("w", encoding="utf-8") as stream:
+            with (stage / side["general"].name).open("wb") as stream:
                 job.write_examples(stream, job.general.held_out)
         digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
         lineage = job.lineage(tasks, digests)

@@ -53,6 +53,42 @@ class TaskCounts(JsonRecord):
 
 
 @dataclass(frozen=True)
+class ExampleCounts:
+    """Training examples that were written."""
+
+    examples: int = 0
+    tokens: int = 0
+    longest: int = 0
+    leaked: int = 0
+    """Held-out events that they show"""
+
+    def __add__(self, other: Self) -> "ExampleCounts":
+        return ExampleCounts(
+            self.examples + other.examples,
+            self.tokens + other.tokens,
+            max(self.longest, other.longest),
+            self.leaked + other.leaked,
+        )
+
+
+def task_counts(written: Mapping[str, ExampleCounts]) -> dict[str, TaskCounts]:
+    """The counts of the tasks that have examples. Raises RefusedError if one of them shows a
+    held-out event."""
+    leaked = sum(counts.leaked for counts in written.values())
+    if leaked:
+        raise RefusedError(
+            f"{leaked} held-out events are in the training examples, not 0",
+            hint="report this split",
+        )
+    total = max(1, sum(counts.tokens for counts in written.values()))
+    return {
+        task: TaskCounts(counts.examples, counts.tokens, counts.longest, counts.tokens / total)
+        for task, counts in written.items()
+        if counts.examples
+    }
+
+
+@dataclass(frozen=True)
 class Lineage(JsonRecord):
     """What is recorded of a file of training examples."""
 

@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from sidtool.data import NO_FIELDS
+from sidtool.examples.blocks import BlockCopies, ExampleBlock
+from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.event_lines import EventLines
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import catalog, template, value_text
 
@@ -31,6 +36,17 @@ def event_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
             prompt, n_items = context.prompted(frame, content, completion, fields)
             events = history.newest(n_items + 1).events
             yield TrainingExample(context.name, prompt, completion, events, history.item_ids[-1])
+
+
+def event_blocks(
+    context: ExampleContext, events: TrainEvents, users: range, copies: BlockCopies
+) -> Iterator[ExampleBlock]:
+    """The examples of `event_examples` without fields."""
+    lines = EventLines(context, events)
+    first_number = context.first_number
+    for block in events.blocks(users):
+        yield lines.block(block, first_number, copies)
+        first_number += int(np.maximum(block.sizes - 1, 0).sum())
 
 
 def feedback_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

@@ -47,7 +47,7 @@ from sidtool.model.prompt import (
     template,
     value_text,
 )
-from sidtool.tokenizer import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 LENGTH_SLOT = "{length}"
 """The slot of a template for the number of items in a list."""

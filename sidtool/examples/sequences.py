@@ -2,18 +2,47 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
 
 from sidtool.base.errors import DataError
+from sidtool.examples.blocks import (
+    BlockCopies,
+    ExampleBlock,
+    LinePart,
+    LineTexts,
+    Numbers,
+    escaped,
+    line_by_line,
+    line_part,
+)
+from sidtool.examples.event_columns import EventBlock, TrainEvents, ragged_indexes
 from sidtool.examples.histories import HistorySlice
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import Segment, frame_segments, joined, sids, template
+
+
+class Windows(NamedTuple):
+    """Parts of histories, one example each: an item is a target once, and all targets but those of
+    an earlier window are shown before the first target."""
+
+    owners: Numbers
+    """(windows,) the history of each"""
+    starts: Numbers
+    """(windows,) its first item"""
+    targets: Numbers
+    """(windows,) its first target"""
+    stops: Numbers
+    """(windows,) the end of its targets"""
 
 
 def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
     """Whole histories as SIDs, in overlapping windows: every item is a target once."""
     for sequence in context.split.train:
         history = context.histories.of_user(sequence)
-        for start, target, stop in sequence_windows(len(history), context.history_length):
+        windows = sequence_windows(np.array([len(history)]), context.history_length)
+        for start, target, stop in np.stack(windows[1:], axis=1).tolist():
             window = history.cut(start, stop)
             n_context = target - start  # items that are targets of an earlier window
             if context.frames[0].has_slots:
@@ -24,22 +53,73 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
                 yield TrainingExample(context.name, prompt, completion, window.events)
 
 
-def sequence_windows(length: int, history_length: int) -> list[tuple[int, int, int]]:
-    """Cut a history into examples (start, first target, stop), so that every item is a target once.
+def sequence_blocks(
+    context: ExampleContext, events: TrainEvents, users: range, copies: BlockCopies
+) -> Iterator[ExampleBlock]:
+    """The examples of `sequence_examples` without fields."""
+    lines = _SequenceLines(context, events)
+    for block in events.blocks(users):
+        windows = sequence_windows(block.sizes, context.history_length)
+        n_copies = copies(len(windows.owners))
+        yield lines.block(block, Windows(*(np.repeat(column, n_copies) for column in windows)))
+
+
+def sequence_windows(lengths: Numbers, history_length: int) -> Windows:
+    """Cut (n,) histories of these lengths into examples, oldest first, so that every item is a
+    target once.
 
     An example has `history_length` items and the next one, as a prompt has when serving. The last
     example ends where the history ends. Examples overlap, so that no target of a long history has
     less than half of `history_length` before it."""
     size = history_length + 1
     stride = max(1, history_length // 2)
-    windows: list[tuple[int, int, int]] = []
-    stop = length  # from the newest window to the oldest
-    while stop > size:
-        windows.append((stop - size, stop - stride, stop))
-        stop -= stride
-    if length:
-        windows.append((0, 0, stop))
-    return windows[::-1]
+    n_windows = (lengths > 0) + np.maximum(0, -((size - lengths) // stride))
+    owners = np.repeat(np.arange(len(lengths)), n_windows)
+    place = ragged_indexes(np.zeros_like(n_windows), n_windows)
+    n_later = n_windows[owners] - 1 - place
+    stops = lengths[owners] - stride * n_later
+    is_first = place == 0
+    starts = np.where(is_first, 0, stops - size)
+    targets = np.where(is_first, 0, stops - stride)
+    return Windows(owners, starts, targets, stops)
+
+
+class _SequenceLines:
+    """The lines of sequences."""
+
+    def __init__(self, context: ExampleContext, events: TrainEvents) -> None:
+        before = template(context.frames[0].before)
+        self._n_before = 0 if context.encoder is None else context.encoder.length([before])
+        [text] = escaped([before.text])
+        self._texts = LineTexts()
+        sid_texts, n_tokens = context.sid_texts(events.used_rows)
+        self._items = self._texts.add_by_row(escaped(sid_texts), events.used_rows)
+        self._tokens_of_item = 0 if context.encoder is None else n_tokens
+        self._users = self._texts.add(escaped(events.user_ids))
+        self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
+        self._opening = self._texts.add([f'", "text": "{text}', f'", "prompt": "{text}'])
+        self._completion = self._texts.add(['", "completion": "'])
+        self._end = self._texts.add(['"}\n'])
+
+    def block(self, events: EventBlock, windows: Windows) -> ExampleBlock:
+        """The examples of windows of the users of a block."""
+        first_events = events.starts[windows.owners]
+        starts, targets, stops = (first_events + column for column in windows[1:])
+        has_prompt = targets > starts
+        one_each = np.ones_like(starts)
+        items = self._items[events.rows]
+        parts = [
+            line_part(one_each * self._head),
+            line_part(self._users + events.users[windows.owners]),
+            line_part(self._opening + has_prompt),
+            LinePart(targets - starts, items[ragged_indexes(starts, targets - starts)]),
+            LinePart(has_prompt, one_each[has_prompt] * self._completion),
+            LinePart(stops - targets, items[ragged_indexes(targets, stops - targets)]),
+            line_part(one_each * self._end),
+        ]
+        lines = self._texts.joined(line_by_line(parts))
+        lengths = self._n_before + self._tokens_of_item * (stops - starts)
+        return ExampleBlock(lines, lengths, events.count_held_out(starts, stops))
 
 
 def _as_sids(

@@ -5,9 +5,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sidtool.base.errors import DataError
 from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query
 from sidtool.data.split import Event, ListTargets, Split
+from sidtool.examples.blocks import BlockCopies, ExampleBlock
+from sidtool.examples.event_columns import TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.model.prompt import (
     PromptEncoder,
@@ -21,6 +26,7 @@ from sidtool.model.prompt import (
     end,
     history_items,
     shorten,
+    sid_token_indexes,
     sids,
     template,
 )
@@ -40,6 +46,11 @@ completion, or a feedback of the last item of the history."""
 
 Copies = Callable[[], int]
 """Number of copies of the next example; called once per example, in order."""
+
+MakeExamples = Callable[["ExampleContext", Copies], "Iterator[TrainingExample]"]
+
+MakeBlocks = Callable[["ExampleContext", TrainEvents, range, BlockCopies], Iterator[ExampleBlock]]
+"""Makes the examples of consecutive users as lines."""
 
 _SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")
 
@@ -70,7 +81,7 @@ class Task:
     `column` is the catalog column that source or target show, `feedback` the feedback of the event
     that the prompt shows or the model writes; `templates` is the name of the template file."""
 
-    make: Callable[["ExampleContext", Copies], Iterator[TrainingExample]]
+    make: MakeExamples
     per: Per
     source: Source
     target: Target
@@ -223,6 +234,18 @@ class ExampleContext:
         """The SID of an item."""
         return sids(self.bundle.space, self.bundle.items.codes[index : index + 1])
 
+    def sid_texts(
+        self, rows: NDArray[np.int64], *, begin_token: bool = True
+    ) -> tuple[list[str], int]:
+        """The SIDs of items as text, and their length in tokens; as answers without the begin
+        token, with which the prompt ends."""
+        space = self.bundle.space
+        indexes = sid_token_indexes(space, self.bundle.items.codes[rows])
+        if space.has_begin_end_tokens and not begin_token:
+            indexes = indexes[:, 1:]
+        texts = ["".join([space.tokens[index] for index in sid]) for sid in indexes.tolist()]
+        return texts, indexes.shape[1]
+
     def text(self, index: int) -> str:
         """The column of an item that the task shows, or else its title; "" if it has none."""
         return self.texts.text(self.task.column or "title", index)
@@ -267,11 +290,15 @@ class ExampleContext:
             frame, content, ending, fields=fields, encoder=self.encoder, max_tokens=max_tokens
         )
         if n_items == 0:
-            raise DataError(
-                f"an example of task {self.name} does not fit {self.max_length} tokens",
-                hint="raise --max-length",
-            )
+            raise self.too_long()
         return tuple(segments), n_items
+
+    def too_long(self) -> DataError:
+        """What is raised where no item fits."""
+        return DataError(
+            f"an example of task {self.name} does not fit {self.max_length} tokens",
+            hint="raise --max-length",
+        )
 
     def running_text(
         self, frame: PromptFrame, indexes: Sequence[int]

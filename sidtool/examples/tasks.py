@@ -4,24 +4,25 @@ a budget of tokens."""
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.examples.items import item_examples, query_examples
 from sidtool.examples.lists import list_examples
-from sidtool.examples.next_item import event_examples, feedback_examples
+from sidtool.examples.next_item import event_blocks, event_examples, feedback_examples
 from sidtool.examples.running_text import (
     document_examples,
     history_text_examples,
     item_text_examples,
 )
-from sidtool.examples.sequences import sequence_examples
-from sidtool.examples.task import Copies, Task
+from sidtool.examples.sequences import sequence_blocks, sequence_examples
+from sidtool.examples.task import MakeBlocks, MakeExamples, Task
 
 TASKS: Mapping[str, Task] = {
     "sequence": Task(sequence_examples, "user", "sid", "sid"),
@@ -54,6 +55,13 @@ interleave SIDs and titles in running text, for continued pre-training as in PLU
 The last three tasks need fields of the split: the next item in a context, the next item that will
 have some feedback (label-conditioned recommendation), and the feedback of an item (label
 prediction), as in OpenOneRec."""
+
+BLOCKS: Mapping[MakeExamples, MakeBlocks] = {
+    sequence_examples: sequence_blocks,
+    event_examples: event_blocks,
+}
+"""What makes the same examples many at once, where no field is shown and no example has a
+weight."""
 
 GENERAL_TASK = "general-text"
 """The task of a general corpus, whose share `make-sft --general-share` is given in place of a
@@ -193,10 +201,21 @@ def task_rng(task: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, crc32(task.encode())])
 
 
-def weighted_copies(weight: float, rng: np.random.Generator) -> Copies:
+@dataclass(frozen=True)
+class WeightedCopies:
     """Copies whose mean is the weight: at 1.5, one or two."""
-    # the fraction of the weight is the probability of one more copy
-    return lambda: int(weight + rng.random())
+
+    weight: float
+    rng: np.random.Generator
+
+    def __call__(self) -> int:
+        """The copies of the next example."""
+        # the fraction of the weight is the probability of one more copy
+        return int(self.weight + self.rng.random())
+
+    def of_next(self, n: int) -> NDArray[np.int64]:
+        """(n,): the copies of each of the next examples, as n calls give them."""
+        return (self.weight + self.rng.random(n)).astype(np.int64)
 
 
 def copies_within(lengths: Sequence[int], budget: int, rng: np.random.Generator) -> list[int]:

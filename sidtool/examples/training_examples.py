@@ -14,20 +14,23 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import FieldTypes, Items, Query
 from sidtool.data.split import Event, Split
+from sidtool.examples.blocks import ExampleBlock
+from sidtool.examples.event_columns import TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.examples.items import training_queries
 from sidtool.examples.prompts import ServedPrompts, frames_of_mix
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import Copies, ExampleContext, ItemTexts, TrainingExample
 from sidtool.examples.tasks import (
+    BLOCKS,
     GENERAL_TASK,
     LIST_TASK,
+    WeightedCopies,
     copies_within,
     history_prompt_task,
     named_task,
     task_rng,
     token_budgets,
-    weighted_copies,
 )
 from sidtool.model.prompt import (
     FieldValues,
@@ -97,9 +100,16 @@ class ExampleMaker:
         """Number of tokens in segments, or None without a tokenizer."""
         return None if self._encoder is None else self._encoder.length(segments)
 
-    def count_dropped_events(self, split: Split) -> int:
-        """Number of training events whose items are not in the bundle."""
-        return sum(not self.has_item(item) for user in split.train for item in user.items)
+    def events(self, split: Split) -> TrainEvents:
+        """The training events of a split as columns. Raises DataError if the bundle has none of
+        their items."""
+        events = TrainEvents(split, self._histories.item_index)
+        if events.n_events and events.n_dropped == events.n_events:
+            raise DataError(
+                f"the bundle contains none of the items in {events.n_events} training events",
+                hint="check the ids",
+            )
+        return events
 
     def count_dropped_queries(self, split: Split) -> int:
         """Number of queries that the query tasks of the mix leave out."""
@@ -109,31 +119,12 @@ class ExampleMaker:
         return 0
 
     def examples(
-        self,
-        split: Split,
-        progress: Callable[[int, int], None] | None = None,
-        counts: Callable[[Event], bool] | None = None,
+        self, split: Split, counts: Callable[[Event], bool] | None = None
     ) -> Iterator[TrainingExample]:
-        """The examples of every task, task by task. Events for which `counts` is false are in no
-        list. Raises DataError if the bundle contains none of the items in the training events."""
-        n_events = sum(len(user.items) for user in split.train)
-        if n_events and self.count_dropped_events(split) == n_events:
-            raise DataError(
-                f"the bundle contains none of the items in {n_events} training events",
-                hint="check the ids",
-            )
-        options = self._options
-        budgets = token_budgets(options.tasks, options.max_tokens, options.max_task_tokens)
-        # Every task has its own generator, so adding a task leaves the others' examples unchanged.
-        for done, (task, weight) in enumerate(options.tasks.items(), start=1):
-            rng = task_rng(task, options.seed)
-            make = partial(named_task(task).make, self._context(task, split, counts))
-            if task in budgets:
-                yield from self._within_budget(make, budgets[task], rng)
-            else:
-                yield from make(weighted_copies(weight, rng))
-            if progress:
-                progress(done, len(options.tasks))
+        """The examples of every task, task by task. Raises as `events`."""
+        self.events(split)
+        for task in self._options.tasks:
+            yield from self.task_examples(task, split, counts)
 
     def task_examples(
         self,
@@ -142,11 +133,40 @@ class ExampleMaker:
         counts: Callable[[Event], bool] | None = None,
         first_number: int = 0,
     ) -> Iterator[TrainingExample]:
-        """The examples of a task of a whole weight and without a budget, for the users of `split`,
-        which may be a part of another split: those before have `first_number` examples."""
-        copies = int(self._options.tasks[task])
-        context = self._context(task, split, counts, first_number)
-        return context.task.make(context, lambda: copies)
+        """The examples of a task, for the users of `split`, which may be a part of another split:
+        those before have `first_number` examples. Events for which `counts` is false are in no
+        list."""
+        options = self._options
+        budgets = token_budgets(options.tasks, options.max_tokens, options.max_task_tokens)
+        # every task has its own generator, so adding a task leaves the others' examples unchanged
+        rng = task_rng(task, options.seed)
+        make = partial(named_task(task).make, self._context(task, split, counts, first_number))
+        if task in budgets:
+            return self._within_budget(make, budgets[task], rng)
+        return make(WeightedCopies(options.tasks[task], rng))
+
+    def task_blocks(
+        self, task: str, split: Split, events: TrainEvents, users: range, first_number: int = 0
+    ) -> Iterator[ExampleBlock] | None:
+        """The examples of `task_examples` for some users of a split as lines; None for those that
+        are made one by one."""
+        options = self._options
+        make = BLOCKS.get(named_task(task).make)
+        has_budget = options.max_tokens is not None or task in options.max_task_tokens
+        context = self._context(task, split, first_number=first_number)
+        has_windows = split.windows is not None and not context.task.of_whole_histories
+        shows_fields = context.task.feedback or any(frame.has_slots for frame in context.frames)
+        if make is None or has_budget or has_windows or shows_fields:
+            return None
+        copies = WeightedCopies(options.tasks[task], task_rng(task, options.seed))
+        return make(context, events, users, copies.of_next)
+
+    def part(self, task: str, split: Split, units: range) -> Split:
+        """The split with only some users, or windows if the examples of the task are made of
+        such."""
+        if split.windows is None or named_task(task).of_whole_histories:
+            return replace(split, train=split.train[units.start : units.stop])
+        return replace(split, windows=split.windows[units.start : units.stop])
 
     def general_examples(self, documents: Sequence[str]) -> list[TrainingExample]:
         """Documents of a general corpus, in pieces of at most `max_length` tokens. Raises

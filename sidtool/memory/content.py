@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Vectors
-from sidtool.tokenizer import ROWS_PER_CENTROID, kmeans, unit
+from sidtool.tokenizer import cluster, unit
 from sidtool.tokenizer.bundle import Bundle
 
 NEIGHBORS = 100
@@ -78,8 +78,7 @@ def _nearest_cells(directions: Vectors) -> NDArray[np.int32]:
     n_cells = round(n**0.5)
     probed = min(PROBED, n_cells)
     rng = np.random.default_rng(0)  # the same vectors have the same cells
-    sample = directions[rng.choice(n, min(n, ROWS_PER_CENTROID * n_cells), replace=False)]
-    centroids, _ = kmeans(sample, n_cells, rng)
+    centroids = cluster(directions, n_cells, rng)
     half_norms = np.einsum("ij,ij->i", centroids, centroids) / 2
     cells = np.empty((n, probed), dtype=np.int32)
     step = max(1, BLOCK_VALUES // n_cells)

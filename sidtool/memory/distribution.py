@@ -11,8 +11,8 @@ from sidtool.memory.gate import FEATURES
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import SparseRows
 from sidtool.memory.similarity import age_weights, largest
-from sidtool.tokenizer import ItemRows, SidPositions
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows, SidPositions
 
 HISTORY = 50
 """Items of a history that are read, the last ones: bounds the cost of a request."""

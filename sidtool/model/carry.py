@@ -17,8 +17,9 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.model.structure import vocabulary_weights
-from sidtool.tokenizer import Codes, SidSpace, common_codes
+from sidtool.tokenizer import common_codes
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 Rows = NDArray[np.float32]
 """(tokens, width): the embedding rows of a SID vocabulary, in token order."""

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.tokenizer import Codebook, SidSpace
+from sidtool.tokenizer import Codebook
+from sidtool.tokenizer.sid import SidSpace
 
 Init = Literal["codebook", "text", "mean", "random"]
 DEFAULT_INIT: Init = "codebook"

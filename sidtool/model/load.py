@@ -21,8 +21,8 @@ from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_token
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import model_kind
 from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sidtool.base.errors import CompatibilityError
 from sidtool.model.prompt.field_tokens import FieldTokens, UserTokens
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.model.structure import embedding_layers
-from sidtool.tokenizer import SidSpace
+from sidtool.tokenizer.sid import SidSpace
 
 
 def add_sid_tokens(tokenizer: Any, space: SidSpace) -> SidTokens:

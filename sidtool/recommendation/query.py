@@ -36,8 +36,8 @@ from sidtool.recommendation.search.mixture import (
     rank_items,
 )
 from sidtool.recommendation.search.results import BeamResult, Normalize, check_scores
-from sidtool.tokenizer import ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.bundle import Bundle, Trie
+from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
 
 WINDOW = 512
 """Queries that are read ahead, so that prompts of similar length run together in bounded memory."""

@@ -15,7 +15,7 @@ from sidtool.recommendation.requests import Explanation
 from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.mixture import RankedItems
 from sidtool.recommendation.search.results import EMPTY_LIST, ItemList
-from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.sid import ItemRows
 
 
 def check_lists(session: QuerySession) -> None:

@@ -33,7 +33,7 @@ from sidtool.recommendation.requests import (
 )
 from sidtool.recommendation.result_file import result_file, run_fingerprint
 from sidtool.recommendation.search.filters import AllowList
-from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.sid import ItemRows
 
 
 def recommend(

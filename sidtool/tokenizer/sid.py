@@ -1,12 +1,12 @@
-"""Semantic IDs: level sizes and packed keys (`Levels`), and their spelling as tokens
-(`SidSpace`)."""
+"""Semantic IDs: level sizes and packed keys (`Levels`), their spelling as tokens (`SidSpace`), and
+the types of their indices."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal, Self
+from typing import Any, Literal, NewType, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,19 @@ Codes = NDArray[np.uint16]
 """(n, levels): one semantic ID per row."""
 Keys = NDArray[np.uint64]
 """(n,): semantic IDs packed by `Levels.pack`."""
+
+# the four spaces in which items and SIDs are numbered, as types of arrays: a function that takes
+# one is not given another; `Trie` converts between the first three
+ItemRows = NewType("ItemRows", NDArray[np.int64])
+"""Rows of a bundle's items, retired ones too; -1 is an item that the bundle lacks."""
+SidPositions = NewType("SidPositions", NDArray[np.int64])
+"""Positions of the active items in SID order; -1 is none."""
+Leaves = NewType("Leaves", NDArray[np.int64])
+"""Ranks of distinct SIDs, the leaves of the trie; -1 is none."""
+PopularityRanks = NewType("PopularityRanks", NDArray[np.int64])
+"""Ranks of a catalog's items by their training events, 0 the most popular; -1 is none."""
+
+Index = TypeVar("Index", ItemRows, SidPositions, Leaves, PopularityRanks)
 
 Spelling = Literal["openonerec", "minionerec"]
 """The systems in `SPELLINGS`."""

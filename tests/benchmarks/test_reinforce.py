@@ -143,8 +143,8 @@ def test_the_tables_have_every_variant(comparison: Any, monkeypatch: pytest.Monk
 def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
     from reinforce import RARITY, write_rarity
 
+    from sidtool.data.columns import EventNames
     from sidtool.data.fields.field_columns import FieldName, FieldOptions
-    from sidtool.data.interactions import EventNames
     from sidtool.data.split.files import SplitOptions, make_split
     from sidtool.examples.event_weights import EventWeights, WeightOptions
 

@@ -203,6 +203,16 @@ def build_command(road: "Road", out: Path, *more: object) -> tuple[object, ...]:
     return ("build-codebook", road.items, "-o", out, *options, *more)
 
 
+def make_sft(road: "Road", out: Path, *more: object) -> tuple[object, ...]:
+    """The words of `make-sft` on the shop's bundle, items and events."""
+    return ("make-sft", road.bundle, road.items, road.events, "-o", out, *more)
+
+
+def train(road: "Road", out: Path, *more: object) -> tuple[object, ...]:
+    """The words of `train` on the shop's extended model and its examples."""
+    return ("train", road.model, road.examples, "-o", out, *more)
+
+
 @dataclass(frozen=True)
 class Road:
     """The artifacts of the command line, each made by the command that makes it, and what each

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.cli.road import Road, done, refused
+from tests.cli.road import Road, done
 
 
 def test_a_foreign_model_is_adopted_and_recommends(road: Road, tmp_path: Path) -> None:
@@ -34,15 +34,3 @@ def test_the_figures_are_one_json_object(road: Road, tmp_path: Path) -> None:
     assert (said["items"], said["items_without_token"], said["layout"]) == (60, 0, "block")
     assert said["prompt"]["text"].startswith("Bought: <|sid_begin|><s_a_")
     assert said["prompt"]["as_text"]
-
-
-def test_a_prompt_is_needed(road: Road, tmp_path: Path) -> None:
-    command = ("adopt", road.foreign, road.bundle, "-o", tmp_path / "out")
-    assert "--preset names its system" in refused(2, *command)
-    both = ("--preset", "lc-rec", "--template", tmp_path / "own.json")
-    assert "give either --preset or --template FILE" in refused(2, *command, *both)
-
-
-def test_a_model_of_sidtool_is_refused(road: Road, tmp_path: Path) -> None:
-    command = ("adopt", road.tuned, road.bundle, "--preset", "lc-rec", "-o", tmp_path / "out")
-    assert "has a SID vocabulary already" in refused(3, *command)

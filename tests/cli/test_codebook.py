@@ -79,48 +79,6 @@ def test_an_existing_output_is_refused_and_replaced_by_force(road: Road, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        (("--levels", "4xx8"), 2, "'4xx8'"),
-        (("--levels", "2x2x2"), 2, "750%"),
-        (("--levels", "256x256"), 1, "60 items"),
-        (("--encoder", "x"), 2, "either --encoder or --embeddings"),
-        (("--id-column", "sku"), 2, "sku"),
-        (("--embeddings", "nowhere.npy"), 1, "nowhere.npy"),
-        (("--memory", "plenty"), 2, "'plenty' is not a size like 4GiB"),
-        (("--memory", "1kB"), 2, "1000 bytes of memory are not enough"),
-        (("--prompt", "find: "), 2, "--prompt requires --encoder"),
-        (("--max-length", "8"), 2, "--max-length requires --encoder"),
-        (("-o", "."), 2, "names no file or folder"),
-        (("-o", "/"), 2, "names no file or folder"),
-    ],
-)
-def test_invalid_options_are_one_line(
-    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, message: str
-) -> None:
-    assert message in refused(code, *build_command(road, tmp_path / "x.zarr", *more))
-    assert not (tmp_path / "x.zarr").exists()
-
-
-@pytest.mark.parametrize(
-    ("option", "choice", "known"),
-    [
-        ("--collisions", "later", "reassign"),
-        ("--method", "magic", "rq-kmeans"),
-        ("--spelling", "klingon", "minionerec"),
-        ("--empty-text", "shrug", "drop"),
-    ],
-)
-def test_an_unknown_choice_is_a_usage_error_that_lists_the_choices(
-    road: Road, tmp_path: Path, option: str, choice: str, known: str
-) -> None:
-    ran = run(*build_command(road, tmp_path / "x.zarr", option, choice))
-    assert ran.code == 2
-    assert f"{option}': '{choice}' is not one of" in ran.err
-    assert f"'{known}'" in ran.err
-
-
-@pytest.mark.parametrize(
     ("content", "message"),
     [
         (['{"item_id": "a", "title": "A"}', '{"item_id": "a", "title": "B"}'], "'a'"),
@@ -144,12 +102,6 @@ def test_vectors_that_are_not_finite_are_exit_1(road: Road, tmp_path: Path) -> N
     assert "not finite" in refused(
         1, *build_command(road, tmp_path / "x.zarr", "--embeddings", tmp_path / "v.npy")
     )
-
-
-@pytest.mark.parametrize("missing", [("inspect",), ("verify",), ("decode", "x"), ("encode", "x")])
-def test_a_missing_bundle_is_exit_1(tmp_path: Path, missing: tuple[str, ...]) -> None:
-    name, *rest = missing
-    assert "hint: a bundle is" in refused(1, name, tmp_path / "none.zarr", *rest)
 
 
 # inspect

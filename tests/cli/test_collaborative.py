@@ -146,22 +146,3 @@ def test_the_recipe_records_the_split(road: Road, tmp_path: Path, protocol: str)
         == manifest["counts"]["train_events"]
     )
     assert bundle.manifest.source["split"]["digest"] == manifest["digest"]
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--set", "collaborative_dim=4"), "option collaborative_dim needs --interactions"),
-        (("--interactions", "EVENTS", "--set", "collaborative_weight=2"), "collaborative_weight"),
-        (("--embeddings", "VECTORS=-1"), "positive weights"),
-    ],
-)
-def test_contradicting_options_are_one_line(
-    road: Road, tmp_path: Path, more: tuple[str, ...], message: str
-) -> None:
-    spelled = [
-        each.replace("EVENTS", str(road.events)).replace("VECTORS", str(road.vectors))
-        for each in more
-    ]
-    assert message in refused(2, *build_command(road, tmp_path / "x.zarr", *spelled))
-    assert not (tmp_path / "x.zarr").exists()

@@ -61,10 +61,11 @@ CASES = {
 OTHERS = {
     ("build-memory", "earlier_split"),
     ("build-memory", "items"),
+    ("encode", "items"),
     ("rl", "split"),
     ("train", "split"),
 }
-"""Files that are read after others with the same columns."""
+"""Files that are read after others with the same columns, or as Parquet alone."""
 
 
 @pytest.fixture(scope="module")

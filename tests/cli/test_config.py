@@ -12,7 +12,7 @@ from typer.main import get_command
 import sidtool
 from sidtool.cli.main import app
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import Road, done, refused, run
+from tests.cli.road import Road, done, make_sft, refused, run
 
 
 def built(road: Road, out: Path) -> tuple[object, ...]:
@@ -73,15 +73,7 @@ def test_a_file_may_name_options_with_either_dash_and_hold_flags(
 def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("task: {next-item: 1, title-to-sid: 0.5}\nhistory_length: 3\n")
-    command = (
-        "make-sft",
-        road.bundle,
-        road.items,
-        road.events,
-        "-o",
-        tmp_path / "train.jsonl",
-        "--json",
-    )
+    command = make_sft(road, tmp_path / "train.jsonl", "--json")
     lineage = done(*command, "--config", config, "--dry-run").json
     assert (lineage["task_weights"], lineage["history_length"]) == (
         {"next-item": 1.0, "title-to-sid": 0.5},

@@ -104,7 +104,7 @@ def test_a_plan_counts_what_would_be_read(
     light = {name: case.line(tmp_path) for name, case in light_commands(inputs).items()}
     split = open_split(inputs / "split")
     n_events = sum(len(user.items) for user in split.train)
-    assert plan_of(*light["import"])["items"] == plan_of(*light["export static"])["items"] == 60
+    assert plan_of(*light["import"])["items"] == plan_of(*light["export openonerec"])["items"] == 60
     assert plan_of(*light["build-memory"])["train_events"] == n_events
     pulled = plan_of(*light["pull"])
     shop = {name: len(data) for name, data in tree(inputs / "shop.zarr").items()}

@@ -103,6 +103,7 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
     assert "--fields is not JSON" in refused(2, *recommend, *history, "--fields", "{")
 
 
+@pytest.mark.slow
 def test_values_are_shown_by_tokens_of_their_own(road: Road, tmp_path: Path) -> None:
     events, users = rated_events(road, tmp_path)
     split, model, examples = tmp_path / "split", tmp_path / "base+sid", tmp_path / "train.jsonl"
@@ -135,6 +136,7 @@ def test_values_are_shown_by_tokens_of_their_own(road: Road, tmp_path: Path) -> 
     assert len(answer["items"]) == 3
 
 
+@pytest.mark.slow
 def test_only_tokens_beside_an_item_move_with_it(road: Road, tmp_path: Path) -> None:
     events, users = rated_events(road, tmp_path)
     split, model, out = tmp_path / "split", tmp_path / "base+sid", ("-o", tmp_path / "tuned")

@@ -50,6 +50,7 @@ def test_the_page_on_lists_runs_as_written(folder: Path) -> None:
     assert lists == {"length": 5, "stride": None, "order": None}
 
 
+@pytest.mark.slow
 def test_a_later_stage_keeps_the_prompts(folder: Path, road: Road, tmp_path: Path) -> None:
     split, examples = folder / "split", tmp_path / "train.jsonl"
     words = ("make-sft", road.bundle, road.items, split, "-o", examples)
@@ -62,6 +63,7 @@ def test_a_later_stage_keeps_the_prompts(folder: Path, road: Road, tmp_path: Pat
     assert "next-item, list" in inspected.out
 
 
+@pytest.mark.slow
 def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_path: Path) -> None:
     split, examples, tuned = folder / "split", tmp_path / "train.jsonl", tmp_path / "tuned"
     words = ("make-sft", road.bundle, road.items, split, "-o", examples, "--model", road.model)
@@ -71,31 +73,6 @@ def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_p
     assert len(answer["items"]) == 3
     evaluation = done("evaluate", tuned, split, "--json", "--limit", 5).json
     assert evaluation["n"] == 5
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--list-length", "3"), "without the task list"),
-        (("--task", "list=1", "--list-length", "0"), "--list-length must be at least 1"),
-        (("--task", "list=1", "--list-order", "mood"), "no feedback 'mood'"),
-    ],
-)
-def test_options_of_lists_that_do_not_fit_are_refused(
-    folder: Path, road: Road, tmp_path: Path, more: tuple[str, ...], message: str
-) -> None:
-    words = ("make-sft", road.bundle, road.items, folder / "split", "-o", tmp_path / "train.jsonl")
-    assert message in refused(2, *words, *more)
-
-
-def test_sessions_that_do_not_fit_are_refused(road: Road, tmp_path: Path) -> None:
-    split = ("split", road.events, "-o", tmp_path / "split")
-    assert "requires --session-gap" in refused(2, *split, "--protocol", "last-session")
-    assert "no time" in refused(2, *split, "--session-gap", "soon")
-    assert "either" in refused(2, *split, "--session-gap", "5", "--session-column", "user_id")
-    assert "needs times" in refused(1, *split, "--session-gap", "5m")
-    message = refused(2, "evaluate-task", road.tuned, "list", road.split)
-    assert "sidtool evaluate-lists" in message
 
 
 def test_lists_are_evaluated_on_sessions(folder: Path, tmp_path: Path) -> None:
@@ -126,18 +103,3 @@ def test_a_model_of_items_is_evaluated_by_its_ranking(road: Road) -> None:
     words = ("evaluate-lists", road.tuned, road.split, "--length", 3, "--limit", 4, "--json")
     evaluation = done(*words).json
     assert list(evaluation["systems"]) == ["top items", "popularity", "item-knn"]
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--details",), "No such option: --details"),
-        (("--length", 0), "length must be at least 1"),
-        (("--length", 1025), "length must be at most 1024"),
-        (("--order", "mood"), "no feedback 'mood'"),
-    ],
-)
-def test_options_of_list_evaluation_that_do_not_fit_are_refused(
-    folder: Path, more: tuple[object, ...], message: str
-) -> None:
-    assert message in refused(2, "evaluate-lists", folder / "tuned", folder / "split", *more)

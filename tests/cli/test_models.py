@@ -53,24 +53,6 @@ def test_init_model_reads_a_catalog_with_other_column_names(tmp_path: Path) -> N
     done(*command, "--id-column", "code", "--title-column", "label")
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--set", "n_laye=3"), "n_laye"),
-        (("--set", "n_layer"), "--set takes key=value"),
-        (("--set", "vocab_size=9"), "follow from the tokenizer"),
-        (("--set", "n_layer=many"), "many"),
-        (("--preset", "huge"), "gpt2-tiny"),
-        (("--vocab-size", "10"), "259"),
-    ],
-)
-def test_an_invalid_shape_is_exit_2(
-    road: Road, tmp_path: Path, more: tuple[str, ...], message: str
-) -> None:
-    assert message in refused(2, "init-model", road.items, "-o", tmp_path / "m", *more)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_extend_model_reports_what_it_added(road: Road, tmp_path: Path) -> None:
     said = done("extend-model", road.base, road.zipped, "-o", tmp_path / "m", "--json").json
     bundle = Bundle.open(road.bundle)
@@ -136,50 +118,11 @@ def test_dry_runs_write_nothing(road: Road, tmp_path: Path) -> None:
     refused(2, "init-model", road.items, "-o", road.model, "--dry-run")
 
 
-def test_invalid_configuration_values_are_exit_2(road: Road, tmp_path: Path) -> None:
-    for pair in ("activation_function=nonsense", "n_head=0"):
-        assert "refuses its configuration" in refused(
-            2, "init-model", road.items, "-o", tmp_path / "m", "--set", pair
-        )
-    assert not list(tmp_path.iterdir())
-
-
 def test_existing_outputs_are_refused_and_unchanged(road: Road) -> None:
     before = tree(road.model)
     assert "--force" in refused(2, "extend-model", road.base, road.other, "-o", road.model)
     assert "--force" in refused(2, "init-model", road.items, "-o", road.model)
     assert tree(road.model) == before
-
-
-@pytest.mark.parametrize(
-    ("model", "bundle", "more", "code", "message"),
-    [
-        ("base", "shop.zarr", ("--init", "magic"), 2, "is not one of 'codebook', 'text', "),
-        ("base", "shop.zarr", ("--dtype", "int3"), 2, "int3"),
-        ("none", "shop.zarr", (), 1, "is not a folder or .gguf file"),
-        ("base", "none.zarr", (), 1, "no bundle at"),
-        ("base+sid", "shop.zarr", (), 3, "sid"),
-    ],
-)
-def test_models_that_cannot_be_extended_are_refused(
-    road: Road,
-    tmp_path: Path,
-    model: str,
-    bundle: str,
-    more: tuple[str, ...],
-    code: int,
-    message: str,
-) -> None:
-    command = (
-        "extend-model",
-        road.folder / model,
-        road.folder / bundle,
-        "-o",
-        tmp_path / "m",
-        *more,
-    )
-    assert message in refused(code, *command)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_chat_model_is_extended(road: Road, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
     assert contract.list_prompt.list_length == 5
     evaluation = json.loads(said.out)
     assert list(evaluation["systems"]) == [
-        *("lists", "top items", "other model", "popularity", "item-knn"),
+        *("lists", "top items", "other model", "popularity", "item-knn")
     ]
     assert evaluation["systems"]["lists"]["legal"]["mean"] == 1
     assert evaluation["systems"]["lists"]["repeats"]["mean"] == 0

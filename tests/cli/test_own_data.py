@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.cli.messy import messy_shop
 from tests.cli.road import TINY, TRAINING, done, refused, run, tree
 from tests.data.tables.files import write_table
@@ -73,21 +71,6 @@ def test_check_without_an_order_needs_the_rows_to_be_meant(tmp_path: Path) -> No
     done("check", items, events, *fix)
     split = ("split", tmp_path / "out/events.parquet", "-o", tmp_path / "split")
     assert "1 examples" in done(*split).out  # the order of the rows is now a column
-
-
-@pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        (("--user-column", "u"), 2, "--user-column requires EVENTS"),
-        (("--order", "row"), 2, "--order requires EVENTS"),
-        (("--id-column", "u"), 2, "no column 'u'"),
-    ],
-)
-def test_options_of_check_that_change_nothing_are_refused(
-    tmp_path: Path, more: tuple[str, ...], code: int, message: str
-) -> None:
-    items = write_table(tmp_path / "i.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
-    assert message in refused(code, "check", items, *more)
 
 
 def test_a_fix_replaces_nothing_without_force(tmp_path: Path) -> None:

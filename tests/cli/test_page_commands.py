@@ -171,6 +171,7 @@ def test_the_page_on_a_nightly_rebuild_runs() -> None:
     assert len(open_bundle("weekly/sid.zarr")) == 70
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_shop")
 def test_the_page_on_memories_runs() -> None:
     catalog(Path("new.jsonl"), n=70)

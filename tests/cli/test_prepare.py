@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.cli.road import Road, done, refused, tree
 from tests.data.tables.files import write_table
 
@@ -23,25 +21,6 @@ def test_prepared_data_can_be_split_and_checked(road: Road, tmp_path: Path) -> N
     table = done(*command, "--force").out
     assert "core" in table
     assert tree(data) == before
-
-
-@pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        (("--from", "movielens", "--user-column", "u"), 2, "--user-column applies to --from table"),
-        (("--min-rating", "3"), 2, "--min-rating needs ratings"),
-        (("--since", "soon"), 2, "a moment is a number or an ISO date"),
-        (("--k-core", "-1"), 2, "--k-core must be at least 0"),
-        (("--since", "9999"), 1, "no event of"),
-        (("--rating-column", "stars"), 2, "no column 'stars'"),
-        (("--from", "amazon-2023"), 1, "no column 'parent_asin'"),
-    ],
-)
-def test_what_prepare_cannot_do_is_said(
-    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, message: str
-) -> None:
-    assert message in refused(code, "prepare", road.events, "-o", tmp_path / "data", *more)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_folder_has_no_events(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.cli.road import N_ITEMS, N_USERS, Road, done, refused, run, write_lin
 ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
 
 
-@pytest.mark.parametrize("k", [1, 10, 50, N_ITEMS, 200])
+@pytest.mark.parametrize("k", [1, 50, 200])
 def test_each_request_gets_exactly_k_different_items_in_input_order(
     road: Road, requests: list[dict[str, Any]], requests_file: Path, k: int
 ) -> None:
@@ -169,11 +169,8 @@ def test_resuming_keeps_finished_lines(
     ("changed", "message"),
     [
         (("-k", 6), "with different options.k: 5, not 6"),
-        (("--num-beams", 7), "with different options.num_beams: 50, not 7"),
         (("--normalize", "vocabulary"), "options.normalize: None, not 'vocabulary'"),
-        (("--exclude-seen",), "options.exclude_seen: False, not True"),
         (("--deny", "denied.txt"), "options.deny: "),
-        (("--allow", "denied.txt"), "options.allow: None, not "),
         (("--candidates", "denied.txt"), "options.candidates: None, not "),
         (("--dtype", "bfloat16"), "dtype: 'torch.float32', not 'torch.bfloat16'"),
     ],
@@ -230,30 +227,7 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
     assert ran.err.startswith("warning: 2 ids")
 
 
-@pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        ((), 2, "one of --history, --file, --query and --events"),
-        (("--history", "b001", "--file", "x"), 2, "one of --history, --file, --query and --events"),
-        (("--history", "b001", "-k", "0"), 2, "at least 1"),
-        (("--history", "b001", "--dtype", "int3"), 2, "int3"),
-        (("--history", "b001", "--device", "gpu"), 2, "device 'gpu' cannot be used"),
-        (("--history", "b001", "--device", "cuda:77"), 2, "device 'cuda:77' cannot be used"),
-        (("--history", "b001", "-k", "1" + "0" * 5000), 2, "'-k'"),
-        (("--history", "b001", "--num-beams", "-1"), 2, "at least 1"),
-        (("--file", "nowhere.jsonl"), 1, "nowhere.jsonl"),
-        (("--history", "b001", "--deny", "nowhere"), 1, "nowhere"),
-    ],
-)
-def test_invalid_requests_are_refused(
-    road: Road, more: tuple[str, ...], code: int, message: str
-) -> None:
-    assert message in refused(code, "recommend", road.tuned, *more)
-
-
-@pytest.mark.parametrize(
-    "line", ["{", "[]", "{}", '{"history": "b001"}', '{"history": [1]}', '{"history": ["\\ud83d"]}']
-)
+@pytest.mark.parametrize("line", ["{", "{}", '{"history": ["\\ud83d"]}'])
 def test_a_malformed_request_is_exit_1(road: Road, line: str) -> None:
     ran = run(
         "recommend",
@@ -309,9 +283,8 @@ def test_fewer_items_than_k_are_a_warning(road: Road, requests_file: Path) -> No
     assert {answer["missing"] for answer in ran.lines} == {70 - N_ITEMS}
 
 
-@pytest.mark.parametrize("separator", ["\n", "\r\n"])
 @pytest.mark.parametrize(
-    "id_", ["b007 ", " b007", "b007\u2028", "b007\x0c", "b007\x85", "b007\x1e"]
+    ("id_", "separator"), [("b007 ", "\n"), (" b007", "\r\n"), ("b007\u2028", "\r\n")]
 )
 def test_ids_of_a_list_are_taken_as_they_stand(
     road: Road, tmp_path: Path, id_: str, separator: str
@@ -364,6 +337,7 @@ def test_only_a_compatible_bundle_is_accepted(road: Road) -> None:
     assert "sidtool extend-model" in refused(3, "recommend", road.base, "--history", "b001")
 
 
+@pytest.mark.slow
 def test_a_coprocess_is_answered_line_by_line(
     road: Road, requests: list[dict[str, Any]], requests_file: Path
 ) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
 
 from sidtool.data.split.histories import user_histories
 from tests.cli.road import Road, done, refused, run, write_lines
@@ -52,19 +51,3 @@ def test_an_unknown_user_is_an_error_in_its_place(road: Road, tmp_path: Path) ->
     assert ran.code == 1
     assert [answer["user"] for answer in ran.lines] == ["u1", "nobody", "u2"]
     assert "error" in ran.lines[1]
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (("--user", "u1"), "require --events"),
-        (("--events", "EVENTS"), "requires one of --user, --users and --all-users"),
-        (("--events", "EVENTS", "--user", "u1", "--all-users"), "requires one of"),
-        (("--events", "EVENTS", "--user", "u1", "--history", "b001"), "give one of"),
-    ],
-)
-def test_options_of_users_that_contradict_each_other(
-    road: Road, more: tuple[str, ...], message: str
-) -> None:
-    words = (road.events if word == "EVENTS" else word for word in more)
-    assert message in refused(2, "recommend", road.tuned, *words)

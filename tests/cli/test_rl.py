@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pytest
-
-from tests.cli.road import Road, done, refused, run
+from tests.cli.road import Road, done, refused
 
 SMALL = (
     *("--set", "num_generations=4", "--set", "per_device_train_batch_size=8"),
@@ -44,32 +42,3 @@ def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_
     assert plan["options"]["algorithm"] == "gspo"
     assert plan["settings"]["num_generations"] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["rl.yaml"]
-
-
-@pytest.mark.parametrize(
-    ("code", "words", "message"),
-    [
-        (2, ("--set", "num_generation=4"), "no setting 'num_generation'"),
-        (2, ("--set", "top_p=0.9"), "top_p cannot be set"),
-        (2, ("--set", "rollouts=random"), "rollouts must be one of beam, gumbel"),
-        (2, ("--reward", "nothing"), "no reward 'nothing'"),
-        (2, ("--reward", "collaborative"), "reward collaborative requires --reward-input"),
-        (2, ("--reward", "label"), "reward label requires --reward-input"),
-        (2, ("--set", "positive_label=rating>=4"), "positive_label=CONDITION requires the reward"),
-        (2, ("--reward-input", "label=x"), "--reward-input label requires the reward label"),
-        (2, ("--set", "sft_weight=-1"), "sft_weight must be at least 0"),
-        (1, ("--valid", "nowhere.jsonl"), "nowhere.jsonl"),
-    ],
-)
-def test_bad_settings_are_one_line(
-    road: Road, tmp_path: Path, code: int, words: tuple[str, ...], message: str
-) -> None:
-    command = ("rl", road.tuned, road.examples, "-o", tmp_path / "out", *SMALL, *words)
-    assert message in refused(code, *command)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_model_without_a_prompt_is_exit_3(road: Road, tmp_path: Path) -> None:
-    command = ("rl", road.model, road.examples, "-o", tmp_path / "out")
-    assert "no history prompt" in refused(3, *command)
-    assert run(*command[:2], tmp_path / "no.jsonl", *command[3:]).code == 1

@@ -1,15 +1,18 @@
 """The command split, and the refusal to combine artifacts of different splits."""
 
 import json
-from itertools import product
 from pathlib import Path
 
 import pytest
 
-from tests.cli.road import N_USERS, TRAINING, Road, done, protocol_split, refused, run, tree
+from tests.cli.road import N_USERS, TRAINING, Road, done, protocol_split, refused, tree
 
 PROTOCOLS = ("leave-one-out", "temporal", "given")
-PAIRS = list(product(PROTOCOLS, PROTOCOLS))
+PAIRS = [
+    *((protocol, protocol) for protocol in PROTOCOLS),
+    *zip(PROTOCOLS, (*PROTOCOLS[1:], PROTOCOLS[0]), strict=True),
+]
+"""Each with itself, and with another one."""
 
 
 def test_the_folder_and_what_is_printed(road: Road, tmp_path: Path) -> None:
@@ -66,26 +69,6 @@ def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
     )
     assert "holds windows" in message
     assert "sidtool split" in message
-
-
-@pytest.mark.parametrize(
-    ("more", "code", "message"),
-    [
-        (("--protocol", "magic"), 2, "magic"),
-        (("--protocol", "given"), 2, "requires --valid and --test"),
-        (("--valid-from", "3", "--test-from", "4"), 2, "require --protocol temporal"),
-        (("--protocol", "temporal", "--valid-from", "soon", "--test-from", "9"), 2, "soon"),
-        (("--user-column", "who"), 2, "who"),
-        (("--protocol", "temporal", "--valid-from", "1", "--test-from", "2"), 1, "no part"),
-    ],
-)
-def test_invalid_splits_are_refused(
-    road: Road, tmp_path: Path, more: tuple[str, ...], code: int, message: str
-) -> None:
-    ran = run("split", road.events, "-o", tmp_path / "split", *more)
-    assert (ran.code, ran.out) == (code, "")
-    assert message in ran.err
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

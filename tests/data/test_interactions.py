@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.columns import EventColumns
-from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.columns import EventColumns, EventNames
+from sidtool.data.interactions import read_interactions
 from sidtool.data.times import parse_time
 from tests.data.tables.files import CONTAINERS, write_table
 from tests.pairs import all_pairs

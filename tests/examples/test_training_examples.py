@@ -89,7 +89,7 @@ def test_unknown_items_are_dropped_and_counted(bundle: Bundle, catalog: Items) -
     assert [example.events for example in maker.examples(split)] == [
         (("u", "i0", 0), ("u", "i1", 2))
     ]
-    assert maker.count_dropped_events(split) == 1
+    assert maker.events(split).n_dropped == 1
     nothing = Split("leave-one-out", (UserSequence("u", ("gone",), (0,)),), (), ())
     with pytest.raises(DataError, match="none of the items in 1 training events"):
         list(maker.examples(nothing))

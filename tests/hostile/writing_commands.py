@@ -176,7 +176,6 @@ def light_commands(folder: Path) -> dict[str, Writing]:
     for system, out in (
         ("minionerec", "out"),
         ("openonerec", "out.parquet"),
-        ("static", "out.npz"),
         ("flashrec", "out.json"),
     ):
         command = ("export", bundle, "--to", system)
@@ -195,9 +194,8 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
     tune = ("tune-memory", folder / "mixed", folder / "split", folder / "memory.zarr")
     engine = ("export", folder / "numbered.zarr", "--model", folder / "numbered", "--to")
     return {
-        "export xllm": Writing((*engine, "xllm"), ("export", bundle, "--to", "static"), out="out"),
-        "export static for a model": Writing(
-            (*engine, "static"), ("export", bundle, "--to", "static"), out="out.npz"
+        "export xllm": Writing(
+            (*engine, "xllm"), ("export", bundle, "--to", "flashrec"), out="out"
         ),
         "init-model": Writing(init, (*init, "--seed", 1)),
         "extend-model": Writing(extend, (*extend, "--seed", 1)),

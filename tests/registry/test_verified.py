@@ -25,8 +25,6 @@ from sidtool.registry.card import published_model_card, write_card
 from sidtool.registry.kinds import broken_parts, read_manifest
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.zarr_group import spell_root
-from sidtool.tokenizer.encoder.loaded import recorded_probes
-from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.compare import compare_bundles
 from sidtool.tokenizer.make.diff import diff
 from sidtool.tokenizer.make.explain import explain
@@ -107,11 +105,7 @@ def use_bundle() -> None:
     compare_bundles([bundle])
     diff(bundle, bundle)
     bundle_page({"x": bundle})
-    encoder = (manifest.recipe or {}).get("encoder", {})
-    if encoder.get("model") is not None:
-        Encoder.from_recipe(encoder)
-    if encoder.get("probes"):
-        recorded_probes(encoder)
+    manifest.made_by.encoder.encoder("folder")
     str((manifest.made_from.event_columns, manifest.made_from.columns))
     manifest.next_version(manifest.change)
     write_card(manifest, "shop@1.0", "MIT")

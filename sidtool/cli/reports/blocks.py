@@ -1,6 +1,7 @@
 """What a page consists of, as values: sections of tables, charts and a tree. Text is not escaped
 here: `render` escapes all of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sidtool.tokenizer import Example, Term
@@ -154,3 +155,17 @@ def thinned(points: tuple[Point, ...], most: int) -> tuple[Point, ...]:
         return points
     last = len(points) - 1
     return tuple(points[round(position * last / (most - 1))] for position in range(most))
+
+
+def facts_table(
+    caption: str, facts: Mapping[str, Mapping[str, object]], heading: str = "property"
+) -> Table:
+    """A table with a column of facts for each name; a fact that one lacks is an empty cell."""
+    keys = dict.fromkeys(key for column in facts.values() for key in column)
+    rows = tuple((key, *(column.get(key) for column in facts.values())) for key in keys)
+    return Table(caption, (heading, *facts), rows)
+
+
+def named(item: str, title: str) -> str:
+    """An item as a reader knows it: its title, if it has one, and its id."""
+    return f"{title} ({item})" if title else item

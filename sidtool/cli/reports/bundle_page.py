@@ -16,6 +16,7 @@ from sidtool.cli.reports.blocks import (
     Table,
     Text,
     Tree,
+    facts_table,
     thinned,
 )
 from sidtool.cli.reports.codebook_tree import LEAF, WIDTHS, CodebookTree
@@ -23,7 +24,6 @@ from sidtool.cli.reports.item_plane import item_plane
 from sidtool.cli.reports.neighbors import neighbor_blocks
 from sidtool.tokenizer import (
     BundleFigures,
-    Codes,
     CollisionCounts,
     Diff,
     Evidence,
@@ -32,6 +32,7 @@ from sidtool.tokenizer import (
     diff,
 )
 from sidtool.tokenizer.bundle import Bundle, flat_record
+from sidtool.tokenizer.sid import Codes
 
 CURVE = 100
 """Points of a curve over the codes of a level."""
@@ -57,7 +58,8 @@ def bundle_page(
     `values` are those of the catalog's column `field`, `embeddings` a file of vectors whose
     neighbors are compared with those by SID; the seed draws the items of the map."""
     figures = {name: _figures(bundle, values, seed) for name, bundle in bundles.items()}
-    sections = [Section("Overview", (_overview(bundles, figures),))]
+    facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
+    sections = [Section("Overview", (facts_table("What the bundle is", facts),))]
     before = {} if parent is None else {f"version {parent.manifest.version}": parent}
     for (old_name, old), (name, new) in pairwise([*before.items(), *bundles.items()]):
         sections.append(_differences(f"From {old_name} to {name}", diff(old, new)))
@@ -80,15 +82,6 @@ def _figures(bundle: Bundle, values: Values | None, seed: int) -> BundleFigures:
         ids = bundle.items.ids
         labels = tuple(values.get(ids[row], "") for row in bundle.active.tolist())
     return describe(bundle, Evidence(None, labels=labels), seed=seed)
-
-
-def _overview(bundles: Mapping[str, Bundle], figures: Mapping[str, BundleFigures]) -> Table:
-    facts: dict[str, list[object]] = {}
-    for name, bundle in bundles.items():
-        for key, value in _facts(bundle, figures[name]).items():
-            facts.setdefault(key, []).append(value)
-    rows = tuple((key, *cells) for key, cells in facts.items())
-    return Table("What the bundle is", ("property", *bundles), rows)
 
 
 def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
@@ -220,8 +213,8 @@ def _tree_text(tree: CodebookTree, field: str) -> str:
 
 def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:
     rows = tuple(
-        (each.version, each.name, each.digest[:12], each.created, str(each.change))
-        for each in bundle.manifest.history
+        (version.version, version.name, version.digest[:12], version.created, str(version.change))
+        for version in bundle.manifest.history
     )
     yield Table(f"Versions{of}", ("version", "name", "digest", "created", "change"), rows)
     if bundle.manifest.parent is not None:
@@ -234,23 +227,19 @@ def _lineage(bundle: Bundle, of: str) -> Iterator[Block]:
 
 
 def _differences(heading: str, changes: Diff) -> Section:
-    counts: dict[str, Sequence[Any]] = {
+    moved = [move.item for move in changes.moved]
+    counts: dict[str, Sequence[str]] = {
         "added": changes.added,
         "retired": changes.retired,
         "gone": changes.gone,
         "restored": changes.restored,
-        "moved": changes.moved,
+        "moved": moved,
         "retitled": changes.retitled,
     }
-    rows = (
-        ("with the same SID", changes.kept, ""),
-        *(
-            (name, len(items), ", ".join(getattr(item, "item", item) for item in items[:CHANGES]))
-            for name, items in counts.items()
-        ),
-    )
+    rows: list[tuple[object, ...]] = [("with the same SID", changes.kept, "")]
+    rows += [(name, len(items), ", ".join(items[:CHANGES])) for name, items in counts.items()]
     columns = ("items", "number", f"the first {CHANGES}")
-    blocks: list[Block] = [Table(f"Items: {heading}", columns, rows)]
+    blocks: list[Block] = [Table(f"Items: {heading}", columns, tuple(rows))]
     if any(drift is not None for drift in changes.drift):
         drifts = tuple(enumerate(changes.drift, 1))
         blocks.append(Table(f"Drift of centroids: {heading}", ("level", "mean distance"), drifts))

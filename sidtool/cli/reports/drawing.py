@@ -39,7 +39,7 @@ class Line:
     name: str
     points: str
     dots: tuple[Point, ...]
-    """Where a dot marks each point; empty if they are many."""
+    """Where a dot marks estimate point; empty if they are many."""
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,20 @@ def draw_rows(chart: IntervalChart) -> DrawnRows:
     """Place the estimates of a chart, one below the other."""
     ends = [
         end
-        for each in chart.estimates
-        for end in (each.value, each.low, each.high)
+        for estimate in chart.estimates
+        for end in (estimate.value, estimate.low, estimate.high)
         if end is not None
     ]
     x_axis = axis(ends, LABELS, WIDTH - RIGHT)
     rows = tuple(
         Row(
-            each.label,
+            estimate.label,
             TOP + ROW * (number + 0.5),
-            x_axis.at(each.value),
-            None if each.low is None else x_axis.at(each.low),
-            None if each.high is None else x_axis.at(each.high),
+            x_axis.at(estimate.value),
+            None if estimate.low is None else x_axis.at(estimate.low),
+            None if estimate.high is None else x_axis.at(estimate.high),
         )
-        for number, each in enumerate(chart.estimates)
+        for number, estimate in enumerate(chart.estimates)
     )
     return DrawnRows(rows, x_axis.ticks(), TOP + ROW * len(rows) + BOTTOM)
 

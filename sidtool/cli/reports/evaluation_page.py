@@ -13,10 +13,12 @@ from sidtool.cli.reports.blocks import (
     IntervalChart,
     LineChart,
     Page,
+    Point,
     Section,
     Series,
     Table,
     Text,
+    facts_table,
 )
 from sidtool.cli.reports.sample_users import Titles, sample_blocks
 from sidtool.evaluation import KINDS, SLICES, Interval, Metrics, StoredEvaluation
@@ -93,7 +95,7 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
         Section("Overview", tuple(_overview(evaluations))),
         Section("Metrics", tuple(_metrics(evaluations, systems, nearest))),
     ]
-    if any(each.slices for each in evaluations.values()):
+    if any(evaluation.slices for evaluation in evaluations.values()):
         blocks = tuple(_slices(evaluations, f"ndcg@{nearest}"))
         sections.append(Section("Slices by training events of the target", blocks))
     survival = _survival(evaluations)
@@ -112,17 +114,15 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
 
 def _overview(evaluations: Evaluations) -> Iterator[Block]:
     facts = {
-        name: {**each.counts, **flat_record(each.settings)} for name, each in evaluations.items()
+        name: {"examples": evaluation.n, **evaluation.counts, **flat_record(evaluation.settings)}
+        for name, evaluation in evaluations.items()
     }
-    rows = [("examples", *(each.n for each in evaluations.values()))]
-    for key in dict.fromkeys(key for each in facts.values() for key in each):
-        rows.append((key, *(each.get(key) for each in facts.values())))
-    yield Table("What was evaluated", ("property", *evaluations), tuple(rows))
-    settings = [
-        (each.n, each.settings.get("examples"), each.settings.get("ks"))
-        for each in evaluations.values()
+    yield facts_table("What was evaluated", facts)
+    bases = [
+        (evaluation.n, evaluation.settings.get("examples"), evaluation.settings.get("ks"))
+        for evaluation in evaluations.values()
     ]
-    if any(each != settings[0] for each in settings):
+    if any(basis != bases[0] for basis in bases):
         yield Text(
             "The evaluations have different examples or cut-offs: their numbers do not compare."
         )
@@ -131,13 +131,14 @@ def _overview(evaluations: Evaluations) -> Iterator[Block]:
 def _systems(evaluations: Evaluations) -> dict[str, System]:
     """The models by the names of their evaluations, and each distinct system beside them once."""
     systems = {
-        name: System(each.metrics, each.confidence_interval) for name, each in evaluations.items()
+        name: System(evaluation.metrics, evaluation.confidence_interval)
+        for name, evaluation in evaluations.items()
     }
-    for name, each in evaluations.items():
-        for beside, metrics in each.baselines.items():
+    for name, evaluation in evaluations.items():
+        for beside, metrics in evaluation.baselines.items():
             if beside in systems and systems[beside].metrics == metrics:
                 continue
-            system = System(metrics, each.baseline_intervals.get(beside, {}))
+            system = System(metrics, evaluation.baseline_intervals.get(beside, {}))
             systems[f"{beside} ({name})" if beside in systems else beside] = system
     return systems
 
@@ -162,28 +163,33 @@ def _metrics(
         if not name.startswith("survival@")
     )
     yield Table("All metrics", ("metric", *systems), rows)
-    for name, each in evaluations.items():
-        if each.differences:
-            yield _differences(name, each, nearest)
+    for name, evaluation in evaluations.items():
+        if evaluation.differences:
+            yield _differences(name, evaluation, nearest)
 
 
 def _curves(kind: str, systems: Mapping[str, System]) -> LineChart:
-    series = []
-    for name, system in systems.items():
-        points = tuple(
-            (float(metric.partition("@")[2]), value)
-            for metric, value in system.metrics.items()
-            if metric.partition("@")[0] == kind
-        )
-        series.append(Series(name, points))
-    return LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], tuple(series))
+    series = tuple(Series(name, _points(kind, system.metrics)) for name, system in systems.items())
+    return LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], series)
+
+
+def _points(kind: str, metrics: Metrics) -> tuple[Point, ...]:
+    """What follows the @ in the names of metrics of a kind, and their values."""
+    parts = ((name.partition("@"), value) for name, value in metrics.items())
+    return tuple((float(at), value) for (prefix, _, at), value in parts if prefix == kind)
 
 
 def _differences(name: str, evaluation: StoredEvaluation, nearest: int) -> Table:
     rows = tuple(
-        (f"{metric} less that of {system}", each.mean, each.low, each.high, each.p_value)
+        (
+            f"{metric} less that of {system}",
+            difference.mean,
+            difference.low,
+            difference.high,
+            difference.p_value,
+        )
         for system, differences in evaluation.differences.items()
-        for metric, each in differences.items()
+        for metric, difference in differences.items()
         if metric.endswith(f"@{nearest}")
     )
     columns = ("difference", "mean", "95% from", "95% to", "p-value")
@@ -215,23 +221,19 @@ def _slices(evaluations: Evaluations, metric: str) -> Iterator[Block]:
 
 
 def _survival(evaluations: Evaluations) -> tuple[Block, ...]:
-    series = []
-    for name, evaluation in evaluations.items():
-        points = tuple(
-            (float(metric.partition("@")[2]), value)
-            for metric, value in evaluation.metrics.items()
-            if metric.startswith("survival@")
-        )
-        if points:
-            series.append(Series(name, points))
+    points = {
+        name: _points("survival", evaluation.metrics) for name, evaluation in evaluations.items()
+    }
+    series = tuple(Series(name, line) for name, line in points.items() if line)
     if not series:
         return ()
     text = (
         "Share of examples whose target's first codes are still in the beam after each level: a "
         "drop shows the level at which the beam loses the target."
     )
-    chart = LineChart("Prefixes that survive", "level", "share of examples", tuple(series))
-    return Text(text), chart
+    return Text(text), LineChart(
+        "Prefixes that survive", "level", "share of examples", tuple(series)
+    )
 
 
 def _coverage(evaluations: Evaluations) -> Table:

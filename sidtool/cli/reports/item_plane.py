@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from sidtool.cli.reports.blocks import Scatter, Series
 from sidtool.cli.reports.render import COLORS, cut
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 DRAWN = 2000
 """Most items that are drawn."""
@@ -81,7 +81,7 @@ def grouped_points(
             at for at, group in enumerate(groups) if (group if group in frequent else "") == name
         ]
         if inside:
-            chosen = tuple((float(points[at, 0]), float(points[at, 1])) for at in inside)
+            places = tuple((float(points[at, 0]), float(points[at, 1])) for at in inside)
             names_of = tuple(labels[at] for at in inside)
-            series.append(Series(name or "all others", chosen, names_of))
+            series.append(Series(name or "all others", places, names_of))
     return tuple(series)

@@ -1,21 +1,13 @@
 """Which of an item's nearest items by vector are still near by SID."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text
+from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text, named
 from sidtool.data import VectorSource, open_vectors
-from sidtool.tokenizer import (
-    POOL,
-    nearest,
-    neighbor_preservation,
-    prefix_similarity,
-    shared_levels,
-    unit,
-)
+from sidtool.tokenizer import NearItems, near_items, neighbor_preservation
 from sidtool.tokenizer.bundle import Bundle
 
 QUERIES = 12
@@ -51,52 +43,33 @@ def neighbor_blocks(
 
 def _examples(bundle: Bundle, vectors: VectorSource, seed: int) -> Iterator[Details]:
     codes = bundle.items.codes[bundle.active]
-    pool = np.random.default_rng(seed).permutation(len(codes))[:POOL]
-    queries = np.arange(min(QUERIES, len(pool)))
-    k = min(NEAREST, len(pool) - 1)
-    if k < 1:
-        return
-    directions = unit(vectors.take(pool))
-    cosines = directions[queries] @ directions.T  # (q, n)
-    by_vector = nearest(cosines.copy(), queries, k)
-    by_sid = nearest(prefix_similarity(codes[pool], queries, bundle.codebook), queries, k)
-    shared = shared_levels(codes[pool], queries)
-    rows = bundle.active[pool]
-    for query in queries.tolist():
-        columns = (cosines[query], shared[query], by_vector[query], by_sid[query])
-        yield _details(lambda at: _spelled(bundle, int(rows[at])), query, *columns)
+    near = near_items(vectors, codes, bundle.codebook, queries=QUERIES, k=NEAREST, seed=seed)
+    items = bundle.items
+    names = [named(items.ids[row], items.title(row)) for row in bundle.active[near.pool].tolist()]
+    for query in range(len(near.cosines)):
+        yield _details(names, query, near)
 
 
-def _spelled(bundle: Bundle, row: int) -> str:
-    title = bundle.items.title(row)
-    item_id = bundle.items.ids[row]
-    return f"{title} ({item_id})" if title else item_id
-
-
-def _details(
-    name_of: Callable[[int], str],
-    query: int,
-    cosines: NDArray[np.float32],
-    shared: NDArray[np.float64],
-    by_vector: NDArray[np.bool_],
-    by_sid: NDArray[np.bool_],
-) -> Details:
-    """The neighbors of one item; the arrays have one value per item of the pool."""
+def _details(names: Sequence[str], query: int, near: NearItems) -> Details:
+    """The neighbors of one item; `names` has one per item of the pool."""
+    cosines = near.cosines[query]
+    by_vector = near.by_vector[query]
+    by_sid = near.by_sid[query]
     neighbors = np.flatnonzero(by_vector)
     neighbors = neighbors[np.argsort(-cosines[neighbors], kind="stable")]
     rows = tuple(
         (
-            name_of(at),
+            names[at],
             float(cosines[at]),
-            int(shared[at]),
+            int(near.shared[query, at]),
             Mark("kept") if by_sid[at] else "lost",
         )
         for at in neighbors.tolist()
     )
     columns = ("nearest by vector", "cosine", "first codes shared", "by SID")
-    instead = tuple(map(name_of, np.flatnonzero(by_sid & ~by_vector).tolist()))
+    instead = tuple(names[at] for at in np.flatnonzero(by_sid & ~by_vector).tolist())
     n_kept = int((by_vector & by_sid).sum())
-    blocks: list[Listing | Table] = [Table(f"Neighbors of {name_of(query)}", columns, rows)]
+    blocks: list[Listing | Table] = [Table(f"Neighbors of {names[query]}", columns, rows)]
     if instead:
         blocks.append(Listing("Near by SID instead:", instead))
-    return Details(f"{name_of(query)}: {n_kept} of {len(rows)} neighbors kept", tuple(blocks))
+    return Details(f"{names[query]}: {n_kept} of {len(rows)} neighbors kept", tuple(blocks))

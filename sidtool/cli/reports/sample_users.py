@@ -3,7 +3,7 @@ recommended, and what followed."""
 
 from collections.abc import Iterator, Mapping
 
-from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text
+from sidtool.cli.reports.blocks import Block, Details, Listing, Mark, Table, Text, named
 from sidtool.evaluation import Sample, StoredEvaluation
 
 MODEL = "model"
@@ -46,7 +46,8 @@ def _sample_details(by_name: Mapping[str, Sample], titles: Titles) -> Details:
     sample = next(iter(by_name.values()))
     lists = _lists(by_name)
     ranks = ", ".join(f"{system}: {_rank(items, sample.target)}" for system, items in lists.items())
-    summary = f"User {sample.user}, then {_spelled(sample.target, titles)} ({ranks})"
+    target = named(sample.target, titles.get(sample.target, ""))
+    summary = f"User {sample.user}, then {target} ({ranks})"
     return Details(summary, (_history(sample, titles), _recommendations(sample, lists, titles)))
 
 
@@ -70,7 +71,7 @@ def _history(sample: Sample, titles: Titles) -> Listing:
     caption = f"History of user {sample.user}, oldest first"
     if sample.earlier:
         caption += f"; {sample.earlier:,} earlier items are left out"
-    return Listing(caption, tuple(_spelled(item, titles) for item in sample.history))
+    return Listing(caption, tuple(named(item, titles.get(item, "")) for item in sample.history))
 
 
 def _recommendations(sample: Sample, lists: Lists, titles: Titles) -> Table:
@@ -80,13 +81,8 @@ def _recommendations(sample: Sample, lists: Lists, titles: Titles) -> Table:
         cells: list[object] = [place + 1]
         for items in lists.values():
             item = items[place] if place < len(items) else None
-            text = None if item is None else _spelled(item, titles)
+            text = None if item is None else named(item, titles.get(item, ""))
             cells.append(Mark(text) if text and item == sample.target else text)
         rows.append(tuple(cells))
     caption = f"Recommendations for user {sample.user}"
     return Table(caption, ("rank", *lists), tuple(rows))
-
-
-def _spelled(item: str, titles: Titles) -> str:
-    title = titles.get(item)
-    return f"{title} ({item})" if title else item

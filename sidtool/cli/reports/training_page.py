@@ -1,14 +1,24 @@
 """The page of one training run, or of several to compare."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
-from sidtool.cli.reports.blocks import Block, LineChart, Page, Section, Series, Table, Text, thinned
+from sidtool.cli.reports.blocks import (
+    Block,
+    LineChart,
+    Page,
+    Section,
+    Series,
+    Table,
+    Text,
+    facts_table,
+    thinned,
+)
 from sidtool.model.contract import Contract, RlParams, TrainParams, read_contract
 from sidtool.tokenizer.bundle import flat_record
 from sidtool.training import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
@@ -71,17 +81,18 @@ def _entry(line: str, path: Path, number: int) -> Entry:
 
 def training_page(trainings: Mapping[str, Training]) -> Page:
     """The page of trainings by name."""
-    sections = [Section("Overview", (_overview(trainings),))]
-    curves = tuple(_curves({name: each.history for name, each in trainings.items()}))
+    facts = {name: _facts(training) for name, training in trainings.items()}
+    sections = [Section("Overview", (facts_table("What the run is", facts),))]
+    curves = tuple(_curves({name: training.history for name, training in trainings.items()}))
     sections.append(Section("Validation", tuple(_validations(trainings, curves))))
-    others = tuple(each for each in curves if not each.y_label.startswith(VALIDATION))
+    others = tuple(chart for chart in curves if not chart.y_label.startswith(VALIDATION))
     if others:
         sections.append(Section("Training curves", others))
-    machine = tuple(_curves({name: each.machine for name, each in trainings.items()}))
+    machine = tuple(_curves({name: training.machine for name, training in trainings.items()}))
     if machine:
         explanation = Text("Of the first process: seconds in training, and its memory in GiB.")
         sections.append(Section("Time and memory", (explanation, *machine)))
-    sections.append(Section("Settings", tuple(_settings(trainings))))
+    sections.append(Section("Settings", (_settings(trainings),)))
     sections.append(Section("Lineage", tuple(_lineage(trainings))))
     names = ", ".join(trainings)
     return Page(
@@ -91,28 +102,22 @@ def training_page(trainings: Mapping[str, Training]) -> Page:
     )
 
 
-def _overview(trainings: Mapping[str, Training]) -> Table:
-    facts: dict[str, list[object]] = {}
-    for training in trainings.values():
-        contract = training.contract
-        params = contract.params
-        best = params.best if isinstance(params, TrainParams | RlParams) else None
-        for key, value in {
-            "stage": contract.stages[-1].stage,
-            "base model": contract.base_model,
-            "bundle": contract.identity.digest[:12],
-            "codes per level": contract.space.spelled_sizes,
-            "steps": _last(training, "step"),
-            "epochs": _last(training, "epoch"),
-            "tokens": _last(training, "tokens"),
-            "seconds": training.machine[-1].get("seconds") if training.machine else None,
-            "best validation": f"{best.metric} {best.value:.4f} at step {best.step}"
-            if best
-            else None,
-        }.items():
-            facts.setdefault(key, []).append(value)
-    rows = tuple((key, *cells) for key, cells in facts.items())
-    return Table("What the run is", ("property", *trainings), rows)
+def _facts(training: Training) -> dict[str, object]:
+    contract = training.contract
+    params = contract.params
+    best = params.best if isinstance(params, TrainParams | RlParams) else None
+    validation = best and f"{best.metric} {best.value:.4f} at step {best.step}"
+    return {
+        "stage": contract.stages[-1].stage,
+        "base model": contract.base_model,
+        "bundle": contract.identity.digest[:12],
+        "codes per level": contract.space.spelled_sizes,
+        "steps": _last(training, "step"),
+        "epochs": _last(training, "epoch"),
+        "tokens": _last(training, "tokens"),
+        "seconds": training.machine[-1].get("seconds") if training.machine else None,
+        "best validation": validation,
+    }
 
 
 def _last(training: Training, figure: str) -> float | int | None:
@@ -126,11 +131,7 @@ def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
     """One chart for each figure of histories by name, with a line for each."""
     entries = [entry for history in histories.values() for entry in history]
     figures = dict.fromkeys(key for entry in entries for key in entry if key not in UNITS)
-    order = [
-        *(key for key in FIRST if key in figures),
-        *(key for key in figures if key not in FIRST),
-    ]
-    for figure in order:
+    for figure in sorted(figures, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST)):
         series = []
         for name, history in histories.items():
             points = tuple((entry["step"], entry[figure]) for entry in history if figure in entry)
@@ -152,13 +153,12 @@ def _validations(
     yield from validations
 
 
-def _settings(trainings: Mapping[str, Training]) -> Iterator[Block]:
-    """One table of the settings of the last stages; settings that differ come first."""
-    columns = {name: _stage_settings(each.contract) for name, each in trainings.items()}
-    keys = dict.fromkeys(key for settings in columns.values() for key in settings)
-    rows = [(key, *(settings.get(key) for settings in columns.values())) for key in keys]
-    rows.sort(key=lambda row: all(cell == row[1] for cell in row[1:]))
-    yield Table("Settings of the last stage", ("setting", *columns), tuple(rows))
+def _settings(trainings: Mapping[str, Training]) -> Table:
+    """The settings of the last stages; settings that differ come first."""
+    settings = {name: _stage_settings(training.contract) for name, training in trainings.items()}
+    table = facts_table("Settings of the last stage", settings, "setting")
+    rows = sorted(table.rows, key=lambda row: all(cell == row[1] for cell in row[1:]))
+    return replace(table, rows=tuple(rows))
 
 
 def _stage_settings(contract: Contract) -> dict[str, Any]:

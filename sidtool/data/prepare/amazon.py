@@ -14,19 +14,23 @@ from typing import Any, Literal
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
-from sidtool.data.prepare.csv_batches import csv_batches
-from sidtool.data.prepare.raw import Batch, batched
+from sidtool.data.prepare.raw import Cells, headless_batches, row_batches, table_batches
 from sidtool.data.tables.containers import open_file, read_errors
 from sidtool.data.tables.json_tables import as_text, json_lines
 
 Year = Literal["2014", "2018", "2023"]
-OLD_KEYS = ("reviewerID", "asin", "unixReviewTime", "overall")
-KEYS: dict[Year, tuple[str, str, str, str]] = {
+OLD_KEYS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "rating": "overall"}
+KEYS: dict[Year, dict[str, str]] = {
     "2014": OLD_KEYS,
     "2018": OLD_KEYS,
-    "2023": ("user_id", "parent_asin", "timestamp", "rating"),
+    "2023": {
+        "user": "user_id",
+        "item": "parent_asin",
+        "time": "timestamp",
+        "rating": "rating",
+    },
 }
-"""Keys of user, item, time and rating in a review."""
+"""Keys of a review."""
 RATING_COLUMNS: dict[Year, tuple[str, ...] | None] = {
     "2014": ("user", "item", "rating", "time"),
     "2018": ("item", "user", "rating", "time"),
@@ -43,23 +47,24 @@ MAX_LINE = 1 << 22
 """Characters of a line of Python that are parsed."""
 
 
-def read_reviews(path: Path, year: Year) -> Iterator[Batch]:
+def read_reviews(path: Path, year: Year) -> Iterator[Cells]:
     """The events of a file of reviews or ratings. Raises DataError, with the line, for a review
     without user, item or time."""
-    if path.name.lower().removesuffix(".gz").endswith(".csv"):
-        header = RATING_COLUMNS[year]
-        names = KEYS["2023"] if header is None else ("user", "item", "time", "rating")
-        return csv_batches(path, names, header=header)
-    return batched(path, _reviews(path, KEYS[year]))
+    if not path.name.lower().removesuffix(".gz").endswith(".csv"):
+        return row_batches(_reviews(path, KEYS[year]))
+    available = RATING_COLUMNS[year]
+    if available is None:
+        return table_batches(path, KEYS[year])
+    return headless_batches(path, ".csv", available)
 
 
-def _reviews(path: Path, keys: tuple[str, str, str, str]) -> Iterator[tuple[str, str, str, str]]:
+def _reviews(path: Path, keys: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
     for number, review in json_lines(path):
-        user, item, time, rating = (as_text(review.get(key)) or "" for key in keys)
+        user, item, time, rating = (as_text(review.get(key)) or "" for key in keys.values())
         if not (user and item and time):
             raise DataError(
-                f"{path}, line {number}: a review has the keys {', '.join(keys[:3])}, this one "
-                f"{', '.join(sorted(review))[:120]}"
+                f"{path}, line {number}: a review has the keys {', '.join([*keys.values()][:3])}, "
+                f"this one {', '.join(sorted(review))[:120]}"
             )
         yield user, item, time, rating
 

@@ -3,6 +3,7 @@
 The commands that read data stop at the first problem. This report counts all of them, with
 examples, and says which of them would stop a build."""
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.records import JsonRecord
-from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.interactions import EventNames
+from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.prepare.moments import Moments, parse_moments
-from sidtool.data.prepare.spelling import Spelling, spellings
 from sidtool.data.prepare.tables import (
     CatalogTable,
     EventTable,
@@ -210,9 +209,9 @@ def _of_rows(
     return Problem(kind, table, len(rows), tuple(examples), kind in STOPS and len(rows) > 0)
 
 
-def _spelling_problem(groups: Spelling) -> Problem:
-    examples = [" and ".join(map(repr, group)) for group in groups.variants[:MAX_EXAMPLES]]
-    count = sum(len(group) - 1 for group in groups.variants)
+def _spelling_problem(groups: Sequence[tuple[str, ...]]) -> Problem:
+    examples = [" and ".join(map(repr, group)) for group in groups[:MAX_EXAMPLES]]
+    count = sum(len(group) - 1 for group in groups)
     return Problem("item_id_spelling", "items", count, tuple(examples), False)
 
 
@@ -247,3 +246,19 @@ def user_counts(users: Iterable[str]) -> dict[str, int]:
         if user:
             counts[user] = counts.get(user, 0) + 1
     return counts
+
+
+def normal_form(text: str) -> str:
+    """The text in Unicode's composed form (NFC), without white space around it. White space inside
+    of it stays: "A  1" and "A 1" may be two items."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def spellings(ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """The groups of different ids that people would call equal: they have one normal form, or
+    differ by white space. Each is in order of first appearance."""
+    groups: dict[str, dict[str, None]] = {}
+    for item in ids:
+        if item:
+            groups.setdefault(" ".join(normal_form(item).split()), {})[item] = None
+    return [tuple(group) for group in groups.values() if len(group) > 1]

@@ -13,9 +13,8 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import new_dir
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.prepare.check import Report, repeated_rows, report
+from sidtool.data.prepare.check import Report, normal_form, repeated_rows, report
 from sidtool.data.prepare.moments import Moments, parse_moments
-from sidtool.data.prepare.spelling import normal_form
 from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
 
 ITEM_COLUMNS = CatalogColumns("item_id", "title")

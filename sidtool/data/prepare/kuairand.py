@@ -4,17 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidtool.base.errors import DataError
-from sidtool.data.prepare.csv_batches import csv_batches
-from sidtool.data.prepare.raw import Batch
 from sidtool.data.tables.tables import column_names, read_columns
 
-COLUMNS = ("user_id", "video_id", "time_ms", "is_click")
-"""Columns of user, item, time and the feedback that serves as rating: 1 for a click."""
-
-
-def read_log(path: Path) -> Iterator[Batch]:
-    """The shown videos of a log."""
-    return csv_batches(path, COLUMNS)
+COLUMNS = {"user": "user_id", "item": "video_id", "time": "time_ms", "rating": "is_click"}
+"""Feedback serves as rating: 1 for a click."""
 
 
 def read_videos(path: Path) -> Iterator[dict[str, str]]:

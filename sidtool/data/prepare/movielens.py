@@ -5,8 +5,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from sidtool.base.errors import DataError
-from sidtool.data.prepare.csv_batches import csv_batches
-from sidtool.data.prepare.raw import Batch, batched
+from sidtool.data.prepare.raw import Cells, headless_batches, row_batches, table_batches
 from sidtool.data.tables.containers import open_file, read_errors
 from sidtool.data.tables.tables import read_columns
 
@@ -16,18 +15,18 @@ GENRES = (
     *("Sci-Fi", "Thriller", "War", "Western"),
 )
 """The last columns of u.item."""
+COLUMNS = {"user": "userId", "item": "movieId", "time": "timestamp", "rating": "rating"}
 SIBLINGS = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 """Files of ratings, and of films beside them."""
 
 
-def read_ratings(path: Path) -> Iterator[Batch]:
+def read_ratings(path: Path) -> Iterator[Cells]:
     """The events of a file of ratings."""
     if path.name.endswith(".dat"):
-        return batched(path, _ratings(path))
+        return row_batches(_ratings(path))
     if path.name.endswith(".csv"):
-        return csv_batches(path, ("userId", "movieId", "timestamp", "rating"))
-    header = ("user", "item", "rating", "time")
-    return csv_batches(path, ("user", "item", "time", "rating"), header=header, delimiter="\t")
+        return table_batches(path, COLUMNS)
+    return headless_batches(path, ".inter", ("user", "item", "rating", "time"))
 
 
 def _ratings(path: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,14 +16,17 @@ from sidtool.base.options import check_options, group, option
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
-from sidtool.data.interactions import EventNames
+from sidtool.data.columns import EventNames
 from sidtool.data.items import CatalogNames
-from sidtool.data.prepare import amazon, kuairand, movielens, recbole, table
+from sidtool.data.prepare import amazon, kuairand, movielens
 from sidtool.data.prepare.cleaning import EVENTS_FILE, ITEMS_FILE
 from sidtool.data.prepare.filters import FilterOptions, Step, filter_events
-from sidtool.data.prepare.formats import Source
-from sidtool.data.prepare.raw import Batch, RawEvents, collect
+from sidtool.data.prepare.raw import Cells, RawEvents, collect, table_batches
+from sidtool.data.prepare.tables import read_events, read_items
 
+Source = Literal[
+    "amazon-2014", "amazon-2018", "amazon-2023", "movielens", "recbole", "kuairand", "table"
+]
 RECORD = "prepare.json"
 ROWS = 1 << 16
 """Rows of a table that are written at once."""
@@ -36,7 +39,7 @@ class Format:
     find: Callable[[Path], tuple[list[Path], list[Path]]] | None
     """The files of events and the files of items in a folder; None for tables, whose paths may be
     patterns, folders and URLs."""
-    read_events: Callable[[Path], Iterator[Batch]]
+    read_events: Callable[[Path], Iterator[Cells]]
     read_items: Callable[[Path], Iterator[dict[str, str]]]
     units_per_second: int = 1
     """Of the times."""
@@ -91,8 +94,8 @@ class PrepareOptions(CatalogNames):
         if self.source == "table":
             return Format(
                 None,
-                partial(table.read_events, names=self.columns, rating=self.rating_column),
-                partial(table.read_items, id_column=self.id_column, title=self.title_column),
+                partial(read_events, names=self.columns, rating=self.rating_column),
+                partial(read_items, id_column=self.id_column, title=self.title_column),
             )
         return FORMATS[self.source]
 
@@ -123,14 +126,24 @@ def _amazon(year: amazon.Year) -> Format:
     )
 
 
+def _recbole_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The .inter and .item files in a folder."""
+    return sorted(folder.glob("*.inter")), sorted(folder.glob("*.item"))
+
+
 FORMATS: dict[str, Format] = {
     "amazon-2014": _amazon("2014"),
     "amazon-2018": _amazon("2018"),
     "amazon-2023": _amazon("2023"),
     "movielens": Format(movielens.find_files, movielens.read_ratings, movielens.read_films),
-    "recbole": Format(recbole.find_files, recbole.read_inter, table.read_items),
+    "recbole": Format(_recbole_files, read_events, read_items),
     "kuairand": Format(
-        kuairand.find_files, kuairand.read_log, kuairand.read_videos, 1000, True, 1.0
+        kuairand.find_files,
+        partial(table_batches, columns=kuairand.COLUMNS),
+        kuairand.read_videos,
+        units_per_second=1000,
+        has_several_files=True,
+        min_rating=1.0,
     ),
 }
 
@@ -172,7 +185,7 @@ def prepare(
         dropped["duplicate_item_id"] = rows_of.total() - len(rows_of)
         dropped_items = {reason: count for reason, count in dropped.items() if count}
         catalog = set(rows_of)
-    read = collect(chain.from_iterable(map(raw_format.read_events, event_files)))
+    read = collect((path, raw_format.read_events(path)) for path in event_files)
     events, steps = filter_events(
         read, filters, catalog=catalog, units_per_second=raw_format.units_per_second
     )
@@ -270,7 +283,7 @@ def _write_events(path: Path, events: RawEvents) -> None:
     pq.write_table(pa.table(columns), path, row_group_size=1 << 20, compression="zstd")
 
 
-def _strings(ids: tuple[str, ...], codes: Any) -> Any:
+def _strings(ids: Sequence[str], codes: Any) -> Any:
     import pyarrow as pa
 
     coded = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(ids, pa.string()))

@@ -1,15 +1,20 @@
 """A catalog and events as they stand in their files, with every column, for checking and
-cleaning."""
+cleaning; and any table of events, and any catalog, by the names of their columns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.interactions import EventNames, choose_event_columns
-from sidtool.data.items import choose_catalog_columns
-from sidtool.data.tables.tables import column_names, read_columns
+import numpy as np
 
+from sidtool.base.errors import UsageError
+from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, choose_event_columns
+from sidtool.data.items import choose_catalog_columns
+from sidtool.data.tables.containers import Column
+from sidtool.data.tables.tables import column_names, read_columns
+from sidtool.data.times import read_order, trimmed
+
+RATING = "rating"
 Cells = tuple[str, ...]
 
 
@@ -83,3 +88,38 @@ def read_event_table(path: Path, names: EventNames | None = None) -> EventTable:
 def _cells(path: Path, names: tuple[str, ...], ids: tuple[str, ...]) -> dict[str, Cells]:
     table = read_columns(path, names, ids=ids)
     return {name: tuple(value or "" for value in table[name].to_pylist()) for name in names}
+
+
+def read_events(
+    path: Path, names: EventNames | None = None, rating: str | None = None
+) -> Iterator[Mapping[str, Column]]:
+    """The events of a table, read whole; dates become seconds since 1970. The rating is the column
+    of that name unless another one is named."""
+    import pyarrow as pa
+
+    available = column_names(path)
+    columns = choose_event_columns(path, available, names or EventNames())
+    if rating is not None and rating not in available:
+        raise UsageError(f"{path} has no column {rating!r}", hint=f"it has {', '.join(available)}")
+    rating = rating or (RATING if RATING in available else None)
+    used = [column for column in (columns.user, columns.item, columns.order, rating) if column]
+    cells = read_columns(path, used, ids=[columns.user, columns.item])
+    users = cells[columns.user]
+    times = np.arange(len(users), dtype=np.float64)
+    if columns.order is not None:
+        times, _ = read_order(path, trimmed(cells[columns.order]))
+    events = {"user": users, "item": cells[columns.item], "time": pa.array(times)}
+    yield events if rating is None else {**events, "rating": cells[rating]}
+
+
+def read_items(
+    path: Path, id_column: str | None = None, title: str | None = None
+) -> Iterator[dict[str, str]]:
+    """The items of a catalog, with every column."""
+    table = read_catalog_table(path, id_column, title)
+    for cells in zip(*table.cells.values(), strict=True):
+        row = dict(zip(table.names, cells, strict=True))
+        first = {"item_id": row.pop(table.columns.id)}
+        if table.columns.title is not None:
+            first["title"] = row.pop(table.columns.title)
+        yield first | row

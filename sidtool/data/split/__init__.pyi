@@ -31,6 +31,9 @@ from .list_targets import MAX_LENGTH as MAX_LENGTH
 from .list_targets import ListTargets as ListTargets
 from .list_targets import TargetList as TargetList
 from .list_targets import target_lists as target_lists
+from .packed import PackedExamples as PackedExamples
+from .packed import PackedSequences as PackedSequences
+from .packed import Packer as Packer
 from .record import Protocol as Protocol
 from .record import SplitManifest as SplitManifest
 from .record import SplitReference as SplitReference

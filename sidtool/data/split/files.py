@@ -26,10 +26,10 @@ from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.options import check_options, group, option
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.columns import EventColumns
+from sidtool.data.columns import EventColumns, EventNames
+from sidtool.data.event_sort import Spill, spill_beside
 from sidtool.data.fields.field_columns import FieldOptions, read_fields
-from sidtool.data.interactions import EventNames, read_interactions
-from sidtool.data.spilled_events import Spill, spill_beside
+from sidtool.data.interactions import read_interactions
 from sidtool.data.split.consistency import check_parts
 from sidtool.data.split.examples import read_events, read_examples, write_events, write_examples
 from sidtool.data.split.extension import extended

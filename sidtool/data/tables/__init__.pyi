@@ -4,7 +4,6 @@ from .containers import one_line as one_line
 from .containers import open_file as open_file
 from .containers import read_errors as read_errors
 from .containers import require_regular as require_regular
-from .containers import suffix as suffix
 from .json_tables import json_lines as json_lines
 from .locate import as_url as as_url
 from .parquet import FREE_ROWS as FREE_ROWS
@@ -14,3 +13,4 @@ from .parquet import open_dataset as open_dataset
 from .parquet import parquet_column_names as parquet_column_names
 from .parquet import parquet_rows as parquet_rows
 from .parquet import whole_tables as whole_tables
+from .tables import suffix as suffix

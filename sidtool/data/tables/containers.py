@@ -19,10 +19,7 @@ from typing import Any, BinaryIO, cast
 
 from sidtool.base.errors import DataError, SidtoolError
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".item": "\t", ".inter": "\t", ".user": "\t"}
-RECBOLE = (".item", ".inter", ".user")
 PARQUET = (".parquet", ".pq")
-SUFFIXES = (*DELIMITERS, ".jsonl", ".ndjson", ".json", *PARQUET)
 BLOCK_BYTES = 1 << 24
 """Bytes that pyarrow parses at once; longer rows are read by Python's parsers."""
 FREE_BYTES = 1 << 22
@@ -36,21 +33,6 @@ MAX_MESSAGE = 200
 Column = Any
 """A pyarrow ChunkedArray of strings. pyarrow is imported where it is used, so its types are not
 named here."""
-
-
-def suffix(path: Path) -> str:
-    """The suffix that names the file type, without `.gz`. Raises DataError if it is none of
-    SUFFIXES."""
-    name = path.name.lower().removesuffix(".gz")
-    for file_type in SUFFIXES:
-        if name.endswith(file_type):
-            return file_type
-    if not path.exists():  # more likely a misspelled folder than a file of an unknown type
-        raise DataError(f"{path} does not exist")
-    raise DataError(
-        f"{path}: the name does not end in a known suffix",
-        hint=f"known are {' '.join(SUFFIXES)}",
-    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ Python's, which is slower and strict: it refuses what it cannot read, with the l
 
 import csv
 from codecs import BOM_UTF8
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from contextlib import closing
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,13 +17,13 @@ import numpy as np
 from sidtool.base.errors import DataError
 from sidtool.data.tables.containers import (
     BLOCK_BYTES,
-    DELIMITERS,
-    RECBOLE,
     Column,
     open_file,
     refuse_repeated,
 )
 
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".item": "\t", ".inter": "\t", ".user": "\t"}
+RECBOLE = (".item", ".inter", ".user")
 QUOTE = ord('"')
 SCAN_BYTES = 1 << 18
 """Bytes that are searched for quotes at once: few enough for the processor's cache."""
@@ -37,98 +37,76 @@ REASONS = {
 def header(path: Path, kind: str) -> tuple[str, ...]:
     """The column names in the first row; RecBole's without their type. Raises DataError if there
     are none, or two are equal."""
-    cells = _header_cells(path, kind)
-    names = tuple(cell.split(":")[0] if kind in RECBOLE else cell for cell in cells)
+    names = tuple(
+        cell.split(":")[0] if kind in RECBOLE else cell for cell in _first_row(path, kind)
+    )
     if not any(names):
         raise DataError(f"{path} is empty: its first line should name the columns")
     refuse_repeated(path, names)
     return names
 
 
-def read_delimited(path: Path, kind: str, names: Sequence[str]) -> dict[str, Column]:
-    """The named columns. Raises DataError, with the line, for a malformed row."""
+def delimited_batches(
+    path: Path,
+    names: Sequence[str],
+    ids: Container[str],
+    *,
+    kind: str,
+    available: Sequence[str] | None = None,
+) -> Iterator[dict[str, Column]]:
+    """The named columns, a block of the file at a time unless only the strict parser reads it. In
+    `ids`, too, every cell is a text. `available` names the columns of a file without a header.
+
+    Raises DataError, with the line, for a malformed row."""
     import pyarrow as pa
 
-    places, quotes = _layout(path, kind, names)
-    if quotes != "unusual":
-        try:
-            return _read_fast(path, kind, places, has_quotes=quotes == "usual")
-        except pa.ArrowInvalid:
-            pass  # Python's parser names the line, and reads rows of any length
-    return _read_strictly(path, kind, places)
-
-
-def delimited_batches(path: Path, kind: str, names: Sequence[str]) -> Iterator[dict[str, Column]]:
-    """As `read_delimited`, a block of the file at a time unless only the strict parser reads it."""
-    import pyarrow as pa
-
-    places, quotes = _layout(path, kind, names)
+    has_header = available is None
+    place_of = {name: place for place, name in enumerate(available or header(path, kind))}
+    places = {name: place_of[name] for name in names}
+    quotes = "none" if kind in RECBOLE else _quotes(path, DELIMITERS[kind])
     done = 0
     if quotes != "unusual":
         try:
-            for batch in _fast_batches(path, kind, places, has_quotes=quotes == "usual"):
+            for batch in _fast_batches(path, kind, places, quotes == "usual", available):
                 yield batch
                 done += len(batch[names[0]])
             return
         except pa.ArrowInvalid:
             pass  # Python's parser names the line, and reads rows of any length
-    yield {name: column.slice(done) for name, column in _read_strictly(path, kind, places).items()}
-
-
-def _layout(path: Path, kind: str, names: Sequence[str]) -> tuple[dict[str, int], str]:
-    """The place of each column in a row, and what quotes the file has."""
-    available = header(path, kind)
-    place_of = {name: place for place, name in enumerate(available)}
-    places = {name: place_of[name] for name in names}
-    return places, "none" if kind in RECBOLE else _quotes(path, DELIMITERS[kind])
-
-
-def _read_fast(
-    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
-) -> dict[str, Column]:
-    """Read by pyarrow. Raises ArrowInvalid."""
-    from pyarrow import csv as arrow_csv
-
-    column_names, options = _fast_options(path, kind, places, has_quotes=has_quotes)
-    table = arrow_csv.read_csv(path, *options)
-    return {name: table[column] for name, column in column_names.items()}
+    columns = _read_strictly(path, kind, places, None if has_header else len(place_of))
+    yield {name: column.slice(done) for name, column in columns.items()}
 
 
 def _fast_batches(
-    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
+    path: Path,
+    kind: str,
+    places: dict[str, int],
+    has_quotes: bool,
+    available: Sequence[str] | None,
 ) -> Iterator[dict[str, Column]]:
     """Read by pyarrow, block by block. Raises ArrowInvalid."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    column_names, options = _fast_options(path, kind, places, has_quotes=has_quotes)
-    with arrow_csv.open_csv(path, *options) as reader:
-        for batch in reader:
-            table = pa.Table.from_batches([batch])
-            yield {name: table[column] for name, column in column_names.items()}
-
-
-def _fast_options(
-    path: Path, kind: str, places: dict[str, int], *, has_quotes: bool
-) -> tuple[dict[str, str], tuple[Any, Any, Any]]:
-    """The column of the file for each name, and pyarrow's options."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    read_options = arrow_csv.ReadOptions(block_size=BLOCK_BYTES, encoding="utf-8")
+    cells = available or _first_row(path, kind)
+    used = [cells[place] for place in places.values()]
+    read_options = arrow_csv.ReadOptions(
+        block_size=BLOCK_BYTES, encoding="utf-8", column_names=available
+    )
     parse_options = arrow_csv.ParseOptions(
         delimiter=DELIMITERS[kind],
         quote_char='"' if has_quotes else False,
         newlines_in_values=has_quotes,
     )
-    cells = _header_cells(path, kind)
-    column_names = {name: cells[place] for name, place in places.items()}
     convert_options = arrow_csv.ConvertOptions(
-        include_columns=list(column_names.values()),
-        column_types=dict.fromkeys(column_names.values(), pa.string()),
+        include_columns=used,
+        column_types=dict.fromkeys(used, pa.string()),
         strings_can_be_null=False,
     )
-    return column_names, (read_options, parse_options, convert_options)
+    with arrow_csv.open_csv(path, read_options, parse_options, convert_options) as reader:
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            yield dict(zip(places, table.columns, strict=True))
 
 
 def _quotes(path: Path, delimiter: str) -> Literal["none", "usual", "unusual"]:
@@ -180,19 +158,24 @@ class _QuoteScan:
             self.is_usual = False  # pyarrow drops a line feed at the start of its next block
 
 
-def _read_strictly(path: Path, kind: str, places: dict[str, int]) -> dict[str, Column]:
+def _read_strictly(
+    path: Path, kind: str, places: dict[str, int], width: int | None
+) -> dict[str, Column]:
+    """Read by Python's csv module; `width` is the number of cells of a row, None if the first row
+    is a header."""
     import pyarrow as pa
 
     columns: dict[str, list[str]] = {name: [] for name in places}
     with closing(_csv_rows(path, kind)) as rows:
-        _, first = next(rows, (0, []))
+        others = "other rows have"
+        if width is None:
+            width = len(next(rows)[1])
+            others = "the header has"
         for line, cells in rows:
             if not cells:  # a blank line
                 continue
-            if len(cells) != len(first):
-                raise DataError(
-                    f"{path}, line {line}: {len(cells)} cells, the header has {len(first)}"
-                )
+            if len(cells) != width:
+                raise DataError(f"{path}, line {line}: {len(cells)} cells, {others} {width}")
             for name, place in places.items():
                 columns[name].append(_unicode(path, line, cells[place]))
     return {
@@ -200,7 +183,7 @@ def _read_strictly(path: Path, kind: str, places: dict[str, int]) -> dict[str, C
     }
 
 
-def _header_cells(path: Path, kind: str) -> list[str]:
+def _first_row(path: Path, kind: str) -> list[str]:
     """The cells of the first row."""
     with closing(_csv_rows(path, kind)) as rows:
         line, cells = next(rows, (0, []))

@@ -9,8 +9,9 @@ from typing import Any
 
 from sidtool.base.documents import check_strings, parse_json, parse_json_row
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import BLOCK_BYTES, Column, open_file, read_errors, suffix
+from sidtool.data.tables.containers import BLOCK_BYTES, Column, open_file, read_errors
 
+JSON = (".jsonl", ".ndjson", ".json")
 HEAD_ROWS = 1000
 """Rows that are read to find out which columns there are."""
 KEY_COLUMN = "item_id"
@@ -40,16 +41,17 @@ def json_column_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def read_json(
-    path: Path, kind: str, names: Sequence[str], ids: Container[str] = ()
-) -> dict[str, Column]:
-    """The named columns, null where a row lacks one; those in `ids` by `as_id`. Raises DataError
-    for a malformed row."""
+def json_batches(
+    path: Path, names: Sequence[str], ids: Container[str]
+) -> Iterator[dict[str, Column]]:
+    """The named columns in one batch, null where a row lacks one; those in `ids` by `as_id`. Raises
+    DataError for a malformed row."""
     import pyarrow as pa
 
-    if kind != ".json":
+    if not _is_json(path):
         try:
-            return _read_json_strings(path, names)
+            yield _read_json_strings(path, names)
+            return
         except (pa.ArrowInvalid, UnicodeDecodeError):
             pass  # a value is no string, or a line is malformed: Python's parser names the line
     columns: dict[str, list[str | None]] = {name: [] for name in names}
@@ -60,9 +62,14 @@ def read_json(
                 values.append(spell(row.get(name)))
             except ValueError as error:
                 raise DataError(f"{path}, {place}, {name!r}: {error}") from error
-    return {
+    yield {
         name: pa.chunked_array([pa.array(values, pa.string())]) for name, values in columns.items()
     }
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a name says that its file may be one list or object, not JSON Lines."""
+    return path.name.lower().removesuffix(".gz").endswith(".json")
 
 
 def as_text(value: Any) -> str | None:
@@ -137,7 +144,7 @@ def _read_json_strings(path: Path, names: Sequence[str]) -> dict[str, Column]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row, and where it is; its numbers are instances of Number."""
-    if suffix(path) == ".json" and not _is_json_lines(path):
+    if _is_json(path) and not _is_json_lines(path):
         yield from _json_document(path)
         return
     for number, row in _json_lines(path, _parse_row):

@@ -42,25 +42,22 @@ def parquet_column_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def read_parquet(path: Path, names: Sequence[str], ids: Container[str]) -> dict[str, Column]:
-    """The named columns as strings; those in `ids` must hold texts or whole numbers."""
-    import pyarrow as pa
-
-    parts = list(_string_columns(path, whole_tables(path, names), names, ids))
-    return {
-        name: pa.chunked_array(
-            [chunk for part in parts for chunk in part[name].chunks], pa.string()
-        )
-        for name in names
-    }
-
-
 def parquet_batches(
-    path: Path, names: Sequence[str], ids: Container[str]
+    path: Path, names: Sequence[str], ids: Container[str], whole: bool = False
 ) -> Iterator[dict[str, Column]]:
-    """As `read_parquet`, some rows at a time: at most BATCH_ROWS, and PART_BYTES of decoded values.
-    So a file of any number of equal values can be read."""
-    yield from _string_columns(path, _tables(path, BATCH_ROWS, names), names, ids)
+    """The named columns as strings, at most BATCH_ROWS and PART_BYTES of decoded values at a time:
+    a file of any number of equal values can be read. Those in `ids` must hold texts or whole
+    numbers. `whole`: raise DataError for what is too large to be held in memory together."""
+    parquet_column_names(path)
+    first = 0
+    for table in whole_tables(path, names) if whole else _tables(path, BATCH_ROWS, names):
+        yield {
+            name: id_strings(path, name, table[name])
+            if name in ids
+            else _strings(path, name, table[name], first)
+            for name in names
+        }
+        first += table.num_rows
 
 
 def whole_tables(path: Path, names: Sequence[str]) -> Iterator[Any]:
@@ -76,21 +73,6 @@ def whole_tables(path: Path, names: Sequence[str]) -> Iterator[Any]:
         if expanded > limit:
             raise DataError(f"{path} expands from {size} bytes to more than {limit} in memory")
         yield table
-
-
-def _string_columns(
-    path: Path, tables: Iterator[Any], names: Sequence[str], ids: Container[str]
-) -> Iterator[dict[str, Column]]:
-    parquet_column_names(path)
-    first = 0
-    for table in tables:
-        yield {
-            name: id_strings(path, name, table[name])
-            if name in ids
-            else _strings(path, name, table[name], first)
-            for name in names
-        }
-        first += table.num_rows
 
 
 def open_dataset(path: Path) -> Any:

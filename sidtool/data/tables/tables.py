@@ -7,18 +7,61 @@ object as JSON. So columns of mixed types (Amazon's `price`) can be read.
 Ids are stricter: a text as it stands, with blanks around it, or a whole number. 1 and "1" are one
 id; 1.0 and true are none. In a CSV file every cell is a text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import DELIMITERS, PARQUET, Column, read_errors, suffix
-from sidtool.data.tables.delimited import delimited_batches, header, read_delimited
-from sidtool.data.tables.json_tables import json_column_names, read_json
+from sidtool.data.tables.containers import PARQUET, Column, read_errors
+from sidtool.data.tables.delimited import DELIMITERS, delimited_batches, header
+from sidtool.data.tables.json_tables import JSON, json_batches, json_column_names
 from sidtool.data.tables.locate import table_files
-from sidtool.data.tables.parquet import parquet_batches, parquet_column_names, read_parquet
+from sidtool.data.tables.parquet import parquet_batches, parquet_column_names
 
 MAX_COLUMNS = 1 << 14
 """Each takes some ten thousand bytes, however few are in it."""
+Batches = Iterator[dict[str, Column]]
+
+
+@dataclass(frozen=True)
+class Container:
+    """How the files of a type are read."""
+
+    column_names: Callable[[Path], tuple[str, ...]]
+    batches: Callable[[Path, Sequence[str], Sequence[str]], Batches]
+    """Of a file, names, and those of them that hold ids: the columns as strings, some rows at a
+    time."""
+    whole: Callable[[Path, Sequence[str], Sequence[str]], Batches] | None = None
+    """As `batches`, if what is held in memory together has a limit of its own."""
+
+
+CONTAINERS: dict[str, Container] = {
+    **{
+        kind: Container(partial(header, kind=kind), partial(delimited_batches, kind=kind))
+        for kind in DELIMITERS
+    },
+    **dict.fromkeys(JSON, Container(json_column_names, json_batches)),
+    **dict.fromkeys(
+        PARQUET,
+        Container(parquet_column_names, parquet_batches, partial(parquet_batches, whole=True)),
+    ),
+}
+"""Suffix of a file's name, without `.gz` -> how it is read."""
+
+
+def suffix(path: Path) -> str:
+    """The suffix that names the file type, without `.gz`. Raises DataError if it is none of
+    CONTAINERS."""
+    name = path.name.lower().removesuffix(".gz")
+    for kind in CONTAINERS:
+        if name.endswith(kind):
+            return kind
+    if not path.exists():  # more likely a misspelled folder than a file of an unknown type
+        raise DataError(f"{path} does not exist")
+    raise DataError(
+        f"{path}: the name does not end in a known suffix", hint=f"known are {' '.join(CONTAINERS)}"
+    )
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -26,13 +69,19 @@ def column_names(path: Path) -> tuple[str, ...]:
     files of a pattern or a folder must have the same columns. Raises DataError."""
     table = table_files(path)
     with table.named_errors():
-        names = _column_names(table.files[0])
-        for file in table.files[1:]:
-            if sorted(_column_names(file)) != sorted(names):
+        names, *others = map(_column_names, table.files)
+        for file, other in zip(table.files[1:], others, strict=True):
+            if sorted(other) != sorted(names):
                 raise DataError(f"{file} has other columns than {table.files[0]}")
     if len(names) > MAX_COLUMNS:
         raise DataError(f"{path} has {len(names)} columns, more than {MAX_COLUMNS}")
     return names
+
+
+def _column_names(file: Path) -> tuple[str, ...]:
+    container = CONTAINERS[suffix(file)]
+    with read_errors(file):
+        return container.column_names(file)
 
 
 def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> dict[str, Column]:
@@ -45,12 +94,7 @@ def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -
     """
     import pyarrow as pa
 
-    names = list(dict.fromkeys(names))
-    table = table_files(path)
-    with table.named_errors():
-        parts = [_read_columns(file, names, ids) for file in table.files]
-    if len(parts) == 1:
-        return parts[0]
+    parts = list(_batches(path, names, ids, whole=True))
     return {
         name: pa.chunked_array(
             [chunk for part in parts for chunk in part[name].chunks], pa.string()
@@ -59,41 +103,19 @@ def read_columns(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -
     }
 
 
-def column_batches(
-    path: Path, names: Sequence[str], *, ids: Sequence[str] = ()
-) -> Iterator[dict[str, Column]]:
+def column_batches(path: Path, names: Sequence[str], *, ids: Sequence[str] = ()) -> Batches:
     """As `read_columns`, some rows at a time: delimited files in blocks of 16 MiB, Parquet files in
     batches of rows. JSON files are read whole, one after the other, and so is a delimited file that
     only the strict parser reads."""
+    return _batches(path, names, ids, whole=False)
+
+
+def _batches(path: Path, names: Sequence[str], ids: Sequence[str], whole: bool) -> Batches:
     names = list(dict.fromkeys(names))
     table = table_files(path)
     with table.named_errors():
         for file in table.files:
-            kind = suffix(file)
+            container = CONTAINERS[suffix(file)]
             with read_errors(file):
-                if kind in DELIMITERS:
-                    yield from delimited_batches(file, kind, names)
-                elif kind in PARQUET:
-                    yield from parquet_batches(file, names, ids)
-                else:
-                    yield read_json(file, kind, names, ids)
-
-
-def _column_names(path: Path) -> tuple[str, ...]:
-    kind = suffix(path)
-    with read_errors(path):
-        if kind in DELIMITERS:
-            return header(path, kind)
-        if kind in PARQUET:
-            return parquet_column_names(path)
-        return json_column_names(path)
-
-
-def _read_columns(path: Path, names: Sequence[str], ids: Sequence[str]) -> dict[str, Column]:
-    kind = suffix(path)
-    with read_errors(path):
-        if kind in DELIMITERS:
-            return read_delimited(path, kind, names)
-        if kind in PARQUET:
-            return read_parquet(path, names, ids)
-        return read_json(path, kind, names, ids)
+                read = (container.whole if whole else None) or container.batches
+                yield from read(file, names, ids)

@@ -28,8 +28,8 @@ from sidtool.evaluation.system_values import coverage
 from sidtool.model import LoadedModel
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 LISTS = "lists"
 """The lists that the model writes."""

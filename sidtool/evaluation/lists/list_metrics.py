@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.split import Example, FurtherTarget, UserSequence
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 UNKNOWN = -1
 """The row of an item that is not to be recommended."""

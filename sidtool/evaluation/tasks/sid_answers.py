@@ -14,7 +14,7 @@ from sidtool.model import LoadedModel
 from sidtool.model.prompt import Segment, prompt_encoder
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import Normalize
-from sidtool.tokenizer import Leaves, SidSpace
+from sidtool.tokenizer.sid import Leaves, SidSpace
 
 SidCodes = tuple[int, ...]
 """The codes of one SID, or of a prefix of it."""

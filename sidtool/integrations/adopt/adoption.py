@@ -14,7 +14,7 @@ from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.integrations.adopt.adopt_options import AdoptOptions
+from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.adopt.prompts import adopted_prompt, worked_prompt
 from sidtool.integrations.adopt.report import Adoption, equal_rows, sampling_settings
 from sidtool.integrations.formats.convert import map_suffixes, read_map
@@ -33,8 +33,8 @@ from sidtool.model import (
 from sidtool.model.contract import AdoptParams, Contract, StageRecord, check_license, write_contract
 from sidtool.model.prompt import METASPACE, NO_TOKEN, SidTokens
 from sidtool.registry import open_source
-from sidtool.tokenizer import LETTERS, MAX_CODES, SidSpace
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import LETTERS, MAX_CODES, SidSpace
 
 
 def adopt(
@@ -103,14 +103,7 @@ def _inspect(
     network = load_model(checkpoint, trust_remote_code=trust_remote_code)
     check_embedding_rows(network, tokens.stop)
     kind = model_kind(network.config)
-    prompt = adopted_prompt(
-        tokenizer,
-        kind,
-        preset=options.preset,
-        template_file=None if options.template_file is None else Path(options.template_file),
-        history_length=options.history_length,
-        max_length=options.max_length,
-    )
+    prompt = adopted_prompt(tokenizer, kind, options)
     usable, items_without_token = _usable(bundle, tokens)
     codes_without_token = len(tokens.token_ids) - tokens.number
     params = AdoptParams(options.preset, codes_without_token, items_without_token)

@@ -7,13 +7,36 @@ LETTER `LETTER-TIGER/data.py`, or LC-Rec's prompt for a causal model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import check_options, option
 from sidtool.model.contract import ModelKind
 from sidtool.model.prompt import Format
 
 Preset = Literal["openonerec", "minionerec", "lc-rec", "letter"]
+
+
+@dataclass(frozen=True)
+class AdoptOptions:
+    """The prompt and the origin of a model that another system trained."""
+
+    preset: Preset | None = option(None)
+    """System whose prompt the model was trained with."""
+    template_file: str | Path | None = option(None, flag="--template")
+    """File with another prompt: {"prompts": ["... {history} ..."], "separator": ", "}."""
+    history_length: int | None = option(None, minimum=1)
+    """Items of a history at most. Default: the preset's; 20 with --template."""
+    max_length: int | None = option(None, minimum=1)
+    """Tokens of a prompt at most. Default: the preset's; 2048 with --template."""
+    revision: str | None = option(None)
+    """Revision of the model on the hub."""
+    license: str | None = option(None)
+    """License, for the card of the model and of those trained from it."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)

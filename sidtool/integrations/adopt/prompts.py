@@ -9,7 +9,7 @@ import numpy as np
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data import FieldTypes
-from sidtool.integrations.adopt.known_prompts import Preset, PromptPreset, preset_for
+from sidtool.integrations.adopt.known_prompts import AdoptOptions, Preset, PromptPreset, preset_for
 from sidtool.model.contract import ModelKind
 from sidtool.model.prompt import (
     HISTORY_SLOT,
@@ -47,46 +47,35 @@ class WorkedPrompt:
     """whether the tokenizer reads the text as the same ids: the other system tokenized text"""
 
 
-def adopted_prompt(
-    tokenizer: Any,
-    kind: ModelKind,
-    *,
-    preset: Preset | None,
-    template_file: Path | None,
-    history_length: int | None = None,
-    max_length: int | None = None,
-) -> HistoryPrompt:
+def adopted_prompt(tokenizer: Any, kind: ModelKind, options: AdoptOptions) -> HistoryPrompt:
     """The prompt of a preset or of a template file, with what the tokenizer puts around a text.
 
     Raises UsageError unless there is one of both, or if the file has several prompts or one with
     fields, CompatibilityError if markup of the preset is no token."""
-    if preset is None and template_file is None:
+    if options.preset is not None and options.template_file is not None:
+        raise UsageError("give either --preset or --template FILE")
+    if options.preset is not None:
+        system_prompt = preset_for(options.preset, kind)
+        _check_markup(tokenizer, system_prompt, options.preset)
+        item = "{sid}" if system_prompt.separator else ""
+    elif options.template_file is not None:
+        system_prompt, item = _from_file(Path(options.template_file), kind)
+    else:
         raise UsageError(
             "the prompt that the model was trained with is not known",
             hint="--preset names its system, --template FILE has the prompt",
         )
-    if preset is not None and template_file is not None:
-        raise UsageError("give either --preset or --template FILE")
-    if preset is not None:
-        chosen = preset_for(preset, kind)
-        _check_markup(tokenizer, chosen, preset)
-        history_as = "sid"
-        item = "{sid}" if chosen.separator else ""
-    else:
-        assert template_file is not None
-        chosen, item = _from_file(template_file, kind)
-        history_as = "title" if "{title}" in item else "sid"
     before = begin_text(tokenizer)
-    if chosen.begin and not before:
+    if system_prompt.begin and not before:
         before = tokenizer.bos_token or ""
     return HistoryPrompt(
         task=TASK,
-        template=before + chosen.template + _appended(tokenizer),
-        history_length=history_length or chosen.history_length,
-        max_length=max_length or chosen.max_length,
-        format=chosen.format,
-        history_as=history_as,  # type: ignore[arg-type]
-        separator=chosen.separator,
+        template=before + system_prompt.template + _appended(tokenizer),
+        history_length=options.history_length or system_prompt.history_length,
+        max_length=options.max_length or system_prompt.max_length,
+        format=system_prompt.format,
+        history_as="title" if "{title}" in item else "sid",
+        separator=system_prompt.separator,
         item=item,
     )
 
@@ -106,10 +95,10 @@ def _from_file(path: Path, kind: ModelKind) -> tuple[PromptPreset, str]:
     if item:
         templates = replace(templates, items=(item,))
     check_templates(TASK, history_as, templates, FieldTypes())  # type: ignore[arg-type]
-    chosen = PromptPreset(
+    system_prompt = PromptPreset(
         kind, templates.prompts[0], HISTORY_LENGTH, MAX_LENGTH, templates.separator
     )
-    return chosen, item
+    return system_prompt, item
 
 
 def _appended(tokenizer: Any) -> str:
@@ -118,8 +107,8 @@ def _appended(tokenizer: Any) -> str:
     return end_text(tokenizer) if end is not None and tokenizer("a")["input_ids"][-1] == end else ""
 
 
-def _check_markup(tokenizer: Any, chosen: PromptPreset, preset: Preset) -> None:
-    for text in chosen.markup:
+def _check_markup(tokenizer: Any, system_prompt: PromptPreset, preset: Preset) -> None:
+    for text in system_prompt.markup:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise CompatibilityError(

@@ -14,7 +14,6 @@ from sidtool.base.output_name import (
     BUNDLE,
     FOLDER,
     JSON_FILE,
-    NPZ_FILE,
     PARQUET_FILE,
     OutputKind,
     check_suffix,
@@ -30,12 +29,11 @@ from sidtool.integrations.formats.minionerec import (
     write_minionerec,
 )
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
-from sidtool.integrations.formats.static import write_static
 from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle import Bundle
 
-System = Literal["minionerec", "openonerec", "flashrec", "static", "xllm"]
+System = Literal["minionerec", "openonerec", "flashrec", "xllm"]
 """The systems that a map can be exported for."""
 
 
@@ -118,11 +116,6 @@ def _flashrec(bundle: Bundle, out: Path, export: Export) -> Exported:
     return Exported((out,), flashrec_sid=sid, flashrec_needs_model=sid is None)
 
 
-def _static(bundle: Bundle, out: Path, export: Export) -> Exported:
-    write_static(bundle, out, export.tokens, force=export.force)
-    return Exported((out,))
-
-
 def _xllm(bundle: Bundle, out: Path, export: Export) -> Exported:
     assert export.tokens is not None  # tokens="must"
     write_xllm(bundle, out, export.tokens, force=export.force)
@@ -134,7 +127,6 @@ FORMATS: dict[str, Format] = {
     "openonerec": Format(read_openonerec, ".parquet", _openonerec, PARQUET_FILE),
     "grid": Format(read_grid, ".pt"),
     "flashrec": Format(write=_flashrec, output=JSON_FILE, tokens="may"),
-    "static": Format(write=_static, output=NPZ_FILE, tokens="may"),
     "xllm": Format(write=_xllm, output=BINARY_FILE, tokens="must"),
 }
 """The maps of other systems by name. A new one is a file with its reader or writer, and a line."""
@@ -230,11 +222,10 @@ def export_map(
 ) -> Exported:
     """Write the map of a bundle's active items for another system.
 
-    `out` is a folder for minionerec, a .parquet, .json, .npz or .bin file for the others. `items`
-    and `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
-    flashrec, which may need them for its --sid option; to static, whose table is then over token
-    ids; and to xllm, which requires them. Raises UsageError for options that do not apply, a bundle
-    without active items or an existing output.
+    `out` is a folder for minionerec, a .parquet, .json or .bin file for the others. `items` and
+    `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
+    flashrec, which may need them for its --sid option, and to xllm, which requires them. Raises
+    UsageError for options that do not apply, a bundle without active items or an existing output.
 
     Examples:
         >>> bundle = sidtool.open_bundle("shop.zarr")
@@ -260,10 +251,10 @@ def check_export_options(
         raise UsageError(f"unknown system {to!r}", hint=f"one of {', '.join(writers)}")
     form = writers[to]
     if not form.has_catalog and (items is not None or keys != "id"):
-        with_catalog = ", ".join(name for name, each in writers.items() if each.has_catalog)
+        with_catalog = ", ".join(name for name in writers if writers[name].has_catalog)
         raise UsageError(f"--items and --keys apply to --to {with_catalog}, not to {to}")
     if form.tokens == "no" and has_model:
-        with_tokens = ", ".join(name for name, each in writers.items() if each.tokens != "no")
+        with_tokens = ", ".join(name for name in writers if writers[name].tokens != "no")
         raise UsageError(f"--model applies to --to {with_tokens}, not to {to}")
     if form.tokens == "must" and not has_model:
         raise UsageError(

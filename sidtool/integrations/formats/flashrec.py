@@ -13,8 +13,8 @@ from pathlib import Path
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.output import new_file
 from sidtool.integrations.formats.token_ids import ModelTokens
-from sidtool.tokenizer import SPELLINGS, SidSpace
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 
 INFERRED_LEVELS = 3
 END = 1
@@ -67,7 +67,7 @@ def sid_option(space: SidSpace, tokens: ModelTokens) -> str:
         raise CompatibilityError(
             "FlashRec needs SID tokens whose ids follow each other level by level, and those of "
             "this model do not",
-            hint="serve this model with --to xllm or --to static",
+            hint="serve this model with --to xllm",
         )
     sizes = [*space.sizes, 2]
     return f"{start}:{start + sum(sizes) - 1}/{','.join(map(str, sizes))}"

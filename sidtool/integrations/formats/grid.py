@@ -14,8 +14,8 @@ from sidtool.data import Items
 from sidtool.data.tables import library_errors
 from sidtool.integrations.formats.codebooks.torch_file import StoredTensor, TorchFile
 from sidtool.integrations.formats.maps import level_sizes, map_bundle
-from sidtool.tokenizer import LETTERS, SPELLINGS, SidSpace
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import LETTERS, SPELLINGS, SidSpace
 
 
 def read_grid(

@@ -28,8 +28,9 @@ from sidtool.base.records import JsonRecord
 from sidtool.data import Vectors, read_vectors
 from sidtool.integrations.formats.codebooks.layouts import ForeignCodebook, read_codebook
 from sidtool.integrations.formats.maps import sorted_active_rows
-from sidtool.tokenizer import Codebook, Encoder, Policy, record_encoder
+from sidtool.tokenizer import Codebook, Policy
 from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.encoder import Encoder, load_encoder
 
 LEAST_SHARE = 0.5
 """Least share of items whose SID the codebook must give back, by default."""
@@ -110,21 +111,24 @@ def with_codebook(
             hint="--encoder MODEL, with its --pooling and --prompt; or --embeddings FILE",
         )
     fitted, codebook = _fitted(bundle, path, foreign, sizes)
-    measured = {}
-    if source.embeddings is not None:
-        encoded = _measure(fitted, codebook, source, catalog_ids)
-        measured[RECORD] = encoded.to_json()
-    recipe = {
-        "encoder": _encoder_record(encoder, codebook, path),
-        "text_template": source.text_template,
+    made_from = {
+        **bundle.manifest.source,
+        "codebook": file_digest(path),
+        "codebook_layout": foreign.layout,
     }
-    if source.embeddings is None:
+    if source.embeddings is not None:
+        made_from[RECORD] = _measure(fitted, codebook, source, catalog_ids).to_json()
+    else:
         warnings.warn(
             f"whether {path} gives back the map is not measured: --embeddings FILE, vectors of its "
             "items, does it",
             SidtoolWarning,
             stacklevel=3,
         )
+    recipe = {
+        "encoder": _encoder_record(encoder, codebook, path),
+        "text_template": source.text_template,
+    }
     return Bundle.of(
         fitted.items,
         codebook,
@@ -132,12 +136,7 @@ def with_codebook(
         name=bundle.manifest.name,
         capacity=fitted.manifest.collisions.capacity,
         recipe=recipe,
-        source={
-            **bundle.manifest.source,
-            "codebook": file_digest(path),
-            "codebook_layout": foreign.layout,
-            **measured,
-        },
+        source=made_from,
         libraries=bundle.manifest.libraries,
         created=bundle.manifest.created,
     )
@@ -244,7 +243,7 @@ def _encoder_record(encoder: Encoder | None, codebook: Codebook, path: Path) -> 
         return {"vectors": "given", "dim": codebook.dim}
     if not _is_at_hand(encoder):
         return {**asdict(encoder), "dim": codebook.dim}
-    record = record_encoder(encoder)
+    record = load_encoder(encoder).record
     if record["dim"] != codebook.dim:
         raise CompatibilityError(
             f"the encoder {encoder.model} gives {record['dim']} dimensions, the codebook {path} "

@@ -29,8 +29,8 @@ from sidtool.integrations.formats.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.tokenizer import SidSpace
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import SidSpace
 
 INDEX = "index.json"
 INFO = "info.txt"

@@ -25,8 +25,8 @@ from sidtool.integrations.formats.maps import (
     sorted_active_rows,
     titles_from_catalog,
 )
-from sidtool.tokenizer import SPELLINGS, SidSpace
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 
 
 def read_openonerec(

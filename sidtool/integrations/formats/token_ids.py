@@ -12,8 +12,8 @@ from sidtool.base.checkpoint import CONFIG, MAX_TOKEN_ID, read_object
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning
 from sidtool.model import check_model_folder
 from sidtool.model.contract import model_folder
-from sidtool.tokenizer import Codes
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import Codes
 
 
 @dataclass(frozen=True)

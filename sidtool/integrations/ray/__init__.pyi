@@ -1,4 +1,3 @@
-from .engine import WorkerOptions as WorkerOptions
 from .models import ModelSource as ModelSource
 from .rankings import ClusterRanker as ClusterRanker
 from .ray_service import serve_on_ray as serve_on_ray
@@ -9,3 +8,4 @@ from .training_examples import ClusterExamples as ClusterExamples
 from .vectors import ItemColumns as ItemColumns
 from .vectors import embed_folder as embed_folder
 from .vectors import encode_folder as encode_folder
+from .workers import WorkerOptions as WorkerOptions

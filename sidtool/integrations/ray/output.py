@@ -38,16 +38,21 @@ class PartReport:
     """What the user should know of it"""
 
 
+def part_name(number: int) -> str:
+    """The file name of a shard's part."""
+    return f"part-{number:07d}.parquet"
+
+
 @dataclass(frozen=True)
 class PartFolder:
     """A folder of parts that workers write to."""
 
     url: str
 
-    def report(self, name: str) -> PartReport | None:
+    def report(self, number: int) -> PartReport | None:
         """The report of a finished part, None if there is none."""
         filesystem, root = open_store(self.url)
-        path = f"{root}/.{name}.json"
+        path = f"{root}/.{part_name(number)}.json"
         with library_errors(Path(self.url)):
             if not filesystem.exists(path):
                 return None
@@ -55,13 +60,15 @@ class PartFolder:
 
     def write(
         self,
-        name: str,
+        number: int,
         data: bytes,
         rows: int,
         counts: Mapping[str, int] | None = None,
         note: str = "",
     ) -> PartReport:
-        """Write a part, then its report, each whole or not at all. Raises DataError."""
+        """Write the part of a shard, then its report, each whole or not at all. Raises
+        DataError."""
+        name = part_name(number)
         report = PartReport(name, rows, hashlib.sha256(data).hexdigest(), dict(counts or {}), note)
         self._put(name, data)
         self._put(f".{name}.json", json.dumps(asdict(report)).encode())
@@ -115,7 +122,9 @@ def refuse_inputs(out: str, *inputs: str) -> None:
     for location in inputs:
         store, path = open_store(location)
         steps = _steps(store, path)
-        if type(store) is type(filesystem) and any(steps[: len(each)] == each for each in removed):
+        if type(store) is type(filesystem) and any(
+            steps[: len(folder)] == folder for folder in removed
+        ):
             raise UsageError(
                 f"{out} is the input {location}, or contains it", hint="write to another path"
             )

@@ -4,7 +4,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,9 +13,8 @@ from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.integrations.ray.models import ModelSource
 from sidtool.integrations.ray.output import PartFolder, PartReport
-from sidtool.integrations.ray.run import RunOptions, part_name, run_over_folder
+from sidtool.integrations.ray.run import RunOptions, run_over_folder
 from sidtool.integrations.ray.shards import ROWS, Shard
-from sidtool.model import LoadedModel
 from sidtool.recommendation import (
     Answer,
     BadRequest,
@@ -29,37 +28,29 @@ from sidtool.recommendation import (
 )
 
 
-@dataclass(frozen=True)
-class RecommendJob:
-    """Answers the requests of a shard."""
+def _open_model(
+    source: ModelSource,
+    requests: str,
+    options: RecommendOptions,
+    candidates: tuple[str, ...] | None,
+    stop: bool,
+    folder: PartFolder,
+) -> Callable[[Shard], PartReport]:
+    """Load a model, to answer shards of `requests`, a folder that errors name."""
+    loaded = source.load()
 
-    source: ModelSource
-    requests: str
-    """The folder of the requests, which errors name"""
-    options: RecommendOptions
-    candidates: tuple[str, ...] | None
-    stop: bool
-    folder: PartFolder
-
-    def open(self) -> Callable[[Shard], PartReport]:
-        """Load the model."""
-        loaded = self.source.load()
-        return lambda shard: self._answer(loaded, shard)
-
-    def _answer(self, loaded: LoadedModel, shard: Shard) -> PartReport:
+    def answer(shard: Shard) -> PartReport:
         with TemporaryDirectory() as name, warnings.catch_warnings():
             warnings.simplefilter("ignore", SidtoolWarning)  # counted, and said once for all parts
             place = Path(name)
-            requests = read_parquet_requests(
-                shard.fetch(place), name=self.requests, first_row=shard.first
-            )
-            answers = answer_each(
-                loaded, requests, self.options, candidates=self.candidates, stop=self.stop
-            )
+            read = read_parquet_requests(shard.fetch(place), name=requests, first_row=shard.first)
+            answers = answer_each(loaded, read, options, candidates=candidates, stop=stop)
             counts, first_error = _write_lines(place / "lines", answers)
             write_result_table(place / "lines", place / "part")
             data = (place / "part").read_bytes()
-        return self.folder.write(part_name(shard), data, counts["requests"], counts, first_error)
+        return folder.write(shard.number, data, counts["requests"], counts, first_error)
+
+    return answer
 
 
 def _write_lines(path: Path, answers: Iterable[Answer]) -> tuple[Counter[str], str]:
@@ -113,9 +104,9 @@ def recommend_folder(
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):
         settings[name] = None if ids is None else digest_strings(ids)
     made_from = {"command": "recommend", **source.record(), "options": settings}
-    job = partial(RecommendJob, source, requests, options, listed, stop)
+    work = partial(_open_model, source, requests, options, listed, stop)
     report = run_over_folder(
-        job, requests, out, made_from, run or RunOptions(), shard_rows=shard_rows
+        work, requests, out, made_from, run or RunOptions(), shard_rows=shard_rows
     )
     counts = report.counts
     warn_of_unknown(counts)

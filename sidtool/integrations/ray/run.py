@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from sidtool.base.options import option
 from sidtool.base.progress import Progress
-from sidtool.integrations.ray.engine import Job, WorkerOptions, run_job
 from sidtool.integrations.ray.output import (
     PartFolder,
     PartReport,
@@ -16,6 +16,7 @@ from sidtool.integrations.ray.output import (
     refuse_inputs,
 )
 from sidtool.integrations.ray.shards import ROWS, Shard, file_versions, list_shards
+from sidtool.integrations.ray.workers import Job, WorkerOptions, run_job
 
 LINEAGE_FORMAT = 1
 
@@ -28,14 +29,9 @@ class Numbered(Protocol):
         """Its number, which names its part."""
 
 
-def part_name(shard: Numbered) -> str:
-    """The file name of a shard's part."""
-    return f"part-{shard.number:07d}.parquet"
-
-
 @dataclass(frozen=True)
 class RunOptions(WorkerOptions):
-    """How the parts of an output are made. None of it changes a part. Raises as `check_engine`."""
+    """How the parts of an output are made. None of it changes a part."""
 
     resume: bool = option(False)
     """Keep the parts that an interrupted run finished."""
@@ -62,7 +58,7 @@ class RunReport:
 
 
 def run_over_folder(
-    job: Callable[[PartFolder], Job[Shard, PartReport]],
+    open_work: Callable[[PartFolder], Callable[[Shard], PartReport]],
     source: str,
     out: str,
     made_from: Mapping[str, Any],
@@ -70,10 +66,11 @@ def run_over_folder(
     *,
     shard_rows: int = ROWS,
 ) -> RunReport:
-    """Make a part of every shard of a folder of Parquet by the job of the output's folder, and
-    write `made_from` and the parts' digests as the lineage.
+    """Make a part of every shard of a folder of Parquet, and write `made_from` and the parts'
+    digests as the lineage. Each worker calls `open_work` once, with the output's folder, for the
+    work on one shard.
 
-    Raises what the job raises, UsageError if the output exists or would replace the source,
+    Raises what the work raises, UsageError if the output exists or would replace the source,
     DataError if the source holds no rows."""
     refuse_inputs(out, source)
     versions = file_versions(source)
@@ -85,7 +82,7 @@ def run_over_folder(
         refuse_existing_folder(out, force=options.force)
         return RunReport(rows, {}, ())
     with part_folder(out, fingerprint, resume=options.resume, force=options.force) as folder:
-        parts = make_parts(job(folder), shards, folder, options)
+        parts = make_parts(partial(open_work, folder), shards, folder, options)
         report = report_of(parts)
         lineage = {
             "format": LINEAGE_FORMAT,
@@ -104,11 +101,10 @@ def make_parts(
     options: RunOptions,
 ) -> list[PartReport]:
     """Make the part of every shard that has none -> the reports in the order of the shards."""
-    reports = [folder.report(part_name(shard)) for shard in shards]
+    reports = [folder.report(shard.number) for shard in shards]
     missing = [index for index, report in enumerate(reports) if report is None]
     done = len(shards) - len(missing)
-    chosen = [shards[index] for index in missing]
-    for place, report in run_job(job, chosen, engine=options.engine, workers=options.workers):
+    for place, report in run_job(job, [shards[index] for index in missing], options):
         reports[missing[place]] = report
         done += 1
         if options.progress is not None:

@@ -6,16 +6,22 @@ file that a single process writes, byte for byte."""
 import io
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from sidtool.base.errors import UsageError
 from sidtool.data.split import Split
-from sidtool.examples import SftInputs, SftJob, TaskCounts, named_task, refuse_leaks
+from sidtool.examples import (
+    ExampleCounts,
+    SftInputs,
+    SftJob,
+    TaskCounts,
+    named_task,
+    task_counts,
+)
 from sidtool.integrations.ray.output import PartFolder, PartReport
-from sidtool.integrations.ray.run import RunOptions, make_parts, part_name
+from sidtool.integrations.ray.run import RunOptions, make_parts
 
 USERS = 20_000
 """Users of a part."""
@@ -29,19 +35,6 @@ class TaskShard:
     task: str
     first: int
     stop: int
-
-
-@dataclass(frozen=True)
-class ExampleJob:
-    """Makes the examples of a shard."""
-
-    inputs: SftInputs
-    folder: PartFolder
-
-    def open(self) -> Callable[[TaskShard], PartReport]:
-        """Read bundle, catalog and split."""
-        job = self.inputs.open()
-        return lambda shard: _write_part(job, shard, self.folder)
 
 
 @dataclass(frozen=True)
@@ -73,15 +66,15 @@ class ClusterExamples:
         folder = PartFolder(str(parts.absolute()))
         shards = list(task_shards(job, self.users))
         try:
-            reports = make_parts(ExampleJob(self.inputs, folder), shards, folder, self.run)
+            reports = make_parts(
+                partial(_open_inputs, self.inputs, folder), shards, folder, self.run
+            )
             with path.open("wb") as stream:
                 for report in reports:
                     with (parts / report.name).open("rb") as part:
                         shutil.copyfileobj(part, stream)
         finally:
             shutil.rmtree(parts)
-        leaked = sum(report.counts["leaked"] for report in reports)
-        refuse_leaks(leaked)
         return _counts([shard.task for shard in shards], reports)
 
 
@@ -101,43 +94,22 @@ def _units(task: str, split: Split) -> int:
     return len(split.train if by_user else split.windows or ())
 
 
-def _some(split: Split, shard: TaskShard) -> Split:
-    """The split with only the users, or the windows, of a shard."""
-    if split.windows is None or named_task(shard.task).of_whole_histories:
-        return replace(split, train=split.train[shard.first : shard.stop])
-    return replace(split, windows=split.windows[shard.first : shard.stop])
+def _open_inputs(inputs: SftInputs, folder: PartFolder) -> Callable[[TaskShard], PartReport]:
+    """Read bundle, catalog and split, to make the examples of shards."""
+    job = inputs.open()
+    return lambda shard: _write_part(job, shard, folder)
 
 
 def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
-    split = job.split
-    first_number = 0
-    if named_task(shard.task).of_users:
-        split = _some(split, shard)
-        first_number = job.maker.count_before(shard.task, job.split, shard.first)
-    stream = io.StringIO()
-    examples = job.maker.task_examples(shard.task, split, job.counts, first_number)
-    leaked, lengths = job.write_examples(stream, examples)
-    tokens = np.array(lengths.get(shard.task, ()), dtype=np.int64)
-    counts = {
-        "leaked": leaked,
-        "examples": len(tokens),
-        "tokens": int(tokens.sum()),
-        "longest": int(tokens.max(initial=0)),
-    }
-    return folder.write(part_name(shard), stream.getvalue().encode(), len(tokens), counts)
+    stream = io.BytesIO()
+    units = range(shard.first, shard.stop) if named_task(shard.task).of_users else None
+    counts = job.write_task(stream, shard.task, units)
+    return folder.write(shard.number, stream.getvalue(), counts.examples, asdict(counts))
 
 
 def _counts(tasks: list[str], reports: list[PartReport]) -> dict[str, TaskCounts]:
-    total = max(1, sum(report.counts["tokens"] for report in reports))
-    counts: dict[str, TaskCounts] = {}
+    """The counts of all parts. Raises RefusedError if one of them shows a held-out event."""
+    counts: dict[str, ExampleCounts] = {}
     for task, report in zip(tasks, reports, strict=True):
-        part = report.counts
-        if not part["examples"]:
-            continue
-        before = counts.get(task, TaskCounts(0, 0, 0, 0.0))
-        tokens = before.tokens + part["tokens"]
-        longest = max(before.longest, part["longest"])
-        counts[task] = TaskCounts(
-            before.examples + part["examples"], tokens, longest, tokens / total
-        )
-    return counts
+        counts[task] = counts.get(task, ExampleCounts()) + ExampleCounts(**report.counts)
+    return task_counts(counts)

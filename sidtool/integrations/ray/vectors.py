@@ -17,19 +17,17 @@ from sidtool.integrations.ray.output import (
     refuse_existing_folder,
     refuse_inputs,
 )
-from sidtool.integrations.ray.run import RunOptions, RunReport, part_name, run_over_folder
+from sidtool.integrations.ray.run import RunOptions, RunReport, run_over_folder
 from sidtool.integrations.ray.shards import Shard
 from sidtool.registry import locate, open_bundle, open_source
-from sidtool.tokenizer import (
+from sidtool.tokenizer import open_encoder, recorded_encoder
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.encoder import (
     Encoder,
-    LoadedEncoder,
     check_location,
-    check_recipe,
-    check_texts,
     encoder_digests,
     load_encoder,
 )
-from sidtool.tokenizer.bundle import Bundle
 
 SHARD_ROWS = 2048
 """Items of a shard: minutes of a small encoder on a CPU. Within a shard texts are embedded longest
@@ -53,54 +51,43 @@ class ItemColumns(TextNames):
             )
 
 
-@dataclass(frozen=True)
-class EmbedJob:
-    """Embeds the items of a shard."""
+def _open_embedding(
+    encoder: Encoder, columns: ItemColumns, folder: PartFolder
+) -> Callable[[Shard], PartReport]:
+    """Load an encoder, to embed the items of shards."""
+    loaded = load_encoder(encoder)
 
-    encoder: Encoder
-    columns: ItemColumns
-    folder: PartFolder
+    def embed(shard: Shard) -> PartReport:
+        items = columns.read(shard)
+        table = {"item_id": list(items.ids), "vector": _lists(loaded.vectors(items.texts))}
+        return folder.write(shard.number, _parquet(table), len(items))
 
-    def open(self) -> Callable[[Shard], PartReport]:
-        """Load the encoder."""
-        loaded = load_encoder(self.encoder)
-        return lambda shard: self._embed(loaded, shard)
-
-    def _embed(self, loaded: LoadedEncoder, shard: Shard) -> PartReport:
-        items = self.columns.read(shard)
-        columns = {"item_id": list(items.ids), "vector": _lists(loaded.vectors(items.texts))}
-        return self.folder.write(part_name(shard), _parquet(columns), len(items))
+    return embed
 
 
-@dataclass(frozen=True)
-class EncodeJob:
-    """Encodes the items of a shard by the codebook and the encoder of a bundle."""
+def _open_encoding(
+    bundle: str,
+    model: str | None,
+    trust_remote_code: bool,
+    columns: ItemColumns,
+    folder: PartFolder,
+) -> Callable[[Shard], PartReport]:
+    """Open a bundle, and load its encoder, which must be that of the recipe, to encode the items of
+    shards."""
+    opened = open_bundle(bundle)
+    loaded = open_encoder(opened, model=model, trust_remote_code=trust_remote_code)
 
-    bundle: str
-    model: str | None
-    trust_remote_code: bool
-    columns: ItemColumns
-    folder: PartFolder
-
-    def open(self) -> Callable[[Shard], PartReport]:
-        """Open the bundle, and load its encoder, which must be that of the recipe."""
-        bundle = open_bundle(self.bundle)
-        encoder, recipe = check_texts(
-            bundle, (), model=self.model, trust_remote_code=self.trust_remote_code
-        )
-        loaded = load_encoder(encoder)
-        check_recipe(loaded, recipe)
-        return lambda shard: self._encode(bundle, loaded, shard)
-
-    def _encode(self, bundle: Bundle, loaded: LoadedEncoder, shard: Shard) -> PartReport:
-        items = self.columns.read(shard, bundle)
-        codes = bundle.encode(loaded.vectors(items.texts))
-        columns = {
+    def encode(shard: Shard) -> PartReport:
+        items = columns.read(shard, opened)
+        codes = opened.encode(loaded.vectors(items.texts))
+        table = {
             "item_id": list(items.ids),
-            "sid": [bundle.space.spell(row) for row in codes.tolist()],
+            "sid": [opened.space.spell(row) for row in codes.tolist()],
             "codes": [row.tolist() for row in codes],
         }
-        return self.folder.write(part_name(shard), _parquet(columns), len(items))
+        return folder.write(shard.number, _parquet(table), len(items))
+
+    return encode
 
 
 def embed_folder(
@@ -131,8 +118,8 @@ def embed_folder(
         "encoder": {**_settings(encoder), **_digests(encoder, out, run)},
         "columns": _settings(columns),
     }
-    job = partial(EmbedJob, encoder, columns)
-    return run_over_folder(job, items, out, made_from, run, shard_rows=shard_rows)
+    work = partial(_open_embedding, encoder, columns)
+    return run_over_folder(work, items, out, made_from, run, shard_rows=shard_rows)
 
 
 def encode_folder(
@@ -161,9 +148,8 @@ def encode_folder(
     refuse_inputs(out, locate(bundle)[0])
     columns = columns or ItemColumns()
     if columns.text_template is None:
-        template = (opened.manifest.recipe or {}).get("text_template")
-        columns = replace(columns, text_template=template)
-    encoder, _ = check_texts(opened, (), model=model, trust_remote_code=trust_remote_code)
+        columns = replace(columns, text_template=opened.manifest.made_by.text_template)
+    encoder = recorded_encoder(opened, model=model, trust_remote_code=trust_remote_code)
     run = run or RunOptions()
     made_from = {
         "command": "encode",
@@ -171,8 +157,8 @@ def encode_folder(
         "encoder": _digests(encoder, out, run),
         "columns": _settings(columns),
     }
-    job = partial(EncodeJob, bundle, model, trust_remote_code, columns)
-    return run_over_folder(job, items, out, made_from, run, shard_rows=shard_rows)
+    work = partial(_open_encoding, bundle, model, trust_remote_code, columns)
+    return run_over_folder(work, items, out, made_from, run, shard_rows=shard_rows)
 
 
 def _digests(encoder: Encoder, out: str, run: RunOptions) -> dict[str, dict[str, str]]:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import SidtoolWarning, UsageError
-from sidtool.integrations.vllm.engine_settings import EngineSettings
+from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.integrations.vllm.search import VllmSearch
+from sidtool.integrations.vllm.settings import EngineSettings
 from sidtool.model import Checkpoint, LoadedModel, check_token_ids, load_tokenizer
 from sidtool.model.contract import model_folder
 from sidtool.recommendation.search import Normalize
@@ -53,12 +54,12 @@ def engine_arguments(
     `num_beams` is the widest beam search that the engine will run, `bundle` a path or reference to
     recommend from instead of the model's copy, and `normalize` what scores are normalized over
     instead of what the contract says. Raises UsageError if `num_beams` is less than 1 and, before
-    an engine is started, as `RowConstraint.of_model` does.
+    an engine is started, as `RowConstraint.of` does.
     """
     if num_beams < 1:
         raise UsageError(f"num_beams must be at least 1, not {num_beams}")
     settings = EngineSettings(str(model), None if bundle is None else str(bundle), normalize)
-    settings.constraint()
+    RowConstraint.of(settings)  # raises
     return {
         "logits_processors": [PROCESSOR],
         "logprobs_mode": LOGPROBS_MODE,
@@ -84,7 +85,7 @@ def engine_model(llm: Any) -> LoadedModel:
             hint="start it with sidtool.integrations.vllm.engine.engine_arguments(MODEL)",
         )
     settings = EngineSettings.of(vllm_config)
-    constraint = settings.constraint()
+    constraint = RowConstraint.of(settings)
     contract = constraint.contract
     tokenizer = load_tokenizer(Checkpoint(model_folder(settings.model)))
     check_token_ids(tokenizer, contract.tokens)

@@ -11,9 +11,8 @@ import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from sidtool.base.errors import UsageError
-from sidtool.integrations.vllm.engine_settings import EngineSettings
-from sidtool.integrations.vllm.request_settings import RequestSettings
-from sidtool.integrations.vllm.row_constraint import NO_TOKEN
+from sidtool.integrations.vllm.row_constraint import NO_TOKEN, RowConstraint
+from sidtool.integrations.vllm.settings import EngineSettings, RequestSettings
 from sidtool.recommendation.search import LeafFilter
 
 _bases: tuple[Any, ...] = (LogitsProcessor,)
@@ -46,10 +45,10 @@ class SidConstraint(*_bases):  # type: ignore[misc]
         self, vllm_config: Any, device_or_history: Any, is_pin_memory: bool = False
     ) -> None:
         """The first runner gives a device, the second the tokens of all requests. Raises UsageError
-        for an engine with speculative decoding, and as `RowConstraint.of_model` does."""
+        for an engine with speculative decoding, and as `RowConstraint.of` does."""
         if vllm_config.speculative_config is not None:
             raise UsageError("SIDs cannot be constrained with speculative decoding")
-        self._constraint = EngineSettings.of(vllm_config).constraint()
+        self._constraint = RowConstraint.of(EngineSettings.of(vllm_config))
         self._history = device_or_history
         self._requests: dict[int, _Request] = {}
         """By their place in the batch, or with the second runner by their slot."""

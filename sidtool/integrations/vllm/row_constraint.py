@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.integrations.vllm.request_settings import RequestSettings
+from sidtool.integrations.vllm.settings import EngineSettings, RequestSettings
 from sidtool.model import check_model_folder
 from sidtool.model.contract import Contract, Verdict
 from sidtool.recommendation.search import AllowList, LeafFilter, Normalize, SidLogitsProcessor
@@ -37,22 +37,15 @@ class RowConstraint:
     """How the bundle relates to the bundle that the model was made for."""
 
     @classmethod
-    def of_model(
-        cls,
-        model: str | Path,
-        *,
-        bundle: str | Path | None = None,
-        normalize: Normalize | None = None,
-    ) -> "RowConstraint":
-        """The constraint of a model folder or `hf://ORG/NAME`, with the bundle of the folder and
-        the normalization of the contract unless others are given.
+    def of(cls, settings: EngineSettings) -> "RowConstraint":
+        """The constraint of an engine.
 
-        Raises CompatibilityError or IntegrityError unless they belong together, and
+        Raises CompatibilityError or IntegrityError unless model and bundle belong together, and
         CompatibilityError for a model that an engine cannot load."""
-        other = None if bundle is None else open_bundle(str(bundle))
-        contract, opened, verdict = check_model_folder(model, other)
-        check_engine_model(model, contract)
-        return cls(opened, contract, normalize or contract.normalize, verdict)
+        other = None if settings.bundle is None else open_bundle(settings.bundle)
+        contract, opened, verdict = check_model_folder(settings.model, other)
+        check_engine_model(settings.model, contract)
+        return cls(opened, contract, settings.normalize or contract.normalize, verdict)
 
     @property
     def levels(self) -> int:

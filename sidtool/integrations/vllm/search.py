@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import UsageError
-from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import RowConstraint
+from sidtool.integrations.vllm.settings import RequestSettings
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search import (
     EMPTY_RESULT,
@@ -22,8 +22,8 @@ from sidtool.recommendation.search import (
     best_leaves,
     leaves_of,
 )
-from sidtool.tokenizer import SidPositions
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import SidPositions
 
 LogProbs = Mapping[int, float]
 """Log-probability by token id."""
@@ -143,7 +143,7 @@ class VllmSearch:
             use_tqdm=False,
         )
         answers = [output.outputs[0].logprobs for output in outputs]
-        return [dict(zip(each.token_ids, each.logprobs, strict=True)) for each in answers]
+        return [dict(zip(answer.token_ids, answer.logprobs, strict=True)) for answer in answers]
 
 
 def best_beams(

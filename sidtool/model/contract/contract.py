@@ -22,8 +22,8 @@ from sidtool.model.contract.stage_record import (
 from sidtool.model.prompt.field_tokens import MAX_USER_TOKENS, FieldTokens, FieldValues, UserTokens
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
-from sidtool.tokenizer import SidSpace
 from sidtool.tokenizer.bundle import Identity, check_digests, check_names
+from sidtool.tokenizer.sid import SidSpace
 
 FORMAT = 3
 """The newest contract format that this version reads; 1 or 2 is written for what older ones can

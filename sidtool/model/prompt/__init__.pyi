@@ -50,3 +50,4 @@ from .template_slots import slots as slots
 from .template_slots import value_text as value_text
 from .tokens import NO_TOKEN as NO_TOKEN
 from .tokens import SidTokens as SidTokens
+from .tokens import sid_token_indexes as sid_token_indexes

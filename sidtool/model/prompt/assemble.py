@@ -18,7 +18,7 @@ from sidtool.model.prompt.template_slots import (
     next_item_segments,
 )
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.tokenizer import Codes, SidSpace
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Literal
 
 from sidtool.base.errors import DataError
 from sidtool.model.prompt.tokens import sid_token_indexes
-from sidtool.tokenizer import Codes, SidSpace
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 MAX_TEXT_CHARACTERS = 400
 """Longer titles, descriptions and queries are shortened, in training examples and when serving, so

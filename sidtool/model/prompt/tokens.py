@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.records import JsonRecord
-from sidtool.tokenizer import Codes, SidSpace
+from sidtool.tokenizer.sid import Codes, SidSpace
 
 NO_TOKEN = -1
 """The id of a code without a token."""

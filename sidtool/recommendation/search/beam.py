@@ -36,8 +36,8 @@ from sidtool.recommendation.search.results import (
     Normalize,
     best_leaves,
 )
-from sidtool.tokenizer import Leaves
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import Leaves
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.tokenizer import Codes, Leaves
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import Codes, Leaves
 
 _on_device: WeakKeyDictionary[Trie, dict[Any, "TrieArrays"]] = WeakKeyDictionary()
 

@@ -24,8 +24,8 @@ from sidtool.recommendation.search.driver import (
     evaluation_mode,
     tree_tokens,
 )
-from sidtool.tokenizer import Leaves
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import Leaves
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.tokenizer import Index, ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import Index, ItemRows, Leaves, SidPositions
 
 NO_POSITIONS = SidPositions(np.zeros(0, dtype=np.int64))
 

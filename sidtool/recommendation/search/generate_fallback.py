@@ -24,8 +24,8 @@ from sidtool.recommendation.search.results import (
     best_leaves,
     check_scores,
 )
-from sidtool.tokenizer import Leaves
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import Leaves
 
 UNUSED_BEAM = -1e8
 """Scores below this belong to beams that `generate` never filled: it starts them at -1e9."""

@@ -14,8 +14,8 @@ from sidtool.memory import NO_ITEMS, Gate, ItemDistribution, MemoryIndex
 from sidtool.model import WeightedMemory
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import BeamResult, Normalize
-from sidtool.tokenizer import ItemRows, SidPositions
 from sidtool.tokenizer.bundle import Bundle, Trie
+from sidtool.tokenizer.sid import ItemRows, SidPositions
 
 LOG_ZERO = -700.0
 """Log of a model's share of 0: its order still decides among items of which the memory knows

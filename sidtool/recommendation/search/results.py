@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.tokenizer import Leaves, SidPositions
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import Leaves, SidPositions
 
 Normalize = Literal["level", "trie", "vocabulary"]
 """What each step's log-probabilities are normalized over: all codes of the level, the valid next

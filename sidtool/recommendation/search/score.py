@@ -18,8 +18,8 @@ from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluati
 from sidtool.recommendation.search.partial_head import DecodingHead
 from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.token_tree import TokenTree
-from sidtool.tokenizer import Codes
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import Codes
 
 CANDIDATES = 512
 """Candidates whose trees grow together: the mask of a step is quadratic in their number."""

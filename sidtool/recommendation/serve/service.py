@@ -19,8 +19,9 @@ from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.sources import Sources
 from sidtool.recommendation.serve.watcher import Watcher
-from sidtool.tokenizer import Encoding, LoadedEncoder, encode, open_encoder
+from sidtool.tokenizer import Encoding, encode, open_encoder
 from sidtool.tokenizer.bundle import Bundle, decode
+from sidtool.tokenizer.encoder import LoadedEncoder
 
 MAX_SIDE_CALLS = 32
 """Calls that may wait for the thread which encodes and decodes."""

@@ -29,9 +29,8 @@ from sidtool.tokenizer.bundle.manifest import (
 from sidtool.tokenizer.bundle.stored import stored_codebook, stored_items
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import new_zip, read_manifest, write_group
-from sidtool.tokenizer.index_spaces import ItemRows
 from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.sid import Codes, SidSpace, Spelling
+from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace, Spelling
 
 
 class Bundle:

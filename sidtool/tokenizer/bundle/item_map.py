@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.tokenizer.bundle.strings import StringArray
-from sidtool.tokenizer.index_spaces import ItemRows
-from sidtool.tokenizer.sid import Codes, SidSpace
+from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace
 
 BLOCK = 4096
 """Rows per entry of the sparse indexes; part of the bundle format."""

@@ -98,6 +98,11 @@ class Manifest(JsonRecord):
         return (*self.lineage, version)
 
     @property
+    def made_by(self) -> Recipe:
+        """The values of `recipe` that commands read."""
+        return Recipe() if self.recipe is None else Recipe.from_json(self.recipe)
+
+    @property
     def made_from(self) -> Source:
         """The values of `source` that commands read."""
         return Source.from_json(self.source)
@@ -167,7 +172,7 @@ class Manifest(JsonRecord):
         check_digests(self._digests())
 
     def _check_recipe(self) -> None:
-        recipe = Recipe() if self.recipe is None else Recipe.from_json(self.recipe)
+        recipe = self.made_by
         stored = [name for name in self.objects if _LEVEL.fullmatch(name)]
         appended = self.collisions.policy == "append"
         depth = len(stored)

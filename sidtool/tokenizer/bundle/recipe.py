@@ -1,12 +1,13 @@
 """The parts of a manifest's `recipe` (from a text to a vector, and from a vector to a SID) and
 `source` that commands read. A manifest holds both as JSON, with keys that are unknown here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
+from sidtool.tokenizer.encoder.settings import EncoderRecipe
 from sidtool.tokenizer.quantize.codebook import QuantizerParams
 
 
@@ -16,32 +17,6 @@ class QuantizerRecipe(JsonRecord):
 
     method: str
     parameters: QuantizerParams
-
-
-@dataclass(frozen=True)
-class Probe(JsonRecord):
-    """A text and its vector, by which an encoder is recognized."""
-
-    text: str
-    vector: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class EncoderRecipe(JsonRecord):
-    """The encoder of the texts, or `vectors` and `dim` alone if vectors were given."""
-
-    model: str | None = None
-    revision: str | None = None
-    pooling: str | None = None
-    prompt: str | None = None
-    max_length: int | None = None
-    dtype: str | None = None
-    normalize: bool = False
-    trust_remote_code: bool = False
-    vectors: str | None = None
-    dim: int | None = None
-    weights: Mapping[str, str] = field(default_factory=dict)
-    probes: tuple[Probe, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +33,7 @@ class Recipe(JsonRecord):
     """The recipe of a bundle, whose identity covers unknown keys too."""
 
     quantizer: QuantizerRecipe | None = None
-    encoder: EncoderRecipe = EncoderRecipe()
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     text_template: str | None = None
     collaborative: CooccurrenceRecipe | None = None
 

@@ -10,7 +10,7 @@ from sidtool.tokenizer.bundle.item_map import IdIndex, ItemMap
 from sidtool.tokenizer.bundle.lookup import check_rows, checked_codes
 from sidtool.tokenizer.bundle.manifest import Manifest
 from sidtool.tokenizer.bundle.strings import StringArray
-from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.quantize.codebook import Codebook
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -46,15 +46,15 @@ def stored_codebook(manifest: Manifest, arrays: Arrays) -> Codebook | None:
     n_levels = sum(1 for name in names if name.startswith("codebook/level_"))
     if not n_levels:
         return None
-    if manifest.recipe is None:
+    quantizer = manifest.made_by.quantizer
+    if quantizer is None:
         raise IntegrityError("the bundle has a codebook but no recipe")
-    quantizer = manifest.recipe["quantizer"]
     encoder = "codebook/encoder/"
     codebook = Codebook(
-        method=quantizer["method"],
+        method=quantizer.method,
         levels=tuple(arrays[f"codebook/level_{level}"] for level in range(n_levels)),
         encoder={name.removeprefix(encoder): arrays[name] for name in names if encoder in name},
-        params=QuantizerParams.from_json(quantizer["parameters"]),
+        params=quantizer.parameters,
     )
     try:
         codebook.check()

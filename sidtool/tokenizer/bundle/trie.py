@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.tokenizer.index_spaces import ItemRows, Leaves, SidPositions
-from sidtool.tokenizer.sid import Codes
+from sidtool.tokenizer.sid import Codes, ItemRows, Leaves, SidPositions
 
 CHUNK = 1 << 17
 """Rows per step of the construction: the flags of a chunk fit into the processor's cache."""

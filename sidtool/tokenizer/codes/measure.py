@@ -1,5 +1,6 @@
 """Measurements of codebooks and codes: use of codes, residual variance, preserved neighbors."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,46 @@ def neighbor_preservation(
             overlaps[depth - 1] += (common / (2 * k - common)).sum()
     jaccard = tuple((overlaps / len(queries)).tolist())
     return Neighbors(k, len(queries), len(pool), jaccard)
+
+
+@dataclass(frozen=True)
+class NearItems:
+    """What is near some query items among n items of a pool, by vector and by SID."""
+
+    pool: NDArray[np.intp]
+    """(n,): rows of the codes; the first q are the queries"""
+    cosines: NDArray[np.float32]
+    """(q, n)"""
+    shared: NDArray[np.float64]
+    """(q, n): codes in common, from the first one on"""
+    by_vector: NDArray[np.bool_]
+    """(q, n): among the k nearest"""
+    by_sid: NDArray[np.bool_]
+
+
+def near_items(
+    vectors: VectorSource,
+    codes: Codes,
+    codebook: Codebook | None,
+    *,
+    queries: int,
+    k: int,
+    seed: int = 0,
+) -> NearItems:
+    """The k nearest items of a few items, drawn with the seed, as `neighbor_preservation` compares
+    them at full depth. There are at least two items."""
+    pool = np.random.default_rng(seed).permutation(len(codes))[:POOL]
+    drawn = np.arange(min(queries, len(pool)))
+    k = min(k, len(pool) - 1)
+    directions = unit(vectors.take(pool))
+    cosines = directions[drawn] @ directions.T
+    return NearItems(
+        pool,
+        cosines,
+        shared_levels(codes[pool], drawn),
+        by_vector=nearest(cosines.copy(), drawn, k),
+        by_sid=nearest(prefix_similarity(codes[pool], drawn, codebook), drawn, k),
+    )
 
 
 def nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDArray[np.bool_]:

@@ -1,1 +1,5 @@
 """A sentence-transformers model as an encoder of texts, and what identifies it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,11 +1,12 @@
-"""An encoder as a value: a sentence-transformers model and its settings."""
+"""An encoder as a value: a sentence-transformers model and its settings, and what a recipe records
+of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal, cast
 
-from sidtool.base.errors import IntegrityError
 from sidtool.base.options import option
+from sidtool.base.records import JsonRecord
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -31,14 +32,41 @@ class Encoder:
     trust_remote_code: bool = option(False)
     """Run a model's own code and load pickled weights."""
 
-    @classmethod
-    def from_recipe(cls, recipe: Mapping[str, Any]) -> "Encoder":
-        """The encoder that a recipe records. Raises IntegrityError for a value of another type."""
-        recorded = {f.name: recipe[f.name] for f in fields(cls) if f.name in recipe}
-        for name, value in recorded.items():
-            flag = name in ("normalize", "trust_remote_code")
-            kind = bool if flag else int if name == "max_length" else str
-            # type: a bool is an int, too
-            if type(value) is not kind and (value is not None or name == "model" or flag):
-                raise IntegrityError(f"the recipe's encoder has {name} = {value!r}")
-        return cls(**recorded)
+
+@dataclass(frozen=True)
+class Probe(JsonRecord):
+    """A text and its vector, by which an encoder is recognized."""
+
+    text: str
+    vector: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EncoderRecipe(JsonRecord):
+    """The encoder of the texts, or `vectors` and `dim` alone if vectors were given."""
+
+    model: str | None = None
+    revision: str | None = None
+    pooling: str | None = None
+    prompt: str | None = None
+    max_length: int | None = None
+    dtype: str | None = None
+    normalize: bool = False
+    trust_remote_code: bool = False
+    vectors: str | None = None
+    dim: int | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    probes: tuple[Probe, ...] = ()
+
+    def encoder(self, model: str, *, trust_remote_code: bool = False) -> Encoder:
+        """The encoder at `model` with the recorded settings."""
+        return Encoder(
+            model=model,
+            revision=self.revision,
+            pooling=self.pooling,
+            prompt=self.prompt,
+            max_length=self.max_length,
+            dtype=cast(Dtype | None, self.dtype),  # checked when the model is loaded
+            normalize=self.normalize,
+            trust_remote_code=trust_remote_code,
+        )

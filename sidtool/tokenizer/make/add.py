@@ -17,18 +17,14 @@ from sidtool.tokenizer.assign.overflow import place_new_items, require_free
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.history import ItemsChange
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
-from sidtool.tokenizer.make.encode import embed_texts, open_sources, read_sources
+from sidtool.tokenizer.make.encode import (
+    NO_ITEMS,
+    check_texts,
+    embed_texts,
+    open_sources,
+    read_sources,
+)
 from sidtool.tokenizer.sid import Codes
-
-NO_ITEMS = Items((), (), (), {}, "", "")
-
-
-def read_new_items(bundle: Bundle, path: Path, catalog: CatalogOptions | None = None) -> Items:
-    """Read items to add, with the columns and the text template that the bundle records."""
-    template = (bundle.manifest.recipe or {}).get("text_template")
-    options = replace(catalog or CatalogOptions(), text_template=template)
-    return read_catalog(path, options, recorded=bundle.manifest.made_from.columns)
 
 
 def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
@@ -37,9 +33,26 @@ def unknown(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
 
 
 def planned_change(
-    bundle: Bundle, items: Items = NO_ITEMS, *, remove: Sequence[str] = ()
+    bundle: Bundle,
+    items: Items = NO_ITEMS,
+    *,
+    embeddings: Sequence[str | Path] = (),
+    by_row: bool = False,
+    encoder: str | None = None,
+    remove: Sequence[str] = (),
 ) -> ItemsChange:
-    """What `add_items` would change, before it reads or makes vectors.
+    """What `add_items` would change. Raises what it raises before it reads or makes vectors."""
+    change = item_change(bundle, items, remove)
+    if embeddings:
+        open_sources(bundle, embeddings, items.ids, by_row=by_row)
+    elif change.added:
+        texts = [items.texts[row] for row in unknown(bundle, items.ids)]
+        check_texts(bundle, texts, model=encoder)
+    return change
+
+
+def item_change(bundle: Bundle, items: Items, remove: Sequence[str]) -> ItemsChange:
+    """What adding and retiring items changes.
 
     Raises DataError for a repeated id or an id in `remove` that the bundle does not contain,
     UsageError for an id both added and removed, RefusedError for more new items than free SIDs.
@@ -85,7 +98,8 @@ def add_items(
     An item that the bundle contains keeps its SID, takes the given title and, if it was retired,
     comes back. If nothing changes, the result is `bundle`.
 
-    Raises as `planned_change`; DataError for vectors that do not fit; RefusedError without a
+    Raises DataError for a repeated id, an id in `remove` that the bundle does not contain and for
+    vectors that do not fit, UsageError for an id both added and removed, RefusedError without a
     codebook or without free SIDs.
 
     Examples:
@@ -94,7 +108,7 @@ def add_items(
         >>> len(bundle.sids()), len(newer.sids())
         (60, 59)
     """
-    change = planned_change(bundle, items, remove=remove)
+    change = item_change(bundle, items, remove)
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item
     existing_rows = rows[rows >= 0]

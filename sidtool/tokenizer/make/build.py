@@ -23,7 +23,7 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import library_versions, now
 from sidtool.tokenizer.codes.make import ItemCodes, make_codes
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.model import check_location
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions, read_catalog
@@ -75,7 +75,7 @@ def build_codebook(
     refuse_existing(out, force, BUNDLE)
     if isinstance(embeddings, np.ndarray | VectorSource | str | Path):
         embeddings = [embeddings]
-    check_inputs(encoder, embeddings)
+    _check_inputs(encoder, embeddings)
     options = options or BuildOptions()
     progress = progress or {}
     if isinstance(items, str | Path):
@@ -110,7 +110,35 @@ def build_codebook(
     return Bundle.open(out)
 
 
-def check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
+def plan_build(
+    items: Items | str | Path,
+    options: BuildOptions,
+    *,
+    catalog: CatalogOptions | None = None,
+    encoder: Encoder | None = None,
+    embeddings: Sequence[Source] = (),
+    split: Path | None = None,
+    by_row: bool = False,
+    memory: int | None = None,
+) -> Items:
+    """The catalog of a build. Raises what `build_codebook` would raise for these arguments before
+    it reads or makes vectors; and its UsageError for more items than SIDs, of which some always
+    collide."""
+    _check_inputs(encoder, embeddings)
+    if not isinstance(items, Items):
+        items = read_catalog(Path(items), catalog)
+    if split is not None:
+        open_split(split)
+    _open_sources(embeddings, items.ids, memory, by_row)
+    if embeddings:
+        source_shares(len(embeddings), options.weights)
+    levels = Levels(options.sizes)
+    if options.collisions == "reassign" and len(items) > levels.capacity:
+        require_capacity(len(items), levels)
+    return items
+
+
+def _check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
     """Raise UsageError unless there is an encoder or embeddings, but not both; MissingPackageError
     or DataError if the encoder's packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
@@ -120,27 +148,6 @@ def check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
         )
     if encoder is not None:
         check_location(encoder)
-
-
-def check_build(
-    items: Items,
-    options: BuildOptions,
-    *,
-    embeddings: Sequence[Source] = (),
-    split: Path | None = None,
-    by_row: bool = False,
-    memory: int | None = None,
-) -> None:
-    """Raise what `build_codebook` would raise for these arguments before it reads or makes vectors;
-    and its UsageError for more items than SIDs, of which some always collide."""
-    if split is not None:
-        open_split(split)
-    _open_sources(embeddings, items.ids, memory, by_row)
-    if embeddings:
-        source_shares(len(embeddings), options.weights)
-    levels = Levels(options.sizes)
-    if options.collisions == "reassign" and len(items) > levels.capacity:
-        require_capacity(len(items), levels)
 
 
 def _open_sources(

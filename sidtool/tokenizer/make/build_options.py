@@ -1,11 +1,10 @@
 """Options of build-codebook, shared by the library and the command line."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
 from sidtool.data import CatalogColumns, CatalogNames, EmptyText, Items, TextNames, read_items
 from sidtool.tokenizer.assign.policy import Policy
@@ -83,32 +82,3 @@ class BuildOptions:
     def space(self, sizes: tuple[int, ...]) -> SidSpace:
         """The SID vocabulary of these sizes (an appended collision level included, if any)."""
         return SidSpace.of_spelling(sizes, self.spelling, begin_end_tokens=self.begin_end_tokens)
-
-
-def with_settings(
-    options: BuildOptions, settings: Mapping[str, Any], *, has_events: bool
-) -> BuildOptions:
-    """The options with one list of `settings` for the method and the fusion.
-
-    Raises UsageError for a setting that has no effect without interactions.
-    """
-    names = {each.name for each in fields(FusionOptions)}
-    fusion = {name: value for name, value in settings.items() if name in names}
-    method_options = {name: value for name, value in settings.items() if name not in names}
-    options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
-    unused = fusion.keys() - {"text_dim"}
-    if not has_events and unused:
-        raise UsageError(f"option {min(unused)} needs --interactions")
-    return options
-
-
-def parse_source(text: str) -> tuple[Path, float]:
-    """A file of vectors and its weight: "FILE=WEIGHT", or "FILE" with weight 1.
-
-    A path may contain "=" itself, if no number follows.
-    """
-    path, equals, weight = text.rpartition("=")
-    try:
-        return (Path(path), float(weight)) if equals else (Path(text), 1.0)
-    except ValueError:
-        return Path(text), 1.0

@@ -1,22 +1,23 @@
 """Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
 from sidtool.base.checkpoint import cached, is_hub_url
 from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.progress import Progress
 from sidtool.data import Items, Vectors, VectorSource, open_vectors
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.encoder.embedding import embed
-from sidtool.tokenizer.encoder.loaded import LoadedEncoder, check_probes, check_recipe, load_encoder
+from sidtool.tokenizer.encoder.loaded import LoadedEncoder, load_encoder
 from sidtool.tokenizer.encoder.model import check_location
 from sidtool.tokenizer.encoder.settings import Encoder
+from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
 from sidtool.tokenizer.sid import Codes
+
+NO_ITEMS = Items((), (), (), {}, "", "")
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,14 @@ def _encoding(bundle: Bundle, text: str, codes: Codes) -> Encoding:
 def open_encoder(
     bundle: Bundle, *, model: str | None = None, trust_remote_code: bool = False
 ) -> LoadedEncoder:
-    """The encoder of a bundle, for texts of many calls. Arguments and errors are those of
-    `embed_texts`."""
-    encoder, recipe = check_texts(bundle, (), model=model, trust_remote_code=trust_remote_code)
-    loaded = load_encoder(encoder)
-    check_recipe(loaded, recipe)
+    """The encoder of a bundle's recipe; `model` is its present location, if it moved.
+
+    Raises as `recorded_encoder` and `load_encoder`, and CompatibilityError if the encoder's probe
+    vectors differ from the recipe's."""
+    loaded = load_encoder(
+        recorded_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
+    )
+    loaded.check(bundle.manifest.made_by.encoder)
     return loaded
 
 
@@ -93,18 +97,13 @@ def embed_texts(
     *,
     model: str | None = None,
     trust_remote_code: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Vectors:
-    """n texts -> (n, dim) float32, by the encoder of the bundle's recipe.
-
-    `model` is its present location, if it moved. Raises as `check_texts`, and CompatibilityError if
-    the encoder's probe vectors differ from the recipe's.
-    """
-    encoder, recipe = check_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
-    check_probes(encoder, recipe)
-    with TemporaryDirectory() as cache:
-        vectors, _ = embed(texts, encoder, cache=Path(cache), progress=progress)
-    return vectors
+    """n texts -> (n, dim) float32, by the encoder of the bundle's recipe, on every GPU. Raises as
+    `open_encoder` and `check_texts`."""
+    check_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
+    encoder = open_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
+    return encoder.vectors(texts, devices=None, progress=progress)
 
 
 def check_texts(
@@ -113,25 +112,31 @@ def check_texts(
     *,
     model: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple[Encoder, Mapping[str, Any]]:
-    """The encoder that embeds texts for a bundle, with its recipe; nothing is loaded.
+) -> None:
+    """Raise what `embed_texts` raises before it loads anything: as `recorded_encoder`, and
+    DataError for an empty text."""
+    recorded_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
+    _check_not_empty(texts)
+
+
+def recorded_encoder(
+    bundle: Bundle, *, model: str | None = None, trust_remote_code: bool = False
+) -> Encoder:
+    """The encoder that embeds texts for a bundle; nothing is loaded.
 
     Raises RefusedError if the bundle has no codebook or was built from given vectors,
-    MissingPackageError or DataError if the encoder's packages or its folder are missing, DataError
-    for an empty text."""
+    MissingPackageError or DataError if the encoder's packages or its folder are missing."""
     bundle.require_codebook()
-    recipe = (bundle.manifest.recipe or {}).get("encoder", {})
-    if recipe.get("model") is None:
+    recipe = bundle.manifest.made_by.encoder
+    if recipe.model is None:
         raise RefusedError(
             f"bundle {bundle.manifest.name!r} was built from given vectors",
             hint="give --embeddings",
         )
-    _check_not_empty(texts)
-    recorded = Encoder.from_recipe(recipe)
-    location = model or _recorded_location(recorded)
-    encoder = replace(recorded, model=location, trust_remote_code=trust_remote_code)
+    location = model or _recorded_location(recipe.model, recipe.revision)
+    encoder = recipe.encoder(location, trust_remote_code=trust_remote_code)
     check_location(encoder)
-    return encoder, recipe
+    return encoder
 
 
 def _check_not_empty(texts: Sequence[str]) -> None:
@@ -140,10 +145,52 @@ def _check_not_empty(texts: Sequence[str]) -> None:
         raise DataError("an empty text has no semantic ID")
 
 
-def item_texts(bundle: Bundle, items: Items) -> list[str]:
-    """The texts of a bundle's items in a catalog, in the order of the bundle's rows.
+def read_new_items(
+    bundle: Bundle, path: Path | None, catalog: CatalogOptions | None = None
+) -> Items:
+    """Read a catalog with the columns and the text template that a bundle records; no items without
+    a path."""
+    if path is None:
+        return NO_ITEMS
+    template = bundle.manifest.made_by.text_template
+    options = replace(catalog or CatalogOptions(), text_template=template)
+    return read_catalog(path, options, recorded=bundle.manifest.made_from.columns)
 
-    Raises DataError if the catalog lacks an item."""
+
+def check_item_vectors(
+    bundle: Bundle,
+    items: Path | None = None,
+    *,
+    embeddings: Sequence[str | Path] = (),
+    model: str | None = None,
+) -> None:
+    """Raise what `item_vectors` raises before it reads or makes vectors."""
+    if embeddings:
+        open_sources(bundle, embeddings, list(bundle.items.ids))
+    elif items is not None:
+        check_texts(bundle, _item_texts(bundle, items), model=model)
+
+
+def item_vectors(
+    bundle: Bundle,
+    items: Path | None = None,
+    *,
+    embeddings: Sequence[str | Path] = (),
+    model: str | None = None,
+    progress: Progress | None = None,
+) -> Vectors:
+    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, from the files
+    `embeddings` or by the texts of the catalog `items`.
+
+    Raises as `read_sources` and `embed_texts`, and DataError if the catalog lacks an item."""
+    if embeddings:
+        return read_sources(bundle, embeddings, list(bundle.items.ids))
+    return embed_texts(bundle, _item_texts(bundle, items), model=model, progress=progress)
+
+
+def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
+    """The texts of a bundle's items in a catalog, in the order of the bundle's rows."""
+    items = read_new_items(bundle, path)
     texts = dict(zip(items.ids, items.texts, strict=True))
     missing = [item for item in bundle.items.ids if item not in texts]
     if missing:
@@ -153,31 +200,17 @@ def item_texts(bundle: Bundle, items: Items) -> list[str]:
     return [texts[item] for item in bundle.items.ids]
 
 
-def embed_items(
-    bundle: Bundle,
-    items: Items,
-    *,
-    model: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Vectors:
-    """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, by the texts
-    of a catalog.
-
-    Raises as `item_texts` and `embed_texts`."""
-    return embed_texts(bundle, item_texts(bundle, items), model=model, progress=progress)
-
-
-def _recorded_location(encoder: Encoder) -> str:
+def _recorded_location(model: str, revision: str | None) -> str:
     """The folder of a recipe's encoder. A model of the hub must be in the hub's cache already: a
     bundle may name any model, so only the user can ask for a download."""
-    if not is_hub_url(encoder.model):
-        return encoder.model
+    if not is_hub_url(model):
+        return model
     try:
-        return str(cached(encoder.model, revision=encoder.revision))
+        return str(cached(model, revision=revision))
     except DataError as error:
         raise DataError(
-            f"the bundle's encoder {encoder.model} is not on this machine",
-            hint=f"--encoder {encoder.model} downloads it",
+            f"the bundle's encoder {model} is not on this machine",
+            hint=f"--encoder {model} downloads it",
         ) from error
 
 

@@ -109,6 +109,13 @@ def kmeans(
     return centroids, done + steps
 
 
+def cluster(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
+    """(n, dim) vectors -> (size, dim) centroids of 256 random rows per centroid."""
+    count = min(len(vectors), ROWS_PER_CENTROID * size)
+    sample = vectors[rng.choice(len(vectors), count, replace=False)]
+    return kmeans(sample, size, rng)[0]
+
+
 def _preferred(assignments: Sequence[tuple[Labels, Distances]], size: int) -> int:
     """Index of the assignment that uses its codes most evenly, of those with about the least
     error."""

@@ -6,7 +6,7 @@ valid."""
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.tokenizer import Codes
+from sidtool.tokenizer.sid import Codes
 
 Matrix = NDArray[np.float64]
 """(n, G): one number for each item of n groups."""

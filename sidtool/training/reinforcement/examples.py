@@ -26,8 +26,8 @@ from sidtool.examples import (
 )
 from sidtool.model.prompt import PromptEncoder, SidTokens
 from sidtool.recommendation import QuerySession
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 
 TASKS = ("sequence", "next-item")
 """Tasks whose examples show a history as SIDs, in order of preference."""

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import sample_leaves
-from sidtool.tokenizer import ItemRows, Leaves, SidPositions
 from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
 from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy, pad_left
 from sidtool.training.reinforcement.settings import RlOptions

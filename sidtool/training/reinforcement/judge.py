@@ -29,7 +29,7 @@ from sidtool.evaluation import (
     survival_names,
 )
 from sidtool.recommendation import Query, QuerySession, RankedQueries
-from sidtool.tokenizer import Leaves
+from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.objective import GroupObjective

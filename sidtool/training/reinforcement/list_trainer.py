@@ -21,7 +21,7 @@ from sidtool.data import Fields
 from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession, search_lists
 from sidtool.recommendation.search import ListOptions
-from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.judge import ListValues, Measurement
 from sidtool.training.reinforcement.objective import preference_loss, sft_loss

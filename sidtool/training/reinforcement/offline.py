@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.tokenizer import Leaves
+from sidtool.tokenizer.sid import Leaves
 from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.policy import Policy, pad_left
 

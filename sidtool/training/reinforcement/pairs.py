@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.recommendation import Query, QuerySession, search_distinct_lists
 from sidtool.recommendation.search import ListOptions
-from sidtool.tokenizer import ItemRows
+from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.examples import ListExamples
 from sidtool.training.reinforcement.policy import ListPolicy, pad_left

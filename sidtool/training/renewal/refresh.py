@@ -30,7 +30,7 @@ from sidtool.model.contract import (
     model_folder,
 )
 from sidtool.registry import open_source
-from sidtool.tokenizer import align, read_sources
+from sidtool.tokenizer import align, item_vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.renewal.last_training import (
     RefreshOptions,
@@ -225,9 +225,7 @@ def _renewed_memory(
     if plan.contract.memory is None:
         return None
     memory = open_verified(plan.model_dir / MEMORY_COPY)
-    vectors = None
-    if embeddings:
-        vectors = read_sources(plan.bundle, embeddings, list(plan.bundle.items.ids))
+    vectors = item_vectors(plan.bundle, embeddings=embeddings) if embeddings else None
     return rebuild_memory(memory, split, plan.bundle, vectors)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from sidtool.base.checkpoint.encoder_modules import check_encoder
 from sidtool.base.errors import RefusedError, SidtoolError
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from tests.encoders import tiny_encoder
 

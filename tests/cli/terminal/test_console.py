@@ -148,11 +148,7 @@ def test_only_one_module_writes_to_the_terminal() -> None:
         if writing.search(path.read_text(encoding="utf-8"))
     }
     # main prints the version, a model card contains a program
-    assert writers == {
-        "cli/main.py",
-        "cli/terminal/console.py",
-        "model/contract/card.py",
-    }
+    assert writers == {"cli/main.py", "cli/terminal/console.py", "model/contract/card.py"}
 
 
 @pytest.mark.parametrize("name", ["[/b].zarr", "[bold]x.zarr", "\x1b[31m.zarr", "two\nlines.zarr"])

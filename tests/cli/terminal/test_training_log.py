@@ -86,8 +86,6 @@ def test_one_of_several_processes_prints_the_results(
         assert printed.out == printed.err == ""
 
 
-def test_results_are_lines_of_the_values_that_there_are(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_results_are_lines_of_the_values_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     say_summaries([{"steps": 2, "loss": 1.23456, "metric": None}], Path("tuned"), json=False)
     assert capsys.readouterr().out.splitlines() == ["steps: 2", "loss: 1.235"]

@@ -16,10 +16,10 @@ from sidtool.base.errors import (
     SidtoolWarning,
     UsageError,
 )
+from sidtool.data.columns import EventNames
 from sidtool.data.fields.conditions import Condition
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldType, FieldTypes
-from sidtool.data.interactions import EventNames
 from sidtool.data.split.files import (
     SplitOptions,
     make_split,

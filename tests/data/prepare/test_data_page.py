@@ -5,8 +5,8 @@ from typing import get_args
 
 from sidtool.data import columns
 from sidtool.data.prepare.check import MEANINGS, STOPS
-from sidtool.data.prepare.formats import Source
-from sidtool.data.tables.containers import SUFFIXES
+from sidtool.data.prepare.preparation import Source
+from sidtool.data.tables.tables import CONTAINERS
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs/data.md").read_text(encoding="utf-8")
 
@@ -33,5 +33,5 @@ def test_the_page_lists_every_problem_and_format() -> None:
     for kind, meaning in MEANINGS.items():
         stops = "yes" if kind in STOPS else "no"
         assert f"| `{kind}`: {meaning} | {stops} |" in PAGE
-    for name in (*SUFFIXES, *get_args(Source)):
+    for name in (*CONTAINERS, *get_args(Source)):
         assert f"`{name}`" in PAGE

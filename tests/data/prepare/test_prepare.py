@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.interactions import EventNames, read_interactions
+from sidtool.data.columns import EventNames
+from sidtool.data.interactions import read_interactions
 from sidtool.data.items import read_items
 from sidtool.data.prepare.filters import FilterOptions, core, filter_events
 from sidtool.data.prepare.movielens import GENRES
 from sidtool.data.prepare.preparation import PrepareOptions, prepare
-from sidtool.data.prepare.raw import Batch, Place, collect
+from sidtool.data.prepare.raw import collect
 from tests.data.tables.files import write_table
 
 EVENTS = [("u", "a", 10, 5.0), ("u", "b", 11, 3.0), ("v", "a", 9, 4.0), ("v", "c", 12, 1.0)]
@@ -240,10 +241,10 @@ def test_windows_are_in_the_unit_of_the_times(tmp_path: Path) -> None:
     [
         ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the time 'soon' is no number"),
         ("u.data", "u\t\t5\t1\n", "the item id is empty"),
-        ("u.data", "u\ta\n", "cannot be read"),
+        ("u.data", "u\ta\n", "line 1: 2 cells, other rows have 4"),
         ("ratings.dat", "u::a::5\n", "line 1: 3 cells, a rating has 4"),
         ("ratings.csv", "userId,movieId,rating\nu,a,5\n", "no column 'timestamp'"),
-        ("ratings.csv", "", "cannot be read"),
+        ("ratings.csv", "", "is empty"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -351,10 +352,10 @@ def test_the_core_is_a_fixed_point_and_the_largest_one(
 
 
 def test_filters_count_what_they_leave() -> None:
-    users, items = list("uuuvvw"), list("abaabc")
-    times = ["1", "2", "1", "4", "5", "6"]
-    batch = Batch(users, items, times, ["5", "4", "5", "", "3", "5"], Place(Path("x"), 1))
-    events = collect([batch])
+    cells = ["uuuvvw", "abaabc", "121456", ["5", "4", "5", "", "3", "5"]]
+    columns = [pa.chunked_array([list(column)]) for column in cells]
+    batch = dict(zip(["user", "item", "time", "rating"], columns, strict=True))
+    events = collect([(Path("x"), [batch])])
     options = FilterOptions(min_rating=3, since="1", until="6", k_core=2)
     left, steps = filter_events(events, options, catalog={"a", "b"})
     assert [(step.name, step.events) for step in steps] == [

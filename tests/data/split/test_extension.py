@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.data.columns import EventNames
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.interactions import EventNames
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import (
     SplitOptions,

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.data.columns import EventColumns
-from sidtool.data.interactions import EventNames
+from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.split.files import (
     SplitOptions,
     make_split,

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
-from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.adoption import adopt, check_adoption
+from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import import_map
 from sidtool.integrations.formats.token_ids import model_tokens
 from sidtool.model.contract.read import read_contract

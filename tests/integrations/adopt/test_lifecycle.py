@@ -18,8 +18,8 @@ from sidtool.evaluation.evaluation import evaluate
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.adoption import adopt
+from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import read_map
 from sidtool.model.contract.read import read_contract
 from sidtool.model.copies import merge, rebind
@@ -94,7 +94,13 @@ def weights_of(folder: Path) -> tuple[LoadedModel, torch.Tensor]:
     return loaded, loaded.model.get_input_embeddings().weight.detach()
 
 
-@pytest.mark.parametrize(("name", "stage"), [("openonerec", "embeddings"), ("minionerec", "full")])
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        pytest.param("openonerec", "embeddings", marks=pytest.mark.slow),
+        ("minionerec", "full"),
+    ],
+)
 def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     name: str, stage: Any, shops: Any, tmp_path: Path
 ) -> None:

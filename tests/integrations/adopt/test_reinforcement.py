@@ -11,8 +11,8 @@ import torch
 from sidtool.data.items import make_items
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.integrations.adopt.adopt_options import AdoptOptions
 from sidtool.integrations.adopt.adoption import adopt
+from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.model.contract.read import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.policy import GroupScores, Policy
@@ -97,7 +97,11 @@ class Oracle:
 
 @pytest.mark.parametrize(
     ("algorithm", "normalize", "rollouts"),
-    [("grpo", "level", "beam"), ("grpo", "trie", "gumbel"), ("dpo", "level", "beam")],
+    [
+        ("grpo", "level", "beam"),
+        pytest.param("grpo", "trie", "gumbel", marks=pytest.mark.slow),
+        pytest.param("dpo", "level", "beam", marks=pytest.mark.slow),
+    ],
 )
 def test_log_probabilities_are_those_over_the_table(
     adopted: tuple[Foreign, Path, Path],

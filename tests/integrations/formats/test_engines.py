@@ -3,7 +3,6 @@
 import json
 import struct
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.formats.convert import export_map
 from sidtool.integrations.formats.flashrec import sid_option, write_flashrec
-from sidtool.integrations.formats.static import static_index, write_static
 from sidtool.integrations.formats.token_ids import ModelTokens
 from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle import Bundle
@@ -125,66 +123,6 @@ def test_flashrec_refuses_ids_that_are_no_block() -> None:
     bundle = small_bundle(sizes=(4, 5, 12))
     with pytest.raises(CompatibilityError, match="ids follow each other level by level"):
         sid_option(bundle.space, sorted_tokens(bundle, 7, unused=()))
-
-
-def allowed_by_static(arrays: dict[str, Any], levels: int) -> set[tuple[int, ...]]:
-    """Every SID that STATIC's arrays allow with one dense level, step by step as its decoder."""
-    beams = [((int(token),), int(arrays["dense_states"][token])) for token in _set(arrays)]
-    for level in range(1, levels):
-        grown = []
-        for sid, state in beams:
-            first, stop = arrays["indptr"][state : state + 2]
-            assert 0 < stop - first <= arrays["layer_max_branches"][level]
-            edges = arrays["packed_csr"][first:stop]
-            assert edges[:, 0].tolist() == sorted(edges[:, 0].tolist())
-            grown += [((*sid, int(token)), int(after)) for token, after in edges]
-        beams = grown
-    assert {state for _, state in beams} == {0}
-    return {sid for sid, _ in beams}
-
-
-def _set(arrays: dict[str, Any]) -> list[int]:
-    assert np.array_equal(arrays["start_mask"], arrays["dense_mask"])
-    return np.flatnonzero(arrays["dense_mask"]).tolist()
-
-
-@pytest.mark.parametrize("number", [block_tokens, lambda b, start: sorted_tokens(b, start, ())])
-@pytest.mark.parametrize("sizes", [(4, 5, 12), (11, 3), (3, 2, 4, 5)])
-def test_static_over_a_models_tokens_allows_exactly_the_catalog(
-    tmp_path: Path, sizes: tuple[int, ...], number: Callable[[Bundle, int], ModelTokens]
-) -> None:
-    bundle = small_bundle(20, sizes)
-    tokens = number(bundle, 300)
-    write_static(bundle, tmp_path / "table.npz", tokens)
-    arrays = dict(np.load(tmp_path / "table.npz"))
-    assert allowed_by_static(arrays, len(sizes)) == set(expected_tokens(bundle, tokens).values())
-    vocabulary = tokens.vocabulary
-    assert arrays["start_mask"].shape == (vocabulary,)
-    assert (arrays["packed_csr"][-vocabulary:] == (vocabulary, 0)).all()
-    n_states = vocabulary + 1 + sum(len(codes) for codes in bundle.trie().codes[1:-1])
-    assert len(arrays["indptr"]) == n_states + 2
-
-
-def test_static_leaves_out_items_without_tokens(tmp_path: Path) -> None:
-    bundle = small_bundle(60, (4, 5, 6))
-    tokens = sorted_tokens(bundle, 10, unused=((0, 2),))
-    with pytest.warns(SidtoolWarning, match="items are left out"):
-        write_static(bundle, tmp_path / "table.npz", tokens)
-    arrays = dict(np.load(tmp_path / "table.npz"))
-    expected = {ids for ids in expected_tokens(bundle, tokens).values() if min(ids) >= 0}
-    assert allowed_by_static(arrays, 3) == expected
-
-
-def test_codes_as_tokens_give_the_same_table() -> None:
-    """One level of the space alone in the vocabulary: token ids are codes, but for the depth of the
-    dense table."""
-    bundle = small_bundle(20, (6, 6, 6))
-    codes = tuple(np.arange(6, dtype=np.int64) for _ in range(3))
-    by_token = static_index(bundle.trie(), ModelTokens(codes, None, 6))
-    by_code = static_index(bundle.trie())
-    assert np.array_equal(by_token.packed_csr, by_code.packed_csr)
-    assert np.array_equal(by_token.indptr, by_code.indptr)
-    assert by_token.dense_mask.ndim == by_code.dense_mask.ndim - 1 == 1
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from sidtool.integrations.formats.convert import CatalogFile, System, export_map
 from sidtool.integrations.formats.flashrec import infers_layout, sid_option, write_flashrec
 from sidtool.integrations.formats.minionerec import read_minionerec, write_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
-from sidtool.integrations.formats.static import StaticIndex, static_index, write_static
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import LETTERS, SidSpace
@@ -295,7 +293,6 @@ def test_retired_items_are_not_written(tmp_path: Path) -> None:
     assert set(pq.read_table(tmp_path / "open.parquet")["pid"].to_pylist()) == left
     flash = json.loads((tmp_path / "flash.json").read_text())
     assert {each["pid"] for group in flash.values() for each in group} == left
-    assert walked(static_index(bundle.trie()), 3) == set(sids(bundle).values())
 
 
 @pytest.mark.parametrize(
@@ -304,7 +301,6 @@ def test_retired_items_are_not_written(tmp_path: Path) -> None:
         ("minionerec", "map"),
         ("openonerec", "map.parquet"),
         ("flashrec", "map.json"),
-        ("static", "map.npz"),
         ("xllm", "map.bin"),
     ],
 )
@@ -410,59 +406,6 @@ def test_flashrec_infers_three_levels_of_openonerec_only(tmp_path: Path) -> None
         write_flashrec(small_bundle(begin_end_tokens=False), tmp_path / "sids.json")
 
 
-def walked(index: StaticIndex, levels: int) -> set[tuple[int, ...]]:
-    """Every SID that STATIC's arrays allow: first its dense steps, then its sparse rows."""
-    dense, vocabulary = index.dense_mask.ndim, len(index.start_mask)
-    ends = set()
-    for prefix in product(range(vocabulary), repeat=dense):
-        if not index.dense_mask[prefix]:
-            continue
-        assert index.start_mask[prefix[0]]
-        beams = [(prefix, int(index.dense_states[prefix]))]
-        for level in range(dense, levels):
-            grown = []
-            for codes, state in beams:
-                edges = index.packed_csr[index.indptr[state] : index.indptr[state + 1]]
-                assert 0 < len(edges) <= index.layer_max_branches[level]
-                grown += [((*codes, int(code)), int(after)) for code, after in edges]
-            beams = grown
-        assert {state for _, state in beams} == {0}
-        ends |= {codes for codes, _ in beams}
-    return ends
-
-
-@pytest.mark.parametrize("sizes", [(4, 5, 6), (7, 3), (3, 2, 4, 5), (2, 2, 2, 2, 9)])
-@pytest.mark.parametrize("duplicates", [False, True])
-def test_static_allows_exactly_the_catalog(
-    tmp_path: Path, sizes: tuple[int, ...], duplicates: bool
-) -> None:
-    bundle = small_bundle(20, sizes, duplicates=duplicates)
-    index = static_index(bundle.trie())
-    assert walked(index, len(sizes)) == set(sids(bundle).values())
-    vocabulary = max(sizes)
-    assert (index.packed_csr[-vocabulary:] == (vocabulary, 0)).all()
-    assert index.indptr[-1] == len(index.packed_csr) == index.indptr[-2] + vocabulary
-    # the first level's states are code + 1, and from them the sparse rows say what the dense table
-    # says
-    starts = np.flatnonzero(index.start_mask)
-    assert {tuple(sid[:2]) for sid in sids(bundle).values()} == {
-        (int(a), int(b))
-        for a in starts
-        for b, _ in index.packed_csr[index.indptr[a + 1] : index.indptr[a + 2]]
-    }
-    write_static(bundle, tmp_path / "static.npz")
-    stored = np.load(tmp_path / "static.npz")
-    assert all(
-        np.array_equal(stored[name], getattr(index, name))
-        for name in StaticIndex.__dataclass_fields__
-    )
-
-
-def test_static_needs_two_levels() -> None:
-    with pytest.raises(UsageError, match="at least two levels"):
-        static_index(small_bundle(3, (8,)).trie())
-
-
 # The functions behind import and export
 
 
@@ -498,9 +441,9 @@ def test_flashrec_gets_an_option_that_it_cannot_infer(tmp_path: Path) -> None:
 
 def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
     bundle = small_bundle()
-    with pytest.raises(UsageError, match="apply to --to minionerec, not to static"):
-        export_map(bundle, tmp_path / "x.npz", "static", keys="line")
-    with pytest.raises(UsageError, match="applies to --to flashrec, static, xllm, not to open"):
+    with pytest.raises(UsageError, match="apply to --to minionerec, not to flashrec"):
+        export_map(bundle, tmp_path / "x.json", "flashrec", keys="line")
+    with pytest.raises(UsageError, match="applies to --to flashrec, xllm, not to open"):
         export_map(bundle, tmp_path / "x", "openonerec", tokens=block_tokens(bundle, 0))
     with pytest.raises(UsageError, match="writes token ids, and they depend on the model"):
         export_map(bundle, tmp_path / "x.bin", "xllm")

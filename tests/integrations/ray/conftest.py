@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidtool.integrations.ray.engine import ray_cluster
+from sidtool.integrations.ray.workers import ray_cluster
 
 
 @pytest.fixture(scope="package")

@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sidtool.base.errors import DataError
-from sidtool.integrations.ray.output import PartFolder, PartReport
-from sidtool.integrations.ray.run import RunOptions, RunReport, part_name, run_over_folder
+from sidtool.integrations.ray.output import PartFolder, PartReport, part_name
+from sidtool.integrations.ray.run import RunOptions, RunReport, run_over_folder
 from sidtool.integrations.ray.shards import Shard
 
 
@@ -35,39 +34,35 @@ def read_numbers(folder: Path) -> list[int]:
     ]
 
 
-@dataclass(frozen=True)
-class DoublingJob:
+def open_doubling(
+    folder: PartFolder, killed: int = -1, marker: str = "", bad: int = -1
+) -> Callable[[Shard], PartReport]:
     """Doubles numbers; raises DataError for a bad one, and the first worker that gets the shard
     `killed` is killed after it has written its part, if there is a marker file to leave."""
 
-    folder: PartFolder
-    killed: int = -1
-    marker: str = ""
-    bad: int = -1
-
-    def open(self) -> Callable[[Shard], PartReport]:
-        """There is nothing to load."""
-        return self._double
-
-    def _double(self, shard: Shard) -> PartReport:
+    def work(shard: Shard) -> PartReport:
         with TemporaryDirectory() as name:
             numbers = pq.read_table(shard.fetch(Path(name)))["n"].to_pylist()
-        if self.bad in numbers:
-            raise DataError(f"{self.bad} is bad", hint="leave it out")
+        if bad in numbers:
+            raise DataError(f"{bad} is bad", hint="leave it out")
         stream = pa.BufferOutputStream()
         pq.write_table(pa.table({"n": [2 * n for n in numbers]}), stream)
         data = stream.getvalue().to_pybytes()
-        if shard.number == self.killed and not Path(self.marker).exists():
-            Path(self.marker).touch()
+        if shard.number == killed and not Path(marker).exists():
+            Path(marker).touch()
             # as a worker that dies while it writes: the part is there, its report is not
-            self.folder._put(part_name(shard), data[:10])
+            folder._put(part_name(shard.number), data[:10])
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.folder.write(part_name(shard), data, len(numbers), {"sum": sum(numbers)})
+        return folder.write(shard.number, data, len(numbers), {"sum": sum(numbers)})
+
+    return work
 
 
 def double(
     source: Path | str, out: Path | str, options: RunOptions, **choices: object
 ) -> RunReport:
     """Double the numbers of a folder in shards of four."""
-    job = partial(DoublingJob, **choices)
-    return run_over_folder(job, str(source), str(out), {"command": "double"}, options, shard_rows=4)
+    work = partial(open_doubling, **choices)
+    return run_over_folder(
+        work, str(source), str(out), {"command": "double"}, options, shard_rows=4
+    )

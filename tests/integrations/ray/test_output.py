@@ -16,7 +16,7 @@ from tests.integrations.ray.jobs import double, read_numbers, write_numbers
 from tests.s3 import BUCKET
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty folder of a store."""
     if request.param == "s3":
@@ -83,6 +83,7 @@ def test_what_appears_while_the_parts_are_made_is_not_removed(store: str, number
     assert content(f"{store}/data") == {"notes.txt": b"of somebody"}
 
 
+@pytest.mark.parametrize("store", ["memory", "s3"], indirect=True)
 def test_a_run_is_resumed_with_the_same_source_alone(store: str, numbers: Path) -> None:
     for path in numbers.iterdir():
         put(f"{store}/in/{path.name}", path.read_bytes())

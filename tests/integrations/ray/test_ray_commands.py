@@ -58,7 +58,7 @@ def test_evaluate(shop: Road) -> None:
 
 
 def test_a_connected_process_keeps_its_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidtool.integrations.ray.engine import ray_cluster
+    from sidtool.integrations.ray.workers import ray_cluster
 
     # the process is connected already, whatever the address is
     monkeypatch.setitem(os.environ, "RAY_ADDRESS", "nowhere:1")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
-from sidtool.integrations.ray.engine import ray_cluster
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.shards import _pieces, list_shards
+from sidtool.integrations.ray.workers import ray_cluster
 from tests.integrations.ray.jobs import double, read_numbers, write_numbers
 
 

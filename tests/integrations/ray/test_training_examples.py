@@ -14,6 +14,7 @@ from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.split import Split
 from sidtool.examples.catalog import TaskCatalogOptions
+from sidtool.examples.event_columns import EventBlock
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.examples_run import SftInputs, make_sft
 from sidtool.examples.sft_options import SftOptions
@@ -138,7 +139,7 @@ def test_general_text_and_leaks_are_refused(
     general = GeneralOptions(tmp_path / "general.txt")
     with pytest.raises(UsageError, match="--general"):
         make_sft(*arguments, general=general, tokenizer=tiny_tokenizer(), **shared)
-    monkeypatch.setattr("sidtool.examples.examples_run.count_leaks", lambda *_: 1)
+    monkeypatch.setattr(EventBlock, "count_held_out", lambda *_: 1)
     with pytest.raises(RefusedError, match="held-out events are in"):
         make_sft(*arguments, **shared)
     assert not list(tmp_path.glob("*train*"))

@@ -16,7 +16,7 @@ from sidtool.base.errors import RefusedError
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.vectors import ItemColumns, embed_folder, encode_folder
 from sidtool.registry.references import open_bundle
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.encode import encode
 from tests.cli.road import catalog, done, refused, run
@@ -153,12 +153,3 @@ def test_another_encoder_than_the_bundle_s_is_refused(inputs: Path, tmp_path: Pa
     with pytest.raises(RefusedError, match="is not the one of the codebook"):
         encode_folder(*places, model=str(other))
     assert not (tmp_path / "out").exists()
-
-
-def test_options_of_items_without_items_are_refused(inputs: Path, tmp_path: Path) -> None:
-    shop = inputs / "shop.zarr"
-    assert "require --items" in refused(2, "encode", shop, "text", "-o", tmp_path / "out")
-    assert "needs -o FOLDER" in refused(2, "encode", shop, "--items", inputs / "items")
-    embed_items = ("embed", inputs / "items", "--encoder", inputs / "encoder")
-    error = refused(2, *embed_items, "-o", tmp_path / "out", "--workers", 2)
-    assert "--workers requires --engine ray" in error

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import RowConstraint
+from sidtool.integrations.vllm.settings import RequestSettings
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
 from sidtool.model.contract.write import write_contract

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.integrations.vllm.request_settings import RequestSettings
 from sidtool.integrations.vllm.row_constraint import NO_TOKEN, RowConstraint, check_engine_model
+from sidtool.integrations.vllm.settings import RequestSettings
 from sidtool.model.contract.compat import Verdict
 from sidtool.model.load import usable_items
 from sidtool.model.prompt.tokens import SidTokens
@@ -60,11 +60,7 @@ def spelled(constraint: Any, prefix: Sequence[int]) -> list[int]:
     seed=st.integers(0, 99),
 )
 def test_valid_tokens_get_their_log_probability(
-    normalize: Normalize,
-    layout: Layout,
-    rows: list[tuple[int, int]],
-    denied: set[int],
-    seed: int,
+    normalize: Normalize, layout: Layout, rows: list[tuple[int, int]], denied: set[int], seed: int
 ) -> None:
     constraint = constraint_of(normalize, layout=layout)
     items = constraint.bundle.items

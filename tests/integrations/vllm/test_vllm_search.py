@@ -9,6 +9,7 @@ import torch
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.integrations.vllm.engine import engine_arguments, engine_model
 from sidtool.integrations.vllm.row_constraint import RowConstraint
+from sidtool.integrations.vllm.settings import EngineSettings
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend, recommend_to_file
@@ -38,11 +39,13 @@ def own(folder: Path) -> LoadedModel:
 
 def engine_of(folder: Path, own: LoadedModel, normalize: Any = None, beams: int = 12) -> Any:
     arguments = engine_arguments(folder, num_beams=beams, normalize=normalize)
-    constraint = RowConstraint.of_model(folder, normalize=normalize)
+    constraint = RowConstraint.of(EngineSettings(str(folder), normalize=normalize))
     return TokenEngine(own.model, constraint, vllm_config(folder, **arguments))
 
 
-@pytest.mark.parametrize("normalize", ["level", "trie", "vocabulary"])
+@pytest.mark.parametrize(
+    "normalize", ["level", "trie", pytest.param("vocabulary", marks=pytest.mark.slow)]
+)
 def test_items_and_order_are_those_of_recommend(
     folder: Path, own: LoadedModel, normalize: Any
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import loaded as room
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.encode import encode, open_encoder
 from tests.bundles import small_bundle

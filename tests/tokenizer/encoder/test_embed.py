@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.tokenizer.encoder import embedding as room
-from sidtool.tokenizer.encoder.embedding import embed
-from sidtool.tokenizer.encoder.loaded import PROBES
+from sidtool.tokenizer.encoder import loaded as room
+from sidtool.tokenizer.encoder.loaded import PROBES, embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from tests.encoders import tiny_encoder
 

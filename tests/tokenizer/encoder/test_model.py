@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.tokenizer.encoder.embedding import embed
+from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]

@@ -18,7 +18,7 @@ from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.history import ItemsChange
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.make.add import add_items, planned_change, unknown
+from sidtool.tokenizer.make.add import add_items, item_change, unknown
 from sidtool.tokenizer.make.encode import embed_texts
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
@@ -222,7 +222,7 @@ def test_the_planned_change_is_that_of_the_new_version() -> None:
     bundle = add_items(built(), remove=["old4", "old5"])
     items = listed(["old1", "a", "old4", "b"], "novel")
     remove = ["old2", "old2", "old5"]  # one twice, and one that is retired already
-    planned = planned_change(bundle, items, remove=remove)
+    planned = item_change(bundle, items, remove)
     assert planned == ItemsChange(added=2, restored=1, retitled=2, retired=1)
     with pytest.warns(SidtoolWarning, match="1 of 4 items are in the bundle"):
         after = add_items(bundle, items, vectors_of(["a", "b"]), remove=remove)

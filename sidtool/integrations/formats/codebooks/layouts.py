@@ -24,6 +24,7 @@ from sidtool.data import Vectors, npy_header
 from sidtool.data.tables import library_errors, require_regular
 from sidtool.integrations.formats.codebooks.networks import (
     batch_norm_scale,
+    module_parts,
     network_arrays,
     network_names,
 )
@@ -38,7 +39,8 @@ from sidtool.integrations.formats.codebooks.zip_entries import (
     open_zip,
     read_exactly,
 )
-from sidtool.tokenizer import LETTERS, MAX_CODES, Codebook, QuantizerParams
+from sidtool.tokenizer import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import LETTERS, MAX_CODES
 
 Layout = Literal["openonerec", "rq-vae", "rq-kmeans+", "rq-kmeans", "grid"]
 """Whose codebook it is, by how it is stored."""
@@ -163,7 +165,7 @@ def _grid(
     if decoder:
         networks |= network_arrays(numbers, "decoder.model", "out")
     if has_norm:
-        factor, shift = batch_norm_scale(numbers, _GRID_NORM)
+        factor, shift = batch_norm_scale(_GRID_NORM, module_parts(numbers, _GRID_NORM))
         networks |= {"scale": factor.astype(np.float32), "shift": shift.astype(np.float32)}
     levels = _levels(numbers, names)
     params = QuantizerParams(

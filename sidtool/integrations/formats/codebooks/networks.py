@@ -35,7 +35,7 @@ def network_arrays(numbers: Numbers, prefix: str, network: str) -> dict[str, NDA
     layers: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for number in _module_numbers(numbers, prefix):
         module = f"{prefix}.{number}"
-        parts = {part: numbers[f"{module}.{part}"] for part in _parts(numbers, module)}
+        parts = module_parts(numbers, module)
         if "running_mean" in parts:
             if not layers:
                 raise ValueError(f"{module} normalizes before the first linear layer")
@@ -51,13 +51,14 @@ def network_arrays(numbers: Numbers, prefix: str, network: str) -> dict[str, NDA
     return arrays
 
 
-def batch_norm_scale(
-    numbers: Numbers, module: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The factor and the shift, (width,) each, by which a BatchNorm1d computes after training.
-
-    Raises ValueError if a part is missing or has another shape."""
-    return _scale(module, {part: numbers[f"{module}.{part}"] for part in _parts(numbers, module)})
+def module_parts(numbers: Numbers, module: str) -> dict[str, NDArray[Any]]:
+    """The tensors of one module, by the last part of their names."""
+    prefix = f"{module}."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in numbers.items()
+        if name.startswith(prefix)
+    }
 
 
 def _module_numbers(numbers: Numbers, prefix: str) -> Sequence[int]:
@@ -67,10 +68,6 @@ def _module_numbers(numbers: Numbers, prefix: str) -> Sequence[int]:
         if name.startswith(f"{prefix}.")
     }
     return sorted(places)
-
-
-def _parts(numbers: Numbers, module: str) -> list[str]:
-    return [name.removeprefix(f"{module}.") for name in numbers if name.startswith(f"{module}.")]
 
 
 def _linear(module: str, parts: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -86,13 +83,18 @@ def _linear(module: str, parts: Numbers) -> tuple[NDArray[np.float64], NDArray[n
 def _folded(
     module: str, weight: NDArray[np.float64], bias: NDArray[np.float64], parts: Numbers
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    factor, shift = _scale(module, parts)
+    factor, shift = batch_norm_scale(module, parts)
     if factor.shape != bias.shape:
         raise ValueError(f"{module} has width {factor.shape}, the layer before it {bias.shape}")
     return weight * factor, bias * factor + shift
 
 
-def _scale(module: str, parts: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def batch_norm_scale(
+    module: str, parts: Numbers
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The factor and the shift, (width,) each, by which a BatchNorm1d computes after training.
+
+    Raises ValueError if a part is missing or has another shape."""
     missing = [part for part in _BATCH_NORM if part not in parts]
     if missing or len({parts[part].shape for part in _BATCH_NORM}) != 1:
         raise ValueError(f"{module} is no BatchNorm1d: its parts are {', '.join(sorted(parts))}")

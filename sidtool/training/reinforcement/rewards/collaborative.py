@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sidtool.data.split import check_split
 from sidtool.memory import Memory, MemoryIndex, open_verified
-from sidtool.tokenizer import ItemRows
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.rewards.reward import Matrix, RewardInput, RunFacts, Scores
 
 

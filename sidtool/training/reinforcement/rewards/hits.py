@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.tokenizer import Codes
+from sidtool.tokenizer.sid import Codes
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
     ListGroups,

@@ -103,18 +103,18 @@ def claiming_storage(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """A file whose level is a compressed entry of 400 MB of zeros."""
+    """A file whose level is a compressed entry of 40 MB of zeros."""
     checkpoint(path)
     entries = members(path)
     name = next(name for name in entries if name.endswith("/data/2"))
-    entries[name] = bytes(400 << 20)
+    entries[name] = bytes(40 << 20)
     rezip(path, entries, zipfile.ZIP_DEFLATED)
 
 
 def npz_bomb(path: Path) -> None:
-    """An .npz whose level is 400 MB of zeros in 400 kB."""
+    """An .npz whose level is 40 MB of zeros in 40 kB."""
     header = io.BytesIO()
-    shape = (100 << 20, 1)
+    shape = (10 << 20, 1)
     description = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
     text = description.encode().ljust(118 - 1) + b"\n"
     header.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
@@ -123,7 +123,7 @@ def npz_bomb(path: Path) -> None:
         archive.open("codebook_0.npy", "w") as entry,
     ):
         entry.write(header.getvalue())
-        for _ in range(400):
+        for _ in range(40):
             entry.write(bytes(1 << 20))
 
 

@@ -1,16 +1,57 @@
-"""What one request to an engine asks of the constraint, as an engine passes it: plain JSON values
-by key."""
+"""What an engine and its requests are given as plain JSON values: how an engine was started, and
+what one request asks of the constraint.
+
+The settings of an engine travel in its own configuration, since its processes share nothing
+else."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from sidtool.base.errors import UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.recommendation.search import Normalize
 
+KEY = "sidtool"
+"""The key of an engine's settings in vLLM's `additional_config`."""
 PREFIX = "sid_"
 KEYS = ("sid_constraint", "sid_allow", "sid_deny")
 """Keys of a request's extra arguments. Others that begin with `PREFIX` are refused, since an engine
 would ignore a misspelt one."""
+
+
+@dataclass(frozen=True)
+class EngineSettings(JsonRecord):
+    """What an engine recommends from."""
+
+    model: str
+    """a model folder or `hf://ORG/NAME`"""
+    bundle: str | None = None
+    """path or reference of the bundle; None is the model's copy"""
+    normalize: Normalize | None = None
+    """what scores are normalized over; None is what the contract says"""
+
+    @classmethod
+    def of(cls, vllm_config: Any) -> Self:
+        """The settings in vLLM's configuration; the model is the engine's own unless they name one.
+        Raises UsageError for an unknown key or value."""
+        settings = vllm_config.additional_config or {}
+        settings = settings.get(KEY, {}) if isinstance(settings, Mapping) else {}
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"{KEY!r} in additional_config is {settings!r}, not an object")
+        names = [field.name for field in fields(cls)]
+        unknown = sorted(map(str, settings.keys() - set(names)))
+        if unknown:
+            raise UsageError(f"{KEY!r} has no key {unknown[0]!r}, only {', '.join(names)}")
+        model = settings.get("model") or str(vllm_config.model_config.model)
+        try:
+            return cls.from_json({**settings, "model": model})
+        except TypeError as error:
+            raise UsageError(f"{KEY!r} in additional_config: {error}") from error
+
+    def to_additional_config(self) -> dict[str, Any]:
+        """The object that `of` reads."""
+        return {KEY: self.to_json()}
 
 
 @dataclass(frozen=True)

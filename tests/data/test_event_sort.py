@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.interactions import EventNames, Interactions, read_interactions
-from sidtool.data.spilled_events import LONG_ORDER, SORTED_EVENT, Spill, spill_beside
+from sidtool.data.columns import EventNames
+from sidtool.data.event_sort import EVENT_BYTES, Spill, spill_beside
+from sidtool.data.interactions import Interactions, read_interactions
 from sidtool.data.tables.tables import column_batches, read_columns
 from tests.data.tables.files import Table, write_table
 
@@ -68,8 +69,7 @@ def test_a_sort_in_files_equals_one_in_memory(
     path = write_table(folder / name, table_of(seed, events, order))
     names = EventNames(order_by="row") if by_row else EventNames()
     (folder / "spilled").mkdir()
-    entry = SORTED_EVENT if by_row or order == "number" else LONG_ORDER
-    spill = Spill(folder / "spilled", budget * entry)
+    spill = Spill(folder / "spilled", budget * EVENT_BYTES)
     expected = read_interactions(path, names, further=["rating"])
     check_equal(read_interactions(path, names, further=["rating"], spill=spill), expected)
 
@@ -82,7 +82,7 @@ def test_partitions_and_several_files(tmp_path: Path, monkeypatch: pytest.Monkey
         write_table(tmp_path / f"events/{number}.parquet", table_of(number, 40, "number"))
     whole = read_interactions(tmp_path / "events", further=["rating"])
     largest = int((whole.stops - whole.starts).max())
-    with spill_beside(tmp_path / "out", largest * SORTED_EVENT) as spill:
+    with spill_beside(tmp_path / "out", largest * EVENT_BYTES) as spill:
         spilled = read_interactions(tmp_path / "events", further=["rating"], spill=spill)
         check_equal(spilled, whole)
         assert isinstance(spilled.order, np.memmap)
@@ -140,8 +140,8 @@ def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> Non
     table = {"user": ["u"] * 30 + ["v"], "item": ["a"] * 31, "timestamp": ["1"] * 31}
     path = write_table(tmp_path / "x.parquet", table)
     with (
-        spill_beside(tmp_path / "out", 29 * SORTED_EVENT) as spill,
+        spill_beside(tmp_path / "out", 29 * EVENT_BYTES) as spill,
         pytest.raises(UsageError, match="31 events do not fit") as refusal,
     ):
         read_interactions(path, spill=spill)
-    assert f"--memory of at least {30 * SORTED_EVENT} bytes" in str(refusal.value.hint)
+    assert f"--memory of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.hint)

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import option
+from sidtool.base.options import check_options, option
 from sidtool.data.tables import one_line
 
 Engine = Literal["local", "ray"]
@@ -21,20 +21,18 @@ START_ATTEMPTS = 3
 """How often a cluster on this machine is started: Ray gives up after 30 seconds, which its
 processes may take to begin where others keep the processors busy."""
 
-Shard = TypeVar("Shard", contravariant=True)
-Result = TypeVar("Result", covariant=True)
+Shard = TypeVar("Shard")
+Result = TypeVar("Result")
 
-
-class Job(Protocol[Shard, Result]):
-    """Work on shards. Jobs travel to the workers, so they hold settings and no models."""
-
-    def open(self) -> Callable[[Shard], Result]:
-        """Load what the work needs -> the work on one shard."""
+Job = Callable[[], Callable[[Shard], Result]]
+"""Called once by each worker: loads what the work needs, and returns the work on one shard. Jobs
+travel to the workers, so they hold settings and no models."""
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """Where work is done. Raises as `check_engine`."""
+    """Where work is done. Raises MissingPackageError without Ray if it is the engine, UsageError
+    for fewer than one worker, or for workers without Ray."""
 
     engine: Engine = option("local", panel="Workers")
     """Where the work is done: in this process, or by workers of the Ray cluster of RAY_ADDRESS, of
@@ -43,43 +41,29 @@ class WorkerOptions:
     """Number of workers. Default: one per GPU of the cluster, else one per CPU."""
 
     def __post_init__(self) -> None:
-        check_engine(self.engine, self.workers)
-
-
-def check_engine(engine: Engine, workers: int | None) -> None:
-    """Raise MissingPackageError without Ray if it is the engine, UsageError for fewer than one
-    worker, or for workers without Ray."""
-    if engine == "local" and workers is not None:
-        raise UsageError("--workers requires --engine ray")
-    if workers is not None and workers < 1:
-        raise UsageError(f"the number of workers is at least 1, not {workers}")
-    if engine == "ray":
-        require("ray")
+        if self.engine == "local" and self.workers is not None:
+            raise UsageError("--workers requires --engine ray")
+        check_options(self)
+        if self.engine == "ray":
+            require("ray")
 
 
 def run_job(
-    job: Job[Shard, Result],
-    shards: Sequence[Shard],
-    *,
-    engine: Engine = "local",
-    workers: int | None = None,
+    job: Job[Shard, Result], shards: Sequence[Shard], options: WorkerOptions
 ) -> Iterator[tuple[int, Result]]:
     """The index of each shard and the result of the work on it, in the order in which they are
     done.
 
-    `workers` are processes; None is one for each GPU of the cluster, or for each CPU if it has
-    none. Raises what the job raises, DataError if a worker dies more than RESTARTS times, and as
-    `check_engine`."""
-    check_engine(engine, workers)
+    Raises what the job raises, and DataError if a worker dies more than RESTARTS times."""
     if not shards:
         return
-    if engine == "local":
-        work = job.open()
+    if options.engine == "local":
+        work = job()
         for index, shard in enumerate(shards):
             yield index, work(shard)
         return
-    with ray_cluster(workers) as ray:
-        yield from _run_actors(ray, job, shards, workers)
+    with ray_cluster(options.workers) as ray:
+        yield from _run_actors(ray, job, shards, options.workers)
 
 
 def _run_actors(
@@ -141,7 +125,7 @@ class _Actor:
         """The work on a shard."""
         # not in the constructor, whose errors Ray reports as the death of the actor
         if self._work is None:
-            self._work = self._job.open()
+            self._work = self._job()
         return self._work(shard)
 
 

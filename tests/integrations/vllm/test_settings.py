@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sidtool.base.errors import UsageError
-from sidtool.integrations.vllm.request_settings import RequestSettings
+from sidtool.integrations.vllm.settings import RequestSettings
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""Events sorted by user, order and row, in any memory.
+
+Each run of events is sorted by user. Then the events of a range of users are taken from all runs,
+sorted, and appended to the arrays, range by range. Within a budget (`Spill`), runs and arrays lie
+in files. The values are the same for any budget: equal events stay in the order of the rows."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import DataError, UsageError
+from sidtool.base.output import folder_beside
+
+Arrays = dict[str, NDArray[Any]]
+USER, ORDER, REST = "user", "order", "rest"
+"""Columns that sort events; REST has the digits of an order that a float64 leaves out."""
+RANGE_EVENTS = 1 << 20
+"""Events that are sorted at once without a budget."""
+EVENT_BYTES = 160
+"""Bytes at the peak for each event of a range; benchmarks/events_scale.py measures it."""
+
+
+@dataclass(frozen=True)
+class Spill:
+    """How much memory events may take, and where they are put."""
+
+    folder: Path
+    """An existing folder of its own; it gets about 70 bytes per event."""
+    budget: int
+    """Bytes for a range of users. The ids of users and items come on top, about 200 bytes each, and
+    about 400 MiB for a run."""
+
+    def subfolder(self, name: str) -> Path:
+        """A new folder in the folder."""
+        path = self.folder / name
+        path.mkdir()
+        return path
+
+
+@contextmanager
+def spill_beside(out: Path, budget: int) -> Iterator[Spill]:
+    """A folder beside an output, which is removed afterwards. Raises DataError if it cannot be
+    made."""
+    with folder_beside(out) as folder:
+        yield Spill(folder, budget)
+
+
+def sort_events(runs: Iterable[Any], spill: Spill | None) -> Arrays:
+    """The columns of record batches except REST, each (n,); with a spill, they are mapped from its
+    files.
+
+    Raises DataError if the disk is full, UsageError if the budget is too small for the events of
+    one user."""
+    by_user = map(_by_user, runs)
+    if spill is None:
+        parts = list(_sorted_ranges(list(by_user), None))
+        return {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
+    try:
+        stored = _in_file(by_user, spill.folder / "runs.arrow")
+        return _joined_in_files(_sorted_ranges(stored, spill.budget), spill.folder)
+    except OSError as error:
+        raise DataError(f"{spill.folder} cannot be written: {error.strerror or error}") from error
+
+
+def _by_user(run: Any) -> Any:
+    import pyarrow.compute as pc
+
+    return run.take(pc.sort_indices(run[USER]))  # stable: events of a user stay in their order
+
+
+def _in_file(runs: Iterator[Any], file: Path) -> list[Any]:
+    """The runs, mapped from a file that is gone with them."""
+    import pyarrow as pa
+
+    first = next(runs)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+        writer.write_batch(first)
+        for run in runs:
+            writer.write_batch(run)
+    reader = pa.ipc.open_file(pa.memory_map(str(file)))
+    file.unlink()
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
+def _sorted_ranges(runs: Sequence[Any], budget: int | None) -> Iterator[Arrays]:
+    """The arrays of each range of users."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ranges = _user_ranges([run[USER].to_numpy() for run in runs], budget)
+    bounds = [np.searchsorted(run[USER].to_numpy(), ranges).tolist() for run in runs]
+    for number in range(len(ranges) - 1):
+        slices = [
+            run.slice(starts[number], starts[number + 1] - starts[number])
+            for run, starts in zip(runs, bounds, strict=True)
+        ]
+        events = pa.Table.from_batches(slices).combine_chunks()
+        keys = [(name, "ascending") for name in (USER, ORDER, REST)]
+        rows = pc.sort_indices(events, keys)  # stable, too
+        names = [name for name in events.column_names if name != REST]
+        yield {name: events[name].take(rows).to_numpy() for name in names}
+
+
+def _user_ranges(codes: Sequence[NDArray[np.int32]], budget: int | None) -> list[int]:
+    """(ranges + 1,) codes of users: range i has those from the i-th on, and no more events than the
+    budget allows. Raises UsageError if there cannot be."""
+    users = 1 + max(int(run.max()) for run in codes)
+    events_of_user = sum(np.bincount(run, minlength=users) for run in codes)
+    ends = np.cumsum(events_of_user)
+    largest = int(np.max(events_of_user))
+    most = max(RANGE_EVENTS, largest) if budget is None else budget // EVENT_BYTES
+    if largest > most:
+        raise UsageError(
+            f"{ends[-1]} events do not fit a budget of {budget} bytes: a user has {largest} of "
+            "them",
+            hint=f"--memory of at least {largest * EVENT_BYTES} bytes",
+        )
+    starts = [0]
+    while starts[-1] < users:
+        before = int(ends[starts[-1] - 1]) if starts[-1] else 0
+        starts.append(int(np.searchsorted(ends, before + most, side="right")))
+    return starts
+
+
+def _joined_in_files(parts: Iterable[Arrays], folder: Path) -> Arrays:
+    """The arrays, one part after the other, mapped from files."""
+    streams: dict[str, BinaryIO] = {}
+    dtypes: dict[str, np.dtype[Any]] = {}
+    with ExitStack() as stack:
+        for part in parts:
+            for name, values in part.items():
+                if name not in streams:
+                    file = folder / f"sorted-{len(streams)}"
+                    streams[name] = stack.enter_context(file.open("wb"))
+                    dtypes[name] = values.dtype
+                streams[name].write(values.data)
+    return {
+        name: np.memmap(stream.name, dtypes[name], mode="r") for name, stream in streams.items()
+    }
