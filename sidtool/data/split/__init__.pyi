@@ -3,7 +3,6 @@ from .cooccurrence import UNIT as UNIT
 from .cooccurrence import WINDOW as WINDOW
 from .cooccurrence import Cooccurrence as Cooccurrence
 from .cooccurrence import ItemSequences as ItemSequences
-from .cooccurrence import add_pairs as add_pairs
 from .cooccurrence import count_blocks as count_blocks
 from .cooccurrence import count_cooccurrence as count_cooccurrence
 from .cooccurrence import count_pairs as count_pairs

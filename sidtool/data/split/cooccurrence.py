@@ -20,7 +20,7 @@ UNIT = 2.0**-40
 """Weights of pairs are counted in this unit, as integers."""
 LARGEST = 2**63 - 1
 """The largest weight of a pair in that unit, of an int64."""
-BLOCK_PAIRS = 1 << 21
+BLOCK_PAIRS = 1 << 23
 """Pairs of events that are counted together."""
 BLOCK_EVENTS = 1 << 22
 """Training events that are read together."""
@@ -119,12 +119,6 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
             return ItemSequences(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
         place = range(len(self))[index]
         return self.items[self.offsets[place] : self.offsets[place + 1]]
-
-    def select(self, flags: NDArray[np.bool_]) -> "ItemSequences":
-        """The users with a flag."""
-        return ItemSequences(
-            self.items[np.repeat(flags, self.lengths)], _offsets(self.lengths[flags])
-        )
 
 
 def _offsets(lengths: Any) -> NDArray[np.int64]:
@@ -246,29 +240,23 @@ def _count_block(
 
     gaps = range(1, int(n_later.max(initial=0)) + 1)
     units = [round(decay ** (gap - 1) / UNIT) for gap in gaps]
-    largest_gap = sum(unit > 0 for unit in units)  # the weight of pairs further apart is too small
-    gap_bits = largest_gap.bit_length()
-    if n_items**2 << gap_bits > LARGEST:
-        raise DataError(f"{n_items} items are too many to count pairs within {largest_gap} events")
-    earlier = np.arange(len(n_later))
-    keys = []  # of each pair: the earlier item, the later one, and the gap
-    for gap in range(1, largest_gap + 1):
+    earlier = np.flatnonzero(n_later)
+    rows, columns, weights = [], [], []
+    for gap, unit in zip(gaps, units, strict=True):
+        if not unit:
+            break  # pairs further apart weigh too little
         earlier = earlier[n_later[earlier] >= gap]
-        earlier_items = items[first + earlier].astype(np.int64)
-        later_items = items[first + earlier + gap].astype(np.int64)
-        gap_keys = ((earlier_items * n_items + later_items) << gap_bits) + gap
-        keys.append(gap_keys[earlier_items != later_items])
-    ordered = np.concatenate([np.zeros(0, dtype=np.int64), *keys])
-    del keys
-    ordered.sort()
-    weights = np.array([0, *units], dtype=np.int64)[ordered & ((1 << gap_bits) - 1)]
-    ordered >>= gap_bits
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # of each pair of items
-    pairs = ordered[starts]
-    offsets = np.searchsorted(pairs, np.arange(n_items + 1) * n_items)
-    later = pairs - np.repeat(np.arange(n_items) * n_items, np.diff(offsets))
-    sums = np.add.reduceat(weights, starts) if len(starts) else weights
-    return sparse.csr_matrix((sums, later, offsets), shape=(n_items, n_items))
+        row = items[first + earlier]
+        column = items[first + earlier + gap]
+        differs = row != column
+        rows.append(row[differs])
+        columns.append(column[differs])
+        weights.append(np.full(len(rows[-1]), unit, dtype=np.int64))
+    shape = (n_items, n_items)
+    if not rows:
+        return sparse.csr_matrix(shape, dtype=np.int64)
+    coordinates = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_matrix((np.concatenate(weights), coordinates), shape=shape)
 
 
 def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
@@ -279,21 +267,16 @@ def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
     if not parts:
         return sparse.csr_matrix((n_rows, n_items), dtype=np.int64)
     while len(parts) > 1:
-        sums = [add_pairs(one, other) for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        sums = [one + other for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        # two numbers from 0 to LARGEST wrap to a negative one
+        if any(total.data.min(initial=0) < 0 for total in sums):
+            largest = f"{LARGEST * UNIT:,.0f}"
+            raise DataError(
+                f"two items co-occur too often: the weight of a pair is below {largest}",
+                hint="count a sample of the users, or give distant events a smaller weight",
+            )
         parts = [*sums, *parts[2 * len(sums) :]]
     return parts[0]
-
-
-def add_pairs(pairs: Any, more: Any) -> Any:
-    """The sum of two CSR matrices of counted pairs. Raises DataError for one above LARGEST."""
-    total = pairs + more
-    # two numbers from 0 to LARGEST wrap to a negative one
-    if total.data.min(initial=0) < 0:
-        raise DataError(
-            f"two items co-occur too often: the weight of a pair is below {LARGEST * UNIT:,.0f}",
-            hint="count a sample of the users, or give distant events a smaller weight",
-        )
-    return total
 
 
 def weigh_pairs(
