@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.data.vector_files import read_vectors
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, Road, build_command, done, refused, tree, write_lines
 from tests.hostile.writing_commands import own_codebook

@@ -104,7 +104,7 @@ CASES = [
     ("INIT --set n_head=0", 2, "refuses its configuration"),
     ("INIT --preset huge", 2, "gpt2-tiny"),
     ("INIT --vocab-size 10", 2, "259"),
-    ("EXTEND --init magic", 2, "is not one of 'codebook', 'text', "),
+    ("EXTEND --init magic", 2, "is not one of 'codebook', 'mean', "),
     ("EXTEND --dtype int3", 2, "int3"),
     ("extend-model none shop.zarr -o OUT", 1, "is not a folder or .gguf file"),
     ("extend-model base none.zarr -o OUT", 1, "no bundle at"),

@@ -10,7 +10,7 @@ import pytest
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import SEAL
 from sidtool.base.errors import DataError, SidtoolError
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.training.run import check_stages, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
 from sidtool.training.training_run import TrainRequest

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
 from sidtool.model.load import load_model_folder
 from sidtool.training.loop import trainer

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession, RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
