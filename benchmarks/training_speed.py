@@ -27,7 +27,8 @@ from table import markdown
 from torch.nn.functional import cross_entropy
 
 from sidtool.data.items import Items
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
@@ -130,7 +131,7 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path, dict[str,
     )
     held_out = (Example("u", ("i0",), "i1", 1),)
     items = Items(ids, ids, ids, {}, "{title}", "speed")
-    split = Split("leave-one-out", users, held_out, held_out)
+    split = Split.of("leave-one-out", users, held_out, held_out)
     options = SftOptions({case.task: 1.0}, max_length=256, history_length=20)
     make_sft(bundle, items, split, folder / "sft" / "train.jsonl", options, tokenizer=tokenizer)
     with_memory = {}

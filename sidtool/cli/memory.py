@@ -27,7 +27,7 @@ from sidtool.memory import DEFAULT
 if TYPE_CHECKING:
     from sidtool.data import Vectors
     from sidtool.data.split import Split
-    from sidtool.memory import EarlierMemory, ItemContent, Memory
+    from sidtool.memory import ItemContent, Memory
     from sidtool.tokenizer.bundle import Bundle
 
 
@@ -72,24 +72,6 @@ class VectorInputs:
             )
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """A memory to update."""
-
-    memory: str = option(flag="--earlier")
-    """A memory to update: only users with other events are counted again."""
-    split: Path = option(flag="--earlier-split")
-    """The split that the earlier memory was built from."""
-
-    def open(self) -> "EarlierMemory":
-        """The memory and its split. Raises as `open_memory` and `open_split`."""
-        from sidtool.data.split import open_split
-        from sidtool.memory import EarlierMemory
-        from sidtool.registry import open_memory
-
-        return EarlierMemory(open_memory(self.memory), open_split(self.split))
-
-
 def build_memory(
     split: options.Split,
     bundle: options.Bundle,
@@ -97,7 +79,10 @@ def build_memory(
     chosen: Annotated[dict[str, Any], Given(DEFAULT)],
     search: TuneSimilarityOptions,
     source: VectorInputs,
-    earlier: Earlier | None,
+    earlier: Annotated[
+        str | None,
+        typer.Option(metavar="MEMORY", help="A memory whose settings and content are used."),
+    ] = None,
     content_weight: Annotated[
         float | None,
         typer.Option(
@@ -130,23 +115,23 @@ def build_memory(
     from sidtool.data.split import open_split
     from sidtool.memory import build_memory as build
     from sidtool.memory import check_memory_split, shards_beside
-    from sidtool.registry import open_source
+    from sidtool.registry import open_memory, open_source
 
     refuse_existing(out, force, MEMORY)
     if not tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     if tune and earlier is not None:
         raise UsageError("--tune chooses other settings than those of the --earlier memory")
-    if memory is not None and (tune or earlier is not None):
-        raise UsageError("--tune and --earlier hold all pairs in memory: they take no --memory")
-    previous = None if earlier is None else earlier.open()
+    if memory is not None and tune:
+        raise UsageError("--tune holds all pairs in memory: it takes no --memory")
+    previous = None if earlier is None else open_memory(earlier)
     events = open_split(split)
     opened = open_source(bundle)
-    settings = replace(DEFAULT if previous is None else previous.memory.manifest.settings, **chosen)
+    settings = replace(DEFAULT if previous is None else previous.manifest.settings, **chosen)
     check_memory_split(opened, events)
     if dry_run:
         source.check(opened)
-        return _say_memory_plan(events, opened, out, chosen, previous is not None, json=json)
+        return _say_memory_plan(events, opened, out, chosen, json=json)
     content = _content(opened, source.read(opened), content_weight, previous)
     with nullcontext() if memory is None else shards_beside(out, memory) as shards:
         if tune:
@@ -223,24 +208,22 @@ def _say_memory_plan(
     bundle: "Bundle",
     out: Path,
     chosen: dict[str, Any],
-    updates: bool,
     *,
     json: bool,
 ) -> None:
     """How much a memory would be built from."""
-    users = len(split.train)
-    n_events = sum(len(user.items) for user in split.train)
+    counts = split.counts
     settings = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "the defaults"
     say_plan(
-        f"would {'update' if updates else 'build'} a memory of {len(bundle.active)} items from "
-        f"{n_events} training events of {users} users, with {settings}, at {out}",
+        f"would build a memory of {len(bundle.active)} items from {counts.train_events} training "
+        f"events of {counts.users} users, with {settings}, at {out}",
         json=json,
         memory=str(out),
         bundle=bundle.identity.digest,
         split=split.reference.digest,
         items=len(bundle.active),
-        users=users,
-        train_events=n_events,
+        users=counts.users,
+        train_events=counts.train_events,
         settings=chosen,
     )
 
@@ -271,7 +254,7 @@ def _content(
     bundle: "Bundle",
     vectors: "Vectors | None",
     weight: float | None,
-    previous: "EarlierMemory | None",
+    previous: "Memory | None",
 ) -> "ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""
@@ -279,9 +262,9 @@ def _content(
 
     if weight == 0:
         return None
-    recorded = None if previous is None else previous.memory.manifest.content
+    recorded = None if previous is None else previous.manifest.content
     if vectors is None and previous is not None and recorded is not None:
-        content = content_of(previous.memory, bundle)
+        content = content_of(previous, bundle)
         return content if weight is None or content is None else content.weighted(weight)
     if vectors is None and weight is None:
         return None

@@ -168,10 +168,10 @@ class _CodedTable:
 
     def _order(self, column: Column) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         texts = trimmed(column)
+        numbers, rest = read_order(self._path, texts, self._rows)
         first = (self._rows, texts[0].as_py())
         self._first_order = self._first_order or first
         check_same_kind(self._path, self._first_order, first)
-        numbers, rest = read_order(self._path, texts, self._rows)
         self._units += count_units(texts, numbers)
         return numbers, rest
 

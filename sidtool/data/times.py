@@ -21,6 +21,8 @@ FLOAT_DIGITS = 15
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 EXACT = Context(prec=60)
 MAX_WHOLE = 1 << 62
+MICROSECONDS = 10**6 << 33
+"""So many from 1970, to 2242, differ as seconds in float64."""
 UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
 """Numbers from each first number on are times since 1970 with so many to a second: each range
 begins in 1973."""
@@ -93,6 +95,9 @@ def read_order(
     try:
         numbers = pc.cast(column, pa.float64()).to_numpy()
     except pa.ArrowInvalid:
+        dates = _dates(column)
+        if dates is not None:
+            return dates, np.zeros(len(dates))
         numbers = _parse_cells(path, column.to_pylist(), first_row)
     wrong = np.flatnonzero(~np.isfinite(numbers))
     if len(wrong):
@@ -102,6 +107,22 @@ def read_order(
     longest = pc.max(pc.binary_length(column)).as_py() or 0
     rest = _rest(column, numbers) if longest > FLOAT_DIGITS else np.zeros(len(numbers))
     return numbers, rest
+
+
+def _dates(column: Column) -> NDArray[np.float64] | None:
+    """(n,) seconds since 1970 of ISO dates in microseconds, of which all or none have a time zone;
+    None for others: Python reads them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        try:
+            microseconds = pc.cast(pc.cast(column, kind), pa.int64()).to_numpy()
+        except pa.ArrowInvalid:
+            continue
+        if np.abs(microseconds).max(initial=0) < MICROSECONDS:
+            return np.asarray(microseconds / 1e6)
+    return None
 
 
 def _parse_cells(path: Path, cells: Sequence[str], first_row: int) -> NDArray[np.float64]:
@@ -160,17 +181,16 @@ def _rest(column: Column, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _difference(text: str, number: float) -> float:
-    """By what the exact number of a text, or its exact seconds since 1970, is larger."""
+    """What the exact number of a text, or its exact seconds since 1970, has beyond a float64."""
     try:
         exact = Decimal(text)
     except InvalidOperation:  # a date
-        if "." not in text and "," not in text:
-            return 0.0  # whole seconds
-        exact = Decimal((_date(text) - EPOCH) // timedelta(microseconds=1))
+        microseconds = (_date(text) - EPOCH) // timedelta(microseconds=1)
         digits = SMALL_FRACTION.search(text)
-        if digits:
-            exact = EXACT.add(exact, Decimal(f"0.{digits.group()}"))
-        exact = EXACT.scaleb(exact, -6)
+        fraction = Decimal(f"0.{digits.group()}" if digits else 0)
+        if abs(microseconds) < MICROSECONDS:
+            return float(fraction)
+        exact = EXACT.scaleb(EXACT.add(microseconds, fraction), -6)
     return float(EXACT.subtract(exact, Decimal(number)))
 
 

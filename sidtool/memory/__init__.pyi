@@ -1,5 +1,4 @@
 from .build import DEFAULT as DEFAULT
-from .build import EarlierMemory as EarlierMemory
 from .build import build_memory as build_memory
 from .build import check_memory_split as check_memory_split
 from .build import content_of as content_of

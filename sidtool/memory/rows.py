@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
@@ -15,7 +16,7 @@ from sidtool.data.split import ranges
 
 ITEM = 64
 """Bytes at the peak for each item, whatever the number of pairs."""
-PADDED_VALUES = 1 << 20
+PADDED_VALUES = 1 << 18
 """Values of rows that are padded together."""
 
 
@@ -33,11 +34,12 @@ class SparseRows:
     @classmethod
     def of(cls, matrix: Any, dtype: Any) -> "SparseRows":
         """The rows of a scipy CSR matrix."""
-        matrix = matrix.astype(dtype)  # tiny values become 0
+        matrix = matrix.astype(dtype, copy=False)
         matrix.sum_duplicates()  # this sorts the rows, too
-        matrix = matrix.astype(dtype)
-        matrix.eliminate_zeros()  # those that a small number became, too
-        offsets = matrix.indptr.astype(np.int64)
+        if not matrix.data.all():  # tiny values become 0
+            matrix = matrix.copy()
+            matrix.eliminate_zeros()
+        offsets = matrix.indptr.astype(np.int64, copy=False)
         return cls(offsets, matrix.indices.astype(np.uint32), matrix.data)
 
     @classmethod
@@ -160,17 +162,21 @@ def padded_rows(
     min_width: int,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
     """Some rows of a sparse matrix as rectangles: the numbers of (m,) rows of similar length and
-    their (m, width) values, filled up at the end to `min_width` or more."""
+    their (m, width) values, filled up to `min_width` or more."""
     lengths = np.diff(offsets)[rows]
     exponents = np.frexp(lengths)[1]
     exponents[lengths <= min_width] = 0
     for exponent in np.unique(exponents).tolist():
         similar = rows[exponents == exponent]
-        columns = np.arange(max(min_width, int(lengths[exponents == exponent].max())))
-        for start, stop in ranges(np.full(len(similar), len(columns)), PADDED_VALUES):
-            starts = offsets[similar[start:stop], None]
-            ends = offsets[similar[start:stop] + 1, None]
-            places = starts + columns
-            block = values[np.minimum(places, len(values) - 1)]
-            block[places >= ends] = fill
-            yield similar[start:stop], block
+        width = max(min_width, int(lengths[exponents == exponent].max()))
+        enough = values if len(values) >= width else np.resize(values, width)
+        windows = sliding_window_view(enough, width)
+        columns = np.arange(width)
+        for first, stop in ranges(np.full(len(similar), width), PADDED_VALUES):
+            block_rows = similar[first:stop]
+            # the window of a row near the end begins before the row
+            starts = np.minimum(offsets[block_rows], len(windows) - 1)
+            block = windows[starts]
+            before = columns < (offsets[block_rows] - starts)[:, None]
+            block[before | (columns >= (offsets[block_rows + 1] - starts)[:, None])] = fill
+            yield block_rows, block

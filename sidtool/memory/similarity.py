@@ -26,7 +26,7 @@ GROUP_ENTRY = 80
 """Bytes at the peak for each pair of a group of users, and for each pair of a block of items below.
 benchmarks/memory_scale.py measures both."""
 BLOCK_ENTRY = 160
-BLOCK_ENTRIES = 1 << 22
+BLOCK_ENTRIES = 1 << 19
 """Entries of a block of items without a budget."""
 
 
@@ -70,9 +70,9 @@ class CountedPairs:
         """The counts and their transpose, which lies in files of the shards' folder if they are
         given."""
         n = len(later)
-        limit = BLOCK_ENTRIES if shards is None else shards.entries(n, BLOCK_ENTRY)
-        blocks = ranges(np.diff(later.offsets), limit)
-        transposed = (_transposed(later, first, stop) for first, stop in blocks)
+        sizes = np.diff(later.offsets)
+        limit = _all(sizes) if shards is None else shards.entries(n, BLOCK_ENTRY)
+        transposed = (_transposed(later, first, stop) for first, stop in ranges(sizes, limit))
         return cls(later, _sum_of("earlier", transposed, n, shards))
 
     @classmethod
@@ -94,6 +94,11 @@ class CountedPairs:
         return cls.of(_sum_of("later", counts, n_items, shards), shards)
 
 
+def _all(sizes: NDArray[np.int64]) -> int:
+    """A limit of which all sizes are one range."""
+    return int(sizes.sum()) + 1
+
+
 def _transposed(later: SparseRows, first: int, stop: int) -> Any:
     """(n, n) CSR: the transpose of some rows, whose columns are those of the other rows too."""
     from scipy import sparse
@@ -112,7 +117,7 @@ def _sum_of(name: str, matrices: Iterable[Any], n: int, shards: Shards | None) -
     if len(parts) == 1:
         return parts[0]
     sizes = sum((np.diff(part.offsets) for part in parts), np.zeros(n, dtype=np.int64))
-    limit = int(sizes.sum()) + 1 if shards is None else shards.entries(n, BLOCK_ENTRY)
+    limit = _all(sizes) if shards is None else shards.entries(n, BLOCK_ENTRY)
     sums = (
         sum_pairs([part.block(first, stop) for part in parts], stop - first, n)
         for first, stop in ranges(sizes, limit)
@@ -185,7 +190,9 @@ def similarity_rows(
     from scipy import sparse
 
     products = np.repeat(row_events, np.diff(counts.indptr)) * column_events.astype(np.float64)
-    values = counts.data / (products**settings.normalization + settings.shrinkage)
+    values = products**settings.normalization
+    values += settings.shrinkage
+    np.divide(counts.data, values, out=values)
     # similarities exist only where items co-occur: the matrix is as sparse as the counts
     similarity = sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
     if content is not None:
@@ -241,14 +248,16 @@ def _nearest(similarity: Any, neighbors: int) -> Any:
     smallest = np.full(len(offsets) - 1, -np.inf)  # that each row keeps
     long = np.flatnonzero(np.diff(offsets) > neighbors)
     for rows, block in padded_rows(values, offsets, long, -np.inf, neighbors):
-        smallest[rows] = np.partition(block, -neighbors, axis=1)[:, -neighbors]
-    row_of = np.repeat(np.arange(len(smallest)), np.diff(offsets))
-    is_near = values >= smallest[row_of]
-    surplus = np.bincount(row_of[is_near], minlength=len(smallest)) - neighbors
-    ties = np.flatnonzero((values == smallest[row_of]) & (surplus[row_of] > 0))
-    # of equal ones, those at the end of the row are too many
-    from_end = np.searchsorted(row_of[ties], row_of[ties], side="right") - np.arange(len(ties))
-    is_near[ties[from_end <= surplus[row_of[ties]]]] = False
-    ends = np.concatenate([[0], np.cumsum(is_near)])[offsets]
-    nearest = (values[is_near], similarity.indices[is_near], ends)
+        block.partition(block.shape[1] - neighbors, axis=1)
+        smallest[rows] = block[:, -neighbors]
+    near = np.flatnonzero(values >= np.repeat(smallest, np.diff(offsets)))
+    n_near = np.diff(np.searchsorted(near, offsets))
+    near_rows = np.repeat(np.arange(len(smallest)), n_near)
+    # of equal ones, those at the end of a row are too many
+    is_tie = (values[near] == smallest[near_rows]) & (n_near > neighbors)[near_rows]
+    ties = np.flatnonzero(is_tie)
+    tie_rows = near_rows[ties]
+    from_end = np.searchsorted(tie_rows, tie_rows, side="right") - np.arange(len(ties))
+    near = np.delete(near, ties[from_end <= n_near[tie_rows] - neighbors])
+    nearest = (values[near], similarity.indices[near], np.searchsorted(near, offsets))
     return sparse.csr_matrix(nearest, shape=similarity.shape)

@@ -16,7 +16,7 @@ from tests.data.tables.files import write_table
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_-]*")
 CATALOGS = {"items"}
-EVENTS = {"events", "split", "interactions", "earlier_split", "extends"}
+EVENTS = {"events", "split", "interactions", "extends"}
 """Names of parameters that are catalogs and events."""
 
 
@@ -59,7 +59,6 @@ CASES = {
 }
 """A command and a parameter of it -> words of a run whose file has columns of unusual names."""
 OTHERS = {
-    ("build-memory", "earlier_split"),
     ("build-memory", "items"),
     ("encode", "items"),
     ("rl", "split"),

@@ -48,23 +48,6 @@ def test_build_memory(road: Road, tmp_path: Path) -> None:
     assert "--force" in refused(2, "build-memory", road.split, road.bundle, "-o", out)
 
 
-def test_an_update_equals_a_new_memory(road: Road, memory: Path, tmp_path: Path) -> None:
-    rows = road.events.read_text().splitlines()
-    more = tmp_path / "events.csv"
-    write_lines(more, [*rows, "u3,b007,900", "u3,b011,901", "new,b001,5", "new,b002,6"])
-    done("split", more, "-o", tmp_path / "split")
-    command = ("build-memory", tmp_path / "split", road.bundle)
-    done(*command, "-o", tmp_path / "anew.zarr")
-    earlier = ("--earlier", memory, "--earlier-split", road.split)
-    done(*command, "-o", tmp_path / "updated.zarr", *earlier)
-    anew, updated = Memory.open(tmp_path / "anew.zarr"), Memory.open(tmp_path / "updated.zarr")
-    assert updated.digest == anew.digest != Memory.open(memory).digest
-    error = refused(3, *command, "-o", tmp_path / "x", "--earlier", memory, "--earlier-split", more)
-    assert "the split that the memory was built from" in error
-    refused(2, *command, "-o", tmp_path / "x", "--earlier", memory)
-    assert not (tmp_path / "x").exists()
-
-
 def test_settings_are_chosen_on_validation_users(road: Road, tmp_path: Path) -> None:
     options = ("--tune", "--exclude-seen", "--users", 20, "--reverse", 0.25)
     ran = build(road, tmp_path / "m.zarr", *options, "--content-weight", 0.3)
@@ -80,7 +63,7 @@ def test_settings_are_chosen_on_validation_users(road: Road, tmp_path: Path) -> 
     build(road, tmp_path / "same.zarr", *flags, "--content-weight", 0.3)
     same = Memory.open(tmp_path / "same.zarr").manifest
     assert (same.digest, same.tuned_on) == (manifest.digest, None)
-    earlier = ("--earlier", tmp_path / "m.zarr", "--earlier-split", road.split)
+    earlier = ("--earlier", tmp_path / "m.zarr")
     build(road, tmp_path / "updated.zarr", *earlier)
     updated = Memory.open(tmp_path / "updated.zarr").manifest
     assert (updated.digest, updated.tuned_on) == (manifest.digest, 20)
@@ -106,7 +89,7 @@ def test_items_are_similar_by_content(road: Road, tmp_path: Path) -> None:
     assert content is not None
     assert (content.source, content.weight) == ("codes", 0.3)
     assert Memory.open(plain).manifest.content is None
-    earlier = ("--earlier", out, "--earlier-split", road.split)
+    earlier = ("--earlier", out)
     for number, options in enumerate(((), ("--content-weight", 0.3))):
         build(road, tmp_path / f"same{number}.zarr", *earlier, *options)
         assert Memory.open(tmp_path / f"same{number}.zarr").digest == Memory.open(out).digest
@@ -126,7 +109,7 @@ def test_the_content_of_vectors(road: Road, tmp_path: Path) -> None:
     write_lines(tmp_path / "v.ids.txt", ids)
     build(road, tmp_path / "m.zarr", "--embeddings", tmp_path / "v.npy")
     # another weight changes the weight alone
-    earlier = ("--earlier", tmp_path / "m.zarr", "--earlier-split", road.split)
+    earlier = ("--earlier", tmp_path / "m.zarr")
     build(road, tmp_path / "half.zarr", *earlier, "--content-weight", 0.5)
     half = Memory.open(tmp_path / "half.zarr").manifest.content
     assert half is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.interactions import read_interactions
-from sidtool.data.times import parse_time
+from sidtool.data.times import parse_time, read_order
 from tests.data.tables.files import CONTAINERS, write_table
 from tests.pairs import all_pairs
 
@@ -113,6 +113,28 @@ def test_moments_that_are_equal_as_float64_are_ordered(tmp_path: Path, times: li
     assert items_in_order(tmp_path / "x.csv", times) == "bca"
     assert items_in_order(tmp_path / "x.jsonl", times) == "bca"
     assert items_in_order(tmp_path / "y.csv", [*times, times[1]]) == "bdca"
+
+
+DATES = st.from_regex(
+    r"(0000|0001|1583|1969|2021|2242|2243|9999)-(01|02|13)-(01|29|31)"
+    r"([T _](00|23|24)(:(00|59|60)(:(00|59|60)([.,][0-9]{0,10})?)?)?)?(Z|[+-](01|23:59|0030))?",
+    fullmatch=True,
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(DATES, min_size=1, max_size=3))
+def test_dates_are_read_together_as_one_by_one(dates: list[str]) -> None:
+    try:
+        expected = [parse_time(date) for date in dates]
+    except (ValueError, OverflowError):
+        with pytest.raises(DataError, match="neither a number nor an ISO date"):
+            read_order(Path("x"), pa.chunked_array([dates]))
+    else:
+        numbers, rest = read_order(Path("x"), pa.chunked_array([dates]))
+        assert numbers.tolist() == expected
+        singles = [read_order(Path("x"), pa.chunked_array([[date]]))[1][0] for date in dates]
+        assert rest.tolist() == singles
 
 
 def test_parquet_times_of_any_type_are_ordered(tmp_path: Path) -> None:

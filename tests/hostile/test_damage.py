@@ -52,7 +52,7 @@ def light_readings(folder: Path) -> dict[str, Reading]:
     memory, items = folder / "memory.zarr", folder / "items.jsonl"
     zipped = folder / "shop.zarr.zip"
     add = ("--remove", folder / "retired.txt")
-    earlier = ("--earlier", memory, "--earlier-split", split)
+    earlier = ("--earlier", memory)
     extended = ("split", folder / "events.csv", "--extends", split)
     readings = {
         "add-items": Reading(("add-items", bundle, *add), (bundle,), "out.zarr"),

@@ -1,25 +1,21 @@
-"""A memory has the similarities of item-kNN, and an updated one equals one that is built anew."""
+"""A memory has the similarities of item-kNN."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sidtool.base.errors import (
     CompatibilityError,
     DataError,
-    IntegrityError,
     RefusedError,
     UsageError,
 )
 from sidtool.data.items import make_items
-from sidtool.data.split import cooccurrence
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example
 from sidtool.evaluation.similarity_tuning import tune_similarity
-from sidtool.memory.build import EarlierMemory, build_memory, rebuild_memory
-from sidtool.memory.memory import Memory
+from sidtool.memory.build import build_memory, rebuild_memory
 from sidtool.memory.similarity import KnnSettings, item_similarity
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
@@ -28,18 +24,6 @@ from tests.memory.cases import random_histories, small_memory, split_of
 
 BUNDLE = small_bundle()
 ITEMS = len(BUNDLE.items)
-
-history = st.lists(st.integers(0, ITEMS + 3).map("i{}".format), min_size=1, max_size=8)
-"""Some of the items are not in the bundle."""
-users = st.dictionaries(st.integers(0, 9), history, min_size=1, max_size=9)
-
-
-def split_by_user(histories: dict[int, list[str]]) -> Split:
-    train = tuple(
-        UserSequence(f"u{user}", tuple(items), tuple(range(len(items))))
-        for user, items in histories.items()
-    )
-    return Split("leave-one-out", train, (), ())
 
 
 def grown(bundle: Bundle) -> Bundle:
@@ -64,29 +48,6 @@ def test_neighbors_are_those_of_item_knn() -> None:
     )
 
 
-@given(before=users, after=users, bundle_grows=st.booleans(), kept=st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_an_update_equals_building_anew(
-    before: dict[int, list[str]], after: dict[int, list[str]], bundle_grows: bool, kept: bool
-) -> None:
-    """Whatever changes: events at the end, in between, users, items of the bundle."""
-    if kept:  # the usual case: later events of the same users
-        after = {user: before.get(user, []) + items for user, items in after.items()}
-        after = before | after
-    old_split, new_split = split_by_user(before), split_by_user(after)
-    new_bundle = GROWN if bundle_grows else BUNDLE
-    try:
-        earlier = EarlierMemory(build_memory(old_split, BUNDLE), old_split)
-        anew = build_memory(new_split, new_bundle)
-    except DataError:
-        return  # no two items co-occur
-    updated = build_memory(new_split, new_bundle, earlier=earlier)
-    assert updated.digest == anew.digest
-    for name, array in anew.arrays.items():
-        assert updated.arrays[name].dtype == array.dtype
-        np.testing.assert_array_equal(updated.arrays[name], array)
-
-
 def test_the_order_of_users_changes_nothing() -> None:
     histories = random_histories(2, 50, ITEMS)
     train = split_of(histories).train
@@ -102,18 +63,12 @@ def test_the_digest_covers_what_a_memory_was_made_from() -> None:
     assert small_memory(small_bundle(seed=1)).digest != one.digest
 
 
-def test_another_earlier_split_is_refused() -> None:
-    memory = small_memory()
-    with pytest.raises(CompatibilityError, match="the memory counts training events"):
-        EarlierMemory(memory, split_of(random_histories(1, 40, ITEMS)))
-
-
 def test_settings_that_were_chosen_on_users_who_may_be_held_out_are_refused() -> None:
     """The validation events of a split may be test events of one that does not extend it."""
     first, other = (split_of(random_histories(seed, 40, ITEMS)) for seed in (0, 1))
     later = replace(other, origin=replace(other.origin, extends=(first.reference.digest,)))
     for tuned_on in (None, 10):
-        earlier = EarlierMemory(build_memory(first, BUNDLE, tuned_on=tuned_on), first)
+        earlier = build_memory(first, BUNDLE, tuned_on=tuned_on)
         assert build_memory(later, BUNDLE, earlier=earlier).manifest.tuned_on == tuned_on
         build_memory(other, BUNDLE, KnnSettings(recency=0.5), earlier=earlier)
         if tuned_on is None:
@@ -121,43 +76,6 @@ def test_settings_that_were_chosen_on_users_who_may_be_held_out_are_refused() ->
         else:
             with pytest.raises(CompatibilityError, match="the tuned earlier memory was made from"):
                 build_memory(other, BUNDLE, earlier=earlier)
-
-
-def test_an_update_with_another_distance_is_refused() -> None:
-    split = split_of(random_histories(0, 40, ITEMS))
-    earlier = EarlierMemory(build_memory(split, BUNDLE), split)
-    with pytest.raises(UsageError, match=r"counts with distance 0\.85, not 0\.5"):
-        build_memory(split, BUNDLE, KnnSettings(distance=0.5), earlier=earlier)
-    changed = build_memory(split, BUNDLE, KnnSettings(recency=0.5, neighbors=2), earlier=earlier)
-    assert (
-        changed.digest == build_memory(split, BUNDLE, KnnSettings(recency=0.5, neighbors=2)).digest
-    )
-
-
-def test_an_earlier_memory_of_other_pairs_is_refused() -> None:
-    split = split_of(random_histories(0, 40, ITEMS))
-    memory = build_memory(split, BUNDLE)
-    fewer = build_memory(split_of(random_histories(0, 20, ITEMS)), BUNDLE)
-    forged = Memory.of(memory.manifest, memory.ids, memory.events, fewer.pairs, fewer.neighbors)
-    with pytest.raises(IntegrityError, match="counts other pairs than the earlier split"):
-        build_memory(split_of([["i1"]]), BUNDLE, earlier=EarlierMemory(forged, split))
-
-
-def test_a_weight_that_overflows_in_an_update_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cooccurrence, "UNIT", 2.0**-60)
-    seven, eight = (split_of([["i1", "i2"]] * users) for users in (7, 8))
-    earlier = EarlierMemory(build_memory(seven, BUNDLE), seven)
-    assert build_memory(seven, BUNDLE, earlier=earlier).pairs.weights.tolist() == [7 * 2**60]
-    with pytest.raises(DataError, match="two items co-occur too often"):
-        build_memory(eight, BUNDLE, earlier=earlier)
-
-
-def test_an_earlier_memory_of_another_window_is_refused() -> None:
-    split = split_of(random_histories(0, 40, ITEMS))
-    memory = build_memory(split, BUNDLE)
-    other = Memory(replace(memory.manifest, window=9), memory.arrays)
-    with pytest.raises(CompatibilityError, match="counts pairs within 9 positions"):
-        EarlierMemory(other, split)
 
 
 def test_held_out_events_among_the_training_events_are_refused() -> None:

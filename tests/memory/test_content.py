@@ -10,7 +10,7 @@ from scipy import sparse
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
-from sidtool.memory.build import EarlierMemory, build_memory
+from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.memory import Memory, open_verified, verify_memory
@@ -100,14 +100,6 @@ def test_rows_are_bounded(neighbors: int) -> None:
         SPLIT, GROWN, KnnSettings(neighbors=neighbors), content=ItemContent.of(GROWN, VECTORS)
     )
     assert np.diff(memory.neighbors.offsets).max() == neighbors
-
-
-def test_an_update_equals_building_anew() -> None:
-    later = split_of([*random_histories(0, 40, ITEMS), ["i40", "i3", "i41"]])
-    content = ItemContent.of(GROWN, VECTORS)
-    earlier = EarlierMemory(build_memory(SPLIT, BUNDLE), SPLIT)
-    updated = build_memory(later, GROWN, earlier=earlier, content=content)
-    assert updated.digest == build_memory(later, GROWN, content=content).digest
 
 
 def test_the_content_is_recorded_and_covered_by_the_digest(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split import cooccurrence
-from sidtool.memory.build import EarlierMemory, build_memory
+from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.memory import verify_memory
 from sidtool.memory.rows import ITEM, Shards, shards_beside
@@ -90,9 +90,6 @@ def test_what_cannot_be_built_within_the_budget_is_refused(tmp_path: Path) -> No
     split = split_of(random_histories(0, 40, ITEMS))
     with pytest.raises(UsageError, match=f"a memory of {ITEMS} items needs more than 100 bytes"):
         build_memory(split, BUNDLE, shards=Shards(tmp_path, 100))
-    earlier = EarlierMemory(build_memory(split, BUNDLE), split)
-    with pytest.raises(UsageError, match="an update holds all pairs in memory"):
-        build_memory(split, BUNDLE, earlier=earlier, shards=Shards(tmp_path, 1 << 30))
     with pytest.raises(DataError, match="no two of the 40 items co-occur"):
         build_memory(split_of([["i1"], ["i2"]]), BUNDLE, shards=Shards(tmp_path, 1 << 30))
     with pytest.raises(DataError, match="cannot be written: No such file"):

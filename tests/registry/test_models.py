@@ -21,7 +21,8 @@ from sidtool.base.errors import (
 )
 from sidtool.base.storage import storage
 from sidtool.base.storage.storage import Storage
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
 from sidtool.model.contract.read import read_contract

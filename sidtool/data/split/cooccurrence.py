@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.data.split.packed import PackedExamples, PackedSequences, Packer, Ragged
+from sidtool.data.split.packed import PackedSequences, Ragged
+from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol
-from sidtool.data.split.split import Event, Split, UserSequence, count_leaks
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 
 WINDOW = 50
 """Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
@@ -20,7 +22,7 @@ UNIT = 2.0**-40
 """Weights of pairs are counted in this unit, as integers."""
 LARGEST = 2**63 - 1
 """The largest weight of a pair in that unit, of an int64."""
-BLOCK_PAIRS = 1 << 21
+BLOCK_PAIRS = 1 << 23
 """Pairs of events that are counted together."""
 BLOCK_EVENTS = 1 << 22
 """Training events that are read together."""
@@ -59,8 +61,7 @@ def count_cooccurrence(
     Training events of other items are left out first. Raises RefusedError if a held-out event is
     among the training events, DataError if no two of the items co-occur."""
     sequences = item_sequences(split, ids)
-    lists = packed_sequences(split.train).items
-    n_events = int((lists.stops - lists.starts).sum())
+    n_events = split.train.n_events
     counts = weigh_pairs(sequences, len(ids), decay, window)
     if not counts.nnz:
         raise DataError(
@@ -120,12 +121,6 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         place = range(len(self))[index]
         return self.items[self.offsets[place] : self.offsets[place + 1]]
 
-    def select(self, flags: NDArray[np.bool_]) -> "ItemSequences":
-        """The users with a flag."""
-        return ItemSequences(
-            self.items[np.repeat(flags, self.lengths)], _offsets(self.lengths[flags])
-        )
-
 
 def _offsets(lengths: Any) -> NDArray[np.int64]:
     """(n + 1,): where each of n sequences starts, and where the last one ends."""
@@ -141,7 +136,7 @@ def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
 
 def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
     """Training events as arrays."""
-    return users if isinstance(users, PackedSequences) else Packer().sequences(users)()
+    return users if isinstance(users, PackedSequences) else pack_parts(users, (), ()).train
 
 
 def _user_blocks(users: PackedSequences) -> Iterator[tuple[int, int]]:
@@ -164,37 +159,11 @@ def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
-    users = packed_sequences(split.train)
-    leaked = count_leaks(split, _late_events(split, users))
-    if leaked:
-        raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
-    return ItemSequences.of_ids(users, ids)
-
-
-def _late_events(split: Split, users: PackedSequences) -> Iterator[Event]:
-    """The training events from a user's first held-out position on: no others can be held out."""
-    names = users.users.names
-    first_held_out = np.full(len(names), LARGEST)
-    for part in (split.valid, split.test):
-        examples = part if isinstance(part, PackedExamples) else Packer().examples(part)()
-        codes: NDArray[np.integer[Any]] = examples.users.codes
-        if examples.users.names is not names:
-            code_of = {name: code for code, name in enumerate(names)}
-            codes = np.array([code_of.get(name, -1) for name in examples.users], dtype=np.int64)
-        in_train = codes >= 0
-        np.minimum.at(first_held_out, codes[in_train], examples.positions[in_train])
-    for start, stop in _user_blocks(users):
-        items, offsets = _joined(users.items, start, stop)
-        codes = np.repeat(users.users.codes[start:stop], np.diff(offsets))
-        if users.positions is None:
-            first = np.repeat(offsets[:-1], np.diff(offsets))
-            positions: NDArray[np.integer[Any]] = np.arange(len(items)) - first
-        else:
-            positions, _ = _joined(users.positions, start, stop)
-        late = np.flatnonzero(positions >= first_held_out[codes])
-        late_users = names[codes[late]].tolist()
-        late_items = users.names[items[late]].tolist()
-        yield from zip(late_users, late_items, positions[late].tolist(), strict=True)
+    if split.leaked_events:
+        raise RefusedError(
+            f"{split.leaked_events} held-out events are among the training events, not 0"
+        )
+    return ItemSequences.of_ids(split.train, ids)
 
 
 def count_pairs(
@@ -246,29 +215,23 @@ def _count_block(
 
     gaps = range(1, int(n_later.max(initial=0)) + 1)
     units = [round(decay ** (gap - 1) / UNIT) for gap in gaps]
-    largest_gap = sum(unit > 0 for unit in units)  # the weight of pairs further apart is too small
-    gap_bits = largest_gap.bit_length()
-    if n_items**2 << gap_bits > LARGEST:
-        raise DataError(f"{n_items} items are too many to count pairs within {largest_gap} events")
-    earlier = np.arange(len(n_later))
-    keys = []  # of each pair: the earlier item, the later one, and the gap
-    for gap in range(1, largest_gap + 1):
+    earlier = np.flatnonzero(n_later)
+    rows, columns, weights = [], [], []
+    for gap, unit in zip(gaps, units, strict=True):
+        if not unit:
+            break  # pairs further apart weigh too little
         earlier = earlier[n_later[earlier] >= gap]
-        earlier_items = items[first + earlier].astype(np.int64)
-        later_items = items[first + earlier + gap].astype(np.int64)
-        gap_keys = ((earlier_items * n_items + later_items) << gap_bits) + gap
-        keys.append(gap_keys[earlier_items != later_items])
-    ordered = np.concatenate([np.zeros(0, dtype=np.int64), *keys])
-    del keys
-    ordered.sort()
-    weights = np.array([0, *units], dtype=np.int64)[ordered & ((1 << gap_bits) - 1)]
-    ordered >>= gap_bits
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))  # of each pair of items
-    pairs = ordered[starts]
-    offsets = np.searchsorted(pairs, np.arange(n_items + 1) * n_items)
-    later = pairs - np.repeat(np.arange(n_items) * n_items, np.diff(offsets))
-    sums = np.add.reduceat(weights, starts) if len(starts) else weights
-    return sparse.csr_matrix((sums, later, offsets), shape=(n_items, n_items))
+        row = items[first + earlier]
+        column = items[first + earlier + gap]
+        differs = row != column
+        rows.append(row[differs])
+        columns.append(column[differs])
+        weights.append(np.full(len(rows[-1]), unit, dtype=np.int64))
+    shape = (n_items, n_items)
+    if not rows:
+        return sparse.csr_matrix(shape, dtype=np.int64)
+    coordinates = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_matrix((np.concatenate(weights), coordinates), shape=shape)
 
 
 def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
@@ -279,21 +242,16 @@ def sum_pairs(parts: Sequence[Any], n_rows: int, n_items: int) -> Any:
     if not parts:
         return sparse.csr_matrix((n_rows, n_items), dtype=np.int64)
     while len(parts) > 1:
-        sums = [add_pairs(one, other) for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        sums = [one + other for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        # two numbers from 0 to LARGEST wrap to a negative one
+        if any(total.data.min(initial=0) < 0 for total in sums):
+            largest = f"{LARGEST * UNIT:,.0f}"
+            raise DataError(
+                f"two items co-occur too often: the weight of a pair is below {largest}",
+                hint="count a sample of the users, or give distant events a smaller weight",
+            )
         parts = [*sums, *parts[2 * len(sums) :]]
     return parts[0]
-
-
-def add_pairs(pairs: Any, more: Any) -> Any:
-    """The sum of two CSR matrices of counted pairs. Raises DataError for one above LARGEST."""
-    total = pairs + more
-    # two numbers from 0 to LARGEST wrap to a negative one
-    if total.data.min(initial=0) < 0:
-        raise DataError(
-            f"two items co-occur too often: the weight of a pair is below {LARGEST * UNIT:,.0f}",
-            hint="count a sample of the users, or give distant events a smaller weight",
-        )
-    return total
 
 
 def weigh_pairs(

@@ -13,7 +13,8 @@ import torch
 
 from sidtool.data.items import make_items
 from sidtool.data.split.files import SplitOptions, split_events
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.evaluation import evaluate
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.examples.examples_run import make_sft
