@@ -140,7 +140,7 @@ FORMATS: dict[str, Format] = {
     "kuairand": Format(
         kuairand.find_files,
         partial(table_batches, columns=kuairand.COLUMNS),
-        kuairand.read_videos,
+        partial(read_items, id_column="video_id"),
         units_per_second=1000,
         has_several_files=True,
         min_rating=1.0,
