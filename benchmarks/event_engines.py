@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -72,8 +73,7 @@ def by_sidtool(path: Path, folder: Path, budget: int | None) -> Columns:
 
 def by_duckdb(path: Path, folder: Path, budget: int | None) -> Columns:
     """Events by SQL."""
-    import duckdb
-
+    duckdb: Any = import_module("duckdb")
     config = {"threads": 1, "temp_directory": str(folder)}
     if budget is not None:
         config["memory_limit"] = f"{budget}B"
@@ -102,8 +102,7 @@ def by_duckdb(path: Path, folder: Path, budget: int | None) -> Columns:
 
 def by_polars(path: Path, folder: Path, budget: int | None) -> Columns:
     """Events by data frames."""
-    import polars as pl
-
+    pl: Any = import_module("polars")
     events = pl.read_csv(path, infer_schema=False).with_row_index("place")
     events = events.with_columns(pl.col("timestamp").cast(pl.Float64))
     names = {}
@@ -208,7 +207,8 @@ def main() -> None:
     print(markdown(["events", "engine", "CPU seconds", "peak, MiB"], rows))
     if options.output:
         command = command_line("event_engines.py", sys.argv[1:])
-        result = {"command": command, **environment(), "sizes": sizes}
+        versions = {engine: version(engine) for engine in sizes[0]["engines"] if " " not in engine}
+        result = {"command": command, **environment(), "engines": versions, "sizes": sizes}
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
