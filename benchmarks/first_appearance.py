@@ -4,15 +4,19 @@
 
 The imported indexes of Amazon Beauty number the items in this order."""
 
+import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 
-items, interactions, out = map(Path, sys.argv[1:])
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("items", type=Path)
+parser.add_argument("interactions", type=Path)
+parser.add_argument("out", type=Path)
+args = parser.parse_args()
 lines = {}
-for line in items.read_text(encoding="utf-8").splitlines(keepends=True):
+for line in args.items.read_text(encoding="utf-8").splitlines(keepends=True):
     lines[json.loads(line)["item_id"]] = line
-with interactions.open(encoding="utf-8", newline="") as stream:
+with args.interactions.open(encoding="utf-8", newline="") as stream:
     ids = dict.fromkeys(row["item_id"] for row in csv.DictReader(stream))
-out.write_text("".join(lines[item] for item in ids), encoding="utf-8")
+args.out.write_text("".join(lines[item] for item in ids), encoding="utf-8")

@@ -5,7 +5,7 @@
 The three are cosine similarity, sidtool's default, and settings tuned on every fourth validation
 user. Seen items are excluded; co-occurrence and popularity come from training events only."""
 
-import sys
+import argparse
 from pathlib import Path
 
 from table import METRICS, markdown
@@ -17,15 +17,19 @@ from sidtool.evaluation.baselines import (
     Catalog,
     item_knn,
     popularity,
-    tune_item_knn,
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import KnnSettings, item_similarity
 
 K = 10
 KS = (5, 10)
 
-events = read_interactions(Path(sys.argv[1]))
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("interactions", type=Path)
+args = parser.parse_args()
+
+events = read_interactions(args.interactions)
 split = leave_one_out(events)
 catalog = Catalog.of(sorted(set(events.items.tolist())), split.train)
 histories = [catalog.index_of(example.history) for example in split.test]

@@ -27,7 +27,8 @@ from table import results_table
 from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool import Bundle
-from sidtool.evaluation.baselines import item_knn, tune_item_knn
+from sidtool.evaluation.baselines import item_knn
+from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import item_similarity
 
 RECIPES = Path(__file__).parent / "recipes"

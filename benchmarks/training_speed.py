@@ -27,14 +27,14 @@ from table import markdown
 from torch.nn.functional import cross_entropy
 
 from sidtool.data.items import Items
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
@@ -130,7 +130,7 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path, dict[str,
     )
     held_out = (Example("u", ("i0",), "i1", 1),)
     items = Items(ids, ids, ids, {}, "{title}", "speed")
-    split = Split("leave-one-out", users, held_out, held_out)
+    split = Split.of("leave-one-out", users, held_out, held_out)
     options = SftOptions({case.task: 1.0}, max_length=256, history_length=20)
     make_sft(bundle, items, split, folder / "sft" / "train.jsonl", options, tokenizer=tokenizer)
     with_memory = {}

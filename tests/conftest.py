@@ -1,20 +1,27 @@
 """An S3 server for the tests of several rooms, the counts of hostile cases, which tests are slow
-or stay together, and no limit of time for Hypothesis: on a shared machine any example may take
-seconds. `tests.waiting` is for other waits."""
+or stay together, and the examples of Hypothesis, without a limit of time: on a shared machine any
+example may take seconds. `tests.waiting` is for other waits."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
-from tests.s3 import Wire, serve
+if TYPE_CHECKING:
+    from tests.s3 import Wire
 
 pytest_plugins = ["tests.hostile.summary"]
 
+EXAMPLES = int(os.environ.get("SIDTOOL_EXAMPLES", "1"))
+"""How many times as many examples each property is tried with as in `make test`: ten times in `make
+test-slow`. Those of tests/hostile are counted by SIDTOOL_HOSTILE_CASES."""
+
 suppressed = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile(
-    "shared-machine", deadline=None, max_examples=30, suppress_health_check=suppressed
+    "shared-machine", deadline=None, max_examples=20, suppress_health_check=suppressed
 )
 settings.load_profile("shared-machine")
 
@@ -26,16 +33,32 @@ TOGETHER = ("cli", "hostile", "recommendation/serve", "training")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of benchmarks as slow, and each test with its group."""
+    """Mark the tests of benchmarks as slow, and each test with its group; set the examples of each
+    property."""
+    properties = set()
     for item in items:
         path = item.path.relative_to(TESTS).as_posix()
         if path.startswith("benchmarks/"):
             item.add_marker(pytest.mark.slow)
         group = next((folder for folder in TOGETHER if path.startswith(f"{folder}/")), path)
         item.add_marker(pytest.mark.xdist_group(group))
+        is_property = isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)
+        if is_property and group != "hostile":
+            properties.add(item.obj)
+    for test in properties:
+        multiply_examples(test)
+
+
+def multiply_examples(test: Any) -> None:
+    """Try a property with EXAMPLES times as many examples as it declares."""
+    declared = test._hypothesis_internal_use_settings
+    examples = EXAMPLES * declared.max_examples
+    test._hypothesis_internal_use_settings = settings(declared, max_examples=examples)
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[Wire]:
+def s3() -> "Iterator[Wire]":
+    from tests.s3 import serve
+
     with serve() as wire:
         yield wire

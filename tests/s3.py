@@ -1,7 +1,7 @@
 """A real S3 over HTTP on loopback (moto's server), which counts what goes over the wire."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,20 +31,25 @@ class Wire:
         return sum(size for verb, _, size in self.requests if verb == "GET")
 
 
-def watched(wire: Wire) -> type:
-    """moto's application, counted. A PUT is one step, as on S3: moto checks a condition and writes
-    without a lock."""
+def watched(wire: Wire) -> Callable[[Any], Any]:
+    """moto's S3, counted. A PUT is one step, as on S3: moto checks a condition and writes without a
+    lock."""
 
-    class Watched(threaded_moto_server.DomainDispatcherApplication):  # type: ignore[misc]
-        def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def make(create_app: Callable[[str], Any]) -> Any:
+        # moto's own application looks for the service of each request among 180 folders
+        app = create_app("s3")
+
+        def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             with wire.lock:
-                answer = [bytes(part) for part in super().__call__(environ, start_response)]
+                parts = [bytes(part) for part in app(environ, start_response)]
                 wire.requests.append(
-                    (environ["REQUEST_METHOD"], environ["PATH_INFO"], sum(map(len, answer)))
+                    (environ["REQUEST_METHOD"], environ["PATH_INFO"], sum(map(len, parts)))
                 )
-                return answer
+                return parts
 
-    return Watched
+        return answer
+
+    return make
 
 
 @contextmanager

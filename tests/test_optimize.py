@@ -47,7 +47,7 @@ def test_commands_work_and_refuse_as_without_it(tmp_path: Path) -> None:
     assert tree(tmp_path / "again") == tree(tmp_path / "split")
     ran = optimized("split", events, "-o", tmp_path / "again")
     assert (ran.returncode, ran.stderr.count("exists already")) == (2, 1)
-    (tmp_path / "split" / "test.jsonl").write_text("")
+    (tmp_path / "split" / "test.parquet").write_text("")
     ran = optimized("make-sft", "no.zarr", items, tmp_path / "split", "-o", tmp_path / "x.jsonl")
     assert ran.returncode == 1, ran.stderr
     assert ran.stderr.startswith("error: ")

@@ -3,19 +3,17 @@
 Both are fitted on training events only: a history may contain later events, the counts never do.
 Equal scores rank by popularity, then by id."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError
 from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
-from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples
-from sidtool.evaluation.system_values import SystemValues
+from sidtool.evaluation.results import SystemValues
 from sidtool.memory import (
     KnnSettings,
     Shards,
@@ -81,15 +79,6 @@ class Catalog:
 
 
 UNTUNED = KnnSettings()
-
-GRID: Grid = {
-    "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),
-    "shrinkage": (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
-    "distance": (1.0, 0.95, 0.85, 0.7, 0.5),
-    "neighbors": (None, 200, 100, 50),
-}
-"""The values that `tune_item_knn` tries: of the classical settings alone, so that the baseline can
-be compared with published ones. `tune_similarity` tries all."""
 
 
 def baseline_values(
@@ -170,34 +159,6 @@ def item_knn(
         best = _best(scores, k + int(seen.lengths.max()))
         ranked[start : start + CHUNK] = _filled(best, seen, len(similarity), k)
     return PopularityRanks(ranked)
-
-
-def tune_item_knn(
-    catalog: Catalog,
-    valid: Sequence[Example],
-    *,
-    exclude_seen: bool,
-    grid: Grid = GRID,
-    progress: Callable[[int, int], None] | None = None,
-) -> KnnSettings:
-    """The settings with the best NDCG@10 on validation examples: one setting after the other from
-    UNTUNED, in two rounds.
-
-    Never pass test examples. Equal results keep the earlier setting. Raises DataError without
-    examples."""
-    if not valid:
-        raise DataError("there are no validation examples to tune item-kNN on")
-    histories = [catalog.index_of(example.history) for example in valid]
-    targets = catalog.targets([example.item for example in valid])
-
-    def ndcg(values: Settings) -> float:
-        settings = KnnSettings(**values)
-        similarity = item_similarity(catalog.sequences, len(catalog), settings)
-        ranked = item_knn(similarity, histories, 10, settings=settings, exclude_seen=exclude_seen)
-        return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
-
-    best, _ = coordinate_search(asdict(UNTUNED), grid, ndcg, progress)
-    return KnnSettings(**best)
 
 
 def _seen(histories: Sequence[PopularityRanks], exclude_seen: bool) -> ItemSequences:

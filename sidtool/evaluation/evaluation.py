@@ -31,17 +31,15 @@ from sidtool.evaluation.ranking import (
 )
 from sidtool.evaluation.results import (
     Evaluation,
+    SystemValues,
+    coverage,
+    effective_items,
     examples_digest,
+    group_averages,
     positions_in,
     sample_examples,
     slices_of,
     titles_of,
-)
-from sidtool.evaluation.system_values import (
-    SystemValues,
-    coverage,
-    effective_items,
-    group_averages,
 )
 from sidtool.memory import Shards
 from sidtool.model import LoadedModel

@@ -174,7 +174,7 @@ class ExampleMaker:
         if self._tokenizer is None:
             raise UsageError("general text needs a tokenizer", hint="--model MODEL")
         frame = PromptFrame(begin_text(self._tokenizer), "", end_text(self._tokenizer))
-        context = self._context(GENERAL_TASK, Split("given", (), (), ()))
+        context = self._context(GENERAL_TASK, Split.of("given", ()))
         context = replace(context, frames=(frame,), documents=documents)
         return list(context.task.make(context, lambda: 1))
 
@@ -187,9 +187,8 @@ class ExampleMaker:
         if context.same_frame or len(context.frames) == 1:
             return 0
         if self._event_counts is None:
-            parts = [replace(split, train=(sequence,)) for sequence in split.train]
-            if split.windows is not None:
-                parts = [replace(split, windows=(window,)) for window in split.windows]
+            numbers = range(len(split.train if split.windows is None else split.windows))
+            parts = [split.of_users(slice(number, number + 1)) for number in numbers]
             per_part = [sum(1 for _ in self._histories.with_target(part)) for part in parts]
             self._event_counts = np.cumsum([0, *per_part])
         return int(self._event_counts[users])

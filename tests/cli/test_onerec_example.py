@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.split.files import read_split
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
 from tests.cli.road import Road, done
 from tests.cli.test_lists import session_events

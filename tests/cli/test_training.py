@@ -93,14 +93,6 @@ def test_a_column_of_the_events_weights_the_examples(road: Road, tmp_path: Path)
     assert "--weight-clip requires --weight" in refused(2, *made, "--weight-clip", "4")
 
 
-def test_existing_training_examples_are_refused(road: Road) -> None:
-    before = {name: (road.folder / name).read_bytes() for name in ("train.jsonl", *SIDE)}
-    assert "--force" in refused(
-        2, "make-sft", road.bundle, road.items, road.events, "-o", road.examples
-    )
-    assert before == {name: (road.folder / name).read_bytes() for name in before}
-
-
 def test_malformed_events_are_exit_1(road: Road, tmp_path: Path) -> None:
     events = tmp_path / "events.csv"
     events.write_text("user_id,item_id,timestamp\nu1,b001,yesterday-ish\n")
@@ -268,6 +260,7 @@ def test_stages_of_one_configuration_are_trained_and_merged(road: Road, tmp_path
     assert "which does not exist" in refused(3, "recommend", tmp_path / "out", *asked)
 
 
+@pytest.mark.slow
 def test_a_stage_is_selected_by_flag(road: Road, tmp_path: Path) -> None:
     done(*train(road, tmp_path / "embeddings", "--stage", "embeddings", *TRAINING))
     assert (

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
 from sidtool.data.items import Items
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import token_budgets
 from sidtool.examples.training_examples import ExampleMaker

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.memory import leave_out
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent

@@ -12,7 +12,7 @@ from sidtool.base.documents import SEAL
 from sidtool.base.errors import DataError, SidtoolError
 from sidtool.data.split.split import Split
 from sidtool.memory.build import build_memory
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.run import check_stages, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import UsageError
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
 from sidtool.model.load import load_model_folder
 from sidtool.training.loop import kinds

@@ -16,8 +16,8 @@ from sidtool.data.split.split import Split
 from sidtool.examples.lineage import side_files
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
-from sidtool.model.contract.memory_binding import MemoryBinding
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.contract import MemoryBinding
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.copies import bind_memory
 from sidtool.tokenizer.bundle.bundle import Bundle

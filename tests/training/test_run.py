@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.tokens import SidTokens

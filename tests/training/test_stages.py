@@ -19,8 +19,8 @@ from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
-from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import bind_memory, merge
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder

@@ -17,7 +17,7 @@ from sidtool.data.split.split import Split
 from sidtool.examples.example_file import TokenizedExamples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder

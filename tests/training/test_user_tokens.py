@@ -13,10 +13,9 @@ import torch
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import TokenizedExamples, read_training_examples
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.data.split.packed import PackedExamples, PackedSequences, Packer, Ragged
+from sidtool.data.split.packed import PackedSequences, Ragged
+from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol
-from sidtool.data.split.split import Event, Split, UserSequence, count_leaks
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 
 WINDOW = 50
 """Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
@@ -59,8 +61,7 @@ def count_cooccurrence(
     Training events of other items are left out first. Raises RefusedError if a held-out event is
     among the training events, DataError if no two of the items co-occur."""
     sequences = item_sequences(split, ids)
-    lists = packed_sequences(split.train).items
-    n_events = int((lists.stops - lists.starts).sum())
+    n_events = split.train.n_events
     counts = weigh_pairs(sequences, len(ids), decay, window)
     if not counts.nnz:
         raise DataError(
@@ -135,7 +136,7 @@ def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
 
 def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
     """Training events as arrays."""
-    return users if isinstance(users, PackedSequences) else Packer().sequences(users)()
+    return users if isinstance(users, PackedSequences) else pack_parts(users, (), ()).train
 
 
 def _user_blocks(users: PackedSequences) -> Iterator[tuple[int, int]]:
@@ -158,37 +159,11 @@ def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
-    users = packed_sequences(split.train)
-    leaked = count_leaks(split, _late_events(split, users))
-    if leaked:
-        raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
-    return ItemSequences.of_ids(users, ids)
-
-
-def _late_events(split: Split, users: PackedSequences) -> Iterator[Event]:
-    """The training events from a user's first held-out position on: no others can be held out."""
-    names = users.users.names
-    first_held_out = np.full(len(names), LARGEST)
-    for part in (split.valid, split.test):
-        examples = part if isinstance(part, PackedExamples) else Packer().examples(part)()
-        codes: NDArray[np.integer[Any]] = examples.users.codes
-        if examples.users.names is not names:
-            code_of = {name: code for code, name in enumerate(names)}
-            codes = np.array([code_of.get(name, -1) for name in examples.users], dtype=np.int64)
-        in_train = codes >= 0
-        np.minimum.at(first_held_out, codes[in_train], examples.positions[in_train])
-    for start, stop in _user_blocks(users):
-        items, offsets = _joined(users.items, start, stop)
-        codes = np.repeat(users.users.codes[start:stop], np.diff(offsets))
-        if users.positions is None:
-            first = np.repeat(offsets[:-1], np.diff(offsets))
-            positions: NDArray[np.integer[Any]] = np.arange(len(items)) - first
-        else:
-            positions, _ = _joined(users.positions, start, stop)
-        late = np.flatnonzero(positions >= first_held_out[codes])
-        late_users = names[codes[late]].tolist()
-        late_items = users.names[items[late]].tolist()
-        yield from zip(late_users, late_items, positions[late].tolist(), strict=True)
+    if split.leaked_events:
+        raise RefusedError(
+            f"{split.leaked_events} held-out events are among the training events, not 0"
+        )
+    return ItemSequences.of_ids(split.train, ids)
 
 
 def count_pairs(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data import Fields
 from sidtool.data.split import Example
-from sidtool.recommendation import Query, QuerySession, search_lists
+from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.pairs import ListRewardFunction
@@ -92,8 +92,7 @@ class ListValidation:
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
         """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
         trie = self.session.trie
-        found = search_lists(
-            self.session,
+        found = self.session.search_lists(
             model,
             self._queries[process::processes],
             length=self.length,
@@ -101,9 +100,10 @@ class ListValidation:
             options=ListOptions("beam"),
         )
         lists = np.full((len(found), self.length), -1, dtype=np.int64)
-        for row, one in enumerate(found):
-            rows = trie.item_rows(one.positions)
-            lists[row, : len(rows)] = rows
+        for row, best in enumerate(found):
+            for one in best:
+                rows = trie.item_rows(one.positions)
+                lists[row, : len(rows)] = rows
         return lists
 
     def values(self, shares: Sequence[NDArray[np.int64]]) -> Matrix:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.recommendation import Query, QuerySession, search_distinct_lists
+from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
@@ -102,8 +102,7 @@ class PairMaker:
             Query(prompt, self.session.leaf_filter(None, [history] if self.exclude_seen else []))
             for prompt, history in zip(prompts, histories, strict=True)
         ]
-        found = search_distinct_lists(
-            self.session,
+        found = self.session.search_lists(
             model,
             queries,
             length=self.length,

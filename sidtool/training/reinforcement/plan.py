@@ -9,7 +9,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.split import TRAIN, is_split_folder, read_split
+from sidtool.data.split import MANIFEST, is_split_folder, read_split
 from sidtool.examples import (
     LIST_TASK,
     Lineage,
@@ -203,7 +203,7 @@ def _open_fields_split(
     check_same_split(lineage, split)
     for prompt in with_fields.values():
         check_prompt(prompt, split.fields)
-    return FieldsSplit(split, file_digest(folder / TRAIN))
+    return FieldsSplit(split, file_digest(folder / MANIFEST))
 
 
 def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, Any]:

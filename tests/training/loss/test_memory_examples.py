@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.examples.example_file import TokenizedExample, TokenizedExamples
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession, RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl

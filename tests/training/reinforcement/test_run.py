@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.examples.lineage import read_lineage, side_files, write_lineage
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.plan import plan_rl

@@ -1,0 +1,22 @@
+"""Each script of `benchmarks/` loads and explains itself; `make test-slow` runs them."""
+
+import runpy
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_loads_and_explains_itself(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    with suppress(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    has_options = "parse_args(" in script.read_text(encoding="utf-8")
+    assert capsys.readouterr().out.startswith("usage: ") == has_options
