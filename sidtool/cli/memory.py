@@ -105,6 +105,10 @@ def build_memory(
             "Events and ids need more on top. Default: no limit.",
         ),
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads; default: one per core. The memory is the same."),
+    ] = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -138,8 +142,15 @@ def build_memory(
             weight = {} if content_weight is None else {"content_weight": content_weight}
             built = _build_tuned(events, opened, content, replace(search, fixed=chosen | weight))
         else:
-            how: dict[str, Any] = {"earlier": previous, "content": content, "shards": shards}
-            built = build(events, opened, settings, **how)
+            built = build(
+                events,
+                opened,
+                settings,
+                earlier=previous,
+                content=content,
+                shards=shards,
+                threads=threads,
+            )
         built.save(out, force=force)
     _say_built(built, out, json=json)
     return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
