@@ -220,9 +220,8 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
     from sidtool.data.split.values import Example, UserSequence
     from sidtool.examples.examples_run import make_sft
     from sidtool.examples.sft_options import SftOptions
-    from sidtool.model.extend import extend_model
-    from sidtool.model.extend_options import ExtendOptions
-    from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+    from sidtool.model.extend import ExtendOptions, extend_model
+    from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
     from sidtool.tokenizer.bundle import Bundle
     from sidtool.tokenizer.bundle.item_map import ItemMap
     from sidtool.tokenizer.sid import SidSpace

@@ -1,4 +1,4 @@
-"""What a model is made of: its kind, and the layers with one row per token.
+"""What a model is made of: its kind, its positions, and the layers with one row per token.
 
 A causal model has one embedding layer. An encoder-decoder has up to three (shared, encoder and
 decoder), which hold one weight or several; its output head is tied to them or not."""
@@ -7,6 +7,9 @@ from typing import Any
 
 from sidtool.base.errors import DataError
 from sidtool.model.contract.contract import ModelKind
+
+_POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings")
+"""Keys of configurations for the number of positions; the second is LED's."""
 
 
 def model_kind(config: Any) -> ModelKind:
@@ -114,3 +117,34 @@ def grow_vocabulary(model: Any, n_rows: int) -> None:
     for part in (model, model.get_encoder(), model.get_decoder()):
         if hasattr(part.config, "vocab_size"):
             part.config.vocab_size = n_rows
+
+
+def max_positions(model: Any) -> int | None:
+    """The most tokens that a model reads, by its configuration; None if it sets no limit."""
+    config = getattr(model, "config", None)
+    values = [getattr(config, name, None) for name in _POSITIONS]
+    return next((value for value in values if type(value) is int and value > 0), None)
+
+
+def prompt_positions(model: Any, n_answer: int) -> int | None:
+    """The longest prompt whose answer a model can write, which feeds `n_answer` tokens back; None
+    if there is no limit. An encoder has positions of its own, which only the prompt takes."""
+    limit = max_positions(model)
+    if limit is None or is_encoder_decoder(model):
+        return limit
+    return limit - n_answer
+
+
+def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
+    """Raise DataError if a prompt of `n_prompt` tokens is longer than a model reads before an
+    answer of `n_answer`."""
+    limit = max_positions(model)
+    if limit is None:
+        return
+    lengths = {"a prompt with its answer": n_prompt + n_answer}
+    if is_encoder_decoder(model):
+        # the decoder begins with a token of its own
+        lengths = {"a prompt": n_prompt, "an answer": n_answer + 1}
+    for name, length in lengths.items():
+        if length > limit:
+            raise DataError(f"{name} has {length} tokens, the model has {limit} positions")

@@ -15,7 +15,7 @@ from sidtool.examples.example_file import prompt_and_completion, read_training_e
 from sidtool.examples.lineage import read_lineage
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange

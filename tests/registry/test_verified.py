@@ -20,7 +20,7 @@ from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, _digest, open_verified
 from sidtool.model.contract.contract import CONTRACT
-from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.model.contract.split_check import event_columns
 from sidtool.registry.card import published_model_card, write_card
 from sidtool.registry.kinds import broken_parts, read_manifest

@@ -153,7 +153,7 @@ def training_settings(
                 "the last stage trained adapters, whose learning rate is too large for all weights",
                 hint="--learning-rate 1e-4",
             )
-        train_options = replace(train_options, stage="full", dtype=TrainOptions.dtype)
+        train_options = replace(train_options, stage="full")
     if train_options.token_budget is not None:
         budget = round(train_options.token_budget * options.share)
         train_options = replace(train_options, token_budget=budget)

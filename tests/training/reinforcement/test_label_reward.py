@@ -17,7 +17,7 @@ from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
@@ -143,7 +143,7 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert isinstance(summary, RlSummary)
     contract = read_contract(tmp_path / "out")
     assert isinstance(contract.params, RlParams)
-    assert contract.params.reward_model == ModelReference.of(reward_model)
+    assert contract.params.reward_inputs == {"label": ModelReference.of(reward_model).to_json()}
     assert contract.params.options["positive_label"] == "rating>=4"
     ids = load_model_folder(tmp_path / "out").bundle.items.ids
     for histories, fields, items, scores in seen:
@@ -160,6 +160,7 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert np.unique(scores).size > 4
 
 
+@pytest.mark.slow
 def test_items_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
     list_model: Path,

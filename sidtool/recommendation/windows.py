@@ -1,14 +1,16 @@
-"""Requests of a stream that someone may be writing to while its answers are awaited: they are
-answered when the input pauses, and not only when a window is full."""
+"""Windows of requests and queries, which are read as they are needed. The requests of a stream that
+someone may be writing to are answered when the input pauses, and not only when a window is full."""
 
 import os
 import select
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, cast
+from itertools import islice
+from typing import IO, TypeVar, cast
 
+from sidtool.base.progress import Progress
 from sidtool.recommendation.requests import (
     LINE_LIMIT,
     BadRequest,
@@ -16,11 +18,37 @@ from sidtool.recommendation.requests import (
     read_request_stream,
 )
 
+WINDOW = 512
+"""Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
 PAUSE = 0.02
 """Seconds without a further line after which the requests that were read are answered. A writer of
 many lines is faster, so that windows are full where requests are many."""
 PIECE = 1 << 16
 """Bytes that are read at once."""
+
+
+T = TypeVar("T")
+
+
+def in_windows(
+    values: Iterable[T], size: int, total: int, progress: Progress | None
+) -> Iterator[list[T]]:
+    """Lists of up to `size` values, read as they are needed; progress is reported after each."""
+    stream = iter(values)
+    windows = iter(lambda: list(islice(stream, size)), [])
+    yield from reporting(windows, total, progress)
+
+
+def reporting(
+    windows: Iterable[list[T]], total: int, progress: Progress | None
+) -> Iterator[list[T]]:
+    """Pass windows on, and report progress after each."""
+    done = 0
+    for window in windows:
+        yield window
+        done += len(window)
+        if progress is not None:
+            progress(done, total)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
-"""Prompts that an encoder has read: to a token tree, the decoder behind them is a causal model
-whose prompts are one token long."""
+"""What a token tree has to know of a model's architecture: the windows of its layers, the name of
+its cache, and how its positions are computed. To a tree, the decoder of an encoder-decoder is a
+causal model whose prompts are one token long.
+
+`driver.decoding_method` compares a small tree with the model's own forward, and refuses a model for
+which they differ: what it lacks belongs here, and behind its head in `partial_head`."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +16,21 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from sidtool.model import decoder_start_id
+
+
+def attention_windows(config: Any) -> list[int | None]:
+    """The sliding window of each layer, None for full attention. Raises NotImplementedError for
+    other kinds of layer, which a mask cannot steer."""
+    config = config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kind = "full_attention" if window is None else "sliding_attention"
+        kinds = [kind] * config.num_hidden_layers
+    supported = set(kinds) <= {"full_attention", "sliding_attention"}
+    if not supported or getattr(config, "attention_chunk_size", None):
+        raise NotImplementedError(f"layers of kind {sorted(set(kinds))}")
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 class TreePositions:

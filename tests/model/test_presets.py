@@ -14,15 +14,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sidtool.base.errors import UsageError
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets.init_model import MIN_VOCABULARY, init_model, train_tokenizer
-from sidtool.model.presets.shapes import Preset
+from sidtool.model.presets import MIN_VOCABULARY, Preset, init_model, train_tokenizer
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.models import SENTENCES
 
 TEXTS = (*SENTENCES, "Crème brûlée 🍮 für 3,50 €", "Nivea Nivea Nivea shampoo")
 
 
-@pytest.mark.parametrize("preset", get_args(Preset))
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(name, marks=[] if name in ("neox-tiny", "t5-tiny") else pytest.mark.slow)
+        for name in get_args(Preset)
+    ],
+)
 def test_every_preset_can_be_extended_and_run(preset: str, bundle: Bundle, tmp_path: Path) -> None:
     count = init_model(TEXTS, tmp_path / "base", preset=preset, vocab_size=512)
     assert 4e5 < count < 5e6

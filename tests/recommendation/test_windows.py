@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.recommendation import live
-from sidtool.recommendation.live import LineReader, LiveRequests, arriving_requests
+from sidtool.recommendation import windows
 from sidtool.recommendation.requests import BadRequest, Request, read_request_stream
+from sidtool.recommendation.windows import LineReader, LiveRequests, arriving_requests
 
 Pipe = tuple[LiveRequests, Callable[[bytes], None], Callable[[], None]]
 LINE = b'{"history": ["i%d"]}\n'
@@ -94,7 +94,7 @@ def test_a_window_ends_where_the_input_pauses(pipe: Pipe) -> None:
 
 
 def test_a_long_line_is_cut_off_as_in_a_file(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LINE_LIMIT", 64)
+    monkeypatch.setattr(windows, "LINE_LIMIT", 64)
     monkeypatch.setattr("sidtool.recommendation.requests.LINE_LIMIT", 64)
     requests, write, close = pipe
     write(b"x" * 500 + b"\n" + LINE % 1)
