@@ -152,7 +152,7 @@ CASES = [
     ("RL --reward collaborative", 2, "reward collaborative requires --reward-input"),
     ("RL --reward label", 2, "reward label requires --reward-input"),
     ("RL --set 'positive_label=rating>=4'", 2, "positive_label=CONDITION requires the reward"),
-    ("RL --reward-input teacher=x", 2, "--reward-input teacher requires the reward teacher"),
+    ("RL --reward-input label=x", 2, "--reward-input label requires the reward label"),
     ("RL --set sft_weight=-1", 2, "sft_weight must be at least 0"),
     ("RL --valid nowhere.jsonl", 1, "nowhere.jsonl"),
     ("rl base+sid train.jsonl -o OUT", 3, "no history prompt"),
