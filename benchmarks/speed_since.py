@@ -135,7 +135,7 @@ def training(folder: Path, steps: int) -> Work:
     from sidtool.training.settings import TrainOptions
 
     case = CASES["sid-only"]
-    model, examples, _ = prepare(case, folder, steps)
+    model, examples = prepare(case, folder, steps)
     n_turns = 0
 
     def run() -> tuple[float, int]:

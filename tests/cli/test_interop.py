@@ -187,13 +187,6 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
     assert Bundle.open(tmp_path / "fewer.zarr").codebook is not None
 
 
-def test_an_existing_output_is_refused(road: Road, index: Path) -> None:
-    before = tree(index)
-    assert "exists already" in refused(2, "export", road.bundle, "--to", "minionerec", "-o", index)
-    assert "exists already" in refused(2, "import", index / "index.json", "-o", index)
-    assert tree(index) == before
-
-
 LEVEL_FIGURES = (
     "utilization",
     "entropy",

@@ -316,6 +316,7 @@ def test_a_damaged_or_replaced_copy_is_refused(
     assert "sid.json says" in refused(3, "recommend", tmp_path / "model", *history)
 
 
+@pytest.mark.slow
 def test_later_stages_do_not_keep_the_memory(road: Road, bound: Path, tmp_path: Path) -> None:
     """Its weight was tuned for other weights; `rebind` changes none."""
     done("train", bound, road.examples, "-o", tmp_path / "next", *TRAINING)

@@ -221,11 +221,6 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
             raise UsageError(f"{name} has no effect with algorithm={options.algorithm}")
     if is_preference and not complete["beta"]:
         raise UsageError(f"algorithm={options.algorithm} requires a beta greater than 0")
-    if complete.get("sync_ref_model") and (is_preference or not complete["beta"]):
-        raise UsageError(
-            "sync_ref_model=true moves the reference of the divergence from the start: it requires "
-            "a beta greater than 0, and an algorithm other than dpo and ipa"
-        )
     size = complete["num_generations"]
     if options.algorithm == "ipa" and size != 2:
         raise UsageError(

@@ -132,6 +132,7 @@ def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     assert sorted(answer.items) == sorted(set(model.sids) - {first})
 
 
+@pytest.mark.slow
 def test_adapters_of_an_adopted_model_merge(shops: Any, tmp_path: Path) -> None:
     _, folder, examples = shops("minionerec")
     options = TrainOptions(stage="lora", lora_r=2)

@@ -143,7 +143,7 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert isinstance(summary, RlSummary)
     contract = read_contract(tmp_path / "out")
     assert isinstance(contract.params, RlParams)
-    assert contract.params.reward_model == ModelReference.of(reward_model)
+    assert contract.params.reward_inputs == {"label": ModelReference.of(reward_model).to_json()}
     assert contract.params.options["positive_label"] == "rating>=4"
     ids = load_model_folder(tmp_path / "out").bundle.items.ids
     for histories, fields, items, scores in seen:
@@ -160,6 +160,7 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert np.unique(scores).size > 4
 
 
+@pytest.mark.slow
 def test_items_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
     list_model: Path,

@@ -41,7 +41,7 @@ def open_labels(path: str, facts: RunFacts) -> RewardInput:
     positive = PositiveLabels.of(model.contract, str(facts.options.positive_label), name)
     return RewardInput(
         lambda device: LabelScores.of(model.load(device), positive),
-        lambda: ModelReference.of(model.folder),
+        lambda: ModelReference.of(model.folder).to_json(),
         name,
         contract=model.contract,
         prompt=positive.prompt,
