@@ -19,10 +19,9 @@ def check_parts(split: Split) -> UserLogs | None:
     been made by its protocol."""
     if not (len(split.train) and len(split.valid) and len(split.test)):
         raise IntegrityError("a part of the split is empty")
-    codes, counts = np.unique(split.train.user_codes, return_counts=True)
-    if (counts > 1).any():
-        user = split.train.store.users[codes[counts > 1][0]]
-        raise IntegrityError(f"train has user {user!r} twice")
+    repeated = np.flatnonzero(np.bincount(split.train.user_codes) > 1)
+    if len(repeated):
+        raise IntegrityError(f"train has user {split.train.store.users[repeated[0]]!r} twice")
     _check_sessions(split)
     if split.windows is not None:
         _check_windows(split, split.windows)
@@ -131,11 +130,14 @@ def _refuse(name: str, part: PackedExamples, is_wrong: NDArray[np.bool_], what: 
 
 def _check_examples_of_users(split: Split) -> None:
     """Check that a user has one validation and one test example, or none."""
-    users, counts = np.unique(split.valid.user_codes, return_counts=True)
-    if (counts > 1).any():
-        user = split.valid.store.users[users[counts > 1][0]]
+    n_users = len(split.valid.store.users)
+    n_valid, n_test = (
+        np.bincount(part.user_codes, minlength=n_users) for part in (split.valid, split.test)
+    )
+    if (n_valid > 1).any():
+        user = split.valid.store.users[np.flatnonzero(n_valid > 1)[0]]
         raise IntegrityError(f"valid has two examples of user {user!r}")
-    if not np.array_equal(users, np.sort(split.test.user_codes)):
+    if not np.array_equal(n_valid, n_test):
         raise IntegrityError("valid and test do not have one example of each user")
 
 

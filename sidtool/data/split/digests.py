@@ -5,7 +5,8 @@ number of workers can compute that of all."""
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -28,6 +29,8 @@ COLUMN_FORMAT = 4
 """The first format of a split whose digests are made of buckets."""
 BLOCK = 1 << 16
 """Events whose texts are made at once."""
+RUN_EVENTS = 1 << 22
+"""Events whose texts are in memory at once, about."""
 
 
 def train_digest(train: PackedSequences, split_format: int) -> str:
@@ -86,23 +89,31 @@ class _UserEvents:
 
         ids = pa.array(self.store.users[self.users], pa.string())
         names = pa.array(self.store.names, pa.string())
-        bucket_of = np.array([zlib.crc32(user) for user in ids.cast(pa.binary()).to_pylist()])
-        bucket_of = bucket_of.astype(np.int64) % BUCKETS
+        bucket_of = np.array(list(map(zlib.crc32, map(str.encode, ids.to_pylist()))), np.int64)
+        bucket_of %= BUCKETS
         by_id = pc.sort_indices(ids).to_numpy()
-        by_bucket = by_id[np.argsort(bucket_of[by_id], kind="stable")]
-        bounds = np.searchsorted(bucket_of[by_bucket], np.arange(BUCKETS + 1))
+        rows = by_id[np.argsort(bucket_of[by_id], kind="stable")]
+        bounds = np.searchsorted(bucket_of[rows], np.arange(BUCKETS + 1)).tolist()
+        stops = np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds].tolist()
         starts = np.cumsum(self.lengths) - self.lengths
-        digests = [_digest_of_lists(_no_ids(), _no_numbers(), _no_ids(), _no_numbers())] * BUCKETS
-        for bucket in np.unique(bucket_of).tolist():
-            rows = by_bucket[bounds[bucket] : bounds[bucket + 1]]
-            lengths = self.lengths[rows]
-            events = consecutive(starts[rows], lengths)
-            digests[bucket] = _digest_of_lists(
-                ids.take(pa.array(rows)),
-                lengths,
-                names.take(pa.array(self.items[events])),
-                self.positions[events],
-            )
+        digests = []
+        # so many buckets at once that the texts of their events are no large part of the memory
+        for first, last in _runs(stops):
+            run = rows[bounds[first] : bounds[last]]
+            events = consecutive(starts[run], self.lengths[run])
+            users = _Texts.of(ids.take(pa.array(run)))
+            items = _Texts.of(names.take(pa.array(self.items[events])))
+            lengths = self.lengths[run].astype("<u4")
+            positions = self.positions[events].astype("<u4")
+            for bucket in range(first, last):
+                of_users = slice(*(bound - bounds[first] for bound in bounds[bucket : bucket + 2]))
+                of_events = slice(*(stop - stops[first] for stop in stops[bucket : bucket + 2]))
+                state = hashlib.sha256()
+                users.update(state, of_users)
+                state.update(lengths[of_users].tobytes())
+                items.update(state, of_events)
+                state.update(positions[of_events].tobytes())
+                digests.append(state.digest())
         return hashlib.sha256(b"".join(digests)).hexdigest()
 
     def sorted_texts(self) -> list[Iterator[str]]:
@@ -124,35 +135,36 @@ def _names(names: NDArray[np.object_], codes: NDArray[np.integer[Any]]) -> Itera
     return chain.from_iterable(names[codes[start : start + BLOCK]].tolist() for start in blocks)
 
 
-def _digest_of_lists(
-    users: Any, lengths: NDArray[Any], items: Any, positions: NDArray[Any]
-) -> bytes:
-    """SHA-256 over arrow arrays of (k,) users and of the items of all their lists."""
-    state = hashlib.sha256()
-    _update_texts(state, users)
-    state.update(lengths.astype("<u4").tobytes())
-    _update_texts(state, items)
-    state.update(positions.astype("<u4").tobytes())
-    return state.digest()
+def _runs(stops: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ranges of buckets with about RUN_EVENTS events each; `stops` are where their events end."""
+    first = 0
+    while first < BUCKETS:
+        last = bisect_right(stops, stops[first] + RUN_EVENTS) - 1
+        last = min(max(last, first + 1), BUCKETS)
+        yield first, last
+        first = last
 
 
-def _update_texts(state: Any, texts: Any) -> None:
-    """Hash the number of texts, their lengths in bytes, and their bytes."""
-    import pyarrow.compute as pc
+@dataclass(frozen=True, eq=False)
+class _Texts:
+    """Texts in UTF-8, one behind the other."""
 
-    lengths = pc.binary_length(texts).to_numpy()
-    state.update(len(texts).to_bytes(8, "little"))
-    state.update(lengths.astype("<u4").tobytes())
-    values = texts.buffers()[2]  # of an array that `take` made: it begins with the first text
-    if values is not None:
-        state.update(memoryview(values)[: int(lengths.sum(dtype=np.int64))])
+    offsets: NDArray[np.int64]
+    """(texts + 1,)"""
+    data: memoryview
 
+    @classmethod
+    def of(cls, texts: Any) -> "_Texts":
+        """The texts of an arrow array that begins with its buffers."""
+        import pyarrow as pa
 
-def _no_ids() -> Any:
-    import pyarrow as pa
+        _, offsets, data = texts.cast(pa.large_string()).buffers()
+        numbers = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
+        return cls(numbers, memoryview(data or b""))
 
-    return pa.array([], pa.string())
-
-
-def _no_numbers() -> NDArray[np.int64]:
-    return np.zeros(0, dtype=np.int64)
+    def update(self, state: Any, part: slice) -> None:
+        """Hash the number of some texts, their lengths in bytes, and their bytes."""
+        offsets = self.offsets[part.start : part.stop + 1]
+        state.update((part.stop - part.start).to_bytes(8, "little"))
+        state.update(np.diff(offsets).astype("<u4").tobytes())
+        state.update(self.data[offsets[0] : offsets[-1]])

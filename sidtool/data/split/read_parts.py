@@ -217,7 +217,7 @@ class _Log:
         not 0, 1, 2 ..., and for others that do not ascend."""
         lengths = []
         for path, file, users in zip(paths, files, row_users, strict=True):
-            if len(np.unique(users)) < len(users):
+            if (np.bincount(users) > 1).any():
                 raise IntegrityError(f"{path} has two rows of a user")
             of_users = np.zeros(n_users, dtype=np.int64)
             of_users[users] = file["items"].lengths

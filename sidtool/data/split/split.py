@@ -198,8 +198,8 @@ class HeldOutEvents(Container[Event]):
         self._keys = keys[order]
         self._items = items[order]
         # windows may disagree on the item at a position
-        repeats = np.unique(self._keys, return_counts=True)[1]
-        self._most_at_position = int(repeats.max(initial=0))
+        starts = np.flatnonzero(np.diff(self._keys, prepend=-1))
+        self._most_at_position = int(np.diff(starts, append=len(keys)).max(initial=0))
 
     def __len__(self) -> int:
         return len(self._keys)
