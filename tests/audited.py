@@ -1,5 +1,6 @@
-"""A program that runs the commands of the road, and writes to FOLDER/audit.json what they did beyond
-files: network, processes, pickles, and code from outside of Python, its packages and sidtool.
+"""A program that runs the commands of the road, and writes to FOLDER/audit.json what they did
+beyond files: network, processes, pickles, and code from outside of Python, its packages and
+sidtool.
 
     python -P -m tests.audited FOLDER
 """
