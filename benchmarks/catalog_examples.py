@@ -10,7 +10,7 @@ import numpy as np
 
 from sidtool import Bundle
 from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Example
+from sidtool.data.split.values import Example
 from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
 from sidtool.tokenizer.sid import PopularityRanks

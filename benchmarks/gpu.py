@@ -216,12 +216,12 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from sidtool.data.items import Items
-    from sidtool.data.split.split import Example, Split, UserSequence
+    from sidtool.data.split.split import Split
+    from sidtool.data.split.values import Example, UserSequence
     from sidtool.examples.examples_run import make_sft
     from sidtool.examples.sft_options import SftOptions
-    from sidtool.model.extend import extend_model
-    from sidtool.model.extend_options import ExtendOptions
-    from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+    from sidtool.model.extend import ExtendOptions, extend_model
+    from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
     from sidtool.tokenizer.bundle import Bundle
     from sidtool.tokenizer.bundle.item_map import ItemMap
     from sidtool.tokenizer.sid import SidSpace
@@ -252,7 +252,7 @@ def prepare(shape: Shape, scale: Scale, folder: Path) -> tuple[Path, Path, int]:
         for n in range(scale.batch * (scale.steps + 1))
     )
     held_out = (Example("u", ("i0",), "i1", 1),)
-    split = Split("leave-one-out", users, held_out, held_out)
+    split = Split.of("leave-one-out", users, held_out, held_out)
     items = Items(ids, ids, ids, {}, "{title}", "gpu")
     options = SftOptions({"sequence": 1.0}, max_length=scale.length, history_length=n_items - 1)
     examples = folder / "sft" / "train.jsonl"

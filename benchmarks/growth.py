@@ -10,7 +10,8 @@ import numpy as np
 from new_items import text_knn
 from numpy.typing import NDArray
 
-from sidtool.data.split.split import Example, Split
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example
 from sidtool.data.vectors import Vectors
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.evaluation import evaluate_examples

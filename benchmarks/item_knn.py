@@ -17,9 +17,9 @@ from sidtool.evaluation.baselines import (
     Catalog,
     item_knn,
     popularity,
-    tune_item_knn,
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import KnnSettings, item_similarity
 
 K = 10

@@ -28,7 +28,7 @@ from sidtool.data.split.examples import read_examples
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import compare
-from sidtool.model.contract.memory_binding import MEMORY_COPY
+from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.load import load_model_folder
 from sidtool.model.memory import MemoryOptions
 

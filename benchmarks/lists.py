@@ -37,7 +37,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.search_options import ListOptions
 
 ITEMS = "items"
 LISTS = "lists"

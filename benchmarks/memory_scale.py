@@ -44,9 +44,9 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     """A split with one held-out event per part, and a bundle without a codebook."""
     from sidtool import Bundle
-    from sidtool.data.coded import Coded, object_array
-    from sidtool.data.split.packed import PackedSequences, Ragged
-    from sidtool.data.split.split import Example, Split
+    from sidtool.data.coded import object_array
+    from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
+    from sidtool.data.split.split import Split
     from sidtool.tokenizer.bundle.item_map import ItemMap
     from sidtool.tokenizer.sid import SidSpace
 
@@ -65,10 +65,12 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
         block[:] = n_items * rng.random(len(block)) ** 2
     starts = HISTORY * np.arange(n_users)
     histories = Ragged(rows, starts, starts + HISTORY)
-    coded = Coded[str](users, np.arange(n_users))
-    train = PackedSequences(coded, object_array(ids), histories)
-    held_out = Example("user-0", train[0].items, ids[0], HISTORY)
-    return Split("leave-one-out", train, (held_out,), (held_out,)), bundle
+    store = EventStore(users, object_array(ids), rows)
+    train = PackedSequences(store, np.arange(n_users), histories)
+    first = Ragged(rows, starts[:1], starts[:1] + HISTORY)
+    target = Ragged(np.array([HISTORY]), np.array([0]), np.array([1]))
+    held_out = PackedExamples(store, np.array([0]), first, target, np.array([HISTORY]))
+    return Split("leave-one-out", train, held_out, held_out), bundle
 
 
 def own_memory() -> int:

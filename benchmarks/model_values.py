@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from reinforce_table import Values
 
-from sidtool.data.split.split import Example
+from sidtool.data.split.values import Example
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.model.contract.stage_record import ModelReference

@@ -28,7 +28,7 @@ from variant_run import run_variants
 from wheels import unpack_wheels
 
 from sidtool.evaluation.held_out import OTHER_MODEL
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import Forgetting, TrainParams
 
 HERE = Path(__file__).parent

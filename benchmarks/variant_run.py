@@ -15,7 +15,8 @@ from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from steps import StepError
 
 from sidtool.data.split.files import open_split
-from sidtool.data.split.split import Example, Split
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example
 
 
 @dataclass(frozen=True)

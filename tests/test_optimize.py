@@ -53,7 +53,7 @@ def test_commands_work_and_refuse_as_without_it(tmp_path: Path) -> None:
     events = interactions(tmp_path / "events.csv")
     for name in ("split", "damaged"):
         done("split", events, "-o", tmp_path / name)
-    (tmp_path / "damaged" / "test.jsonl").write_text("")
+    (tmp_path / "damaged" / "test.parquet").write_text("")
     split = ("split", events, "-o", tmp_path / "again")
     made, repeated, refused = optimized(
         split,

@@ -11,7 +11,8 @@ import torch
 
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.model.extend import extend_model

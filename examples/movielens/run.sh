@@ -48,4 +48,4 @@ sidtool evaluate "$work/tuned+memory" "$work/split" --exclude-seen --json > "$wo
 mv "$work/metrics.json.partial" "$work/metrics.json"
 
 # 8. What five users could watch next.
-head -n 5 "$work/split/test.jsonl" | sidtool recommend "$work/tuned+memory" --file - -k 5 --exclude-seen
+head -n 5 "$work/sft/valid.jsonl" | sidtool recommend "$work/tuned+memory" --file - -k 5 --exclude-seen

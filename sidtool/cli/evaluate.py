@@ -1,12 +1,13 @@
 """The commands evaluate, evaluate-lists and evaluate-task."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidtool.base.option_texts import numbers, parse_bytes
+from sidtool.base.options import option
 from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.terminal import options
@@ -27,30 +28,42 @@ if TYPE_CHECKING:
     from sidtool.integrations.ray import ClusterRanker
     from sidtool.model import LoadedModel
 
-Against = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL",
-        help="Another model of the same items, or the same model without --normalize: print by how "
-        "much MODEL is better, with paired intervals, over all examples and in each slice.",
-    ),
-]
-FailUnder = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Threshold of a metric, like ndcg@10=0.03; repeatable. Exit code 3 below it."
-    ),
-]
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Metrics that decide the exit code."""
+
+    fail_under: tuple[str, ...] = option(())
+    """Threshold of a metric, like ndcg@10=0.03; repeatable. Exit code 3 below it."""
+
+    def values(self) -> dict[str, float]:
+        """The thresholds by metric. Raises UsageError for a value that is no number."""
+        return numbers(list(self.fail_under), option="--fail-under")
+
+
+@dataclass(frozen=True)
+class Comparison(Thresholds):
+    """What an evaluation of recommendations is compared with."""
+
+    against: str | None = option(None, metavar="MODEL")
+    """Another model of the same items, or the same model without --normalize: print by how much
+    MODEL is better, with paired intervals, over all examples and in each slice."""
+
+    def load(self, use: ModelOptions) -> "LoadedModel | None":
+        """The other model, on the same device."""
+        if self.against is None:
+            return None
+        return inference.load_model(self.against, replace(use, bundle=None))
 
 
 def evaluate(
     model: options.Model,
     split: options.Split,
     settings: EvaluationOptions,
+    compared: Comparison,
     memory: MemoryOptions,
     use: ModelOptions,
     workers: WorkerOptions,
-    against: Against = None,
     details: Annotated[
         bool,
         typer.Option(
@@ -59,7 +72,6 @@ def evaluate(
             "the survival of prefixes in the beam, and coverage. --json always has them.",
         ),
     ] = False,
-    fail_under: FailUnder = None,
     baseline_memory: Annotated[
         int | None,
         typer.Option(
@@ -76,7 +88,7 @@ def evaluate(
     from sidtool.evaluation import check_names, check_thresholds, model_metric_names
     from sidtool.evaluation import evaluate as evaluate_split
 
-    thresholds = numbers(fail_under or [], option="--fail-under")
+    thresholds = compared.values()
     ranker = _ranker(model, use, memory, workers)
     loaded = inference.load_model(model, use, memory)
     check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
@@ -85,7 +97,7 @@ def evaluate(
             loaded,
             split,
             settings,
-            against=_other(against, use),
+            against=compared.load(use),
             baseline_memory=baseline_memory,
             ranker=ranker,
             progress=reports.get("evaluate"),
@@ -99,11 +111,10 @@ def evaluate_lists(
     model: options.Model,
     split: options.Split,
     settings: ListEvaluationOptions,
+    compared: Comparison,
     lists: ListOptions,
     memory: MemoryOptions,
     use: ModelOptions,
-    against: Against = None,
-    fail_under: FailUnder = None,
     json: options.Json = False,
 ) -> None:
     """Evaluate lists on whole held-out sessions, beside the first items of the model's ranking:
@@ -111,7 +122,7 @@ def evaluate_lists(
     from sidtool.evaluation import LISTS, check_names, check_thresholds, list_metric_names
     from sidtool.evaluation import evaluate_lists as evaluate_split
 
-    thresholds = numbers(fail_under or [], option="--fail-under")
+    thresholds = compared.values()
     check_names(thresholds, list_metric_names(settings.length))
     loaded = inference.load_model(model, use, memory)
     with progress("evaluate") as reports:
@@ -119,7 +130,7 @@ def evaluate_lists(
             loaded,
             split,
             replace(settings, lists=lists),
-            against=_other(against, use),
+            against=compared.load(use),
             progress=reports.get("evaluate"),
         )
     say_lists(measured, json=json)
@@ -134,6 +145,7 @@ def evaluate_task(
     model: options.Model,
     task: Annotated[str, typer.Argument(help="Task of make-sft.", autocompletion=complete_task)],
     questions: QuestionOptions,
+    limits: Thresholds,
     catalog: TaskCatalogOptions,
     use: ModelOptions,
     source: Annotated[
@@ -143,7 +155,6 @@ def evaluate_task(
             help="A file of training examples, or for a task about histories a split.",
         ),
     ] = None,
-    fail_under: FailUnder = None,
     json: options.Json = False,
 ) -> None:
     """Evaluate one task of make-sft: exact and prefix accuracy and retrieval if its answer is a
@@ -151,20 +162,13 @@ def evaluate_task(
     from sidtool.evaluation import check_thresholds
     from sidtool.evaluation import evaluate_task as evaluate_questions
 
-    thresholds = numbers(fail_under or [], option="--fail-under")
+    thresholds = limits.values()
     settings = TaskEvaluationOptions(task=task, catalog=catalog, **vars(questions))
     loaded = inference.load_model(model, use)
     with progress("evaluate") as reports:
         answers = evaluate_questions(loaded, source, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)
     check_thresholds(answers.metrics, thresholds)
-
-
-def _other(against: str | None, use: ModelOptions) -> "LoadedModel | None":
-    """The model to compare with, on the same device."""
-    if against is None:
-        return None
-    return inference.load_model(against, replace(use, bundle=None))
 
 
 def _ranker(

@@ -9,7 +9,7 @@ import typer
 
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import option
+from sidtool.base.options import check_options, option
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
@@ -72,39 +72,39 @@ class VectorInputs:
             )
 
 
+@dataclass(frozen=True)
+class Building:
+    """How a memory is built. Raises UsageError for options that exclude one another."""
+
+    earlier: str | None = option(None, metavar="MEMORY")
+    """A memory whose settings and content are used."""
+    content_weight: float | None = option(None)
+    """Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If given without
+    them, the items' codes are compared, which is less exact."""
+    tune: bool = option(False)
+    """Choose the settings that are not given on validation users, by NDCG@10."""
+    memory: int | None = option(None, reads=parse_bytes, metavar="SIZE")
+    """Memory for pairs, like 4GiB: more than fits is put into files beside the output. Events and
+    ids need more on top. Default: no limit."""
+    threads: int | None = option(None, minimum=1)
+    """Threads; default: one per core. The memory is the same."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.tune and self.earlier is not None:
+            raise UsageError("--tune chooses other settings than those of the --earlier memory")
+        if self.tune and self.memory is not None:
+            raise UsageError("--tune holds all pairs in memory: it takes no --memory")
+
+
 def build_memory(
     split: options.Split,
     bundle: options.Bundle,
     out: options.Out,
-    chosen: Annotated[dict[str, Any], Given(DEFAULT)],
+    given: Annotated[dict[str, Any], Given(DEFAULT)],
     search: TuneSimilarityOptions,
     source: VectorInputs,
-    earlier: Annotated[
-        str | None,
-        typer.Option(metavar="MEMORY", help="A memory whose settings and content are used."),
-    ] = None,
-    content_weight: Annotated[
-        float | None,
-        typer.Option(
-            help="Weight of similarity by content: 0.8 with --items or --embeddings, else 0. If "
-            "given without them, the items' codes are compared, which is less exact."
-        ),
-    ] = None,
-    tune: Annotated[
-        bool,
-        typer.Option(
-            "--tune", help="Choose the settings that are not given on validation users, by NDCG@10."
-        ),
-    ] = False,
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_bytes,
-            metavar="SIZE",
-            help="Memory for pairs, like 4GiB: more than fits is put into files beside the output. "
-            "Events and ids need more on top. Default: no limit.",
-        ),
-    ] = None,
+    building: Building,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -113,33 +113,36 @@ def build_memory(
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import MEMORY
     from sidtool.data.split import open_split
-    from sidtool.memory import build_memory as build
-    from sidtool.memory import check_memory_split, shards_beside
+    from sidtool.memory import build_memory, check_memory_split, shards_beside
     from sidtool.registry import open_memory, open_source
 
     refuse_existing(out, force, MEMORY)
-    if not tune and search != TuneSimilarityOptions():
+    if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
-    if tune and earlier is not None:
-        raise UsageError("--tune chooses other settings than those of the --earlier memory")
-    if memory is not None and tune:
-        raise UsageError("--tune holds all pairs in memory: it takes no --memory")
-    previous = None if earlier is None else open_memory(earlier)
+    previous = None if building.earlier is None else open_memory(building.earlier)
     events = open_split(split)
     opened = open_source(bundle)
-    settings = replace(DEFAULT if previous is None else previous.manifest.settings, **chosen)
+    settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
     check_memory_split(opened, events)
     if dry_run:
         source.check(opened)
-        return _say_memory_plan(events, opened, out, chosen, json=json)
-    content = _content(opened, source.read(opened), content_weight, previous)
-    with nullcontext() if memory is None else shards_beside(out, memory) as shards:
-        if tune:
-            weight = {} if content_weight is None else {"content_weight": content_weight}
-            built = _build_tuned(events, opened, content, replace(search, fixed=chosen | weight))
+        return _say_memory_plan(events, opened, out, given, json=json)
+    weight = building.content_weight
+    content = _content(opened, source.read(opened), weight, previous)
+    with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
+        if building.tune:
+            fixed = given if weight is None else {**given, "content_weight": weight}
+            built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
         else:
-            how: dict[str, Any] = {"earlier": previous, "content": content, "shards": shards}
-            built = build(events, opened, settings, **how)
+            built = build_memory(
+                events,
+                opened,
+                settings,
+                earlier=previous,
+                content=content,
+                shards=files,
+                threads=building.threads,
+            )
         built.save(out, force=force)
     _say_built(built, out, json=json)
     return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
@@ -164,7 +167,7 @@ def tune_memory(
         str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
     ],
     out: options.Out,
-    chosen: TuneMemoryOptions,
+    tuning: TuneMemoryOptions,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -179,7 +182,7 @@ def tune_memory(
     opened = open_memory(memory)
     events = open_split(split)
     if dry_run:
-        examples = plan_tune_memory(model, events, opened, out, chosen, force=force)
+        examples = plan_tune_memory(model, events, opened, out, tuning, force=force)
         return say_plan(
             f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
             f"weight and power that are best on {len(examples)} validation examples",
@@ -187,11 +190,11 @@ def tune_memory(
             model=str(out),
             memory=opened.digest,
             examples=len(examples),
-            num_beams=chosen.num_beams,
+            num_beams=tuning.num_beams,
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
-        binding = tune(model, events, opened, out, chosen, force=force, progress=report)
+        binding = tune(model, events, opened, out, tuning, force=force, progress=report)
     if json:
         return say_json({"model": str(out)} | binding.to_json())
     # a count beside metrics would leave these no decimals
@@ -207,13 +210,13 @@ def _say_memory_plan(
     split: "Split",
     bundle: "Bundle",
     out: Path,
-    chosen: dict[str, Any],
+    given: dict[str, Any],
     *,
     json: bool,
 ) -> None:
     """How much a memory would be built from."""
     counts = split.counts
-    settings = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "the defaults"
+    settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
     say_plan(
         f"would build a memory of {len(bundle.active)} items from {counts.train_events} training "
         f"events of {counts.users} users, with {settings}, at {out}",
@@ -224,7 +227,7 @@ def _say_memory_plan(
         items=len(bundle.active),
         users=counts.users,
         train_events=counts.train_events,
-        settings=chosen,
+        settings=given,
     )
 
 

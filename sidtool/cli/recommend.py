@@ -189,9 +189,7 @@ def _with_list(
     if length is not None:
         return replace(choices, k=length, list=lists)
     if lists != ListOptions():
-        raise UsageError(
-            "--list-search, --temperature, --seed, --prefix-penalty and --mmr require --list"
-        )
+        raise UsageError("--list-search, --seed and --mmr require --list")
     return choices
 
 

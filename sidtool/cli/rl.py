@@ -33,7 +33,7 @@ def rl(
         str | None,
         typer.Option(
             help="Rewards with weights, as rank=1,prefix=0.5: exact, rank, prefix, ndcg, "
-            "collaborative, teacher, label, value, format, or MODULE:FUNCTION. Default: "
+            "collaborative, label, value, or MODULE:FUNCTION. Default: "
             "exact=1,rank=1; of lists (ipa) ndcg=1."
         ),
     ] = None,
@@ -53,8 +53,8 @@ def rl(
         list[str] | None,
         typer.Option(
             metavar="REWARD=PATH",
-            help="What a reward scores items by: the memory of `collaborative`, the trained model "
-            "of `teacher`, the model of `label`, one that train made on predict-FIELD.",
+            help="What a reward scores items by: the memory of `collaborative`, the model of "
+            "`label`, one that train made on predict-FIELD.",
         ),
     ] = None,
     split: Annotated[

@@ -62,7 +62,7 @@ def serve(
             say_json({"url": url})
         else:
             say(url)
-        note(f"serving {model}; {url}/docs lists the endpoints, Ctrl-C or SIGTERM ends")
+        note(f"serving {model}; {url}/openapi.json describes the endpoints, Ctrl-C or SIGTERM ends")
         next_step(example_call(url, token_file, has_token=token is not None))
 
     run = serve_on_ray if engine == "ray" else serve_model

@@ -62,20 +62,6 @@ def train(
             "several."
         ),
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="A memory, or URL/NAME@VERSION: the loss is that of its mixture with the model "
-            "(settings memory_weight, memory_power)."
-        ),
-    ] = None,
-    split: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --memory: the split that it and the examples were made from. Each example's "
-            "user is left out of the memory."
-        ),
-    ] = None,
     trust_remote_code: options.Trust = False,
     dry_run: options.DryRun = False,
     force: options.Force = False,
@@ -95,8 +81,6 @@ def train(
         out,
         valid=valid,
         teachers=teacher or (),
-        memory=memory,
-        split=split,
         trust_remote_code=trust_remote_code,
     )
     if dry_run:

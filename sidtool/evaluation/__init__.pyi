@@ -29,14 +29,14 @@ from .ranking import example_queries as example_queries
 from .ranking import first_items as first_items
 from .ranking import item_ranks as item_ranks
 from .ranking import rank_examples as rank_examples
+from .results import Averages as Averages
 from .results import Evaluation as Evaluation
+from .results import Metrics as Metrics
 from .results import Sample as Sample
 from .results import StoredEvaluation as StoredEvaluation
+from .results import coverage as coverage
 from .similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
 from .similarity_tuning import tune_similarity as tune_similarity
-from .system_values import Averages as Averages
-from .system_values import Metrics as Metrics
-from .system_values import coverage as coverage
 from .tasks.label_answers import SharedPrompt as SharedPrompt
 from .tasks.label_answers import answer_probabilities as answer_probabilities
 from .tasks.task_evaluation import TaskEvaluation as TaskEvaluation

@@ -3,19 +3,18 @@
 Both are fitted on training events only: a history may contain later events, the counts never do.
 Equal scores rank by popularity, then by id."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError
+from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
-from sidtool.evaluation.coordinate_search import Grid, Settings, coordinate_search
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples
-from sidtool.evaluation.system_values import SystemValues
+from sidtool.evaluation.results import SystemValues
 from sidtool.memory import (
     KnnSettings,
     Shards,
@@ -82,15 +81,6 @@ class Catalog:
 
 UNTUNED = KnnSettings()
 
-GRID: Grid = {
-    "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),
-    "shrinkage": (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
-    "distance": (1.0, 0.95, 0.85, 0.7, 0.5),
-    "neighbors": (None, 200, 100, 50),
-}
-"""The values that `tune_item_knn` tries: of the classical settings alone, so that the baseline can
-be compared with published ones. `tune_similarity` tries all."""
-
 
 def baseline_values(
     examples: IndexedExamples,
@@ -100,12 +90,20 @@ def baseline_values(
     *,
     k: int,
     shards: Shards | None = None,
+    threads: int = 1,
 ) -> dict[str, SystemValues]:
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
-    are ranked. With `shards`, the similarities are computed within its budget, in files."""
+    are ranked. With `shards`, the similarities are computed within its budget, in files. The
+    ranking is the same for any number of threads."""
     catalog = Catalog.of_bundle(examples.bundle, events)
     ranked = rank_baselines(
-        catalog, examples.examples, knn, k=k, exclude_seen=examples.exclude_seen, shards=shards
+        catalog,
+        examples.examples,
+        knn,
+        k=k,
+        exclude_seen=examples.exclude_seen,
+        shards=shards,
+        threads=threads,
     )
     targets = catalog.targets([example.item for example in examples.examples])
     rows = examples.bundle.items.rows(catalog.ids)
@@ -129,14 +127,17 @@ def rank_baselines(
     k: int,
     exclude_seen: bool,
     shards: Shards | None = None,
+    threads: int = 1,
 ) -> dict[str, PopularityRanks]:
     """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
-    examples; -1 where there are no more. `shards` as in `baseline_values`."""
+    examples; -1 where there are no more. `shards` and `threads` as in `baseline_values`."""
     histories = [catalog.index_of(example.history) for example in examples]
-    similarity = item_similarity(catalog.sequences, len(catalog), knn, shards)
+    similarity = item_similarity(catalog.sequences, len(catalog), knn, shards, threads)
     return {
         "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
-        "item-knn": item_knn(similarity, histories, k, settings=knn, exclude_seen=exclude_seen),
+        "item-knn": item_knn(
+            similarity, histories, k, settings=knn, exclude_seen=exclude_seen, threads=threads
+        ),
     }
 
 
@@ -155,49 +156,25 @@ def item_knn(
     *,
     settings: KnnSettings,
     exclude_seen: bool,
+    threads: int = 1,
 ) -> PopularityRanks:
     """(n, k) items, best first, for n histories; -1 where there are no more items.
 
     An item's score is the sum of its similarities to the items of the history. Items without any
     come last, by popularity. Scores are compared in float32, so that sums which differ by rounding
     alone tie."""
-    ranked = np.full((len(histories), k), -1, dtype=np.int64)
-    for start in range(0, len(histories), CHUNK):
+
+    def ranked(start: int) -> NDArray[np.int64]:
         chunk = histories[start : start + CHUNK]
         seen = _seen(chunk, exclude_seen)
         # (chunk, items), sparse
         scores = history_scores(similarity, chunk, settings.recency)
         best = _best(scores, k + int(seen.lengths.max()))
-        ranked[start : start + CHUNK] = _filled(best, seen, len(similarity), k)
-    return PopularityRanks(ranked)
+        return _filled(best, seen, len(similarity), k)
 
-
-def tune_item_knn(
-    catalog: Catalog,
-    valid: Sequence[Example],
-    *,
-    exclude_seen: bool,
-    grid: Grid = GRID,
-    progress: Callable[[int, int], None] | None = None,
-) -> KnnSettings:
-    """The settings with the best NDCG@10 on validation examples: one setting after the other from
-    UNTUNED, in two rounds.
-
-    Never pass test examples. Equal results keep the earlier setting. Raises DataError without
-    examples."""
-    if not valid:
-        raise DataError("there are no validation examples to tune item-kNN on")
-    histories = [catalog.index_of(example.history) for example in valid]
-    targets = catalog.targets([example.item for example in valid])
-
-    def ndcg(values: Settings) -> float:
-        settings = KnnSettings(**values)
-        similarity = item_similarity(catalog.sequences, len(catalog), settings)
-        ranked = item_knn(similarity, histories, 10, settings=settings, exclude_seen=exclude_seen)
-        return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
-
-    best, _ = coordinate_search(asdict(UNTUNED), grid, ndcg, progress)
-    return KnnSettings(**best)
+    nobody = np.zeros((0, k), dtype=np.int64)
+    parts = in_threads(ranked, range(0, len(histories), CHUNK), threads)
+    return PopularityRanks(np.concatenate([nobody, *parts]))
 
 
 def _seen(histories: Sequence[PopularityRanks], exclude_seen: bool) -> ItemSequences:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Condition, FieldTypes, Value, Values, need_field
-from sidtool.data.split import Example, UserSequence
+from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences
 from sidtool.evaluation.bootstrap import everyone
+from sidtool.memory import count_events
 
 SLICES: Mapping[str, tuple[int, int | None]] = {
     "cold": (0, 0),
@@ -40,8 +41,10 @@ def example_groups(
     groups["macro"] = np.array([1 / n_examples[target] for target in targets])
     if not events:
         return groups
-    n_events = Counter(item for user in events for item in user.items)
-    target_events = np.array([n_events[target] for target in targets])
+    ids = list(n_examples)
+    n_events = count_events(ItemSequences.of_ids(packed_sequences(events), ids), len(ids))
+    events_of = dict(zip(ids, n_events.tolist(), strict=True))
+    target_events = np.array([events_of[target] for target in targets])
     for name, (first, last) in SLICES.items():
         inside = target_events >= first
         if last is not None:

@@ -18,8 +18,7 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data.split import Example, Split, check_split, evenly_spaced
 from sidtool.evaluation.mixture_candidates import Candidates
-from sidtool.evaluation.mixture_choice import Grid, grid_ranks
-from sidtool.evaluation.new_item_factor import choose_for_new_items
+from sidtool.evaluation.mixture_choice import Grid, choose_for_new_items, grid_ranks
 from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory import Memory

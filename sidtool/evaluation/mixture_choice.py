@@ -1,14 +1,22 @@
-"""Chooses weight, power and gate of a memory by what each would recommend to validation users."""
+"""Chooses weight, power and gate of a memory by what each would recommend to validation users, and
+how far items without training events may compete with the others.
 
-from dataclasses import dataclass
+A new item has probability by content alone. What it takes from items with events is a loss to the
+users who want these, which the gain of those who want a new item outweighs on a validation set with
+many of them. So the aim is not the best mean: new items are let in as far as users with warm
+targets lose less than the noise of their recall."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.evaluation.fit_gate import fit_gate
+from sidtool.evaluation.bootstrap import intervals
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
-from sidtool.memory import Gate
+from sidtool.memory import LIMIT, Gate, standardize
+from sidtool.model import DEFAULT_NEW_ITEM_FACTOR
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -160,3 +168,145 @@ def grid_ranks(candidates: Candidates) -> NDArray[np.int64]:
         for row, weight in enumerate(WEIGHTS):
             ranks[row, column] = candidates.ranks(raised, weight)
     return ranks
+
+
+TEMPERATURE = 0.3
+"""Of the smooth ranks, in units of log-probability."""
+L2 = 1e-3
+"""Penalty of the coefficients of standardized features."""
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothNdcg:
+    """NDCG of a mixture as a smooth function of the gate's parameters (ApproxNDCG, Qin et al.,
+    2010): an item counts as before the target by the sigmoid of how much higher its score is.
+
+    The likelihood of the target would be the wrong aim: it is dominated by targets far from the
+    first places, where the memory knows nothing, so it lowers the weight."""
+
+    inputs: NDArray[np.float64]
+    """(n, 1 + FEATURES) a column of ones, then the standardized features"""
+    model: NDArray[np.float64]
+    """(n, c) the model's probabilities"""
+    memory: NDArray[np.float64]
+    """(n, c) the memory's"""
+    targets: NDArray[np.int64]
+    """(n,) the target's column"""
+    importance: NDArray[np.float64]
+    """(n,) how much each user counts"""
+
+    def loss(self, parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """The negative mean, with a penalty, and its gradient."""
+        from scipy.special import expit
+
+        rows = np.arange(len(self.targets))
+        weights = expit(self.inputs @ parameters)  # (n,)
+        # (n, c); 1e-12 keeps the log of an item that neither knows finite
+        mixed = (1 - weights[:, None]) * self.model + weights[:, None] * self.memory + 1e-12
+        log_mixed = np.log(mixed)
+        leads = log_mixed - log_mixed[rows, self.targets][:, None]  # over the target
+        before = expit(leads / TEMPERATURE)  # (n, c)
+        ranks = before.sum(axis=1) + 0.5  # (n,); the target itself adds a half
+        log_ranks = np.log1p(ranks)
+        gains = np.log(2) / log_ranks
+        coefficients = np.concatenate([[0.0], parameters[1:]])  # the bias has no penalty
+        loss = -(self.importance * gains).mean() + L2 * (coefficients**2).sum() / 2
+        # slopes by the weight, from the mixture to the rank
+        log_slopes = (self.memory - self.model) / mixed  # (n, c)
+        lead_slopes = log_slopes - log_slopes[rows, self.targets][:, None]
+        rank_slopes = (before * (1 - before) * lead_slopes).sum(axis=1) / TEMPERATURE  # (n,)
+        # the slope of the loss by the rank, then by `inputs @ parameters`
+        loss_by_rank = gains / log_ranks / (1 + ranks)
+        loss_slopes = loss_by_rank * rank_slopes * weights * (1 - weights)
+        gradient = (self.importance * loss_slopes) @ self.inputs / len(rows) + L2 * coefficients
+        return float(loss), gradient
+
+
+def fit_gate(
+    candidates: Candidates,
+    raised: NDArray[np.float64],
+    users: NDArray[np.bool_],
+    start: float,
+    rare_importance: float,
+) -> Gate | None:
+    """The best gate for (n,) users, from a constant weight; `raised` has the memory's log
+    probabilities. Users with a rare target count `rare_importance` times. None if no user's target
+    is among the candidates."""
+    from scipy.optimize import minimize
+
+    users = users & candidates.has_memory
+    informative = users & (candidates.targets >= 0)
+    if not informative.any():
+        return None
+    features = candidates.features[users]
+    means = features.mean(axis=0).tolist()
+    # a feature that is the same for all users has no effect
+    scales = np.maximum(features.std(axis=0), 1 / LIMIT).tolist()
+    standardized = standardize(candidates.features[informative], means, scales)
+    objective = SmoothNdcg(
+        np.concatenate([np.ones((len(standardized), 1)), standardized], axis=1),
+        np.exp(candidates.model_scores[informative]),
+        np.exp(raised[informative]),
+        candidates.targets[informative],
+        np.where(candidates.is_rare[informative], rare_importance, 1.0),
+    )
+    start = min(max(start, 0.05), 0.95)
+    initial = np.zeros(1 + len(means))
+    initial[0] = np.log(start / (1 - start))
+    parameters = minimize(objective.loss, initial, jac=True, method="L-BFGS-B").x.tolist()
+    return Gate(tuple(means), tuple(scales), tuple(parameters[1:]), parameters[0])
+
+
+METRIC = "hr@10"
+FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.35, 0.25, 0.12, 0.06, 0.03, 0.0)
+"""The factors that are tried, the largest first; 0 leaves new items to the model."""
+LOSS = 0.4
+"""What users with warm targets may lose of their recall@10, as a share of half of its 95%
+interval. That is three quarters of its standard error, and about half of what the difference of two
+memories would need to be seen in as many users."""
+
+
+def choose_for_new_items(
+    candidates: Candidates, users: Sequence[str]
+) -> tuple[MixtureChoice, float]:
+    """Weight, power and gate, and the factor of new items, by (n,) users and their candidates.
+
+    The best for all users is taken if users with warm targets lose at most LOSS by new items. Else
+    the best for these users in a catalog without new items, and the largest factor by which they
+    lose no more. A loss is counted from that choice without new items."""
+    choice = MixtureChoice.of(candidates)
+    if not _new_items_compete(candidates):
+        return choice, DEFAULT_NEW_ITEM_FACTOR
+    if not candidates.is_warm.any():
+        return choice, 1.0
+    warm = candidates.select(candidates.is_warm)
+    without = warm.with_factor(0.0)
+    cautious = MixtureChoice.of(without)
+    before = _hits(cautious.ranks(without))
+    warm_users = [users[row] for row in np.flatnonzero(candidates.is_warm).tolist()]
+    low, high = intervals([METRIC], before[:, None], warm_users)["all"][METRIC]
+    lowest = float(before.mean()) - LOSS * (high - low) / 2
+    if _hits(choice.ranks(warm)).mean() >= lowest:
+        return choice, 1.0
+    # factor 0 loses nothing
+    factor = next(
+        each for each in FACTORS if _hits(cautious.ranks(warm.with_factor(each))).mean() >= lowest
+    )
+    after = _hits(cautious.ranks(warm.with_factor(factor)))
+    measured = {
+        "users": float(candidates.users),
+        "ndcg@10 mixture": float(gains(cautious.ranks(candidates.with_factor(factor))).mean()),
+        f"{METRIC} of warm targets": float(after.mean()),
+        f"{METRIC} of warm targets, without new items": float(before.mean()),
+    }
+    return replace(cautious, summary=cautious.summary | measured), factor
+
+
+def _new_items_compete(candidates: Candidates) -> bool:
+    """Whether a memory recommends a new item to any user."""
+    return any(candidates.is_new[each.positions].any() for each in candidates.distributions)
+
+
+def _hits(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n,) whether each target is among the first K."""
+    return (ranks < K).astype(np.float64)

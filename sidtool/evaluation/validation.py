@@ -11,10 +11,9 @@ from sidtool.base.errors import DataError
 from sidtool.data.split import Example
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.model import WeightedMemory
 from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
 from sidtool.recommendation import QuerySession
-from sidtool.recommendation.search import Mixture, Normalize
+from sidtool.recommendation.search import Normalize
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Leaves
 
@@ -35,8 +34,7 @@ def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Seque
 class Validator:
     """Measures a model on a seeded sample of users; `rank` and `ranks` divide them among processes.
 
-    `users` is the size of the sample, 0 takes all. With a `memory`, its mixture with the model is
-    measured. Raises DataError without examples."""
+    `users` is the size of the sample, 0 takes all. Raises DataError without examples."""
 
     def __init__(
         self,
@@ -52,15 +50,13 @@ class Validator:
         seed: int,
         normalize: Normalize = "level",
         exclude_seen: bool = False,
-        memory: WeightedMemory | None = None,
         user_tokens: UserTokens | None = None,
     ) -> None:
         examples = sample_examples(examples, users, seed)
         self.k = k
         self._num_beams = num_beams
-        mixture = Mixture.of(memory, bundle, normalize)
         self._session = QuerySession(
-            bundle, tokenizer, tokens, history_prompt, None, normalize, mixture, user_tokens
+            bundle, tokenizer, tokens, history_prompt, None, normalize, None, user_tokens
         )
         # the filters below exclude seen items; here that would make a seen target a miss even if
         # another item of its SID is recommended

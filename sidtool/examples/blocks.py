@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.examples.event_columns import ragged_indexes
+from sidtool.data.split import consecutive
 
 Numbers = NDArray[np.int64]
 BlockCopies = Callable[[int], Numbers]
@@ -79,7 +79,7 @@ def line_by_line(parts: Sequence[LinePart]) -> Numbers:
     starts = stops - sizes
     numbers = np.empty(int(stops[-1, -1]) if len(stops) else 0, dtype=np.int64)
     for place, part in enumerate(parts):
-        numbers[ragged_indexes(starts[:, place], part.sizes)] = part.numbers
+        numbers[consecutive(starts[:, place], part.sizes)] = part.numbers
     return numbers
 
 

@@ -2,25 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import PackedExamples, PackedSequences, Packer, Split
+from sidtool.data.split import Split, consecutive
 
 BLOCK = 1 << 15
 """Training events of a block, unless a single user has more."""
-POSITIONS = 1 << 31
-"""More than any position."""
-
-
-def ragged_indexes(starts: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.int64]:
-    """(sum of sizes,): the numbers from each start on, as many as its size."""
-    ends = np.cumsum(sizes, dtype=np.int64)
-    first = np.repeat(starts - (ends - sizes), sizes)
-    return first + np.arange(len(first))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +42,8 @@ class TrainEvents:
     its items to their rows."""
 
     def __init__(self, split: Split, row_of: Mapping[str, int]) -> None:
-        train = split.train
-        self._train = train if isinstance(train, PackedSequences) else Packer().sequences(train)()
-        self._split = split
+        self._train = split.train
+        self._held_out = split.held_out
         items = self._train.items
         self._row_of_code = np.array([row_of.get(item, -1) for item in self._train.names], np.int64)
         self.ends = np.concatenate([[0], np.cumsum(items.stops - items.starts)])
@@ -86,24 +75,20 @@ class TrainEvents:
         """The ids of users by code."""
         return self._train.users.names
 
-    @cached_property
-    def _held_out(self) -> "_HeldOutEvents":
-        return _HeldOutEvents(self._split, self._train)
-
     def blocks(self, users: range) -> Iterator[EventBlock]:
         """The events of consecutive users."""
         for first, stop in self._spans(users):
             codes = self._codes(first, stop)
             sizes = np.diff(self.ends[first : stop + 1])
             positions = self._train.positions
-            places: NDArray[np.integer[Any]] = ragged_indexes(np.zeros_like(sizes), sizes)
+            places: NDArray[np.integer[Any]] = consecutive(np.zeros_like(sizes), sizes)
             if positions is not None:
-                places = positions.values[ragged_indexes(positions.starts[first:stop], sizes)]
+                places = positions.values[consecutive(positions.starts[first:stop], sizes)]
             users_of_block = self._train.users.codes[first:stop]
             owners = np.repeat(np.arange(stop - first), sizes)
             rows = self._row_of_code[codes]
             in_bundle = rows >= 0
-            is_held_out = self._held_out.contain(users_of_block[owners], codes, places)
+            is_held_out = self._held_out.are_held_out(users_of_block[owners], codes, places)
             n_events = np.bincount(owners[in_bundle], minlength=stop - first)
             starts = np.concatenate([[0], np.cumsum(n_events)])
             yield EventBlock(users_of_block, starts, rows[in_bundle], is_held_out[in_bundle])
@@ -121,56 +106,4 @@ class TrainEvents:
         """(events,): the code of each item of some users."""
         items = self._train.items
         sizes = np.diff(self.ends[first : stop + 1])
-        return items.values[ragged_indexes(items.starts[first:stop], sizes)]
-
-
-class _HeldOutEvents:
-    """The targets of validation and test, by the codes of the training events."""
-
-    def __init__(self, split: Split, train: PackedSequences) -> None:
-        self._names = train.names
-        keys = [np.array([-1])]  # of no event, so that there is a key
-        items = [np.array([""], dtype=object)]
-        for part in (split.valid, split.test):
-            examples = part if isinstance(part, PackedExamples) else Packer().examples(part)()
-            users = _codes_among(train.users.names, examples.users.names)[examples.users.codes]
-            keys.append(_keys(users, examples.positions))
-            items.append(examples.names[examples.items])
-            if examples.rest is None:
-                continue
-            further = [examples.rest(index) for index in range(len(examples))]
-            users = np.repeat(users, [len(targets) for targets in further])
-            targets = [target for targets in further for target in targets]
-            keys.append(_keys(users, np.array([target.position for target in targets])))
-            items.append(np.array([target.item for target in targets], dtype=object))
-        by_event = np.concatenate(keys)
-        order = np.argsort(by_event, kind="stable")
-        self._keys = by_event[order]
-        self._items = np.concatenate(items)[order]
-
-    def contain(
-        self, users: NDArray[Any], items: NDArray[Any], positions: NDArray[Any]
-    ) -> NDArray[np.bool_]:
-        """(n,): which events, of users and items by code, are held out."""
-        keys = _keys(users, positions)
-        places = np.searchsorted(self._keys, keys)
-        contained = np.zeros(len(keys), dtype=np.bool_)
-        is_alike = self._keys[np.minimum(places, len(self._keys) - 1)] == keys
-        # files of windows that disagree may have two items at one position of a user
-        for event in np.flatnonzero(is_alike).tolist():
-            stop = np.searchsorted(self._keys, keys[event], side="right")
-            contained[event] = self._names[items[event]] in self._items[places[event] : stop]
-        return contained
-
-
-def _keys(users: Any, positions: NDArray[Any]) -> NDArray[np.int64]:
-    """(n,): one number for a user and a position."""
-    return users * np.int64(POSITIONS) + positions
-
-
-def _codes_among(names: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.int64]:
-    """(others,): the code of each of the others among names, -1 for none."""
-    if others is names:
-        return np.arange(len(names))
-    code_of = {name: code for code, name in enumerate(names)}
-    return np.array([code_of.get(name, -1) for name in others], dtype=np.int64)
+        return items.values[consecutive(items.starts[first:stop], sizes)]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
     CatalogSpans,
@@ -18,7 +19,7 @@ from sidtool.examples.blocks import (
     line_by_line,
     line_part,
 )
-from sidtool.examples.event_columns import EventBlock, TrainEvents, ragged_indexes
+from sidtool.examples.event_columns import EventBlock, TrainEvents
 from sidtool.examples.task import ExampleContext
 from sidtool.model.prompt import Segment, begin, catalog, template
 
@@ -133,7 +134,7 @@ class EventLines:
             has_text = self._answers.characters[events.rows[targets]] > 0
             targets, numbers = targets[has_text], numbers[has_text]
         n_copies = copies(len(targets))
-        turns = ragged_indexes(np.zeros_like(n_copies), n_copies)
+        turns = consecutive(np.zeros_like(n_copies), n_copies)
         targets = np.repeat(targets, n_copies)
         if not self._context.same_frame:
             turns += np.repeat(numbers, n_copies)
@@ -156,7 +157,7 @@ class EventLines:
     def _parts(self, events: EventBlock, shown: ShownEvents) -> list[LinePart]:
         """What the lines consist of."""
         one_each = np.ones_like(shown.targets)
-        items = events.rows[ragged_indexes(shown.starts, shown.sizes)]
+        items = events.rows[consecutive(shown.starts, shown.sizes)]
         item_texts = self._items.next_numbers[items]
         oldest = np.cumsum(shown.sizes) - shown.sizes
         item_texts[oldest] = self._items.numbers[items[oldest]]
@@ -179,7 +180,7 @@ class EventLines:
         characters = self._items.characters[events.rows]
         before = np.concatenate([[0], np.cumsum(characters + len(self._separator))])
         first = self._before_characters[shown.frames] - before[shown.starts]
-        indexes = ragged_indexes(shown.starts, shown.sizes)
+        indexes = consecutive(shown.starts, shown.sizes)
         has_title = characters[indexes] > 0
         owners = np.repeat(np.arange(len(first)), shown.sizes)[has_title]
         indexes = indexes[has_title]

@@ -5,7 +5,6 @@ shows, if it shows events; `catalog` lists the character spans of catalog text, 
 SID or special tokens. `weight` is the weight of the loss: one number, or one for each SID of the
 example."""
 
-import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,9 +132,6 @@ class TokenizedExample(NamedTuple):
     """(n,): whether each is a target"""
     weights: NDArray[np.float32]
     """(n,): the weight of the loss at each token, if it is a target"""
-    memory_log_probs: NDArray[np.float32] | None = None
-    """(n,): the memory's log-probability of the item whose SID a target is part of; NaN where the
-    memory says nothing; None without a memory"""
     is_sequence: bool = False
     """whether each target item is the answer to what precedes it; else all targets are one
     answer"""
@@ -206,8 +202,6 @@ class TokenizedExamples:
     """(n + 1,): example i is at offsets[i]:offsets[i + 1]"""
     is_sequence: NDArray[np.bool_]
     """(n,): as in `TokenizedExample`"""
-    users: Sequence[str] = ()
-    """(n,) the user whose events an example shows, "" if it shows none; () if it is not known"""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -221,11 +215,6 @@ class TokenizedExamples:
     def lengths(self) -> NDArray[np.int64]:
         """(n,) int64: tokens of each example."""
         return np.diff(self.offsets)
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a weight differs from 1."""
-        return bool((self.weights != 1).any())
 
     @classmethod
     def read(
@@ -249,7 +238,6 @@ class TokenizedExamples:
         weights = array("f")
         offsets = [0]
         is_sequence = bytearray()
-        users = []
         for number, example in enumerate(read_training_examples(path), start=1):
             try:
                 encoded = encode_example(example, encoder, tokens, codes_only=codes_only)
@@ -270,7 +258,6 @@ class TokenizedExamples:
             weights.frombytes(encoded.weights.tobytes())
             offsets.append(len(ids))
             is_sequence.append(encoded.is_sequence)
-            users.append(sys.intern(example.get("user", "")))
         if len(offsets) == 1:
             raise DataError(f"{path} has no training example with a target")
         return cls(
@@ -279,5 +266,4 @@ class TokenizedExamples:
             np.frombuffer(weights, dtype=np.float32),
             np.array(offsets, dtype=np.int64),
             np.frombuffer(is_sequence, dtype=np.bool_),
-            users,
         )

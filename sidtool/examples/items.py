@@ -8,7 +8,7 @@ import numpy as np
 from sidtool.data import Query
 from sidtool.data.split import Event
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, TextItems, catalog, shorten
+from sidtool.model.prompt import Segment, TextItems, catalog, item_text
 
 
 def item_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:
@@ -88,6 +88,6 @@ def query_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
         for copy in range(copies()):
             frame = context.frame(copy, entry.number)
             completion = context.completion(entry.index, frame)
-            content = TextItems([[catalog(shorten(entry.query.text))]])
+            content = TextItems([[catalog(item_text(entry.query.text))]])
             prompt, _ = context.prompted(frame, content, completion)
             yield TrainingExample(context.name, prompt, completion, entry.events, entry.query.item)

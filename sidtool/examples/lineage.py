@@ -14,15 +14,13 @@ from sidtool.base.records import JsonRecord
 from sidtool.data import GeneralRecord
 from sidtool.data.split import (
     MANIFEST,
-    TEST,
-    VALID,
     ListTargets,
     Split,
     SplitReference,
     check_split,
     read_manifest,
 )
-from sidtool.data.tables import require_regular
+from sidtool.data.tables import PARQUET, require_regular
 from sidtool.examples.event_weights import WeightRecord
 from sidtool.model.prompt import (
     FieldValues,
@@ -251,12 +249,18 @@ def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage)
     valid = Path(valid)
     if not valid.is_file():
         raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
-    if valid.name == TEST and (valid.parent / MANIFEST).exists():
+    is_part = (valid.parent / MANIFEST).exists()
+    if is_part and valid.stem == "test":
         raise UsageError(
             f"{valid} is the test part of a split, which must not select a checkpoint",
-            hint=f"--valid {valid.with_name(VALID)}",
+            hint="without --valid, it is selected on the validation users of the split",
         )
-    if (valid.parent / MANIFEST).exists():
+    if is_part:
+        if valid.suffix in PARQUET:
+            raise UsageError(
+                f"{valid} is a part of a split, not a file of users",
+                hint="without --valid, the users are those that make-sft wrote beside the examples",
+            )
         manifest = read_manifest(valid.parent)  # checks its files
         check_split(f"{valid}", manifest.reference, str(examples), lineage.split)
     return valid

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sidtool.base.errors import DataError
+from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
     ExampleBlock,
@@ -17,7 +18,7 @@ from sidtool.examples.blocks import (
     line_by_line,
     line_part,
 )
-from sidtool.examples.event_columns import EventBlock, TrainEvents, ragged_indexes
+from sidtool.examples.event_columns import EventBlock, TrainEvents
 from sidtool.examples.histories import HistorySlice
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import Segment, frame_segments, joined, sids, template
@@ -75,7 +76,7 @@ def sequence_windows(lengths: Numbers, history_length: int) -> Windows:
     stride = max(1, history_length // 2)
     n_windows = (lengths > 0) + np.maximum(0, -((size - lengths) // stride))
     owners = np.repeat(np.arange(len(lengths)), n_windows)
-    place = ragged_indexes(np.zeros_like(n_windows), n_windows)
+    place = consecutive(np.zeros_like(n_windows), n_windows)
     n_later = n_windows[owners] - 1 - place
     stops = lengths[owners] - stride * n_later
     is_first = place == 0
@@ -112,9 +113,9 @@ class _SequenceLines:
             line_part(one_each * self._head),
             line_part(self._users + events.users[windows.owners]),
             line_part(self._opening + has_prompt),
-            LinePart(targets - starts, items[ragged_indexes(starts, targets - starts)]),
+            LinePart(targets - starts, items[consecutive(starts, targets - starts)]),
             LinePart(has_prompt, one_each[has_prompt] * self._completion),
-            LinePart(stops - targets, items[ragged_indexes(targets, stops - targets)]),
+            LinePart(stops - targets, items[consecutive(targets, stops - targets)]),
             line_part(one_each * self._end),
         ]
         lines = self._texts.joined(line_by_line(parts))

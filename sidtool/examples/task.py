@@ -25,7 +25,7 @@ from sidtool.model.prompt import (
     catalog,
     end,
     history_items,
-    shorten,
+    item_text,
     sid_token_indexes,
     sids,
     template,
@@ -182,8 +182,10 @@ class ItemTexts:
         catalog_index = self._catalog_index[index]
         if column == "title":
             title = "" if catalog_index is None else self._catalog.titles[catalog_index]
-            return shorten(title or self._map.title(index))
-        return "" if catalog_index is None else shorten(self._catalog.fields[column][catalog_index])
+            return item_text(title or self._map.title(index))
+        return (
+            "" if catalog_index is None else item_text(self._catalog.fields[column][catalog_index])
+        )
 
     def columns(self, index: int) -> str:
         """Every shown column that has text, each on its own line."""

@@ -12,8 +12,6 @@ from .distribution import MemoryIndex as MemoryIndex
 from .gate import LIMIT as LIMIT
 from .gate import Gate as Gate
 from .gate import standardize as standardize
-from .leave_out import LeaveOneOutMemory as LeaveOneOutMemory
-from .leave_out import check_origin as check_origin
 from .manifest import MemoryManifest as MemoryManifest
 from .memory import Memory as Memory
 from .memory import is_memory as is_memory

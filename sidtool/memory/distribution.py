@@ -121,17 +121,6 @@ class MemoryIndex:
         moved = _moved(neighbors, bundle.trie().positions_of(rows))
         return cls(moved, recency, memory_rows, events, len(bundle.active), is_new)
 
-    def with_rows(self, neighbors: SparseRows, bundle: Bundle) -> "MemoryIndex":
-        """The index of (m, bundle items) other neighbors, which is requested by row, 0 to m - 1."""
-        m = len(neighbors)
-        every_row = ItemRows(np.arange(len(bundle.items)))
-        return replace(
-            self,
-            neighbors=_moved(neighbors, bundle.trie().positions_of(every_row)),
-            memory_rows=np.arange(m),
-            events=np.zeros(m, dtype=np.int64),
-        )
-
     def distributions(self, histories: Sequence[ItemRows], power: float) -> list[ItemDistribution]:
         """The distribution for each history of bundle rows (-1: unknown), oldest first: scores as
         those of item-kNN, raised to `power`, those of new items times `new_item_factor`, and

@@ -1,6 +1,7 @@
 """Loads the weights of a model folder. An adapter folder (PEFT's format) is merged into its base,
 which is located by path and verified by digest."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +12,15 @@ from sidtool.base.checkpoint import (
     check_finite,
     check_folder,
     loading,
+    read_object,
     read_weights,
     settings_digests,
     weight_digests,
 )
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference
-from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task, read_lora_config
 from sidtool.model.pretrained import (
     Dtype,
     load_config,
@@ -28,6 +29,26 @@ from sidtool.model.pretrained import (
 )
 from sidtool.model.structure import is_encoder_decoder
 
+# PEFT's names of the files and of their parameters
+ADAPTER_CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+TOKEN_ADAPTER = ".token_adapter.trainable_tokens_delta"
+
+
+MAX_RANK = 1 << 16
+_READ = ("r", "lora_alpha", "target_modules", "trainable_token_indices")
+# they do not change what a merged adapter computes
+_NOT_READ = (
+    "base_model_name_or_path",
+    "fan_in_fan_out",  # PEFT sets it again, by the kind of layer
+    "inference_mode",
+    "lora_dropout",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "task_type",
+)
+
 
 def load_weights(
     folder: Path,
@@ -35,68 +56,57 @@ def load_weights(
     *,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
-    adapters: tuple[Path, ...] = (),
 ) -> Any:
     """The model in a folder, as `load_model` returns it, with the weights that its contract
     records; adapters are merged in float32.
 
-    `adapters` are the folders whose base this one is. Raises CompatibilityError if the base of an
-    adapter is missing, has changed or has other SID tokens, DataError for damaged adapters,
-    IntegrityError for other weights than the recorded ones."""
-    if contract.base_folder is None:
-        checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
-        return load_model(
-            checkpoint, dtype=dtype, trust_remote_code=trust_remote_code, digests=contract.files
-        )
+    Raises CompatibilityError if the base of an adapter is missing, has changed or has other SID
+    tokens, DataError for damaged adapters, IntegrityError for other weights than the recorded
+    ones."""
+    (whole, whole_contract), *adapters = _with_bases(folder, contract)
+    model = load_model(
+        locate(str(whole), trust_remote_code=trust_remote_code),
+        dtype="float32" if adapters else dtype,
+        trust_remote_code=trust_remote_code,
+        digests=whole_contract.files,
+    )
+    if not adapters:
+        return model
     import torch
 
-    folders = (*adapters, folder.resolve())
-    base, base_contract = _open_base(folder, contract, contract.base_folder, folders)
-    model = load_weights(
-        base,
-        base_contract,
-        dtype="float32",
-        trust_remote_code=trust_remote_code,
-        adapters=folders,
-    )
-    merged = _merge_adapter(model, folder, contract)
-    merged = merged.to(dtype=getattr(torch, dtype or "float32")).eval()
-    check_finite(merged, folder)
-    return merged
+    for adapter, adapter_contract in adapters:
+        model = _merge_adapter(model, adapter, adapter_contract)
+        check_finite(model, adapter)
+    model = model.to(dtype=getattr(torch, dtype or "float32")).eval()
+    check_finite(model, folder)
+    return model
 
 
-def read_config(
-    folder: Path,
-    contract: Contract,
-    *,
-    trust_remote_code: bool = False,
-    adapters: tuple[Path, ...] = (),
-) -> Any:
+def read_config(folder: Path, contract: Contract, *, trust_remote_code: bool = False) -> Any:
     """The configuration of the network that `load_weights` loads, without its weights. Raises as it
     does."""
-    if contract.base_folder is None:
-        checkpoint = locate(str(folder), trust_remote_code=trust_remote_code)
-        return load_config(checkpoint, trust_remote_code=trust_remote_code)
-    folders = (*adapters, folder.resolve())
-    base, base_contract = _open_base(folder, contract, contract.base_folder, folders)
-    return read_config(base, base_contract, trust_remote_code=trust_remote_code, adapters=folders)
+    whole, _ = _with_bases(folder, contract)[0]
+    checkpoint = locate(str(whole), trust_remote_code=trust_remote_code)
+    return load_config(checkpoint, trust_remote_code=trust_remote_code)
 
 
-def _open_base(
-    folder: Path, contract: Contract, reference: ModelReference, folders: tuple[Path, ...]
-) -> tuple[Path, Contract]:
-    """The base of an adapter folder and its contract; `folders` are those whose base it may not
-    be."""
-    base = _find_base(folder, reference)
-    if base.resolve() in folders:
-        raise CompatibilityError(f"{folder} is an adapter whose base is itself")
-    base_contract = read_contract(base)
-    if base_contract.tokens != contract.tokens:
-        raise CompatibilityError(
-            f"{folder} has SID tokens from id {contract.token_start}, its base {base} has others, "
-            f"from id {base_contract.token_start}, or in another order"
-        )
-    return base, base_contract
+def _with_bases(folder: Path, contract: Contract) -> list[tuple[Path, Contract]]:
+    """A model folder and its contract behind the folder that its adapters change, that behind its
+    own base, and so on: the first is a whole model."""
+    chain = [(folder, contract)]
+    while (reference := contract.base_folder) is not None:
+        base = _find_base(folder, reference)
+        if base.resolve() in [member.resolve() for member, _ in chain]:
+            raise CompatibilityError(f"{folder} is an adapter whose base is itself")
+        base_contract = read_contract(base)
+        if base_contract.tokens != contract.tokens:
+            raise CompatibilityError(
+                f"{folder} has SID tokens from id {contract.token_start}, its base {base} has "
+                f"others, from id {base_contract.token_start}, or in another order"
+            )
+        chain.insert(0, (base, base_contract))
+        folder, contract = base, base_contract
+    return chain
 
 
 def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
@@ -162,3 +172,43 @@ def _is_unchanged(folder: Path, base: ModelReference) -> bool:
         return False
     # contracts of earlier versions record no other files
     return not base.files or settings_digests(folder) == base.files
+
+
+def peft_task(model: Any) -> str:
+    """PEFT's name of what a model does."""
+    return "SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM"
+
+
+def read_lora_config(folder: Path, added: range, task: str) -> Any:
+    """The LoraConfig of a folder that `Lora.save` wrote, for a model that does `task`.
+
+    Raises DataError for a setting that `Lora` does not make: some of PEFT's import modules, fetch
+    files or allocate memory. CompatibilityError if the adapter has the rows of other tokens."""
+    from peft import LoraConfig
+
+    path = folder / ADAPTER_CONFIG
+    settings = read_object(path)
+    defaults = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
+    for key, value in settings.items():
+        # an empty value is a setting's default in any version of PEFT
+        if key not in (*_READ, *_NOT_READ) and value and value != defaults.get(key):
+            raise DataError(f"{path} has {key} = {value!r:.80}, which sidtool does not support")
+    rank, alpha, targets, rows = (settings.get(key) for key in _READ)
+    if type(rank) is not int or not 0 < rank <= MAX_RANK or type(alpha) not in (int, float):
+        raise DataError(f"{path} has r = {rank!r:.80} and lora_alpha = {alpha!r:.80}")
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        raise DataError(f"{path} has target_modules = {targets!r:.80}, not a list of names")
+    if settings.get("peft_type") != "LORA" or not isinstance(rows, dict) or not rows:
+        raise DataError(f"{path} is not a LoRA adapter with the rows of SID tokens")
+    if any(ids != list(added) for ids in rows.values()):
+        raise CompatibilityError(
+            f"{path} has the rows of other tokens than {added.start} to {added.stop - 1}"
+        )
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=targets,
+        trainable_token_indices=rows,
+        task_type=task,
+        inference_mode=True,
+    )

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import UsageError
 from sidtool.base.output import new_dir
 from sidtool.model.contract.compat import Verdict, check_bundle
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import model_folder, read_contract, write_contract
 from sidtool.model.contract.stage_record import RebindParams, StageRecord
-from sidtool.model.contract.write import write_contract
 from sidtool.model.embedding_init import EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import load_model_folder
 from sidtool.model.pretrained import save_pretrained

@@ -12,13 +12,17 @@ from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.memory import Memory, MemoryIndex, open_verified
-from sidtool.model.contract.bases import refuse_base_as_output
 from sidtool.model.contract.compat import Verdict, check_bundle
-from sidtool.model.contract.contract import CONTRACT, Contract
-from sidtool.model.contract.embedded import embedded_contract
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.read import read_contract, read_embedded
+from sidtool.model.contract.contract import CONTRACT, MEMORY_COPY, Contract, MemoryBinding
+from sidtool.model.contract.folder import (
+    copy_model,
+    embedded_contract,
+    model_folder,
+    read_contract,
+    read_embedded,
+    refuse_base_as_output,
+    write_contract,
+)
 from sidtool.model.contract.stage_record import (
     MergeParams,
     ModelReference,
@@ -26,7 +30,6 @@ from sidtool.model.contract.stage_record import (
     RestoreParams,
     StageRecord,
 )
-from sidtool.model.contract.write import copy_model, write_contract
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
 from sidtool.tokenizer import check_alignable
@@ -72,9 +75,7 @@ def rebind(folder: str | Path, bundle: Bundle, out: str | Path, *, force: bool =
     folder = model_folder(folder)
     if lacks_contract(folder):
         return restore(folder, bundle, out, force=force)
-    contract, bundle, verdict = check_model_folder(folder, bundle)
-    _check_memory(folder, contract, bundle)
-    refuse_base_as_output(out, contract)
+    contract, bundle, verdict = _check_pair(folder, bundle, out)
     check_finite_files(folder)
     params = RebindParams(contract.identity.digest, verdict.kind, verdict.reassigned_share)
     rebound = contract.with_stage(
@@ -96,17 +97,17 @@ def check_rebind(folder: str | Path, bundle: Bundle, out: Path, *, force: bool =
     if lacks_contract(folder):
         _, verdict = check_restore(folder, bundle)
         return verdict
+    return _check_pair(folder, bundle, out)[2]
+
+
+def _check_pair(folder: Path, bundle: Bundle, out: Path) -> tuple[Contract, Bundle, Verdict]:
+    """As `check_model_folder`, for a copy at `out`. Raises CompatibilityError, too, unless the
+    memory of the model, if it has one, can be used with the bundle."""
     contract, bundle, verdict = check_model_folder(folder, bundle)
-    _check_memory(folder, contract, bundle)
-    refuse_base_as_output(out, contract)
-    return verdict
-
-
-def _check_memory(folder: Path, contract: Contract, bundle: Bundle) -> None:
-    """Raise CompatibilityError unless the memory of a model, if it has one, can be used with a
-    bundle."""
     if contract.memory is not None:
         MemoryIndex.of(open_verified(folder / MEMORY_COPY), bundle)
+    refuse_base_as_output(out, contract)
+    return contract, bundle, verdict
 
 
 def lacks_contract(folder: Path) -> bool:

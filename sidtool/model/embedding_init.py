@@ -3,7 +3,6 @@
 Rows must differ from the start: a model whose new rows are all equal cannot rank SIDs. Needs numpy
 only."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from sidtool.tokenizer import Codebook
 from sidtool.tokenizer.sid import SidSpace
 
-Init = Literal["codebook", "text", "mean", "random"]
+Init = Literal["codebook", "mean", "random"]
 DEFAULT_INIT: Init = "codebook"
 DEFAULT_SCALE = 1.0
 """Distance of new rows from the mean row, in distances of the existing rows."""
@@ -24,8 +23,8 @@ Matrix = NDArray[np.float32]
 MEAN_NOISE = 0.1
 """`mean`: noise around the mean row, in standard deviations of the existing rows."""
 TIE_NOISE = 0.1
-"""`codebook` and `text`: share of a random direction in each row, so that the rows of equal points
-(empty clusters) differ."""
+"""`codebook`: share of a random direction in each row, so that the rows of equal centroids (empty
+clusters) differ."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,6 @@ def initial_embeddings(
     seed: int,
     *,
     scale: float = DEFAULT_SCALE,
-    text_points: Sequence[Matrix] = (),
 ) -> Matrix:
     """(len(space.tokens), width) float32 rows in token order, around the mean of existing rows.
 
@@ -66,8 +64,6 @@ def initial_embeddings(
       the projection of its item. Lengths keep their order within the level and are rescaled to the
       mean and deviation of the existing rows. Levels without centroids and begin/end tokens get
       random directions and the same lengths.
-    * `text`: the same with the centered `text_points`, (codes, width) for each level: what the
-      texts of a code's items look like in the model (`text_init.level_points`).
     * `mean`: the mean of existing rows plus noise (`MEAN_NOISE`).
     * `random`: Gaussian with the mean and deviation of existing rows per dimension.
 
@@ -77,19 +73,16 @@ def initial_embeddings(
     noise = rng.standard_normal((len(space.tokens), len(existing.mean)), dtype=np.float32)
     if init == "mean":
         return existing.mean + scale * MEAN_NOISE * existing.deviation * noise
-    points: Sequence[Matrix] = text_points
-    if init == "codebook" and codebook is not None:
-        dim = codebook.levels[0].shape[1]
-        projection = rng.standard_normal((dim, len(existing.mean)), dtype=np.float32)
-        projection = projection / np.float32(np.sqrt(dim))
-        points = [centroids @ projection for centroids in codebook.levels]
-    if init == "random" or not points:
+    if init == "random" or codebook is None:
         return existing.mean + scale * existing.deviation * noise
-    # random directions, which begin and end tokens and levels without points keep
+    dim = codebook.levels[0].shape[1]
+    projection = rng.standard_normal((dim, len(existing.mean)), dtype=np.float32)
+    projection = projection / np.float32(np.sqrt(dim))
+    # random directions, which begin and end tokens and levels without centroids keep
     offsets = _unit(noise) * existing.distance  # (tokens, width)
-    for start, level_points in zip(space.offsets.tolist(), points, strict=False):
-        level = slice(start, start + len(level_points))
-        offsets[level] = _level_offsets(level_points, noise[level], existing)
+    for start, centroids in zip(space.offsets.tolist(), codebook.levels, strict=False):
+        level = slice(start, start + len(centroids))
+        offsets[level] = _level_offsets(centroids @ projection, noise[level], existing)
     return existing.mean + np.float32(scale) * offsets
 
 

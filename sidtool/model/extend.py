@@ -4,35 +4,31 @@ the contract.
 The result is an ordinary model folder that other tools load, with `sid.json` and `sid.zarr` in
 addition."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-
 from sidtool.base.checkpoint import CONFIG
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import check_options, option
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
 from sidtool.model.contract.contract import CONTRACT, Contract
-from sidtool.model.contract.embedded import embedded_contract
+from sidtool.model.contract.folder import embedded_contract, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
-from sidtool.model.contract.write import write_contract
 from sidtool.model.embedding_init import (
+    DEFAULT_INIT,
+    DEFAULT_SCALE,
     EmbeddingStatistics,
     Init,
-    Matrix,
     initial_embeddings,
     random_embeddings,
 )
-from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.pretrained import (
     Checkpoint,
+    Dtype,
     file_digests,
     load_model,
     load_tokenizer,
@@ -40,7 +36,13 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.prompt.field_tokens import FieldTokens, UserTokens
+from sidtool.model.prompt.field_tokens import (
+    MAX_USER_TOKENS,
+    FieldTokens,
+    FieldValues,
+    UserTokens,
+)
+from sidtool.model.prompt.template_slots import parse_field_tokens
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import (
     decoder_start_id,
@@ -57,7 +59,39 @@ from sidtool.model.vocabulary import (
     check_embedding_rows,
     check_token_ids,
 )
-from sidtool.tokenizer.bundle import Bundle, ItemMap
+from sidtool.tokenizer.bundle import Bundle
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtendOptions:
+    """Which tokens a model gets beside those of SIDs, and what their first rows are. Raises
+    UsageError for a value out of range."""
+
+    init: Init = option(DEFAULT_INIT)
+    """What the first embedding rows of SID tokens are made from: centroids of the codebook, noise
+    around the mean row, or random rows."""
+    init_scale: float = option(DEFAULT_SCALE, above=0)
+    """How far new rows are from the mean row, in mean distances of the existing ones."""
+    revision: str | None = option(None)
+    """Revision of the model on the hub."""
+    license: str | None = option(None)
+    """License, for the card of the model and of those trained from it."""
+    dtype: Dtype | None = option(None)
+    """Precision to store. Default: the checkpoint's."""
+    user_tokens: int = option(0, minimum=0, maximum=MAX_USER_TOKENS)
+    """Tokens for users: a history begins with one of them, by the hash of its user's id. TIGER has
+    2000."""
+    field_tokens: FieldValues = option(
+        dict, reads=parse_field_tokens, flag="--field-token", metavar="FIELD=VALUE,VALUE"
+    )
+    """Values of a field with tokens of their own, which templates show as {FIELD:token}:
+    user.FIELD, context.FIELD, event.FIELD or feedback.FIELD with its values, or gap or ago alone.
+    Repeatable."""
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def extend_model(
@@ -74,8 +108,8 @@ def extend_model(
     `model` is a folder, a .gguf file or `hf://ORG/NAME`. `field_tokens` of the options are values
     of fields, as texts: {"user.age": ("18", "25")}.
 
-    Raises UsageError if `out` exists without `force` or the bundle lacks what `init` needs (a
-    codebook, titles), DataError if the model cannot be loaded, RefusedError if it needs
+    Raises UsageError if `out` exists without `force` or the bundle lacks the codebook that `init`
+    needs, DataError if the model cannot be loaded, RefusedError if it needs
     `trust_remote_code`, CompatibilityError if it has a SID vocabulary already, IntegrityError if
     the bundle is damaged.
 
@@ -96,8 +130,7 @@ def extend_model(
     add_block(tokenizer, users, "--user-tokens")
     add_block(tokenizer, fields, "--field-token")
     network = load_model(checkpoint, dtype=options.dtype, trust_remote_code=trust_remote_code)
-    rows = InitialRows(bundle, tokenizer, tokens, options.init, options.init_scale, options.seed)
-    write_embeddings(network, rows, options.user_tokens + fields.number)
+    write_embeddings(network, bundle, tokens, options, options.user_tokens + fields.number)
     network.generation_config = greedy_generation(network, tokenizer)
     made = ExtendParams(options.init, options.seed, options.init_scale)
     contract = Contract(
@@ -152,35 +185,9 @@ def locate_base(
     return checkpoint
 
 
-@dataclass(frozen=True, eq=False)
-class InitialRows:
-    """How the first rows of SID tokens are made for any matrix of a model."""
-
-    bundle: Bundle
-    tokenizer: Any
-    tokens: SidTokens
-    init: Init
-    scale: float
-    seed: int
-
-    def of(self, existing: Matrix) -> Matrix:
-        """(tokens, width) float32 rows beside existing ones, (n, width)."""
-        text_points: list[Matrix] = []
-        if self.init == "text":
-            titles = title_tokens(self.bundle.items, self.tokenizer, len(existing))
-            text_points = level_points(self.bundle, titles, existing)
-        return initial_embeddings(
-            self.tokens.space,
-            self.bundle.codebook,
-            self.init,
-            EmbeddingStatistics.of(existing),
-            self.seed,
-            scale=self.scale,
-            text_points=text_points,
-        )
-
-
-def write_embeddings(network: Any, initial: InitialRows, more_tokens: int = 0) -> None:
+def write_embeddings(
+    network: Any, bundle: Bundle, tokens: SidTokens, options: ExtendOptions, more_tokens: int = 0
+) -> None:
     """Initialize the rows of SID tokens in all embeddings and in an untied output head, in place,
     and those of `more_tokens` behind them at random.
 
@@ -188,14 +195,13 @@ def write_embeddings(network: Any, initial: InitialRows, more_tokens: int = 0) -
     padding are overwritten."""
     import torch
 
-    tokens = initial.tokens
     n_rows = network.get_input_embeddings().weight.shape[0]
     # a tokenizer can have tokens that the checkpoint has no row for
     n_existing = min(n_rows, tokens.start)
     stop = tokens.stop + more_tokens
     if n_rows < stop:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(initial.seed)
+            torch.manual_seed(options.seed)
             grow_vocabulary(network, stop)
     check_embedding_rows(network, stop)
     sid_rows = slice(tokens.start, tokens.stop)
@@ -203,10 +209,17 @@ def write_embeddings(network: Any, initial: InitialRows, more_tokens: int = 0) -
     with torch.no_grad():
         for weight in vocabulary_weights(network):
             existing = weight[:n_existing].float().numpy()
-            rows = initial.of(existing)
-            weight[sid_rows] = torch.from_numpy(rows).to(weight.dtype)
             statistics = EmbeddingStatistics.of(existing)
-            rows = random_embeddings(more_tokens, statistics, initial.seed)
+            rows = initial_embeddings(
+                tokens.space,
+                bundle.codebook,
+                options.init,
+                statistics,
+                options.seed,
+                scale=options.init_scale,
+            )
+            weight[sid_rows] = torch.from_numpy(rows).to(weight.dtype)
+            rows = random_embeddings(more_tokens, statistics, options.seed)
             weight[more_rows] = torch.from_numpy(rows).to(weight.dtype)
         bias = logits_bias(network)
         if bias is not None:
@@ -231,63 +244,9 @@ def greedy_generation(network: Any, tokenizer: Any) -> Any:
 
 
 def check_init(bundle: Bundle, init: Init) -> None:
-    """Raise UsageError if the bundle lacks what `init` makes rows from."""
+    """Raise UsageError if the bundle lacks the codebook that `init` makes rows from."""
     if init == "codebook" and bundle.codebook is None:
         raise UsageError(
             f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",
             hint="--init random needs none",
         )
-    if init == "text" and bundle.items.titles is None:
-        raise UsageError(
-            f"bundle {bundle.manifest.name!r} has no titles to initialize embedding rows from",
-            hint="--init codebook or random needs none",
-        )
-
-
-BATCH = 1 << 14
-"""Texts that are tokenized at a time."""
-
-
-def title_tokens(items: ItemMap, tokenizer: Any, n_rows: int) -> csr_matrix:
-    """(items, n_rows) float32: how often each token with an embedding row occurs in the title of
-    each item, divided by the title's length. Rows of items without a title are zero."""
-    indexes: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
-    lengths: list[int] = []
-    for titles in _batches(items):
-        encoded = tokenizer(titles, add_special_tokens=False, verbose=False)["input_ids"]
-        for ids in encoded:
-            with_row = np.array([token for token in ids if token < n_rows], dtype=np.int64)
-            indexes.append(with_row)
-            lengths.append(len(with_row))
-    shares = 1 / np.maximum(np.repeat(lengths, lengths), 1)
-    pointers = np.concatenate([[0], np.cumsum(lengths)])
-    columns = np.concatenate(indexes)
-    return csr_matrix((shares.astype(np.float32), columns, pointers), (len(items), n_rows))
-
-
-def level_points(bundle: Bundle, tokens: csr_matrix, rows: Matrix) -> list[Matrix]:
-    """Per level, (codes, width) float32: the mean over a code's active items of the mean embedding
-    row of their titles' tokens. A code without items is the mean of its level.
-
-    `tokens` are those of `title_tokens`, `rows` (n_rows, width) the existing embedding rows."""
-    active = bundle.active
-    titles = tokens[active]  # (active, n_rows)
-    has_title = np.diff(titles.indptr) > 0
-    titles = titles[has_title]
-    codes = bundle.items.codes[active][has_title]
-    points = []
-    for level, size in enumerate(bundle.space.sizes):
-        places = (codes[:, level].astype(np.int64), np.arange(len(codes)))
-        members = csr_matrix((np.ones(len(codes), np.float32), places), (size, len(codes)))
-        counts = np.asarray(members.sum(axis=1), dtype=np.float32)  # (codes, 1)
-        means = (members @ titles) @ rows / np.maximum(counts, 1)
-        empty = counts[:, 0] == 0
-        means[empty] = means[~empty].mean(axis=0)
-        points.append(means.astype(np.float32))
-    return points
-
-
-def _batches(items: ItemMap) -> Iterator[Sequence[str]]:
-    for start in range(0, len(items), BATCH):
-        stop = min(start + BATCH, len(items))
-        yield [items.title(row) for row in range(start, stop)]

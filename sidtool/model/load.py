@@ -11,11 +11,11 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import require
+from sidtool.base.options import option
 from sidtool.model.adapter import load_weights, read_config
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.read import check_files, open_bundle_copy, read_contract
+from sidtool.model.contract.folder import check_files, model_folder, open_bundle_copy, read_contract
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
 from sidtool.model.prompt.tokens import SidTokens
@@ -23,6 +23,20 @@ from sidtool.model.structure import model_kind
 from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a model is used with, and what it runs on."""
+
+    bundle: str | None = option(None)
+    """A newer, compatible bundle in place of the model's own."""
+    device: str | None = option(None)
+    """Device that the model runs on, like cpu or cuda; the GPU if there is one."""
+    dtype: Dtype | None = option(None)
+    """Precision of inference. Default: float32 on a CPU, else bfloat16."""
+    trust_remote_code: bool = option(False)
+    """Run a model's own code and load pickled weights."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from sidtool.base.checkpoint import ADAPTER
 from sidtool.base.errors import UsageError
-from sidtool.model.lora_config import PREFIX, TOKEN_ADAPTER, peft_task
+from sidtool.model.adapter import PREFIX, TOKEN_ADAPTER, peft_task
 from sidtool.model.sharded import part_like
 from sidtool.model.token_embeddings import TokenEmbeddings
 

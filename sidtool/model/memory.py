@@ -7,7 +7,7 @@ from typing import Any
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import option
 from sidtool.memory import Gate, Memory, open_verified
-from sidtool.model.contract.memory_binding import (
+from sidtool.model.contract.contract import (
     MEMORY_COPY,
     MemoryBinding,
     check_new_item_factor,

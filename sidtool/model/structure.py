@@ -1,12 +1,19 @@
-"""What a model is made of: its kind, and the layers with one row per token.
+"""What a model is made of: its kind, its positions, and the layers with one row per token.
 
 A causal model has one embedding layer. An encoder-decoder has up to three (shared, encoder and
 decoder), which hold one weight or several; its output head is tied to them or not."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sidtool.base.errors import DataError
 from sidtool.model.contract.contract import ModelKind
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
+
+Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
+
+_POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings")
+"""Keys of configurations for the number of positions; the second is LED's."""
 
 
 def model_kind(config: Any) -> ModelKind:
@@ -114,3 +121,40 @@ def grow_vocabulary(model: Any, n_rows: int) -> None:
     for part in (model, model.get_encoder(), model.get_decoder()):
         if hasattr(part.config, "vocab_size"):
             part.config.vocab_size = n_rows
+
+
+def max_positions(model: Any) -> int | None:
+    """The most tokens that a model reads, by its configuration; None if it sets no limit."""
+    config = getattr(model, "config", None)
+    values = [getattr(config, name, None) for name in _POSITIONS]
+    return next((value for value in values if type(value) is int and value > 0), None)
+
+
+def fitted(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
+    """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
+    contract may allow more than the model has positions. Raises DataError if there is no room.
+
+    An encoder has positions of its own, which only the prompt takes."""
+    room = max_positions(model)
+    if prompt is None or room is None:
+        return prompt
+    if not is_encoder_decoder(model):
+        room -= n_answer
+    if room < 1:
+        raise DataError(f"the model has no position before an answer of task {prompt.task}")
+    return replace(prompt, max_length=min(room, prompt.max_length))
+
+
+def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:
+    """Raise DataError if a prompt of `n_prompt` tokens is longer than a model reads before an
+    answer of `n_answer`."""
+    limit = max_positions(model)
+    if limit is None:
+        return
+    lengths = {"a prompt with its answer": n_prompt + n_answer}
+    if is_encoder_decoder(model):
+        # the decoder begins with a token of its own
+        lengths = {"a prompt": n_prompt, "an answer": n_answer + 1}
+    for name, length in lengths.items():
+        if length > limit:
+            raise DataError(f"{name} has {length} tokens, the model has {limit} positions")

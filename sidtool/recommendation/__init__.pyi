@@ -1,12 +1,6 @@
-from .live import arriving_requests as arriving_requests
-from .query import WINDOW as WINDOW
 from .query import Query as Query
 from .query import QuerySession as QuerySession
 from .query import RankedQueries as RankedQueries
-from .query import in_windows as in_windows
-from .query import shortened as shortened
-from .ranker import search_distinct_lists as search_distinct_lists
-from .ranker import search_lists as search_lists
 from .recommend_options import ItemOptions as ItemOptions
 from .recommend_options import RecommendOptions as RecommendOptions
 from .recommendations import answer_each as answer_each
@@ -23,3 +17,6 @@ from .requests import read_parquet_requests as read_parquet_requests
 from .requests import read_request_file as read_request_file
 from .requests import user_requests as user_requests
 from .result_file import write_result_table as write_result_table
+from .windows import WINDOW as WINDOW
+from .windows import arriving_requests as arriving_requests
+from .windows import in_windows as in_windows

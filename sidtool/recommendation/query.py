@@ -4,10 +4,10 @@ SIDs come back.
 The one caller of beam search and of exact scoring: recommendation, evaluation and validation all
 query a model through `QuerySession`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, Self, TypeVar
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.model import LoadedModel, prompt_positions
+from sidtool.model import LoadedModel, fitted
 from sidtool.model.contract import Contract
 from sidtool.model.prompt import (
     HistoryPrompt,
@@ -35,15 +35,11 @@ from sidtool.recommendation.search.mixture import (
     mix,
     rank_items,
 )
-from sidtool.recommendation.search.results import BeamResult, Normalize, check_scores
+from sidtool.recommendation.search.results import BeamResult, ItemList, Normalize, check_scores
+from sidtool.recommendation.search.search_options import ListOptions
+from sidtool.recommendation.windows import WINDOW, in_windows
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
-
-WINDOW = 512
-"""Queries that are read ahead, so that prompts of similar length run together in bounded memory."""
-
-T = TypeVar("T")
-Prompt = TypeVar("Prompt", HistoryPrompt | None, TextPrompt | None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,13 +114,12 @@ class QuerySession:
             history_prompt = _list_prompt(contract)
             item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
             n_answer += (list_length - 1) * item_tokens
-        room = prompt_positions(loaded.model, n_answer)
         return cls(
             loaded.bundle,
             loaded.tokenizer,
             loaded.tokens,
-            shortened(history_prompt, room),
-            shortened(contract.text_prompt, room),
+            fitted(history_prompt, loaded.model, n_answer),
+            fitted(contract.text_prompt, loaded.model, n_answer),
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
             contract.users,
@@ -266,6 +261,47 @@ class QuerySession:
         positions = SidPositions(table)
         return RankedQueries(self.trie.leaves(positions), levels, positions)
 
+    def search_lists(
+        self,
+        model: Any,
+        queries: Sequence[Query],
+        *,
+        length: int,
+        num_beams: int,
+        options: ListOptions,
+        n_lists: int = 1,
+    ) -> list[list[ItemList]]:
+        """Up to `n_lists` lists of each query, distinct as sequences of SIDs: of `length` items, or
+        all that its filter leaves. Draws follow from the options' seed and the query's prompt.
+
+        Raises as `search.list_search.search_lists`, and UsageError if there is a memory."""
+        from sidtool.recommendation.search.list_search import search_lists
+
+        self.check_lists()
+        prompts = [query.prompt for query in queries]
+        return search_lists(
+            model,
+            prompts,
+            self.trie,
+            self.tokens,
+            length=length,
+            num_beams=num_beams,
+            n_lists=n_lists,
+            options=options,
+            normalize=self.normalize,
+            filters=[query.leaf_filter for query in queries],
+            codebook=self.bundle.codebook if options.mmr else None,
+            seeds=[_prompt_seed(options.seed, prompt) for prompt in prompts],
+        )
+
+    def check_lists(self) -> None:
+        """Raise UsageError if answers would be mixed with a memory, which lists are not."""
+        if self.mixture is not None:
+            raise UsageError(
+                "lists are those of the model alone: they are not mixed with a memory",
+                hint="--memory-weight 0 leaves the memory out",
+            )
+
     def score_items(
         self, model: Any, queries: Sequence[Query], candidates: ItemRows, *, k: int
     ) -> list[RankedItems]:
@@ -315,30 +351,7 @@ def _list_prompt(contract: Contract) -> ListPrompt:
     return contract.list_prompt
 
 
-def shortened(prompt: Prompt, room: int | None) -> Prompt:
-    """A prompt of at most `room` tokens: a contract may allow more than the model has positions.
-    Raises DataError if there is no room."""
-    if prompt is None or room is None or prompt.max_length <= room:
-        return prompt
-    return replace(prompt, max_length=room)
-
-
-def in_windows(
-    values: Iterable[T], size: int, total: int, progress: Progress | None
-) -> Iterator[list[T]]:
-    """Lists of up to `size` values, read as they are needed; progress is reported after each."""
-    stream = iter(values)
-    windows = iter(lambda: list(islice(stream, size)), [])
-    yield from reporting(windows, total, progress)
-
-
-def reporting(
-    windows: Iterable[list[T]], total: int, progress: Progress | None
-) -> Iterator[list[T]]:
-    """Pass windows on, and report progress after each."""
-    done = 0
-    for window in windows:
-        yield window
-        done += len(window)
-        if progress is not None:
-            progress(done, total)
+def _prompt_seed(seed: int, prompt: Sequence[int]) -> int:
+    """A seed of 63 bits for the draws of one prompt: the same in any batch and place."""
+    digest = hashlib.sha256(np.array([seed, *prompt], dtype=np.int64).tobytes()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

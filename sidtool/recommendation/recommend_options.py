@@ -6,8 +6,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import read_ids
 from sidtool.base.options import option
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.search.search_options import SearchOptions
+from sidtool.recommendation.search.search_options import ListOptions, SearchOptions
 
 
 @dataclass(frozen=True, kw_only=True)

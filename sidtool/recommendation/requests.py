@@ -132,17 +132,9 @@ class Recommendation:
         return value
 
 
-def read_requests(lines: Iterable[str]) -> Iterator[Request]:
-    """Requests of JSON Lines; blank lines are skipped. Raises DataError that names the line of a
-    malformed one."""
-    for request in read_request_lines(lines):
-        if isinstance(request, BadRequest):
-            raise request.error
-        yield request
-
-
 def read_request_lines(lines: Iterable[str | bytes]) -> Iterator[Request | BadRequest]:
-    """As `read_requests`, but with a BadRequest in the place of a malformed line."""
+    """Requests of JSON Lines; blank lines are skipped, and a BadRequest is in the place of a
+    malformed one."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -1,16 +1,14 @@
 """Makes the configuration of a trainer from the settings, the machine and what sidtool decides."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.examples import Lineage
 from sidtool.model import Dtype
 from sidtool.model.contract import ModelKind
-from sidtool.training.loop.fsdp import check_fsdp
+from sidtool.training.loop.fsdp import check_fsdp, is_set
 from sidtool.training.loop.machine import stored_dtype, supports_bf16
 from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.training_run import Run, TrainingRun
@@ -49,12 +47,10 @@ def run_config(run: TrainingRun) -> Any:
     kind = run.contract.kind
     check_fields(kind, run.config_fields)
     config_class, decided = _config_class(kind)
-    suggested = {"bf16": True} if run.options.dtype == "bfloat16" else {}
     decided |= {"remove_unused_columns": False, "load_best_model_at_end": run.valid is not None}
     if run.valid is None:
         decided["eval_strategy"] = "no"
-    fields = settled_fields(run, decided, suggested)
-    arguments = made_config(config_class, fields, shards=True)
+    arguments = made_config(config_class, run, decided, shards=True)
     check_fsdp(arguments)
     return arguments
 
@@ -87,16 +83,19 @@ def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
             )
 
 
-def settled_fields(
-    run: Run, decided: Mapping[str, Any], suggested: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The fields of the configuration of a run's trainer: what sidtool decides for it overrides the
-    run's own, and these override what is suggested or suits the machine."""
-    for_machine, fields = machine_defaults(run.config_fields)
-    return {
+def made_config(
+    config_class: Any, run: Run, decided: Mapping[str, Any], *, shards: bool = False
+) -> Any:
+    """The configuration of a run's trainer: what sidtool decides for it overrides the run's own
+    fields, and these override what suits the machine. `shards` says whether the trainer trains
+    weights that FSDP divides among processes.
+
+    Raises UsageError if the fields do not fit together, or if one process would train on several
+    GPUs."""
+    for_machine, own_fields = machine_defaults(run.config_fields)
+    fields = {
         **for_machine,
-        **(suggested or {}),
-        **fields,
+        **own_fields,
         "output_dir": str(run.work),
         # a loss that is no number stops the training
         "logging_nan_inf_filter": False,
@@ -106,12 +105,6 @@ def settled_fields(
         "restore_callback_states_from_checkpoint": True,
         **decided,
     }
-
-
-def made_config(config_class: Any, fields: Mapping[str, Any], *, shards: bool = False) -> Any:
-    """A configuration of a trainer; `shards` says whether that trains weights that FSDP divides
-    among processes. Raises UsageError if its fields do not fit together, or if one process would
-    train on several GPUs."""
     _refuse_sharding(fields, ("deepspeed",) if shards else ("fsdp", "deepspeed"))
     try:
         arguments = config_class(**fields)
@@ -130,8 +123,7 @@ def _refuse_sharding(fields: Mapping[str, Any], names: Sequence[str]) -> None:
     """Raise UsageError if a setting, or the configuration of accelerate, divides weights among
     processes in one of these ways."""
     for name in names:
-        variable = os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false")
-        if fields.get(name) or variable.lower() in ("true", "1"):
+        if fields.get(name) or is_set(f"ACCELERATE_USE_{name.upper()}"):
             raise UsageError(
                 f"{name} divides weights among processes, and training reads them whole",
                 hint="torchrun or accelerate launch without it: every process has the whole model",
@@ -155,20 +147,8 @@ def machine_defaults(config_fields: Mapping[str, Any]) -> tuple[dict[str, Any], 
     return suggested, fields
 
 
-def weight_dtype(model_dir: Path, options: TrainOptions, arguments: Any) -> Dtype:
-    """The precision in which weights are kept while training.
-
-    `auto` is float32, since a GPU computes in bfloat16 under autocast, and bfloat16 for frozen
-    weights that are stored so. Raises UsageError if the frozen weights of stage `embeddings` would
-    be converted."""
-    stored = stored_dtype(model_dir)
-    if options.dtype == "auto":
-        frozen = options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
-        return "bfloat16" if frozen and stored == "bfloat16" else "float32"
-    if options.stage == "embeddings" and options.dtype not in ("float32", stored):
-        raise UsageError(
-            f"{model_dir} is stored in {stored}: dtype={options.dtype} would change its frozen "
-            "weights",
-            hint="leave dtype out",
-        )
-    return options.dtype
+def weight_dtype(run: TrainingRun, arguments: Any) -> Dtype:
+    """The precision in which weights are kept while training: float32, since a GPU computes in
+    bfloat16 under autocast, and bfloat16 for frozen weights that are stored so."""
+    is_frozen = run.options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
+    return "bfloat16" if is_frozen and stored_dtype(run.model_dir) == "bfloat16" else "float32"

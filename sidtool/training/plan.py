@@ -1,12 +1,10 @@
 """What a training run needs, checked before weights are read or anything is written."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.data.split import Split, check_split, open_split
-from sidtool.examples import Lineage, check_same_bundle, check_same_split, find_task, read_lineage
-from sidtool.memory import Memory, check_origin
+from sidtool.data.split import check_split
+from sidtool.examples import Lineage, check_same_bundle, find_task, read_lineage
 from sidtool.model import check_model_folder
 from sidtool.model.contract import (
     Contract,
@@ -17,14 +15,11 @@ from sidtool.model.contract import (
     read_contract,
     refuse_base_as_output,
 )
-from sidtool.registry import open_memory
-from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.arguments import check_fields, complete_fields
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_run import (
-    TrainingMemory,
     TrainingRun,
     TrainRequest,
     sliding_windows,
@@ -54,15 +49,11 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
     _check_field_tokens(lineage, contract, examples)
     by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}
     learned_from = further_splits(bundle, by_name.values())
-    teacher_kinds = [teacher.kind for teacher in by_name.values()]
-    _check_kind(contract.kind, teacher_kinds, options, lineage)
+    _check_kind(contract.kind, options, lineage)
     if teacher_dirs:
         from sidtool.training.loss.teachers import check_teachers
 
-        check_teachers(teacher_dirs, contract.tokens, bundle)
-    memory = None
-    if options.memory_weight > 0:
-        memory = _open_memory(request, lineage, bundle)
+        check_teachers(teacher_dirs, contract, bundle)
     by_name[f"model {model_dir}"] = contract
     for name, model_contract in by_name.items():
         check_model_split(model_contract, bundle, str(examples), lineage.split, model=name)
@@ -79,7 +70,6 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
         bundle=bundle,
         teacher_dirs=teacher_dirs,
         learned_from=learned_from,
-        memory=memory,
         item_fields=_item_fields(lineage, contract, options),
         trust_remote_code=trust,
     )
@@ -112,11 +102,9 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
     return fields or BARE_SIDS
 
 
-def _check_kind(
-    kind: ModelKind, teachers: Iterable[ModelKind], options: TrainOptions, lineage: Lineage
-) -> None:
-    """Raise UsageError if the model or a teacher has an encoder, and the settings or the examples
-    leave it no prompt to read, or if the tokens of prefixes would have to be known."""
+def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> None:
+    """Raise UsageError if the model has an encoder, and the settings or the examples leave it no
+    prompt to read, or if the tokens of prefixes would have to be known."""
     windows = sliding_windows(options, kind)
     has_sequences = "sequence" in lineage.tasks
     if options.token_budget is not None and has_sequences and windows != "none":
@@ -125,13 +113,13 @@ def _check_kind(
             "on prefixes",
             hint="num_train_epochs",
         )
-    if kind != "causal" and options.batching == "packed":
+    if kind == "causal":
+        return
+    if options.batching == "packed":
         raise UsageError(
             "examples cannot be packed for an encoder-decoder, which reads one prompt per line",
             hint="leave batching out",
         )
-    if all(model == "causal" for model in (kind, *teachers)):
-        return
     for name in lineage.tasks:
         task = find_task(name)
         if task is not None and task.is_running_text:
@@ -145,32 +133,3 @@ def _check_kind(
             "an encoder could read",
             hint="sliding_windows=drawn",
         )
-
-
-def _open_memory(request: TrainRequest, lineage: Lineage, bundle: Bundle) -> TrainingMemory | None:
-    """The memory and the split of a run; None without both.
-
-    Raises UsageError for one without the other or another softmax, CompatibilityError unless the
-    split is that of the training examples and the memory was built from it, for their bundle;
-    IntegrityError if one of them is damaged."""
-    memory, split = request.memory, request.split
-    if memory is None and split is None:
-        return None
-    if memory is None or split is None:
-        raise UsageError(
-            "--memory and --split require each other: the loss leaves out the events of each "
-            "example's user, which the split has",
-            hint="--memory MEMORY --split SPLIT",
-        )
-    if request.options.softmax_over != "trie":
-        raise UsageError(
-            f"--memory requires softmax_over=trie, not {request.options.softmax_over}: the "
-            "probabilities of all items must sum to one"
-        )
-    if not isinstance(split, Split):
-        split = open_split(split)
-    check_same_split(lineage, split)
-    if not isinstance(memory, Memory):
-        memory = open_memory(memory)
-    check_origin(memory, bundle, split)
-    return TrainingMemory(memory, split)

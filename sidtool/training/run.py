@@ -15,9 +15,7 @@ from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data.split import Split
 from sidtool.examples import validation_users
-from sidtool.memory import Memory
 from sidtool.model.contract import TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.arguments import run_config
@@ -79,8 +77,6 @@ def train(
     valid: str | Path | None = None,
     bundle: Bundle | None = None,
     teachers: Sequence[str | Path] = (),
-    memory: Memory | str | Path | None = None,
-    split: Split | str | Path | None = None,
     force: bool = False,
     reuse: bool = False,
     trust_remote_code: bool = False,
@@ -94,9 +90,7 @@ def train(
     examples; `train_stages` uses those by default), or the last checkpoint without `valid`.
     `sft_fields` are fields of TRL's SFTConfig by name. `bundle` is the bundle that the examples
     were made with, if that is a refreshed one and not the model's own. `teachers` are
-    trained models with the same SIDs and tokenizer (`TrainOptions.distill_weight`). `memory` is a
-    memory, and `split` the split of the examples that it was built from: the loss is then that of
-    the mixture of both (`TrainOptions.memory_weight`), and so is the metric of validation.
+    trained models with the same SIDs and tokenizer (`TrainOptions.distill_weight`).
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. With `reuse`, an output of the same run is not made
@@ -122,8 +116,6 @@ def train(
         valid=None if valid is None else Path(valid),
         bundle=bundle,
         teachers=teachers,
-        memory=memory,
-        split=split,
         trust_remote_code=trust_remote_code,
     )
     return run_training(
@@ -218,7 +210,6 @@ class PlannedStage:
             "starts_from": str(run.model_dir),
             "examples": str(run.examples),
             "valid": None if run.valid is None else str(run.valid),
-            "memory": None if run.memory is None else run.memory.memory.digest,
             "options": asdict(run.options),
             "settings": dict(self.request.sft_fields),
         }
@@ -235,7 +226,7 @@ def plan_stages(
     request: TrainRequest, stages: Sequence[StageSettings], *, force: bool = False
 ) -> list[PlannedStage]:
     """The stages of a request in order, each with everything checked that needs no weights; the
-    last one writes the request's output. Its memory and split replace those of the stages.
+    last one writes the request's output.
 
     A stage is validated on the request's users, or on those beside its examples, if it or an
     earlier stage trains on a task with a history prompt; else it trains to its end. Raises
@@ -255,8 +246,6 @@ def plan_stages(
             options=settings.options,
             sft_fields=settings.sft_fields,
             valid=None,
-            memory=settings.memory if request.memory is None else request.memory,
-            split=settings.split if request.split is None else request.split,
         )
         run = plan_training(stage, before=planned[-1].run if planned else None)
         has_prompt = has_prompt or run.history_prompt is not None
@@ -266,9 +255,7 @@ def plan_stages(
             run = replace(run, valid=valid)  # for `train` to refuse
         with quiet(), offline():
             run_config(run)  # raises for settings that do not fit together
-        stage = replace(stage, model=run.model_dir, valid=run.valid, memory=None, split=None)
-        if run.memory is not None:
-            stage = replace(stage, memory=run.memory.memory, split=run.memory.split)
+        stage = replace(stage, model=run.model_dir, valid=run.valid)
         planned.append(PlannedStage(stage, run))
     return planned
 
@@ -289,7 +276,8 @@ def check_stages(planned: Sequence[PlannedStage]) -> None:
                 run.bundle,
                 trust_remote_code=run.trust_remote_code,
             )
-            check_inputs(run, loaded, run_config(run))
+            run_config(run)  # raises for settings that do not fit together
+            check_inputs(run, loaded)
 
 
 def train_stages(
@@ -300,8 +288,6 @@ def train_stages(
     *,
     valid: str | Path | None = None,
     teachers: Sequence[str | Path] = (),
-    memory: str | Path | None = None,
-    split: Split | str | Path | None = None,
     force: bool = False,
     trust_remote_code: bool = False,
     progress: Callable[[int], Progress | None] | None = None,
@@ -310,8 +296,8 @@ def train_stages(
 ) -> list[TrainingSummary]:
     """Run the stages; a call that was killed resumes where it stopped.
 
-    `memory` and `split` replace those of the stages, `valid` is as in `plan_stages`. `progress`
-    gives the reporter of a stage by its number, from 1. Returns the summary of each stage. Raises
+    `valid` is as in `plan_stages`. `progress` gives the reporter of a stage by its number, from 1.
+    Returns the summary of each stage. Raises
     as `plan_stages` and `train`, and UsageError if an intermediate output has different settings,
     without `force`."""
     request = TrainRequest(
@@ -320,8 +306,6 @@ def train_stages(
         Path(out),
         valid=None if valid is None else Path(valid),
         teachers=teachers,
-        memory=memory,
-        split=split,
         trust_remote_code=trust_remote_code,
     )
     return run_stages(request, stages, force=force, progress=progress, log=log, notify=notify)

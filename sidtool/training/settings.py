@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
-from sidtool.model import DEFAULT_POWER, DEFAULT_WEIGHT
 
 Stage = Literal["embeddings", "full", "lora"]
 SoftmaxOver = Literal["vocabulary", "sid", "level", "trie"]
@@ -41,10 +40,6 @@ class TrainOptions:
     lora_targets: str = option("all-linear")
     """Layers that get adapters: names separated by commas, or `all-linear` (all linear layers but
     the output head)."""
-    dtype: Literal["auto", "float32", "bfloat16"] = option("auto")
-    """Precision in which weights are kept. `auto` is float32, and bfloat16 for frozen weights that
-    are stored in bfloat16 if a GPU computes in it. Trained weights are float32 unless `stage=full`
-    sets another `dtype`."""
     token_budget: int | None = option(None, minimum=1)
     """Train for about this many tokens, in place of `num_train_epochs`."""
     softmax_over: Literal["auto", SoftmaxOver] = option("auto")
@@ -75,11 +70,6 @@ class TrainOptions:
     distill_weight: float = option(0.5, minimum=0, maximum=1)
     """Weight of the cross-entropy with the teachers' mean distribution, against the targets' weight
     `1 - distill_weight`. Used only with `--teacher`."""
-    memory_weight: float = option(DEFAULT_WEIGHT, minimum=0, below=1)
-    """Weight of the memory in the mixture whose likelihood is maximized, below 1; 0 leaves the
-    memory out. Used only with `--memory`."""
-    memory_power: float = option(DEFAULT_POWER, above=0, maximum=20)
-    """Power of the memory's scores in that mixture. Used only with `--memory`."""
     metric_for_best_model: str = option("ndcg@10")
     """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K`."""
     eval_users: int = option(1000, minimum=0)
@@ -112,10 +102,6 @@ class StageSettings:
     """fields of SFTConfig by name"""
     examples: Path | None = None
     """training examples of this stage, if not those of the run"""
-    memory: str | None = None
-    """memory in the loss, or a reference to one, if the run is given none"""
-    split: Path | None = None
-    """the split of the memory, likewise"""
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -153,6 +139,7 @@ DECIDED: Mapping[str, str] = {
     "resume_from_checkpoint": "the same command resumes",
     "save_only_model": "a run resumes only from a checkpoint with its optimizer",
     "train_sampling_strategy": "--set batching=packed avoids padding",
+    "loss_type": "--set softmax_over chooses the tokens of the loss",
     "assistant_only_loss": "the targets are those that make-sft wrote",
 }
 """Fields of SFTConfig that sidtool decides, and what to do instead of setting them."""

@@ -35,10 +35,6 @@ _SMALLEST: Mapping[str, int] = {
 """The smallest value of fields that the trainers of TRL do not check, or check too late."""
 
 
-_FILES = ("memory", "split")
-"""Settings of a stage that name a file, a folder or a reference."""
-
-
 def read_stages(
     config: Path | None, pairs: Sequence[str] = (), stage: str | None = None
 ) -> list[StageSettings]:
@@ -179,14 +175,10 @@ def type_name(annotation: Any) -> str:
 
 
 def _stage_settings(settings: Mapping[str, Any], examples: str | None = None) -> StageSettings:
-    files = {"examples": examples, **{name: settings.get(name) for name in _FILES}}
-    for name, file in files.items():
-        if file is not None and (not isinstance(file, str) or not file):
-            raise UsageError(f"{name} must be a path, not {file!r}")
-    others = {name: value for name, value in settings.items() if name not in _FILES}
-    options, fields = _options_and_fields(TRAINING, others)
-    paths = {name: Path(file) for name, file in files.items() if file and name != "memory"}
-    return StageSettings(options, fields, memory=files["memory"], **paths)
+    if examples is not None and (not isinstance(examples, str) or not examples):
+        raise UsageError(f"examples must be a path, not {examples!r}")
+    options, fields = _options_and_fields(TRAINING, settings)
+    return StageSettings(options, fields, None if examples is None else Path(examples))
 
 
 def _options_and_fields(

@@ -1,14 +1,12 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import EarlyStoppingCallback
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Validator
@@ -17,21 +15,23 @@ from sidtool.model import (
     LoadedModel,
     Lora,
     TokenEmbeddings,
-    WeightedMemory,
     check_positions,
+    fitted,
     load_model_folder,
     max_positions,
-    prompt_positions,
     share_embedding_layers,
 )
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
-from sidtool.recommendation import shortened
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.loop.fsdp import wants_fsdp
-from sidtool.training.loop.kinds import CausalTrainer, EncoderDecoderTrainer, check_library_loss
-from sidtool.training.loop.trainer import SidTrainer, set_dropout
+from sidtool.training.loop.trainer import (
+    CausalTrainer,
+    EncoderDecoderTrainer,
+    SidTrainer,
+    set_dropout,
+)
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import (
     Augmentation,
@@ -40,40 +40,16 @@ from sidtool.training.loss.augment import (
     PrefixExamples,
 )
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.memory_examples import MemoryExamples, MemoryOfUsers
 from sidtool.training.loss.teachers import load_teachers
 from sidtool.training.training_run import Log, TrainingRun
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingInputs:
-    """What a run reads beside the weights of its model."""
-
-    examples: TokenizedExamples | AugmentedExamples | MemoryExamples
-    augmented: AugmentedExamples | None
-    """the part of the examples that varies from epoch to epoch"""
-    validator: Validator | None
-
-
-def read_inputs(run: TrainingRun, loaded: LoadedModel) -> TrainingInputs:
-    """Read the examples and the validation users of a run; of the model's network, the
-    configuration. Raises as `build_trainer` does."""
-    examples = _read_examples(run, loaded)
-    augmented = _augment(run, loaded, examples)
-    return TrainingInputs(
-        _with_memory(run, loaded, augmented, examples.users),
-        augmented if isinstance(augmented, AugmentedExamples) else None,
-        _validator(run, loaded),
-    )
-
-
-def check_inputs(run: TrainingRun, loaded: LoadedModel, arguments: Any) -> None:
+def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
     """Read what a run reads, and every example as the first epoch does; `loaded` may have no
     weights. Raises as the run does."""
     ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
-    examples = read_inputs(run, loaded).examples
-    if run.contract.kind == "causal" and arguments.loss_type != "nll":
-        check_library_loss(examples, bool(run.teacher_dirs), run.softmax_over)
+    examples = _varied_examples(run, loaded)
+    _validator(run, loaded)
     for number in range(len(examples)):
         examples[number]
 
@@ -96,11 +72,12 @@ def build_trainer(
         run.model_dir,
         bundle=run.bundle,
         device=str(arguments.device),
-        dtype=weight_dtype(run.model_dir, run.options, arguments),
+        dtype=weight_dtype(run, arguments),
         trust_remote_code=run.trust_remote_code,
         contract=run.contract,
     )
-    inputs = read_inputs(run, loaded)
+    examples = _varied_examples(run, loaded)
+    validator = _validator(run, loaded)
     set_dropout(loaded.model, run.options.dropout)
     if wants_fsdp(arguments):
         share_embedding_layers(loaded.model)
@@ -112,7 +89,6 @@ def build_trainer(
         run.bundle.trie() if softmax_over == "trie" else None,
         arguments.label_smoothing_factor,
         run.options.distill_weight,
-        run.options.memory_weight,
     )
     teachers = None
     if run.teacher_dirs:
@@ -120,8 +96,8 @@ def build_trainer(
             run.teacher_dirs, loaded, loss.columns, trust_remote_code=run.trust_remote_code
         )
     callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if inputs.augmented is not None:
-        callbacks.append(AugmentationCallback(inputs.augmented))
+    if isinstance(examples, AugmentedExamples):
+        callbacks.append(AugmentationCallback(examples))
     if run.valid and run.options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
     contract = run.new_contract()
@@ -136,10 +112,10 @@ def build_trainer(
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
-        examples=inputs.examples,
+        examples=examples,
         tokenizer=loaded.tokenizer,
         loss=loss,
-        validator=inputs.validator,
+        validator=validator,
         write_contract=write,
         callbacks=callbacks,
         lora=lora,
@@ -200,10 +176,11 @@ def _train_embeddings_only(run: TrainingRun, loaded: LoadedModel) -> TokenEmbedd
     return TokenEmbeddings(loaded.model, loaded.contract.added_ids)
 
 
-def _augment(
-    run: TrainingRun, loaded: LoadedModel, examples: TokenizedExamples | PrefixExamples
+def _varied_examples(
+    run: TrainingRun, loaded: LoadedModel
 ) -> TokenizedExamples | AugmentedExamples:
     """The examples as they vary from epoch to epoch, if they do."""
+    examples = _read_examples(run, loaded)
     options = run.options
     augmentation = Augmentation(
         options.item_dropout, options.reverse_prob, options.shuffle_span, run.item_fields
@@ -211,27 +188,6 @@ def _augment(
     if not augmentation.is_active and isinstance(examples, TokenizedExamples):
         return examples
     return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
-
-
-def _with_memory(
-    run: TrainingRun,
-    loaded: LoadedModel,
-    examples: TokenizedExamples | AugmentedExamples,
-    users: Sequence[str],
-) -> TokenizedExamples | AugmentedExamples | MemoryExamples:
-    """The examples with the memory's probabilities of their targets, if the run has a memory."""
-    if run.memory is None:
-        return examples
-    if not any(users):
-        raise DataError(
-            f"no training example of {run.examples} names the user whose events it shows, which "
-            "--memory leaves out",
-            hint="make the training examples again; tasks of users have such examples",
-        )
-    memory = MemoryOfUsers.of(
-        run.memory.memory, run.options.memory_power, run.memory.split, run.bundle
-    )
-    return MemoryExamples(examples, users, memory, loaded.tokens)
 
 
 def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
@@ -242,13 +198,9 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
             "validation needs a task that recommends from histories; these examples have none",
             hint="leave out --valid",
         )
-    memory = None
-    if run.memory is not None:
-        options = run.options
-        memory = WeightedMemory(run.memory.memory, options.memory_weight, options.memory_power)
     # a prompt with its answer fits the positions of the model, as in `recommend`
     n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
-    prompt = shortened(run.history_prompt, prompt_positions(loaded.model, n_answer))
+    prompt = fitted(run.history_prompt, loaded.model, n_answer)
     assert prompt is not None
     validator = Validator(
         tuple(read_examples(run.valid)),
@@ -262,7 +214,6 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         normalize=run.normalize,
         exclude_seen=run.options.eval_exclude_seen,
         seed=run.seed,
-        memory=memory,
         user_tokens=run.contract.users,
     )
     # the literal text of a prompt may leave no room for any history

@@ -14,9 +14,8 @@ from typing import Any, Literal
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
-from sidtool.data.split import Split, SplitReference
+from sidtool.data.split import SplitReference
 from sidtool.examples import LIST_TASK, Lineage, answers_with_sids
-from sidtool.memory import Memory
 from sidtool.model.contract import (
     Contract,
     ModelKind,
@@ -63,17 +62,7 @@ class TrainRequest:
     valid: Path | None = None
     bundle: Bundle | None = None
     teachers: Sequence[str | Path] = ()
-    memory: Memory | str | Path | None = None
-    split: Split | str | Path | None = None
     trust_remote_code: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingMemory:
-    """A memory, and the split that it was built from."""
-
-    memory: Memory
-    split: Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +138,6 @@ class TrainingRun(Run):
 
     options: TrainOptions
     teacher_dirs: tuple[Path, ...]
-    memory: TrainingMemory | None
     item_fields: ItemFields
     """the field tokens beside the items of sequences"""
 
@@ -159,13 +147,10 @@ class TrainingRun(Run):
         return tuple(ModelReference.of(folder) for folder in self.teacher_dirs)
 
     def other_inputs(self) -> dict[str, Any]:
-        """Teachers and memory."""
-        inputs: dict[str, Any] = {}
-        if self.teachers:
-            inputs["teachers"] = [dataclasses.asdict(teacher) for teacher in self.teachers]
-        if self.memory:
-            inputs["memory"] = self.memory.memory.digest
-        return inputs
+        """The teachers."""
+        if not self.teachers:
+            return {}
+        return {"teachers": [dataclasses.asdict(teacher) for teacher in self.teachers]}
 
     def resumable(self, processes: int) -> dict[str, Any]:
         """As the parent class: of what says how a step is divided among `processes`, their batches
@@ -191,9 +176,7 @@ class TrainingRun(Run):
         chosen = self.options.softmax_over
         sid_only = all(answers_with_sids(task) for task in self.lineage.tasks)
         if chosen == "auto":
-            # TRL's other losses are over the whole vocabulary
-            default_loss = self.config_fields.get("loss_type", "nll") == "nll"
-            return "sid" if sid_only and default_loss else "vocabulary"
+            return "sid" if sid_only else "vocabulary"
         if chosen != "vocabulary" and not sid_only:
             raise UsageError(
                 f"softmax_over={chosen} requires that all training examples answer with SIDs",
@@ -250,7 +233,6 @@ class TrainingRun(Run):
             teachers=self.teachers,
             max_length=self.lineage.max_length,
             weights=self.lineage.weights.expression if self.lineage.weights else None,
-            memory=self.memory.memory.digest if self.memory else None,
             lists=self.lineage.lists,
             sft=_sft_record(self.lineage),
             learned_from=self.learned_from,

@@ -84,16 +84,16 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("key", ACCEPTED)
-@pytest.mark.parametrize("value", SAMPLES, ids=json.dumps)
-def test_a_field_takes_values_of_its_own_type_only(key: str, value: Any) -> None:
-    # True == 1 == 1.0 in Python, so types are compared too
-    accepted = any(value == each and type(value) is type(each) for each in ACCEPTED[key])
-    stored = {**Everything().to_json(), key: value}
-    if accepted:
-        assert Everything.from_json(stored).to_json() == stored
-    else:
-        with pytest.raises(TypeError, match=rf"^{key}\b"):
-            Everything.from_json(stored)
+def test_a_field_takes_values_of_its_own_type_only(key: str) -> None:
+    for value in SAMPLES:
+        # True == 1 == 1.0 in Python, so types are compared too
+        accepted = any(value == each and type(value) is type(each) for each in ACCEPTED[key])
+        stored = {**Everything().to_json(), key: value}
+        if accepted:
+            assert Everything.from_json(stored).to_json() == stored
+        else:
+            with pytest.raises(TypeError, match=rf"^{key}\b"):
+                Everything.from_json(stored)
 
 
 @pytest.mark.parametrize("value", SAMPLES, ids=json.dumps)

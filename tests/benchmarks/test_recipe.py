@@ -54,18 +54,7 @@ def test_two_teachers_end_with_a_results_file(
     assert commands == ["train", "tune-memory", "evaluate"]
     commands.clear()
 
-    # models of the other loss are beside them
-    capsys.readouterr()
-    assert main([*arguments, "--seeds", "0", "--teachers", "", "--memory-in-training"]) == 0
-    assert commands == ["train", "tune-memory", "evaluate"]
-    contract = json.loads((work / "mixed-seed-0" / "model" / "sid.json").read_text())
-    assert contract["stages"][-1]["params"]["memory"]
-    mixed = json.loads((work / "result-test.json").read_text())
-    assert mixed["memory_in_training"] is True
-    assert mixed["seeds"][0]["seconds"] > 0
-    commands.clear()
-
-    # so is another budget, which the result names
+    # models of another budget have their own folder, and the result names it
     budget = ("--seeds", "0", "--teachers", "", "--set", "num_train_epochs=2")
     assert main([*arguments, *budget]) == 1
     assert "seed-0/model was made with" in capsys.readouterr().err

@@ -120,7 +120,8 @@ def test_the_tables_have_every_variant(comparison: Any, monkeypatch: pytest.Monk
     import reinforce
     from reinforce_table import result_tables
 
-    from sidtool.data.split.split import Example, Split, UserSequence
+    from sidtool.data.split.split import Split
+    from sidtool.data.split.values import Example, UserSequence
 
     examples = tuple(Example(f"u{row}", ("a",), "a" if row < 5 else "b", 1) for row in range(10))
     split = Split("leave-one-out", (UserSequence("u", ("a",) * 30, range(30)),), (), examples)

@@ -16,6 +16,8 @@ import typer
 from click.testing import CliRunner
 
 from sidtool.cli.main import app
+from sidtool.data.split.examples import write_examples
+from sidtool.data.split.files import read_split
 
 N_ITEMS, N_USERS = 60, 40
 KINDS, COLORS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")
@@ -237,7 +239,7 @@ FILES = {
     "examples": "train.jsonl",
     "valid": "valid.jsonl",
     "split": "split",
-    "test": "split/test.jsonl",
+    "test": "test.jsonl",
     "tuned": "tuned",
     "foreign": "foreign",
     "foreign_map": "foreign-maps/index.json",
@@ -250,6 +252,7 @@ def walk(folder: Path) -> Road:
     road = Road(folder, said)
     catalog(road.items), interactions(road.events), vectors(road.vectors)
     said["split"] = done("split", road.events, "-o", road.split)
+    write_examples(road.test, read_split(road.split).test)
     build = ("build-codebook", road.items, "--levels", "4x4x8", "--embeddings")
     said["build-codebook"] = done(*build, road.vectors, "-o", road.bundle)
     done(*build, road.vectors, "-o", road.zipped)

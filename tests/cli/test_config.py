@@ -162,23 +162,6 @@ def test_a_variable_of_the_name_version_does_not_stop_a_command(road: Road) -> N
     assert done("verify", road.bundle, "--json", env={"SIDTOOL_VERSION": "1"}).json["ok"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("no-such-command",),
-        ("build-codebook",),
-        ("verify",),
-        ("recommend", "x", "-k", "many"),
-        ("--nope",),
-    ],
-)
-def test_usage_errors_are_exit_2_without_a_result(arguments: tuple[str, ...]) -> None:
-    ran = run(*arguments)
-    assert (ran.code, ran.out) == (2, "")
-    assert "Traceback" not in ran.err
-    assert ran.err
-
-
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     from sidtool.base.errors import DataError
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.road import TRAINING, Road, done, refused, run, write_lines
+from tests.data.split.lines import request_lines
 from tests.doc_blocks import blocks, commands, page
 
 TEMPLATES = {
@@ -84,7 +85,7 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
     assert "no such field, only age" in refused(2, *evaluate, "--by", "user.size")
 
     recommend = ("recommend", tuned, "-k", 3, "--json")
-    first = (split / "test.jsonl").read_text().splitlines()[0]
+    first = request_lines(split)[0]
     (answer,) = done(*recommend, "--file", "-", text=first).lines
     assert len(answer["items"]) == 3
     request = json.loads(first)
@@ -131,7 +132,7 @@ def test_values_are_shown_by_tokens_of_their_own(road: Road, tmp_path: Path) -> 
     done("train", model, examples, *out, *TRAINING)
     tuned = tmp_path / "tuned"
     assert json.loads((tuned / "sid.json").read_text())["field_tokens"] == contract["field_tokens"]
-    first = (split / "test.jsonl").read_text().splitlines()[0]
+    first = request_lines(split)[0]
     (answer,) = done("recommend", tuned, "-k", 3, "--json", "--file", "-", text=first).lines
     assert len(answer["items"]) == 3
 

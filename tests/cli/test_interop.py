@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.data.vector_files import read_vectors
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.tokenizer.bundle import Bundle
 from tests.cli.road import N_ITEMS, Road, build_command, done, refused, tree, write_lines
 from tests.hostile.writing_commands import own_codebook
@@ -185,13 +185,6 @@ def test_a_codebook_is_imported_with_its_map(road: Road, tmp_path: Path) -> None
     added = ("--remove", retired, "-o", tmp_path / "fewer.zarr")
     done("add-items", tmp_path / "n.zarr", *added)
     assert Bundle.open(tmp_path / "fewer.zarr").codebook is not None
-
-
-def test_an_existing_output_is_refused(road: Road, index: Path) -> None:
-    before = tree(index)
-    assert "exists already" in refused(2, "export", road.bundle, "--to", "minionerec", "-o", index)
-    assert "exists already" in refused(2, "import", index / "index.json", "-o", index)
-    assert tree(index) == before
 
 
 LEVEL_FIGURES = (

@@ -14,8 +14,8 @@ from sidtool.base.errors import CompatibilityError
 from sidtool.data.items import read_items
 from sidtool.data.split.files import read_split
 from sidtool.memory.memory import Memory
-from sidtool.model.contract.memory_binding import MEMORY_COPY
-from sidtool.model.contract.read import open_bundle_copy, read_contract
+from sidtool.model.contract.contract import MEMORY_COPY
+from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.loaded import embed
@@ -316,6 +316,7 @@ def test_a_damaged_or_replaced_copy_is_refused(
     assert "sid.json says" in refused(3, "recommend", tmp_path / "model", *history)
 
 
+@pytest.mark.slow
 def test_later_stages_do_not_keep_the_memory(road: Road, bound: Path, tmp_path: Path) -> None:
     """Its weight was tuned for other weights; `rebind` changes none."""
     done("train", bound, road.examples, "-o", tmp_path / "next", *TRAINING)

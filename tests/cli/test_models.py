@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import TINY, Road, done, refused, tree
+from tests.cli.road import TINY, Road, done, refused
 from tests.models import tiny_model, tiny_tokenizer
 
 
@@ -116,13 +116,6 @@ def test_dry_runs_write_nothing(road: Road, tmp_path: Path) -> None:
     ):
         refused(2, *command, "-o", tmp_path / "m", "--dry-run")
     refused(2, "init-model", road.items, "-o", road.model, "--dry-run")
-
-
-def test_existing_outputs_are_refused_and_unchanged(road: Road) -> None:
-    before = tree(road.model)
-    assert "--force" in refused(2, "extend-model", road.base, road.other, "-o", road.model)
-    assert "--force" in refused(2, "init-model", road.items, "-o", road.model)
-    assert tree(road.model) == before
 
 
 def test_a_chat_model_is_extended(road: Road, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.split.files import read_split
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
 from tests.cli.road import Road, done
 from tests.cli.test_lists import session_events
@@ -55,7 +55,8 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
     contract = read_contract(tmp_path / "aligned")
     assert [record.stage for record in contract.stages] == ["extend", "full", "rl"]
     assert isinstance(contract.params, RlParams)
-    assert contract.params.reward_model == ModelReference.of(tmp_path / "reward")
+    reward_model = ModelReference.of(tmp_path / "reward").to_json()
+    assert contract.params.reward_inputs == {"label": reward_model}
     assert [prompt.task for prompt in read_contract(tmp_path / "reward").label_prompts] == [
         "predict-rating"
     ]

@@ -9,7 +9,7 @@ import pytest
 
 from sidtool.examples.example_file import read_training_examples
 from sidtool.examples.lineage import read_lineage
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import TrainParams
 from tests.cli.road import Road, done, write_lines
 from tests.cli.test_feedback import rated_events

@@ -13,7 +13,7 @@ from sidtool.cli.setting_list import (
     list_settings,
     setting_keys,
 )
-from sidtool.model.presets.shapes import model_shape
+from sidtool.model.presets import model_shape
 from sidtool.tokenizer.quantize import METHODS
 from sidtool.tokenizer.quantize.fusion import FusionOptions
 from sidtool.training.settings import DECIDED, DEFAULTS, TrainOptions

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sidtool.data.split.files import read_split
 from tests.cli.road import N_USERS, TRAINING, Road, done, protocol_split, refused, tree
 
 PROTOCOLS = ("leave-one-out", "temporal", "given")
@@ -18,7 +19,7 @@ PAIRS = [
 def test_the_folder_and_what_is_printed(road: Road, tmp_path: Path) -> None:
     said = road.said["split"]
     assert {path.name for path in road.split.iterdir()} == {
-        *("train.jsonl", "valid.jsonl", "test.jsonl", "split.json")
+        *("train.parquet", "valid.parquet", "test.parquet", "split.json")
     }
     assert f"of {N_USERS} users" in said.out
     step = f"next: sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {road.split}"
@@ -62,8 +63,7 @@ def test_a_dry_run_writes_nothing_and_force_replaces(road: Road, tmp_path: Path)
 def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
     folder = protocol_split(road, tmp_path, "given")
     manifest = json.loads((folder / "split.json").read_text())
-    windows = (folder / "windows.jsonl").read_text().splitlines()
-    assert manifest["counts"]["windows"] == len(windows)
+    assert manifest["counts"]["windows"] == len(read_split(folder).windows or ())
     message = refused(
         2, "make-sft", road.bundle, road.items, tmp_path / "train.csv", "-o", "x.jsonl"
     )

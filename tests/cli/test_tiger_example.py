@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.training.settings_file import TRAINING, read_settings
 from tests.cli.road import Road, done
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation import baselines
-from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity, tune_item_knn
+from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
+from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.rows import ITEM, Shards
 from sidtool.memory.similarity import BLOCK_ENTRY, KnnSettings, item_similarity
 from tests.shared_data import DATA
@@ -167,8 +168,11 @@ def test_the_chunk_size_does_not_change_the_ranking(monkeypatch: pytest.MonkeyPa
     similar = item_similarity(sequences, 40, UNTUNED)
     whole = item_knn(similar, sequences, 10, settings=UNTUNED, exclude_seen=True)
     monkeypatch.setattr(baselines, "CHUNK", 25)
-    parts = item_knn(similar, sequences, 10, settings=UNTUNED, exclude_seen=True)
-    assert (whole == parts).all()
+    for threads in (1, 3):
+        parts = item_knn(
+            similar, sequences, 10, settings=UNTUNED, exclude_seen=True, threads=threads
+        )
+        assert (whole == parts).all()
 
 
 def test_tuning_selects_the_last_item_where_only_it_matters() -> None:

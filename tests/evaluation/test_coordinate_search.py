@@ -1,6 +1,6 @@
 """The search of settings."""
 
-from sidtool.evaluation.coordinate_search import coordinate_search
+from sidtool.evaluation.similarity_tuning import coordinate_search
 
 GRID = {"x": (0, 1, 2, 3), "y": (0, 1, 2, 3)}
 

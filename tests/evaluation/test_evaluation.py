@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, ThresholdError, UsageError
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.evaluation import evaluate_examples, evaluate_rankings
 from sidtool.evaluation.metrics import KS, check_thresholds, metric_names

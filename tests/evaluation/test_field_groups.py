@@ -8,7 +8,7 @@ import pytest
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import Fields, FieldTypes
-from sidtool.data.split.split import Example
+from sidtool.data.split.values import Example
 from sidtool.evaluation.evaluation import evaluate_rankings
 from sidtool.evaluation.groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages

@@ -7,10 +7,9 @@ import pytest
 
 from sidtool.data.split.split import Split
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.fit_gate import SmoothNdcg, fit_gate
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
-from sidtool.evaluation.mixture_choice import choose_gate, grid_ranks
+from sidtool.evaluation.mixture_choice import SmoothNdcg, choose_gate, fit_gate, grid_ranks
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import ItemDistribution

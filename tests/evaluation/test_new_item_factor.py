@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
-from sidtool.evaluation.mixture_choice import MixtureChoice
-from sidtool.evaluation.new_item_factor import FACTORS, LOSS, choose_for_new_items
+from sidtool.evaluation.mixture_choice import FACTORS, LOSS, MixtureChoice, choose_for_new_items
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ContentSettings, ItemContent

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.data.split.split import Example
+from sidtool.data.split.values import Example
 from sidtool.evaluation.metrics import metric_values
 from sidtool.evaluation.ranking import (
     IndexedExamples,

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.evaluation import evaluate_examples, evaluate_rankings
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples, first_items

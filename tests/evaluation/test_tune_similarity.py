@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.data.split.split import Example, Split
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example
 from sidtool.evaluation.similarity_tuning import (
     GRID,
     TuneSimilarityOptions,

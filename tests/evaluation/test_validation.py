@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sidtool.data.split.split import Example
+from sidtool.data.split.values import Example
 from sidtool.evaluation.validation import Validator
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens

@@ -9,7 +9,8 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.data.items import Items
-from sidtool.data.split.split import Example, FurtherTarget, Split, UserSequence, count_leaks
+from sidtool.data.split.split import Split, count_leaks
+from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 from sidtool.examples import event_columns
 from sidtool.examples.example_file import example_json
 from sidtool.examples.sft_options import SftOptions

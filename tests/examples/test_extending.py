@@ -3,6 +3,7 @@ each takes less than forty lines."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_a_task_makes_its_examples(
     items = [item for user in split.train for item in user.items]
     unseen = set(items[:3])
     kept = [user for user in split.train if not unseen & set(user.items)]
-    fewer = split.__class__(**{**vars(split), "train": tuple(kept)})
+    fewer = replace(split, train=tuple(kept))
     seen = {item for user in kept for item in user.items}
     out = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, fewer, out, SftOptions(tasks={"new-title-to-sid": 1.0}))

@@ -11,6 +11,7 @@ from sidtool.base.errors import CompatibilityError, DataError, RefusedError, Usa
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.examples.lineage import check_same_split, read_lineage, validation_users
+from tests.data.split.lines import of_lines, write_lines
 from tests.sealed import reseal
 from tests.training_fixtures import bundle, catalog, examples, make_split, split
 
@@ -29,7 +30,8 @@ def test_validation_users_are_those_beside_the_examples_or_the_given_ones(
 ) -> None:
     lineage = read_lineage(made)
     assert validation_users(None, made, lineage) == made.with_name("valid.jsonl")
-    write_split(split, tmp_path / "split")
+    write_lines(split, tmp_path / "split")
+    lineage = replace(lineage, split=of_lines(split).reference)
     valid = tmp_path / "split" / "valid.jsonl"
     assert validation_users(valid, made, lineage) == valid
 
@@ -41,11 +43,11 @@ def test_validation_users_of_a_later_split_are_refused(
     moved = replace(split, valid=split.test, test=split.valid)
     valid = tmp_path / "split" / "valid.jsonl"
     for later in (moved, replace(moved, origin=SplitOrigin(extends=(split.reference.digest,)))):
-        write_split(later, tmp_path / "split", force=True)
+        write_lines(later, tmp_path / "split")
         with pytest.raises(CompatibilityError, match="may have learned from held-out events"):
             validation_users(valid, made, read_lineage(made))
     lineage = read_lineage(made)
-    extending = replace(lineage.split, extends=(moved.reference.digest,))
+    extending = replace(lineage.split, extends=(of_lines(moved).reference.digest,))
     assert validation_users(valid, made, replace(lineage, split=extending)) == valid
 
 
@@ -71,11 +73,13 @@ def test_examples_that_record_a_leak_are_refused(made: Path, leaked: int) -> Non
 
 
 def test_test_users_select_no_checkpoint(tmp_path: Path, made: Path, split: Split) -> None:
+    write_lines(split, tmp_path / "lines")
     write_split(split, tmp_path / "split")
-    test = tmp_path / "split" / "test.jsonl"
-    with pytest.raises(UsageError, match="must not select a checkpoint") as error:
-        validation_users(test, made, read_lineage(made))
-    assert error.value.hint == f"--valid {tmp_path / 'split' / 'valid.jsonl'}"
+    for test in (tmp_path / "lines" / "test.jsonl", tmp_path / "split" / "test.parquet"):
+        with pytest.raises(UsageError, match="must not select a checkpoint"):
+            validation_users(test, made, read_lineage(made))
+    with pytest.raises(UsageError, match="is a part of a split, not a file of users"):
+        validation_users(tmp_path / "split" / "valid.parquet", made, read_lineage(made))
 
 
 def test_examples_of_another_split_are_refused(made: Path, split: Split) -> None:

@@ -15,7 +15,8 @@ from sidtool.data.items import Items, read_items
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import write_split
 from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples import examples_run as module
 from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.example_file import read_training_examples
@@ -75,7 +76,7 @@ def test_the_files_are_deterministic_and_match_the_lineage(
 def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
     """The held-out items of the only user occur nowhere else, so their SIDs must not occur in the
     file."""
-    from sidtool.data.split.split import UserSequence
+    from sidtool.data.split.values import UserSequence
 
     train = (UserSequence("u", ("i0", "i1", "i2"), (0, 1, 2)),)
     held = (

@@ -22,7 +22,8 @@ from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Format
-from sidtool.model.prompt.segments import Segment, catalog, shorten
+from sidtool.model.prompt.item_text import item_text
+from sidtool.model.prompt.segments import Segment, catalog
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -101,7 +102,7 @@ def check_completion(
     elif not task.is_running_text:
         values = items.fields[task.column] if task.target == "column" else items.titles
         (text,) = texts_of(example.completion, "catalog")
-        assert text == shorten(values[index]) != ""
+        assert text == item_text(values[index]) != ""
 
 
 def check_templates(tasks: list[str], weights: dict[str, float], counts: Counter[str]) -> None:

@@ -14,7 +14,8 @@ from tokenizers.processors import TemplateProcessing
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.items import Items
 from sidtool.data.queries import Query
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.example_file import encode_example, example_json
 from sidtool.examples.sft_options import SftOptions

@@ -13,7 +13,8 @@ from sidtool.data.items import Items, make_items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.data.split.sessions import SessionRule
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
@@ -35,6 +36,7 @@ from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
+from tests.data.split.lines import of_lines, write_lines
 
 GOLDEN = Path(__file__).parent
 BUNDLE = GOLDEN / "bundle.zarr.zip"
@@ -42,6 +44,7 @@ BUNDLE_2 = GOLDEN / "bundle-2.zarr.zip"
 SPLIT = GOLDEN / "split"
 SPLIT_2 = GOLDEN / "split-2"
 SPLIT_3 = GOLDEN / "split-3"
+SPLIT_4 = GOLDEN / "split-4"
 EXAMPLES = GOLDEN / "examples" / "train.jsonl"
 MODEL = GOLDEN / "model"
 MODEL_2 = GOLDEN / "model-2"
@@ -139,7 +142,7 @@ def golden_split() -> Split:
             lines += [f"{user},{item},{time}" for time, item in enumerate(items, 100)]
         events = Path(folder) / "events.csv"
         events.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return make_split(events)
+        return of_lines(make_split(events))
 
 
 def golden_split_2() -> Split:
@@ -159,7 +162,7 @@ def golden_split_2() -> Split:
         fields = FieldOptions(
             (FieldName("rating"),), (FieldName("device"),), (), users, True, ("rating>=3",)
         )
-        return make_split(events, SplitOptions(fields=fields))
+        return of_lines(make_split(events, SplitOptions(fields=fields)))
 
 
 def golden_split_3() -> Split:
@@ -178,7 +181,14 @@ def golden_split_3() -> Split:
             (FieldName("rating"),), (FieldName("device"),), times=True, target=("rating>=4",)
         )
         rule = SessionRule(gap=1800.0)
-        return make_split(events, SplitOptions("last-session", fields=fields, sessions=rule))
+        options = SplitOptions("last-session", fields=fields, sessions=rule)
+        return of_lines(make_split(events, options))
+
+
+def golden_split_4() -> Split:
+    """The split of `golden_split_3` in columns: format 4."""
+    split = golden_split_3()
+    return replace(split, origin=replace(split.origin, format=4))
 
 
 def golden_items() -> Items:
@@ -273,7 +283,7 @@ def golden_memory() -> Memory:
     train = tuple(UserSequence(user, items, tuple(range(len(items)))) for user, items in EVENTS)
     bundle = golden_bundle()  # as if its codebook was built without events
     bundle = Bundle(replace(bundle.manifest, source={}), bundle.arrays)
-    return build_memory(Split("leave-one-out", train, (), ()), bundle, settings)
+    return build_memory(of_lines(Split("leave-one-out", train, (), ())), bundle, settings)
 
 
 def write_golden_files() -> None:
@@ -281,9 +291,10 @@ def write_golden_files() -> None:
     golden_bundle().save(BUNDLE, force=True)
     golden_bundle_2().save(BUNDLE_2, force=True)
     split = golden_split()
-    write_split(split, SPLIT, force=True)
-    write_split(golden_split_2(), SPLIT_2, force=True)
-    write_split(golden_split_3(), SPLIT_3, force=True)
+    write_lines(split, SPLIT)
+    write_lines(golden_split_2(), SPLIT_2)
+    write_lines(golden_split_3(), SPLIT_3)
+    write_split(golden_split_4(), SPLIT_4, force=True)
     options = SftOptions({"sequence": 1.0, "title-to-sid": 1.0}, history_length=3)
     EXAMPLES.parent.mkdir(exist_ok=True)
     make_sft(golden_bundle(), golden_items(), split, EXAMPLES, options, force=True)

@@ -10,12 +10,12 @@ from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import read_split
 from sidtool.data.split.sessions import SessionRule
-from sidtool.data.split.split import FurtherTarget
+from sidtool.data.split.values import FurtherTarget
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
 from sidtool.examples.lineage import read_lineage
 from sidtool.memory.memory import open_verified
 from sidtool.memory.similarity import KnnSettings
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange
@@ -33,6 +33,7 @@ from tests.golden.make import (
     SPLIT,
     SPLIT_2,
     SPLIT_3,
+    SPLIT_4,
     SPLIT_REFERENCE,
     golden_contract,
     golden_contract_2,
@@ -42,6 +43,7 @@ from tests.golden.make import (
     golden_memory,
     golden_split_2,
     golden_split_3,
+    golden_split_4,
 )
 
 SPACE = "9021582f75d779123cf410b57aaeac4d7f265b02c0d5bfb6b0dea09b8254c323"
@@ -52,6 +54,7 @@ BUNDLE_2_DIGEST = "81a7c7b28f405a98f920734154f8ea591aede22abb0d6a95431b8ccae05da
 BUNDLE_2_CODES = [[1, 4, 5], [1, 1, 3], [1, 4, 5], [1, 2, 1]]
 MEMORY_DIGEST = "eae8007f938ffb3af8c56bb8c72813cefd87c9e5692ed712cec02430b20b6da3"
 SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
+SPLIT_4_DIGEST = "69b1d892ac43a653653e9acc4b9fb52ce04e1a5424b9dd39af2b0334a30d5064"
 
 
 def test_the_bundle_of_format_1() -> None:
@@ -167,6 +170,15 @@ def test_the_split_of_format_3() -> None:
     assert (test.fields.time, test.feedback) == (times[0], {"rating": 5})
     assert test.rest == (FurtherTarget("ü/é 漢字", 7, {"rating": 4}, {"device": "tv"}, times[1]),)
     assert split.counts.left_out == 1  # the last event of u1 is no target
+
+
+def test_the_split_of_format_4() -> None:
+    split = read_split(SPLIT_4)
+    assert split == golden_split_4()
+    assert split.manifest({}).format == 4
+    assert split.reference.digest == SPLIT_4_DIGEST
+    lines = read_split(SPLIT_3)
+    assert (split.train, split.valid, split.test) == (lines.train, lines.valid, lines.test)
 
 
 def test_the_training_examples_of_format_1() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from sidtool.data.split.files import MANIFEST
 from sidtool.model.contract.contract import CONTRACT
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from tests.cli.road import done, run
 from tests.hostile.writing_commands import (
     RL_STEPS,

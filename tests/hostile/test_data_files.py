@@ -31,6 +31,7 @@ from sidtool.data.tables.tables import column_batches, read_columns
 from sidtool.data.vector_files import read_vectors
 from sidtool.integrations.formats.minionerec import read_minionerec
 from sidtool.integrations.formats.openonerec import read_openonerec
+from tests.data.split.lines import of_lines, write_lines
 from tests.data.split.test_files import resigned, splits
 from tests.hostile.harness import call, cases, classify, count, run
 from tests.hostile.limits import check_seconds, limited
@@ -409,29 +410,40 @@ def test_zarr_metadata(
 # Splits, queries, windows and maps
 
 
+SplitFiles = dict[str, tuple[Split, dict[str, bytes]]]
+
+
 @pytest.fixture(scope="module")
-def split_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Split, dict[str, bytes]]:
+def split_files(tmp_path_factory: pytest.TempPathFactory) -> SplitFiles:
+    """A split and its files, in columns and in lines."""
     folder = tmp_path_factory.mktemp("splits")
     split = splits(folder)[0]
-    write_split(split, folder / "split")
-    return split, {path.name: path.read_bytes() for path in (folder / "split").iterdir()}
+    write_split(split, folder / "parquet")
+    write_lines(split, folder / "jsonl")
+    return {
+        kind: (made, {path.name: path.read_bytes() for path in (folder / kind).iterdir()})
+        for kind, made in (("parquet", split), ("jsonl", of_lines(split)))
+    }
 
 
 @cases(40)
 @given(
-    name=st.sampled_from(["train.jsonl", "valid.jsonl", "test.jsonl", "split.json"]),
+    kind=st.sampled_from(["parquet", "jsonl"]),
+    part=st.sampled_from(["train", "valid", "test", "split"]),
     changes=edits,
     is_signed=st.booleans(),
 )
 def test_split_folders(
     tmp_path: Path,
-    split_files: tuple[Split, dict[str, bytes]],
-    name: str,
+    split_files: SplitFiles,
+    kind: str,
+    part: str,
     changes: list[tuple[str, float, bytes, int]],
     is_signed: bool,
 ) -> None:
-    split, files = split_files
-    folder = tmp_path / "split"
+    split, files = split_files[kind]
+    name = f"{part}.{'json' if part == 'split' else kind}"
+    folder = tmp_path / kind
     folder.mkdir(exist_ok=True)
     for file, content in files.items():
         (folder / file).write_bytes(content)

@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 
 from sidtool.base.checkpoint.encoder_modules import check_encoder
 from sidtool.base.checkpoint.files import check_folder, read_header
+from sidtool.model.adapter import read_lora_config
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.extend import extend_model
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.lora_config import read_lora_config
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle

@@ -21,6 +21,7 @@ from tests.cli.road import (
     vectors,
     write_lines,
 )
+from tests.data.split.lines import request_lines
 from tests.encoders import tiny_encoder
 
 N_ITEMS = 12
@@ -120,7 +121,7 @@ def heavy_inputs(folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "items.parquet")
     build = ("build-codebook", items, "--levels", "4x4x8", "--encoder", encoder)
     done(*build, "-o", folder / "texts.zarr")
-    lines = (folder / "split" / "test.jsonl").read_text().splitlines()
+    lines = request_lines(folder / "split")
     write_lines(folder / "requests.jsonl", lines[:8])
 
 

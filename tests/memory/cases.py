@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings

@@ -12,7 +12,8 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.data.items import make_items
-from sidtool.data.split.split import Example, Split
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example
 from sidtool.evaluation.similarity_tuning import tune_similarity
 from sidtool.memory.build import build_memory, rebuild_memory
 from sidtool.memory.similarity import KnnSettings, item_similarity

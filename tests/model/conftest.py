@@ -1,10 +1,13 @@
-"""A small bundle and a base model on disk."""
+"""A small bundle, a base model on disk, and the model that has its tokens. Each is made once, and a
+test gets a copy of the folder."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from sidtool.model.extend import extend_model
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
 from tests.models import tiny_model, tiny_tokenizer
@@ -15,15 +18,36 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def bundle() -> Bundle:
+def shop() -> Bundle:
     return make_bundle(
         [f"item{n}" for n in range(20)], distinct_codes(20), codebook=make_codebook()
     )
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
+def bundle() -> Bundle:
+    return shop()
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tied Llama whose embedding matrix is exactly as long as its tokenizer."""
     tokenizer = tiny_tokenizer(chat=True)
-    return save_base(tmp_path / "base", tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
+    model = tiny_model("llama", vocab_size=len(tokenizer))
+    return save_base(tmp_path_factory.mktemp("models") / "base", model, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def made_folder(base_folder: Path) -> Path:
+    extend_model(base_folder, shop(), base_folder.parent / "made")
+    return base_folder.parent / "made"
+
+
+@pytest.fixture
+def base(base_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base_folder, tmp_path / "base"))
+
+
+@pytest.fixture
+def made(made_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made_folder, tmp_path / "made"))

@@ -118,25 +118,8 @@ def test_a_codebook_wider_than_the_model_is_projected() -> None:
 @pytest.mark.parametrize("init", get_args(Init))
 def test_scale_multiplies_the_distance_from_the_mean_row(init: Init) -> None:
     old = EmbeddingStatistics.of(existing())
-    points = [
-        np.random.default_rng(level).normal(size=(size, 64)) for level, size in enumerate(SIZES)
-    ]
     whole, half = (
-        initial_embeddings(SPACE, make_codebook(), init, old, 3, scale=scale, text_points=points)
+        initial_embeddings(SPACE, make_codebook(), init, old, 3, scale=scale)
         for scale in (1.0, 0.5)
     )
     np.testing.assert_allclose(half - old.mean, (whole - old.mean) / 2, atol=1e-6)
-
-
-def test_text_rows_have_the_directions_of_their_points() -> None:
-    old = EmbeddingStatistics.of(existing())
-    points = [
-        np.random.default_rng(level).normal(size=(size, 64)) for level, size in enumerate(SIZES)
-    ]
-    rows = initial_embeddings(SPACE, None, "text", old, 0, text_points=points)
-    for start, level in zip(SPACE.offsets.tolist(), points, strict=False):
-        offsets = rows[start : start + len(level)] - old.mean
-        centered = level - level.mean(axis=0)
-        for offset, point in zip(offsets, centered, strict=True):
-            cosine = offset @ point / (np.linalg.norm(offset) * np.linalg.norm(point))
-            assert cosine > 0.98

@@ -6,11 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.base.checkpoint.finite import check_finite, check_finite_files, non_finite
+from sidtool.base.checkpoint.weights import check_finite, check_finite_files, non_finite
 from sidtool.base.errors import DataError
 from sidtool.model.contract.contract import CONTRACT
-from sidtool.model.contract.read import open_bundle_copy, read_contract
-from sidtool.model.contract.write import write_contract
+from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.model.copies import merge, rebind
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
@@ -56,35 +55,29 @@ def test_one_value_is_enough(value: float, dtype: torch.dtype, position: int) ->
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("last", [False, True])
 def test_every_way_to_read_a_model_refuses_it(
-    value: float, last: bool, base: Path, bundle: Bundle, tmp_path: Path
+    value: float, last: bool, base: Path, made: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model"
-    extend_model(base, bundle, model)
     name = poison(base, value, last=last)
     with pytest.raises(DataError, match=f"{base} has values in {name} that are NaN or infinite"):
         extend_model(base, bundle, tmp_path / "out")
-    unsigned(model)
-    name = poison(model, value, last=last)
+    unsigned(made)
+    name = poison(made, value, last=last)
     for read in (
-        lambda: load_model_folder(model),
-        lambda: rebind(model, bundle, tmp_path / "out"),
-        lambda: check_finite_files(model),
+        lambda: load_model_folder(made),
+        lambda: rebind(made, bundle, tmp_path / "out"),
+        lambda: check_finite_files(made),
     ):
         with pytest.raises(DataError, match=f"values in {name} that are NaN or infinite"):
             read()
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_precision_that_is_too_narrow_is_named(
-    base: Path, bundle: Bundle, tmp_path: Path
-) -> None:
-    model = tmp_path / "model"
-    extend_model(base, bundle, model)
-    unsigned(model)
-    poison(model, 1e6)
-    load_model_folder(model, device="cpu", dtype="bfloat16")
+def test_a_precision_that_is_too_narrow_is_named(made: Path) -> None:
+    unsigned(made)
+    poison(made, 1e6)
+    load_model_folder(made, device="cpu", dtype="bfloat16")
     with pytest.raises(DataError, match="NaN or infinite") as caught:
-        load_model_folder(model, device="cpu", dtype="float16")
+        load_model_folder(made, device="cpu", dtype="float16")
     assert "precision that is too narrow" in str(caught.value.hint)
 
 
@@ -99,35 +92,30 @@ def test_no_such_model_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_file_is_one_line(base: Path, bundle: Bundle, tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    extend_model(base, bundle, model)
-    unsigned(model)
-    (model / "model.safetensors").write_bytes(b"no weights")
+def test_a_damaged_file_is_one_line(made: Path, bundle: Bundle, tmp_path: Path) -> None:
+    unsigned(made)
+    (made / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(DataError, match=r"model\.safetensors does not load"):
-        rebind(model, bundle, tmp_path / "out")
+        rebind(made, bundle, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
 
-def test_adapters_are_checked_too(base: Path, bundle: Bundle, tmp_path: Path) -> None:
+def test_adapters_are_checked_too(made: Path, bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
-    from sidtool.model.contract.read import read_contract
+    from sidtool.model.contract.folder import read_contract, write_contract
     from sidtool.model.contract.stage_record import ModelReference, StageRecord
-    from sidtool.model.contract.write import write_contract
     from sidtool.model.lora import Lora
 
-    model = tmp_path / "model"
-    extend_model(base, bundle, model)
-    loaded = load_model_folder(model, device="cpu")
+    loaded = load_model_folder(made, device="cpu")
     targets = ["q_proj"]
     ids = loaded.contract.added_ids
-    adapters = Lora(loaded.model, model, ids, r=2, alpha=4, dropout=0, targets=targets, seed=0)
+    adapters = Lora(loaded.model, made, ids, r=2, alpha=4, dropout=0, targets=targets, seed=0)
     folder = tmp_path / "adapter"
     adapters.save(folder, adapters.state())
     loaded.tokenizer.save_pretrained(folder)
-    contract = read_contract(model).with_stage(
-        StageRecord("adapters", None), base_folder=ModelReference.of(model)
+    contract = read_contract(made).with_stage(
+        StageRecord("adapters", None), base_folder=ModelReference.of(made)
     )
     write_contract(folder, contract, bundle)
     assert {CONTRACT, BUNDLE_COPY} <= {path.name for path in folder.iterdir()}

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.token_embeddings import TokenEmbeddings
 from sidtool.recommendation.search.beam import beam_search

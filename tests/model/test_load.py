@@ -1,5 +1,6 @@
 """The checks of a model folder before it is used."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, SidtoolWarning
 from sidtool.model import load
-from sidtool.model.contract.read import read_contract
-from sidtool.model.contract.write import write_contract
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.contract.folder import read_contract, write_contract
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
+from tests.model.conftest import shop
 from tests.models import tiny_tokenizer, unsigned
-
-
-@pytest.fixture
-def made(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
-    extend_model(str(base), bundle, tmp_path / "made")
-    return tmp_path / "made"
 
 
 def test_a_loaded_model_recommends(made: Path, bundle: Bundle) -> None:
@@ -72,12 +66,17 @@ def test_a_damaged_file_is_refused(made: Path, name: str) -> None:
         load_model_folder(made)
 
 
+@pytest.fixture(scope="module")
+def another_folder(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models") / "another"
+    extend_model(base_folder, shop(), out, ExtendOptions(init="random", seed=7))
+    return out
+
+
 @pytest.fixture
-def another(bundle: Bundle, base: Path, tmp_path: Path) -> Path:
+def another(another_folder: Path, tmp_path: Path) -> Path:
     """A model with other weights and another contract."""
-    options = ExtendOptions(init="random", seed=7)
-    extend_model(str(base), bundle, tmp_path / "another", options)
-    return tmp_path / "another"
+    return Path(shutil.copytree(another_folder, tmp_path / "another"))
 
 
 def replacing(

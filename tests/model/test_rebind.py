@@ -12,9 +12,8 @@ from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.data.items import make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import verify_memory
-from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.copies import bind_memory, check_rebind, outlook, rebind
-from sidtool.model.extend import extend_model
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -40,9 +39,8 @@ def retrained(seed: int = 5) -> Bundle:
 
 
 @pytest.fixture
-def model(base: Path, bundle: Bundle, tmp_path: Path) -> Path:
-    extend_model(str(base), bundle, tmp_path / "model")
-    return tmp_path / "model"
+def model(made: Path) -> Path:
+    return made
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
-from sidtool.model.contract.memory_binding import MemoryBinding
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.contract import MemoryBinding
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ExtendParams, RestoreParams, StageRecord
-from sidtool.model.contract.write import write_contract
 from sidtool.model.copies import rebind
 from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
 from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import renamed
@@ -26,14 +25,14 @@ from tests.model.test_rebind import contents, grown
 
 
 @pytest.fixture
-def model(base: Path, bundle: Bundle, tmp_path: Path) -> Path:
+def model(made: Path, bundle: Bundle) -> Path:
     """A model with a prompt, a license, a memory's weight and a seed beyond every size."""
-    contract = extend_model(base, bundle, tmp_path / "model", ExtendOptions(license="mit"))
     stage = StageRecord("extend", ExtendParams("random", 1 << 50))
     binding = MemoryBinding("ab" * 32, 0.5, 2.0, {})
+    contract = replace(read_contract(made), license="mit")
     changed = contract.with_stage(stage, history_prompt=HISTORY, memory=binding)
-    write_contract(tmp_path / "model", changed, bundle)
-    return tmp_path / "model"
+    write_contract(made, changed, bundle)
+    return made
 
 
 def save_again(folder: Path, out: Path, change: Callable[[Any], None] = lambda model: None) -> Path:

@@ -26,13 +26,11 @@ from sidtool.recommendation.requests import (
     Outcome,
     Recommendation,
     Request,
-    read_requests,
+    read_request_lines,
 )
-from sidtool.recommendation.search import generate_fallback
 from sidtool.recommendation.search.driver import tree_tokens
 from tests.bundles import small_bundle
 from tests.loaded import HISTORY_PROMPT, loaded_model, with_prompts
-from tests.pairs import all_pairs
 
 torch.set_num_threads(1)
 
@@ -48,7 +46,7 @@ def shop() -> LoadedModel:
     return shop_model()
 
 
-@pytest.fixture(scope="module", params=["qwen2", "t5", "bart"])
+@pytest.fixture(scope="module", params=["qwen2", "bart"])
 def any_shop(request: pytest.FixtureRequest) -> LoadedModel:
     return loaded_model(small_bundle(60), request.param)
 
@@ -97,7 +95,7 @@ def test_a_text_is_queried_with_the_prompt_of_the_contract(shop: LoadedModel) ->
     request = Request(text="red <s_a_1> toy", history=(seen,))
     (unseen,) = answers_to(by_text, [request], exclude_seen=True)
     assert unseen.items[:-1] == answer.items[1:]
-    assert list(read_requests(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
+    assert list(read_request_lines(['{"text": "red", "user": 1}'])) == [Request("1", text="red")]
     with pytest.raises(UsageError, match="empty"):
         answers_to(by_text, [Request(text="  ")])
     with pytest.raises(DataError, match="not trained to find items by text"):
@@ -212,7 +210,7 @@ def test_bad_requests_cost_no_answer(
         outcome.raise_bad()
 
 
-@pytest.mark.parametrize("bad", range(1, 9))
+@pytest.mark.parametrize("bad", [1, 4, 8])
 def test_the_answers_before_a_bad_request_are_given(shop: LoadedModel, bad: int) -> None:
     requests: list[Any] = [Request(str(number), ("i1",)) for number in range(1, 9)]
     requests[bad - 1] = replace(BAD, line=bad)
@@ -305,20 +303,20 @@ def test_unknown_ids_that_a_request_allows_are_counted(shop: LoadedModel) -> Non
 
 @pytest.mark.parametrize(
     ("normalize", "value", "architecture"),
-    all_pairs(
-        ["level", "trie", "vocabulary"],
-        [float("nan"), float("inf")],
-        ["llama", "gpt2", "t5", "bart"],
-    ),
+    [
+        ("level", float("nan"), "llama"),
+        ("trie", float("inf"), "gpt2"),
+        ("vocabulary", float("nan"), "t5"),
+        ("trie", float("inf"), "bart"),
+    ],
 )
 def test_a_diverged_model_gives_no_empty_answers(
-    normalize: Any, value: float, architecture: str, monkeypatch: pytest.MonkeyPatch
+    normalize: Any, value: float, architecture: str
 ) -> None:
     shop = loaded_model(small_bundle(60), architecture)
     with torch.no_grad():
         for weight in shop.model.base_model.parameters():
             weight.fill_(value)
-    monkeypatch.setattr(generate_fallback, "_warned", {type(shop.model).__name__})
     with pytest.raises(DataError, match="not numbers"):
         answers_to(shop, [Request(history=("i1",))], normalize=normalize)
 

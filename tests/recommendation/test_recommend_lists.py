@@ -16,8 +16,8 @@ from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
-from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.list_search import search_lists
+from sidtool.recommendation.search.search_options import ListOptions
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

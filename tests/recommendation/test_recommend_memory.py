@@ -13,7 +13,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
-from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
 from sidtool.model.load import LoadedModel
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.prompt.prompts import TextPrompt
@@ -69,8 +69,7 @@ def test_weight_0_is_the_model_alone(duplicates: bool) -> None:
         assert answer(mixed(loaded, 0.0), request) == answer(loaded, request)
 
 
-@pytest.mark.parametrize("duplicates", [False, True])
-@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize(("duplicates", "power"), [(False, 0.5), (True, 1.0), (False, 3.0)])
 def test_weight_1_is_the_memory_alone(duplicates: bool, power: float) -> None:
     loaded = mixed(shop(duplicates=duplicates, retired=(2, 30)), 1.0, power)
     expected = memory_ranking(loaded, HISTORY, power)
@@ -78,8 +77,7 @@ def test_weight_1_is_the_memory_alone(duplicates: bool, power: float) -> None:
         assert answer(loaded, Request(history=HISTORY), k=k).items == tuple(expected[:k])
 
 
-@pytest.mark.parametrize("duplicates", [False, True])
-@pytest.mark.parametrize("architecture", ["qwen2", "t5", "bart"])
+@pytest.mark.parametrize(("architecture", "duplicates"), [("qwen2", False), ("t5", True)])
 def test_scores_are_a_distribution_over_the_active_items(
     architecture: str, duplicates: bool
 ) -> None:
@@ -103,8 +101,7 @@ def test_filters_change_no_score(duplicates: bool) -> None:
     np.testing.assert_allclose(result.scores, [scores[item] for item in result.items], atol=1e-5)
 
 
-@pytest.mark.parametrize("duplicates", [False, True])
-@pytest.mark.parametrize("architecture", ["qwen2", "t5", "bart"])
+@pytest.mark.parametrize(("architecture", "duplicates"), [("qwen2", False), ("t5", True)])
 def test_candidates_are_ranked_by_the_mixture(architecture: str, duplicates: bool) -> None:
     loaded = mixed(shop(architecture, duplicates=duplicates), 0.4)
     everything = answer(loaded, Request(history=HISTORY), k=60)

@@ -1,6 +1,7 @@
 """Requests as JSON Lines, and output files that survive an interruption."""
 
 import io
+import re
 
 import pytest
 
@@ -10,8 +11,8 @@ from sidtool.recommendation.requests import (
     BadRequest,
     Request,
     parse_request,
+    read_request_lines,
     read_request_stream,
-    read_requests,
 )
 
 
@@ -21,7 +22,7 @@ def test_requests_of_json_lines() -> None:
         "\n",
         '{"history": [], "allow": [], "deny": ["x"]}',
     ]
-    first, second = read_requests(lines)
+    first, second = read_request_lines(lines)
     assert first == Request("7", ("a", "b"))
     assert second == Request(None, (), (), ("x",))
 
@@ -38,9 +39,9 @@ def test_requests_of_json_lines() -> None:
     ],
 )
 def test_a_malformed_request_is_named_by_its_line(line: str, message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
-        list(read_requests(["\n", line]))
-    assert "line 2 of the requests" in str(caught.value)
+    (bad,) = read_request_lines(["\n", line])
+    assert isinstance(bad, BadRequest)
+    assert re.search(f"line 2 of the requests.*{message}", str(bad.error))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An empty registry in each kind of store."""
+"""An empty registry: in a folder, and among the slow tests in the other kinds of stores."""
 
 import uuid
 from pathlib import Path
@@ -9,8 +9,13 @@ from tests.s3 import BUCKET
 
 STORES = ("folder", "memory", "s3")
 
+in_every_store = pytest.mark.parametrize("shop", STORES, indirect=True)
+"""A test of what a store guarantees, which is run for each kind."""
 
-@pytest.fixture(params=STORES)
+
+@pytest.fixture(
+    params=["folder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in STORES[1:])]
+)
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL/NAME of an empty registry."""
     name = f"{uuid.uuid4().hex}/shop"

@@ -4,6 +4,7 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from sidtool.base.storage.storage import Storage
 from sidtool.tokenizer.bundle import Bundle
@@ -14,6 +15,7 @@ from tests.s3 import BUCKET, Wire
 ITEMS, SIZES = 1_000_000, (256, 256, 256)
 
 
+@pytest.mark.slow
 def test_ten_decodes_read_at_most_a_twentieth_of_a_million_items(s3: Wire, tmp_path: Path) -> None:
     keys = np.sort(np.random.default_rng(0).choice(256**3, size=ITEMS, replace=False))
     codes = np.stack(np.unravel_index(keys, SIZES), axis=1).astype(np.uint16)

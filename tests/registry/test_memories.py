@@ -1,7 +1,6 @@
 """Memories in a registry: numbers, tags, references, copies."""
 
 import json
-import uuid
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,10 @@ from tests.registry.test_publish import files
 from tests.waiting import Start, run_concurrently
 
 
-@pytest.fixture(params=["folder", "memory"])
-def nightly(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture
+def nightly(tmp_path: Path) -> str:
     """URL/NAME of an empty registry."""
-    name = f"{uuid.uuid4().hex}/nightly"
-    return f"memory://{name}" if request.param == "memory" else str(tmp_path / name)
+    return str(tmp_path / "registry" / "nightly")
 
 
 @pytest.fixture

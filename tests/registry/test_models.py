@@ -21,12 +21,12 @@ from sidtool.base.errors import (
 )
 from sidtool.base.storage import storage
 from sidtool.base.storage.storage import Storage
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
-from sidtool.model.contract.memory_binding import MEMORY_COPY, MemoryBinding
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
+from sidtool.model.contract.folder import read_contract, write_contract
 from sidtool.model.contract.stage_record import ModelReference
-from sidtool.model.contract.write import write_contract
 from sidtool.model.load import load_model_folder
 from sidtool.registry import pull, push, transfer
 from sidtool.registry.kinds import broken_parts, read_manifest

@@ -40,6 +40,7 @@ from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.zarr_group import ROOT, read_manifest, spell_root
 from tests.bundles import small_bundle
+from tests.registry.conftest import in_every_store
 from tests.s3 import BUCKET, Wire
 from tests.waiting import Start, run_concurrently
 
@@ -70,6 +71,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # Push and pull
 
 
+@in_every_store
 def test_a_pulled_bundle_equals_the_pushed_one(shop: str, first: Path, tmp_path: Path) -> None:
     pushed = push(str(first), shop, tag="prod")
     assert (pushed.new, pushed.version, pushed.latest) == (True, "1.0", "1.0")
@@ -202,6 +204,7 @@ def test_a_push_can_be_killed_between_any_two_writes(
     assert sent == [*left, 1, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_a_killed_push_publishes_nothing_and_can_be_resumed(
     s3: Wire, first: Path, tmp_path: Path
 ) -> None:
@@ -294,6 +297,7 @@ def test_glob_characters_in_a_path_are_literal(first: Path, tmp_path: Path) -> N
 # Races
 
 
+@in_every_store
 def test_of_two_pushes_of_one_version_one_wins(
     shop: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +345,7 @@ def test_an_object_stays_complete_while_it_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "shop").iterdir()] == ["object"]
 
 
+@in_every_store
 def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
     push(str(first), shop)
     names = [f"t{at}" for at in range(6)]
@@ -353,6 +358,7 @@ def test_no_tag_is_lost_in_a_race(shop: str, first: Path) -> None:
 # Damage
 
 
+@in_every_store
 def test_an_object_stored_incompletely_stops_the_push(
     shop: str, first: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

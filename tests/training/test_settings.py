@@ -39,21 +39,15 @@ def test_flags_override_the_file_and_are_typed(tmp_path: Path) -> None:
     }
 
 
-def test_stages_name_their_memory(tmp_path: Path) -> None:
+def test_stages_name_their_examples(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text(
-        "memory: m.zarr\nsplit: s\nstages:\n  - {memory_weight: 0}\n"
-        "  - {memory: other.zarr, examples: e.jsonl}\n"
-    )
+    config.write_text("stages:\n  - {eval_users: 7}\n  - {examples: e.jsonl}\n")
     first, second = read_stages(config)
-    assert (first.memory, first.split, first.examples) == ("m.zarr", Path("s"), None)
-    assert first.options.memory_weight == 0
-    assert (second.memory, second.split) == ("other.zarr", Path("s"))
-    assert second.examples == Path("e.jsonl")
-    assert read_one(None, ["memory=m.zarr"]).memory == "m.zarr"
+    assert (first.examples, second.examples) == (None, Path("e.jsonl"))
     for value in ("3", "[a]", "''"):
-        with pytest.raises(UsageError, match="memory must be a path"):
-            read_one(None, [f"memory={value}"])
+        config.write_text(f"stages:\n  - {{examples: {value}}}\n")
+        with pytest.raises(UsageError, match="examples must be a path"):
+            read_stages(config)
 
 
 @pytest.mark.parametrize(
@@ -170,11 +164,20 @@ def test_a_tracker_must_exist_and_be_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_weights_that_are_divided_among_processes_are_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run: Any = SimpleNamespace(
+        config_fields={},
+        work=Path("work"),
+        options=TrainOptions(),
+    )
+
+    def made(**fields: Any) -> Any:
+        return made_config(lambda **_: SimpleNamespace(n_gpu=0), run, fields)
+
     with pytest.raises(UsageError, match=f"{name} divides weights among processes"):
-        made_config(dict, {name: "full_shard"})
-    assert made_config(lambda **_: SimpleNamespace(n_gpu=0), {name: None}).n_gpu == 0
+        made(**{name: "full_shard"})
+    assert made(**{name: None}).n_gpu == 0
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(UsageError, match=f"{name} divides weights among processes"):
-        made_config(dict, {})
+        made()
     with pytest.raises(UsageError, match="deepspeed divides weights among processes"):
-        made_config(dict, {"deepspeed": "zero.json"}, shards=True)
+        made_config(dict, run, {"deepspeed": "zero.json"}, shards=True)

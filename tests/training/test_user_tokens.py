@@ -13,10 +13,9 @@ import torch
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data.split.split import Split
 from sidtool.examples.example_file import TokenizedExamples, read_training_examples
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import QuerySession
@@ -25,8 +24,8 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
-from sidtool.training.reinforcement.list_validation import ListValidation
+from sidtool.training.reinforcement.groups import GroupMaker
+from sidtool.training.reinforcement.list_trainer import ListValidation
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import RewardContext
@@ -169,7 +168,7 @@ def test_groups_begin_with_the_token_of_their_user(
     events = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
     assert len(events.users) == len(events)
     numbers = np.arange(0, len(events), 7)
-    maker = GroupMaker(session, policy, events, GroupOptions(4))
+    maker = GroupMaker(session, policy, events, 4, RlOptions())
     rollouts = maker.make(loaded.model, numbers, torch.Generator())
     firsts = [prompt[0] for prompt in rollouts.prompts]
     assert firsts == [users.id(events.users[number]) for number in numbers]
@@ -190,14 +189,14 @@ def test_lists_are_validated_behind_the_token_of_their_user(
     loaded = load_model_folder(tmp_path / "lists")
     session = QuerySession.of(loaded, list_length=3)
     recall = partial(list_recall, _=RewardContext(bundle))
-    how = {"length": 3, "num_beams": 4, "exclude_seen": True}
-    validation = ListValidation.of(session, split.valid[:9], recall, **how)
+    options = RlOptions("ipa", eval_num_beams=4, exclude_seen=True)
+    validation = ListValidation.of(session, split.valid[:9], recall, 3, options)
     tokens = loaded.contract.users
     assert tokens is not None
     firsts = [query.prompt[0] for query in validation._queries]
     assert firsts == [tokens.id(user) for user in validation.users]
     with pytest.raises(DataError, match="no validation user has a held-out item"):
-        ListValidation.of(session, [replace(split.valid[0], item="unknown")], recall, **how)
+        ListValidation.of(session, [replace(split.valid[0], item="unknown")], recall, 3, options)
 
 
 def test_what_does_not_go_with_user_tokens_is_refused(

@@ -18,11 +18,9 @@ from sidtool.data.fields.conditions import Condition
 from sidtool.data.fields.fields import (
     TARGET,
     TARGET_VALUES,
-    Fields,
     FieldType,
     FieldTypes,
     Value,
-    Values,
 )
 from sidtool.data.interactions import Interactions
 from sidtool.data.tables.tables import column_names, read_columns
@@ -127,17 +125,10 @@ class FieldTable:
     """Field -> n values"""
     times: NDArray[np.int64] | NDArray[np.float64] | None
     """(n,) times in seconds since 1970"""
-    users: Mapping[str, Values]
+    users: Mapping[str, Coded[Value | None]]
+    """Field -> the value of each user, in the order of their codes"""
     is_target: NDArray[np.bool_]
     """(n,)"""
-
-    def of_user(self, user: str, start: int, stop: int) -> Fields:
-        """The fields of a user whose events are from `start` to `stop`."""
-        return Fields(
-            self.users.get(user, dict.fromkeys(self.types.user)),
-            {name: tuple(values[start:stop]) for name, values in self.columns.items()},
-            times=None if self.times is None else tuple(self.times[start:stop].tolist()),
-        )
 
 
 def read_fields(path: Path, events: Interactions, options: FieldOptions) -> FieldTable:
@@ -238,8 +229,8 @@ def _row(cells: Coded[str], rows: NDArray[np.int64], cell: str) -> int:
 
 def _read_users(
     options: FieldOptions, events: Interactions
-) -> tuple[Mapping[str, FieldType], Mapping[str, Values]]:
-    """The types of the users' fields, and the fields of each user of a table."""
+) -> tuple[Mapping[str, FieldType], Mapping[str, Coded[Value | None]]]:
+    """The types of the users' fields, and their values for each user of the events."""
     path = options.users
     if path is None:
         return {}, {}
@@ -262,22 +253,25 @@ def _read_users(
         types[name.name], columns[name.name] = typed_values(
             path, name, cells, np.arange(len(cells)), "--user-field"
         )
-    in_events = set(events.users.names.tolist())
-    users = {
-        user: {name: values[row] for name, values in columns.items()}
-        for user, row in row_of.items()
-        if user in in_events
-    }
-    if not users:
-        raise DataError(f"{path} has none of the {len(in_events)} users of the events")
-    if len(users) < len(in_events):
+    n_users = len(events.users.names)
+    rows = np.array([row_of.get(user, -1) for user in events.users.names.tolist()])
+    n_unknown = int((rows < 0).sum())
+    if n_unknown == n_users:
+        raise DataError(f"{path} has none of the {n_users} users of the events")
+    if n_unknown:
         warnings.warn(
-            f"{len(in_events) - len(users)} of {len(in_events)} users of the events have no row in "
-            f"{path}: their fields are unknown",
+            f"{n_unknown} of {n_users} users of the events have no row in {path}: their fields are "
+            "unknown",
             SidtoolWarning,
             stacklevel=2,
         )
-    return types, users
+    return types, {name: _values_of_rows(values, rows) for name, values in columns.items()}
+
+
+def _values_of_rows(values: Coded[Value | None], rows: NDArray[np.int64]) -> Coded[Value | None]:
+    """(n,) values by their rows, None for row -1."""
+    names = object_array([*values.names, None])
+    return Coded(names, np.where(rows < 0, len(values.names), values.codes[rows]))
 
 
 def _rows_by_id(path: Path, ids: Sequence[str]) -> dict[str, int]:

@@ -3,181 +3,188 @@
 The digest of a split covers training events and targets. Histories follow from them: without this
 check, a changed history in a folder whose file digests were recomputed would be read."""
 
-from collections.abc import Iterable, Iterator, Sequence
-
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
-from sidtool.data.coded import Coded
-from sidtool.data.split.session_consistency import check_held_out_sessions, check_recorded_sessions
-from sidtool.data.split.split import MIN_LENGTH, Example, Split, window_sequences
+from sidtool.data.fields.fields import TARGET, TARGET_VALUES
+from sidtool.data.split.logs import UserLogs, user_logs
+from sidtool.data.split.packed import PackedExamples, PackedSequences, consecutive
+from sidtool.data.split.packing import parts_of_windows
+from sidtool.data.split.split import MIN_LENGTH, Split
 
 
-def check_parts(split: Split) -> None:
-    """Raise IntegrityError unless the parts of a split could have been made by its protocol, and
-    have the fields that it records."""
-    if not (split.train and split.valid and split.test):
+def check_parts(split: Split) -> UserLogs | None:
+    """The logs of a split, None under `given`. Raises IntegrityError unless its parts could have
+    been made by its protocol."""
+    if not (len(split.train) and len(split.valid) and len(split.test)):
         raise IntegrityError("a part of the split is empty")
-    repeated = _repeated(sequence.user for sequence in split.train)
-    if repeated is not None:
-        raise IntegrityError(f"train.jsonl has user {repeated!r} twice")
-    _check_fields(split)
-    check_recorded_sessions(split)
+    codes, counts = np.unique(split.train.user_codes, return_counts=True)
+    if (counts > 1).any():
+        user = split.train.store.users[codes[counts > 1][0]]
+        raise IntegrityError(f"train has user {user!r} twice")
+    _check_sessions(split)
     if split.windows is not None:
         _check_windows(split, split.windows)
-        return
+        return None
     _check_positions(split)
-    if split.protocol == "last-session":
+    logs = user_logs(split)
+    _check_targets(split, logs)
+    if split.protocol != "temporal":
         _check_examples_of_users(split)
-        check_held_out_sessions(split)
-        return
-    _check_events(split)
-    if split.protocol == "leave-one-out":
         _check_left_out(split)
+    return logs
 
 
-def _check_fields(split: Split) -> None:
-    """Check that every line has the fields of the split, no more and no fewer."""
-    types = split.fields
-    for name, lines in (
-        ("train.jsonl", split.train),
-        ("valid.jsonl", split.valid),
-        ("test.jsonl", split.test),
-    ):
-        for line in lines:
-            fields = line.fields
-            parts = [(fields.user, types.user), (fields.event, types.event)]
-            if isinstance(line, Example):
-                parts += [(fields.context, types.context), (line.feedback, types.feedback)]
-            same = all(part.keys() == expected.keys() for part, expected in parts)
-            if not same or (fields.times is not None) != types.times:
-                raise IntegrityError(
-                    f"{name}: user {line.user!r} has other fields than the split records"
-                )
+def _check_sessions(split: Split) -> None:
+    """Check that training events have sessions exactly if the split records them, and only
+    held-out sessions have several targets."""
+    train = split.train
+    has_sessions = split.origin.sessions is not None
+    counts = np.zeros(len(train), dtype=np.int64)
+    if train.sessions is not None:
+        counts = train.sessions.lengths
+    wrong = np.flatnonzero((counts > 0) != has_sessions)
+    if len(wrong):
+        raise IntegrityError(
+            f"train: user {train.users[wrong[0]]!r} has {counts[wrong[0]]} sessions, the split "
+            f"records {'some' if has_sessions else 'none'}"
+        )
+    for name, part in (("valid", split.valid), ("test", split.test)):
+        several = np.flatnonzero(part.targets.lengths > 1)
+        if len(several) and split.protocol != "last-session":
+            raise IntegrityError(
+                f"{name}: user {part.users[several[0]]!r} has several targets in one example, "
+                "which only a last-session split has"
+            )
 
 
 def _check_positions(split: Split) -> None:
     """Check that the training events of each user are the first ones."""
-    for user_events in split.train:
-        if not user_events.items or user_events.positions != tuple(range(len(user_events.items))):
-            raise IntegrityError(
-                f"train.jsonl: user {user_events.user!r} has positions "
-                f"{user_events.positions[:5]}, not 0, 1, 2 ... of each event"
-            )
+    train = split.train
+    empty = np.flatnonzero(train.items.lengths == 0)
+    if len(empty):
+        raise IntegrityError(f"train: user {train.users[empty[0]]!r} has no event")
+    if train.positions is not None:
+        counted = consecutive(np.zeros(len(train), dtype=np.int64), train.items.lengths)
+        place = int(np.flatnonzero(train.event_positions != counted)[0])
+        row = int(np.searchsorted(np.cumsum(train.items.lengths), place, side="right"))
+        raise IntegrityError(
+            f"train: the positions of user {train.users[row]!r} are not 0, 1, 2 ... of each event"
+        )
 
 
-def _check_events(split: Split) -> None:
-    """Check that a user's training events, validation and test targets are one sequence, and that
-    each history has the events before its target."""
-    trained = {user_events.user: row for row, user_events in enumerate(split.train)}
-    parts = (("valid.jsonl", split.valid), ("test.jsonl", split.test))
-    for user, of_user in _examples_by_user(parts):
-        events: tuple[str, ...] = ()
-        if user in trained:
-            events = split.train[trained[user]].items
-        for name, example in of_user:
-            if not events and split.protocol == "temporal":
-                events = example.history[:1]  # an event without a history is in no part
-            if split.fields.target:
-                # events that are no targets are in no part, only in the histories of later ones
-                events += example.history[len(events) :]
-            if example.position != len(events) or not events:
-                raise IntegrityError(
-                    f"{name}: user {example.user!r} has an example at position "
-                    f"{example.position}, after {len(events)} events"
-                )
-            if example.history != events:
-                raise IntegrityError(_difference(name, example, events))
-            events = (*events, example.item)
+def _check_targets(split: Split, logs: UserLogs) -> None:
+    """Check that targets follow training events, validation before test, and that histories end
+    where they should."""
+    for name, part in (("valid", split.valid), ("test", split.test)):
+        first = part.positions
+        ends = part.histories.lengths
+        # a history may end before its target only where events are no targets
+        is_early = ends > first if _has_gaps(split) else ends != first
+        _refuse(name, part, is_early, "a history that does not end at its targets")
+        rows = np.searchsorted(logs.users, part.user_codes)
+        before = logs.n_train[rows]
+        if name == "test":
+            before = before + logs.n_valid[rows]
+        _refuse(name, part, first < before, "a target among the events of an earlier part")
+        if split.protocol == "last-session":
+            _refuse(name, part, ends < before, "a history that ends before that of an earlier part")
+        else:
+            _refuse(name, part, ends == 0, "a target without a history")
+    if not split.fields.target:
+        _check_all_are_targets(split, logs)
 
 
-def _examples_by_user(
-    parts: Sequence[tuple[str, Sequence[Example]]],
-) -> Iterator[tuple[str, Iterator[tuple[str, Example]]]]:
-    """Each user with examples: those of the first part by position, then those of the next, each
-    with the name of its part."""
-    sizes = [len(part) for _, part in parts]
-    users = Coded[str].of(example.user for _, part in parts for example in part)
-    positions = np.array(
-        [example.position for _, part in parts for example in part], dtype=np.int64
-    )
-    # the examples of all parts behind one another: the part of each, and its index there
-    part_of = np.repeat(np.arange(len(parts)), sizes)
-    index_of = np.concatenate([np.arange(size) for size in sizes])
+def _has_gaps(split: Split) -> bool:
+    """Whether a held-out session may begin with an event that is no target."""
+    return split.protocol == "last-session" and bool(split.fields.target)
 
-    def example_at(row: int) -> tuple[str, Example]:
-        name, part = parts[part_of[row]]
-        return name, part[int(index_of[row])]
 
-    order = np.lexsort((positions, part_of, users.codes))
-    stops = np.cumsum(np.bincount(users.codes, minlength=len(users.names))).tolist()
-    for user, start, stop in zip(users.names, [0, *stops[:-1]], stops, strict=True):
-        yield user, map(example_at, order[start:stop].tolist())
+def _check_all_are_targets(split: Split, logs: UserLogs) -> None:
+    """Check that each event behind the training events is a target, apart from a first event."""
+    n_targets = np.zeros(len(logs.users), dtype=np.int64)
+    for part in (split.valid, split.test):
+        rows = np.searchsorted(logs.users, part.event_users)
+        n_targets += np.bincount(rows, minlength=len(n_targets))
+    expected = logs.events.lengths - logs.n_train
+    if split.protocol == "temporal":
+        expected = expected - (logs.n_train == 0)  # an event without a history is in no part
+    n_positions = logs.positions[logs.events.stops - 1] + 1
+    wrong = np.flatnonzero((n_targets != expected) | (n_positions != logs.events.lengths))
+    if len(wrong):
+        raise IntegrityError(
+            f"user {logs.store.users[logs.users[wrong[0]]]!r} has {n_targets[wrong[0]]} targets, "
+            f"which are not all {expected[wrong[0]]} events behind the training events"
+        )
+
+
+def _refuse(name: str, part: PackedExamples, is_wrong: NDArray[np.bool_], what: str) -> None:
+    rows = np.flatnonzero(is_wrong)
+    if len(rows):
+        row = int(rows[0])
+        raise IntegrityError(
+            f"{name}: user {part.users[row]!r} has {what}, at position {part.positions[row]} after "
+            f"a history of {part.histories.lengths[row]} events"
+        )
 
 
 def _check_examples_of_users(split: Split) -> None:
     """Check that a user has one validation and one test example, or none."""
-    held_out = [example.user for example in split.valid]
-    repeated = _repeated(held_out)
-    if repeated is not None:
-        raise IntegrityError(f"valid.jsonl has two examples of user {repeated!r}")
-    if sorted(held_out) != sorted(example.user for example in split.test):
-        raise IntegrityError("valid.jsonl and test.jsonl do not have one example of each user")
+    users, counts = np.unique(split.valid.user_codes, return_counts=True)
+    if (counts > 1).any():
+        user = split.valid.store.users[users[counts > 1][0]]
+        raise IntegrityError(f"valid has two examples of user {user!r}")
+    if not np.array_equal(users, np.sort(split.test.user_codes)):
+        raise IntegrityError("valid and test do not have one example of each user")
 
 
 def _check_left_out(split: Split) -> None:
-    """Check that each user has one validation and one test example, or too few events for them."""
-    _check_examples_of_users(split)
-    users = {example.user for example in split.valid}
-    for sequence in split.train:
-        n_targets = len(sequence.target_indexes)
-        if sequence.user not in users and n_targets >= MIN_LENGTH:
-            raise IntegrityError(f"user {sequence.user!r} has {n_targets} targets and no example")
+    """Check that a user without examples has too few targets, or sessions, for them."""
+    train = split.train
+    counts = _countable(train, by_session=split.protocol == "last-session")
+    has_none = ~np.isin(train.user_codes, split.valid.user_codes)
+    wrong = np.flatnonzero(has_none & (counts >= MIN_LENGTH))
+    if len(wrong):
+        what = "sessions" if split.protocol == "last-session" else "targets"
+        raise IntegrityError(
+            f"user {train.users[wrong[0]]!r} has {counts[wrong[0]]} {what} and no example"
+        )
 
 
-def _check_windows(split: Split, windows: tuple[Example, ...]) -> None:
+def _countable(train: PackedSequences, by_session: bool) -> NDArray[np.int64]:
+    """(n,): how many targets, or sessions with targets, each user's training events have."""
+    lengths = train.items.lengths
+    is_target = target_marks(train)
+    user_of = np.repeat(np.arange(len(train)), lengths)
+    if by_session and train.sessions is not None:
+        firsts = np.cumsum(lengths) - lengths
+        starts = train.sessions.joined + np.repeat(firsts, train.sessions.lengths)
+        session_of = np.searchsorted(starts, np.flatnonzero(is_target), side="right") - 1
+        user_of = user_of[starts[np.unique(session_of)]]
+    else:
+        user_of = user_of[is_target]
+    return np.bincount(user_of, minlength=len(train))
+
+
+def target_marks(train: PackedSequences) -> NDArray[np.bool_]:
+    """(events,): whether each training event may be a target, user by user."""
+    marks = train.store.fields.get(TARGET)
+    if marks is None:
+        return np.ones(train.n_events, dtype=np.bool_)
+    is_marked = np.array([mark == TARGET_VALUES[True] for mark in marks.names.tolist()])
+    return is_marked[marks.codes[train.items.places]]
+
+
+def _check_windows(split: Split, windows: PackedExamples) -> None:
     """Check that the training events are those of the windows, and that none is held out."""
-    for name, examples in (
-        ("windows.jsonl", windows),
-        ("valid.jsonl", split.valid),
-        ("test.jsonl", split.test),
-    ):
-        for example in examples:
-            if example.position < len(example.history):
-                raise IntegrityError(
-                    f"{name}: user {example.user!r} has {len(example.history)} events before "
-                    f"position {example.position}"
-                )
-    implied = {sequence.user: sequence for sequence in window_sequences(windows)}
+    for name, part in (("windows", windows), ("valid", split.valid), ("test", split.test)):
+        _refuse(name, part, part.positions < part.histories.lengths, "a target before its history")
+    shown = parts_of_windows(windows, split.valid, split.test).train
+    implied = {sequence.user: sequence for sequence in shown}
     stored = {sequence.user: sequence for sequence in split.train}
     for user in implied.keys() | stored.keys():
         if implied.get(user) != stored.get(user):
-            raise IntegrityError(
-                f"windows.jsonl shows other events of user {user!r} than train.jsonl has"
-            )
-    for sequence in split.train:
-        for item, position in zip(sequence.items, sequence.positions, strict=True):
-            if (sequence.user, item, position) in split.held_out:
-                raise IntegrityError(
-                    f"train.jsonl: user {sequence.user!r} has item {item!r} at position "
-                    f"{position}, which is held out"
-                )
-
-
-def _difference(name: str, example: Example, events: tuple[str, ...]) -> str:
-    where = f"{name}: the history of user {example.user!r} at position {example.position}"
-    if len(example.history) != len(events):
-        return f"{where} has {len(example.history)} items, not {len(events)}"
-    pairs = zip(example.history, events, strict=True)
-    index = next(i for i, (item, event) in enumerate(pairs) if item != event)
-    return f"{where} has item {example.history[index]!r} at index {index}, not {events[index]!r}"
-
-
-def _repeated(users: Iterable[str]) -> str | None:
-    """A user that occurs twice."""
-    seen: set[str] = set()
-    for user in users:
-        if user in seen:
-            return user
-        seen.add(user)
-    return None
+            raise IntegrityError(f"the windows show other events of user {user!r} than train has")
+    if split.leaked_events:
+        raise IntegrityError(f"{split.leaked_events} training events are held out")

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.data.split.packed import PackedExamples, PackedSequences, Packer, Ragged
+from sidtool.base.threads import in_threads
+from sidtool.data.split.packed import PackedSequences
+from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol
-from sidtool.data.split.split import Event, Split, UserSequence, count_leaks
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 
 WINDOW = 50
 """Events of a user that lie further apart do not co-occur: the cost stays linear in the events."""
@@ -59,8 +62,7 @@ def count_cooccurrence(
     Training events of other items are left out first. Raises RefusedError if a held-out event is
     among the training events, DataError if no two of the items co-occur."""
     sequences = item_sequences(split, ids)
-    lists = packed_sequences(split.train).items
-    n_events = int((lists.stops - lists.starts).sum())
+    n_events = split.train.n_events
     counts = weigh_pairs(sequences, len(ids), decay, window)
     if not counts.nnz:
         raise DataError(
@@ -96,12 +98,12 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         numbers = np.array([number_of.get(name, -1) for name in users.names], dtype=np.int32)
         known = [np.zeros(0, dtype=np.int32)]
         lengths = [np.zeros(0, dtype=np.int64)]
-        for start, stop in _user_blocks(users):
-            codes, offsets = _joined(users.items, start, stop)
-            items = numbers[codes]
+        for start, stop in ranges(users.items.lengths, BLOCK_EVENTS):
+            lists = users.items.take(slice(start, stop))
+            items = numbers[lists.joined]
             is_known = items >= 0
             known.append(items[is_known])
-            lengths.append(np.diff(_offsets(is_known)[offsets]))
+            lengths.append(np.diff(_offsets(is_known)[_offsets(lists.lengths)]))
         return cls(np.concatenate(known), _offsets(np.concatenate(lengths)))
 
     @property
@@ -135,60 +137,18 @@ def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
 
 def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
     """Training events as arrays."""
-    return users if isinstance(users, PackedSequences) else Packer().sequences(users)()
-
-
-def _user_blocks(users: PackedSequences) -> Iterator[tuple[int, int]]:
-    """Ranges of users with about BLOCK_EVENTS events each."""
-    return ranges(users.items.stops - users.items.starts, BLOCK_EVENTS)
-
-
-def _joined(
-    lists: Ragged, start: int, stop: int
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
-    """The numbers of some lists one after the other, and the offsets of the lists in them."""
-    starts = lists.starts[start:stop]
-    lengths = lists.stops[start:stop] - starts
-    offsets = _offsets(lengths)
-    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return lists.values[places], offsets
+    return users if isinstance(users, PackedSequences) else pack_parts(users, (), ()).train
 
 
 def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
     Raises RefusedError if a held-out event is among the training events."""
-    users = packed_sequences(split.train)
-    leaked = count_leaks(split, _late_events(split, users))
-    if leaked:
-        raise RefusedError(f"{leaked} held-out events are among the training events, not 0")
-    return ItemSequences.of_ids(users, ids)
-
-
-def _late_events(split: Split, users: PackedSequences) -> Iterator[Event]:
-    """The training events from a user's first held-out position on: no others can be held out."""
-    names = users.users.names
-    first_held_out = np.full(len(names), LARGEST)
-    for part in (split.valid, split.test):
-        examples = part if isinstance(part, PackedExamples) else Packer().examples(part)()
-        codes: NDArray[np.integer[Any]] = examples.users.codes
-        if examples.users.names is not names:
-            code_of = {name: code for code, name in enumerate(names)}
-            codes = np.array([code_of.get(name, -1) for name in examples.users], dtype=np.int64)
-        in_train = codes >= 0
-        np.minimum.at(first_held_out, codes[in_train], examples.positions[in_train])
-    for start, stop in _user_blocks(users):
-        items, offsets = _joined(users.items, start, stop)
-        codes = np.repeat(users.users.codes[start:stop], np.diff(offsets))
-        if users.positions is None:
-            first = np.repeat(offsets[:-1], np.diff(offsets))
-            positions: NDArray[np.integer[Any]] = np.arange(len(items)) - first
-        else:
-            positions, _ = _joined(users.positions, start, stop)
-        late = np.flatnonzero(positions >= first_held_out[codes])
-        late_users = names[codes[late]].tolist()
-        late_items = users.names[items[late]].tolist()
-        yield from zip(late_users, late_items, positions[late].tolist(), strict=True)
+    if split.leaked_events:
+        raise RefusedError(
+            f"{split.leaked_events} held-out events are among the training events, not 0"
+        )
+    return ItemSequences.of_ids(split.train, ids)
 
 
 def count_pairs(
@@ -212,9 +172,23 @@ def count_blocks(
     decay: float,
     window: int = WINDOW,
     limit: int = BLOCK_PAIRS,
+    threads: int = 1,
 ) -> Iterator[Any]:
     """Matrices as `count_pairs` whose sum is that of all pairs: each counts about `limit` pairs of
     events, whose sums cannot overflow."""
+
+    def count(block: tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]) -> Any:
+        return _count_block(*block, n_items, decay)
+
+    blocks = _event_blocks(sequences, window, limit)
+    return (counts for counts in in_threads(count, blocks, threads) if counts.nnz)
+
+
+def _event_blocks(
+    sequences: Sequence[NDArray[np.integer[Any]]], window: int, limit: int
+) -> Iterator[tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]]:
+    """Consecutive events with about `limit` pairs with later ones: items, the number of later
+    events of each that are within the window, and the place of the first one among the items."""
     joined = ItemSequences.of(sequences)
     for first_user, last_user in ranges(joined.lengths, BLOCK_EVENTS):
         users = joined[first_user:last_user]
@@ -223,9 +197,7 @@ def count_blocks(
         n_later = np.minimum(ends - np.arange(1, len(ends) + 1), window)
         most = int(LARGEST * UNIT) - int(n_later.max(initial=0))  # a range may be one event larger
         for start, stop in ranges(n_later, min(limit, most)):
-            block = _count_block(users.items, n_later[start:stop], start, n_items, decay)
-            if block.nnz:
-                yield block
+            yield users.items, n_later[start:stop], start
 
 
 def _count_block(

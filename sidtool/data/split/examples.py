@@ -18,7 +18,7 @@ from typing import Any
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.data.split.sessions import is_division
-from sidtool.data.split.split import Example, FurtherTarget, UserSequence
+from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 from sidtool.data.tables.json_tables import is_id, json_lines
 
 MAX_POSITION = 1 << 31
@@ -90,21 +90,6 @@ def _rest(
         item = _id(path, number, target, "item")
         targets.append(FurtherTarget(item, position, fields.feedback, fields.context, fields.time))
     return tuple(targets)
-
-
-def write_events(path: Path, sequences: Iterable[UserSequence]) -> None:
-    """One line per user."""
-    _write(path, map(_sequence_json, sequences))
-
-
-def _sequence_json(sequence: UserSequence) -> dict[str, Any]:
-    value: dict[str, Any] = {"user": sequence.user, "items": sequence.items}
-    value["positions"] = sequence.positions
-    if sequence.sessions:
-        value["sessions"] = sequence.sessions
-    if sequence.fields != NO_FIELDS:
-        value["fields"] = sequence.fields.to_json()
-    return value
 
 
 def read_events(path: Path) -> Iterator[UserSequence]:

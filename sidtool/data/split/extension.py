@@ -11,7 +11,8 @@ from itertools import chain
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 
 ItemEvent = tuple[Any, ...]
 """An item, and the time of the event if both splits record times."""

@@ -1,22 +1,17 @@
-"""The split folder: train, valid and test as JSON Lines, and a manifest that is written last.
+"""The split folder: train, valid and test as Parquet files (`write_parts`), and the manifest
+`split.json`, which is written last.
+
+Formats 1 to 3 are read too. They have JSON Lines in place of Parquet:
 
 train.jsonl     {"user": "u1", "items": ["i1", "i2"], "positions": [0, 1]}
 valid.jsonl     {"user": "u1", "history": ["i1", "i2"], "item": "i3", "position": 2}
 test.jsonl      {"user": "u1", "history": ["i1", "i2", "i3"], "item": "i4", "position": 3}
 windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
-split.json      the manifest
 
-In format 2 a line of train.jsonl has `fields`: {"user": {"age": 24}, "event": {"rating": [5, 3]},
-"times": [880000000, 880000060]}; a line of valid.jsonl and test.jsonl has them for its history,
-with the `context` and the `time` of its target, and the target's own `feedback`.
-
-Format 3 records sessions: a line of train.jsonl has the indexes at which they start, `sessions`:
-[0, 3]; under last-session a line of valid.jsonl and test.jsonl has the session's targets after the
-first one, `rest`: [{"item": "i7", "position": 6}], each with `feedback`, `context` and `time` where
-the split has them."""
+docs/format.md has their fields and sessions."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidtool.base.artifact import describe
@@ -31,22 +26,24 @@ from sidtool.data.event_sort import Spill, spill_beside
 from sidtool.data.fields.field_columns import FieldOptions, read_fields
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.consistency import check_parts
-from sidtool.data.split.examples import read_events, read_examples, write_events, write_examples
+from sidtool.data.split.digests import COLUMN_FORMAT
+from sidtool.data.split.examples import read_events, read_examples
 from sidtool.data.split.extension import extended
-from sidtool.data.split.packed import Packer
+from sidtool.data.split.logs import PARTS
+from sidtool.data.split.packing import PackedParts, pack_parts
 from sidtool.data.split.protocols import given, last_session, leave_one_out, temporal
-from sidtool.data.split.record import Cuts, Protocol, SplitManifest
+from sidtool.data.split.read_parts import read_logs, read_windows
+from sidtool.data.split.record import SPLIT_FORMAT, Cuts, Protocol, SplitManifest
 from sidtool.data.split.sessions import SessionRule, read_sessions
 from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.data.split.write_parts import file_name, write_logs, write_windows
 from sidtool.data.tables.containers import PARQUET
 from sidtool.data.tables.locate import parquet_files
 from sidtool.data.times import parse_time
 
 MANIFEST = "split.json"
-TRAIN = "train.jsonl"
-VALID = "valid.jsonl"
-TEST = "test.jsonl"
-WINDOWS = "windows.jsonl"
+WINDOWS = "windows"
+"""The name of the training windows in formats 1 to 3."""
 
 
 @dataclass(frozen=True)
@@ -199,13 +196,16 @@ def _split_of(events: Path, options: SplitOptions, spill: Spill | None) -> Split
 
 
 def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifest:
-    """Write the folder of a split, whole or not at all."""
+    """Write the folder of a split, whole or not at all. Raises IntegrityError if no protocol could
+    have made its parts."""
+    if split.origin.format != SPLIT_FORMAT:
+        split = replace(split, origin=replace(split.origin, format=SPLIT_FORMAT))
+    logs = check_parts(split)
     with new_dir(out, force=force) as folder:
-        write_events(folder / TRAIN, split.train)
-        write_examples(folder / VALID, split.valid)
-        write_examples(folder / TEST, split.test)
-        if split.windows is not None:
-            write_examples(folder / WINDOWS, split.windows)
+        if logs is not None:
+            write_logs(folder, split, logs)
+        elif split.windows is not None:
+            write_windows(folder, (split.windows, split.valid, split.test))
         digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         manifest = split.manifest(digests)
         (folder / MANIFEST).write_text(sealed_text(manifest.to_json()), encoding="utf-8")
@@ -229,7 +229,7 @@ def read_manifest(folder: Path) -> SplitManifest:
         ) from error
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    expected = {TRAIN, VALID, TEST, *([WINDOWS] if manifest.protocol == "given" else [])}
+    expected = set(file_names(manifest))
     if manifest.files.keys() != expected:
         raise IntegrityError(
             f"{path} lists the files {sorted(manifest.files)}, a split of protocol "
@@ -247,25 +247,27 @@ def read_manifest(folder: Path) -> SplitManifest:
     return manifest
 
 
-def read_split(folder: Path, arrays: Path | None = None) -> Split:
-    """Read a split folder. With `arrays`, an existing folder, the events lie in files there.
+def file_names(manifest: SplitManifest) -> list[str]:
+    """The files of a split."""
+    if manifest.format >= COLUMN_FORMAT:
+        return [file_name(part) for part in PARTS]
+    parts = [*PARTS, *([WINDOWS] if manifest.protocol == "given" else [])]
+    return [f"{part}.jsonl" for part in parts]
+
+
+def read_split(folder: Path) -> Split:
+    """Read a split folder.
 
     Raises as `read_manifest` does, DataError for a malformed line, and IntegrityError for parts
     that contradict the manifest or the protocol."""
     manifest = read_manifest(folder)
-    windows = None
-    if manifest.protocol == "given":
-        windows = tuple(read_examples(folder / WINDOWS))
-    packer = Packer(arrays)
-    train = packer.sequences(read_events(folder / TRAIN))
-    valid = packer.examples(read_examples(folder / VALID))
-    test = packer.examples(read_examples(folder / TEST))
+    parts = _read_parts(folder, manifest)
     split = Split(
         manifest.protocol,
-        train=train(),
-        valid=valid(),
-        test=test(),
-        windows=windows,
+        train=parts.train,
+        valid=parts.valid,
+        test=parts.test,
+        windows=parts.windows,
         origin=SplitOrigin(
             manifest.events_digest,
             manifest.columns,
@@ -275,6 +277,7 @@ def read_split(folder: Path, arrays: Path | None = None) -> Split:
             manifest.fields,
             manifest.sessions,
             manifest.drops_events,
+            manifest.format,
         ),
     )
     # the files may be intact and still belong to another manifest
@@ -295,11 +298,26 @@ def read_split(folder: Path, arrays: Path | None = None) -> Split:
     return split
 
 
+def _read_parts(folder: Path, manifest: SplitManifest) -> PackedParts:
+    is_given = manifest.protocol == "given"
+    if manifest.format >= COLUMN_FORMAT:
+        return read_windows(folder) if is_given else read_logs(folder, manifest)
+    train, valid, test = (folder / f"{part}.jsonl" for part in PARTS)
+    windows = read_examples(folder / f"{WINDOWS}.jsonl") if is_given else None
+    parts = (read_events(train), read_examples(valid), read_examples(test), windows)
+    try:
+        return pack_parts(*parts, manifest.fields)
+    except IntegrityError as error:
+        raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
+
+
 def is_split_folder(path: Path) -> bool:
     """Whether a path is a folder that must hold a split, and no table."""
     if not path.is_dir() or path.name.lower().endswith(PARQUET):
         return False
-    return (path / MANIFEST).exists() or not parquet_files(path)
+    if (path / MANIFEST).exists() or all((path / file_name(part)).exists() for part in PARTS):
+        return True
+    return not parquet_files(path)
 
 
 def open_split(
@@ -308,17 +326,9 @@ def open_split(
     """The split of a folder that `sidtool split` wrote, or of a file of events.
 
     A file of events is split by leave-one-out with `recorded` or guessed columns, which gives the
-    same digest as `sidtool split FILE` without options. With `spill` the events lie in files of its
-    folder, and a table is sorted within its budget. Raises as `read_split` or `make_split`
-    does."""
+    same digest as `sidtool split FILE` without options. With `spill` a table is sorted within a
+    memory budget. Raises as `read_split` or `make_split` does."""
     path = Path(path)
     if is_split_folder(path):
-        return read_split(path, None if spill is None else _arrays_folder(path, spill))
+        return read_split(path)
     return make_split(path, recorded=recorded, spill=spill)
-
-
-def _arrays_folder(split: Path, spill: Spill) -> Path | None:
-    """Where the events of a split folder are put: nowhere if they fit the budget, since an event
-    takes no more bytes in memory than in its file."""
-    size = sum(file.stat().st_size for file in split.iterdir())
-    return None if size <= spill.budget else spill.subfolder("split")

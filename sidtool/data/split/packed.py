@@ -1,25 +1,23 @@
-"""Parts of a split as arrays: users and items are codes, and a sequence or an example becomes an
+"""Parts of a split in columns: users and items are codes, and a sequence or an example becomes an
 object when it is read.
 
-A training event takes 4 bytes, an item of a stored history too. The parts that a protocol makes
-have no histories of their own: they refer to the sorted events."""
+The parts of a split refer to one store of events, so a history takes 16 bytes, whatever its
+length."""
 
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.coded import Coded, object_array
-from sidtool.data.fields.fields import NO_FIELDS, Fields, Value, Values
-from sidtool.data.split.split import Example, FurtherTarget, UserSequence
+from sidtool.data.coded import Coded
+from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes, Value, Values
+from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 
 T = TypeVar("T")
-BLOCK = 1 << 20
-"""Codes that are written to a file at once."""
+Indexes = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +25,99 @@ class Ragged:
     """n lists of numbers: list i is `values[starts[i]:stops[i]]`."""
 
     values: NDArray[np.integer[Any]]
-    starts: NDArray[np.int64]
+    starts: Indexes
     """(n,)"""
-    stops: NDArray[np.int64]
+    stops: Indexes
     """(n,)"""
+
+    @classmethod
+    def of_lengths(cls, values: NDArray[np.integer[Any]], lengths: NDArray[Any]) -> Self:
+        """Lists of these lengths that lie behind one another."""
+        stops = np.cumsum(lengths, dtype=np.int64)
+        return cls(values, stops - lengths, stops)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> NDArray[np.integer[Any]]:
         return self.values[self.starts[index] : self.stops[index]]
+
+    @property
+    def lengths(self) -> Indexes:
+        """(n,)"""
+        return self.stops - self.starts
+
+    def take(self, rows: Any) -> "Ragged":
+        """The lists at some rows, or of a slice of them."""
+        return replace(self, starts=self.starts[rows], stops=self.stops[rows])
+
+    @cached_property
+    def places(self) -> Indexes:
+        """(values of all lists,): their indexes in `values`, list by list."""
+        return consecutive(self.starts, self.lengths)
+
+    @property
+    def joined(self) -> NDArray[np.integer[Any]]:
+        """The values of all lists, list by list."""
+        if len(self) and np.array_equal(self.stops[:-1], self.starts[1:]):
+            return self.values[self.starts[0] : self.stops[-1]]
+        return self.values[self.places]
+
+
+def consecutive(starts: Indexes, lengths: NDArray[Any]) -> Indexes:
+    """start, start + 1 ... of each start, so many as its length."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def text_ranks(texts: NDArray[np.object_]) -> NDArray[np.int64]:
+    """(n,): the rank of each of n distinct texts by code points."""
+    ranks = np.empty(len(texts), dtype=np.int64)
+    ranks[np.argsort(texts, kind="stable")] = np.arange(len(ranks))
+    return ranks
+
+
+@dataclass(frozen=True, eq=False)
+class EventStore:
+    """Events in columns, to which the lists of a split's parts refer."""
+
+    users: NDArray[np.object_]
+    """(users,) ids"""
+    names: NDArray[np.object_]
+    """(items,) ids"""
+    items: NDArray[np.integer[Any]]
+    """(n,): the item of each event, as an index into `names`"""
+    types: FieldTypes = field(default_factory=FieldTypes)
+    """The fields below"""
+    fields: Mapping[str, Coded[Value | None]] = field(default_factory=dict)
+    """Field of events -> n values"""
+    times: NDArray[Any] | None = None
+    """(n,) seconds since 1970"""
+    user_fields: Mapping[str, Coded[Value | None]] = field(default_factory=dict)
+    """Field of users -> (users,) values"""
+
+    @cached_property
+    def has_fields(self) -> bool:
+        """Whether events or users have any field."""
+        return bool(self.fields or self.user_fields or self.times is not None)
+
+    def of_events(self, user: int, start: int, stop: int) -> Fields:
+        """The fields of a user, by code, and of the events from `start` to `stop`."""
+        if not self.has_fields:
+            return NO_FIELDS
+        return Fields(
+            {name: values[user] for name, values in self.user_fields.items()},
+            {name: tuple(values[start:stop]) for name, values in self.fields.items()},
+            times=None if self.times is None else tuple(self.times[start:stop].tolist()),
+        )
+
+    def at(self, event: int, names: Iterable[str]) -> Values:
+        """The values of some fields at an event."""
+        return {name: self.fields[name][event] for name in names}
+
+    def time(self, event: int) -> float | None:
+        """When an event happened, None where the store has no times."""
+        return None if self.times is None else self.times[event].item()
 
 
 class _Packed(Sequence[T], Generic[T]):
@@ -45,9 +126,14 @@ class _Packed(Sequence[T], Generic[T]):
     def _value(self, index: int) -> T:
         raise NotImplementedError
 
+    def take(self, rows: Any) -> Self:
+        """The values at some rows, or of a slice of them, packed too."""
+        raise NotImplementedError
+
     def __getitem__(self, index: Any) -> Any:
-        places = range(len(self))[index]
-        return tuple(map(self._value, places)) if isinstance(index, slice) else self._value(places)
+        if isinstance(index, slice):
+            return self.take(index)
+        return self._value(range(len(self))[index])
 
     def __iter__(self) -> Iterator[T]:
         return map(self._value, range(len(self)))
@@ -65,29 +151,67 @@ class _Packed(Sequence[T], Generic[T]):
 class PackedSequences(_Packed[UserSequence]):
     """The training events of n users."""
 
-    users: Coded[str]
-    """(n,)"""
-    names: NDArray[np.object_]
-    """The item id of each code"""
+    store: EventStore
+    user_codes: NDArray[np.integer[Any]]
+    """(n,): indexes into the store's users"""
     items: Ragged
-    """n lists of item codes"""
+    """n lists of item codes: the store's"""
     positions: Ragged | None = None
     """n lists of positions; None: 0, 1, 2 ... of every user"""
-    fields: Callable[[int], Fields] | None = None
-    """The fields of the user at an index"""
-    sessions: Callable[[int], tuple[int, ...]] | None = None
-    """The starts of sessions of the user at an index"""
+    sessions: Ragged | None = None
+    """n lists of the indexes, counted from the user's first event, at which sessions start"""
+
+    @property
+    def users(self) -> Coded[str]:
+        """(n,) ids"""
+        return Coded(self.store.users, self.user_codes)
+
+    @property
+    def names(self) -> NDArray[np.object_]:
+        """The item id of each code"""
+        return self.store.names
+
+    @property
+    def n_events(self) -> int:
+        """The number of training events."""
+        return int(self.items.lengths.sum())
+
+    @property
+    def event_positions(self) -> NDArray[np.integer[Any]]:
+        """(events,): the position of each training event, user by user."""
+        if self.positions is not None:
+            return self.positions.joined
+        lengths = self.items.lengths
+        return consecutive(np.zeros(len(lengths), dtype=np.int64), lengths)
+
+    @property
+    def stop_positions(self) -> Indexes:
+        """(n,): one more than the position of each user's last event."""
+        if self.positions is None:
+            return self.items.lengths
+        stops = np.zeros(len(self), dtype=np.int64)
+        has_any = self.positions.lengths > 0
+        stops[has_any] = self.positions.values[self.positions.stops[has_any] - 1] + 1
+        return stops
 
     def __len__(self) -> int:
-        return len(self.users)
+        return len(self.user_codes)
+
+    def take(self, rows: Any) -> "PackedSequences":
+        """The sequences at some rows, or of a slice of them."""
+        positions = None if self.positions is None else self.positions.take(rows)
+        sessions = None if self.sessions is None else self.sessions.take(rows)
+        items = self.items.take(rows)
+        return PackedSequences(self.store, self.user_codes[rows], items, positions, sessions)
 
     def _value(self, index: int) -> UserSequence:
         items = tuple(self.names[self.items[index]].tolist())
         positions = tuple(range(len(items)))
         if self.positions is not None:
             positions = tuple(self.positions[index].tolist())
-        fields = NO_FIELDS if self.fields is None else self.fields(index)
-        sessions = () if self.sessions is None else self.sessions(index)
+        start, stop = int(self.items.starts[index]), int(self.items.stops[index])
+        fields = self.store.of_events(int(self.user_codes[index]), start, stop)
+        sessions = () if self.sessions is None else tuple(self.sessions[index].tolist())
         return UserSequence(self.users[index], items, positions, fields, sessions)
 
 
@@ -95,160 +219,94 @@ class PackedSequences(_Packed[UserSequence]):
 class PackedExamples(_Packed[Example]):
     """n evaluation examples."""
 
-    users: Coded[str]
-    """(n,)"""
-    names: NDArray[np.object_]
-    """The item id of each code"""
+    store: EventStore
+    user_codes: NDArray[np.integer[Any]]
+    """(n,): indexes into the store's users"""
     histories: Ragged
-    """n lists of item codes"""
-    items: NDArray[np.integer[Any]]
-    """(n,) the code of each target"""
-    positions: NDArray[np.integer[Any]]
-    """(n,)"""
-    fields: Callable[[int], tuple[Fields, Values]] | None = None
-    """The fields and the feedback of the example at an index"""
-    rest: Callable[[int], tuple[FurtherTarget, ...]] | None = None
-    """The further targets of the example at an index"""
+    """n lists of item codes: the store's"""
+    targets: Ragged
+    """n lists of the store's events: the targets of each example, at least one"""
+    positions_of: NDArray[np.integer[Any]]
+    """(`targets.values`,): the position of each of these in its user's whole sequence"""
+
+    @property
+    def users(self) -> Coded[str]:
+        """(n,) ids"""
+        return Coded(self.store.users, self.user_codes)
+
+    @property
+    def names(self) -> NDArray[np.object_]:
+        """The item id of each code"""
+        return self.store.names
+
+    @property
+    def items(self) -> NDArray[np.integer[Any]]:
+        """(n,): the code of the first target"""
+        return self.store.items[self.targets.values[self.targets.starts]]
+
+    @property
+    def positions(self) -> NDArray[np.integer[Any]]:
+        """(n,): the position of the first target"""
+        return self.positions_of[self.targets.starts]
+
+    @property
+    def event_users(self) -> NDArray[np.integer[Any]]:
+        """(events,): the user code of each target, example by example."""
+        return np.repeat(self.user_codes, self.targets.lengths)
+
+    @property
+    def event_items(self) -> NDArray[np.integer[Any]]:
+        """(events,): the item code of each target, example by example."""
+        return self.store.items[self.targets.joined]
+
+    @property
+    def event_positions(self) -> NDArray[np.integer[Any]]:
+        """(events,): the position of each target, example by example."""
+        return self.positions_of[self.targets.places]
 
     def __len__(self) -> int:
-        return len(self.users)
+        return len(self.user_codes)
+
+    def take(self, rows: Any) -> "PackedExamples":
+        """The examples at some rows, or of a slice of them."""
+        users = self.user_codes[rows]
+        parts = (self.histories.take(rows), self.targets.take(rows))
+        return PackedExamples(self.store, users, *parts, self.positions_of)
 
     def _value(self, index: int) -> Example:
+        store = self.store
         history = tuple(self.names[self.histories[index]].tolist())
-        item = self.names[self.items[index]]
-        position = int(self.positions[index])
-        fields, feedback = (NO_FIELDS, {}) if self.fields is None else self.fields(index)
-        rest = () if self.rest is None else self.rest(index)
-        return Example(self.users[index], history, item, position, fields, feedback, rest)
+        first, *rest = (
+            (int(self.targets.values[place]), int(self.positions_of[place]))
+            for place in range(int(self.targets.starts[index]), int(self.targets.stops[index]))
+        )
+        return Example(
+            self.users[index],
+            history,
+            self.names[store.items[first[0]]],
+            first[1],
+            self._fields(index, first[0]),
+            store.at(first[0], store.types.feedback),
+            tuple(self._further_target(event, position) for event, position in rest),
+        )
 
+    def _fields(self, index: int, target: int) -> Fields:
+        """The fields of the history, and what is known before the target."""
+        store = self.store
+        if not store.has_fields:
+            return NO_FIELDS
+        start, stop = int(self.histories.starts[index]), int(self.histories.stops[index])
+        fields = store.of_events(int(self.user_codes[index]), start, stop)
+        return replace(
+            fields, context=store.at(target, store.types.context), time=store.time(target)
+        )
 
-@dataclass
-class Packer:
-    """Packs the parts of one split, which share the codes of users and items."""
-
-    folder: Path | None = None
-    """An existing folder: the arrays of events are put in files there, and mapped"""
-    _users: dict[str, int] = field(default_factory=dict)
-    _items: dict[str, int] = field(default_factory=dict)
-    _values: dict[tuple[type, Value], Value] = field(default_factory=dict)
-    _files: int = 0
-
-    def names(self) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
-        """The ids of users and of items by code, of what was packed until now."""
-        return object_array(self._users), object_array(self._items)
-
-    def sequences(self, sequences: Iterable[UserSequence]) -> Callable[[], PackedSequences]:
-        """Pack sequences, read once. The result is made when all parts are packed."""
-        users = array("i")
-        items = self._rows()
-        positions = self._rows()
-        sessions = self._rows()
-        fields: list[Fields] = []
-        is_counted = True
-        has_sessions = False
-        for sequence in sequences:
-            users.append(self._code(self._users, sequence.user))
-            items.append([self._code(self._items, item) for item in sequence.items])
-            positions.append(sequence.positions)
-            is_counted &= sequence.positions == tuple(range(len(sequence.items)))
-            fields.append(self._shared(sequence.fields))
-            sessions.append(sequence.sessions)
-            has_sessions |= bool(sequence.sessions)
-        rows = items.finish()
-        places = None if is_counted else positions.finish()
-        of_index = None if _none(fields) else fields.__getitem__
-        session_starts = sessions.finish()
-
-        def sessions_of(index: int) -> tuple[int, ...]:
-            return tuple(session_starts[index].tolist())
-
-        def packed() -> PackedSequences:
-            user_names, item_names = self.names()
-            coded = Coded[str](user_names, np.frombuffer(users, dtype=np.int32))
-            starts = sessions_of if has_sessions else None
-            return PackedSequences(coded, item_names, rows, places, of_index, starts)
-
-        return packed
-
-    def examples(self, examples: Iterable[Example]) -> Callable[[], PackedExamples]:
-        """Pack examples, as `sequences`."""
-        users = array("i")
-        histories = self._rows()
-        targets = array("i")
-        positions = array("i")
-        fields: list[tuple[Fields, Values]] = []
-        rest: list[tuple[FurtherTarget, ...]] = []
-        for example in examples:
-            users.append(self._code(self._users, example.user))
-            histories.append([self._code(self._items, item) for item in example.history])
-            targets.append(self._code(self._items, example.item))
-            positions.append(example.position)
-            fields.append((self._shared(example.fields), example.feedback))
-            rest.append(example.rest)
-        rows = histories.finish()
-        has_fields = any(shown is not NO_FIELDS or feedback for shown, feedback in fields)
-        of_index = fields.__getitem__ if has_fields else None
-        rest_of = rest.__getitem__ if any(rest) else None
-
-        def packed() -> PackedExamples:
-            user_names, item_names = self.names()
-            coded = Coded[str](user_names, np.frombuffer(users, dtype=np.int32))
-            items = np.frombuffer(targets, dtype=np.int32)
-            places = np.frombuffer(positions, dtype=np.int32)
-            return PackedExamples(coded, item_names, rows, items, places, of_index, rest_of)
-
-        return packed
-
-    @staticmethod
-    def _code(code_of: dict[str, int], name: str) -> int:
-        return code_of.setdefault(name, len(code_of))
-
-    def _rows(self) -> "_Rows":
-        self._files += 1
-        return _Rows(None if self.folder is None else self.folder / f"rows-{self._files}")
-
-    def _shared(self, fields: Fields) -> Fields:
-        """The fields with one object for equal values of events."""
-        if fields is NO_FIELDS:
-            return fields
-        event = {
-            name: tuple(self._values.setdefault((type(each), each), each) for each in values)  # type: ignore[arg-type]
-            for name, values in fields.event.items()
-        }
-        return replace(fields, event=event)
-
-
-def _none(fields: Iterable[Fields]) -> bool:
-    return all(each is NO_FIELDS for each in fields)
-
-
-class _Rows:
-    """Lists of numbers that are appended, in memory or in a file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._values = array("i")
-        self._written = 0
-        self._ends = array("q", [0])
-
-    def append(self, row: Iterable[int]) -> None:
-        """Add a list."""
-        self._values.extend(row)
-        self._ends.append(self._written + len(self._values))
-        if self._path is not None and len(self._values) >= BLOCK:
-            self._flush(self._path)
-
-    def _flush(self, path: Path) -> None:
-        with path.open("ab") as stream:
-            self._values.tofile(stream)
-        self._written += len(self._values)
-        self._values = array("i")
-
-    def finish(self) -> Ragged:
-        """All lists."""
-        ends = np.frombuffer(self._ends, dtype=np.int64)
-        values: NDArray[np.integer[Any]] = np.frombuffer(self._values, dtype=np.int32)
-        if self._path is not None and ends[-1]:
-            self._flush(self._path)
-            values = np.memmap(self._path, np.int32, mode="r")
-        return Ragged(values, ends[:-1], ends[1:])
+    def _further_target(self, event: int, position: int) -> FurtherTarget:
+        store = self.store
+        return FurtherTarget(
+            self.names[store.items[event]],
+            position,
+            store.at(event, store.types.feedback),
+            store.at(event, store.types.context),
+            store.time(event),
+        )

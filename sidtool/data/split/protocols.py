@@ -10,7 +10,7 @@ holds out the last two targets of a user, and what lies between them or behind t
 training event."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,21 +19,14 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.coded import Coded
 from sidtool.data.fields.field_columns import FieldTable
-from sidtool.data.fields.fields import Fields, Values
 from sidtool.data.interactions import Interactions
-from sidtool.data.split.packed import PackedExamples, PackedSequences, Ragged
+from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
+from sidtool.data.split.packing import pack_parts, parts_of_windows
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.sessions import SessionTable
-from sidtool.data.split.split import (
-    MIN_LENGTH,
-    Example,
-    FurtherTarget,
-    Split,
-    SplitOrigin,
-    window_sequences,
-)
+from sidtool.data.split.split import MIN_LENGTH, Split, SplitOrigin
+from sidtool.data.split.values import Example
 from sidtool.data.split.windows import Window, join_windows, read_windows
 
 TRAIN_SHARE = 0.8
@@ -152,94 +145,51 @@ class _UserLogs:
             return np.arange(len(self.interactions))
         return np.flatnonzero(self.table.is_target)
 
+    @cached_property
+    def store(self) -> EventStore:
+        """The events, to which all parts refer."""
+        events, table = self.interactions, self.table
+        parts = (events.users.names, events.items.names, events.items.codes)
+        if table is None:
+            return EventStore(*parts)
+        return EventStore(*parts, table.types, table.columns, table.times, table.users)
+
     def sequences(self, users: NDArray[np.int64], stops: NDArray[np.int64]) -> PackedSequences:
         """(n,) users' events before (n,) indexes, as training events."""
-        events = self.interactions
-        starts = events.starts[users]
-        coded = Coded[str](events.users.names, users)
-        items = Ragged(events.items.codes, starts, stops)
-        table, session_table = self.table, self.session_table
+        starts = self.interactions.starts[users]
+        items = Ragged(self.store.items, starts, stops)
+        return PackedSequences(self.store, users, items, None, self._sessions(starts, stops))
 
-        def fields(index: int) -> Fields:
-            assert table is not None
-            return table.of_user(coded[index], int(starts[index]), int(stops[index]))
-
-        def sessions(index: int) -> tuple[int, ...]:
-            assert session_table is not None
-            return session_table.within(int(starts[index]), int(stops[index]))
-
-        return PackedSequences(
-            coded,
-            events.items.names,
-            items,
-            None,
-            None if table is None else fields,
-            None if session_table is None else sessions,
-        )
+    def _sessions(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Ragged | None:
+        """The starts of the sessions in (n,) ranges of events, counted from the user's first."""
+        if self.session_table is None:
+            return None
+        first_events = self.session_table.starts
+        of_user = self.interactions.starts[self.interactions.users.codes[first_events]]
+        bounds = (np.searchsorted(first_events, ends) for ends in (starts, stops))
+        return Ragged(first_events - of_user, *bounds)
 
     def examples(self, users: NDArray[np.int64], events: NDArray[np.int64]) -> PackedExamples:
         """(n,) events by their indexes, each after all events of its user before it."""
-        interactions = self.interactions
-        starts = interactions.starts[users]
-        coded = Coded[str](interactions.users.names, users)
-        names = interactions.items.names
-        codes = interactions.items.codes
-        parts = (coded, names, Ragged(codes, starts, events), codes[events], events - starts)
-        table = self.table
-        if table is None:
-            return PackedExamples(*parts)
-
-        def fields(index: int) -> tuple[Fields, Values]:
-            of_user = table.of_user(coded[index], int(starts[index]), int(events[index]) + 1)
-            position = int(events[index] - starts[index])
-            feedback = {name: of_user.event[name][position] for name in table.types.feedback}
-            return of_user.before(position, tuple(table.types.context)), feedback
-
-        return PackedExamples(*parts, fields)
+        starts = self.interactions.starts[users]
+        histories = Ragged(self.store.items, starts, events)
+        targets = Ragged.of_lengths(events, np.ones(len(events), dtype=np.int64))
+        return PackedExamples(self.store, users, histories, targets, events - starts)
 
     def session_examples(
-        self, users: NDArray[np.int64], sessions: SessionTable, chosen: NDArray[np.int64]
+        self, users: NDArray[np.int64], sessions: SessionTable, numbers: NDArray[np.int64]
     ) -> PackedExamples:
         """(n,) sessions by their numbers, each with its targets, after all events of its user
         before the session."""
-        events = self.interactions
-        firsts = sessions.starts[chosen]
-        # the targets of each session are at places of all targets
-        places, ends = (
-            np.searchsorted(self.targets, bounds) for bounds in (firsts, sessions.stops[chosen])
-        )
-        examples = self.examples(users, self.targets[places])
-        starts = events.starts[users]
-        fields_of = examples.fields
-
-        def fields(index: int) -> tuple[Fields, Values]:
-            assert fields_of is not None
-            before_target, feedback = fields_of(index)
-            return before_target.until(int(firsts[index] - starts[index])), feedback
-
-        def rest(index: int) -> tuple[FurtherTarget, ...]:
-            further = self.targets[places[index] + 1 : ends[index]].tolist()
-            return tuple(self._further_target(event, int(starts[index])) for event in further)
-
-        return replace(
-            examples,
-            histories=Ragged(events.items.codes, starts, firsts),
-            fields=None if fields_of is None else fields,
-            rest=rest,
-        )
-
-    def _further_target(self, event: int, start: int) -> FurtherTarget:
-        """The event at an index, of a user whose events begin at `start`."""
-        item = self.interactions.items[event]
-        table = self.table
-        if table is None:
-            return FurtherTarget(item, event - start)
-        return FurtherTarget(
-            item,
-            event - start,
-            {name: table.columns[name][event] for name in table.types.feedback},
-            {name: table.columns[name][event] for name in table.types.context},
-            None if table.times is None else table.times[event].item(),
+        starts = self.interactions.starts
+        firsts = sessions.starts[numbers]
+        bounds = (np.searchsorted(self.targets, ends) for ends in (firsts, sessions.stops[numbers]))
+        return PackedExamples(
+            self.store,
+            users,
+            Ragged(self.store.items, starts[users], firsts),
+            Ragged(self.targets, *bounds),
+            self.targets - starts[self.interactions.users.codes[self.targets]],
         )
 
     def origin(self, cuts: Cuts | None, left_out: int) -> SplitOrigin:
@@ -262,20 +212,22 @@ def given(train: Path, valid: Path, test: Path) -> Split:
     parts = [read_windows(path) for path in (train, valid, test)]
     positions, leaking = join_windows(*parts)
     windows, valid_examples, test_examples = (
-        tuple(
+        [
             Example(window.user, window.history, window.item, positions[window])
             for window in part
             if part is not parts[0] or window not in leaking
-        )
+        ]
         for part in parts
     )
     origin = SplitOrigin(_windows_digest(parts), left_out=len(parts[0]) - len(windows))
-    sequences = window_sequences(windows)
-    return _checked(Split("given", sequences, valid_examples, test_examples, windows, origin))
+    packed = pack_parts((), valid_examples, test_examples, windows)
+    assert packed.windows is not None
+    joined = parts_of_windows(packed.windows, packed.valid, packed.test)
+    return _checked(Split("given", joined.train, joined.valid, joined.test, joined.windows, origin))
 
 
 def _checked(split: Split) -> Split:
-    if not (split.train and split.valid and split.test):
+    if not (len(split.train) and len(split.valid) and len(split.test)):
         counts = split.counts
         raise DataError(
             f"{split.protocol} leaves {counts.train_events} training events, {counts.valid} valid "

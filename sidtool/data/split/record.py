@@ -12,14 +12,14 @@ from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.split.sessions import SessionRule
 from sidtool.data.times import units_per_second
 
-SPLIT_FORMAT = 3
-"""The newest format of a split folder that this version reads."""
+SPLIT_FORMAT = 4
+"""The newest format of a split folder that this version reads, and the one that it writes."""
 Protocol = Literal["leave-one-out", "last-session", "temporal", "given"]
 
 
-def split_format(fields: FieldTypes | None, sessions: SessionRule | None) -> int:
-    """The format in which a split is written: 3 with sessions, 2 with fields of events or users,
-    else 1. Older versions read the lower ones too."""
+def line_format(fields: FieldTypes | None, sessions: SessionRule | None) -> int:
+    """The format of a split in JSON Lines: 3 with sessions, 2 with fields of events or users, else
+    1."""
     if sessions is not None:
         return 3
     return 1 if fields is None else 2
@@ -199,7 +199,9 @@ class SplitManifest(JsonRecord):
                     hint="upgrade sidtool",
                 )
             manifest = super().from_json(value)
-            if manifest.format != split_format(manifest.fields, manifest.sessions):
+            if manifest.format < SPLIT_FORMAT and manifest.format != line_format(
+                manifest.fields, manifest.sessions
+            ):
                 raise TypeError(
                     f"format {manifest.format} has the fields {manifest.fields} and the sessions "
                     f"{manifest.sessions}"

@@ -19,6 +19,7 @@ from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.field_columns import event_seconds
 from sidtool.data.interactions import Interactions
+from sidtool.data.split.packed import Ragged
 from sidtool.data.times import NUMBER
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -141,3 +142,15 @@ def is_division(starts: Sequence[int], n_events: int) -> bool:
     """Whether these are the starts of sessions of `n_events` events."""
     ascend = all(earlier < later for earlier, later in pairwise(starts))
     return bool(starts) and starts[0] == 0 and ascend and starts[-1] < n_events
+
+
+def are_divisions(sessions: Ragged, n_events: NDArray[np.int64]) -> bool:
+    """Whether (n,) lists are the starts of sessions of (n,) numbers of events, each."""
+    starts = sessions.joined
+    firsts = np.cumsum(sessions.lengths) - sessions.lengths
+    if not sessions.lengths.all() or (starts >= np.repeat(n_events, sessions.lengths)).any():
+        return False
+    ascends = np.ones(len(starts), dtype=np.bool_)
+    ascends[1:] = np.diff(starts) > 0
+    ascends[firsts] = starts[firsts] == 0
+    return bool(ascends.all())

@@ -1,11 +1,8 @@
-"""Splits of user events into training, validation and test, as values; `protocols` makes them.
-
-An event is (user, item, position), where the position is the index in the user's whole sequence: a
-repeated item is another event, and repeats are kept."""
+"""Splits of user events into training, validation and test, as values; `protocols` makes them."""
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -13,117 +10,29 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.digests import digest_strings
-from sidtool.data.coded import Coded
 from sidtool.data.columns import EventColumns
-from sidtool.data.fields.fields import NO_FIELDS, TARGET, TARGET_VALUES, Fields, FieldTypes, Values
+from sidtool.data.fields.fields import FieldTypes
+from sidtool.data.split.digests import COLUMN_FORMAT, held_out_digest, train_digest
+from sidtool.data.split.packed import PackedExamples, PackedSequences
+from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import (
     Cuts,
     Protocol,
     SplitCounts,
     SplitManifest,
     SplitReference,
-    split_format,
 )
 from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.values import Event, Example, UserSequence
 
 T = TypeVar("T")
-Event = tuple[str, str, int]
-"""User, item, position."""
+MAX_POSITION = 1 << 31
+"""Positions of a user's events are smaller."""
 LEAK_BLOCK = 1 << 16
 """Events that are looked up at once."""
 MIN_LENGTH = 3
 """Under leave-one-out, all events of users with fewer targets are training events; under
 last-session, those of users with fewer sessions that have targets."""
-
-
-@dataclass(frozen=True)
-class UserSequence:
-    """A user's training events in time order."""
-
-    user: str
-    items: tuple[str, ...]
-    positions: tuple[int, ...]
-    fields: Fields = field(default=NO_FIELDS, hash=False)
-    """The fields of the user and of these events."""
-    sessions: tuple[int, ...] = ()
-    """The indexes of the events that begin a session; () where the split records no sessions."""
-
-    @property
-    def target_indexes(self) -> Sequence[int]:
-        """Indexes of the events that may be targets: all, unless the split marks them."""
-        marks = self.fields.event.get(TARGET)
-        if marks is None:
-            return range(len(self.items))
-        return [index for index, mark in enumerate(marks) if mark == TARGET_VALUES[True]]
-
-
-@dataclass(frozen=True)
-class FurtherTarget:
-    """A further target of the session whose first target an example has."""
-
-    item: str
-    position: int
-    feedback: Values = field(default_factory=dict, hash=False)
-    context: Values = field(default_factory=dict, hash=False)
-    time: float | None = field(default=None, hash=False)
-    """Seconds since 1970, None where the split has no times."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """An evaluation example: a user's history and the item that follows it.
-
-    Where a whole session is held out, the history is everything before the session, and `rest` its
-    targets after the first one."""
-
-    user: str
-    history: tuple[str, ...]
-    item: str
-    position: int
-    """Index of the item in the user's whole sequence."""
-    fields: Fields = field(default=NO_FIELDS, hash=False)
-    """What is known before the event: the fields of the user and of the history, its context."""
-    feedback: Values = field(default_factory=dict, hash=False)
-    """The feedback of the event, known only after it."""
-    rest: tuple[FurtherTarget, ...] = ()
-    """The further targets of a held-out session, in its order."""
-
-    @property
-    def targets(self) -> tuple[FurtherTarget, ...]:
-        """All targets: the item, and those of `rest`."""
-        known = (self.fields.context, self.fields.time)
-        return (FurtherTarget(self.item, self.position, self.feedback, *known), *self.rest)
-
-    @property
-    def items(self) -> tuple[str, ...]:
-        """The items of all targets."""
-        return (self.item, *(target.item for target in self.rest))
-
-    @property
-    def events(self) -> tuple[Event, ...]:
-        """The held-out events: all targets."""
-        rest = ((self.user, target.item, target.position) for target in self.rest)
-        return ((self.user, self.item, self.position), *rest)
-
-    @property
-    def all_fields(self) -> Fields:
-        """The fields of the history and of the targets behind it, as events."""
-        before = self.fields
-        if before is NO_FIELDS:
-            return NO_FIELDS
-        of_targets = [
-            {**target.feedback, **target.context, TARGET: TARGET_VALUES[True]}
-            for target in self.targets
-        ]
-        event = {
-            name: (*values, *(of_target[name] for of_target in of_targets))
-            for name, values in before.event.items()
-        }
-        if before.times is None:
-            return Fields(before.user, event)
-        times = [target.time for target in self.targets if target.time is not None]
-        return Fields(before.user, event, times=(*before.times, *times))
 
 
 @dataclass(frozen=True)
@@ -144,19 +53,49 @@ class SplitOrigin:
     drops_events: bool = False
     """Whether the split lacks events that the earlier split it extends was trained or validated
     on. What that one extends is then not known to be extended by later splits."""
+    format: int = COLUMN_FORMAT
+    """The format by whose rules the split is digested."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The training events, validation examples and test examples of a data set."""
+    """The training events, validation examples and test examples of a data set.
+
+    Parts that are given as objects are packed into columns. Raises IntegrityError if these have
+    other fields than the origin records."""
 
     protocol: Protocol
-    train: Sequence[UserSequence]
-    valid: Sequence[Example]
-    test: Sequence[Example]
-    windows: tuple[Example, ...] | None = None
+    train: PackedSequences
+    valid: PackedExamples
+    test: PackedExamples
+    windows: PackedExamples | None = None
     """Protocol `given`: the training windows of the files, of which training examples are made."""
     origin: SplitOrigin = field(default_factory=SplitOrigin)
+
+    def __post_init__(self) -> None:
+        parts = [self.train, self.valid, self.test]
+        parts += [] if self.windows is None else [self.windows]
+        stores = {id(getattr(part, "store", None)) for part in parts}
+        if len(stores) == 1 and isinstance(self.train, PackedSequences):
+            return  # packed, and together
+        packed = pack_parts(self.train, self.valid, self.test, self.windows, self.origin.fields)
+        for name in ("train", "valid", "test", "windows"):
+            object.__setattr__(self, name, getattr(packed, name))
+
+    @classmethod
+    def of(
+        cls,
+        protocol: Protocol,
+        train: Sequence[UserSequence],
+        valid: Sequence[Example] = (),
+        test: Sequence[Example] = (),
+        windows: Sequence[Example] | None = None,
+        origin: SplitOrigin | None = None,
+    ) -> "Split":
+        """A split of objects."""
+        origin = origin or SplitOrigin()
+        packed = pack_parts(train, valid, test, windows, origin.fields)
+        return cls(protocol, packed.train, packed.valid, packed.test, packed.windows, origin)
 
     @cached_property
     def held_out(self) -> "HeldOutEvents":
@@ -164,33 +103,28 @@ class Split:
         return HeldOutEvents((self.valid, self.test))
 
     @cached_property
+    def leaked_events(self) -> int:
+        """The number of training events that are held out: must be 0."""
+        first_held_out = np.full(len(self.train.store.users), MAX_POSITION)
+        for part in (self.valid, self.test):
+            np.minimum.at(first_held_out, part.event_users, part.event_positions)
+        # only events from a user's first held-out position on can be held out
+        suspects = self.train.take(
+            np.flatnonzero(self.train.stop_positions > first_held_out[self.train.user_codes])
+        )
+        users = np.repeat(suspects.user_codes, suspects.items.lengths)
+        items, positions = suspects.items.joined, suspects.event_positions
+        return int(self.held_out.are_held_out(users, items, positions).sum())
+
+    @cached_property
     def train_digest(self) -> str:
         """SHA-256 over the training events. The order of users has no effect."""
-        users = [sequence.user for sequence in self.train]
-        by_user = sorted(range(len(users)), key=users.__getitem__)
-
-        def sequences() -> Iterator[UserSequence]:
-            return (self.train[index] for index in by_user)
-
-        return digest_strings(
-            (sequence.user for sequence in sequences() for _ in sequence.items),
-            (item for sequence in sequences() for item in sequence.items),
-            (str(position) for sequence in sequences() for position in sequence.positions),
-        )
+        return train_digest(self.train, self.origin.format)
 
     @cached_property
     def held_out_digest(self) -> str:
         """SHA-256 over the targets of validation and of test. Their order has no effect."""
-        columns: list[Iterable[str]] = []
-        for part in (self.valid, self.test):
-            users = Coded[str].of(user for user, _, _ in _events(part))
-            items = Coded[str].of(item for _, item, _ in _events(part))
-            positions = np.array([place for _, _, place in _events(part)], dtype=np.int64)
-            order = np.lexsort((_ranks(items), positions, _ranks(users)))
-            columns.append(users.names[users.codes[order]])
-            columns.append(items.names[items.codes[order]])
-            columns.append(map(str, positions[order].tolist()))
-        return digest_strings(*columns)
+        return held_out_digest(self.valid, self.test, self.origin.format)
 
     @cached_property
     def reference(self) -> SplitReference:
@@ -199,6 +133,13 @@ class Split:
         digest = hashlib.sha256(parts.encode()).hexdigest()
         origin = self.origin
         return SplitReference(self.protocol, digest, origin.cuts, origin.extends, origin.columns)
+
+    def of_users(self, rows: slice) -> "Split":
+        """The split with the training events of some users only; under `given`, with some
+        windows."""
+        if self.windows is None:
+            return replace(self, train=self.train.take(rows))
+        return replace(self, windows=self.windows.take(rows))
 
     @property
     def fields(self) -> FieldTypes:
@@ -210,10 +151,10 @@ class Split:
         """Sizes of the parts."""
         return SplitCounts(
             users=len(self.train),
-            train_events=sum(len(sequence.items) for sequence in self.train),
+            train_events=self.train.n_events,
             valid=len(self.valid),
             test=len(self.test),
-            windows=len(self.windows or ()),
+            windows=0 if self.windows is None else len(self.windows),
             left_out=self.origin.left_out,
         )
 
@@ -233,7 +174,7 @@ class Split:
             fields=self.origin.fields,
             sessions=self.origin.sessions,
             drops_events=self.origin.drops_events,
-            format=split_format(self.origin.fields, self.origin.sessions),
+            format=self.origin.format,
         )
 
 
@@ -246,67 +187,60 @@ def evenly_spaced(examples: Sequence[T], count: int | None) -> Sequence[T]:
 
 
 class HeldOutEvents(Container[Event]):
-    """A set of held-out events that takes 16 bytes for each; 24 where sessions are held out."""
+    """A set of held-out events that takes 12 bytes for each."""
 
-    def __init__(self, parts: Sequence[Sequence[Example]]) -> None:
-        self._parts = parts
-        hashes = np.fromiter((hash(event) for part in parts for event in _events(part)), np.int64)
-        self._ends: NDArray[np.int64] | None = None
-        if len(hashes) > sum(map(len, parts)):
-            sizes = [len(example.events) for part in parts for example in part]
-            self._ends = np.cumsum(sizes)  # (examples,): one more than the last event of each
-        self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
+    def __init__(self, parts: Sequence[PackedExamples]) -> None:
+        store = parts[0].store
+        self._store = store
+        keys = np.concatenate([_keys(part.event_users, part.event_positions) for part in parts])
+        items = np.concatenate([part.event_items for part in parts])
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._items = items[order]
+        # windows may disagree on the item at a position
+        repeats = np.unique(self._keys, return_counts=True)[1]
+        self._most_at_position = int(repeats.max(initial=0))
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self._keys)
 
     def __contains__(self, event: object) -> bool:
         return isinstance(event, tuple) and self.count([event]) == 1
 
+    def are_held_out(
+        self, users: NDArray[Any], items: NDArray[Any], positions: NDArray[Any]
+    ) -> NDArray[np.bool_]:
+        """(n,): whether each of n events is held out, given by the split's codes of user and
+        item."""
+        keys = _keys(users, positions)
+        first = np.searchsorted(self._keys, keys)
+        found = np.zeros(len(keys), dtype=np.bool_)
+        for offset in range(self._most_at_position):
+            places = np.minimum(first + offset, len(self) - 1)
+            found |= (self._keys[places] == keys) & (self._items[places] == items)
+        return found
+
     def count(self, events: Sequence[Any]) -> int:
         """How many of the events are held out."""
-        if not len(self):
-            return 0
-        hashes = np.fromiter(map(hash, events), dtype=np.int64, count=len(events))
-        places = np.searchsorted(self._hashes, hashes)
-        places[places == len(self)] = 0
-        # an equal hash is no proof
-        alike = np.flatnonzero(self._hashes[places] == hashes).tolist()
-        return sum(self._has(events[index], int(places[index])) for index in alike)
+        columns = zip(*events, strict=True) if events else ((), (), ())
+        users, items, positions = (list(column) for column in columns)
+        user_codes = [self._user_codes.get(user, -1) for user in users]
+        item_codes = [self._item_codes.get(item, -1) for item in items]
+        parts = (np.array(part, dtype=np.int64) for part in (user_codes, item_codes, positions))
+        return int(self.are_held_out(*parts).sum())
 
-    def _has(self, event: Any, place: int) -> bool:
-        """Whether an event is among those from a place on that have its hash."""
-        while place < len(self) and self._hashes[place] == hash(event):
-            if self._event(int(self._order[place])) == event:
-                return True
-            place += 1
-        return False
+    @cached_property
+    def _user_codes(self) -> dict[str, int]:
+        return {user: code for code, user in enumerate(self._store.users.tolist())}
 
-    def _event(self, index: int) -> Event:
-        if self._ends is None:
-            return self._example(index).events[0]
-        example = int(np.searchsorted(self._ends, index, side="right"))
-        # counted from the example's last event
-        return self._example(example).events[index - int(self._ends[example])]
-
-    def _example(self, index: int) -> Example:
-        for part in self._parts:
-            if index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError(index)
+    @cached_property
+    def _item_codes(self) -> dict[str, int]:
+        return {item: code for code, item in enumerate(self._store.names.tolist())}
 
 
-def _events(part: Iterable[Example]) -> Iterator[Event]:
-    return (event for example in part for event in example.events)
-
-
-def _ranks(values: Coded[str]) -> NDArray[np.int64]:
-    """(n,): the rank of each value among the distinct ones."""
-    ranks = np.empty(len(values.names), dtype=np.int64)
-    ranks[np.argsort(values.names, kind="stable")] = np.arange(len(ranks))
-    return ranks[values.codes]
+def _keys(users: NDArray[Any], positions: NDArray[Any]) -> NDArray[np.int64]:
+    """(n,): one number for each user and position; positions take 31 bits."""
+    return users.astype(np.int64) << 31 | positions.astype(np.int64)
 
 
 def count_leaks(split: Split, events: Iterable[Event]) -> int:
@@ -316,23 +250,3 @@ def count_leaks(split: Split, events: Iterable[Event]) -> int:
     while block := list(islice(stream, LEAK_BLOCK)):
         leaked += split.held_out.count(block)
     return leaked
-
-
-def window_events(window: Example) -> Iterator[Event]:
-    """Every event of an example: its history and its target."""
-    items = (*window.history, window.item)
-    first = window.position - len(window.history)
-    return ((window.user, item, first + offset) for offset, item in enumerate(items))
-
-
-def window_sequences(windows: Iterable[Example]) -> tuple[UserSequence, ...]:
-    """Each user's distinct events in windows, by position."""
-    events_of: dict[str, set[tuple[int, str]]] = {}
-    for window in windows:
-        events = ((position, item) for _, item, position in window_events(window))
-        events_of.setdefault(window.user, set()).update(events)
-    sequences = []
-    for user, events_of_user in events_of.items():
-        indexes, items = zip(*sorted(events_of_user), strict=True)  # by position
-        sequences.append(UserSequence(user, items, indexes))
-    return tuple(sequences)

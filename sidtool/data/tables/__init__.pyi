@@ -12,5 +12,6 @@ from .parquet import id_strings as id_strings
 from .parquet import open_dataset as open_dataset
 from .parquet import parquet_column_names as parquet_column_names
 from .parquet import parquet_rows as parquet_rows
+from .parquet import row_groups as row_groups
 from .parquet import whole_tables as whole_tables
 from .tables import suffix as suffix

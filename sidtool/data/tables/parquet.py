@@ -75,6 +75,17 @@ def whole_tables(path: Path, names: Sequence[str]) -> Iterator[Any]:
         yield table
 
 
+def row_groups(path: Path) -> Iterator[Any]:
+    """pyarrow tables of all columns of one file, a row group at a time; repeated texts stay coded,
+    in lists too. Raises DataError for a file that cannot be read, or claims more than its bytes
+    hold."""
+    open_dataset(path)
+    opened, _ = _open_bounded(path, None)
+    with opened:
+        for number in range(opened.num_row_groups):
+            yield opened.read_row_group(number, use_threads=False)
+
+
 def open_dataset(path: Path) -> Any:
     """A pyarrow ParquetDataset. Raises DataError if a footer claims more rows than its file can
     hold."""

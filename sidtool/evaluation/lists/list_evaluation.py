@@ -24,7 +24,7 @@ from sidtool.evaluation.lists.list_metrics import (
 )
 from sidtool.evaluation.lists.list_results import ListEvaluation, differences, means
 from sidtool.evaluation.options import ListEvaluationOptions
-from sidtool.evaluation.system_values import coverage
+from sidtool.evaluation.results import coverage
 from sidtool.model import LoadedModel
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import Example, FurtherTarget, UserSequence
+from sidtool.data.split import (
+    Example,
+    FurtherTarget,
+    ItemSequences,
+    UserSequence,
+    packed_sequences,
+)
+from sidtool.memory import count_events
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
@@ -174,9 +181,8 @@ def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
         vectors = bundle.codebook.decode(items.codes)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         directions = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    ids = [item for sequence in events for item in sequence.items]
-    rows = items.rows(ids)
-    counts = np.bincount(rows[rows >= 0], minlength=len(items))
+    sequences = ItemSequences.of_ids(packed_sequences(events), list(items.ids))
+    counts = count_events(sequences, len(items))
     counts[~bundle.is_active] = 0
     return ItemFacts(directions, information(counts))
 

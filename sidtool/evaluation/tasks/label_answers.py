@@ -57,7 +57,7 @@ def answer_probabilities(
         is_tree = not is_encoder_decoder(bare) and all(
             prompt.start for prompt in prompts if prompt.ends
         )
-        if not is_tree or decoding_method(bare) == "generate":
+        if not is_tree or decoding_method(bare) is None:
             return _by_whole_sequences(bare, prompts, answers)
         decoder = Decoder.of(bare, "it cannot score answers")
         results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)

@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.data import FieldTypes, Query, make_items, read_queries
-from sidtool.data.split import Example, Split, UserSequence
+from sidtool.data.split import Example, Split, SplitOrigin, UserSequence
 from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.examples import (
     ExampleMaker,
@@ -104,7 +104,7 @@ def make_questions(
             stacklevel=3,
         )
     histories = tuple(_history_with_target(example, history_length) for example in in_bundle)
-    split = Split("given", histories, (), (), windows=tuple(in_bundle))
+    split = Split.of("given", histories, windows=in_bundle, origin=SplitOrigin(fields=types))
     questions: list[Question] = []
     also_correct: list[Question] = []
     for example in maker.examples(split):

@@ -1,6 +1,7 @@
 """Metrics of questions whose answer is a text: exact match and token F1 of what the model writes
 greedily, and the perplexity of the correct answer."""
 
+import copy
 import re
 import string
 from collections import Counter
@@ -22,7 +23,7 @@ from sidtool.model import (
     max_positions,
 )
 from sidtool.model.prompt import prompt_encoder
-from sidtool.recommendation.search import batches, evaluation_mode, padded, without_own_settings
+from sidtool.recommendation.search import batches, evaluation_mode, padded
 
 LOGITS_PER_BATCH = 1 << 25
 TOKENS_PER_BATCH = 1 << 12
@@ -151,7 +152,7 @@ def _write(
     done = 0
     lengths = [len(prompt) for prompt in prompts]
     with evaluation_mode(loaded.model) as bare:
-        writer = without_own_settings(bare)
+        writer = _without_own_settings(bare)
         for batch in batches(lengths, max_tokens, TOKENS_PER_BATCH):
             ids, mask = padded([prompts[index] for index in batch], bare.device)
             start = 1  # of the answer in what `generate` returns
@@ -170,3 +171,15 @@ def _write(
             if progress is not None:
                 progress(done, len(prompts))
     return texts
+
+
+def _without_own_settings(model: Any) -> Any:
+    """The model, but without the generation settings of its checkpoint, which `generate` adds to
+    those of a call: penalties, forced tokens, a minimum length. Weights are shared."""
+    from transformers import GenerationConfig
+
+    twin = copy.copy(model)
+    twin.generation_config = GenerationConfig()
+    if is_encoder_decoder(model):
+        twin.generation_config.decoder_start_token_id = decoder_start_id(model)
+    return twin

@@ -118,17 +118,17 @@ def with_codebook(
     }
     if source.embeddings is not None:
         made_from[RECORD] = _measure(fitted, codebook, source, catalog_ids).to_json()
-    else:
+    recipe = {
+        "encoder": _encoder_record(encoder, codebook, path),
+        "text_template": source.text_template,
+    }
+    if source.embeddings is None:
         warnings.warn(
             f"whether {path} gives back the map is not measured: --embeddings FILE, vectors of its "
             "items, does it",
             SidtoolWarning,
             stacklevel=3,
         )
-    recipe = {
-        "encoder": _encoder_record(encoder, codebook, path),
-        "text_template": source.text_template,
-    }
     return Bundle.of(
         fitted.items,
         codebook,

@@ -1,4 +1,3 @@
-from .bases import refuse_base_as_output as refuse_base_as_output
 from .card import MODEL_CARD as MODEL_CARD
 from .card import check_license as check_license
 from .card import model_card as model_card
@@ -9,15 +8,17 @@ from .compat import check_bundle as check_bundle
 from .compat import matching_rows as matching_rows
 from .contract import BUNDLE_COPY as BUNDLE_COPY
 from .contract import CONTRACT as CONTRACT
+from .contract import MEMORY_COPY as MEMORY_COPY
 from .contract import Contract as Contract
+from .contract import MemoryBinding as MemoryBinding
 from .contract import ModelKind as ModelKind
 from .contract import ModelNormalize as ModelNormalize
-from .locate import model_folder as model_folder
-from .memory_binding import MEMORY_COPY as MEMORY_COPY
-from .memory_binding import MemoryBinding as MemoryBinding
-from .read import open_bundle_copy as open_bundle_copy
-from .read import parse_contract as parse_contract
-from .read import read_contract as read_contract
+from .folder import model_folder as model_folder
+from .folder import open_bundle_copy as open_bundle_copy
+from .folder import parse_contract as parse_contract
+from .folder import read_contract as read_contract
+from .folder import refuse_base_as_output as refuse_base_as_output
+from .folder import write_contract as write_contract
 from .split_check import check_bundle_split as check_bundle_split
 from .split_check import check_model_split as check_model_split
 from .split_check import event_columns as event_columns
@@ -30,4 +31,3 @@ from .stage_record import Selection as Selection
 from .stage_record import SftRecord as SftRecord
 from .stage_record import StageRecord as StageRecord
 from .stage_record import TrainParams as TrainParams
-from .write import write_contract as write_contract

@@ -188,8 +188,13 @@ def _settings(params: StageParams) -> dict[str, object]:
         if name in ("options", "sft_fields", "grpo_fields"):
             chosen = {key: each for key, each in flat_record(value).items() if each is not None}
             settings |= chosen
-        elif name in ("start", "base", "reward_teacher", "reward_model"):
+        elif name in ("start", "base"):
             settings[name] = _reference(value)
+        elif name == "reward_inputs":
+            for reward, stored in value.items():
+                settings[f"input of {reward}"] = (
+                    stored if isinstance(stored, str) else _reference(stored)
+                )
         elif name == "teachers":
             settings[name] = ", ".join(_reference(teacher) for teacher in value)
         else:

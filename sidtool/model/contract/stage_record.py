@@ -1,7 +1,7 @@
 """The stages that made a model, as its contract records them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,6 @@ class TrainParams(JsonRecord):
     """column of the events that weighted the examples, or its exponential (`make-sft --weight`)"""
     best: Selection | None = None
     """None without validation"""
-    memory: str | None = None
-    """digest of the memory in the loss; None without one"""
     lists: ListTargets | None = None
     """how lists were made of the training events; None without lists"""
     forgetting: Forgetting | None = None
@@ -136,17 +134,30 @@ class RlParams(JsonRecord):
     """fields of GRPOConfig that differ from sidtool's defaults"""
     run: str
     """digest of everything that determines the run"""
-    reward_memory: str | None = None
-    """digest of the memory of the reward `collaborative`"""
-    reward_teacher: ModelReference | None = None
-    """the model of the reward `teacher`"""
-    reward_model: ModelReference | None = None
-    """the model of the reward `label`"""
+    reward_inputs: Mapping[str, Any] = field(default_factory=dict)
+    """what identifies the input of each reward, by its name: the digest of a memory, or a
+    `ModelReference` as JSON"""
     best: Selection | None = None
     """None if the last checkpoint was kept"""
     learned_from: tuple[SplitReference, ...] = ()
     """further splits that the bundle's codebook and the models and memory of rewards learned
     from"""
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "RlParams":
+        """The stored record; contracts before 0.3 have a field for each reward."""
+        params = super().from_json(value)
+        earlier = {name: value.get(key) for key, name in _EARLIER_INPUTS.items()}
+        inputs = {name: stored for name, stored in earlier.items() if stored is not None}
+        return replace(params, reward_inputs={**inputs, **params.reward_inputs})
+
+
+_EARLIER_INPUTS = {
+    "reward_memory": "collaborative",
+    "reward_teacher": "teacher",
+    "reward_model": "label",
+}
+"""Fields of contracts before 0.3, and the rewards whose inputs they have."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .frames import end_text as end_text
 from .frames import plain_frame as plain_frame
 from .frames import read_template_file as read_template_file
 from .frames import read_templates as read_templates
+from .item_text import item_text as item_text
 from .prompts import MOST_LABELS as MOST_LABELS
 from .prompts import HistoryPrompt as HistoryPrompt
 from .prompts import LabelPrompt as LabelPrompt
@@ -38,7 +39,6 @@ from .segments import begin as begin
 from .segments import catalog as catalog
 from .segments import end as end
 from .segments import segments_to_text as segments_to_text
-from .segments import shorten as shorten
 from .segments import sids as sids
 from .segments import template as template
 from .segments import text_to_segments as text_to_segments

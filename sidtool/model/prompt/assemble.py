@@ -9,8 +9,9 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.model.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.model.prompt.frames import PromptFrame
+from sidtool.model.prompt.item_text import item_text
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
-from sidtool.model.prompt.segments import Segment, begin, catalog, shorten, sids, template
+from sidtool.model.prompt.segments import Segment, begin, catalog, sids, template
 from sidtool.model.prompt.template_slots import (
     frame_segments,
     item_segments,
@@ -80,7 +81,7 @@ def history_items(
     is that of the last item."""
     if titles is not None:
         form = frame.item or "{title}"
-        shown = [catalog(shorten(title)) for title in titles]
+        shown = [catalog(item_text(title)) for title in titles]
     elif frame.item:
         form = frame.item
         shown = [sids(space, codes[None]) for codes in history]
@@ -217,7 +218,7 @@ def text_prompt_ids(prompt: TextPrompt, tokenizer: Any, tokens: SidTokens, text:
 
     Raises UsageError if the text is empty."""
     encoder = prompt_encoder(tokenizer, tokens)
-    content = catalog(shorten(text))
+    content = catalog(item_text(text))
     text_ids = encoder.ids([content])
     if not text_ids:
         raise UsageError("the query text is empty", hint="describe the item in words")

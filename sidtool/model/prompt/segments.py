@@ -13,10 +13,6 @@ from sidtool.base.errors import DataError
 from sidtool.model.prompt.tokens import sid_token_indexes
 from sidtool.tokenizer.sid import Codes, SidSpace
 
-MAX_TEXT_CHARACTERS = 400
-"""Longer titles, descriptions and queries are shortened, in training examples and when serving, so
-that two of them fit into a prompt."""
-
 Span = tuple[int, int]
 """Start and stop of catalog text within a text, in characters."""
 
@@ -40,15 +36,6 @@ def template(text: str) -> Segment:
 def catalog(text: str) -> Segment:
     """Text of a catalog or a user: never a special or SID token, whatever it contains."""
     return Segment("catalog", text)
-
-
-def shorten(text: str) -> str:
-    """A text on one line, cut between words to at most MAX_TEXT_CHARACTERS."""
-    text = " ".join(text.split())
-    if len(text) <= MAX_TEXT_CHARACTERS:
-        return text
-    cut = text[:MAX_TEXT_CHARACTERS]
-    return cut.rpartition(" ")[0] or cut
 
 
 def sids(space: SidSpace, codes: Codes, *, begin_end_tokens: bool = True) -> Segment:

@@ -15,7 +15,8 @@ from functools import lru_cache
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Fields, Value, Values
 from sidtool.model.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
-from sidtool.model.prompt.segments import Segment, catalog, shorten, template
+from sidtool.model.prompt.item_text import item_text
+from sidtool.model.prompt.segments import Segment, catalog, template
 
 SLOT = re.compile(
     r"\{(?:(?:(user|context|feedback|event)\.([^{}]+?)|(gap|ago))(:token)?|(sid|title))\}"
@@ -84,7 +85,7 @@ def value_text(value: Value | None) -> str:
     """A value on one line; a whole number without decimals, whatever its type."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    text = "" if value is None else shorten(str(value))
+    text = "" if value is None else item_text(str(value))
     return text or UNKNOWN
 
 

@@ -1,3 +1,6 @@
+from .architectures import TreePositions as TreePositions
+from .architectures import attention_windows as attention_windows
+from .architectures import padded as padded
 from .columns import Columns as Columns
 from .columns import TokenColumns as TokenColumns
 from .columns import contained_in as contained_in
@@ -14,12 +17,8 @@ from .driver import batches as batches
 from .driver import decoding_method as decoding_method
 from .driver import evaluation_mode as evaluation_mode
 from .driver import require_mask as require_mask
-from .encoded_prompts import TreePositions as TreePositions
-from .encoded_prompts import padded as padded
 from .filters import AllowList as AllowList
 from .filters import LeafFilter as LeafFilter
-from .generate_fallback import without_own_settings as without_own_settings
-from .list_options import ListOptions as ListOptions
 from .mixture import LOG_ZERO as LOG_ZERO
 from .mixture import Mixture as Mixture
 from .mixture import Prior as Prior
@@ -34,8 +33,8 @@ from .results import BeamResult as BeamResult
 from .results import Normalize as Normalize
 from .results import best_leaves as best_leaves
 from .search_options import BeamOptions as BeamOptions
+from .search_options import ListOptions as ListOptions
 from .search_options import SearchOptions as SearchOptions
 from .search_options import SeenOptions as SeenOptions
 from .token_tree import TokenTree as TokenTree
 from .token_tree import additive_masks as additive_masks
-from .token_tree import attention_windows as attention_windows

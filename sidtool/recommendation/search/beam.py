@@ -23,12 +23,10 @@ from sidtool.recommendation.search.driver import (
     TOKEN_BUDGET,
     Children,
     Decoder,
-    decoding_method,
     evaluation_mode,
     tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.generate_fallback import generate_beams
 from sidtool.recommendation.search.mixture import Prior, check_normalize
 from sidtool.recommendation.search.results import (
     EMPTY_RESULT,
@@ -67,8 +65,8 @@ def beam_search(
     levels the target's prefix was among the beams. An empty prompt gets an empty result.
 
     Raises UsageError if `num_beams` or k is less than 1 or too large for a tree of MAX_TREE_TOKENS,
-    or for priors where the model's scores are no distribution over items or its attention cannot be
-    steered; DataError if a logit is NaN or a prompt is longer than the model's positions."""
+    if no mask steers the model's attention, or for priors where its scores are no distribution over
+    items; DataError if a logit is NaN or a prompt is longer than the model's positions."""
     if num_beams < 1 or k < 1:
         raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
     num_beams = min(max(num_beams, k), trie.n_leaves)
@@ -79,11 +77,7 @@ def beam_search(
     if priors is not None:
         check_normalize(normalize)
     with evaluation_mode(model, prompts, trie.levels - 1) as model:
-        if priors is None and decoding_method(model) == "generate":
-            return generate_beams(
-                model, prompts, trie, tokens, num_beams, k, normalize, filters, targets
-            )
-        decoder = Decoder.of(model, "it cannot be mixed with a memory")
+        decoder = Decoder.of(model, "SIDs cannot be searched with it")
         arrays = trie_arrays(trie, model.device)
         columns = token_columns(tokens, model.device)
         widths = [min(num_beams, len(codes)) for codes in trie.codes]

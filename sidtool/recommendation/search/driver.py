@@ -15,21 +15,22 @@ import torch
 
 from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.model import check_positions, decoder_start_id, is_encoder_decoder
+from sidtool.recommendation.search.architectures import attention_windows
 from sidtool.recommendation.search.columns import TokenColumns
 from sidtool.recommendation.search.device_trie import TrieArrays, normalize_over_children
 from sidtool.recommendation.search.kernels import fast_linear
 from sidtool.recommendation.search.partial_head import DecodingHead
-from sidtool.recommendation.search.results import Normalize
-from sidtool.recommendation.search.token_tree import TokenTree, attention_windows
+from sidtool.recommendation.search.results import Normalize, check_scores
+from sidtool.recommendation.search.token_tree import TokenTree
 
-DecodingMethod = Literal["sliced", "full", "generate"]
-"""A token tree with a sliced head, a token tree with a full head, or no tree but `generate`."""
+DecodingMethod = Literal["sliced", "full"]
+"""A token tree with a sliced head, or with a full head."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 LOW_PRECISION_TOLERANCE = 0.1
 PROBED_WINDOW = 64
 
-_methods: WeakKeyDictionary[Any, DecodingMethod] = WeakKeyDictionary()
+_methods: WeakKeyDictionary[Any, DecodingMethod | None] = WeakKeyDictionary()
 
 TOKEN_BUDGET = 1 << 14
 """Tokens, prompts and trees together, that run in one batch."""
@@ -166,8 +167,11 @@ def require_mask(model: Any, refusal: str) -> DecodingMethod:
     """How a model is decoded. Raises UsageError, which says what is refused, if no mask steers its
     attention."""
     method = decoding_method(model)
-    if method == "generate":
-        raise UsageError(f"{type(model).__name__} does not support a 4-D attention mask: {refusal}")
+    if method is None:
+        raise UsageError(
+            f"{type(model).__name__} does not support a 4-D attention mask: {refusal}",
+            hint="SidLogitsProcessor constrains its own `generate`",
+        )
     return method
 
 
@@ -199,15 +203,16 @@ def batches(lengths: Sequence[int], tree_tokens: int, token_budget: int) -> Iter
         yield batch
 
 
-def decoding_method(model: Any) -> DecodingMethod:
-    """The fastest method that gives this model's own logits; cached per model."""
+def decoding_method(model: Any) -> DecodingMethod | None:
+    """The fastest method that gives this model's own logits, None if no tree does; cached per
+    model."""
     if model not in _methods:
         _methods[model] = _probe(model)
     return _methods[model]
 
 
 @torch.no_grad()
-def _probe(model: Any) -> DecodingMethod:
+def _probe(model: Any) -> DecodingMethod | None:
     methods: tuple[DecodingMethod, ...] = ("sliced", "full")
     for method in methods:
         try:
@@ -218,12 +223,12 @@ def _probe(model: Any) -> DecodingMethod:
         except Exception:
             # an unknown architecture may raise anything on a mask or a cache it does not support
             continue
-    return "generate"
+    return None
 
 
 def _agrees(model: Any, head: DecodingHead) -> bool:
     """Grow two small trees and compare the next logits of each path with those of the same path run
-    as an ordinary prompt."""
+    as an ordinary prompt. Raises DataError if these are NaN."""
     windows = []
     if not is_encoder_decoder(model):  # whose prompts are not behind the decoder's windows
         windows = [window for window in attention_windows(model.config) if window]
@@ -245,6 +250,7 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
         # (3, 2): each path from its prompt on
         tails = torch.stack([first_step[row][parents[row]], second_step[row]], dim=1)
         expected = _next_logits(model, torch.tensor([prompt]).expand(3, -1), tails)
+        check_scores(expected.cpu().numpy())
         spread = max(float(expected.std()), 1e-3)
         error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())
         if not error <= _tolerance(model) * spread:

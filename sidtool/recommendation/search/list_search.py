@@ -9,7 +9,6 @@ Draws are those of stochastic beam search (W. Kool et al., arXiv:1903.06059) ove
 without replacement, from the model's distribution renormalized over the paths that are open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,9 +32,9 @@ from sidtool.recommendation.search.driver import (
     tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.partial_lists import Diversity, PartialLists
 from sidtool.recommendation.search.results import ItemList, Normalize, check_scores
+from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer import Codebook
 from sidtool.tokenizer.bundle import Trie
 
@@ -96,8 +95,8 @@ def search_lists(
         arrays = trie_arrays(trie, model.device)
         columns = token_columns(tokens, model.device)
         diversity = None
-        if options.is_diversified:
-            diversity = Diversity(options, arrays, codebook, model.device)
+        if options.mmr:
+            diversity = Diversity(options.mmr, arrays, codebook, model.device)
         for batch, tree in decoder.trees(prompts, capacity, token_budget):
             batch_filters = [filters[index] for index in batch]
             batch_lengths = [lengths[index] for index in batch]
@@ -106,7 +105,7 @@ def search_lists(
                 batch_lengths,
                 OpenPaths(batch_filters, arrays, model.device),
                 diversity,
-                _Noise.of(options, [seeds[index] for index in batch]),
+                _Noise([seeds[index] for index in batch]) if options.search == "gumbel" else None,
                 model.device,
             )
             decoder.grow(
@@ -126,25 +125,16 @@ def search_lists(
     return results
 
 
-@dataclass(frozen=True, eq=False)
 class _Noise:
     """The Gumbel noise of draws, one generator per prompt, so that draws do not depend on the
     batch."""
 
-    generators: list[torch.Generator]
-    temperature: float
-
-    @classmethod
-    def of(cls, options: ListOptions, seeds: Sequence[int]) -> "_Noise | None":
-        """None for a search that does not draw."""
-        if options.search != "gumbel":
-            return None
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return cls(generators, options.temperature)
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def draw(self, shape: torch.Size) -> torch.Tensor:
         """(batch, ...) float64 noise."""
-        return torch.stack([gumbel_noise(shape[1:], generator) for generator in self.generators])
+        return torch.stack([gumbel_noise(shape[1:], generator) for generator in self._generators])
 
 
 class _ListSearch:
@@ -182,7 +172,7 @@ class _ListSearch:
         if self._noise is not None:
             self._log_probs, ranks = self._draw(children.log_probs, is_open, self._noise)
         elif self._diversity is not None:
-            lasting, passing = self._diversity.penalties(lists, children.nodes, children.codes)
+            lasting, passing = self._diversity.penalties(lists, children.codes)
             ranks = scores - lasting - passing
             self._penalties = lasting
         self._scores = scores
@@ -214,7 +204,7 @@ class _ListSearch:
         distribution that is drawn from, and the same perturbed."""
         assert self.lists.log_probs is not None
         is_open = is_open & (self.lists.ranks > -torch.inf).unsqueeze(-1)
-        steps = normalize_over_children(steps.double() / noise.temperature, is_open)
+        steps = normalize_over_children(steps.double(), is_open)
         log_probs = self.lists.log_probs.unsqueeze(-1) + steps
         drawn = noise.draw(log_probs.shape).to(steps.device)
         return log_probs, perturb_children(self.lists.ranks, log_probs, is_open, drawn)

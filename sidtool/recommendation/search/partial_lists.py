@@ -7,7 +7,6 @@ import torch
 
 from sidtool.base.errors import UsageError
 from sidtool.recommendation.search.device_trie import TrieArrays
-from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.tokenizer import Codebook
 
 
@@ -75,20 +74,16 @@ class Diversity:
     the model."""
 
     def __init__(
-        self, options: ListOptions, trie: TrieArrays, codebook: Codebook | None, device: Any
+        self, mmr: float, trie: TrieArrays, codebook: Codebook | None, device: Any
     ) -> None:
-        """Raises UsageError for MMR if the bundle has no codebook."""
-        self._prefix_penalty = options.prefix_penalty
-        self._mmr = options.mmr
-        self._trie = trie
-        self._centroids: list[torch.Tensor] = []
-        if not self._mmr:
-            return
+        """Raises UsageError if the bundle has no codebook."""
         if codebook is None:
             raise UsageError(
-                "MMR compares items by the vectors of the codebook, and the bundle has none",
-                hint="--prefix-penalty needs no codebook",
+                "MMR compares items by the vectors of the codebook, and the bundle has none"
             )
+        self._mmr = mmr
+        self._trie = trie
+        self._centroids: list[torch.Tensor] = []
         for level, size in enumerate(trie.sizes):
             centroids = torch.zeros(size, codebook.width, device=device)
             if level < len(codebook.levels):  # a level that only separates items has no vectors
@@ -96,20 +91,16 @@ class Diversity:
             self._centroids.append(centroids)
 
     def penalties(
-        self, lists: PartialLists, children: torch.Tensor, codes: torch.Tensor
+        self, lists: PartialLists, codes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of (batch, beams, fan-out) candidates with their codes: what stays subtracted from the
+        """Of candidates with (batch, beams, fan-out) codes: what stays subtracted from the
         rank of a list that they extend, and what is subtracted until the next code of the item is
         known."""
-        lasting = torch.zeros(children.shape, device=children.device)
+        lasting = torch.zeros(codes.shape, device=codes.device)
         if lists.penalties is not None:
             lasting = lasting + lists.penalties.unsqueeze(-1)
         passing = torch.zeros_like(lasting)
-        n_items = lists.n_items
-        if n_items and self._prefix_penalty and lists.depth == 0:
-            same = children.unsqueeze(-1) == lists.items[..., 0].unsqueeze(2)
-            lasting = lasting + self._prefix_penalty * same.sum(-1)
-        if n_items and self._mmr:
+        if lists.n_items:
             passing = self._mmr * self._largest_similarity(lists, codes)
         if lists.depth == self._trie.levels - 1:
             return lasting + passing, torch.zeros_like(passing)

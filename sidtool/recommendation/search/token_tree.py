@@ -11,7 +11,11 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from sidtool.model import is_encoder_decoder
-from sidtool.recommendation.search.encoded_prompts import EncodedPrompts, cache_name
+from sidtool.recommendation.search.architectures import (
+    EncodedPrompts,
+    attention_windows,
+    cache_name,
+)
 from sidtool.recommendation.search.partial_head import DecodingHead, swap_module
 
 SHARED_MIN = 16
@@ -219,21 +223,6 @@ class _PreallocatedLayer(DynamicLayer):
 
     def get_seq_length(self, *_: Any) -> int:
         return self.length
-
-
-def attention_windows(config: Any) -> list[int | None]:
-    """The sliding window of each layer, None for full attention. Raises NotImplementedError for
-    other kinds of layer, which a mask cannot steer."""
-    config = config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        kind = "full_attention" if window is None else "sliding_attention"
-        kinds = [kind] * config.num_hidden_layers
-    supported = set(kinds) <= {"full_attention", "sliding_attention"}
-    if not supported or getattr(config, "attention_chunk_size", None):
-        raise NotImplementedError(f"layers of kind {sorted(set(kinds))}")
-    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def additive_masks(

@@ -1,6 +1,11 @@
-"""The HTTP endpoints: each reads a body, asks the service, and spells the answer."""
+"""The HTTP endpoints: each reads a body, asks the service, and spells the answer. Around all of
+them `Guard` admits calls that have the token, counts them, and ends those that fail."""
 
+import asyncio
+import hmac
+import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,21 +14,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from sidtool.base.errors import MissingPackageError, SidtoolError, UsageError
+from sidtool.base.visible import visible
 from sidtool.recommendation.requests import BadRequest
 from sidtool.recommendation.serve import schema
 from sidtool.recommendation.serve.batcher import Answered, Busy
 from sidtool.recommendation.serve.bodies import Call, read_call, read_texts, read_vectors
-from sidtool.recommendation.serve.guard import Guard
-from sidtool.recommendation.serve.page import endpoint_page
-from sidtool.recommendation.serve.reading import read_body
-from sidtool.recommendation.serve.replies import json_reply, refusal
-from sidtool.recommendation.serve.serve_options import ServeOptions
+from sidtool.recommendation.serve.log import frames
+from sidtool.recommendation.serve.serve_options import ServeLimits, ServeOptions
 from sidtool.recommendation.serve.service import Service
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PAGE_POLICY = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+FAILED = "the request failed, and the log of the service says where"
+OPEN_PATHS = ("/healthz", "/readyz")
+"""Paths that need no token."""
 
 log = logging.getLogger(__name__)
 
@@ -97,20 +103,16 @@ def _spell_answers(call: Call, answered: list[Answered]) -> Response:
     that they are from."""
     bundles = dict.fromkeys(each.served.loaded.bundle.digest[:12] for each in answered)
     headers = {"sidtool-bundle": ", ".join(bundles)}
+    answers = [each.answer for each in answered]
     if not call.is_one:
-        return json_reply({"answers": [_to_json(each) for each in answered]}, headers)
-    answer = answered[0].answer
+        values = [{"error": FAILED} if answer is None else answer.to_json() for answer in answers]
+        return json_reply({"answers": values}, headers)
+    (answer,) = answers
     if answer is None:
-        return refusal(500, "the request failed, and the log of the service says where")
+        return refusal(500, FAILED)
     if isinstance(answer, BadRequest):
         return _refusal_of(answer.error)
     return json_reply(answer.to_json(), headers)
-
-
-def _to_json(answered: Answered) -> Mapping[str, Any]:
-    if answered.answer is None:
-        return {"error": "the request failed, and the log of the service says where"}
-    return answered.answer.to_json()
 
 
 def _add_lookups(app: FastAPI) -> None:
@@ -149,11 +151,6 @@ def _add_operations(app: FastAPI) -> None:
     async def metrics(request: Request) -> Response:
         return Response(request.app.state.service.metrics.page(), media_type=METRICS_TYPE)
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        page = endpoint_page(app.openapi())
-        return Response(page, media_type="text/html; charset=utf-8", headers=PAGE_POLICY)
-
 
 def _refusal_of(error: SidtoolError) -> Response:
     """400 for a wrong option, 501 for a package that the service lacks, else 422."""
@@ -180,3 +177,98 @@ async def _busy(_: Request, error: Exception) -> Response:
 async def _late(_: Request, __: Exception) -> Response:
     message = "no answer within the time limit of the service"
     return refusal(503, message, headers={"retry-after": "1"})
+
+
+class Guard:
+    """ASGI middleware around all endpoints."""
+
+    def __init__(self, app: Any, token: str | None) -> None:
+        self._app = app
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle one call, or pass on what is none."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        status = 0
+
+        async def send_counted(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if self._admits(scope):
+                await self._app(scope, receive, send_counted)
+            else:
+                challenge = {"www-authenticate": "Bearer"}
+                answer = refusal(401, "the bearer token is missing or wrong", headers=challenge)
+                await answer(scope, receive, send_counted)
+        except Exception as error:
+            # the message may quote the body, so it is neither logged nor sent
+            log.error("a call failed with %s", frames(error))
+            if not status:
+                answer = refusal(500, "the call failed, and the log of the service says where")
+                await answer(scope, receive, send_counted)
+        finally:
+            # a client may try any number of other paths
+            known = {route.path for route in scope["app"].routes}
+            path = scope["path"] if scope["path"] in known else "other"
+            seconds = time.monotonic() - start
+            service: Service = scope["app"].state.service
+            service.metrics.calls.labels(path, status).inc()
+            service.metrics.call_seconds.labels(path).observe(seconds)
+            log.debug("%s %s %s %.1f ms", scope["method"], path, status, 1000 * seconds)
+
+    def _admits(self, scope: Any) -> bool:
+        if self._expected is None or scope["path"] in OPEN_PATHS:
+            return True
+        tokens = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(tokens) == 1 and hmac.compare_digest(tokens[0], self._expected)
+
+
+async def read_body(request: Request, limits: ServeLimits, deadline: float) -> bytes:
+    """The body of a call, which arrives until `deadline`, a time of the loop. Raises HTTPException
+    413 if it is too long, 408 if it does not arrive in time, 400 if it ends early."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limits.max_body:
+        raise _too_long(limits)
+    body = bytearray()
+    try:
+        async with asyncio.timeout_at(deadline):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limits.max_body:
+                    raise _too_long(limits)
+    except TimeoutError:
+        detail = f"the body did not arrive within {limits.seconds:g} seconds"
+        raise HTTPException(408, detail, {"connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the connection was closed within the body") from None
+    return bytes(body)
+
+
+def _too_long(limits: ServeLimits) -> HTTPException:
+    detail = f"the body has more than {limits.max_body} bytes"
+    return HTTPException(413, detail, {"connection": "close"})
+
+
+def json_reply(
+    value: Any, headers: Mapping[str, str] | None = None, *, status: int = 200
+) -> Response:
+    """A JSON value, exactly as the commands print it."""
+    content = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return Response(content, status, dict(headers or {}), media_type="application/json")
+
+
+def refusal(
+    status: int, message: str, *, hint: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error of one line, and what to do next."""
+    value = {"error": visible(message)}
+    if hint:
+        value["hint"] = visible(hint)
+    return json_reply(value, headers, status=status)

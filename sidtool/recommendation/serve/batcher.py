@@ -8,19 +8,19 @@ batches is seen by whole requests only."""
 import logging
 import threading
 import time
+from bisect import insort
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
-from typing import TypeVar
+from typing import Any
 
 from sidtool.base.errors import SidtoolError
-from sidtool.recommendation.recommendations import Prepared
-from sidtool.recommendation.requests import Answer, BadRequest
-from sidtool.recommendation.serve.choices import Choices
+from sidtool.recommendation.recommender import Prepared
+from sidtool.recommendation.requests import Answer, BadRequest, Request
+from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.log import frames
 from sidtool.recommendation.serve.metrics import Metrics
-from sidtool.recommendation.serve.queue import Queue, Waiting
 from sidtool.recommendation.serve.serve_options import ServeLimits
 from sidtool.recommendation.serve.served import Served
 
@@ -30,7 +30,16 @@ _SMOOTHING = 0.2
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+
+@dataclass(eq=False)
+class Waiting:
+    """A request that waits for its answer."""
+
+    request: Request
+    choices: Choices
+    future: Any
+    """The future of the call that waits; a cancelled one needs no answer."""
+    arrived: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,11 @@ class Batcher:
         self._limits = limits
         self._metrics = metrics
         self._deliver = deliver
-        self._queue = Queue()
+        self._waiting: list[Waiting] = []
+        """Oldest first. Those with the same options can share a batch; the oldest one decides which
+        options are next, so none starves."""
         self._calls: list[Callable[[], None]] = []
+        """what runs in the thread between two batches"""
         self._changed = threading.Condition()
         self._stopping = False
         self._seconds_per_request = 0.0
@@ -93,32 +105,25 @@ class Batcher:
     def submit(self, requests: Sequence[Waiting]) -> None:
         """Let requests wait for their answers: all of them, or none if there is no room (Busy)."""
         with self._changed:
-            if len(self._queue) + len(requests) > self._limits.max_waiting:
+            if len(self._waiting) + len(requests) > self._limits.max_waiting:
                 raise Busy(self._retry_seconds())
-            for waiting in requests:
-                self._queue.add(waiting)
-            self._metrics.waiting.set(len(self._queue))
+            self._waiting += requests
+            self._metrics.waiting.set(len(self._waiting))
             self._changed.notify()
 
     def exchange(self, served: Served) -> None:
         """Answer all further batches with another value, once it has answered a request.
 
-        Raises what `Served.warm_up` raises, and the old one stays."""
+        Raises what `Served.warm_up` raises, and the old one stays; CancelledError if the thread
+        ends."""
+
+        future: Future[None] = Future()
 
         def warm_up() -> None:
-            served.warm_up()
-            self.served = served
-
-        self._call(warm_up)
-
-    def _call(self, function: Callable[[], T]) -> T:
-        """The result of a function that runs in the model's thread between two batches. Raises
-        CancelledError if the thread ends."""
-        future: Future[T] = Future()
-
-        def run() -> None:
             try:
-                future.set_result(function())
+                served.warm_up()
+                self.served = served
+                future.set_result(None)
             except Exception as error:
                 future.set_exception(error)
 
@@ -126,13 +131,13 @@ class Batcher:
             if self._stopping:
                 future.cancel()
             else:
-                self._calls.append(run)
+                self._calls.append(warm_up)
             self._changed.notify()
-        return future.result()
+        future.result()
 
     def _retry_seconds(self) -> int:
         """When the requests that wait now will have been answered."""
-        seconds = ceil(len(self._queue) * self._seconds_per_request)
+        seconds = ceil(len(self._waiting) * self._seconds_per_request)
         return min(max(seconds, 1), MAX_RETRY_SECONDS)
 
     def _run(self) -> None:
@@ -152,14 +157,14 @@ class Batcher:
         """Wait for something to do; with requests, until the oldest has waited long enough for
         others to join it. False if the thread should end."""
         with self._changed:
-            while not (self._queue or self._calls or self._stopping):
+            while not (self._waiting or self._calls or self._stopping):
                 self._changed.wait()
-            while (oldest := self._queue.oldest()) and not (self._calls or self._stopping):
-                left = oldest.arrived + self._limits.batch_seconds - time.monotonic()
+            while self._waiting and not (self._calls or self._stopping):
+                left = self._waiting[0].arrived + self._limits.batch_seconds - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            return bool(self._queue or self._calls or not self._stopping)
+            return bool(self._waiting or self._calls or not self._stopping)
 
     def _calls_to_run(self) -> list[Callable[[], None]]:
         with self._changed:
@@ -173,10 +178,9 @@ class Batcher:
         batch: list[tuple[Waiting, Prepared]] = []
         wrong: Delivery = []
         with self._changed:
-            oldest = self._queue.oldest()
-        if oldest is None:
-            return batch, wrong
-        choices = oldest.choices
+            if not self._waiting:
+                return batch, wrong
+            choices = self._waiting[0].choices
         budget = self._limits.tokens_of_batch(served.device)
         longest = 0
         while (waiting := self._take(choices)) is not None:
@@ -189,20 +193,21 @@ class Batcher:
             longest = max(longest, len(prepared.query.prompt))
             tokens = longest + served.tree_tokens(choices)
             if batch and (len(batch) + 1) * tokens > budget:
-                self._put_back(waiting)
+                with self._changed:
+                    insort(self._waiting, waiting, key=lambda each: each.arrived)
                 break
             batch.append((waiting, prepared))
         return batch, wrong
 
     def _take(self, choices: Choices) -> Waiting | None:
+        """The oldest request with these options, which waits no longer."""
         with self._changed:
-            waiting = self._queue.take(choices)
-            self._metrics.waiting.set(len(self._queue))
-            return waiting
-
-    def _put_back(self, waiting: Waiting) -> None:
-        with self._changed:
-            self._queue.put_back(waiting)
+            for place, waiting in enumerate(self._waiting):
+                if waiting.choices == choices:
+                    del self._waiting[place]
+                    self._metrics.waiting.set(len(self._waiting))
+                    return waiting
+        return None
 
     def _answer(self, served: Served, batch: Sequence[tuple[Waiting, Prepared]]) -> Delivery:
         """The answers to a batch. An error of a batch is looked for request by request, so that it

@@ -6,7 +6,7 @@ from typing import Any
 
 from sidtool.base.options import meanings
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.serve.choices import KINDS
+from sidtool.recommendation.serve.bodies import KINDS
 
 VERSION = "1"
 """Of the HTTP interface: the number in the paths."""

@@ -7,9 +7,9 @@ from typing import Any, Self
 from sidtool.base.errors import RefusedError
 from sidtool.model import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
-from sidtool.recommendation.recommendations import Recommender
+from sidtool.recommendation.recommender import Recommender
 from sidtool.recommendation.requests import BadRequest, Request
-from sidtool.recommendation.serve.choices import Choices
+from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.sources import Version
 
 MAX_RECOMMENDERS = 32

@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 from sidtool.base.errors import DataError
 from sidtool.data import Vectors
 from sidtool.recommendation.requests import Request
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Waiting
 from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
-from sidtool.recommendation.serve.queue import Waiting
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.sources import Sources

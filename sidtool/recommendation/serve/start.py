@@ -1,9 +1,19 @@
 """Serves a model over HTTP: one process, or several that share a listening socket."""
 
-from collections.abc import Callable
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
+from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
+from sidtool.base.output_lock import hold_lock
 from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
+
+_PREFIX = "sidtool-serve-"
+_LOCK = ".partial.lock"
 
 
 def serve(
@@ -30,7 +40,6 @@ def serve(
         'http://127.0.0.1'
     """
     require("serve")
-    from sidtool.recommendation.serve.folder import service_folder
     from sidtool.recommendation.serve.log import log_to_stderr
     from sidtool.recommendation.serve.process import bound_socket, run_process
     from sidtool.recommendation.serve.service import Service
@@ -51,3 +60,21 @@ def serve(
             Sources(options, folder).check()
             on_start = (lambda: started(url)) if started else None
             serve_with_workers(options, listening.workers, listener, str(folder), verbose, on_start)
+
+
+@contextmanager
+def service_folder() -> Iterator[Path]:
+    """A new folder, removed at the end. Folders of services that were killed are removed first:
+    their locks are free."""
+    temporary = Path(tempfile.gettempdir())
+    for lock in temporary.glob(f"{_PREFIX}*{_LOCK}"):
+        left = lock.with_name(lock.name.removesuffix(_LOCK))
+        with suppress(UsageError, OSError), hold_lock(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = temporary / f"{_PREFIX}{uuid.uuid4().hex}"
+    with hold_lock(folder):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageEr
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import BUNDLE, check_suffix
 from sidtool.base.storage import Storage, is_zip
-from sidtool.data import Vectors
+from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays, bundle_layout
 from sidtool.tokenizer.bundle.history import BuildChange
@@ -130,15 +130,19 @@ class Bundle:
         co-occurrence and resumes. Raises DataError for ids or vectors that do not fit, UsageError
         for a method, option, size, collision policy or spelling that does not exist.
         """
-        from sidtool.tokenizer.codes.make import codes_of_vectors
+        from sidtool.tokenizer.codes.make import make_codes
+        from sidtool.tokenizer.quantize import fit
 
         check_ids(ids)
         check_policy(collisions)
         SidSpace.of_spelling(sizes, spelling)
         if titles is not None and len(titles) != len(ids):
             raise DataError(f"{len(titles)} titles for {len(ids)} items")
-        chosen = {"method": method, "seed": seed, **method_options}
-        made = codes_of_vectors(ids, vectors, sizes, collisions, **chosen)
+
+        def fit_codebook() -> Codebook:
+            return fit(vectors, sizes, method=method, seed=seed, **method_options)
+
+        made = make_codes(VectorSource.of(vectors), ids, fit_codebook, collisions, seed=seed)
         space = SidSpace.of_spelling(made.assigned.level_sizes, spelling)
         return cls.of(
             ItemMap.of(space, ids, made.assigned.codes, titles),

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolWarning
-from sidtool.data import Vectors, VectorSource
+from sidtool.base.progress import Progress
+from sidtool.data import VectorSource
 from sidtool.tokenizer.assign.assign import Assigned, assign
 from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.codes.measure import codebook_report
 from sidtool.tokenizer.codes.report import CodebookReport
-from sidtool.tokenizer.quantize import fit
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.resumable import encode_all
 from sidtool.tokenizer.sid import LETTERS
@@ -39,7 +38,7 @@ def make_codes(
     *,
     seed: int = 0,
     work: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ItemCodes:
     """The codes of items by their (n, dim) vectors and the codebook that `fit_codebook`
     returns.
@@ -61,26 +60,6 @@ def make_codes(
     _warn_of_collapse(report)
     capacity = assigned.level_sizes[-1] if policy == "append" else None
     return ItemCodes(codebook, assigned, replace(report, seconds=seconds), capacity)
-
-
-def codes_of_vectors(
-    ids: Sequence[str],
-    vectors: Vectors,
-    sizes: Sequence[int],
-    policy: Policy,
-    *,
-    method: str,
-    seed: int,
-    **method_options: Any,
-) -> ItemCodes:
-    """The codes of items by a codebook that is fitted to their (n, dim) vectors; errors as in
-    `fit` and `make_codes`."""
-    source = VectorSource.of(vectors)
-
-    def fit_codebook() -> Codebook:
-        return fit(source, sizes, method=method, seed=seed, **method_options)
-
-    return make_codes(source, ids, fit_codebook, policy, seed=seed)
 
 
 def _warn_of_collapse(report: CodebookReport) -> None:

@@ -15,7 +15,7 @@ _ONE_PROCESS = "torchrun --nproc_per_node or accelerate launch starts several"
 def wants_fsdp(arguments: Any) -> bool:
     """Whether a setting or the configuration of accelerate asks for FSDP. `arguments` is the
     configuration of a trainer."""
-    return arguments.fsdp_plugin_args is not None or _is_set("ACCELERATE_USE_FSDP")
+    return arguments.fsdp_plugin_args is not None or is_set("ACCELERATE_USE_FSDP")
 
 
 def check_fsdp(arguments: Any) -> None:
@@ -85,5 +85,6 @@ def _unsupported(arguments: Any) -> list[tuple[bool, str, str, str]]:
     ]
 
 
-def _is_set(variable: str) -> bool:
+def is_set(variable: str) -> bool:
+    """Whether a variable of the environment says yes, as accelerate reads it."""
     return os.environ.get(variable, "false").lower() in ("true", "1")

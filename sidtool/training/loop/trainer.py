@@ -1,6 +1,7 @@
-"""What the trainers of causal and encoder-decoder models share: sidtool's loss, validation by
-recommending, and a contract in every checkpoint. Checkpoints, schedules, distribution and
-resumption are those of the libraries' trainers."""
+"""The trainers of causal models, on TRL's SFTTrainer, and of encoder-decoder models, on
+transformers' Seq2SeqTrainer, since TRL trains causal models only. They share sidtool's loss,
+validation by recommending, and a contract in every checkpoint. Checkpoints, schedules, distribution
+and resumption are those of the libraries' trainers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,12 +12,26 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.optim import Optimizer
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Seq2SeqTrainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
+from trl import SFTTrainer
 
 from sidtool.base.errors import UsageError
 from sidtool.evaluation import Validator
 from sidtool.examples import TokenizedExample, TokenizedExamples
-from sidtool.model import Lora, TokenEmbeddings, is_sharded, whole_model
+from sidtool.model import (
+    Lora,
+    TokenEmbeddings,
+    decoder_start_id,
+    freeze_unread_embeddings,
+    is_sharded,
+    whole_model,
+)
 from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
@@ -25,13 +40,19 @@ from sidtool.training.loop.machine import float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
 from sidtool.training.loop.sharded import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
-from sidtool.training.loss.batches import IGNORED, Targets
+from sidtool.training.loss.batches import (
+    IGNORED,
+    EncoderDecoderCollator,
+    PackedCollator,
+    PaddedCollator,
+    Targets,
+    parts_by_length,
+)
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.memory_examples import MemoryExamples
-from sidtool.training.loss.shortcuts import narrows_exactly
+from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
 from sidtool.training.loss.teachers import Teachers
 
-Examples = TokenizedExamples | AugmentedExamples | MemoryExamples
+Examples = TokenizedExamples | AugmentedExamples
 
 Collator = Callable[[Sequence[TokenizedExample]], dict[str, torch.Tensor]]
 
@@ -41,8 +62,8 @@ class SidTrainer(ShardedTrainer):
     trainer of a library among its bases.
 
     All weights that require gradients are trained; `lora` and `token_embeddings` are the parts
-    added to the model, if any. `write_contract` writes contract and bundle into a model folder.
-    Raises UsageError if the loss does not fit the other settings."""
+    added to the model, if any. `write_contract` writes contract and bundle into a model
+    folder."""
 
     packed = False
     """whether a line of a batch may have several examples"""
@@ -89,19 +110,10 @@ class SidTrainer(ShardedTrainer):
         self.token_embeddings = lora.embeddings if lora else token_embeddings
         column_logits = self.token_embeddings.logits if self.token_embeddings else None
         self._head = PartialHead(self.model, column_logits).install()
-        self._check_loss(examples)
         check_active(args, self.accelerator)
         self.narrow = narrows_exactly(self.model, self._head, loss.columns)
         # tokens without padding, targets
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
-
-    def _check_loss(self, examples: Examples) -> None:
-        """Raise UsageError if the loss cannot be combined with other settings."""
-
-    @property
-    def _uses_library_loss(self) -> bool:
-        """Whether the settings select a loss of the library, which is over the whole vocabulary."""
-        return False
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The optimizer of the parent class, or Muon with AdamW; created once."""
@@ -139,9 +151,6 @@ class SidTrainer(ShardedTrainer):
         """Cross-entropy at the targets, weighted mean over the targets of the whole step."""
         n_tokens = inputs.pop("tokens")
         self.n_seen += torch.stack([n_tokens, (inputs["labels"] != IGNORED).sum()])
-        if return_outputs or self._uses_library_loss:
-            inputs.pop("weights")
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         targets = Targets.pop(inputs, self._loss.tokens.space.levels)
         parts = self._loss.parts(targets.ids)
         requests = [(targets.positions[indexes], columns) for indexes, columns in parts]
@@ -164,8 +173,8 @@ class SidTrainer(ShardedTrainer):
         return total * ranks / num_items_in_batch.clamp_min(smallest)
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: torch.device) -> Any:
-        """The weight of the targets in all batches of a step; for a library's loss their number."""
-        if self._uses_library_loss or not batch_samples:
+        """The weight of the targets in all batches of a step."""
+        if not batch_samples:
             return super()._get_num_items_in_batch(batch_samples, device)
         weight = torch.stack([batch["weights"][:, 1:].sum() for batch in batch_samples]).sum()
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
@@ -216,6 +225,81 @@ class SidTrainer(ShardedTrainer):
             self.write_model(Path(output_dir or self.args.output_dir))
         else:
             super()._save(output_dir, state_dict)
+
+
+class CausalTrainer(SidTrainer, SFTTrainer):
+    """Trains a causal model on padded or packed examples.
+
+    Raises UsageError if the batching does not fit the model."""
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        tokenizer: Any,
+        batching: str,
+        teachers: Teachers | None = None,
+        **settings: Any,
+    ) -> None:
+        self.packed = _resolve_packing(model, batching, teachers)
+        collator = PackedCollator if self.packed else PaddedCollator
+        super().__init__(
+            model=model,
+            tokenizer=tokenizer,
+            teachers=teachers,
+            collator=collator(padding_id(tokenizer)),
+            **settings,
+        )
+
+
+def _resolve_packing(model: Any, batching: str, teachers: Teachers | None) -> bool:
+    if batching == "padded":
+        return False
+    can_pack = packs_exactly(model) and (teachers is None or teachers.packs)
+    if batching == "packed" and not can_pack:
+        raise UsageError(
+            "examples cannot be packed: the model or a teacher does not keep them separate",
+            hint="packing needs sdpa attention; batching=padded works with any",
+        )
+    return can_pack
+
+
+LINES_PER_PART = 16
+"""Examples that run together on a CPU, where padding costs more than further calls."""
+
+
+class EncoderDecoderTrainer(SidTrainer, Seq2SeqTrainer):
+    """Trains a model whose encoder reads the prompt of an example and whose decoder writes its
+    answer."""
+
+    def __init__(self, *, model: Any, tokenizer: Any, **settings: Any) -> None:
+        freeze_unread_embeddings(model)
+        collator = EncoderDecoderCollator(padding_id(tokenizer), decoder_start_id(model))
+        super().__init__(model=model, tokenizer=tokenizer, collator=collator, **settings)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of the parent class. On a CPU, prompts of similar length run together: histories
+        differ much in length, and batches cannot be packed."""
+        on_cpu = inputs["input_ids"].device.type == "cpu"
+        if num_items_in_batch is None or not on_cpu or self.is_fsdp_enabled:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        n_tokens = inputs.pop("tokens")
+        parts = parts_by_length(inputs, LINES_PER_PART)
+        losses = [
+            super(EncoderDecoderTrainer, self).compute_loss(
+                model,
+                part | {"tokens": n_tokens if number == 0 else torch.zeros_like(n_tokens)},
+                num_items_in_batch=num_items_in_batch,
+            )
+            for number, part in enumerate(parts)
+        ]
+        return torch.stack(losses).sum()
 
 
 def padding_id(tokenizer: Any) -> int:

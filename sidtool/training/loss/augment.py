@@ -6,7 +6,6 @@ processes see the same examples. Items are never masked: the vocabulary has no m
 another token would have a different meaning at inference."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -166,17 +165,6 @@ class PrefixExamples:
     def __len__(self) -> int:
         return len(self._numbers) if self._every else len(self._examples)
 
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a weight differs from 1."""
-        return self._examples.is_weighted
-
-    @property
-    def users(self) -> Sequence[str]:
-        """The user of each example, as in `TokenizedExamples`."""
-        users = self._examples.users
-        return [users[number] for number in self._numbers] if self._every and users else users
-
     def draw(self, number: int, rng: np.random.Generator) -> TokenizedExample:
         """An example; which prefix of a sequence it is follows from `number` with `every`, else
         from `rng`."""
@@ -237,11 +225,6 @@ class AugmentedExamples:
 
     def __len__(self) -> int:
         return len(self._examples)
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether a weight differs from 1."""
-        return self._examples.is_weighted
 
     def __getitem__(self, number: int) -> TokenizedExample:
         rng = np.random.default_rng([self._seed, int(self._epoch), number])

@@ -83,13 +83,12 @@ class EncoderDecoderCollator:
     def _answer(self, example: TokenizedExample, split: int) -> TokenizedExample:
         """What the decoder reads and predicts: the start token, then the tokens from `split` to the
         last target."""
-        ids, targets, weights, log_probs, _ = example
+        ids, targets, weights, _ = example
         answer = slice(split, len(ids) - int(targets[::-1].argmax()))
         return TokenizedExample(
             np.insert(ids[answer], 0, self.start),
             np.insert(targets[answer], 0, False),
             np.insert(weights[answer], 0, 0),
-            None if log_probs is None else np.insert(log_probs[answer], 0, np.nan),
         )
 
 
@@ -130,30 +129,25 @@ def _first_fit(batch: Sequence[TokenizedExample]) -> list[list[TokenizedExample]
 def _lay_out(
     lines: Sequence[Sequence[TokenizedExample]], pad: int
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Input ids, labels and weights, with the memory's log-probabilities if the examples have them,
-    and positions: (lines, longest line) each, int64 or float32."""
+    """Input ids, labels and weights, and positions: (lines, longest line) each, int64 or
+    float32."""
     shape = (len(lines), max(sum(len(example.ids) for example in line) for line in lines))
     input_ids = np.full(shape, pad, dtype=np.int64)
     labels = np.full(shape, IGNORED, dtype=np.int64)
     weights = np.zeros(shape, dtype=np.float32)
     positions = np.zeros(shape, dtype=np.int64)
-    log_probs = np.full(shape, np.nan, dtype=np.float32)
     for number, line in enumerate(lines):
         start = 0
-        for ids, targets, token_weights, memory_log_probs, _ in line:
+        for ids, targets, token_weights, _ in line:
             span = slice(start, start + len(ids))
             input_ids[number, span] = ids
             labels[number, span] = np.where(targets, ids, IGNORED)
             weights[number, span] = np.where(targets, token_weights, 0)
             positions[number, span] = np.arange(len(ids))
-            if memory_log_probs is not None:
-                log_probs[number, span] = memory_log_probs
             start += len(ids)
         # positions restart at 0: padding counts as another sequence
         positions[number, start:] = np.arange(shape[1] - start)
     arrays = {"input_ids": input_ids, "labels": labels, "weights": weights}
-    if lines[0][0].memory_log_probs is not None:
-        arrays["memory_log_probs"] = log_probs
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return tensors, torch.from_numpy(positions)
 
@@ -170,16 +164,12 @@ class Targets:
     """(n, levels - 1) int64: the token ids before each"""
     weights: torch.Tensor
     """(n,) float32 weights of the loss, which are equal within a SID"""
-    memory_log_probs: torch.Tensor | None = None
-    """(n,) float32: the memory's log-probability of the item whose SID the target is part of, minus
-    infinity for 0, NaN where the memory says nothing; None without a memory"""
 
     @classmethod
     def pop(cls, inputs: dict[str, torch.Tensor], levels: int) -> "Targets":
         """The targets of a batch that a collator made; what the model does not read is removed from
         the batch."""
         weights = inputs.pop("weights")
-        log_probs = inputs.pop("memory_log_probs", None)
         # what the predicted tokens follow: with an encoder-decoder, the decoder's part
         ids = inputs.get("decoder_input_ids", inputs["input_ids"])
         labels = inputs.pop("labels")
@@ -192,5 +182,4 @@ class Targets:
             line * ids.shape[1] + column,
             ids[line[:, None], columns_before],
             weights[line, column + 1],
-            None if log_probs is None else log_probs[line, column + 1],
         )

@@ -1,6 +1,5 @@
 """The training loss: cross-entropy over the tokens that a target competes with."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,11 +41,6 @@ class Loss:
     distill_weight: float = 0.0
     """weight of the cross-entropy with the teachers' mean distribution, against that of the target
     (Hinton et al., arXiv:1503.02531, at temperature 1)"""
-    memory_weight: float = 0.0
-    """weight of the memory in the mixture whose likelihood is maximized, below 1. The loss of a SID
-    is then -log((1 - weight) p_model + weight p_memory), so its gradient is the model's own, times
-    the model's share in that sum: SIDs that the memory knows cost the model little. The terms of
-    `smoothing` and of the teachers are those of the model alone"""
 
     @property
     def columns(self) -> Columns | None:
@@ -75,12 +69,8 @@ class Loss:
         teacher_blocks: Sequence[Blocks] = (),
     ) -> torch.Tensor:
         """() float: the sum of the losses at n targets, each times its weight, from the logits of
-        each part and of each teacher.
-
-        Log-probabilities of a memory need a softmax over the trie."""
+        each part and of each teacher."""
         total = torch.zeros((), device=targets.ids.device)
-        nll = torch.zeros(len(targets.ids), device=targets.ids.device)
-        levels = torch.zeros_like(targets.ids)
         for level, (block, (indexes, columns)) in enumerate(zip(blocks, parts, strict=True)):
             if not len(indexes):
                 # an empty sum keeps the weights in the graph: under DDP every process needs
@@ -92,32 +82,16 @@ class Loss:
             preceding = targets.preceding[indexes]
             competitors = self._competitors(level, block.shape[1], places, preceding)
             level_blocks = [teacher[level] for teacher in teacher_blocks]
-            target_losses, losses = self._losses(competitors, block, level_blocks)
-            losses = targets.weights[indexes] * losses
+            losses = targets.weights[indexes] * self._losses(competitors, block, level_blocks)
             total = total + losses[competitors.counted].sum()
-            if targets.memory_log_probs is not None:
-                nll = nll.index_add(0, indexes, target_losses)
-                levels[indexes] = level
-        if targets.memory_log_probs is None:
-            return total
-        target_share = (1 - self.smoothing) * (1 - self.distill_weight if teacher_blocks else 1)
-        gain = _mixture_gain(
-            nll,
-            targets.memory_log_probs,
-            targets.weights,
-            targets.positions - levels,
-            self.memory_weight,
-        )
-        return total - target_share * gain
+        return total
 
     def _losses(
         self, competitors: "_Competitors", block: torch.Tensor, teacher_blocks: Blocks
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The (n,) float32 negative log-likelihoods of the targets, and the losses, from
-        (n, columns) logits."""
+    ) -> torch.Tensor:
+        """The (n,) float32 losses of the targets, from (n, columns) logits."""
         logs = competitors.log_probabilities(block.float())
-        target_losses = -logs.gather(-1, competitors.target[:, None])[:, 0]
-        losses = target_losses
+        losses = -logs.gather(-1, competitors.target[:, None])[:, 0]
         if self.smoothing:
             uniform = -logs.sum(-1) / competitors.number
             losses = torch.lerp(losses, uniform, self.smoothing)
@@ -127,7 +101,7 @@ class Loss:
             )  # (teachers, n, competitors)
             distilled = -(teacher_logs.exp().mean(0) * logs).sum(-1)
             losses = torch.lerp(losses, distilled, self.distill_weight)
-        return target_losses, losses
+        return losses
 
     def _competitors(
         self, level: int, width: int, places: torch.Tensor, preceding: torch.Tensor
@@ -159,30 +133,6 @@ class Loss:
             in_use.sum(-1),
             is_prefix & prefix_exists & target_exists,
         )
-
-
-def _mixture_gain(
-    nll: torch.Tensor,
-    log_probs: torch.Tensor,
-    weights: torch.Tensor,
-    starts: torch.Tensor,
-    memory_weight: float,
-) -> torch.Tensor:
-    """() float: by how much the loss of the mixture is below that of the model alone, from the (n,)
-    negative log-likelihoods of the targets, the memory's log-probabilities, the weights of the loss
-    and the places where the targets' SIDs start.
-
-    Per SID it is log((1 - memory_weight) + memory_weight p_memory / p_model)."""
-    distinct, sids = torch.unique_consecutive(starts, return_inverse=True)
-    sid_nll = nll.new_zeros(len(distinct)).index_add(0, sids, nll)
-    # all targets of a SID have the same log-probability and weight
-    sid_log_probs = log_probs.new_zeros(len(distinct)).scatter(0, sids, log_probs)
-    sid_weights = weights.new_zeros(len(distinct)).scatter(0, sids, weights)
-    is_mixed = ~sid_log_probs.isnan()
-    log_weight = math.log(memory_weight) if memory_weight else -math.inf
-    log_ratios = log_weight + sid_log_probs[is_mixed] + sid_nll[is_mixed]
-    log_model = torch.full_like(log_ratios, math.log1p(-memory_weight))
-    return (sid_weights[is_mixed] * torch.logaddexp(log_model, log_ratios)).sum()
 
 
 @dataclass(frozen=True)

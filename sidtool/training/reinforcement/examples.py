@@ -6,7 +6,7 @@ examples of lists, a prompt has the whole list that followed."""
 
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.split import UserSequence
+from sidtool.data import NO_FIELDS, Fields
+from sidtool.data.split import Split, UserSequence
 from sidtool.examples import (
     LIST_TASK,
     Lineage,
@@ -24,6 +25,7 @@ from sidtool.examples import (
     read_training_examples,
 )
 from sidtool.model.prompt import PromptEncoder, SidTokens
+from sidtool.recommendation import QuerySession
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
@@ -50,6 +52,8 @@ class RlExamples:
     left_out: int
     """events whose target cannot be recommended: a retired item, or one of the history where seen
     items are excluded"""
+    fields: "EventFields | None" = None
+    """those of the events; None if no prompt shows any"""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -58,6 +62,20 @@ class RlExamples:
         """(m,) rows of the items before an event, oldest first, without unknown ones."""
         rows = self.items[self.starts[number] : self.stops[number]]
         return ItemRows(rows[rows >= 0])
+
+    def fields_before(self, number: int) -> Fields:
+        """What is known before an event: the fields of the user, of the events up to the last one
+        of the history, and the context of the target."""
+        if self.fields is None:
+            return NO_FIELDS
+        target = self.targets[number : number + 1]
+        return self.fields.before(self.users[number], self.history(number), target)
+
+    def prompt(self, session: QuerySession, number: int) -> list[int]:
+        """The token ids of what a model is asked in serving, before the event that followed the
+        history of an example."""
+        user = self.users[number] or None
+        return session.from_history(self.history(number), self.fields_before(number), user=user)
 
     def events(self, bundle: Bundle) -> list[UserSequence]:
         """The events that the examples show, by which targets are counted as frequent or rare."""
@@ -87,6 +105,67 @@ def shown_events(
         UserSequence(user, tuple(ids[row] for row in rows), tuple(range(len(rows))))
         for user, rows in (*shown.items(), ("", anonymous))
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class EventFields:
+    """The fields of training examples' events, which their file does not repeat: looked up in the
+    training events of the split that they were made from."""
+
+    bundle: Bundle
+    context: tuple[str, ...]
+    """names of the fields that are known before an event"""
+    users: Mapping[str, UserSequence]
+
+    @classmethod
+    def of(cls, users: Iterable[str], split: Split, bundle: Bundle) -> "EventFields":
+        """Of some users of a split."""
+        named = set(users)
+        sequences = {user.user: user for user in split.train if user.user in named}
+        return cls(bundle, tuple(split.fields.context), sequences)
+
+    def before(self, user: str, history: NDArray[np.int64], target: NDArray[np.int64]) -> Fields:
+        """As `RlExamples.fields_before`. Raises DataError if the user has no such events."""
+        sequence = self.users.get(user)
+        if sequence is not None:
+            rows = self.bundle.items.rows(sequence.items)
+            in_bundle = np.flatnonzero(rows >= 0)
+            of_user, shown, target = map(self._firsts, (rows[in_bundle], history, target))
+            places = _places(of_user, shown, target)
+            if places is not None:
+                stop, place = places
+                up_to_target = sequence.fields.take(in_bundle[: place + 1].tolist())
+                return up_to_target.before(place, self.context).until(stop)
+        raise DataError(
+            f"a training example shows events that user {user!r} has not in the split",
+            hint="give the split that make-sft used",
+        )
+
+    def _firsts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The first row with the SID of each row, which is what examples show."""
+        first, _ = self.bundle.items.rows_at(self.bundle.items.codes[rows])
+        return first
+
+
+def _places(
+    rows: NDArray[np.int64], history: NDArray[np.int64], target: NDArray[np.int64]
+) -> tuple[int, int] | None:
+    """The indexes among a user's rows at which a history ends and at which its target is; None if
+    they do not contain it. Where the history is found more than once, the target comes soonest
+    behind it."""
+    if len(rows) <= len(history):
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(rows[:-1], len(history))
+    stops = np.flatnonzero((windows == history).all(axis=1)) + len(history)
+    targets = np.flatnonzero(rows == target)
+    places = np.searchsorted(targets, stops)  # of the first target from each stop on
+    has_target = places < len(targets)
+    if not has_target.any():
+        return None
+    stops = stops[has_target]
+    targets = targets[places[has_target]]
+    soonest = (targets - stops).argmin()
+    return int(stops[soonest]), int(targets[soonest])
 
 
 def history_task(lineage: Lineage, path: Path) -> str:

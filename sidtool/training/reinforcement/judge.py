@@ -26,7 +26,6 @@ from sidtool.evaluation import (
     metric_names,
     metric_values,
     paired_differences,
-    sample_examples,
     survival_names,
 )
 from sidtool.recommendation import Query, QuerySession, RankedQueries
@@ -34,7 +33,7 @@ from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.checkpoints import check_weights
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.objective import GroupObjective
-from sidtool.training.reinforcement.settings import LIST_METRICS
+from sidtool.training.reinforcement.settings import LIST_METRICS, RlOptions
 
 MIN_USERS = 10
 """A slice with fewer users is not judged: a bootstrap of so few underestimates its error."""
@@ -86,20 +85,13 @@ class Judge:
         session: QuerySession,
         examples: Sequence[Example],
         events: Sequence[UserSequence],
-        *,
-        metric: str,
-        num_beams: int,
-        users: int,
-        exclude_seen: bool,
-        seed: int,
+        options: RlOptions,
     ) -> "Judge":
-        """Sample `users` examples, 0 takes all; `events` count how frequent an item is in training.
-
-        Raises DataError without examples."""
-        examples = sample_examples(examples, users, seed)
-        indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=exclude_seen)
+        """On these examples; `events` count how frequent an item is in training."""
+        indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=options.exclude_seen)
         groups = example_groups(examples, events)
-        return cls(session, indexed, groups, metric, num_beams)
+        metric = options.metric_for_best_model
+        return cls(session, indexed, groups, metric, options.eval_num_beams)
 
     def _n_users(self, group: str) -> int:
         inside = np.flatnonzero(self.groups[group])
@@ -249,9 +241,10 @@ class JudgedTrainer(GroupObjective):
         return bool(super()._determine_best_metric(metrics, trial))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log without what TRL measures of texts: every item has the same number of tokens."""
+        """Log without what TRL measures of texts, since every item has the same number of tokens,
+        and of time, which another run would not repeat."""
         for mode in ("train", "eval"):
             for name in list(self._metrics[mode]):
-                if name.startswith(("completions/", "rewards/", "num_tokens")):
+                if name.startswith(("completions/", "rewards/", "num_tokens", "step_time")):
                     del self._metrics[mode][name]
         super().log(logs, start_time)

@@ -13,6 +13,9 @@ from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.settings import RlOptions
 
+EARLY_CLIP = 0.1
+"""The delta of ECPO: ratios are at most 1 + epsilon_high + delta at negative advantages."""
+
 
 class GroupObjective(GRPOTrainer):
     """The losses of GRPOTrainer, whose batches have one row per item, for batches of whole
@@ -98,7 +101,7 @@ class GroupObjective(GRPOTrainer):
             old,
             advantages if advantages.dim() > 1 else advantages[:, None],
             inputs["tool_mask"],
-            bound=1 + self.epsilon_high + self.options.early_clip,
+            bound=1 + self.epsilon_high + EARLY_CLIP,
             level=self.importance_sampling_level,
         )
 

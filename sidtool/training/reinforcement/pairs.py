@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.recommendation import Query, QuerySession, search_distinct_lists
+from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
-from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
 from sidtool.training.reinforcement.examples import ListExamples
 from sidtool.training.reinforcement.policy import ListPolicy, pad_left
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
+from sidtool.training.reinforcement.settings import RlOptions
 
 ListRewardFunction = Callable[[ListGroups], Matrix]
 """Lists -> (n, G) rewards."""
@@ -48,15 +48,9 @@ class PairMaker:
     """of lists"""
     examples: ListExamples
     reward: ListRewardFunction
-    fields: ExampleFields | None
-    """those of the examples' events; None if no prompt shows any"""
     length: int
     """items per list"""
-    candidates: int
-    """lists per example"""
-    search: str
-    """how they are found: beam, or gumbel"""
-    exclude_seen: bool
+    options: RlOptions
     seed: int
 
     @torch.no_grad()
@@ -66,9 +60,7 @@ class PairMaker:
         """The pairs of examples by their number, from lists that a model writes; `policy` is its
         own."""
         histories = [self.examples.history(number) for number in numbers]
-        prompts = [
-            example_prompt(self.session, self.examples, self.fields, number) for number in numbers
-        ]
+        prompts = [self.examples.prompt(self.session, number) for number in numbers]
         lists = self._candidates(model, prompts, histories, round_)  # (n, G, m) rows
         groups = ListGroups(
             histories,
@@ -77,7 +69,7 @@ class PairMaker:
             None
             if self.examples.list_values is None
             else [self.examples.list_values[number] for number in numbers],
-            None if self.fields is None else list(map(self.fields.before, numbers)),
+            list(map(self.examples.fields_before, numbers)),
         )
         # a place without a list is neither the best nor the worst
         is_list = (lists >= 0).any(axis=-1)
@@ -94,24 +86,27 @@ class PairMaker:
     ) -> NDArray[np.int64]:
         """(n, G, m) bundle rows of the lists of each prompt, -1 where there is no item."""
         trie = self.session.trie
+        n_lists = self.options.candidate_lists
         options = ListOptions("beam")
-        if self.search == "gumbel":
+        if self.options.rollouts == "gumbel":
             seed = np.random.SeedSequence([self.seed, round_]).generate_state(1)
             options = ListOptions("gumbel", seed=int(seed[0]))
         queries = [
-            Query(prompt, self.session.leaf_filter(None, [history] if self.exclude_seen else []))
+            Query(
+                prompt,
+                self.session.leaf_filter(None, [history] if self.options.exclude_seen else []),
+            )
             for prompt, history in zip(prompts, histories, strict=True)
         ]
-        found = search_distinct_lists(
-            self.session,
+        found = self.session.search_lists(
             model,
             queries,
             length=self.length,
-            num_beams=self.candidates,
+            num_beams=n_lists,
             options=options,
-            n_lists=self.candidates,
+            n_lists=n_lists,
         )
-        lists = np.full((len(prompts), self.candidates, self.length), -1, dtype=np.int64)
+        lists = np.full((len(prompts), n_lists, self.length), -1, dtype=np.int64)
         for row, candidates in enumerate(found):
             for place, one in enumerate(candidates):
                 rows = trie.item_rows(one.positions)

@@ -9,7 +9,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.split import TRAIN, is_split_folder, read_split
+from sidtool.data.split import MANIFEST, is_split_folder, read_split
 from sidtool.examples import (
     LIST_TASK,
     Lineage,
@@ -203,7 +203,7 @@ def _open_fields_split(
     check_same_split(lineage, split)
     for prompt in with_fields.values():
         check_prompt(prompt, split.fields)
-    return FieldsSplit(split, file_digest(folder / TRAIN))
+    return FieldsSplit(split, file_digest(folder / MANIFEST))
 
 
 def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,11 +221,6 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
             raise UsageError(f"{name} has no effect with algorithm={options.algorithm}")
     if is_preference and not complete["beta"]:
         raise UsageError(f"algorithm={options.algorithm} requires a beta greater than 0")
-    if complete.get("sync_ref_model") and (is_preference or not complete["beta"]):
-        raise UsageError(
-            "sync_ref_model=true moves the reference of the divergence from the start: it requires "
-            "a beta greater than 0, and an algorithm other than dpo and ipa"
-        )
     size = complete["num_generations"]
     if options.algorithm == "ipa" and size != 2:
         raise UsageError(

@@ -60,22 +60,13 @@ class RlRun(Run):
         return self.options.algorithm in ("dpo", "ipa") or bool(self.config_fields["beta"])
 
     @cached_property
-    def _records(self) -> dict[str, Any]:
-        """What identifies the input of each reward, by its field in RlParams, else by its name."""
-        kinds = {term.name: term.kind for term in self.rewards}
-        return {
-            kinds[name].recorded_as or f"reward_{name}": reward_input.record()
-            for name, reward_input in self.reward_inputs.items()
-        }
+    def input_records(self) -> dict[str, Any]:
+        """What identifies the input of each reward, by its name, as JSON."""
+        return {name: reward_input.record() for name, reward_input in self.reward_inputs.items()}
 
     def other_inputs(self) -> dict[str, Any]:
         """Those of rewards, and the split of fields."""
-        inputs = {
-            name.replace("_", " "): record
-            if isinstance(record, str)
-            else dataclasses.asdict(record)
-            for name, record in self._records.items()
-        }
+        inputs = {f"input of {name}": record for name, record in self.input_records.items()}
         if self.fields is not None:
             inputs["fields"] = self.fields.digest
         return inputs
@@ -95,10 +86,9 @@ class RlRun(Run):
             options=dataclasses.asdict(self.options),
             grpo_fields=changed_fields(self.config_fields, RL_DEFAULTS),
             run=json_digest(self.fingerprint),
+            reward_inputs=self.input_records,
             learned_from=self.learned_from,
         )
-        recorded = {field.name for field in dataclasses.fields(RlParams)} & self._records.keys()
-        params = dataclasses.replace(params, **{name: self._records[name] for name in recorded})
         return self.contract.with_stage(
             StageRecord("rl", params), identity=self.bundle.identity, base_folder=None
         )

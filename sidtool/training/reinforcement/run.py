@@ -11,7 +11,7 @@ from typing import Any
 from sidtool.base.checkpoint import offline
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.progress import Progress
-from sidtool.training.arguments import made_config, settled_fields
+from sidtool.training.arguments import made_config
 from sidtool.training.execution import Finished, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.reinforcement.plan import plan_rl
@@ -78,11 +78,11 @@ def rl(
     The output is the checkpoint that recommends best to the users in `valid` (by default those
     beside the examples), among those that are worse than the start on no slice of targets by
     training frequency; with `allow_worse_slices` among all. `grpo_fields` are fields of TRL's
-    GRPOConfig by name. `reward_inputs` are the memory of the reward `collaborative`, the model of
-    the reward `teacher`, and the model that predicts labels of the reward `label`, by the name of
-    the reward. If the prompt of the start or of a reward shows fields, `split` is the folder of the
-    split that the examples were made from, which has them. The memory of the start itself is left
-    out: its weight was tuned for the weights before.
+    GRPOConfig by name. `reward_inputs` are the memory of the reward `collaborative` and the model
+    that predicts labels of the reward `label`, by the name of the reward. If the prompt of the
+    start or of a reward shows fields, `split` is the folder of the split that the examples were
+    made from, which has them. The memory of the start itself is left out: its weight was tuned for
+    the weights before.
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. `progress` receives (done, total) steps, `log` each
@@ -158,7 +158,7 @@ def grpo_config(run: RlRun) -> Any:
         "per_device_eval_batch_size": run.config_fields["num_generations"],
         "load_best_model_at_end": True,
     }
-    arguments = made_config(GRPOConfig, settled_fields(run, decided))
+    arguments = made_config(GRPOConfig, run, decided)
     steps = arguments.steps_per_generation * arguments.num_iterations
     if steps % arguments.gradient_accumulation_steps:
         raise UsageError(

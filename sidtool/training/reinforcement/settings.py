@@ -32,8 +32,8 @@ class RlOptions:
     are those of the model with which it begins)."""
     reward: str | None = option(None)
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
-    Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `teacher`,
-    `label`. Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
+    Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `label`.
+    Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
     positive_label: str | None = option(None)
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     rollouts: RolloutMethod = option("beam")
@@ -42,17 +42,10 @@ class RlOptions:
     `softmax_over=trie`). Lists likewise, of any model."""
     candidate_lists: int = option(8, minimum=2)
     """Lists that are compared for each history, with `ipa`."""
-    add_target: bool = option(False)
-    """Put the target into every group, in place of the last item if it is missing."""
     first_difference: bool = option(False)
     """Add an advantage for each code, by the first code that differs from the target's."""
-    prefix_curriculum: bool = option(False)
-    """Where a group misses the target, give the policy the first codes of the target."""
     sft_weight: float = option(0.1, minimum=0)
     """Weight of the cross-entropy of the targets, beside the objective."""
-    early_clip: float = option(0.1, minimum=0)
-    """The delta of `ecpo`: ratios are at most `1 + epsilon_high + early_clip` at negative
-    advantages."""
     exclude_seen: bool = option(False)
     """Exclude the items of a user's history from groups and from validation, as
     `recommend --exclude-seen` does."""
@@ -63,33 +56,19 @@ class RlOptions:
     """Validation users to sample; 0 takes all."""
     eval_num_beams: int = option(20, minimum=1)
     """Beam width in validation, of items and of lists."""
-    early_stopping_patience: int | None = option(None, minimum=1)
-    """Stop after this many validations without a better metric. Default: train to the end."""
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.prefix_curriculum and self.rollouts != "beam":
-            raise UsageError("prefix_curriculum=true requires rollouts=beam")
-        for name, algorithm in (("candidate_lists", "ipa"), ("early_clip", "ecpo")):
-            if self.algorithm != algorithm and getattr(self, name) != getattr(RlOptions, name):
-                raise UsageError(f"{name} has no effect with algorithm={self.algorithm}")
-        if self.algorithm == "dpo":
-            self._refuse_with_dpo()
-        if self.algorithm == "ipa":
-            for name in ("first_difference", "prefix_curriculum", "add_target"):
-                if getattr(self, name):
-                    raise UsageError(f"{name}=true has no effect with algorithm=ipa")
+        if self.algorithm != "ipa" and self.candidate_lists != RlOptions.candidate_lists:
+            raise UsageError(f"candidate_lists has no effect with algorithm={self.algorithm}")
+        if self.algorithm in ("dpo", "ipa") and self.first_difference:
+            raise UsageError(f"first_difference=true has no effect with algorithm={self.algorithm}")
+        if self.algorithm == "dpo" and self.reward is not None:
+            raise UsageError("a reward has no effect with algorithm=dpo")
+        if self.algorithm == "dpo" and self.rollouts != "beam":
+            raise UsageError(f"algorithm=dpo requires rollouts=beam, not {self.rollouts}")
         if self.algorithm != "ipa" or self.metric_for_best_model not in LIST_METRICS:
             parse_metric(self.metric_for_best_model)
-
-    def _refuse_with_dpo(self) -> None:
-        if self.reward is not None:
-            raise UsageError("a reward has no effect with algorithm=dpo")
-        if self.rollouts != "beam":
-            raise UsageError(f"algorithm=dpo requires rollouts=beam, not {self.rollouts}")
-        for name in ("first_difference", "prefix_curriculum", "add_target"):
-            if getattr(self, name):
-                raise UsageError(f"{name}=true has no effect with algorithm=dpo")
 
 
 def with_reward(options: RlOptions) -> RlOptions:
@@ -157,9 +136,9 @@ POLICY_GRADIENT_FIELDS = (
 _HAVE_EFFECT = """
 beta delta disable_dropout entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min
 entropy_target epsilon epsilon_high generation_batch_size importance_sampling_level loss_type
-num_generations num_iterations off_policy_mask_threshold ref_model_mixup_alpha
-ref_model_sync_steps sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
-steps_per_generation sync_ref_model top_entropy_quantile use_adaptive_entropy
+num_generations num_iterations off_policy_mask_threshold
+sapo_temperature_neg sapo_temperature_pos scale_rewards shuffle_dataset
+steps_per_generation top_entropy_quantile use_adaptive_entropy
 use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos
 """
 SETTABLE = frozenset(_HAVE_EFFECT.split())

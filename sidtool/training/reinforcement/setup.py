@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from transformers import EarlyStoppingCallback
-
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split import read_examples
@@ -16,19 +14,18 @@ from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation import QuerySession
 from sidtool.training.loop.watched import ProgressCallback
-from sidtool.training.reinforcement.example_fields import ExampleFields
 from sidtool.training.reinforcement.examples import (
+    EventFields,
     ListExamples,
     RlExamples,
     history_task,
     read_list_examples,
     read_rl_examples,
 )
-from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
+from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.judge import Judge
-from sidtool.training.reinforcement.list_trainer import ListTrainer
-from sidtool.training.reinforcement.list_validation import ListValidation
-from sidtool.training.reinforcement.pairs import ListRewardFunction, PairMaker
+from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
+from sidtool.training.reinforcement.pairs import PairMaker
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
 from sidtool.training.reinforcement.rl_run import RlRun
@@ -63,28 +60,26 @@ def build_trainer(
     if run.needs_start:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
         reference = (start, _policy(start, session))
-    group_options = GroupOptions(
-        size=arguments.num_generations,
-        method=run.options.rollouts,
-        add_target=run.options.add_target,
-        exclude_seen=run.options.exclude_seen,
-        prefix_curriculum=run.options.prefix_curriculum,
+    maker = GroupMaker(
+        session,
+        _policy(loaded.model, session),
+        examples,
+        arguments.num_generations,
+        run.options,
     )
-    policy = _policy(loaded.model, session)
-    fields = None
-    if run.fields is not None:
-        fields = ExampleFields.of(examples, run.fields.split, run.bundle)
-    maker = GroupMaker(session, policy, examples, group_options, fields)
-    callbacks: list[Any] = [ProgressCallback(progress, log)]
-    if run.options.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
+    users = sample_examples(tuple(read_examples(run.valid)), run.options.eval_users, run.seed)
     device = str(arguments.device)
     scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
     reward = partial(reward_sum, run.rewards, context=RewardContext(run.bundle, scores))
     build: Any = GroupTrainer
     if isinstance(examples, ListExamples):
-        pairs = _pair_maker(run, loaded, examples, reward, fields)
-        build = partial(ListTrainer, pairs=pairs, validation=_list_validation(run, pairs))
+        prompt = run.contract.list_prompt
+        assert prompt is not None  # as the plan has checked
+        length = prompt.list_length
+        lists = QuerySession.of(loaded, list_length=length)
+        pairs = PairMaker(lists, examples, reward, length, run.options, run.seed)
+        validation = ListValidation.of(lists, users, reward, length, run.options)
+        build = partial(ListTrainer, pairs=pairs, validation=validation)
     trainer: GroupTrainer = build(
         run,
         loaded,
@@ -92,9 +87,9 @@ def build_trainer(
         maker=maker,
         reward=reward,
         reference=reference,
-        judge=_judge(run, session, examples),
+        judge=Judge.of(session, users, examples.events(run.bundle), run.options),
         refuses_worse_slices=not allow_worse_slices,
-        callbacks=callbacks,
+        callbacks=[ProgressCallback(progress, log)],
     )
     return trainer
 
@@ -120,52 +115,7 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
             "with a history",
             hint="lower per_device_train_batch_size",
         )
+    if run.fields is not None:
+        fields = EventFields.of(examples.users, run.fields.split, run.bundle)
+        examples = replace(examples, fields=fields)
     return examples
-
-
-def _pair_maker(
-    run: RlRun,
-    loaded: LoadedModel,
-    examples: ListExamples,
-    reward: ListRewardFunction,
-    fields: ExampleFields | None,
-) -> PairMaker:
-    """What writes the lists of a run of `ipa` and compares them."""
-    prompt = run.contract.list_prompt
-    assert prompt is not None  # as the plan has checked
-    return PairMaker(
-        QuerySession.of(loaded, list_length=prompt.list_length),
-        examples,
-        reward,
-        fields,
-        length=prompt.list_length,
-        candidates=run.options.candidate_lists,
-        search=run.options.rollouts,
-        exclude_seen=run.options.exclude_seen,
-        seed=run.seed,
-    )
-
-
-def _list_validation(run: RlRun, pairs: PairMaker) -> ListValidation:
-    sample = sample_examples(tuple(read_examples(run.valid)), run.options.eval_users, run.seed)
-    return ListValidation.of(
-        pairs.session,
-        sample,
-        pairs.reward,
-        length=pairs.length,
-        num_beams=run.options.eval_num_beams,
-        exclude_seen=run.options.exclude_seen,
-    )
-
-
-def _judge(run: RlRun, session: QuerySession, examples: RlExamples) -> Judge:
-    return Judge.of(
-        session,
-        tuple(read_examples(run.valid)),
-        examples.events(run.bundle),
-        metric=run.options.metric_for_best_model,
-        num_beams=run.options.eval_num_beams,
-        users=run.options.eval_users,
-        exclude_seen=run.options.exclude_seen,
-        seed=run.seed,
-    )

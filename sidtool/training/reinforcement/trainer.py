@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
-from trl.trainer.callbacks import SyncRefModelCallback
 from trl.trainer.utils import RepeatSampler, split_tensor_dict
 
 from sidtool.model import LoadedModel
@@ -72,8 +71,8 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         # TRL would load the reference again from a hub or a folder, which may hold adapters
-        beta, sync = args.beta, args.sync_ref_model
-        args.beta, args.sync_ref_model = 0.0, False
+        beta = args.beta
+        args.beta = 0.0
         # TRL requires a datasets.Dataset: give it one example, then replace it
         placeholder = Dataset.from_dict({"prompt": ["0"]})
         with warnings.catch_warnings():
@@ -89,8 +88,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
                 callbacks=callbacks,
                 rollout_func=self._roll_out,
             )
-        self.args.beta, self.args.sync_ref_model = beta, sync
-        self.beta = beta
+        self.args.beta = self.beta = beta
         # the log-probabilities come without a loss of the router
         self.aux_loss_enabled = False
         self.train_dataset = ExampleNumbers(len(maker.examples))
@@ -107,8 +105,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.reference_policy = None
         if reference is not None:
             self.ref_model, self.reference_policy = reference
-            if sync:
-                self.add_callback(SyncRefModelCallback(self.ref_model, self.accelerator))
         self.add_callback(SamplerCallback(self))
         cycle = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
         self.add_callback(WholeGenerations(max(1, cycle)))
@@ -116,7 +112,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self._buffered_inputs: Any = None
         self._rollouts: Rollouts | None = None
         self._rewards = np.zeros((0, self.num_generations))
-        self.moves_reference = sync or self.options.algorithm == "ipa"
+        self.moves_reference = self.options.algorithm == "ipa"
         self.records: dict[int, Any] = {}
         self.recent = defaultdict(list)
         # tokens of prompts and groups, groups
@@ -171,23 +167,21 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     def _groups(self, numbers: NDArray[np.int64], rollouts: Rollouts) -> Groups:
         """What rewards read of the groups of examples, by their numbers."""
         examples = self.maker.examples
-        fields = self.maker.fields
         items = first_items(self.maker.session.trie, rollouts.leaves)  # (n, G)
         return Groups(
             histories=[examples.history(number) for number in numbers.tolist()],
             items=np.where(rollouts.valid, items, -1),
             targets=examples.targets[numbers],
             values=None if examples.values is None else examples.values[numbers],
-            fields=None if fields is None else list(map(fields.before, numbers.tolist())),
+            fields=list(map(examples.fields_before, numbers.tolist())),
         )
 
     def _completions(self, rollouts: Rollouts, rewards: NDArray[np.float64]) -> dict[str, Any]:
         """The n * G items of groups as TRL's rows, with a mask of the codes that the policy
-        learns: not those that it was given."""
+        learns."""
         trie = self.maker.session.trie
         codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))  # (n * G, levels)
-        is_chosen = np.arange(trie.levels) >= rollouts.n_given[:, None]  # (n, levels)
-        learned = rollouts.valid[:, :, None] & is_chosen[:, None, :]  # (n, G, levels)
+        learned = np.repeat(rollouts.valid.ravel()[:, None], trie.levels, axis=1)
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
         return {
             "prompt_ids": [
@@ -197,7 +191,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             "logprobs": None,
             # TRL ignores an item whose reward is None
             "reward": [None if math.isnan(value) else value for value in scored],
-            "env_mask": learned.reshape(-1, trie.levels).astype(np.int64).tolist(),
+            "env_mask": learned.astype(np.int64).tolist(),
         }
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:

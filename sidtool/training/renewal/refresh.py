@@ -120,9 +120,8 @@ def refresh(
     `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
     killed resumes its training. A memory of the model is built again from the split and the bundle,
     with its settings, weight and power; `embeddings` are files of the items' vectors, which only a
-    memory that compares them needs, for other items. It is in the loss again if it was in that of
-    the model. Without a split the memory is left out. Teachers of the last stage are not used, of
-    which `notify` receives a line.
+    memory that compares them needs, for other items. Without a split the memory is left out.
+    Teachers of the last stage are not used, of which `notify` receives a line.
 
     Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
@@ -167,7 +166,6 @@ def run_refresh(
     catalog = _catalog(plan, plan.last, request)
     train_options, sft_fields = training_settings(plan.last, request.options)
     memory = _renewed_memory(plan, plan.split, request.embeddings)
-    loss_memory = _loss_memory(plan, plan.last, memory)
     work = out.with_name(f"{out.name}.refresh.partial")
     examples = work / "examples" / "train.jsonl"
     # a model with a memory is trained beside the output, which then gets the renewed memory; a
@@ -180,8 +178,6 @@ def run_refresh(
         train_options,
         sft_fields,
         valid=side_files(examples)["valid"] if plan.contract.history_prompt else None,
-        memory=loss_memory,
-        split=None if loss_memory is None else plan.split,
         trust_remote_code=request.trust_remote_code,
     )
     with locked(out):
@@ -231,19 +227,6 @@ def _renewed_memory(
     memory = open_verified(plan.model_dir / MEMORY_COPY)
     vectors = item_vectors(plan.bundle, embeddings=embeddings) if embeddings else None
     return rebuild_memory(memory, split, plan.bundle, vectors)
-
-
-def _loss_memory(plan: RefreshPlan, last: TrainParams, memory: Memory | None) -> Memory | None:
-    """The renewed memory if the last training stage had one in its loss, else None. Raises
-    UsageError if that stage had one and the model contains none."""
-    if last.memory is None:
-        return None
-    if memory is None:
-        raise UsageError(
-            f"model {plan.model_dir} was trained with a memory in its loss and contains none",
-            hint="sidtool tune-memory binds it",
-        )
-    return memory
 
 
 def _catalog(plan: RefreshPlan, last: TrainParams, request: RefreshRequest) -> Items:

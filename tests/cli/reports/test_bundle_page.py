@@ -146,6 +146,7 @@ def test_two_bundles_are_compared() -> None:
     assert parsed(render(page)).text.count("From old to new") >= 2
 
 
+@pytest.mark.slow
 def test_a_page_does_not_grow_with_the_catalog() -> None:
     sizes, seconds = [], []
     for items in (20_000, 200_000):

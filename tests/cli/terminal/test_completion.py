@@ -39,10 +39,15 @@ def test_tasks_and_settings_are_completed() -> None:
 @pytest.mark.parametrize(
     ("words", "completions"),
     [
-        ("sidtool build-", {"build-codebook", "build-memory"}),
-        ("sidtool build-codebook --collis", {"--collisions"}),
         ("sidtool build-codebook --method rq-v", {"rq-vae"}),
-        ("sidtool recommend mod", set()),
+        *(
+            pytest.param(words, completions, marks=pytest.mark.slow)
+            for words, completions in (
+                ("sidtool build-", {"build-codebook", "build-memory"}),
+                ("sidtool build-codebook --collis", {"--collisions"}),
+                ("sidtool recommend mod", set()),
+            )
+        ),
     ],
 )
 def test_bash_gets_commands_options_and_choices(words: str, completions: set[str]) -> None:

@@ -195,25 +195,6 @@ def _vectors(folder: Path, ids: list[str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["recomend"], "No such command 'recomend'. Did you mean 'recommend', 'embed'?"),
-        (["bogus"], "No such command 'bogus'."),
-        (["[/b]"], "No such command '[/b]'."),
-        (["--bogus"], "No such option: --bogus"),
-        (["recommend", "model", "--num-beam", "3"], "--num-beams"),
-        (["recommend", "model", "--[/b]"], "No such option: --[/b]"),
-        (["recommend", "model", "--file"], "Option '--file' requires an argument."),
-        (["tag", "a", "b", "c"], "unexpected extra argument"),
-        (["recommend"], "Missing argument 'MODEL'."),
-        (["recommend", "model", "-k", "[/b]"], "Invalid value for '-k'"),
-    ],
-)
-def test_a_wrong_command_line_is_one_line(words: list[str], message: str) -> None:
-    assert message in refused(2, *words)
-
-
 def test_no_words_print_the_help() -> None:
     ran = run()
     assert "Tokenizer" in ran.out + ran.err

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from sidtool.data.split.files import (
 )
 from sidtool.data.split.histories import user_histories
 from sidtool.data.split.split import Split
+from tests.data.split.lines import write_lines
 from tests.sealed import reseal
 
 pytestmark = pytest.mark.filterwarnings("ignore:1 of 2 users of the events have no row")
@@ -131,22 +133,25 @@ def user_histories_of(split: Split) -> dict[str, tuple[str, ...]]:
     return {user: items for user, (items, _) in histories.items()}
 
 
-def test_fields_are_stored_in_format_2_and_not_in_the_digest(events: Path) -> None:
+def test_fields_are_stored_and_not_in_the_digest(events: Path) -> None:
     plain = split_events(events, "plain")
     manifest = split_events(events, "rich", SplitOptions(fields=ALL))
-    assert (plain.format, manifest.format) == (1, 2)
+    assert (plain.format, manifest.format) == (4, 4)
     assert plain.digest == manifest.digest
     assert read_split(Path("rich")) == make_split(events, SplitOptions(fields=ALL))
     assert read_split(Path("plain")).fields == FieldTypes()
-    line = json.loads(Path("rich/test.jsonl").read_text().splitlines()[1])
-    assert line["fields"] == {
-        "user": {"age": None, "city": None},
-        "event": {"rating": [1, None], "device": ["web", "tv"]},
-        "context": {"device": "tv"},
-        "times": [START + 5, START + 500],
-        "time": START + 600,
+    row = pq.read_table("rich/test.parquet").to_pylist()[1]
+    assert row == {
+        "user": "b",
+        "items": ["i2"],
+        "positions": [2],
+        "targets": [2],
+        "times": [START + 600],
+        "event_rating": [5],
+        "event_device": ["tv"],
+        "user_age": None,
+        "user_city": None,
     }
-    assert line["feedback"] == {"rating": 5}
     marked = split_events(events, "marked", SplitOptions(fields=FieldOptions(target=("rating>3",))))
     assert marked.fields is not None
     assert marked.fields.feedback == {"rating": "int"}  # what a condition compares is feedback
@@ -156,10 +161,10 @@ def test_fields_are_stored_in_format_2_and_not_in_the_digest(events: Path) -> No
 def test_other_fields_than_the_manifest_says_are_refused(events: Path) -> None:
     split = make_split(events, SplitOptions(fields=ALL))
     first = dataclasses.replace(split.test[0], feedback={})
-    write_split(dataclasses.replace(split, test=(first, *split.test[1:])), Path("less"))
-    with pytest.raises(IntegrityError, match=r"test.jsonl: user 'a' has other fields than"):
-        read_split(Path("less"))
-    for changes, error in (({"format": 4}, CompatibilityError), ({"format": 1}, IntegrityError)):
+    with pytest.raises(IntegrityError, match="user 'a' has other fields than"):
+        dataclasses.replace(split, test=(first, *split.test[1:]))
+    write_lines(split, Path("less"))
+    for changes, error in (({"format": 5}, CompatibilityError), ({"format": 1}, IntegrityError)):
         reseal(Path("less/split.json"), changes)
         with pytest.raises(error):
             read_split(Path("less"))

@@ -17,7 +17,8 @@ from sidtool.data.split.cooccurrence import (
     sum_pairs,
     weigh_pairs,
 )
-from sidtool.data.split.split import Example, Split, SplitOrigin, UserSequence
+from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.data.split.values import Example, UserSequence
 
 
 def split_of(*histories: str, held_out: tuple[Example, ...] = ()) -> Split:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.data.split.examples import read_events, read_examples, write_events, write_examples
-from sidtool.data.split.split import Example, UserSequence
+from sidtool.data.split.examples import read_events, read_examples, write_examples
+from sidtool.data.split.values import Example, UserSequence
+from tests.data.split.lines import write_events
 
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
 many = st.lists(ids, max_size=4).map(tuple)

@@ -20,7 +20,8 @@ from sidtool.data.split.files import (
     split_events,
     write_split,
 )
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 
 Sequences = dict[str, list[str]]
 

@@ -22,7 +22,9 @@ from sidtool.data.split.files import (
     write_split,
 )
 from sidtool.data.split.record import Cuts, SplitManifest, SplitReference, check_split
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
+from tests.data.split.lines import of_lines, write_lines
 from tests.data.tables.files import write_table
 from tests.pairs import all_pairs
 from tests.sealed import reseal
@@ -71,8 +73,17 @@ def test_a_written_split_is_read_back(tmp_path: Path) -> None:
         assert manifest.counts == split.counts
         stored = json.loads((folder / "split.json").read_text())
         assert SplitManifest.from_json(stored) == manifest
-        assert ("windows.jsonl" in manifest.files) == (split.protocol == "given")
+        assert set(manifest.files) == {"train.parquet", "valid.parquet", "test.parquet"}
         assert set(manifest.files) | {"split.json"} == {path.name for path in folder.iterdir()}
+
+
+def test_a_split_of_lines_is_read_with_its_digests(tmp_path: Path) -> None:
+    for split in splits(tmp_path):
+        folder = tmp_path / split.protocol
+        manifest = write_lines(split, folder)
+        assert read_split(folder) == of_lines(split)
+        assert manifest.digest == read_split(folder).reference.digest != split.reference.digest
+        assert ("windows.jsonl" in manifest.files) == (split.protocol == "given")
 
 
 def test_events_in_place_of_a_folder_are_the_default_split(tmp_path: Path) -> None:
@@ -106,7 +117,7 @@ def test_two_protocols_with_equal_parts_have_one_digest(tmp_path: Path) -> None:
 
 def test_a_changed_or_missing_file_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "split"
-    write_split(splits(tmp_path)[2], folder)
+    write_lines(splits(tmp_path)[2], folder)
     for name in ("train.jsonl", "valid.jsonl", "test.jsonl", "windows.jsonl"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content.replace(b"i1", b"i2", 1))
@@ -127,7 +138,7 @@ def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> Non
     path.write_text(json.dumps(stored | {"format": 99}))
     with pytest.raises(CompatibilityError, match="format 99"):
         read_split(folder)
-    resigned(folder, {"format": 1, "digest": "0" * 64})
+    resigned(folder, {"format": 4, "digest": "0" * 64})
     with pytest.raises(IntegrityError, match="says 000000000000"):
         read_split(folder)
     path.write_text(json.dumps(stored | {"extends": ["0" * 64]}))
@@ -156,7 +167,7 @@ def test_an_output_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("sidtool.data.split.files.write_examples", fail)
+    monkeypatch.setattr("sidtool.data.split.files.write_logs", fail)
     with pytest.raises(OSError, match="disk full"):
         split_events(path, tmp_path / "split", SplitOptions("temporal"), force=True)
     assert read_split(tmp_path / "split").reference.digest == written.digest
@@ -317,7 +328,7 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, text: bytes) -> N
 )
 def test_a_line_of_other_types_is_refused(tmp_path: Path, name: str, line: str) -> None:
     folder = tmp_path / "split"
-    manifest = write_split(splits(tmp_path)[0], folder)
+    manifest = write_lines(splits(tmp_path)[0], folder)
     content = line.encode() + b"\n" + (folder / name).read_bytes()
     (folder / name).write_bytes(content)
     resigned(folder, {"files": {**manifest.files, name: hashlib.sha256(content).hexdigest()}})
@@ -354,26 +365,26 @@ def test_a_signed_history_that_the_events_contradict_is_refused(
     tmp_path: Path, name: str, change: str, protocol: int
 ) -> None:
     folder = tmp_path / "split"
-    write_split(splits(tmp_path)[protocol], folder)
+    write_lines(splits(tmp_path)[protocol], folder)
     rewritten(folder, name, HISTORY_CHANGES[change])
-    with pytest.raises(IntegrityError, match=f"{name}: .*user 'u") as caught:
+    with pytest.raises(IntegrityError, match="user 'u") as caught:
         read_split(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_a_window_that_the_training_events_contradict_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "split"
-    write_split(splits(tmp_path)[2], folder)
+    write_lines(splits(tmp_path)[2], folder)
     rewritten(folder, "windows.jsonl", lambda rows: rows[2]["history"].__setitem__(0, "other"))
-    with pytest.raises(IntegrityError, match=r"windows\.jsonl shows other events of user 'u"):
+    with pytest.raises(IntegrityError, match="the windows show other events of user 'u"):
         read_split(folder)
 
 
 def test_a_position_before_its_history_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "split"
-    write_split(splits(tmp_path)[2], folder)
+    write_lines(splits(tmp_path)[2], folder)
     rewritten(folder, "test.jsonl", lambda rows: rows[0]["history"].extend(["a"] * 9))
-    with pytest.raises(IntegrityError, match=r"test\.jsonl: user 'u0' has 14 events before"):
+    with pytest.raises(IntegrityError, match="test: user 'u0' has a target before its history"):
         read_split(folder)
 
 
@@ -382,7 +393,7 @@ def test_a_user_without_events_is_refused(tmp_path: Path, protocol: int) -> None
     folder = tmp_path / "split"
     split = splits(tmp_path)[protocol]
     empty = UserSequence("u10", (), ())
-    write_split(dataclasses.replace(split, train=(*split.train, empty)), folder)
+    write_lines(dataclasses.replace(split, train=(*split.train, empty)), folder)
     with pytest.raises(IntegrityError, match="user 'u10'"):
         read_split(folder)
 
@@ -392,13 +403,13 @@ def test_an_impossible_leave_one_out_is_refused(tmp_path: Path) -> None:
     changed: list[tuple[str, dict[str, Any]]] = [
         ("'u0' twice", {"train": (*split.train, split.train[0])}),
         ("empty", {"test": ()}),
-        ("one example of each", {"test": split.test[1:]}),
-        ("'u0' has an example at position 5", {"valid": split.valid[1:]}),
+        ("one example of each user", {"test": split.test[1:]}),
+        ("not all 2 events", {"valid": split.valid[1:]}),
         ("4 targets and no example", {"valid": split.valid[1:], "test": split.test[1:]}),
     ]
     for index, (message, parts) in enumerate(changed):
         folder = tmp_path / f"split{index}"
-        write_split(dataclasses.replace(split, **parts), folder)
+        write_lines(dataclasses.replace(split, **parts), folder)
         with pytest.raises(IntegrityError, match=message):
             read_split(folder)
 

@@ -10,7 +10,7 @@ from sidtool.base.errors import UsageError
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes
 from sidtool.data.split.list_targets import ListTargets, TargetList, target_lists
 from sidtool.data.split.sessions import session_of
-from sidtool.data.split.split import UserSequence
+from sidtool.data.split.values import UserSequence
 
 
 def sequence_of(

@@ -1,58 +1,83 @@
-"""Packed parts are the values that were packed, in memory and in files; a split within a budget is
-that without one, byte for byte."""
+"""Packed parts are the values that were packed; a split within a budget is that without one, byte
+for byte."""
 
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, IntegrityError
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.fields.fields import Fields
-from sidtool.data.split.files import SplitOptions, read_split, split_events
-from sidtool.data.split.packed import Packer
-from sidtool.data.split.split import Example, HeldOutEvents, UserSequence
+from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes
+from sidtool.data.split.files import SplitOptions, make_split, read_split, split_events
+from sidtool.data.split.packing import pack_parts
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 from tests.data.tables.files import write_table
 
-FIELDS = Fields({"age": 3}, {"rating": (5, 5.0, None)}, times=(1.0, 2.0, 3.0))
+TYPES = FieldTypes({"rating": "float"}, {"device": "str"}, {"age": "int"}, times=True)
+FIELDS = Fields(
+    {"age": 3}, {"rating": (5, 5.0, None), "device": ("tv",) * 3}, times=(1.0, 2.0, 3.0)
+)
+NOTHING = Fields({"age": None}, {"rating": (), "device": ()}, times=())
 SEQUENCES = (
-    UserSequence("u", ("a", "b", "a"), (0, 1, 2), FIELDS),
-    UserSequence("v", (), ()),
-    UserSequence("w", ("c",), (0,)),
+    UserSequence("u", ("a", "b", "a"), (0, 1, 2), FIELDS, (0, 2)),
+    UserSequence("v", (), (), NOTHING),
 )
 EXAMPLES = (
-    Example("w", ("c",), "a", 1),
-    Example("new", (), "d", 0, Fields({}, {}, {"device": "tv"}), {"rating": 2}),
+    Example(
+        "u",
+        ("a", "b"),
+        "a",
+        2,
+        Fields(
+            {"age": 3},
+            {"rating": (5, 5.0), "device": ("tv",) * 2},
+            {"device": "tv"},
+            (1.0, 2.0),
+            3.0,
+        ),
+        {"rating": None},
+        (FurtherTarget("d", 7, {"rating": 1}, {"device": None}, 9.0),),
+    ),
 )
 
 
-@pytest.mark.parametrize("in_files", [False, True])
-def test_packed_parts_equal_what_was_packed(
-    tmp_path: Path, in_files: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sidtool.data.split.packed.BLOCK", 2)
-    packer = Packer(tmp_path if in_files else None)
-    train = packer.sequences(iter(SEQUENCES))
-    valid = packer.examples(iter(EXAMPLES))
-    assert train() == SEQUENCES
-    assert valid() == EXAMPLES
-    assert train() == SEQUENCES
-    assert train() != SEQUENCES[:2]
-    assert train()[-1] == SEQUENCES[-1]
-    assert train()[:2] == SEQUENCES[:2]
+def test_packed_parts_equal_what_was_packed() -> None:
+    parts = pack_parts(iter(SEQUENCES), iter(EXAMPLES), iter(()), None, TYPES)
+    assert parts.train == SEQUENCES
+    assert parts.valid == EXAMPLES
+    assert parts.test == ()
+    assert parts.train != SEQUENCES[:1]
+    assert parts.train[-1] == SEQUENCES[-1]
+    assert parts.train[1:] == SEQUENCES[1:]
+    assert parts.train.take([1, 0]) == SEQUENCES[::-1]
     # equal values of different types stay what they are
-    assert [type(value) for value in train()[0].fields.event["rating"]][:2] == [int, float]
-    assert isinstance(train().items.values, np.memmap) == in_files
+    assert [type(value) for value in parts.train[0].fields.event["rating"]][:2] == [int, float]
     with pytest.raises(IndexError):
-        valid()[2]
+        parts.valid[1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        NO_FIELDS,
+        Fields({"age": 3}, {"rating": (5,)}, times=(1.0,)),
+        Fields({"age": 3}, {"rating": (5,), "device": (None,)}),
+        Fields({"age": 4}, {"rating": (5,), "device": (None,)}, times=(1.0,)),
+    ],
+)
+def test_other_fields_are_refused(fields: Fields) -> None:
+    other = UserSequence("u", ("a",), (0,), fields)
+    with pytest.raises(IntegrityError, match="user 'u' has other fields than the split records"):
+        pack_parts((SEQUENCES[0], other), (), (), None, TYPES)
 
 
 def test_positions_with_gaps_are_kept() -> None:
     sequences = (UserSequence("u", ("a", "b"), (3, 7)),)
-    assert Packer().sequences(sequences)() == sequences
+    assert pack_parts(sequences, (), ()).train == sequences
 
 
 @given(st.lists(st.tuples(st.sampled_from("uv"), st.sampled_from("ab"), st.integers(0, 3))))
@@ -62,18 +87,11 @@ def test_held_out_events_are_a_set(events: list[tuple[str, str, int]]) -> None:
         [Example(user, (), item, at) for user, item, at in part]
         for part in (events[:half], events[half:])
     ]
-    held_out = HeldOutEvents(parts)
+    held_out = Split.of("given", (), *parts).held_out
     possible = [(user, item, at) for user in "uvw" for item in "abc" for at in range(5)]
     assert [event in held_out for event in possible] == [event in events for event in possible]
     assert held_out.count(possible) == len(set(events))
     assert "no event" not in held_out
-
-
-def test_an_equal_hash_is_no_held_out_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.data.split.split.hash", lambda event: 7, raising=False)
-    held_out = HeldOutEvents([[Example("u", (), "a", 1), Example("v", (), "b", 2)]])
-    assert ("v", "b", 2) in held_out
-    assert ("v", "b", 1) not in held_out
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -118,9 +136,5 @@ def test_a_split_within_a_budget_is_the_same_byte_for_byte(
         return
     assert split_events(events, folder / "bounded", options, memory=30 * 160) == manifest
     assert contents(folder / "bounded") == contents(folder / "plain")
-    (folder / "arrays").mkdir()
-    mapped = read_split(folder / "plain", folder / "arrays")
-    assert mapped == read_split(folder / "plain")
-    assert {path.name for path in folder.iterdir()} == {
-        *("events.parquet", "plain", "bounded", "arrays")
-    }
+    assert read_split(folder / "plain") == make_split(events, options)
+    assert {path.name for path in folder.iterdir()} == {"events.parquet", "plain", "bounded"}

@@ -18,6 +18,7 @@ from sidtool.data.split.files import SplitOptions, make_split, read_split, split
 from sidtool.data.split.histories import user_histories
 from sidtool.data.split.sessions import SessionRule, is_division, parse_duration, session_of, spans
 from sidtool.data.split.split import Split, count_leaks
+from tests.data.split.lines import write_lines
 
 START = 880_000_000
 GAP = 100
@@ -134,15 +135,14 @@ def test_sessions_of_a_column_that_overlap_are_one(tmp_path: Path) -> None:
     assert (test.history, test.items) == (tuple("abcdef"), ("g",))
 
 
-def test_a_split_with_sessions_has_format_3(tmp_path: Path) -> None:
+def test_a_split_records_its_sessions(tmp_path: Path) -> None:
     path = write_events(tmp_path / "events.csv", SESSIONS)
     rule = SessionRule(column="session")
     for protocol in ("leave-one-out", "last-session"):
         options = SplitOptions(protocol, sessions=rule)
         manifest = split_events(path, tmp_path / protocol, options)
-        assert (manifest.format, manifest.sessions, manifest.protocol) == (3, rule, protocol)
+        assert (manifest.format, manifest.sessions, manifest.protocol) == (4, rule, protocol)
         assert read_split(tmp_path / protocol).origin.sessions == rule
-    assert make_split(path).manifest({}).format == 1
     history, _ = user_histories(tmp_path / "last-session")["u"]
     assert history == tuple("abcdefg")
 
@@ -167,15 +167,18 @@ def test_what_contradicts_the_protocol_is_refused(tmp_path: Path) -> None:
     sequences = tuple(dataclasses.replace(sequence, sessions=()) for sequence in split.train)
     origin = dataclasses.replace(split.origin, sessions=None)
     for changed, message in (
-        ({"valid": (shorter,)}, "the history of user 'u' is not that of valid.jsonl"),
-        ({"test": (shown,)}, "targets at positions"),
-        ({"valid": (dataclasses.replace(valid, history=("a",)),)}, "not the training events"),
+        ({"valid": (shorter,)}, "has 2 targets, which are not all 3 events"),
+        ({"test": (shown,)}, "history that does not end at its targets"),
+        (
+            {"valid": (dataclasses.replace(valid, history=("a",)),)},
+            "history that does not end at its targets",
+        ),
         ({"train": sequences}, "has 0 sessions"),
-        ({"protocol": "temporal"}, "malformed|in one example"),
+        ({"protocol": "temporal"}, "malformed|several targets in one example"),
         ({"origin": origin}, "last-session split has no sessions|has 2 sessions"),
         ({"test": ()}, "empty"),
     ):
-        write_split(dataclasses.replace(split, **changed), tmp_path / "split", force=True)
+        write_lines(dataclasses.replace(split, **changed), tmp_path / "split")
         with pytest.raises(IntegrityError, match=message):
             read_split(tmp_path / "split")
 
@@ -198,7 +201,7 @@ def test_a_malformed_line_is_refused(
 
     path = write_events(tmp_path / "events.csv", SESSIONS)
     split = make_split(path, SplitOptions("last-session", sessions=SessionRule(column="session")))
-    write_split(split, tmp_path / "split")
+    write_lines(split, tmp_path / "split")
     file = tmp_path / "split" / name
     file.write_text(json.dumps(json.loads(file.read_text().splitlines()[0]) | change) + "\n")
     with pytest.raises(DataError, match=message):

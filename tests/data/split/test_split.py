@@ -15,7 +15,8 @@ from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
 from sidtool.data.split.protocols import given, leave_one_out, temporal
 from sidtool.data.split.record import Cuts
-from sidtool.data.split.split import Event, Split, count_leaks, window_events
+from sidtool.data.split.split import Split, count_leaks
+from sidtool.data.split.values import Event, Example
 from tests.data.split.cases import windows_of
 from tests.data.tables.files import write_table
 
@@ -170,6 +171,13 @@ def test_every_held_out_event_is_counted_and_repeats_are_distinct(
         (user, item, at + 100) for user, item, at in asked(split)
     ]  # the same items, bought again
     assert count_leaks(split, moved) == 0
+
+
+def window_events(window: Example) -> list[Event]:
+    """Every event of an example: its history and its target."""
+    first = window.position - len(window.history)
+    items = (*window.history, window.item)
+    return [(window.user, item, place) for place, item in enumerate(items, first)]
 
 
 def write_windows(path: Path, rows: list[tuple[str, tuple[str, ...], str]]) -> Path:

@@ -17,7 +17,7 @@ from sidtool.integrations.adopt.adoption import adopt, check_adoption
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import import_map
 from sidtool.integrations.formats.token_ids import model_tokens
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend

@@ -13,7 +13,8 @@ import torch
 
 from sidtool.data.items import make_items
 from sidtool.data.split.files import SplitOptions, split_events
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.evaluation import evaluate
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.examples.examples_run import make_sft
@@ -21,7 +22,7 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
 from sidtool.integrations.formats.convert import read_map
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge, rebind
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -131,6 +132,7 @@ def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     assert sorted(answer.items) == sorted(set(model.sids) - {first})
 
 
+@pytest.mark.slow
 def test_adapters_of_an_adopted_model_merge(shops: Any, tmp_path: Path) -> None:
     _, folder, examples = shops("minionerec")
     options = TrainOptions(stage="lora", lora_r=2)

@@ -13,7 +13,7 @@ from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.adopt.adoption import adopt
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.policy import GroupScores, Policy
 from sidtool.training.reinforcement.run import rl

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.integrations.ray.models import ModelSource
 from sidtool.memory.build import build_memory
 from sidtool.model.memory import MemoryOptions

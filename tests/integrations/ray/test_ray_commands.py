@@ -20,7 +20,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Road:
 
 
 def test_recommend(shop: Road, tmp_path: Path) -> None:
-    lines = (shop.split / "test.jsonl").read_text().splitlines()
+    lines = shop.test.read_text().splitlines()
     rows = [{key: json.loads(line)[key] for key in ("user", "history")} for line in lines]
     (tmp_path / "requests").mkdir()
     for number, part in enumerate((rows[:15], rows[15:])):

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from sidtool.data.split.record import Cuts, SplitReference
+from sidtool.model.contract.folder import write_contract
 from sidtool.model.contract.stage_record import ModelReference, Selection, StageRecord, TrainParams
-from sidtool.model.contract.write import write_contract
-from sidtool.model.extend import extend_model
-from sidtool.model.extend_options import ExtendOptions
+from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.tokenizer.bundle import Bundle
 

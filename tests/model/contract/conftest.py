@@ -1,16 +1,19 @@
-"""The bundle and the base model of the tests of models, and a trained model."""
+"""A trained model, made once; a test gets a copy of the folder."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from sidtool.tokenizer.bundle import Bundle
-from tests.model.conftest import base as base
-from tests.model.conftest import bundle as bundle
-from tests.model.conftest import one_thread as one_thread
+from tests.model.conftest import shop
 from tests.model.contract.cases import trained_model
 
 
+@pytest.fixture(scope="session")
+def trained_folder(base_folder: Path) -> Path:
+    return trained_model(base_folder, shop(), base_folder.parent / "trained")
+
+
 @pytest.fixture
-def trained(base: Path, bundle: Bundle, tmp_path: Path) -> Path:
-    return trained_model(base, bundle, tmp_path / "trained")
+def trained(trained_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_folder, tmp_path / "trained"))

@@ -156,6 +156,7 @@ def test_ids_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch
     assert matching_rows(old, new).tolist() == [1, 2, 0, -1, 4, -1]
 
 
+@pytest.mark.slow
 def test_the_comparison_costs_no_more_than_a_few_sorts_of_the_ids() -> None:
     """The join sorts hashes: for many items its time is a small multiple of a sort of the same
     number of keys, measured in the same run."""

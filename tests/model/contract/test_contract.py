@@ -1,6 +1,7 @@
 """The contract is read as it was written, and a malformed one is refused with one line."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.model.contract.memory_binding import MemoryBinding
-from sidtool.model.contract.read import open_bundle_copy, read_contract
 from sidtool.model.contract.stage_record import (
     ExtendParams,
     MergeParams,
@@ -20,11 +21,11 @@ from sidtool.model.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
-from sidtool.model.contract.write import write_contract
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, verify
 from tests.model.cases import distinct_codes, make_bundle, make_codebook
+from tests.model.conftest import shop
 from tests.sealed import reseal
 
 HISTORY_PROMPT = HistoryPrompt(
@@ -58,6 +59,19 @@ def contract_of(bundle: Bundle) -> Contract:
     )
 
 
+@pytest.fixture(scope="module")
+def stored_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stored")
+    write_contract(folder, contract_of(shop()), shop())
+    return folder
+
+
+@pytest.fixture
+def stored(stored_folder: Path, tmp_path: Path) -> Path:
+    """A folder with a contract and its bundle, and nothing else."""
+    return Path(shutil.copytree(stored_folder, tmp_path / "stored"))
+
+
 def test_a_contract_is_read_as_it_was_written(bundle: Bundle, tmp_path: Path) -> None:
     written = contract_of(bundle)
     stored = write_contract(tmp_path, written, bundle)
@@ -69,11 +83,8 @@ def test_a_contract_is_read_as_it_was_written(bundle: Bundle, tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "sid.json", "sid.zarr"]
 
 
-def test_a_contract_contains_the_token_ids_for_other_readers(
-    bundle: Bundle, tmp_path: Path
-) -> None:
-    write_contract(tmp_path, contract_of(bundle), bundle)
-    value = json.loads((tmp_path / "sid.json").read_text())
+def test_a_contract_contains_the_token_ids_for_other_readers(stored: Path) -> None:
+    value = json.loads((stored / "sid.json").read_text())
     assert (value["token_start"], value["token_stop"]) == (471, 471 + 8 + 4 + 6 + 2)
 
 
@@ -98,17 +109,16 @@ def test_readers_that_would_misuse_a_model_refuse_its_format(
     assert Contract.from_json(contract.to_json()) == contract
 
 
-def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, tmp_path: Path) -> None:
-    write_contract(tmp_path, contract_of(bundle), bundle)
-    reseal(tmp_path / "sid.json", {"future": 1})
-    assert replace(read_contract(tmp_path), files={}) == contract_of(bundle)
-    value = json.loads((tmp_path / "sid.json").read_text())
-    (tmp_path / "sid.json").write_text(json.dumps({**value, "future": 2}))
+def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, stored: Path) -> None:
+    reseal(stored / "sid.json", {"future": 1})
+    assert replace(read_contract(stored), files={}) == contract_of(bundle)
+    value = json.loads((stored / "sid.json").read_text())
+    (stored / "sid.json").write_text(json.dumps({**value, "future": 2}))
     with pytest.raises(IntegrityError, match=r"sid\.json is damaged: it differs from its own SHA"):
-        read_contract(tmp_path)
-    reseal(tmp_path / "sid.json", {"format": 99})
+        read_contract(stored)
+    reseal(stored / "sid.json", {"format": 99})
     with pytest.raises(CompatibilityError, match="has format 99, this sidtool reads up to"):
-        read_contract(tmp_path)
+        read_contract(stored)
 
 
 @pytest.mark.parametrize(
@@ -215,13 +225,10 @@ def test_a_folder_without_a_contract_is_refused(tmp_path: Path) -> None:
     ["format", "identity", "space", "token_start", "base_weights", "stages", "history_prompt"],
 )
 @pytest.mark.parametrize("damage", ["missing", "list"])
-def test_a_damaged_contract_is_refused(
-    key: str, damage: str, bundle: Bundle, tmp_path: Path
-) -> None:
-    write_contract(tmp_path, contract_of(bundle), bundle)
-    reseal(tmp_path / "sid.json", {key: ... if damage == "missing" else [3]})
+def test_a_damaged_contract_is_refused(key: str, damage: str, stored: Path) -> None:
+    reseal(stored / "sid.json", {key: ... if damage == "missing" else [3]})
     with pytest.raises((IntegrityError, DataError)) as caught:
-        read_contract(tmp_path)
+        read_contract(stored)
     assert "\n" not in str(caught.value)
 
 
@@ -232,14 +239,11 @@ def test_a_json_value_that_is_no_contract_is_refused(text: str, tmp_path: Path) 
         read_contract(tmp_path)
 
 
-def test_a_folder_with_the_copy_of_another_bundle_is_refused(
-    bundle: Bundle, tmp_path: Path
-) -> None:
-    write_contract(tmp_path, contract_of(bundle), bundle)
+def test_a_folder_with_the_copy_of_another_bundle_is_refused(stored: Path) -> None:
     other = make_bundle(["a"], distinct_codes(1), codebook=make_codebook())
-    other.save(tmp_path / "sid.zarr", force=True)
+    other.save(stored / "sid.zarr", force=True)
     with pytest.raises(CompatibilityError, match=r"sid\.zarr is bundle .*, sid\.json says"):
-        open_bundle_copy(tmp_path, read_contract(tmp_path))
+        open_bundle_copy(stored, read_contract(stored))
 
 
 OTHER_SPACES = [
@@ -254,13 +258,12 @@ OTHER_SPACES = [
 
 @pytest.mark.parametrize("changes", OTHER_SPACES, ids=str)
 def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
-    changes: dict[str, object], bundle: Bundle, tmp_path: Path
+    changes: dict[str, object], stored: Path
 ) -> None:
-    write_contract(tmp_path, contract_of(bundle), bundle)
-    space = json.loads((tmp_path / "sid.json").read_text())["space"] | changes
-    reseal(tmp_path / "sid.json", {"space": space, "token_stop": ...})
+    space = json.loads((stored / "sid.json").read_text())["space"] | changes
+    reseal(stored / "sid.json", {"space": space, "token_stop": ...})
     with pytest.raises(CompatibilityError, match="its bundle copy has") as caught:
-        open_bundle_copy(tmp_path, read_contract(tmp_path))
+        open_bundle_copy(stored, read_contract(stored))
     assert caught.value.exit_code == 3
     assert next(iter(changes)) in str(caught.value)
 
@@ -321,17 +324,16 @@ def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
     ids=str,
 )
 def test_a_value_of_another_type_or_range_is_one_line(
-    path: str, damage: object, bundle: Bundle, tmp_path: Path
+    path: str, damage: object, stored: Path
 ) -> None:
-    write_contract(tmp_path, contract_of(bundle), bundle)
-    value = json.loads((tmp_path / "sid.json").read_text())
+    value = json.loads((stored / "sid.json").read_text())
     *parents, key = path.split(".")
     record = value
     for parent in parents:
         record = record[parent]
     record[key] = damage
-    reseal(tmp_path / "sid.json", value)
+    reseal(stored / "sid.json", value)
     with pytest.raises((IntegrityError, CompatibilityError)) as caught:
-        read_contract(tmp_path)
+        read_contract(stored)
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)

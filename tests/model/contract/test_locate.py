@@ -10,8 +10,7 @@ import pytest
 
 from sidtool.base.checkpoint import hub
 from sidtool.base.errors import IntegrityError, UsageError
-from sidtool.model.contract.locate import model_folder
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import model_folder, read_contract
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.tokenizer.bundle import Bundle

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.segments import catalog, template
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
@@ -50,7 +50,7 @@ def word_tokenizer() -> Any:
 @given(catalog_texts)
 def test_catalog_text_never_becomes_an_added_token(text: str) -> None:
     tokenizer, tokens = extended_tokenizer(SPACE)
-    ids = PromptEncoder(tokenizer, tokens).ids([catalog(text)])
+    ids = prompt_encoder(tokenizer, tokens).ids([catalog(text)])
     assert not set(tokenizer.added_tokens_decoder) & set(ids)
     decoded = tokenizer.backend_tokenizer.decoder.decode(tokenizer.convert_ids_to_tokens(ids))
     assert decoded == text or "\ufffd" in text
@@ -59,7 +59,7 @@ def test_catalog_text_never_becomes_an_added_token(text: str) -> None:
 @given(catalog_texts)
 def test_special_tokens_of_the_base_vocabulary_are_avoided_too(text: str) -> None:
     tokenizer = word_tokenizer()
-    encoder = PromptEncoder(tokenizer, SidTokens(SidSpace((1,)), len(tokenizer)))
+    encoder = prompt_encoder(tokenizer, SidTokens(SidSpace((1,)), len(tokenizer)))
     special = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
     assert not special & set(encoder.ids([catalog(text)]))
     assert encoder.ids([catalog("<|im_end|>")])
@@ -89,7 +89,7 @@ spaced_texts = st.lists(
 @given(text=spaced_texts)
 def test_white_space_comes_back_by_decode(kind: int, text: str) -> None:
     tokenizer, tokens = tokenizers_of_every_kind()[kind]
-    ids = PromptEncoder(tokenizer, tokens).ids([catalog(text)])
+    ids = prompt_encoder(tokenizer, tokens).ids([catalog(text)])
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
     added = tokenizer.added_tokens_decoder
     assert {added[token_id].content for token_id in ids if token_id in added} <= {*SPACES}
@@ -97,6 +97,6 @@ def test_white_space_comes_back_by_decode(kind: int, text: str) -> None:
 
 def test_the_same_text_in_a_template_is_markup() -> None:
     tokenizer, tokens = extended_tokenizer(SPACE)
-    encoder = PromptEncoder(tokenizer, tokens)
+    encoder = prompt_encoder(tokenizer, tokens)
     assert encoder.ids([template("<s_a_1>")]) == [tokens.start + 1]
     assert encoder.length([catalog("<s_a_1>")]) > 1

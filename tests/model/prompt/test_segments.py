@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
 from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.item_text import MAX_TEXT_CHARACTERS, item_text
 from sidtool.model.prompt.segments import (
-    MAX_TEXT_CHARACTERS,
     Segment,
     catalog,
     segments_to_text,
-    shorten,
     sids,
     template,
     text_to_segments,
@@ -54,10 +53,10 @@ def test_spans_that_do_not_fit_are_refused(spans: list[tuple[int, int]]) -> None
 
 @given(st.text(alphabet="ab \n<>", max_size=900))
 def test_a_long_text_is_cut_between_words(text: str) -> None:
-    short = shorten(text)
+    short = item_text(text)
     words = text.split()
     assert len(short) <= MAX_TEXT_CHARACTERS
-    assert shorten(short) == short
+    assert item_text(short) == short
     if len(" ".join(words)) <= MAX_TEXT_CHARACTERS:
         assert short.split() == words
     elif " " in short:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
@@ -17,8 +18,27 @@ TEXT = 50
 """Token ids below this are text; the SID block starts here."""
 
 EVERY_ARCHITECTURE = ARCHITECTURES + ENCODER_DECODERS
+SOME = ("llama", "gemma3", "gpt2", "t5", "bart")
+SOME_ARCHITECTURES = [
+    pytest.param(name, marks=[] if name in SOME else pytest.mark.slow)
+    for name in EVERY_ARCHITECTURE
+]
+"""One architecture of each kind of position and of head; `make test-slow` runs the others."""
 
 _models: dict[tuple[str, bool, int], Any] = {}
+
+
+def beam_config(num_beams: int, levels: int) -> GenerationConfig:
+    """Beam search of transformers for exactly one SID, whose score is a sum."""
+    return GenerationConfig(
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=levels,
+        do_sample=False,
+        length_penalty=0.0,
+        early_stopping=False,
+        pad_token_id=0,
+    )
 
 
 def model_of(architecture: str, tokens: SidTokens, *, tied: bool = False) -> Any:

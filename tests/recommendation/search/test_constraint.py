@@ -14,7 +14,14 @@ from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
 from sidtool.recommendation.search.results import Normalize
 from tests.models import tiny_model
-from tests.recommendation.search.cases import catalog, generate, make, valid_sids, vocabulary
+from tests.recommendation.search.cases import (
+    beam_config,
+    catalog,
+    generate,
+    make,
+    valid_sids,
+    vocabulary,
+)
 
 torch.set_num_threads(1)
 
@@ -83,8 +90,6 @@ def test_generate_with_the_processor_equals_generate_with_the_prefix_function() 
     trie, tokens = make((6, 6, 6), 120)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
     prompts = [[9, 8, 7], [20, 21, 22]]
-    from sidtool.recommendation.search.generate_fallback import beam_config
-
     out = model.generate(
         torch.tensor(prompts),
         attention_mask=torch.ones(2, 3, dtype=torch.long),
@@ -92,7 +97,7 @@ def test_generate_with_the_processor_equals_generate_with_the_prefix_function() 
         logits_processor=LogitsProcessorList([SidLogitsProcessor(trie, tokens)]),
     )
     want = generate(model, prompts, trie, tokens, 5)
-    result = tokens.codes(out.sequences[:, 3:].numpy()).reshape(2, 5, 3)
+    result = tokens.codes(out[:, 3:].numpy()).reshape(2, 5, 3)
     assert [[tuple(sid) for sid in row.tolist()] for row in result] == [sids for sids, _ in want]
 
 

@@ -1,6 +1,5 @@
 """Penalties of similar items, against their definitions over all lists."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,8 @@ import torch
 
 from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.list_search import search_lists
+from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import SidSpace
@@ -21,15 +20,6 @@ torch.set_num_threads(1)
 
 SIZES = (3, 3)
 LENGTH = 3
-
-
-@pytest.mark.parametrize("weight", [3.0, 8.0])
-def test_a_prefix_penalty_counts_earlier_items_with_the_first_code(weight: float) -> None:
-    def penalty(items: list[Codes]) -> float:
-        counts = Counter(item[0] for item in items)
-        return weight * sum(n * (n - 1) / 2 for n in counts.values())
-
-    _assert_best(ListOptions(prefix_penalty=weight), penalty)
 
 
 @pytest.mark.parametrize("weight", [4.0, 20.0])
@@ -45,16 +35,6 @@ def test_mmr_subtracts_the_largest_similarity_to_an_earlier_item(weight: float) 
     _assert_best(ListOptions(mmr=weight), penalty)
 
 
-def test_a_large_penalty_spreads_the_list_over_first_codes() -> None:
-    trie, tokens, model = _case()
-    options = ListOptions(search="greedy", prefix_penalty=1e3)
-    lists = search_lists(
-        model, [[9, 8], [7, 6, 5]], trie, tokens, length=3, num_beams=1, options=options
-    )
-    for (one,) in lists:
-        assert len(set(trie.leaf_codes(one.leaves)[:, 0].tolist())) == 3
-
-
 def test_mmr_needs_a_codebook() -> None:
     trie, tokens, model = _case()
     with pytest.raises(UsageError, match="the bundle has none"):
@@ -66,11 +46,8 @@ def test_mmr_needs_a_codebook() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prefix_penalty": -1.0}, "prefix_penalty must be at least 0, not -1.0"),
         ({"mmr": float("nan")}, "mmr must be at least 0, not nan"),
-        ({"search": "gumbel", "temperature": 0.0}, "temperature must be more than 0"),
         ({"search": "gumbel", "mmr": 1.0}, "beam or greedy"),
-        ({"temperature": 0.5}, "search beam has none"),
         ({"search": "best"}, "search is one of beam, greedy, gumbel"),
     ],
 )

@@ -1,6 +1,7 @@
 """What only encoder-decoder models have: encoded prompts, positions by depth, biases behind the
 head, a start token. Parity with `generate` is in `test_beam.py`."""
 
+import copy
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,17 +10,17 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, LogitsProcessorList
 
-from sidtool.base.errors import DataError
-from sidtool.recommendation.search import beam, driver
+from sidtool.base.errors import DataError, UsageError
+from sidtool.model.structure import decoder_start_id
+from sidtool.recommendation.search import driver
+from sidtool.recommendation.search.architectures import TreePositions
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
 from sidtool.recommendation.search.driver import decoding_method
-from sidtool.recommendation.search.encoded_prompts import TreePositions
-from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.generate_fallback import beam_config, without_own_settings
-from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder
 from tests.recommendation.search.cases import (
     assert_same,
+    beam_config,
     generate,
     make,
     model_of,
@@ -40,7 +41,7 @@ def test_the_probe_detects_positions_that_are_not_by_depth(
     model = model_of(architecture, tokens)
     assert driver._probe(model) == "sliced"
     monkeypatch.setattr(TreePositions, "at", lambda *_: nullcontext())
-    assert driver._probe(model) == "generate"
+    assert driver._probe(model) is None
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
@@ -63,43 +64,6 @@ def test_prompts_are_encoded_once_and_beams_share_their_keys(architecture: str) 
     assert shapes == ["encoded", (3, 6), (3, 6)]
 
 
-@pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
-@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
-@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
-def test_the_fallback_equals_the_tree(
-    monkeypatch: pytest.MonkeyPatch, architecture: str, normalize: Any
-) -> None:
-    """BART's own settings force the last token of `generate` to be the end of a text."""
-    trie, tokens = make((5, 6, 4), 60)
-    model = model_of(architecture, tokens)
-    filters = [None, LeafFilter.of(trie, None, np.arange(0, 60, 2)), None]
-    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": normalize, "filters": filters}
-    options["targets"] = [3, 7, -1]
-    expected = beam_search(model, PROMPTS, trie, tokens, **options)
-    assert (expected[1].leaves % 2 == 1).all()  # without shared SIDs a leaf is an item
-    monkeypatch.setattr(beam, "decoding_method", lambda _: "generate")
-    results = beam_search(model, PROMPTS, trie, tokens, **options)
-    for result, want in zip(results, expected, strict=True):
-        sids = [tuple(row) for row in trie.leaf_codes(want.leaves).tolist()]
-        assert_same(result, sids, want.scores.tolist(), trie)
-        assert result.survived == want.survived
-
-
-@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
-def test_settings_of_a_checkpoint_do_not_change_the_fallback(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    trie, tokens = make((5, 6, 4), 60)
-    model = tiny_model("llama", vocab_size=vocabulary(tokens))
-    (expected,) = beam_search(model, [[50, 53, 9, 8]], trie, tokens, num_beams=5, k=5)
-    model.generation_config.repetition_penalty = 3.0
-    model.generation_config.min_new_tokens = 9
-    monkeypatch.setattr(beam, "decoding_method", lambda _: "generate")
-    (result,) = beam_search(model, [[50, 53, 9, 8]], trie, tokens, num_beams=5, k=5)
-    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-4)
-    assert model.generation_config.repetition_penalty == 3.0
-
-
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
     architecture: str,
@@ -107,14 +71,17 @@ def test_generate_with_the_processor_equals_generate_with_the_prefix_function(
     trie, tokens = make((6, 6, 6), 120)
     model = model_of(architecture, tokens)
     prompts = [[9, 8, 7], [20, 21, 22]]
-    output = without_own_settings(model).generate(
+    plain = copy.copy(model)
+    # BART's own settings force the last token to be the end of a text
+    plain.generation_config = beam_config(5, 3)
+    plain.generation_config.decoder_start_token_id = decoder_start_id(model)
+    output = plain.generate(
         torch.tensor(prompts),
         attention_mask=torch.ones(2, 3, dtype=torch.long),
-        generation_config=beam_config(5, 3),
         logits_processor=LogitsProcessorList([SidLogitsProcessor(trie, tokens)]),
     )
     expected = generate(model, prompts, trie, tokens, 5)
-    codes = tokens.codes(output.sequences[:, 1:].numpy()).reshape(2, 5, 3)
+    codes = tokens.codes(output[:, 1:].numpy()).reshape(2, 5, 3)
     assert [[tuple(sid) for sid in row.tolist()] for row in codes] == [sids for sids, _ in expected]
 
 
@@ -171,16 +138,11 @@ def test_rotary_positions_of_a_decoder_are_given_to_it() -> None:
     np.testing.assert_allclose(result.scores, expected[result.leaves], atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
-def test_positions_that_no_tree_can_have_are_decoded_by_generate() -> None:
+def test_positions_that_no_tree_can_have_are_refused() -> None:
     """M2M100 counts positions by the tokens that are not padding."""
     trie, tokens = make((5, 6, 4), 60)
-    model = model_of("m2m_100", tokens)
-    assert decoding_method(model) == "generate"
-    options: dict[str, Any] = {"num_beams": 7, "k": 7, "normalize": "vocabulary"}
-    (result,) = beam_search(model, PROMPTS[:1], trie, tokens, **options)
-    ((sids, scores),) = generate(model, PROMPTS[:1], trie, tokens, 7)
-    assert_same(result, sids, scores, trie)
+    with pytest.raises(UsageError, match="does not support a 4-D attention mask"):
+        beam_search(model_of("m2m_100", tokens), PROMPTS[:1], trie, tokens, num_beams=7, k=7)
 
 
 def test_a_model_without_a_start_token_is_refused() -> None:

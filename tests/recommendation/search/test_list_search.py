@@ -13,9 +13,9 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.list_options import ListOptions
 from sidtool.recommendation.search.list_search import search_lists
 from sidtool.recommendation.search.results import ItemList
+from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model
@@ -72,8 +72,8 @@ def catalogs(draw: st.DrawFn, most: int) -> tuple[Trie, list[LeafFilter | None]]
     return trie, filters
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "t5"])
-@settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@settings(max_examples=5, deadline=None)
 @given(
     case=catalogs(5),
     length=st.integers(1, 6),
@@ -105,8 +105,8 @@ def test_a_wide_beam_finds_every_list(
             assert_legal(one, trie, leaf_filter, length)
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "mistral", "gpt2", "bart"])
-@settings(max_examples=6, deadline=None)
+@pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "bart"])
+@settings(max_examples=4, deadline=None)
 @given(
     case=catalogs(30),
     length=st.integers(1, 7),
@@ -176,7 +176,7 @@ def test_draws_follow_the_model_and_are_distinct() -> None:
     trie = Trie.from_codes(codes, SIZES)
     tokens = space(SIZES, True)
     model = model_of("llama", tokens)
-    n_draws = 2000
+    n_draws = 1000
     options = ListOptions(search="gumbel")
     lists = search_lists(
         model,
@@ -204,16 +204,6 @@ def test_draws_follow_the_model_and_are_distinct() -> None:
         error = 4 * np.sqrt(second * (1 - second) / n_draws)
         assert seconds.count(sids) / n_draws == pytest.approx(second, abs=error)
     assert lists[0][0].score == pytest.approx(scores[firsts[0]], abs=1e-4)
-
-
-def test_cold_draws_are_the_greedy_list() -> None:
-    trie, tokens, model = _case()
-    cold = ListOptions(search="gumbel", temperature=1e-3, seed=5)
-    greedy = ListOptions(search="greedy")
-    wanted = {"length": 4, "num_beams": 1}
-    ((drawn,),) = search_lists(model, [[9, 8]], trie, tokens, options=cold, **wanted)
-    ((best,),) = search_lists(model, [[9, 8]], trie, tokens, options=greedy, **wanted)
-    assert drawn.leaves.tolist() == best.leaves.tolist()
 
 
 @pytest.mark.parametrize("n_requests", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -277,7 +267,7 @@ def test_a_decoder_without_positions_for_the_list_is_refused() -> None:
 
 def test_a_model_whose_attention_cannot_be_steered_is_refused(monkeypatch: Any) -> None:
     trie, tokens, model = _case()
-    monkeypatch.setattr(driver, "decoding_method", lambda _: "generate")
+    monkeypatch.setattr(driver, "decoding_method", lambda _: None)
     with pytest.raises(UsageError, match="it cannot write lists"):
         search_lists(model, [[9]], trie, tokens, length=2, num_beams=2)
 

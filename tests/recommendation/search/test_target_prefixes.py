@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.memory.distribution import ItemDistribution
-from sidtool.recommendation.search import beam
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import Prior
@@ -138,18 +137,6 @@ def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
         normalize="trie",
     )
     assert survived == expected_survival(codes, beams)
-
-
-@pytest.mark.parametrize("num_beams", [2, 12])
-@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
-def test_the_fallback_has_the_same_survival(monkeypatch: Any, num_beams: int) -> None:
-    trie, tokens = make(SIZES, 10, 2)
-    model = model_of("llama", tokens)
-    options: Any = {"num_beams": num_beams, "filters": None, "priors": None}
-    expected = survival_of_all(model, [9, 8, 7], trie, tokens, **options)
-    assert 0 < sum(expected) <= 3 * trie.n_leaves
-    monkeypatch.setattr(beam, "decoding_method", lambda _: "generate")
-    assert survival_of_all(model, [9, 8, 7], trie, tokens, **options) == expected
 
 
 def test_following_a_target_changes_no_result() -> None:

@@ -76,8 +76,8 @@ TABLES = pytest.mark.parametrize("tokens", [text_order(), scattered()], ids=["so
 PROMPTS = [prompt(np.random.default_rng(1), length) for length in (4, 11, 7)]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "t5"])
-@settings(max_examples=6, deadline=None)
+@pytest.mark.parametrize("architecture", ["llama", "t5"])
+@settings(max_examples=5, deadline=None)
 @given(
     width=st.integers(2, 9),
     seed=st.integers(0, 999),
@@ -144,8 +144,7 @@ def test_samples_are_those_of_the_same_model_with_a_block(tokens: SidTokens) -> 
 
 
 @TABLES
-@pytest.mark.parametrize("architecture", ["llama", "t5"])
-@pytest.mark.parametrize("normalize", ["level", "trie"])
+@pytest.mark.parametrize(("architecture", "normalize"), [("llama", "trie"), ("t5", "level")])
 def test_a_policy_is_that_of_the_same_model_with_a_block(
     tokens: SidTokens, architecture: str, normalize: Any
 ) -> None:
@@ -175,9 +174,7 @@ def test_the_loss_is_that_of_the_same_logits_in_a_block(tokens: SidTokens, over:
         preceding = torch.zeros(7, 3, 2, dtype=torch.long)
         preceding[:, 1, 1] = ids[:, 0]
         preceding[:, 2] = ids[:, :2]
-        targets = Targets(
-            ids.flatten(), torch.arange(21), preceding.flatten(0, 1), torch.ones(21), None
-        )
+        targets = Targets(ids.flatten(), torch.arange(21), preceding.flatten(0, 1), torch.ones(21))
         parts = loss.parts(targets.ids)
         blocks = [
             of_logits[indexes][:, slice(*columns) if isinstance(columns, tuple) else columns]

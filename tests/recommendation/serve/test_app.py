@@ -14,7 +14,7 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
-from sidtool.recommendation.search.list_options import ListOptions
+from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.batcher import Busy
 from sidtool.tokenizer.bundle.sid_text import decode
 from sidtool.tokenizer.make.encode import encode
@@ -188,7 +188,7 @@ def test_a_long_body_is_refused_whatever_it_says_of_its_length(make_client: Make
 
 def test_a_token_is_required_everywhere_but_for_probes(make_client: MakeClient) -> None:
     client = make_client(token="open sesame")
-    for method, path in (("post", "/v1/recommend"), ("get", "/metrics"), ("get", "/docs")):
+    for method, path in (("post", "/v1/recommend"), ("get", "/metrics"), ("get", "/openapi.json")):
         for given in ("", "Bearer ", "Bearer open", "Basic open sesame", "bearer open sesame"):
             answer = client.request(method, path, headers={"authorization": given})
             assert answer.status_code == 401, (path, given)
@@ -229,7 +229,7 @@ def test_an_answer_that_takes_too_long_is_503(
 def test_a_body_that_does_not_arrive_is_408(client: TestClient) -> None:
     from starlette.requests import Request as HttpRequest
 
-    from sidtool.recommendation.serve.reading import read_body
+    from sidtool.recommendation.serve.app import read_body
     from sidtool.recommendation.serve.serve_options import ServeLimits
 
     async def never() -> Any:
@@ -301,11 +301,6 @@ def test_the_page_and_openapi_list_the_endpoints(client: TestClient) -> None:
     one, many = body["content"]["application/json"]["schema"]["oneOf"]
     assert {"user", "history", "text", "allow", "deny", "fields", "k"} <= set(one["properties"])
     assert many["required"] == ["requests"]
-    page = client.get("/docs")
-    assert "<script" not in page.text
-    assert "default-src 'none'" in page.headers["content-security-policy"]
-    for path in openapi["paths"]:
-        assert path in page.text
 
 
 def test_a_catalog_without_items_is_served(make_client: MakeClient) -> None:

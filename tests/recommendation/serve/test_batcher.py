@@ -16,11 +16,10 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search import beam
-from sidtool.recommendation.search.list_options import ListOptions
-from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery
-from sidtool.recommendation.serve.choices import Choices
+from sidtool.recommendation.search.search_options import ListOptions
+from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Waiting
+from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
-from sidtool.recommendation.serve.queue import Queue, Waiting
 from sidtool.recommendation.serve.serve_options import ServeLimits
 from sidtool.recommendation.serve.served import Served
 from sidtool.recommendation.serve.sources import Version
@@ -278,23 +277,6 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
     batcher.stop()
     assert all(isinstance(each.future.result(0).answer, Recommendation) for each in requests)
     assert not batcher.is_alive
-
-
-def test_the_oldest_request_is_next_whatever_its_options() -> None:
-    line = Queue()
-    first, second, third = (waiting(n, Choices((("k", n % 2 + 1),))) for n in range(3))
-    for each in (first, second, third):
-        line.add(each)
-    assert line.oldest() is first
-    assert line.take(first.choices) is first
-    assert line.oldest() is second
-    line.put_back(first)
-    assert line.oldest() is first
-    assert len(line) == 3
-    taken = [line.take(first.choices), line.take(first.choices), line.take(first.choices)]
-    assert taken == [first, third, None]
-    assert line.take(second.choices) is second
-    assert (len(line), line.oldest()) == (0, None)
 
 
 def test_candidates_are_scored_where_a_service_recommends_lists() -> None:

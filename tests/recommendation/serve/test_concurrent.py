@@ -38,7 +38,7 @@ def expected_of(shop: LoadedModel, body: dict[str, Any], user: str) -> dict[str,
     return answer.to_json()
 
 
-@settings(max_examples=8, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(calls=CALLS)
 def test_concurrent_calls_get_what_recommend_gives(
     make_client: MakeClient, shop: LoadedModel, calls: list[Any]

@@ -10,7 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sidtool.base.errors import RefusedError
-from sidtool.data.split.split import Split, UserSequence
+from sidtool.data.split.split import Split
+from sidtool.data.split.values import UserSequence
 from sidtool.memory.build import build_memory
 from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.memory import MemoryOptions

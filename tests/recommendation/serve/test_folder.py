@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.recommendation.serve.folder import service_folder
+from sidtool.recommendation.serve.start import service_folder
 
 KILLED = """
 import os, signal
-from sidtool.recommendation.serve.folder import service_folder
+from sidtool.recommendation.serve.start import service_folder
 
 with service_folder() as folder:
     (folder / "copy").mkdir()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import SidtoolError, UsageError
 from sidtool.tokenizer.assign.assign import Assigned, assign, assign_group, assign_pairs
 from sidtool.tokenizer.assign.policy import CollisionCounts
-from sidtool.tokenizer.codes.make import codes_of_vectors
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Levels
 from tests.tokenizer.quantize.material import codebook_of, vectors_of
@@ -155,7 +155,7 @@ def test_following_the_hints_ends_in_a_codebook(n, distinct):
     policy = "reassign"
     for _ in range(3):
         try:
-            made = codes_of_vectors(ids, vectors, sizes, policy, method="rq-kmeans", seed=0)
+            made = Bundle.from_vectors(ids, vectors, sizes=sizes, collisions=policy)
         except SidtoolError as error:
             hint = error.hint or ""
             if "policy append" in hint:
@@ -164,7 +164,7 @@ def test_following_the_hints_ends_in_a_codebook(n, distinct):
                 sizes = (int(found[1]),) * 2
             else:
                 sizes = Levels.from_text(hint.split()[1]).sizes
-    assert len(np.unique(made.assigned.codes, axis=0)) == n
+    assert len(np.unique(made.items.codes, axis=0)) == n
 
 
 @settings(deadline=None)

@@ -255,6 +255,11 @@ def test_a_root_document_has_a_limit(tmp_path: Path) -> None:
     (path / ROOT).write_bytes(root_document(manifest))
     assert (path / ROOT).stat().st_size > 8 * MIB
     assert "it has more than" in refused(path, (path / ROOT).stat().st_size)
+
+
+@pytest.mark.slow
+def test_the_spelling_of_a_root_document_takes_little_memory(tmp_path: Path) -> None:
+    path = draft().write(tmp_path / "shop.zarr")
     (path / ROOT).write_bytes(b'{"attributes": {"sidtool": [' + b"{}," * 2_000_000 + b"{}]}}")
     assert "differs from its own SHA-256" in refused(path, (path / ROOT).stat().st_size)
 

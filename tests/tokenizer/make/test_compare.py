@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
 from sidtool.data.items import make_items
-from sidtool.data.split.split import UserSequence
+from sidtool.data.split.values import UserSequence
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap

@@ -170,7 +170,9 @@ def test_values_whose_squared_distances_overflow_are_refused(method):
         assert caught.value.hint == "scale the vectors down"
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+)
 def test_no_code_holds_most_vectors_of_data_without_clusters(seed):
     noise = np.random.default_rng(seed).standard_normal((4000, 256), dtype=np.float32)
     noise[:40] *= 0.1  # near the mean: each is nearest to nearly all rows, should it become a seed

@@ -124,6 +124,7 @@ def test_training_lowers_the_error_of_the_k_means_initialization():
     assert lost[1] < lost[0]
 
 
+@pytest.mark.slow
 def test_learned_codes_do_not_collapse():
     vectors = mixture(8, 2000, 16)
     codes = fit(vectors, (32, 32), method="rq-vae", epochs=20).encode(vectors)

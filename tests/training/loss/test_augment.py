@@ -37,6 +37,18 @@ def encoded(space: SidSpace, row: dict[str, object], *, codes_only: bool) -> Tok
     return encode_example(row, ENCODERS[space], ENCODERS[space].tokens, codes_only=codes_only)
 
 
+def sequence(
+    space: SidSpace, items: list[tuple[int, ...]], context: int, **more: object
+) -> TokenizedExample:
+    """An item sequence; if `context` is within it, that many items are its prompt."""
+    row: dict[str, object] = {"task": "sequence", "text": spelled(space, items), **more}
+    if 0 < context < len(items):
+        del row["text"]
+        row["prompt"] = spelled(space, items[:context])
+        row["completion"] = spelled(space, items[context:])
+    return encoded(space, row, codes_only=True)
+
+
 def is_part(part: list[tuple[int, ...]], whole: list[tuple[int, ...]]) -> bool:
     left = iter(whole)
     return all(item in left for item in part)
@@ -68,14 +80,7 @@ def test_a_shortened_history_has_whole_items_in_order(
     space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float, seed: int
 ) -> None:
     tokens = ENCODERS[space].tokens
-    if 0 < context < len(items):
-        row = {
-            "prompt": spelled(space, items[:context]),
-            "completion": spelled(space, items[context:]),
-        }
-    else:
-        row = {"text": spelled(space, items)}
-    before = encoded(space, {"task": "sequence", **row}, codes_only=True)
+    before = sequence(space, items, context)
     ids, targets, *_ = Augmentation(drop)(before, tokens, np.random.default_rng(seed))
     kept = decoded(ids.tolist(), tokens)
     assert is_part(kept, items)
@@ -100,14 +105,7 @@ def test_a_reversed_history_has_targets_at_the_same_positions(
     space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float
 ) -> None:
     tokens = ENCODERS[space].tokens
-    whole = {
-        "prompt": spelled(space, items[:context]),
-        "completion": spelled(space, items[context:]),
-    }
-    row = {"task": "sequence"} | (
-        whole if 0 < context < len(items) else {"text": spelled(space, items)}
-    )
-    before = encoded(space, row, codes_only=True)
+    before = sequence(space, items, context)
     ids, targets, *_ = Augmentation(0.0, 1.0)(before, tokens, np.random.default_rng(0))
     assert decoded(ids.tolist(), tokens) == items[::-1]
     assert targets.tolist() == before[1].tolist()
@@ -128,14 +126,7 @@ def test_shuffled_items_stay_within_the_span_and_targets_keep_their_positions(
 ) -> None:
     tokens = ENCODERS[space].tokens
     items = [(at % 4, at // 4, at % 5) for at in range(length)]  # all different
-    whole = {
-        "prompt": spelled(space, items[:context]),
-        "completion": spelled(space, items[context:]),
-    }
-    row = {"task": "sequence"} | (
-        whole if 0 < context < length else {"text": spelled(space, items)}
-    )
-    before = encoded(space, row, codes_only=True)
+    before = sequence(space, items, context)
     ids, targets, *_ = Augmentation(0.0, shuffle_span=share)(
         before, tokens, np.random.default_rng(seed)
     )
@@ -205,13 +196,7 @@ def test_items_keep_their_weights(
 ) -> None:
     tokens = ENCODERS[space].tokens
     items = [(at % 4, at // 4, at % 5) for at in range(length)]  # all different
-    whole = {
-        "prompt": spelled(space, items[:context]),
-        "completion": spelled(space, items[context:]),
-    }
-    texts = whole if 0 < context < length else {"text": spelled(space, items)}
-    row = {"task": "sequence", "weight": [at + 0.5 for at in range(length)], **texts}
-    before = encoded(space, row, codes_only=True)
+    before = sequence(space, items, context, weight=[at + 0.5 for at in range(length)])
     ids, _, weights, *_ = Augmentation(drop, share, share)(
         before, tokens, np.random.default_rng(seed)
     )

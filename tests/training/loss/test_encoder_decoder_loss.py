@@ -12,11 +12,10 @@ from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import full_blocks
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.loss.batches import IGNORED, EncoderDecoderCollator, PaddedCollator, Targets
+from sidtool.training.loss.batches import IGNORED, EncoderDecoderCollator, Targets
 from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.teachers import Teachers, inputs_for
 from sidtool.training.settings import SoftmaxOver
-from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder
 
 SPACE = SidSpace((4, 3, 5), begin=None, end=None)
 TOKENS = SidTokens(SPACE, 30)
@@ -98,29 +97,6 @@ def test_over_part_of_the_vocabulary_it_is_a_direct_computation(over: SoftmaxOve
     assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_memory_in_the_loss_is_a_mixture() -> None:
-    """-log((1 - w) p_model + w p_memory) of each item, times its weight."""
-    model = tiny_encoder_decoder("t5", vocab_size=VOCAB)
-    trie = Trie.from_codes(CODES, SPACE.sizes)
-    # the memory says nothing of the last one
-    known = (0.3, 0.05, 0.9, float("nan"))
-    examples = [
-        example._replace(memory_log_probs=np.full(len(example.ids), np.log(p), dtype=np.float32))
-        for example, p in zip(some_examples(text=False), known, strict=True)
-    ]
-    plain = Loss("trie", TOKENS, trie)
-    expected = 0.0
-    for example, p in zip(examples, known, strict=True):
-        weight = float(example.weights[-1])
-        alone, _ = total(model, plain, [example._replace(memory_log_probs=None)])
-        p_model = float(torch.exp(-alone.detach() / weight))
-        mixed = p_model if np.isnan(p) else 0.6 * p_model + 0.4 * p
-        expected -= weight * float(np.log(mixed))
-    mixture = Loss("trie", TOKENS, trie, memory_weight=0.4)
-    value, _ = total(model, mixture, examples)
-    assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
-
-
 def test_a_weight_of_two_equals_the_example_twice() -> None:
     model = tiny_encoder_decoder("mt5", vocab_size=VOCAB)
     first, second, *_ = some_examples(text=False)
@@ -130,48 +106,3 @@ def test_a_weight_of_two_equals_the_example_twice() -> None:
     weighted, _ = total(model, loss, [heavy, ones[1]])
     twice, _ = total(model, loss, [ones[0], ones[1], ones[0]])
     torch.testing.assert_close(weighted, twice)
-
-
-@pytest.mark.parametrize("architecture", ["t5", "bart"])
-def test_a_causal_teacher_reads_prompt_and_answer_as_one(architecture: str) -> None:
-    student = tiny_encoder_decoder(architecture, vocab_size=VOCAB, decoder_start_token_id=START)
-    teacher = tiny_model("llama", vocab_size=VOCAB)
-    examples = some_examples(text=True)
-    batch = EncoderDecoderCollator(0, START)(examples)
-    inputs = dict(batch)
-    targets = Targets.pop(inputs, SPACE.levels)
-    teacher_inputs, parts = inputs_for(teacher, inputs, [(targets.positions, None)])
-    with torch.no_grad():
-        blocks = full_blocks(teacher(**teacher_inputs).logits, parts)
-    expected = []
-    for example in examples:
-        alone = torch.from_numpy(example.ids[None].astype(np.int64))
-        with torch.no_grad():
-            logits = teacher(input_ids=alone).logits[0, :-1]
-        expected.append(logits[torch.from_numpy(example.targets[1:].copy())])
-    torch.testing.assert_close(blocks[0], torch.cat(expected), atol=1e-4, rtol=1e-4)
-    # and so does Teachers, of both kinds together
-    both = Teachers([teacher, student], (30, VOCAB))
-    assert not both.packs
-    causal, encoding = both.blocks(inputs, [(targets.positions, (30, VOCAB))])
-    torch.testing.assert_close(causal[0], blocks[0][:, 30:], atol=1e-4, rtol=1e-4)
-    with torch.no_grad():
-        own = full_blocks(student(**inputs).logits, [(targets.positions, (30, VOCAB))])
-    torch.testing.assert_close(encoding[0], own[0], atol=1e-4, rtol=1e-4)
-
-
-def test_an_encoder_decoder_teaches_a_causal_model() -> None:
-    teacher = tiny_encoder_decoder("t5", vocab_size=VOCAB)
-    examples = some_examples(text=True)
-    both = {}
-    for collator in (EncoderDecoderCollator(0, START), PaddedCollator(0)):
-        inputs = dict(collator(examples))
-        targets = Targets.pop(inputs, SPACE.levels)
-        order = targets.ids.argsort(stable=True)
-        teacher_inputs, parts = inputs_for(
-            teacher, inputs, [(targets.positions[order], None), (targets.positions[:0], None)]
-        )
-        with torch.no_grad():
-            both[collator] = full_blocks(teacher(**teacher_inputs).logits, parts)[0]
-    own, moved = both.values()
-    torch.testing.assert_close(moved, own, atol=1e-4, rtol=1e-4)

@@ -29,9 +29,7 @@ def joined(examples: list[TokenizedExample]) -> TokenizedExamples:
     offsets = np.concatenate([[0], np.cumsum([len(example.ids) for example in examples])])
     parts = (np.concatenate(part) for part in list(zip(*examples, strict=True))[:3])
     is_sequence = np.array([example.is_sequence for example in examples])
-    return TokenizedExamples(
-        *parts, offsets, is_sequence, users=[f"u{n}" for n in range(len(examples))]
-    )
+    return TokenizedExamples(*parts, offsets, is_sequence)
 
 
 @given(st.lists(sequences, min_size=1, max_size=4), st.booleans())
@@ -40,18 +38,17 @@ def test_every_prefix_is_an_example_once(drawn: list, begins: bool) -> None:
     whole = joined([tokenized(*pair, begins=begins) for pair in drawn])
     prefixes = PrefixExamples(whole, TOKENS, every=True)
     expected = []
-    for number, (context, targets) in enumerate(drawn):
+    for context, targets in drawn:
         # of all items but the first, the targets
         for place in range(max(1, len(context)), len(context) + len(targets)):
-            expected.append((f"u{number}", [*context, *targets][: place + 1]))
+            expected.append([*context, *targets][: place + 1])
     rng = np.random.default_rng(0)
-    assert len(prefixes) == len(expected) == len(prefixes.users)
-    for number, (user, history) in enumerate(expected):
+    assert len(prefixes) == len(expected)
+    for number, history in enumerate(expected):
         ids, targets, weights, *_ = prefixes.draw(number, rng)
         assert ids[int(begins) :].tolist() == TOKENS.ids(np.array(history)).ravel().tolist()
         assert np.flatnonzero(targets).tolist() == [len(ids) - 2, len(ids) - 1]
         assert weights.tolist() == list(range(1, len(ids) + 1))
-        assert prefixes.users[number] == user
 
 
 def test_one_prefix_is_drawn_per_sequence_and_epoch() -> None:
@@ -59,7 +56,6 @@ def test_one_prefix_is_drawn_per_sequence_and_epoch() -> None:
     examples = joined([tokenized([], history, begins=False)] * 40)
     prefixes = PrefixExamples(examples, TOKENS, every=False)
     assert len(prefixes) == 40
-    assert prefixes.users == examples.users
     varied = AugmentedExamples(prefixes, Augmentation(), TOKENS, seed=0)
     epochs = []
     for epoch in range(3):

@@ -1,5 +1,6 @@
 """Fields of training examples' events against those of the split, event by event."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.example_fields import ExampleFields
-from sidtool.training.reinforcement.examples import read_list_examples, read_rl_examples
+from sidtool.training.reinforcement.examples import (
+    EventFields,
+    read_list_examples,
+    read_rl_examples,
+)
 from tests.examples.test_field_prompts import extended_tokenizer, random_split
 
 
@@ -31,7 +35,7 @@ def test_fields_are_those_before_the_event(
         examples = read_list_examples(out, encoder, tokens, bundle)
     else:
         examples = read_rl_examples(out, task, encoder, tokens, bundle)
-    found = ExampleFields.of(examples, split, bundle)
+    examples = replace(examples, fields=EventFields.of(examples.users, split, bundle))
     train = {user.user: user for user in split.train}
     assert len(examples) >= 6
     for number in range(len(examples)):
@@ -40,7 +44,7 @@ def test_fields_are_those_before_the_event(
         # in this shop no user has an item twice
         stop = rows.index(examples.history(number)[-1]) + 1
         expected = user.fields.before(stop, tuple(split.fields.context))
-        assert found.before(number) == expected
+        assert examples.fields_before(number) == expected
 
 
 def test_another_split_is_refused(bundle: Bundle, catalog: Items, tmp_path: Path) -> None:
@@ -51,6 +55,6 @@ def test_another_split_is_refused(bundle: Bundle, catalog: Items, tmp_path: Path
     make_sft(bundle, catalog, split, out, SftOptions({"sequence": 1.0}), tokenizer=tokenizer)
     encoder = PromptEncoder(tokenizer, tokens)
     examples = read_rl_examples(out, "sequence", encoder, tokens, bundle)
-    fewer = ExampleFields(examples, bundle, (), {})
+    examples = replace(examples, fields=EventFields(bundle, (), {}))
     with pytest.raises(DataError, match="shows events that user 'u0' has not in the split"):
-        fewer.before(0)
+        examples.fields_before(0)

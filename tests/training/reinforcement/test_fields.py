@@ -21,12 +21,11 @@ from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Templates
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.example_fields import ExampleFields, example_prompt
-from sidtool.training.reinforcement.examples import read_list_examples, read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions
-from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.rl_run import RlRequest
+from sidtool.training.reinforcement.examples import (
+    EventFields,
+    read_list_examples,
+    read_rl_examples,
+)
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -84,9 +83,8 @@ def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, bundle)
     session = QuerySession.of(loaded)
-    policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
-    fields = ExampleFields.of(examples, read_split(rated), bundle)
-    maker = GroupMaker(session, policy, examples, GroupOptions(4), fields)
+    fields = EventFields.of(examples.users, read_split(rated), bundle)
+    examples = replace(examples, fields=fields)
     expected = []
     for row in read_training_examples(made):
         ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
@@ -94,7 +92,7 @@ def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
         starts = np.flatnonzero(loaded.tokens.is_code(ids, 0))[1:]
         expected += [ids[:start].tolist() for start in starts.tolist() if targets[start]]
     assert len(expected) == len(examples) > 100
-    assert [maker.prompt(number) for number in range(len(examples))] == expected
+    assert [examples.prompt(session, number) for number in range(len(examples))] == expected
 
 
 def test_such_a_model_is_trained_further(
@@ -121,16 +119,6 @@ def test_such_a_model_is_trained_further(
     assert not (tmp_path / "none").exists()
 
 
-def test_a_teacher_reads_histories_only(
-    with_fields: tuple[Path, Path], rated: Path, tmp_path: Path
-) -> None:
-    model, made = with_fields
-    options, inputs = RlOptions(reward="teacher"), {"teacher": model}
-    request = RlRequest(model, made, tmp_path / "out", options, reward_inputs=inputs, split=rated)
-    with pytest.raises(UsageError, match=r"the prompt of teacher .* shows fields"):
-        plan_rl(request)
-
-
 LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))
 
 
@@ -151,14 +139,15 @@ def test_lists_are_aligned_on_prompts_with_fields(
     loaded = load_model_folder(tmp_path / "model")
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     examples = read_list_examples(made, encoder, loaded.tokens, bundle)
-    example_fields = ExampleFields.of(examples, read_split(rated), bundle)
+    fields_of_events = EventFields.of(examples.users, read_split(rated), bundle)
+    examples = replace(examples, fields=fields_of_events)
     session = QuerySession.of(loaded, list_length=3)
     rows = list(read_training_examples(made))
     assert len(rows) == len(examples) > 50
     for number, row in enumerate(rows):
         ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
         prompt = ids[: int(targets.argmax())].tolist()
-        assert example_prompt(session, examples, example_fields, number) == prompt
+        assert examples.prompt(session, number) == prompt
 
     summary = rl(
         tmp_path / "model",

@@ -13,8 +13,9 @@ from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.training.reinforcement.advantages import sampled_advantages
 from sidtool.training.reinforcement.examples import RlExamples, read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker, GroupOptions, Rollouts
+from sidtool.training.reinforcement.groups import GroupMaker, Rollouts
 from sidtool.training.reinforcement.policy import Policy
+from sidtool.training.reinforcement.settings import RlOptions
 
 NUMBERS = np.arange(12)
 
@@ -29,7 +30,7 @@ def make(loaded: LoadedModel, made: Path, size: int = 4, **options: Any) -> tupl
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
-    maker = GroupMaker(session, policy, examples, GroupOptions(size, **options))
+    maker = GroupMaker(session, policy, examples, size, RlOptions(**options))
     generator = torch.Generator().manual_seed(3)
     return maker.make(loaded.model, NUMBERS, generator), maker
 
@@ -48,42 +49,18 @@ def test_a_group_is_the_beam(loaded: LoadedModel, made: Path) -> None:
     assert 0 < hits(rollouts, maker).sum() < len(NUMBERS)  # some groups have no signal
 
 
-def test_added_targets_are_in_every_group(loaded: LoadedModel, made: Path) -> None:
-    without, _ = make(loaded, made)
-    rollouts, maker = make(loaded, made, add_target=True)
-    assert hits(rollouts, maker).sum(axis=1).tolist() == [1] * len(NUMBERS)
-    assert (rollouts.leaves[:, :-1] == without.leaves[:, :-1]).all()
-
-
 def test_seen_items_are_excluded(loaded: LoadedModel, made: Path) -> None:
     for method in ("beam", "gumbel"):
-        rollouts, maker = make(loaded, made, method=method, exclude_seen=True)
+        rollouts, maker = make(loaded, made, rollouts=method, exclude_seen=True)
         for row, number in enumerate(NUMBERS.tolist()):
             positions = maker.session.trie.positions(maker.examples.history(number))
             seen = maker.session.trie.leaves(positions)
             assert not np.isin(rollouts.leaves[row], seen).any()
 
 
-def test_given_prefixes_lead_to_the_target(loaded: LoadedModel, made: Path) -> None:
-    plain, maker = make(loaded, made)
-    rollouts, _ = make(loaded, made, prefix_curriculum=True)
-    had_hit = hits(plain, maker).any(axis=1)
-    assert (rollouts.n_given[had_hit] == 0).all()
-    given = rollouts.n_given > 0
-    assert given.any()
-    assert hits(rollouts, maker)[given].any(axis=1).all()
-    trie = maker.session.trie
-    targets = trie.leaf_codes(maker.target_leaves(NUMBERS))
-    for row in np.flatnonzero(given).tolist():
-        n_given = int(rollouts.n_given[row])
-        codes = trie.leaf_codes(rollouts.leaves[row][rollouts.valid[row]])
-        assert len(codes) > 1
-        assert (codes[:, :n_given] == targets[row, :n_given]).all()
-
-
 def test_small_catalogs_leave_places_empty(loaded: LoadedModel, made: Path) -> None:
     for method in ("beam", "gumbel"):
-        rollouts, _ = make(loaded, made, size=50, method=method)
+        rollouts, _ = make(loaded, made, size=50, rollouts=method)
         assert rollouts.valid.sum(axis=1).tolist() == [40] * len(NUMBERS)
         assert rollouts.valid[:, :40].all()
         assert rollouts.leaves.min() >= 0
@@ -92,33 +69,32 @@ def test_small_catalogs_leave_places_empty(loaded: LoadedModel, made: Path) -> N
 
 
 def test_samples_are_in_order_of_their_probability(loaded: LoadedModel, made: Path) -> None:
-    rollouts, maker = make(loaded, made, method="gumbel", add_target=True)
+    rollouts, maker = make(loaded, made, rollouts="gumbel")
     assert rollouts.probabilities is not None
-    assert rollouts.inclusion is not None
     assert (np.diff(rollouts.probabilities, axis=1) <= 0).all()
-    found = hits(rollouts, maker)
-    assert found.sum(axis=1).tolist() == [1] * len(NUMBERS)
-    assert (rollouts.inclusion[found] == 1).all()
-    # the probability of each target is that of exact scoring
+    # the probability of each item is that of exact scoring
     queries = [Query(prompt) for prompt in rollouts.prompts]
-    rows = maker.examples.targets[NUMBERS]
-    scores = replace(maker.session, mixture=None).score(loaded.model, queries, np.unique(rows))
-    exact = np.exp(scores[np.arange(len(rows)), np.searchsorted(np.unique(rows), rows)])
-    np.testing.assert_allclose(rollouts.probabilities[found], exact, rtol=1e-3)
+    session = replace(maker.session, mixture=None)
+    scores = session.score(loaded.model, queries, np.arange(40))  # (n, leaves)
+    exact = np.exp(np.take_along_axis(scores, np.asarray(rollouts.leaves), axis=1))
+    np.testing.assert_allclose(rollouts.probabilities, exact, rtol=1e-3)
 
 
-@pytest.mark.parametrize("add_target", [False, True])
-@pytest.mark.parametrize(("size", "draws"), [(24, 1), (5, 3000)])
+@pytest.mark.parametrize(
+    ("size", "draws"), [(24, 1), pytest.param(5, 3000, marks=pytest.mark.slow)]
+)
 def test_the_gradient_is_that_of_the_expected_reward_of_what_may_be_drawn(
-    loaded: LoadedModel, made: Path, size: int, draws: int, add_target: bool
+    loaded: LoadedModel, made: Path, size: int, draws: int
 ) -> None:
     """Against the exact gradient by the logits of a softmax over all SIDs. A group of 24 holds all
     unseen items: nothing is left to chance."""
-    _, maker = make(loaded, made, method="gumbel", exclude_seen=True, add_target=add_target)
+    _, maker = make(loaded, made, rollouts="gumbel", exclude_seen=True)
     seen = np.arange(0, 36, 2)
     examples = RlExamples(seen, np.zeros(1, int), np.full(1, 18), np.full(1, 37), None, ("",), 0)
-    maker = replace(maker, examples=examples, options=replace(maker.options, size=size))
-    scores = maker.session.score(loaded.model, [Query(maker.prompt(0))], np.arange(40))[0]
+    maker = replace(maker, examples=examples, size=size)
+    scores = maker.session.score(
+        loaded.model, [Query(examples.prompt(maker.session, 0))], np.arange(40)
+    )[0]
     p = np.exp(scores.astype(np.float64))  # (40,) of each leaf, which is an item's
     may_be_drawn = np.ones(40, dtype=np.bool_)
     may_be_drawn[seen] = False

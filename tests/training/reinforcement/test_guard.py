@@ -67,13 +67,33 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
         tuned, made, tmp_path / "out", RlOptions(reward="stock=2"), reward_inputs=inputs
     )
     run = plan_rl(request)
-    assert run.other_inputs() == {"reward stock": "digest"}
+    assert run.other_inputs() == {"input of stock": "digest"}
+    params = run.new_contract().params
+    assert isinstance(params, RlParams)
+    assert params.reward_inputs == {"stock": "digest"}
     context = RewardContext(run.bundle, {"stock": run.reward_inputs["stock"].load("cpu")})
     row = run.bundle.items.rows(["i1"])[0]
     groups = Groups([np.zeros(0, dtype=np.int64)], np.array([[row, -1]]), np.array([0]))
     assert reward_sum(run.rewards, groups, context).tolist() == [[6, 0]]
     with pytest.raises(UsageError, match="reward stock requires --reward-input stock=PATH"):
         plan_rl(replace(request, reward_inputs={}))
+
+
+def test_inputs_in_earlier_contracts_are_read() -> None:
+    reference = {"path": "m", "weights": {}}
+    record = {
+        "examples": "e",
+        "split": {"protocol": "leave-one-out", "digest": "d"},
+        "start": reference,
+        "options": {},
+        "grpo_fields": {},
+        "run": "r",
+        "reward_memory": "digest",
+        "reward_model": reference,
+    }
+    params = RlParams.from_json(record)
+    assert params.reward_inputs == {"collaborative": "digest", "label": reference}
+    assert RlParams.from_json(params.to_json()) == params
 
 
 def test_a_model_has_learned_what_its_rewards_learned(
@@ -85,12 +105,12 @@ def test_a_model_has_learned_what_its_rewards_learned(
     later = replace(make_split(61), origin=replace(split.origin, extends=extends))
     made = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, later, made, SftOptions({"sequence": 1.0}))
-    options = RlOptions(reward="collaborative=1,teacher=1")
-    inputs = {"collaborative": tmp_path / "memory.zarr", "teacher": tuned}
+    options = RlOptions(reward="collaborative=1")
+    inputs = {"collaborative": tmp_path / "memory.zarr"}
     run = plan_rl(RlRequest(tuned, made, tmp_path / "out", options, reward_inputs=inputs))
     params = run.new_contract().stages[-1].params
     assert isinstance(params, RlParams)
-    assert params.learned_from == (split.reference, first.reference)
+    assert params.learned_from == (first.reference,)
 
 
 def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
@@ -98,6 +118,7 @@ def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path)
         plan_rl(RlRequest(tuned, made, tmp_path / "out", RlOptions(reward="value=1")))
 
 
+@pytest.mark.slow
 def test_a_collaborative_reward_alone_is_hacked_and_refused(
     tmp_path: Path, tuned: Path, made: Path, bundle: Bundle, split: Split
 ) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.base.errors import DataError
-from sidtool.data.split.split import Example, Split, UserSequence
+from sidtool.data.split.values import Example, UserSequence
 from sidtool.model.load import load_model_folder
 from sidtool.recommendation.query import QuerySession, RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.judge import Judge, ListValues, Measurement
+from sidtool.training.reinforcement.settings import RlOptions
 
 POPULAR = tuple(f"i{number}" for number in range(20))
 
@@ -25,16 +25,8 @@ def judge(tuned: Path, bundle: Bundle) -> Judge:
         for n in range(100)
     ]
     session = QuerySession.of(load_model_folder(tuned))
-    return Judge.of(
-        session,
-        examples,
-        popular,
-        metric="ndcg@3",
-        num_beams=3,
-        users=0,
-        exclude_seen=False,
-        seed=0,
-    )
+    options = RlOptions(metric_for_best_model="ndcg@3", eval_num_beams=3)
+    return Judge.of(session, examples, popular, options)
 
 
 def ranked(judge: Judge, hits: np.ndarray) -> RankedQueries:
@@ -101,17 +93,3 @@ def test_a_loss_on_a_slice_is_seen_behind_a_gain_on_another(judge: Judge) -> Non
     assert not judge.worse_slices(start, start)
     # one user more or less is within the interval
     assert not judge.worse_slices(start, judge.measure([ranked(judge, np.arange(40) < 19)]))
-
-
-def test_validation_needs_users(judge: Judge, split: Split) -> None:
-    with pytest.raises(DataError, match="no users"):
-        Judge.of(
-            judge.session,
-            [],
-            split.train,
-            metric="ndcg@3",
-            num_beams=3,
-            users=0,
-            exclude_seen=False,
-            seed=0,
-        )

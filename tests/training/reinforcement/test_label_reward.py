@@ -12,11 +12,12 @@ import pytest
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
+from sidtool.data.split.examples import write_examples
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
@@ -58,6 +59,7 @@ def rated(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = split_with_fields(split, types, fields_of, lambda user, item: {"rating": rating(item)})
     folder = tmp_path_factory.mktemp("rated") / "split"
     write_split(made, folder)
+    write_examples(folder.with_name("valid.jsonl"), made.valid)
     return folder
 
 
@@ -109,7 +111,7 @@ def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **h
         out,
         options=RlOptions(**options),
         grpo_fields=fields,
-        valid=rated / "valid.jsonl",
+        valid=rated.with_name("valid.jsonl"),
         reward_inputs={"label": reward_model},
         split=rated,
         allow_worse_slices=True,
@@ -141,7 +143,7 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert isinstance(summary, RlSummary)
     contract = read_contract(tmp_path / "out")
     assert isinstance(contract.params, RlParams)
-    assert contract.params.reward_model == ModelReference.of(reward_model)
+    assert contract.params.reward_inputs == {"label": ModelReference.of(reward_model).to_json()}
     assert contract.params.options["positive_label"] == "rating>=4"
     ids = load_model_folder(tmp_path / "out").bundle.items.ids
     for histories, fields, items, scores in seen:
@@ -158,6 +160,7 @@ def test_lists_are_rewarded_by_the_model_of_labels(
     assert np.unique(scores).size > 4
 
 
+@pytest.mark.slow
 def test_items_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
     list_model: Path,
@@ -200,7 +203,7 @@ def test_what_does_not_fit_is_refused(
             "--split has no use",
         ),
         ({"split": None}, "shows fields, which the training examples do not repeat"),
-        ({"split": rated / "valid.jsonl"}, "is no split folder"),
+        ({"split": rated / "valid.parquet"}, "is no split folder"),
         ({"options": {"positive_label": "watch>3"}}, "about 'watch', reward model .* rating"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
 from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
+from tests.training.runs import Stopped, same, weights
 
 FAST: dict[str, Any] = {
     "per_device_train_batch_size": 32,
@@ -29,10 +29,6 @@ FAST: dict[str, Any] = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
 }
-
-
-class Stopped(Exception):
-    """Raised in place of a kill."""
 
 
 def run(
@@ -64,17 +60,7 @@ def run(
     )
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a model folder."""
-    return dict(load_file(folder / "model.safetensors"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    """Whether all bits are equal."""
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize("rollouts", ["beam", "gumbel"])
+@pytest.mark.parametrize("rollouts", ["beam", pytest.param("gumbel", marks=pytest.mark.slow)])
 def test_a_round_of_lists_writes_a_complete_model(
     tmp_path: Path, list_model: Path, made_lists: Path, rollouts: Any
 ) -> None:
@@ -126,6 +112,7 @@ def test_a_run_that_is_stopped_within_a_round_ends_with_the_same_weights(
     assert same(weights(stopped), weights(whole))
 
 
+@pytest.mark.slow
 def test_rounds_raise_the_reward(
     tmp_path: Path, list_model: Path, made_lists: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,8 +168,8 @@ def test_what_does_not_fit_lists_is_refused(
         plan(list_model, examples(sequence=1.0))
     with pytest.raises(CompatibilityError, match="was not trained"):
         plan(models("llama"), made_lists)
-    with pytest.raises(UsageError, match="add_target=true has no effect"):
-        plan(list_model, made_lists, add_target=True)
+    with pytest.raises(UsageError, match="first_difference=true has no effect"):
+        plan(list_model, made_lists, first_difference=True)
     with pytest.raises(UsageError, match="candidate_lists must be at least 2"):
         plan(list_model, made_lists, candidate_lists=1)
     with pytest.raises(UsageError, match="hr@K or ndcg@K"):
@@ -214,7 +201,7 @@ def test_pairs_are_the_best_and_the_worst_list(
         return groups.items[..., 0].astype(np.float64)  # of the first item's row
 
     session = QuerySession.of(loaded, list_length=4)
-    maker = PairMaker(session, found, reward, None, 4, 5, "beam", False, seed=0)
+    maker = PairMaker(session, found, reward, 4, RlOptions("ipa", candidate_lists=5), seed=0)
     items = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     policy = ListPolicy(items, session.tokens)
     pairs = maker.make(loaded.model, policy, [0, 3], 0)

@@ -55,7 +55,7 @@ def test_scores_of_items_are_averaged_over_the_list() -> None:
 
     lists = [[B, D], [C, -1]]
     assert rewards_of("collaborative", lists, [A], collaborative=scorer) == [2.0, 2.0]
-    assert rewards_of("recall=1,teacher=-1", lists, [C], teacher=scorer) == [-2.0, -1.0]
+    assert rewards_of("recall=1,label=-1", lists, [C], label=scorer) == [-2.0, -1.0]
 
 
 def test_a_function_of_the_user_gets_item_ids(tmp_path: Any, monkeypatch: Any) -> None:

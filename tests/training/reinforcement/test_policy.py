@@ -178,7 +178,7 @@ def errors_in_deviations(
 def test_a_model_that_ignores_masks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from sidtool.recommendation.search import driver
 
-    monkeypatch.setattr(driver, "decoding_method", lambda model: "generate")
+    monkeypatch.setattr(driver, "decoding_method", lambda model: None)
     with pytest.raises(UsageError, match="4-D attention mask"):
         Policy.of(tiny_model("llama", vocab_size=60), TOKENS, TRIE, "trie")
 

@@ -96,17 +96,13 @@ def test_value_is_the_weight_of_the_example_for_a_hit() -> None:
         rewards_of("value", GROUPS)
 
 
-def test_format_is_whether_the_answer_is_an_item() -> None:
-    assert rewards_of("format", GROUPS).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0]]
-
-
 def test_scores_of_others_are_zero_for_what_is_no_item() -> None:
     def scores(histories: Any, fields: Any, items: Any) -> Any:
         return np.where(items >= 0, len(histories), 0.0)
 
-    context = RewardContext(BUNDLE, {"collaborative": scores, "teacher": scores})
+    context = RewardContext(BUNDLE, {"collaborative": scores, "label": scores})
     assert rewards_of("collaborative", GROUPS, context)[0].tolist() == [2, 2, 2, 0]
-    assert rewards_of("teacher", GROUPS, context)[1].tolist() == [2, 2, 2, 0]
+    assert rewards_of("label", GROUPS, context)[1].tolist() == [2, 2, 2, 0]
 
 
 def test_a_sum_is_weighted() -> None:

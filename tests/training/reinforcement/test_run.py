@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.examples.lineage import read_lineage, side_files, write_lineage
-from sidtool.model.contract.read import read_contract
+from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.training.reinforcement.plan import plan_rl
@@ -28,6 +27,7 @@ from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
+from tests.training.runs import Stopped, same, weights
 
 FAST: dict[str, Any] = {
     "num_generations": 4,
@@ -47,10 +47,6 @@ TWO_ITERATIONS = {"num_iterations": 2, "steps_per_generation": 2, "max_steps": 6
 """Groups are made every four steps."""
 HALF_AN_EPOCH = {"per_device_train_batch_size": 4 * 144, "eval_steps": 3, "save_steps": 3}
 """Two steps per epoch of the shop's 288 events and more; the checkpoint is in the second epoch."""
-
-
-class Stopped(Exception):
-    """Raised in place of a kill."""
 
 
 def run(
@@ -84,15 +80,14 @@ def run(
     return summary
 
 
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(load_file(folder / "model.safetensors"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "gspo", "ecpo", "dpo"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "ecpo",
+        "dpo",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "dapo", "gspo")),
+    ],
+)
 def test_every_algorithm_writes_a_complete_model(
     tmp_path: Path, tuned: Path, made: Path, algorithm: str
 ) -> None:
@@ -140,18 +135,11 @@ def test_an_encoder_decoder_learns_from_groups(
     assert not same(weights(out), weights(start))
     contract = load_model_folder(out).contract
     assert (contract.kind, contract.stages[-1].stage) == ("encoder-decoder", "rl")
-    recomputed: list[dict[str, float]] = []
-    fields = {"max_steps": 1, "gradient_checkpointing": True}
-    run(start, made, tmp_path / "again", fields=fields, log=recomputed.append)
-    again = next(entry for entry in recomputed if "kl" in entry)
-    assert again["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "gumbel": {"rollouts": "gumbel", "exclude_seen": True},
-    "gumbel with the target": {"rollouts": "gumbel", "add_target": True, "sft_weight": 0.0},
-    "curriculum": {"prefix_curriculum": True, "reward": "prefix=1,ndcg=0.5"},
-    "first difference": {"first_difference": True, "add_target": True, "exclude_seen": True},
+    "first difference": {"first_difference": True, "reward": "prefix=1,ndcg=0.5"},
 }
 
 
@@ -194,12 +182,12 @@ def test_events_that_cannot_be_recommended_are_counted(
     files = {**read_lineage(made).files, "train.jsonl": file_digest(repeating)}
     write_lineage(replace(read_lineage(made), files=files), side_files(repeating)["meta"])
     fields = {"max_steps": 1}
-    every = run(tuned, repeating, tmp_path / "every", fields=fields)
     unseen = run(tuned, repeating, tmp_path / "unseen", fields=fields, exclude_seen=True)
-    assert (every.left_out, unseen.left_out) == (0, 1)
-    assert unseen.examples == every.examples - 1
+    assert unseen.left_out == 1
+    assert unseen.examples > len(others)
 
 
+@pytest.mark.slow
 def test_training_in_bfloat16_keeps_weights_in_float32(
     tmp_path: Path, tuned: Path, made: Path
 ) -> None:
@@ -215,10 +203,13 @@ def test_training_in_bfloat16_keeps_weights_in_float32(
     ("options", "fields"),
     [
         ({"rollouts": "gumbel"}, TWO_ITERATIONS),
-        ({"algorithm": "ecpo"}, {"sync_ref_model": True, "ref_model_sync_steps": 1}),
-        ({"algorithm": "dpo"}, {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH}),
+        pytest.param(
+            {"algorithm": "dpo"},
+            {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH},
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["two iterations", "moving reference", "offline, in the second epoch"],
+    ids=["two iterations", "offline, in the second epoch"],
 )
 def test_a_stopped_run_resumes_to_the_same_weights(
     tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any], fields: dict[str, Any]
@@ -235,45 +226,28 @@ def test_a_stopped_run_resumes_to_the_same_weights(
 
 
 REWARDS = """
-import numpy as np
-
 calls = 0
 
 
 def broken(prompts, items, targets, context):
     global calls
     calls += 1
-    rewards = [[float(item == target) for item in group] for group, target in zip(items, targets)]
-    if calls <= {good}:
-        return rewards
-    {failure}
+    if calls > 3:
+        raise KeyError('price')
+    return [[float(item == target) for item in group] for group, target in zip(items, targets)]
 """
 
 
-@pytest.mark.parametrize(
-    ("failure", "message"),
-    [
-        ("raise KeyError('price')", "reward {module}:broken failed: KeyError: 'price'"),
-        ("rewards[1][2] = np.nan; return rewards", "returned nan for item"),
-        ("return rewards[:-1]", "returned 3 lists, not one for each of 4 prompts"),
-    ],
-    ids=["raises", "nan", "wrong length"],
-)
 def test_a_reward_that_fails_loses_no_checkpoint(
-    tmp_path: Path,
-    tuned: Path,
-    made: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    failure: str,
-    message: str,
+    tmp_path: Path, tuned: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = f"reward_{abs(hash(failure))}"
+    module = "failing_reward"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / f"{module}.py").write_text(REWARDS.format(good=3, failure=failure))
+    (tmp_path / f"{module}.py").write_text(REWARDS)
     reward = f"{module}:broken"
     with pytest.raises(DataError) as error:
         run(tuned, made, tmp_path / "out", reward=reward)
-    assert message.format(module=module) in str(error.value)
+    assert f"reward {reward} failed: KeyError: 'price'" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial" / "checkpoint-2" / "model.safetensors").exists()
@@ -290,7 +264,6 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
     harmful: dict[str, Any] = {
         "reward": "exact=-1",
         "sft_weight": 0.0,
-        "add_target": True,
         "eval_users": 0,
     }
     fields = {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
@@ -313,7 +286,6 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
         ({"use_vllm": True}, {}, "use_vllm cannot be set"),
         ({"learning_rat": 0.5}, {}, "no setting 'learning_rat'"),
         ({"beta": 0.0}, {"algorithm": "dpo"}, "requires a beta greater than 0"),
-        ({"beta": 0.0, "sync_ref_model": True}, {}, "sync_ref_model=true moves"),
         ({}, {"reward": "collaborative"}, "reward collaborative requires --reward-input"),
         ({"loss_type": "nothing"}, {}, "loss_type"),
     ],

@@ -60,14 +60,15 @@ def test_the_policy_in_the_loss_is_the_one_that_drew_the_items(build: Build) -> 
 
 
 def test_rewards_reach_the_items_of_their_example(build: Build) -> None:
-    trainer = build(reward="exact", add_target=True, sft_weight=0.5)
+    trainer = build(reward="exact", sft_weight=0.5)
     trainer.model.train()
     scored = trainer._generate_and_score_completions(BATCH)
     starts = trainer.maker.session.tokens.level_starts
     codes = scored["completion_ids"].numpy() - starts
     targets = scored["target_codes"].numpy()
     hits = (codes == targets).all(axis=1)
-    assert hits.reshape(4, 4).sum(axis=1).tolist() == [1, 1, 1, 1]
+    assert 0 < hits.sum() < 4
+    assert hits.reshape(4, 4).sum(axis=1).max() == 1
     assert (scored["advantages"].numpy() > 0).tolist() == hits.tolist()
     histories = trainer.maker.examples
     for row, number in enumerate((0, 5, 9, 14)):
@@ -158,7 +159,7 @@ def test_whole_groups_have_the_gradient_of_the_expected_reward_of_unseen_items(
     maker, trie = trainer.maker, trainer.maker.session.trie
     codes = torch.from_numpy(trie.leaf_codes(np.arange(40)).astype(np.int64))
     for number in numbers:
-        prompt = torch.tensor([maker.prompt(number)])
+        prompt = torch.tensor([maker.examples.prompt(maker.session, number)])
         scores = maker.policy.scores(trainer.model, prompt, torch.ones_like(prompt), codes[None])
         log_probs = scores.log_probs[0].sum(-1)  # (40,)
         seen = torch.from_numpy(maker._seen_leaves(maker.examples.history(number)))
@@ -190,7 +191,8 @@ def test_divergence_from_the_start_by_hand(build: Build, monkeypatch: pytest.Mon
 
 
 def test_an_entropy_bonus_reaches_the_gradient(build: Build) -> None:
-    trainer = build({"beta": 0.0, "entropy_coef": 0.5}, reward="format", sft_weight=0.0)
+    trainer = build({"beta": 0.0, "entropy_coef": 0.5}, sft_weight=0.0)
+    trainer._reward = lambda groups: np.zeros(groups.items.shape)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     # every item has the same reward: nothing but the entropy has a gradient

@@ -60,12 +60,6 @@ def value(groups: Groups, context: RewardContext) -> Matrix:
     return _hits(groups, context) * _weights(groups)[:, None]
 
 
-def is_item(groups: Groups, context: RewardContext) -> Matrix:
-    """1 for an item of the catalog, 0 for an answer that is none: for models that generate without
-    a constraint."""
-    return (groups.items >= 0).astype(np.float64)
-
-
 def _codes(groups: Groups, context: RewardContext) -> tuple[Codes, Codes]:
     """(n, G, levels) codes of the items, any codes for -1, and (n, 1, levels) of the targets."""
     codes = context.bundle.items.codes

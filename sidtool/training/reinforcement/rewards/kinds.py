@@ -8,7 +8,6 @@ from sidtool.training.reinforcement.rewards.collaborative import open_memory
 from sidtool.training.reinforcement.rewards.functions import function_reward
 from sidtool.training.reinforcement.rewards.label import POSITIVE, open_labels
 from sidtool.training.reinforcement.rewards.reward import Reward, RewardTerm
-from sidtool.training.reinforcement.rewards.teacher import open_teacher
 
 REWARDS: dict[str, Reward] = {
     "exact": Reward(hits.exact),
@@ -17,10 +16,8 @@ REWARDS: dict[str, Reward] = {
     "recall": Reward(of_lists=hits.list_recall),
     "ndcg": Reward(hits.ndcg, hits.list_ndcg),
     "value": Reward(hits.value, hits.list_value, needs_weights=True),
-    "collaborative": Reward(open_input=open_memory, recorded_as="reward_memory"),
-    "teacher": Reward(open_input=open_teacher, recorded_as="reward_teacher"),
-    "label": Reward(open_input=open_labels, recorded_as="reward_model", settings=(POSITIVE,)),
-    "format": Reward(hits.is_item),
+    "collaborative": Reward(open_input=open_memory),
+    "label": Reward(open_input=open_labels, settings=(POSITIVE,)),
 }
 
 

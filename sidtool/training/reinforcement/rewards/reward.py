@@ -85,7 +85,7 @@ class RewardInput:
     load: Callable[[str], Scores]
     """reads the weights, onto a device"""
     record: Callable[[], Any]
-    """what identifies the input in a contract"""
+    """what identifies the input in a contract, as JSON"""
     name: str
     """as errors name it"""
     contract: Contract | None = None
@@ -109,8 +109,6 @@ class Reward:
     of_lists: RewardFunction[ListGroups] | None = None
     open_input: Callable[[str, RunFacts], RewardInput] | None = None
     """checks the input at a path; raises SidtoolError if it does not fit the run"""
-    recorded_as: str | None = None
-    """the field of RlParams for the input's record"""
     settings: tuple[str, ...] = ()
     """settings of RlOptions that the reward needs, and no other reward uses"""
     needs_weights: bool = False

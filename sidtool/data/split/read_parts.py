@@ -1,0 +1,301 @@
+"""Reads the parts of a split from the Parquet files that `write_parts` wrote."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import IntegrityError
+from sidtool.data.coded import Coded, object_array
+from sidtool.data.fields.fields import FieldTypes, Value
+from sidtool.data.split.logs import PARTS
+from sidtool.data.split.packed import (
+    EventStore,
+    PackedExamples,
+    PackedSequences,
+    Ragged,
+    consecutive,
+)
+from sidtool.data.split.packing import PackedParts, parts_of_windows
+from sidtool.data.split.record import SplitManifest
+from sidtool.data.split.sessions import are_divisions
+from sidtool.data.split.write_parts import ARROW_TYPES, file_name
+from sidtool.data.tables import row_groups
+
+NUMBER = "a number"
+"""The type of a column of int64 or of double."""
+WINDOW_COLUMNS = {"user": "string", "history": "list string", "item": "string", "position": "int32"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """A column of one file: n values, or the members of n lists."""
+
+    values: Any
+    """A chunked array, without dictionaries but for texts"""
+    lengths: NDArray[np.int64]
+    """(n,) of the lists; those of a column of values are 1"""
+
+    @property
+    def numbers(self) -> NDArray[Any]:
+        """The values as numbers."""
+        return np.asarray(self.values.to_numpy())
+
+
+def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
+    """The parts of a split whose events are ordered.
+
+    Raises IntegrityError for columns that the manifest does not have, missing values, and positions
+    that are not those of the events."""
+    types = manifest.fields or FieldTypes()
+    paths = [folder / file_name(part) for part in PARTS]
+    files = [_read(path, _kinds(part, manifest)) for path, part in zip(paths, PARTS, strict=True)]
+    users, row_users = _coded_texts([file["user"] for file in files])
+    log = _Log.of(paths, files, len(users), row_users)
+    names, items = _coded_texts([file["items"] for file in files])
+    event_fields = {
+        name: log.coded([file[f"event_{name}"] for file in files]) for name in types.event
+    }
+    user_fields = {
+        name: _user_values(name, [file[f"user_{name}"] for file in files], row_users, users)
+        for name in types.user
+    }
+    times = log.joined([file["times"].numbers for file in files]) if types.times else None
+    store = EventStore(users, names, log.joined(items), types, event_fields, times, user_fields)
+    starts = log.starts[row_users[0]]
+    train = PackedSequences(
+        store,
+        row_users[0],
+        Ragged(store.items, starts, starts + log.lengths[0][row_users[0]]),
+        None,
+        None if manifest.sessions is None else _sessions(paths[0], files[0]),
+    )
+    valid, test = (_examples(paths[at], files[at], store, log, row_users[at]) for at in (1, 2))
+    return PackedParts(train, valid, test, None)
+
+
+def read_windows(folder: Path) -> PackedParts:
+    """The parts of a split by `given`. Raises IntegrityError as `read_logs` does."""
+    files = [_read(folder / file_name(part), WINDOW_COLUMNS) for part in PARTS]
+    users, row_users = _coded_texts([file["user"] for file in files])
+    columns = [file[name] for file in files for name in ("history", "item")]
+    names, items = _coded_texts(columns)
+    store = EventStore(users, names, np.concatenate(items))
+    parts = []
+    first = 0
+    for number, file in enumerate(files):
+        n_shown, n_windows = len(items[2 * number]), len(items[2 * number + 1])
+        lengths = file["history"].lengths
+        starts = first + np.cumsum(lengths) - lengths
+        histories = Ragged(store.items, starts, starts + lengths)
+        events = np.arange(first + n_shown, first + n_shown + n_windows)
+        targets = Ragged.of_lengths(events, np.ones(n_windows, dtype=np.int64))
+        positions = file["position"].numbers
+        parts.append(PackedExamples(store, row_users[number], histories, targets, positions))
+        first += n_shown + n_windows
+    return parts_of_windows(*parts)
+
+
+def _kinds(part: str, manifest: SplitManifest) -> dict[str, str]:
+    """The columns of a file, with their types."""
+    types = manifest.fields or FieldTypes()
+    kinds = {"user": "string", "items": "list string", "positions": "list int32"}
+    if types.times:
+        kinds["times"] = f"list {NUMBER}"
+    kinds |= {f"event_{name}": f"list {ARROW_TYPES[kind]}" for name, kind in types.event.items()}
+    kinds |= {f"user_{name}": ARROW_TYPES[kind] for name, kind in types.user.items()}
+    if part == "train":
+        return kinds | ({} if manifest.sessions is None else {"sessions": "list int32"})
+    kinds["targets"] = "list int32"
+    return kinds | ({"history": "int32"} if manifest.protocol == "last-session" else {})
+
+
+def _read(path: Path, kinds: Mapping[str, str]) -> dict[str, _Column]:
+    """The columns of a file. Raises IntegrityError unless it has these, of these types, without
+    missing values but in fields."""
+    groups = list(row_groups(path))
+    if not groups or set(groups[0].column_names) != set(kinds):
+        columns = groups[0].column_names if groups else "no rows"
+        raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
+    columns = {}
+    for name, kind in kinds.items():
+        chunks = [chunk for group in groups for chunk in group[name].chunks]
+        columns[name] = _column(f"{path}: {name}", kind, chunks)
+    for name, column in columns.items():
+        is_of_events = name in ("positions", "times") or name.startswith("event_")
+        if is_of_events and not np.array_equal(column.lengths, columns["items"].lengths):
+            raise IntegrityError(f"{path}: {name} and items differ in length")
+    return columns
+
+
+def _column(label: str, kind: str, chunks: Sequence[Any]) -> _Column:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = np.ones(sum(map(len, chunks)), dtype=np.int64)
+    if kind.startswith("list "):
+        if not all(pa.types.is_list(chunk.type) and not chunk.null_count for chunk in chunks):
+            raise IntegrityError(f"{label} has a row without a list")
+        lengths = np.concatenate([pc.list_value_length(chunk).to_numpy() for chunk in chunks])
+        lengths = lengths.astype(np.int64)
+        chunks = [chunk.flatten() for chunk in chunks]
+        kind = kind.removeprefix("list ")
+    values = pa.chunked_array(chunks)
+    actual = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    is_number = actual in (pa.int64(), pa.float64())
+    if not (is_number if kind == NUMBER else actual == pa.type_for_alias(kind)):
+        raise IntegrityError(f"{label} is of type {actual}, not {kind}")
+    is_field = label.rpartition(": ")[2].startswith(("event_", "user_"))
+    if values.null_count and not is_field:
+        raise IntegrityError(f"{label} lacks a value")
+    return _Column(values, lengths)
+
+
+def _coded_texts(
+    columns: Sequence[_Column],
+) -> tuple[NDArray[np.object_], list[NDArray[np.int32]]]:
+    """The distinct values of several columns, and the codes of each; a missing value is None."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    chunks = [chunk for column in columns for chunk in column.values.chunks]
+    coded = [
+        chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        for chunk in chunks
+    ]
+    unified = pa.chunked_array(coded).unify_dictionaries()
+    names = unified.chunk(0).dictionary.to_pylist()
+    indexes = [pc.fill_null(chunk.indices, len(names)).to_numpy() for chunk in unified.chunks]
+    bounds = np.cumsum([len(column.values) for column in columns])
+    codes = np.concatenate(indexes).astype(np.int32)
+    return object_array([*names, *[None][: unified.null_count]]), np.split(codes, bounds[:-1])
+
+
+def _user_values(
+    name: str,
+    columns: Sequence[_Column],
+    row_users: Sequence[NDArray[np.int32]],
+    users: NDArray[np.object_],
+) -> Coded[Value | None]:
+    """The value of each user. Raises IntegrityError if two rows of a user differ."""
+    names, parts = _coded_texts(columns)
+    codes, of_rows = np.concatenate(parts), np.concatenate(row_users)
+    of_users = np.zeros(len(users), dtype=np.int32)
+    of_users[of_rows] = codes
+    wrong = np.flatnonzero(of_users[of_rows] != codes)
+    if len(wrong):
+        user = users[of_rows[wrong[0]]]
+        raise IntegrityError(f"user_{name} of user {user!r} differs between two files")
+    return Coded(names, of_users)
+
+
+@dataclass(frozen=True, eq=False)
+class _Log:
+    """The events of all parts, one user after the other, by position."""
+
+    starts: NDArray[np.int64]
+    """(users,): where the events of each user begin"""
+    lengths: list[NDArray[np.int64]]
+    """(users,) for each part: how many events the user has in it"""
+    places: list[NDArray[np.int64]]
+    """(events,) for each part: where they lie"""
+    keys: NDArray[np.int64]
+    """(all events,): the position of each, with the user's code before it; ascending"""
+
+    @classmethod
+    def of(
+        cls,
+        paths: Sequence[Path],
+        files: Sequence[Mapping[str, _Column]],
+        n_users: int,
+        row_users: Sequence[NDArray[np.int32]],
+    ) -> "_Log":
+        """Raises IntegrityError for a user with two rows in a file, for training positions that are
+        not 0, 1, 2 ..., and for others that do not ascend."""
+        lengths = []
+        for path, file, users in zip(paths, files, row_users, strict=True):
+            if len(np.unique(users)) < len(users):
+                raise IntegrityError(f"{path} has two rows of a user")
+            of_users = np.zeros(n_users, dtype=np.int64)
+            of_users[users] = file["items"].lengths
+            lengths.append(of_users)
+        totals = np.sum(lengths, axis=0)
+        starts = np.cumsum(totals) - totals
+        before = np.cumsum([np.zeros_like(starts), *lengths], axis=0)
+        places = [
+            consecutive((starts + before[part])[users], lengths[part][users])
+            for part, users in enumerate(row_users)
+        ]
+        positions = np.empty(int(totals.sum()), dtype=np.int64)
+        for file, part_places in zip(files, places, strict=True):
+            positions[part_places] = file["positions"].numbers
+        keys = np.repeat(np.arange(n_users, dtype=np.int64) << 31, totals) | positions
+        counted = consecutive(
+            np.zeros(len(row_users[0]), dtype=np.int64), files[0]["items"].lengths
+        )
+        if (positions < 0).any() or (np.diff(keys) <= 0).any():
+            raise IntegrityError(f"{paths[0].parent}: the positions of a user do not ascend")
+        if not np.array_equal(files[0]["positions"].numbers, counted):
+            raise IntegrityError(f"{paths[0]}: the positions of a user are not 0, 1, 2 ...")
+        return cls(starts, lengths, places, keys)
+
+    def joined(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """(events,): the values of all parts, in the order of the log."""
+        values = np.empty(sum(map(len, parts)), dtype=np.result_type(*parts))
+        for part, places in zip(parts, self.places, strict=True):
+            values[places] = part
+        return values
+
+    def coded(self, columns: Sequence[_Column]) -> Coded[Value | None]:
+        """(events,): the values of a field of events."""
+        names, codes = _coded_texts(columns)
+        return Coded(names, self.joined(codes))
+
+
+def _sessions(path: Path, file: Mapping[str, _Column]) -> Ragged:
+    lengths, n_events = file["sessions"].lengths, file["items"].lengths
+    sessions = Ragged.of_lengths(file["sessions"].numbers, lengths)
+    if not are_divisions(sessions, n_events):
+        raise IntegrityError(f"{path}: the sessions of a user do not divide the events")
+    return sessions
+
+
+def _examples(
+    path: Path,
+    file: Mapping[str, _Column],
+    store: EventStore,
+    log: _Log,
+    users: NDArray[np.int32],
+) -> PackedExamples:
+    """The examples of a part. Raises IntegrityError for a target that is no event of its row, and
+    for a history that lacks an event."""
+    lengths, positions = file["targets"].lengths, file["targets"].numbers.astype(np.int64)
+    rows = np.repeat(np.arange(len(users)), lengths)
+    events_of_part = log.places[PARTS.index(path.stem)]
+    keys_of_part = log.keys[events_of_part]
+    order = np.argsort(keys_of_part)
+    keys = users[rows].astype(np.int64) << 31 | positions
+    found = np.minimum(np.searchsorted(keys_of_part, keys, sorter=order), len(order) - 1)
+    events = events_of_part[order[found]]
+    ascends = np.diff(keys) > 0
+    if not np.array_equal(log.keys[events], keys) or not (ascends | (np.diff(rows) > 0)).all():
+        raise IntegrityError(f"{path}: the targets of a user are not among the events of the row")
+    starts = log.starts[users]
+    if "history" in file:
+        shown = file["history"].numbers.astype(np.int64)
+        targets = Ragged.of_lengths(events, lengths)
+    else:
+        users, starts, shown = users[rows], starts[rows], positions
+        targets = Ragged.of_lengths(events, np.ones(len(events), dtype=np.int64))
+    if not targets.lengths.all() or (shown < 0).any():
+        raise IntegrityError(f"{path}: a row has no target, or no history")
+    is_shown = shown > 0
+    last = np.minimum(starts + shown, len(log.keys))[is_shown] - 1
+    expected = users[is_shown].astype(np.int64) << 31 | (shown[is_shown] - 1)
+    if not np.array_equal(log.keys[last], expected):
+        raise IntegrityError(f"{path}: a history lacks an event before its target")
+    histories = Ragged(store.items, starts, starts + shown)
+    return PackedExamples(store, users, histories, targets, positions)

@@ -1,0 +1,231 @@
+"""The contract in a model folder: how the folder is found, read and completed, and which folders an
+adapter folder needs. Every command that makes a model ends with `write_contract`."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.artifact import describe
+from sidtool.base.checkpoint import (
+    CONFIG,
+    EMBEDDED,
+    HUB_PREFIX,
+    MAX_JSON,
+    check_file,
+    download,
+    download_model,
+    is_hub_url,
+    model_digests,
+    read_object,
+)
+from sidtool.base.digests import cached_digest, file_digest
+from sidtool.base.documents import check_seal, parse_json, sealed_text
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    SidtoolError,
+    UsageError,
+)
+from sidtool.base.output import write_whole
+from sidtool.model.contract.card import MODEL_CARD, model_card
+from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
+from sidtool.tokenizer.bundle import ROOT, Bundle, open_verified_bundle
+
+
+def model_folder(location: str | Path, *, trust_remote_code: bool = False) -> Path:
+    """The folder of a model. A model of the hub, `hf://ORG/NAME` or `hf://ORG/NAME@REVISION`, is
+    downloaded into the hub's cache, with its bundle and memory.
+
+    Raises UsageError for another URL, DataError if the hub does not give the model."""
+    if isinstance(location, Path):
+        return location
+    if is_hub_url(location):
+        return _download(location, trust_remote_code)
+    if "://" in location:
+        raise UsageError(
+            f"{location} is not a folder of a model, and only {HUB_PREFIX} names one on the hub",
+            hint=f"sidtool pull {location} -o FOLDER",
+        )
+    return Path(location)
+
+
+def _download(url: str, trust_remote_code: bool) -> Path:
+    folder = download_model(url, trust_remote_code=trust_remote_code)
+    if (folder / CONTRACT).is_file():
+        parts = [f"{BUNDLE_COPY}/*", f"{MEMORY_COPY}/*"]
+        # the commit, so that both downloads are of one version
+        repository = url.partition("@")[0]
+        download(repository, revision=folder.name, allow=parts)
+    return folder
+
+
+def read_contract(folder: Path) -> Contract:
+    """The contract of a model folder.
+
+    Raises DataError if there is no folder, CompatibilityError if it has no contract or a newer one,
+    IntegrityError if the contract is damaged."""
+    path = folder / CONTRACT
+    kind = describe(folder)
+    if kind is None and not folder.is_dir():
+        raise DataError(f"there is no model folder at {folder}")
+    if not path.is_file():
+        embedded = read_embedded(folder)
+        if embedded is not None:
+            needed = embedded.identity.digest[:12]
+            raise CompatibilityError(
+                f"the model in {folder} was saved by another program, without its {CONTRACT} and "
+                f"the bundle {needed}",
+                hint=f"sidtool rebind {folder} BUNDLE -o NEW restores both",
+            )
+        base = folder if (folder / CONFIG).is_file() else "MODEL"
+        raise CompatibilityError(
+            f"{folder} is {kind or 'a folder'}, not a model with a SID vocabulary: it has no "
+            f"{CONTRACT}",
+            hint=f"sidtool extend-model {base} BUNDLE -o NEW makes one",
+        )
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"{path.stat().st_size} bytes")
+    except ValueError as error:
+        raise IntegrityError(f"{path} is damaged: {error}") from error
+    return parse_contract(str(path), path.read_bytes())
+
+
+def read_embedded(folder: Path) -> Contract | None:
+    """The copy of the contract in the configuration of a model folder; None if it has none. Raises
+    DataError if the configuration is damaged, and as `parse_contract`."""
+    value = embedded_contract(folder)
+    return None if value is None else _located(f"{folder / CONFIG}", value)
+
+
+def parse_contract(location: str, data: bytes) -> Contract:
+    """The contract in the bytes of a sid.json. Raises CompatibilityError for a newer format,
+    IntegrityError if it is damaged; both name the location."""
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise IntegrityError(f"{location} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{location} is damaged: it has no JSON object")
+    contract = _located(location, value)
+    try:
+        check_seal(value)
+    except ValueError as error:
+        raise IntegrityError(f"{location} is damaged: {error}") from error
+    return contract
+
+
+def _located(location: str, value: Mapping[str, Any]) -> Contract:
+    """The contract of a JSON object; errors name the location."""
+    try:
+        return Contract.from_json(value)
+    except RefusedError as error:
+        raise type(error)(f"{location}: {error}", hint=error.hint) from error
+
+
+def check_files(folder: Path, contract: Contract) -> None:
+    """Raise IntegrityError unless the files of a model folder are those that its contract records;
+    one of a version before 0.3 records none."""
+    for name, recorded in contract.files.items():
+        path = folder / name
+        if not path.exists():
+            raise IntegrityError(f"{path} is missing, {CONTRACT} lists it")
+        check_file(path, folder, trust_remote_code=True)  # a reader of a pipe would wait
+        actual = cached_digest(path)
+        if actual != recorded:
+            raise IntegrityError(
+                f"{path} has digest {actual[:12]}, {CONTRACT} says {recorded[:12]}",
+                hint="sidtool verify lists every broken file; make or pull the model again",
+            )
+
+
+def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
+    """The bundle inside a model folder, verified.
+
+    Raises IntegrityError if it is damaged, CompatibilityError if it is not the contract's."""
+    bundle = open_verified_bundle(folder / BUNDLE_COPY)
+    actual = bundle.identity.digest[:12]
+    expected = contract.identity.digest[:12]
+    if actual != expected:
+        raise CompatibilityError(
+            f"{folder / BUNDLE_COPY} is bundle {actual}, {CONTRACT} says {expected}"
+        )
+    stored = bundle.space.to_json()
+    for key, value in contract.space.to_json().items():
+        if value != stored[key]:
+            raise CompatibilityError(
+                f"{folder / CONTRACT} has {key} {value!r}, its bundle copy has {stored[key]!r}"
+            )
+    return bundle
+
+
+def embed(folder: Path, contract: Mapping[str, Any]) -> None:
+    """Store the JSON object of a contract in the configuration of a model folder, spelled as
+    transformers spells it."""
+    settings = read_object(folder / CONFIG) | {EMBEDDED: contract}
+    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+    write_whole(folder / CONFIG, text)
+
+
+def embedded_contract(folder: Path) -> Mapping[str, Any] | None:
+    """The JSON object of the contract in the configuration of a model folder; None if it has none.
+
+    Raises DataError if the configuration is damaged."""
+    path = folder / CONFIG
+    value = read_object(path).get(EMBEDDED) if path.is_file() else None
+    return value if isinstance(value, Mapping) else None
+
+
+def copy_model(folder: Path, contract: Contract, target: Path) -> None:
+    """Copy the files of a model folder, without its contract, into the folder `target`. Raises
+    IntegrityError if the copies are not those that the contract records."""
+    # checkpoints have the old contract
+    skip = shutil.ignore_patterns(CONTRACT, "checkpoint-*")
+    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
+    check_files(target, contract)
+
+
+def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract:
+    """Complete a model folder: the bundle's copy, the model card, and sid.json last, so that a
+    folder with a contract has its bundle. Returns the contract with the digests of the folder's
+    files. config.json contains the contract, too, because it survives `save_pretrained`."""
+    bundle.save(folder / BUNDLE_COPY, force=True)
+    roots = [f"{name}/{ROOT}" for name in (BUNDLE_COPY, MEMORY_COPY) if (folder / name).is_dir()]
+    digests = model_digests(folder) | {name: file_digest(folder / name) for name in roots}
+    if (folder / CONFIG).is_file():
+        del digests[CONFIG]
+        embed(folder, replace(contract, files=digests).to_json())
+        digests[CONFIG] = file_digest(folder / CONFIG)
+    stored = replace(contract, files=digests)
+    write_whole(folder / MODEL_CARD, model_card(stored, bundle))
+    write_whole(folder / CONTRACT, sealed_text(stored.to_json()))
+    return stored
+
+
+def bases_of(contract: Contract) -> Iterator[Path]:
+    """The recorded folder that an adapter model changes, that which this one changes, and so on."""
+    seen: set[Path] = set()
+    while contract.base_folder is not None:
+        base = Path(contract.base_folder.path).resolve()
+        if base in seen:
+            return
+        seen.add(base)
+        yield base
+        try:
+            contract = read_contract(base)
+        except SidtoolError:
+            return  # a base that was moved or removed cannot be replaced
+
+
+def refuse_base_as_output(out: Path, contract: Contract, *bases: Path) -> None:
+    """Raise UsageError if a model with the bases of `contract`, and with `bases`, would replace one
+    of them: nothing could load it then."""
+    if any(out.resolve() == base for base in (*map(Path.resolve, bases), *bases_of(contract))):
+        raise UsageError(
+            f"{out} is the base of the adapters that would replace it", hint="write to another path"
+        )

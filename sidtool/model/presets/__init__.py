@@ -1,1 +1,0 @@
-"""Untrained models: presets of their shape, and a tokenizer trained on the catalog's text."""

@@ -1,0 +1,119 @@
+"""Requests that arrive while earlier ones are answered."""
+
+import io
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidtool.recommendation import windows
+from sidtool.recommendation.requests import BadRequest, Request, read_request_stream
+from sidtool.recommendation.windows import LineReader, LiveRequests, arriving_requests
+
+Pipe = tuple[LiveRequests, Callable[[bytes], None], Callable[[], None]]
+LINE = b'{"history": ["i%d"]}\n'
+
+
+@pytest.fixture
+def pipe() -> Iterator[Pipe]:
+    """The requests of a pipe, a function that writes to it and one that closes it."""
+    reading, writing = os.pipe()
+    closed = []
+
+    def write(content: bytes) -> None:
+        os.write(writing, content)
+
+    def close() -> None:
+        closed.append(True)
+        os.close(writing)
+
+    yield LiveRequests(LineReader(reading)), write, close
+    os.close(reading)
+    if not closed:
+        os.close(writing)
+
+
+def items(window: list[Request | BadRequest]) -> list[str]:
+    return [each.history[0] if isinstance(each, Request) else "bad" for each in window]
+
+
+@given(
+    content=st.lists(
+        st.sampled_from((LINE % 1, LINE % 22, b"\n", b" \r\n", b"{\n", b"\xff\n", b"[]", b"{}\n"))
+    ).map(b"".join),
+    cuts=st.lists(st.integers(0, 200), max_size=6),
+    size=st.integers(1, 4),
+)
+def test_a_pipe_has_the_requests_of_the_same_file(
+    content: bytes, cuts: list[int], size: int
+) -> None:
+    reading, writing = os.pipe()
+    places = sorted({0, len(content), *(min(cut, len(content)) for cut in cuts)})
+
+    def write() -> None:
+        for start, stop in pairwise(places):
+            os.write(writing, content[start:stop])
+            time.sleep(0.0005)
+        os.close(writing)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    windows = list(LiveRequests(LineReader(reading)).windows(size))
+    writer.join()
+    os.close(reading)
+    assert all(0 < len(window) <= size for window in windows)
+    requests = [request for window in windows for request in window]
+    expected = list(read_request_stream(io.BytesIO(content)))
+    assert list(map(repr, requests)) == list(map(repr, expected))
+    assert [each.line for each in requests] == [each.line for each in expected]
+
+
+def test_a_window_ends_where_the_input_pauses(pipe: Pipe) -> None:
+    requests, write, close = pipe
+    windows = requests.windows(3)
+    write(LINE % 1)
+    assert items(next(windows)) == ["i1"]
+    # neither a blank line nor a part of one is a request to wait for
+    write(LINE % 2 + b"\n \n")
+    assert items(next(windows)) == ["i2"]
+    write(LINE % 3 + b'{"hist')
+    assert items(next(windows)) == ["i3"]
+    write(b'ory": ["i4"]}\n' + b"".join(LINE % number for number in range(5, 9)))
+    assert items(next(windows)) == ["i4", "i5", "i6"]
+    assert items(next(windows)) == ["i7", "i8"]
+    write(b"[")
+    close()
+    assert items(next(windows)) == ["bad"]
+    assert next(windows, None) is None
+
+
+def test_a_long_line_is_cut_off_as_in_a_file(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "LINE_LIMIT", 64)
+    monkeypatch.setattr("sidtool.recommendation.requests.LINE_LIMIT", 64)
+    requests, write, close = pipe
+    write(b"x" * 500 + b"\n" + LINE % 1)
+    close()
+    long, good = (request for window in requests.windows(9) for request in window)
+    assert isinstance(long, BadRequest)
+    assert "has 64 bytes or more" in str(long.error)
+    assert isinstance(good, Request)
+
+
+def test_what_cannot_pause_is_read_as_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(LINE % 1)
+    with path.open("rb") as stream:
+        requests = arriving_requests(stream)
+        assert not isinstance(requests, LiveRequests)
+        assert items(list(requests)) == ["i1"]
+    assert not isinstance(arriving_requests(io.BytesIO(LINE)), LiveRequests)
+    reading, writing = os.pipe()
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        assert isinstance(arriving_requests(stream), LiveRequests)
