@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 HEAVY = (
     "torch",
     "transformers",
@@ -35,12 +33,11 @@ def test_import_sidtool_loads_nothing_heavy() -> None:
     assert loaded_by("import sidtool") == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+def test_help_loads_nothing_heavy() -> None:
     program = (
         "from typer.testing import CliRunner; from sidtool.cli.main import app; "
-        f"result = CliRunner().invoke(app, {arguments!r}); assert result.exit_code == 0, "
-        "result.output"
+        "lines = ['--help'], ['train', '--help'], ['--version']; "
+        "assert not any(CliRunner().invoke(app, line).exit_code for line in lines)"
     )
     assert loaded_by(program) == set()
 
