@@ -9,7 +9,7 @@ import typer
 
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import option
+from sidtool.base.options import check_options, option
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
@@ -86,8 +86,11 @@ class Building:
     memory: int | None = option(None, reads=parse_bytes, metavar="SIZE")
     """Memory for pairs, like 4GiB: more than fits is put into files beside the output. Events and
     ids need more on top. Default: no limit."""
+    threads: int | None = option(None, minimum=1)
+    """Threads; default: one per core. The memory is the same."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.tune and self.earlier is not None:
             raise UsageError("--tune chooses other settings than those of the --earlier memory")
         if self.tune and self.memory is not None:
@@ -132,7 +135,13 @@ def build_memory(
             built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
         else:
             built = build_memory(
-                events, opened, settings, earlier=previous, content=content, shards=files
+                events,
+                opened,
+                settings,
+                earlier=previous,
+                content=content,
+                shards=files,
+                threads=building.threads,
             )
         built.save(out, force=force)
     _say_built(built, out, json=json)

@@ -22,7 +22,8 @@ USER, ORDER, REST = "user", "order", "rest"
 RANGE_EVENTS = 1 << 20
 """Events that are sorted at once without a budget."""
 EVENT_BYTES = 160
-"""Bytes at the peak for each event of a range; benchmarks/events_scale.py measures it."""
+"""Bytes at the peak for each event of a run or range; benchmarks/events_scale.py measures it."""
+MIN_RUN_EVENTS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,13 @@ class Spill:
     folder: Path
     """An existing folder of its own; it gets about 70 bytes per event."""
     budget: int
-    """Bytes for a range of users. The ids of users and items come on top, about 200 bytes each, and
-    about 400 MiB for a run."""
+    """Bytes for a run, then for a range of users. The ids of users and items come on top, about 200
+    bytes each, and about 150 MiB for a block of the table."""
+
+    @property
+    def run_events(self) -> int:
+        """The most events of a run."""
+        return max(MIN_RUN_EVENTS, self.budget // EVENT_BYTES)
 
     def subfolder(self, name: str) -> Path:
         """A new folder in the folder."""

@@ -24,7 +24,7 @@ from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
 
 RUN_EVENTS = 1 << 21
-"""Events that are read and coded at once: the more, the more ids repeat, and the fewer are looked
+"""The most events that are coded at once: the more, the more ids repeat, and the fewer are looked
 up."""
 DIGEST_VALUES = 1 << 20
 """Values of an array that are hashed at once."""
@@ -88,7 +88,8 @@ def read_interactions(
     for name in further:
         choose_column(path, available, name, (), "events")
     table = _CodedTable(path, columns, further)
-    arrays = sort_events(table.runs(), spill)
+    run_events = RUN_EVENTS if spill is None else min(RUN_EVENTS, spill.run_events)
+    arrays = sort_events(table.runs(run_events), spill)
     users = Coded[str](table.codes[USER].names, arrays[USER])
     items = Coded[str](table.codes[ITEM].names, arrays[ITEM])
     order = arrays[ORDER]
@@ -127,13 +128,13 @@ class _CodedTable:
         self.codes = {name: TextCodes() for name in (USER, ITEM, *map(_cell, further))}
         """What the codes of a column mean, as far as runs have been read."""
 
-    def runs(self) -> Iterator[Any]:
-        """Record batches in the order of the table. Raises DataError for a malformed or empty cell,
-        or without events."""
+    def runs(self, run_events: int) -> Iterator[Any]:
+        """Record batches of about so many events, in the order of the table. Raises DataError for a
+        malformed or empty cell, or without events."""
         ids = [self._columns.user, self._columns.item]
         order = [] if self._columns.order is None else [self._columns.order]
         batches = column_batches(self._path, [*ids, *order, *self._further], ids=ids)
-        for cells in _runs_of_cells(batches):
+        for cells in _runs_of_cells(batches, run_events):
             yield self._coded(cells)
         if not self._rows:
             raise DataError(f"{self._path} holds no events")
@@ -176,14 +177,14 @@ class _CodedTable:
         return numbers, rest
 
 
-def _runs_of_cells(batches: Iterable[Mapping[str, Column]]) -> Iterator[Any]:
-    """Tables of at least RUN_EVENTS rows, and what is left."""
+def _runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:
+    """Tables of at least so many rows, and what is left."""
     import pyarrow as pa
 
     tables: list[Any] = []
     for batch in batches:
         tables.append(pa.table(dict(batch)))
-        if sum(map(len, tables)) >= RUN_EVENTS:
+        if sum(map(len, tables)) >= run_events:
             yield pa.concat_tables(tables)
             tables = []
     if any(map(len, tables)):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples
@@ -89,12 +90,20 @@ def baseline_values(
     *,
     k: int,
     shards: Shards | None = None,
+    threads: int = 1,
 ) -> dict[str, SystemValues]:
     """Popularity and item-kNN, fitted on training events and applied to whole histories; k items
-    are ranked. With `shards`, the similarities are computed within its budget, in files."""
+    are ranked. With `shards`, the similarities are computed within its budget, in files. The
+    ranking is the same for any number of threads."""
     catalog = Catalog.of_bundle(examples.bundle, events)
     ranked = rank_baselines(
-        catalog, examples.examples, knn, k=k, exclude_seen=examples.exclude_seen, shards=shards
+        catalog,
+        examples.examples,
+        knn,
+        k=k,
+        exclude_seen=examples.exclude_seen,
+        shards=shards,
+        threads=threads,
     )
     targets = catalog.targets([example.item for example in examples.examples])
     rows = examples.bundle.items.rows(catalog.ids)
@@ -118,14 +127,17 @@ def rank_baselines(
     k: int,
     exclude_seen: bool,
     shards: Shards | None = None,
+    threads: int = 1,
 ) -> dict[str, PopularityRanks]:
     """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
-    examples; -1 where there are no more. `shards` as in `baseline_values`."""
+    examples; -1 where there are no more. `shards` and `threads` as in `baseline_values`."""
     histories = [catalog.index_of(example.history) for example in examples]
-    similarity = item_similarity(catalog.sequences, len(catalog), knn, shards)
+    similarity = item_similarity(catalog.sequences, len(catalog), knn, shards, threads)
     return {
         "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
-        "item-knn": item_knn(similarity, histories, k, settings=knn, exclude_seen=exclude_seen),
+        "item-knn": item_knn(
+            similarity, histories, k, settings=knn, exclude_seen=exclude_seen, threads=threads
+        ),
     }
 
 
@@ -144,21 +156,25 @@ def item_knn(
     *,
     settings: KnnSettings,
     exclude_seen: bool,
+    threads: int = 1,
 ) -> PopularityRanks:
     """(n, k) items, best first, for n histories; -1 where there are no more items.
 
     An item's score is the sum of its similarities to the items of the history. Items without any
     come last, by popularity. Scores are compared in float32, so that sums which differ by rounding
     alone tie."""
-    ranked = np.full((len(histories), k), -1, dtype=np.int64)
-    for start in range(0, len(histories), CHUNK):
+
+    def ranked(start: int) -> NDArray[np.int64]:
         chunk = histories[start : start + CHUNK]
         seen = _seen(chunk, exclude_seen)
         # (chunk, items), sparse
         scores = history_scores(similarity, chunk, settings.recency)
         best = _best(scores, k + int(seen.lengths.max()))
-        ranked[start : start + CHUNK] = _filled(best, seen, len(similarity), k)
-    return PopularityRanks(ranked)
+        return _filled(best, seen, len(similarity), k)
+
+    nobody = np.zeros((0, k), dtype=np.int64)
+    parts = in_threads(ranked, range(0, len(histories), CHUNK), threads)
+    return PopularityRanks(np.concatenate([nobody, *parts]))
 
 
 def _seen(histories: Sequence[PopularityRanks], exclude_seen: bool) -> ItemSequences:

@@ -14,6 +14,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
+from sidtool.base.threads import thread_count
 from sidtool.data import Spill
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import baseline_values
@@ -236,7 +237,13 @@ def _evaluation(
     systems = {name: SystemValues.of(other, options.ks) for name, other in others.items()}
     if options.baselines and events:
         systems |= baseline_values(
-            examples, events, options.ks, options.knn, k=options.depth, shards=shards
+            examples,
+            events,
+            options.ks,
+            options.knn,
+            k=options.depth,
+            shards=shards,
+            threads=thread_count(options.threads),
         )
     groups = example_groups(examples.examples, events)
     fields = {name: field_groups(examples.examples, name) for name in options.by}

@@ -50,6 +50,8 @@ class EvaluationOptions(HeldOutOptions, SearchOptions):
     samples: int = option(20, minimum=0)
     """Number of users in --json with their history and recommendations, which `sidtool report`
     shows; 0 for none."""
+    threads: int | None = option(None, minimum=1)
+    """Threads of the baselines; default: one per core. The result is the same."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

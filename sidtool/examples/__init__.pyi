@@ -8,7 +8,6 @@ from .example_file import encode_example as encode_example
 from .example_file import prompt_and_completion as prompt_and_completion
 from .example_file import read_training_examples as read_training_examples
 from .examples_run import SftInputs as SftInputs
-from .examples_run import SftJob as SftJob
 from .examples_run import make_sft as make_sft
 from .lineage import ExampleCounts as ExampleCounts
 from .lineage import Lineage as Lineage
@@ -22,10 +21,12 @@ from .lineage import task_counts as task_counts
 from .lineage import validation_users as validation_users
 from .prompts import check_prompt as check_prompt
 from .prompts import templates_for as templates_for
+from .sft_job import SftJob as SftJob
 from .sft_options import SftOptions as SftOptions
 from .tasks import LIST_TASK as LIST_TASK
 from .tasks import TASKS as TASKS
 from .tasks import answers_with_sids as answers_with_sids
 from .tasks import find_task as find_task
 from .tasks import named_task as named_task
+from .tasks import tokens_of_mix as tokens_of_mix
 from .training_examples import ExampleMaker as ExampleMaker

@@ -10,13 +10,8 @@ from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import assignments, numbers, read_ids
 from sidtool.base.options import check_options, group, option
 from sidtool.data.split import LENGTH, ListTargets
-from sidtool.examples.tasks import LIST_TASK, TASKS, check_budgets, check_weights, history_source
+from sidtool.examples.tasks import LIST_TASK, TASKS, check_weights, history_source
 from sidtool.model.prompt import Format, Templates, read_template_file
-
-
-def _read_budgets(pairs: list[str]) -> dict[str, int]:
-    budgets = numbers(pairs, option="--max-task-tokens")
-    return {task: int(budget) for task, budget in budgets.items()}
 
 
 def _read_templates(pairs: list[str]) -> dict[str, Templates]:
@@ -49,11 +44,8 @@ class SftOptions:
     """Items of a history."""
     seed: int = option(0, minimum=0)
     """Seed of all random numbers."""
-    max_tokens: int | None = option(None)
+    max_tokens: int | None = option(None, minimum=1)
     """Token budget of the whole mix; weights are then shares of it."""
-    max_task_tokens: Mapping[str, int] = option(dict, reads=_read_budgets)
-    """Token budget of one task, whose weight then does not count, like title-to-sid=20000;
-    repeatable."""
     hide_text_of: frozenset[str] = option(frozenset(), reads=read_ids)
     """File of item ids, one per line, whose text is in no training example."""
     templates: Mapping[str, Templates] = option(
@@ -70,7 +62,6 @@ class SftOptions:
     def __post_init__(self) -> None:
         check_options(self)
         check_weights(self.tasks)
-        check_budgets(self.tasks, self.max_tokens, self.max_task_tokens)
         for task in self.templates:
             if task not in self.tasks:
                 raise UsageError(

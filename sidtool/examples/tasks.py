@@ -155,45 +155,30 @@ def check_weights(weights: Mapping[str, float]) -> None:
         raise UsageError(f"tasks need positive weights, not {dict(weights)}")
 
 
-def check_budgets(
-    weights: Mapping[str, float], max_tokens: int | None, max_task_tokens: Mapping[str, int]
-) -> None:
-    """Raise UsageError unless budgets are positive, belong to tasks of the mix, and leave tokens
-    for the other tasks."""
-    for task, budget in max_task_tokens.items():
-        if task not in weights:
-            raise UsageError(
-                f"a token budget for task {task!r}, which is not in the mix",
-                hint=f"--task {task}=1",
-            )
-        if budget < 1:
-            raise UsageError(f"the token budget of {task} must be positive, not {budget}")
+def token_budgets(weights: Mapping[str, float], max_tokens: int | None) -> dict[str, int]:
+    """The tokens of each task, which share those of the mix by weight; empty without a budget."""
     if max_tokens is None:
-        return
-    taken = sum(max_task_tokens.values())
-    others_get_nothing = taken == max_tokens and len(max_task_tokens) < len(weights)
-    if max_tokens < 1 or taken > max_tokens or others_get_nothing:
-        raise UsageError(
-            f"the mix has {max_tokens} tokens, single tasks take {taken} of them",
-            hint="raise --max-tokens or lower --max-task-tokens",
-        )
+        return {}
+    total_weight = sum(weights.values())
+    return {task: int(max_tokens * weight / total_weight) for task, weight in weights.items()}
 
 
-def token_budgets(
-    weights: Mapping[str, float], max_tokens: int | None, max_task_tokens: Mapping[str, int]
-) -> dict[str, int]:
-    """Token budget of each task that has one.
-
-    With `max_tokens`, the tasks without a budget share the rest by weight."""
-    budgets = dict(max_task_tokens)
-    if max_tokens is None:
-        return budgets
-    rest = max_tokens - sum(budgets.values())
-    others = {task: weight for task, weight in weights.items() if task not in budgets}
-    total_weight = sum(others.values())
-    for task, weight in others.items():
-        budgets[task] = int(rest * weight / total_weight)
-    return budgets
+def tokens_of_mix(weights: Mapping[str, float], budgets: Mapping[str, int]) -> int | None:
+    """The tokens of a mix that give its tasks these budgets, None for none. Raises UsageError if
+    there are no such."""
+    if not budgets:
+        return None
+    total_weight = sum(weights.values())
+    least = max(
+        math.ceil(budget * total_weight / weights[task]) for task, budget in budgets.items()
+    )
+    for max_tokens in (least - 1, least, least + 1):  # a quotient may be off by its last bit
+        if token_budgets(weights, max_tokens) == dict(budgets):
+            return max_tokens
+    raise UsageError(
+        f"the token budgets {dict(budgets)} are no shares by the weights {dict(weights)}",
+        hint="sidtool make-sft --max-tokens, then sidtool train",
+    )
 
 
 def task_rng(task: str, seed: int) -> np.random.Generator:

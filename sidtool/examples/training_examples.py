@@ -137,7 +137,7 @@ class ExampleMaker:
         those before have `first_number` examples. Events for which `counts` is false are in no
         list."""
         options = self._options
-        budgets = token_budgets(options.tasks, options.max_tokens, options.max_task_tokens)
+        budgets = token_budgets(options.tasks, options.max_tokens)
         # every task has its own generator, so adding a task leaves the others' examples unchanged
         rng = task_rng(task, options.seed)
         make = partial(named_task(task).make, self._context(task, split, counts, first_number))
@@ -152,11 +152,10 @@ class ExampleMaker:
         are made one by one."""
         options = self._options
         make = BLOCKS.get(named_task(task).make)
-        has_budget = options.max_tokens is not None or task in options.max_task_tokens
         context = self._context(task, split, first_number=first_number)
         has_windows = split.windows is not None and not context.task.of_whole_histories
         shows_fields = context.task.feedback or any(frame.has_slots for frame in context.frames)
-        if make is None or has_budget or has_windows or shows_fields:
+        if make is None or options.max_tokens or has_windows or shows_fields:
             return None
         copies = WeightedCopies(options.tasks[task], task_rng(task, options.seed))
         return make(context, events, users, copies.of_next)
@@ -256,8 +255,7 @@ class ExampleMaker:
                 raise UsageError(
                     f"task {name} needs SIDs of two levels or more, these have {levels}"
                 )
-        has_budget = self._options.max_tokens or self._options.max_task_tokens
-        if has_budget and self._encoder is None:
+        if self._options.max_tokens and self._encoder is None:
             raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
         unknown = sorted(self._options.hide_text_of - set(self._bundle.items.ids))
         if unknown:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.threads import thread_count
 from sidtool.data import Vectors
 from sidtool.data.split import (
     WINDOW,
@@ -39,13 +40,15 @@ def build_memory(
     content: ItemContent | None = None,
     tuned_on: int | None = None,
     shards: Shards | None = None,
+    threads: int | None = None,
 ) -> Memory:
     """The memory of a split's training events, by the items of a bundle.
 
     `settings` defaults to those of an `earlier` memory. With `content`, items are also similar by
     content, new ones too; the content of the earlier memory is used only if it is given here.
     `tuned_on` is the number of validation users that chose the settings, if they did. With
-    `shards`, the arrays of the memory lie in files of their folder; the values are the same.
+    `shards`, the arrays of the memory lie in files of their folder; the values are the same, as for
+    any number of `threads` (default: one per core).
 
     Raises CompatibilityError if the bundle's codebook, or the choice of the earlier memory's
     settings, may have learned from events that the split holds out, RefusedError if a held-out
@@ -72,7 +75,8 @@ def build_memory(
     by_content = None
     if content is not None:
         by_content = content_similarity(content.nearest, content.settings.weight, events)
-    pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards)
+    n_threads = thread_count(threads)
+    pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards, n_threads)
     if not len(pairs.later.items):
         raise DataError(
             f"no two of the {len(ids)} items co-occur in the training events of split "
@@ -93,7 +97,7 @@ def build_memory(
         libraries=library_versions("numpy", "scipy"),
         created=now(),
     )
-    neighbors = similar_items(pairs, events, settings, by_content, shards=shards)
+    neighbors = similar_items(pairs, events, settings, by_content, shards=shards, threads=n_threads)
     nearest = None if content is None else SparseRows.of(content.nearest, np.float32)
     return Memory.of(manifest, bundle.items.ids, events, pairs.later, neighbors, nearest)
 

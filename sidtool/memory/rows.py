@@ -99,15 +99,15 @@ class Shards:
     budget: int
     """Bytes. The training events and the ids of the items come on top."""
 
-    def entries(self, n_items: int, entry_bytes: int) -> int:
-        """The pairs that fit into memory. Raises UsageError if there are none."""
+    def entries(self, n_items: int, entry_bytes: int, threads: int = 1) -> int:
+        """The pairs that fit into memory, for each thread. Raises UsageError if there are none."""
         entries = (self.budget - ITEM * n_items) // entry_bytes
         if entries < 1:
             raise UsageError(
                 f"a memory of {n_items} items needs more than {self.budget} bytes",
                 hint=f"at least {ITEM * n_items + entry_bytes} for the items alone",
             )
-        return entries
+        return max(1, entries // threads)
 
 
 @contextmanager

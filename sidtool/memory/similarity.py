@@ -3,7 +3,7 @@
 Item-kNN (B. Sarwar et al., WWW 2001) with recency weights as in session-based kNN. The baseline of
 an evaluation and the memory of a model are both computed here."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
+from sidtool.base.threads import in_threads
 from sidtool.data.split import (
     BLOCK_PAIRS,
     ItemSequences,
@@ -82,15 +83,16 @@ class CountedPairs:
         n_items: int,
         distance: float,
         shards: Shards | None = None,
+        threads: int = 1,
     ) -> "CountedPairs":
-        """The pairs of users' sequences.
+        """The pairs of users' sequences; the same for any number of threads.
 
         With shards, more than fits into their budget lies in files: pairs are counted for a group
         of events at a time, and summed for a block of items at a time. Counts are integers, so the
         result is the same. Raises UsageError if the budget is too small for the items, DataError
         if the disk is full."""
-        limit = BLOCK_PAIRS if shards is None else shards.entries(n_items, GROUP_ENTRY)
-        counts = count_blocks(sequences, n_items, distance, limit=limit)
+        limit = BLOCK_PAIRS if shards is None else shards.entries(n_items, GROUP_ENTRY, threads)
+        counts = count_blocks(sequences, n_items, distance, limit=limit, threads=threads)
         return cls.of(_sum_of("later", counts, n_items, shards), shards)
 
 
@@ -130,12 +132,14 @@ def item_similarity(
     items: int,
     settings: KnnSettings,
     shards: Shards | None = None,
+    threads: int = 1,
 ) -> SparseRows:
     """(items, items) float64: similarity of each item, the row, to those that users' training
-    sequences have with it, with an empty diagonal; `shards` as in `CountedPairs.count`."""
-    pairs = CountedPairs.count(sequences, items, settings.distance, shards)
+    sequences have with it, with an empty diagonal; `shards` and `threads` as in
+    `CountedPairs.count`."""
+    pairs = CountedPairs.count(sequences, items, settings.distance, shards, threads)
     events = count_events(sequences, items)
-    return similar_items(pairs, events, settings, shards=shards, dtype=np.float64)
+    return similar_items(pairs, events, settings, shards=shards, threads=threads, dtype=np.float64)
 
 
 def count_events(sequences: Sequence[NDArray[np.integer[Any]]], items: int) -> NDArray[np.int64]:
@@ -150,6 +154,7 @@ def similar_items(
     content: Any = None,
     *,
     shards: Shards | None = None,
+    threads: int = 1,
     dtype: Any = np.float32,
 ) -> SparseRows:
     """(n, n) similarity by counted pairs and the (n,) events of each item, computed for a block of
@@ -163,18 +168,19 @@ def similar_items(
     if content is not None:
         content = (content + content.T).tocsr()
     sizes = np.diff(pairs.later.offsets) + np.diff(pairs.earlier.offsets)
-    limit = BLOCK_ENTRIES if shards is None else shards.entries(n, BLOCK_ENTRY)
+    limit = BLOCK_ENTRIES if shards is None else shards.entries(n, BLOCK_ENTRY, threads)
 
-    def blocks() -> Iterator[Any]:
-        for first, stop in ranges(sizes, limit):
-            later = pairs.later.block(first, stop)
-            weights = pair_weights(later, pairs.earlier.block(first, stop), settings.reverse)
-            block_content = None if content is None else content[first:stop]
-            yield similarity_rows(
-                weights, events[first:stop], events[weights.indices], settings, block_content
-            )
+    def block_similarity(block: tuple[int, int]) -> Any:
+        first, stop = block
+        later = pairs.later.block(first, stop)
+        weights = pair_weights(later, pairs.earlier.block(first, stop), settings.reverse)
+        block_content = None if content is None else content[first:stop]
+        return similarity_rows(
+            weights, events[first:stop], events[weights.indices], settings, block_content
+        )
 
-    return store_rows("neighbors", blocks(), n, dtype, shards)
+    blocks = in_threads(block_similarity, ranges(sizes, limit), threads)
+    return store_rows("neighbors", blocks, n, dtype, shards)
 
 
 def similarity_rows(

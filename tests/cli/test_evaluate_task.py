@@ -32,13 +32,13 @@ def test_a_dry_run_reports_budgets_tokens_and_shares(road: Road, tmp_path: Path)
     command = (
         *make_sft(road, tmp_path / "train.jsonl", "--model", road.model),
         *("--task", "next-item=1", "--task", "title-to-sid=3", "--task", "sid-to-description=1"),
-        *("--max-tokens", 4000, "--max-task-tokens", "sid-to-description=1000", "--dry-run"),
+        *("--max-tokens", 4000, "--dry-run"),
     )
     said = done(*command, "--json").json
     assert said["task_budgets"] == {
-        "sid-to-description": 1000,
-        "next-item": 750,
-        "title-to-sid": 2250,
+        "next-item": 800,
+        "title-to-sid": 2400,
+        "sid-to-description": 800,
     }
     for task, counted in said["tasks"].items():
         assert 0.8 * said["task_budgets"][task] < counted["tokens"] <= said["task_budgets"][task]
@@ -46,11 +46,10 @@ def test_a_dry_run_reports_budgets_tokens_and_shares(road: Road, tmp_path: Path)
     assert sum(counted["share"] for counted in said["tasks"].values()) == pytest.approx(1)
     assert done(*command, "--json").json == said
     table = done(*command).out
-    for word in ("budget", "2250", "share", "longest"):
+    for word in ("budget", "2400", "share", "longest"):
         assert word in table
     assert list(tmp_path.iterdir()) == []
     assert "needs a tokenizer" in refused(2, *command[:6], "--max-tokens", 4000)
-    assert "not in the mix" in refused(2, *command[:8], "--max-task-tokens", "sid-to-title=9")
 
 
 def test_queries_are_read_or_composed(road: Road, tmp_path: Path) -> None:

@@ -168,8 +168,11 @@ def test_the_chunk_size_does_not_change_the_ranking(monkeypatch: pytest.MonkeyPa
     similar = item_similarity(sequences, 40, UNTUNED)
     whole = item_knn(similar, sequences, 10, settings=UNTUNED, exclude_seen=True)
     monkeypatch.setattr(baselines, "CHUNK", 25)
-    parts = item_knn(similar, sequences, 10, settings=UNTUNED, exclude_seen=True)
-    assert (whole == parts).all()
+    for threads in (1, 3):
+        parts = item_knn(
+            similar, sequences, 10, settings=UNTUNED, exclude_seen=True, threads=threads
+        )
+        assert (whole == parts).all()
 
 
 def test_tuning_selects_the_last_item_where_only_it_matters() -> None:

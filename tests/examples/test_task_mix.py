@@ -9,7 +9,7 @@ from sidtool.data.items import Items
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.examples.sft_options import SftOptions
-from sidtool.examples.tasks import token_budgets
+from sidtool.examples.tasks import token_budgets, tokens_of_mix
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
@@ -58,29 +58,20 @@ def test_a_mix_matches_its_token_budget(
             assert budget - sum(lengths) <= max(lengths) * (1 + repeats)
 
 
-@pytest.mark.parametrize(
-    ("max_tokens", "max_task_tokens"),
-    [
-        (0, {}),
-        (10, {"title-to-sid": 11}),
-        (10, {"title-to-sid": 10}),
-        (None, {"sequence": 5}),
-        (None, {"title-to-sid": 0}),
-    ],
-)
-def test_impossible_budgets_are_refused(
-    max_tokens: int | None, max_task_tokens: dict[str, int]
-) -> None:
+def test_a_budget_needs_tokens_and_a_tokenizer(bundle: Bundle, catalog: Items) -> None:
     mix = {"title-to-sid": 1.0, "sid-to-title": 1.0}
-    with pytest.raises(UsageError, match="token"):
-        SftOptions(mix, max_tokens=max_tokens, max_task_tokens=max_task_tokens)
-
-
-def test_tasks_without_a_budget_share_the_remaining_tokens(bundle: Bundle, catalog: Items) -> None:
-    mix = {"title-to-sid": 1.0, "sid-to-title": 1.0}
-    assert token_budgets(mix, 5000, {"title-to-sid": 4000}) == {
-        "title-to-sid": 4000,
-        "sid-to-title": 1000,
-    }
+    with pytest.raises(UsageError, match="max_tokens"):
+        SftOptions(mix, max_tokens=0)
     with pytest.raises(UsageError, match="needs a tokenizer"):
         ExampleMaker(bundle, catalog, SftOptions(mix, max_tokens=5000))
+
+
+@given(st.lists(st.floats(0.1, 30), min_size=1, max_size=4), st.integers(1, 10**9))
+def test_budgets_of_tasks_give_the_budget_of_the_mix(weights: list[float], tokens: int) -> None:
+    mix = {f"task {number}": weight for number, weight in enumerate(weights)}
+    budgets = token_budgets(mix, tokens)
+    assert token_budgets(mix, tokens_of_mix(mix, budgets)) == budgets
+    assert token_budgets(mix, tokens_of_mix(mix, {})) == {}
+    if len(mix) > 1:
+        with pytest.raises(UsageError, match="are no shares"):
+            tokens_of_mix(mix, budgets | {"task 0": 2 * budgets["task 0"] + 40})

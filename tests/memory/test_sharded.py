@@ -35,6 +35,7 @@ def budget_for(pairs: int) -> int:
     pairs=st.sampled_from([1, 7, 100, 100_000]),
     neighbors=st.sampled_from([None, 3]),
     with_content=st.booleans(),
+    threads=st.sampled_from([1, 3]),
     seed=st.integers(0, 100),
 )
 def test_a_sharded_build_equals_one_in_memory(
@@ -44,6 +45,7 @@ def test_a_sharded_build_equals_one_in_memory(
     pairs: int,
     neighbors: int | None,
     with_content: bool,
+    threads: int,
     seed: int,
 ) -> None:
     # two users whose items surely co-occur
@@ -51,9 +53,11 @@ def test_a_sharded_build_equals_one_in_memory(
     how = KnnSettings(shrinkage=0.5, neighbors=neighbors)
     content = ItemContent.of(BUNDLE) if with_content else None
     folder = tmp_path_factory.mktemp("shards")
-    shards = Shards(folder, budget_for(pairs))
-    expected = build_memory(split_of(histories), BUNDLE, how, content=content)
-    actual = build_memory(split_of(histories), BUNDLE, how, content=content, shards=shards)
+    shards = Shards(folder, budget_for(threads * pairs))
+    expected = build_memory(split_of(histories), BUNDLE, how, content=content, threads=1)
+    actual = build_memory(
+        split_of(histories), BUNDLE, how, content=content, shards=shards, threads=threads
+    )
     assert actual.arrays.keys() == expected.arrays.keys()
     for name, array in expected.arrays.items():
         assert actual.arrays[name].dtype == array.dtype

@@ -4,6 +4,7 @@ The commands that read data stop at the first problem. This report counts all of
 examples, and says which of them would stop a build."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,33 +167,41 @@ def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
 
 
 def _event_problems(events: EventTable, catalog: CatalogTable) -> Iterator[Problem]:
-    users, items = events.users, events.items
-    yield _of_rows("empty_user", "events", [row for row, user in enumerate(users) if not user])
-    yield _of_rows(
-        "empty_event_item", "events", [row for row, item in enumerate(items) if not item]
-    )
-    active = set(catalog.ids)
-    unknown = [row for row, item in enumerate(items) if item and item not in active]
-    yield _of_rows("unknown_item", "events", unknown, items)
-    if events.times is not None:
-        yield from _time_problems(events, events.times, parse_moments(events.times))
-    counts = user_counts(users)
-    alone = {user for user, count in counts.items() if count == 1}
-    rows = [row for row, user in enumerate(users) if user in alone]
-    yield _of_rows("single_event_user", "events", rows, users)
-    if max(counts.values(), default=0) < MIN_EVENTS:
-        most = max(counts.values(), default=0)
+    users, items, times = events.users, events.items, events.times
+    moments = None if times is None else parse_moments(times)
+    cells = {"unknown_item": items, "unreadable_time": times, "mixed_time": times}
+    for kind, is_unusable in unusable_events(users, items, moments, set(catalog.ids)).items():
+        yield _of_rows(kind, "events", np.flatnonzero(is_unusable), cells.get(kind))
+    if times is not None and moments is not None:
+        yield _of_rows("mixed_time_unit", "events", np.flatnonzero(moments.ratios > 1), times)
+        yield _of_rows("unordered", "events", unordered_rows(users, moments.seconds), times)
+        repeated = repeated_rows(list(zip(users, items, times, strict=True)))
+        yield _of_rows("duplicate_event", "events", repeated, items)
+    counts = Counter(user for user in users if user)
+    alone = [row for row, user in enumerate(users) if counts[user] == 1]
+    yield _of_rows("single_event_user", "events", alone, users)
+    most = max(counts.values(), default=0)
+    if most < MIN_EVENTS:
         yield Problem("nothing_to_evaluate", "events", 1, (f"at most {most} events",), True)
 
 
-def _time_problems(events: EventTable, times: Sequence[str], moments: Moments) -> Iterator[Problem]:
-    yield _of_rows("empty_time", "events", np.flatnonzero(moments.is_empty))
-    yield _of_rows("unreadable_time", "events", np.flatnonzero(moments.is_unreadable), times)
-    yield _of_rows("mixed_time", "events", np.flatnonzero(moments.is_other_kind), times)
-    yield _of_rows("mixed_time_unit", "events", np.flatnonzero(moments.ratios > 1), times)
-    yield _of_rows("unordered", "events", unordered_rows(events.users, moments.seconds), times)
-    rows = repeated_rows(list(zip(events.users, events.items, times, strict=True)))
-    yield _of_rows("duplicate_event", "events", rows, events.items)
+def unusable_events(
+    users: Sequence[str], items: Sequence[str], moments: Moments | None, catalog_ids: set[str]
+) -> dict[Kind, NDArray[np.bool_]]:
+    """Why events are left out -> (n,) those that are; `moments` are None if the rows are in
+    order."""
+    flags: dict[Kind, NDArray[np.bool_]] = {
+        "empty_user": np.array([not user for user in users], dtype=np.bool_),
+        "empty_event_item": np.array([not item for item in items], dtype=np.bool_),
+        "unknown_item": np.array(
+            [item != "" and item not in catalog_ids for item in items], dtype=np.bool_
+        ),
+    }
+    if moments is not None:
+        flags["empty_time"] = moments.is_empty
+        flags["unreadable_time"] = moments.is_unreadable
+        flags["mixed_time"] = moments.is_other_kind
+    return flags
 
 
 def _of_rows(
@@ -237,15 +246,6 @@ def unordered_rows(users: Sequence[str], seconds: NDArray[np.float64]) -> list[i
         elif moment == moment:  # not NaN
             latest[user] = moment
     return rows
-
-
-def user_counts(users: Iterable[str]) -> dict[str, int]:
-    """Events of each user that has an id."""
-    counts: dict[str, int] = {}
-    for user in users:
-        if user:
-            counts[user] = counts.get(user, 0) + 1
-    return counts
 
 
 def normal_form(text: str) -> str:

@@ -13,7 +13,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import new_dir
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.prepare.check import Report, normal_form, repeated_rows, report
+from sidtool.data.prepare.check import Report, normal_form, repeated_rows, report, unusable_events
 from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
 
@@ -105,7 +105,12 @@ def clean_events(
         _divided(cell, int(ratio))
         for cell, ratio in zip(written_times, ratios.tolist(), strict=True)
     )
-    rows, dropped = _usable_rows(users, items, moments, set(catalog.ids))
+    is_dropped = np.zeros(len(users), dtype=np.bool_)
+    dropped: dict[str, int] = {}
+    for reason, is_unusable in unusable_events(users, items, moments, set(catalog.ids)).items():
+        dropped[reason] = int((is_unusable & ~is_dropped).sum())  # a row counts for one reason
+        is_dropped |= is_unusable
+    rows = np.flatnonzero(~is_dropped)
     dropped["duplicate_event"] = 0
     if events.times is not None:
         repeated = repeated_rows([(users[row], items[row], times[row]) for row in rows])
@@ -127,27 +132,6 @@ def clean_events(
     names = {columns.user: "user_id", columns.item: "item_id", order_column: "timestamp"}
     table = _take(_renamed(events.path, cells, names), rows.tolist())
     return EventTable(events.path, EVENT_COLUMNS, table), _positive(dropped), respelled, converted
-
-
-def _usable_rows(
-    users: Sequence[str], items: Sequence[str], moments: Moments, catalog_ids: set[str]
-) -> tuple[NDArray[np.intp], dict[str, int]]:
-    """The rows with a user, an item of the catalog and a time, and the number of others by reason:
-    a row with several counts for the first one."""
-    reasons = {
-        "empty_user": np.array([not user for user in users], dtype=np.bool_),
-        "empty_event_item": np.array([not item for item in items], dtype=np.bool_),
-        "unknown_item": np.array([item not in catalog_ids for item in items], dtype=np.bool_),
-        "empty_time": moments.is_empty,
-        "unreadable_time": moments.is_unreadable,
-        "mixed_time": moments.is_other_kind,
-    }
-    is_dropped = np.zeros(len(users), dtype=np.bool_)
-    dropped: dict[str, int] = {}
-    for reason, has_reason in reasons.items():
-        dropped[reason] = int((has_reason & ~is_dropped).sum())
-        is_dropped |= has_reason
-    return np.flatnonzero(~is_dropped), dropped
 
 
 def _by_user_and_time(

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -140,7 +140,7 @@ FORMATS: dict[str, Format] = {
     "kuairand": Format(
         kuairand.find_files,
         partial(table_batches, columns=kuairand.COLUMNS),
-        kuairand.read_videos,
+        partial(read_items, id_column="video_id"),
         units_per_second=1000,
         has_several_files=True,
         min_rating=1.0,
@@ -177,7 +177,7 @@ def prepare(
     raw_format = options.format
     filters = options.filters
     if filters.min_rating is None and raw_format.min_rating is not None:
-        filters = FilterOptions(**{**filters.to_json(), "min_rating": raw_format.min_rating})
+        filters = replace(filters, min_rating=raw_format.min_rating)
     catalog, dropped_items = None, {}
     if item_file is not None:
         rows_of = Counter(row["item_id"] for row in raw_format.read_items(item_file))

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
-from sidtool.data.split.packed import PackedSequences, Ragged
+from sidtool.base.threads import in_threads
+from sidtool.data.split.packed import PackedSequences
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol
 from sidtool.data.split.split import Split
@@ -97,12 +98,12 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         numbers = np.array([number_of.get(name, -1) for name in users.names], dtype=np.int32)
         known = [np.zeros(0, dtype=np.int32)]
         lengths = [np.zeros(0, dtype=np.int64)]
-        for start, stop in _user_blocks(users):
-            codes, offsets = _joined(users.items, start, stop)
-            items = numbers[codes]
+        for start, stop in ranges(users.items.lengths, BLOCK_EVENTS):
+            lists = users.items.take(slice(start, stop))
+            items = numbers[lists.joined]
             is_known = items >= 0
             known.append(items[is_known])
-            lengths.append(np.diff(_offsets(is_known)[offsets]))
+            lengths.append(np.diff(_offsets(is_known)[_offsets(lists.lengths)]))
         return cls(np.concatenate(known), _offsets(np.concatenate(lengths)))
 
     @property
@@ -139,22 +140,6 @@ def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:
     return users if isinstance(users, PackedSequences) else pack_parts(users, (), ()).train
 
 
-def _user_blocks(users: PackedSequences) -> Iterator[tuple[int, int]]:
-    """Ranges of users with about BLOCK_EVENTS events each."""
-    return ranges(users.items.stops - users.items.starts, BLOCK_EVENTS)
-
-
-def _joined(
-    lists: Ragged, start: int, stop: int
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.int64]]:
-    """The numbers of some lists one after the other, and the offsets of the lists in them."""
-    starts = lists.starts[start:stop]
-    lengths = lists.stops[start:stop] - starts
-    offsets = _offsets(lengths)
-    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return lists.values[places], offsets
-
-
 def item_sequences(split: Split, ids: Sequence[str]) -> ItemSequences:
     """The training events of each user as indexes into `ids`; events of other items are left out.
 
@@ -187,9 +172,23 @@ def count_blocks(
     decay: float,
     window: int = WINDOW,
     limit: int = BLOCK_PAIRS,
+    threads: int = 1,
 ) -> Iterator[Any]:
     """Matrices as `count_pairs` whose sum is that of all pairs: each counts about `limit` pairs of
     events, whose sums cannot overflow."""
+
+    def count(block: tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]) -> Any:
+        return _count_block(*block, n_items, decay)
+
+    blocks = _event_blocks(sequences, window, limit)
+    return (counts for counts in in_threads(count, blocks, threads) if counts.nnz)
+
+
+def _event_blocks(
+    sequences: Sequence[NDArray[np.integer[Any]]], window: int, limit: int
+) -> Iterator[tuple[NDArray[np.integer[Any]], NDArray[np.int64], int]]:
+    """Consecutive events with about `limit` pairs with later ones: items, the number of later
+    events of each that are within the window, and the place of the first one among the items."""
     joined = ItemSequences.of(sequences)
     for first_user, last_user in ranges(joined.lengths, BLOCK_EVENTS):
         users = joined[first_user:last_user]
@@ -198,9 +197,7 @@ def count_blocks(
         n_later = np.minimum(ends - np.arange(1, len(ends) + 1), window)
         most = int(LARGEST * UNIT) - int(n_later.max(initial=0))  # a range may be one event larger
         for start, stop in ranges(n_later, min(limit, most)):
-            block = _count_block(users.items, n_later[start:stop], start, n_items, decay)
-            if block.nnz:
-                yield block
+            yield users.items, n_later[start:stop], start
 
 
 def _count_block(

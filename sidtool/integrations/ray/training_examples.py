@@ -48,7 +48,7 @@ class ClusterExamples:
     def __post_init__(self) -> None:
         options = self.inputs.options
         fractions = [task for task, weight in options.tasks.items() if weight != int(weight)]
-        if fractions or options.max_tokens or options.max_task_tokens:
+        if fractions or options.max_tokens:
             raise UsageError(
                 "workers make whole copies of examples: a fraction or a token budget is drawn from "
                 "the examples of all users",

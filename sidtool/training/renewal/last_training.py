@@ -8,7 +8,14 @@ from typing import Any
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.data import FieldTypes, need_feedback_of_numbers
-from sidtool.examples import SftOptions, WeightOptions, named_task, read_lineage, templates_for
+from sidtool.examples import (
+    SftOptions,
+    WeightOptions,
+    named_task,
+    read_lineage,
+    templates_for,
+    tokens_of_mix,
+)
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.model.prompt import HistoryPrompt
 from sidtool.training.settings import DEFAULTS, TrainOptions
@@ -103,7 +110,7 @@ def last_sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOpt
         return replace(
             options,
             history_length=made.history_length,
-            max_task_tokens=made.task_budgets,
+            max_tokens=tokens_of_mix(last.task_weights, made.task_budgets),
             templates=made.templates,
             columns=made.columns,
         )

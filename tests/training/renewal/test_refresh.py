@@ -298,7 +298,7 @@ CHOSEN = SftOptions(
     {"sequence": 2.0, "next-item": 1.0},
     max_length=200,
     history_length=6,
-    max_task_tokens={"next-item": 2000},
+    max_tokens=6000,
     templates={"sequence": Templates(("{user.age}:{history}",), "", ("{sid}{event.rating};",))},
 )
 """Options that differ from what make-sft would choose."""

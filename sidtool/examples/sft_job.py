@@ -1,0 +1,186 @@
+"""What training examples are made from, opened, and the examples that are written from it."""
+
+import json
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.progress import Progress
+from sidtool.data import GeneralOptions, GeneralRecord, GeneralText, Items
+from sidtool.data.split import Event, Split, count_leaks
+from sidtool.examples.blocks import ExampleBlock
+from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.event_weights import EventWeights
+from sidtool.examples.example_file import example_json
+from sidtool.examples.lineage import ExampleCounts, Lineage, TaskCounts, task_counts
+from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.task import TrainingExample
+from sidtool.examples.tasks import GENERAL_TASK, copies_within, task_rng, token_budgets
+from sidtool.examples.training_examples import ExampleMaker
+from sidtool.tokenizer.bundle import Bundle
+
+
+class GeneralExamples(NamedTuple):
+    """The examples of a general corpus."""
+
+    options: GeneralOptions
+    record: GeneralRecord
+    train: Sequence[TrainingExample]
+    held_out: Sequence[TrainingExample]
+
+    @classmethod
+    def read(cls, options: GeneralOptions, maker: ExampleMaker) -> "GeneralExamples":
+        """Read a corpus. Raises as `GeneralText.read` and `ExampleMaker.general_examples`."""
+        text = GeneralText.read(options.path)
+        parts = (maker.general_examples(part) for part in (text.train, text.held_out))
+        return cls(options, text.record(options.share), *parts)
+
+
+@dataclass(frozen=True)
+class SftJob:
+    """Everything that training examples are made from."""
+
+    bundle: Bundle
+    items: Items
+    split: Split
+    options: SftOptions
+    maker: ExampleMaker
+    weights: EventWeights | None
+    general: GeneralExamples | None
+    progress: Progress | None
+
+    @cached_property
+    def events(self) -> TrainEvents:
+        """The training events as columns."""
+        return self.maker.events(self.split)
+
+    def write(self, path: Path | None) -> dict[str, TaskCounts]:
+        """Make the examples, write them if there is a path, and count them by task.
+
+        Raises RefusedError if one of them shows a held-out event."""
+        counts: dict[str, ExampleCounts] = {}
+        n_tasks = len(self.options.tasks)
+        with path.open("wb") if path else nullcontext() as stream:
+            for done, task in enumerate(self.options.tasks, start=1):
+                counts[task] = self.write_task(stream, task)
+                if self.progress is not None:
+                    self.progress(done, n_tasks)
+            if self.general is not None:
+                other_tokens = sum(of_task.tokens for of_task in counts.values())
+                general = self._mixed(self.general, other_tokens)
+                counts[GENERAL_TASK] = self.write_examples(stream, general)
+        return task_counts(counts)
+
+    def write_task(
+        self, stream: BinaryIO | None, task: str, units: range | None = None
+    ) -> ExampleCounts:
+        """Write the examples of a task, of all users or some (`units`), if there is a stream."""
+        first_number = 0
+        split = self.split
+        if units is not None:
+            first_number = self.maker.count_before(task, split, units.start)
+        if self.weights is None:
+            users = range(len(self.events)) if units is None else units
+            blocks = self.maker.task_blocks(task, split, self.events, users, first_number)
+            if blocks is not None:
+                return _write_blocks(stream, blocks)
+        if units is not None:
+            split = self.maker.part(task, split, units)
+        examples = self.maker.task_examples(task, split, self.counts, first_number)
+        return self.write_examples(stream, examples)
+
+    @property
+    def counts(self) -> Callable[[Event], bool] | None:
+        """Which events may be in a list; None for all."""
+        return None if self.weights is None else self.weights.counts
+
+    def write_examples(
+        self, stream: BinaryIO | None, examples: Iterable[TrainingExample]
+    ) -> ExampleCounts:
+        """Write examples one by one, if there is a stream."""
+        lengths = array("l")
+
+        def events() -> Iterator[Event]:
+            for example in examples:
+                if stream is not None:
+                    weight = None if self.weights is None else self.weights.of_example(example)
+                    value = example_json(self.bundle.space, example, weight)
+                    stream.write(f"{json.dumps(value, ensure_ascii=False)}\n".encode())
+                lengths.append(self.maker.length(example.segments) or 0)
+                yield from example.events
+
+        leaked = count_leaks(self.split, events())
+        return ExampleCounts(len(lengths), sum(lengths), max(lengths, default=0), leaked)
+
+    def _mixed(self, general: GeneralExamples, other_tokens: int) -> Iterator[TrainingExample]:
+        """Examples of general text drawn at random, all equally often, whose tokens have the given
+        share beside the tokens of the other examples."""
+        lengths = [self.maker.length(example.segments) or 0 for example in general.train]
+        budget = general.options.budget(other_tokens)
+        copies = copies_within(lengths, budget, task_rng(GENERAL_TASK, self.options.seed))
+        for example, n_copies in zip(general.train, copies, strict=True):
+            yield from [example] * n_copies
+
+    def lineage(self, tasks: Mapping[str, TaskCounts], files: Mapping[str, str]) -> Lineage:
+        """The lineage of the examples that were written. Raises DataError if there are none; a
+        SidtoolWarning names tasks without examples, whose prompts are not served."""
+        options = self.options
+        missing = [task for task in options.tasks if task not in tasks]
+        if len(missing) == len(options.tasks):
+            raise DataError(
+                f"no training example of {', '.join(missing)} can be made",
+                hint="have users two training events at least, and items text?",
+            )
+        if missing:
+            warnings.warn(
+                f"there is no training example of {', '.join(missing)}",
+                SidtoolWarning,
+                stacklevel=3,
+            )
+        prompts = replace(self.maker.prompts, without=frozenset(missing))
+        return Lineage(
+            bundle=self.bundle.identity,
+            catalog=self.items.digest,
+            split=self.split.reference,
+            task_weights=dict(options.tasks),
+            task_budgets=token_budgets(options.tasks, options.max_tokens),
+            max_tokens=options.max_tokens,
+            example_format=self.maker.format,
+            max_length=options.max_length,
+            history_length=options.history_length,
+            hidden_items=len(options.hide_text_of),
+            seed=options.seed,
+            templates=prompts.templates,
+            history_prompt=prompts.history,
+            list_prompt=prompts.list,
+            lists=options.list_targets,
+            label_prompts=prompts.labels(self.split),
+            text_prompt=prompts.text,
+            tasks=tasks,
+            dropped_events=self.events.n_dropped,
+            dropped_queries=self.maker.count_dropped_queries(self.split),
+            valid=len(self.split.valid),
+            files=files,
+            weights=None if self.weights is None else self.weights.record,
+            general=None if self.general is None else self.general.record,
+            field_tokens=prompts.field_tokens,
+            columns=tuple(self.items.fields) if options.columns is None else options.columns,
+            own_templates=options.templates,
+        )
+
+
+def _write_blocks(stream: BinaryIO | None, blocks: Iterable[ExampleBlock]) -> ExampleCounts:
+    counts = ExampleCounts()
+    for block in blocks:
+        if stream is not None:
+            stream.write(block.lines)
+        lengths = block.lengths
+        longest = int(lengths.max(initial=0))
+        counts += ExampleCounts(len(lengths), int(lengths.sum()), longest, block.leaked)
+    return counts

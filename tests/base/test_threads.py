@@ -1,0 +1,37 @@
+"""Results of threads come in order, and only a few ahead."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sidtool.base.threads import in_threads, thread_count
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_results_come_in_order_and_a_few_ahead(threads: int) -> None:
+    taken = []
+
+    def values() -> Iterator[int]:
+        for value in range(20):
+            taken.append(value)
+            yield value
+
+    def square(value: int) -> int:
+        time.sleep(0.001 * (value % 3))
+        return value * value
+
+    for number, result in enumerate(in_threads(square, values(), threads)):
+        assert result == number**2
+        assert len(taken) <= number + threads + 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_of_a_thread_is_raised(threads: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda value: 1 // value, [1, 0, 2], threads))
+
+
+def test_there_is_a_thread_for_each_core() -> None:
+    assert thread_count(5) == 5
+    assert thread_count() >= 1
