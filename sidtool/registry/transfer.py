@@ -6,18 +6,17 @@ An interrupted copy can be repeated: objects that arrived are not copied again.
 import base64
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sidtool.base.checkpoint import MAX_JSON
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage, is_zip
-from sidtool.registry.kinds import ROOTS, AnyManifest, Kind, parse_manifest
+from sidtool.registry.kinds import ROOTS, AnyManifest, parse_manifest
 from sidtool.registry.records import VersionRecord
 from sidtool.registry.references import check_published
 from sidtool.tokenizer.bundle import MAX_ROOT_BYTES
@@ -27,8 +26,6 @@ BATCH = 16
 
 BATCH_BYTES = 64 << 20
 """Bytes that are copied at once; a larger object goes in pieces."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,10 @@ def upload(
     large = _large_objects(source, manifest)
     checksums: dict[str, Checksums] = {}
     sent = 0
-    for batch in _batches(_read_all(source, sorted(manifest.objects.keys() - large))):
+    small = sorted(manifest.objects.keys() - large)
+    for start in range(0, len(small), BATCH):
         missing: dict[str, bytes] = {}
-        for name, data in batch:
+        for name, data in _read(source, small[start : start + BATCH]).items():
             checksums[name] = Checksums.of(data)
             if checksums[name].sha256 != manifest.objects.get(name):
                 raise IntegrityError(f"{source.location}: {name} changed during the push")
@@ -88,9 +86,9 @@ def _large_objects(source: Storage, manifest: AnyManifest) -> dict[str, int]:
     return {name: sizes[name] for name in manifest.objects if sizes.get(name, 0) > BATCH_BYTES}
 
 
-def _read_all(source: Storage, names: list[str]) -> Iterator[tuple[str, bytes]]:
+def _read(source: Storage, names: list[str]) -> dict[str, bytes]:
     try:
-        yield from source.read_all(names)
+        return source.read_many(names)
     except FileNotFoundError as error:
         raise IntegrityError(f"{source.location} changed during the push") from error
 
@@ -146,7 +144,11 @@ def download(
     root, manifest, sizes = published(source, record)
     complete = _remove_incomplete(folder, manifest.objects)
     missing = {name: size for name, size in sizes.items() if name not in complete}
-    _check_room(folder, sum(missing.values()), record.kind)
+    size, free = sum(missing.values()), shutil.disk_usage(folder).free
+    if size > free:
+        raise DataError(
+            f"the {record.kind} has {size} bytes, but {folder.parent} has room for {free}"
+        )
     copied = len(complete)
     for batch in _batches_of_bytes(missing):
         _copy(source, folder, batch, manifest)
@@ -158,45 +160,24 @@ def download(
 
 def published(source: Storage, record: VersionRecord) -> tuple[bytes, AnyManifest, dict[str, int]]:
     """The root document of a published artifact, its manifest, and the size of each other object.
-    Raises IntegrityError if it is not what was published."""
-    root = _published_root(source, record)
-    manifest = parse_manifest(source.location, root, record.kind)
-    check_published(source.location, manifest, record)
-    sizes = {name: _stored_size(source, name, info) for name, info in _stored(source, manifest)}
-    return root, manifest, sizes
-
-
-def _published_root(source: Storage, record: VersionRecord) -> bytes:
+    Raises IntegrityError if it is not what was published, or if an object cannot be read in bounded
+    time and memory."""
     name = ROOTS[record.kind]
     snapshot = source.snapshot(name, max(MAX_ROOT_BYTES, MAX_JSON))
     if snapshot is None or hashlib.sha256(snapshot.data).hexdigest() != record.root:
         raise IntegrityError(f"{source.location}: {name} differs from the published one")
-    return snapshot.data
-
-
-def _stored(
-    source: Storage, manifest: AnyManifest
-) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """Each object with the store's record of it."""
+    manifest = parse_manifest(source.location, snapshot.data, record.kind)
+    check_published(source.location, manifest, record)
     listing = source.listing()
+    sizes = {}
     for name in manifest.objects:
-        # a store such as https:// may list nothing
-        yield name, listing.get(name) or source.info(name)
-
-
-def _stored_size(source: Storage, name: str, info: Mapping[str, Any] | None) -> int:
-    """The bytes of an object that can be read in bounded time and memory."""
-    if info is None:
-        raise IntegrityError(f"{source.location} lacks the object {name}")
-    if info.get("type", "file") != "file" or info.get("size") is None:
-        raise IntegrityError(f"{source.location}: {name} is not a regular file")
-    return int(info["size"])
-
-
-def _check_room(folder: Path, size: int, kind: Kind) -> None:
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise DataError(f"the {kind} has {size} bytes, but {folder.parent} has room for {free}")
+        info = listing.get(name) or source.info(name)  # a store such as https:// may list nothing
+        if info is None:
+            raise IntegrityError(f"{source.location} lacks the object {name}")
+        if info.get("type", "file") != "file" or info.get("size") is None:
+            raise IntegrityError(f"{source.location}: {name} is not a regular file")
+        sizes[name] = int(info["size"])
+    return snapshot.data, manifest, sizes
 
 
 def _batches_of_bytes(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
@@ -278,9 +259,3 @@ def _remove_incomplete(folder: Path, digests: Mapping[str, str]) -> set[str]:
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
     return complete
-
-
-def _batches(values: Iterable[T]) -> Iterator[list[T]]:
-    iterator = iter(values)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sidtool.base.checkpoint.finite import check_finite, check_finite_files, non_finite
+from sidtool.base.checkpoint.weights import check_finite, check_finite_files, non_finite
 from sidtool.base.errors import DataError
 from sidtool.model.contract.contract import CONTRACT
 from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract

@@ -16,9 +16,6 @@ from .files import read_gguf_size as read_gguf_size
 from .files import read_object as read_object
 from .files import settings_digests as settings_digests
 from .files import weight_digests as weight_digests
-from .finite import check_finite as check_finite
-from .finite import check_finite_files as check_finite_files
-from .finite import non_finite as non_finite
 from .guard import check_config as check_config
 from .guard import check_settings as check_settings
 from .guard import first_line as first_line
@@ -29,5 +26,8 @@ from .hub import download as download
 from .hub import download_model as download_model
 from .hub import is_hub_url as is_hub_url
 from .hub import offline as offline
+from .weights import check_finite as check_finite
+from .weights import check_finite_files as check_finite_files
+from .weights import non_finite as non_finite
 from .weights import private_weights as private_weights
 from .weights import read_weights as read_weights

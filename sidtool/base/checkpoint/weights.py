@@ -1,5 +1,8 @@
-"""Reads safetensors files into the process's own memory. A mapped file is read when a weight is
-used: overwriting it would change the model, truncating it would kill the process."""
+"""Weights of a model: read into the process's own memory, and finite.
+
+A mapped file is read when a weight is used: overwriting it would change the model, truncating it
+would kill the process. A training that diverged leaves NaN or infinity in weights, and such a model
+recommends nothing."""
 
 import hashlib
 import json
@@ -9,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint.files import read_entries
+from sidtool.base.checkpoint.files import check_folder, read_entries
+from sidtool.base.checkpoint.guard import loading
 from sidtool.base.errors import DataError, IntegrityError
 
 _PATCHING = threading.Lock()
@@ -79,3 +83,48 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def non_finite(weights: Iterable[tuple[str, Any]]) -> list[str]:
+    """Names of the (name, tensor) pairs with a value that is NaN or infinite; one pass over memory,
+    at a fraction of the cost of loading it."""
+    import torch
+
+    names = []
+    finite = []
+    for name, weight in weights:
+        if weight.is_floating_point() and weight.numel():
+            # both bounds are NaN if any value is
+            bounds = torch.stack(torch.aminmax(weight.detach()))
+            names.append(name)
+            finite.append(bounds.isfinite().all())
+    if not names or bool(torch.stack(finite).all()):  # of a GPU, one transfer for all weights
+        return []
+    return [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+
+
+def check_finite(model: Any, name: str | Path) -> None:
+    """Raise DataError if a parameter of a model has a value that is NaN or infinite."""
+    _refuse(non_finite(model.named_parameters()), name)
+
+
+def check_finite_files(folder: Path) -> None:
+    """As `check_finite`, for the safetensors files of a model folder, without building the model.
+    Raises DataError also for a damaged file."""
+    from safetensors import safe_open
+
+    check_folder(folder)
+    for path in sorted(folder.glob("*.safetensors")):
+        with loading(path, "as weights"), safe_open(path, framework="pt") as file:
+            names = non_finite((key, file.get_tensor(key)) for key in file.keys())  # noqa: SIM118
+        _refuse(names, path)
+
+
+def _refuse(names: list[str], where: str | Path) -> None:
+    if names:
+        more = f" and {len(names) - 1} more weights" if len(names) > 1 else ""
+        raise DataError(
+            f"{where} has values in {names[0]}{more} that are NaN or infinite",
+            hint="a training that diverges leaves such weights, or a precision that is too narrow: "
+            "use an earlier checkpoint, or --dtype float32",
+        )

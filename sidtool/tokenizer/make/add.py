@@ -4,7 +4,7 @@ A retired item keeps its SID reserved, in case it comes back.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageError
+from sidtool.base.progress import Progress
 from sidtool.data import Items, Vectors
 from sidtool.tokenizer.assign.overflow import place_new_items, require_free
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -87,7 +88,7 @@ def add_items(
     encoder: str | None = None,
     trust_remote_code: bool = False,
     remove: Sequence[str] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Bundle:
     """The next minor version of a bundle: with these items active, and the items `remove` retired.
 
