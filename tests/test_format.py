@@ -3,11 +3,13 @@ and recompute its digests."""
 
 import hashlib
 import json
+import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import zarr
 
@@ -182,6 +184,71 @@ def test_the_page_suffices_to_read_a_split() -> None:
         lines.sort(key=lambda line: (line["user"], line["position"], line["item"]))
         columns += [[str(line[key]) for line in lines] for key in ("user", "item", "position")]
     assert strings_digest(*columns) == manifest["held_out_digest"]
+    both = f"{manifest['train_digest']}:{manifest['held_out_digest']}"
+    assert sha256(both.encode()) == manifest["digest"]
+
+
+def events_digest(rows: list[tuple[str, list[str], list[int]]]) -> str:
+    """The `part` of the page: rows of a user, the items and the positions of the events."""
+    buckets: list[list[tuple[bytes, list[bytes], list[int]]]] = [[] for _ in range(1024)]
+    for user, items, positions in rows:
+        encoded = user.encode()
+        buckets[zlib.crc32(encoded) % 1024].append(
+            (encoded, [item.encode() for item in items], positions)
+        )
+    digests = b""
+    for bucket in buckets:
+        bucket.sort()
+        users = [user for user, _, _ in bucket]
+        items = [item for _, of_user, _ in bucket for item in of_user]
+        data = texts(users) + numbers([len(of_user) for _, of_user, _ in bucket])
+        data += texts(items) + numbers([at for _, _, of_user in bucket for at in of_user])
+        digests += hashlib.sha256(data).digest()
+    return sha256(digests)
+
+
+def texts(values: list[bytes]) -> bytes:
+    lengths = numbers([len(value) for value in values])
+    return len(values).to_bytes(8, "little") + lengths + b"".join(values)
+
+
+def numbers(values: list[int]) -> bytes:
+    return b"".join(value.to_bytes(4, "little") for value in values)
+
+
+def test_the_page_suffices_to_read_a_split_in_columns() -> None:
+    folder = GOLDEN / "split-4"
+    manifest = json.loads((folder / "split.json").read_bytes())
+    seal = manifest.pop("sha256")
+    assert manifest["format"] == 4
+    assert seal == sha256(canonical(manifest))
+    check_keys("Split", manifest)
+    check_files(folder, manifest["files"])
+    parts = {
+        part: pq.read_table(folder / f"{part}.parquet").to_pylist()
+        for part in ("train", "valid", "test")
+    }
+    columns = {
+        "user",
+        "items",
+        "positions",
+        "times",
+        "event_rating",
+        "event_device",
+        "event_target",
+    }
+    assert set(parts["train"][0]) == columns | {"sessions"}
+    assert set(parts["test"][0]) == columns | {"targets", "history"}
+    train = [(row["user"], row["items"], row["positions"]) for row in parts["train"]]
+    assert events_digest(train) == manifest["train_digest"]
+    digests = []
+    for part in ("valid", "test"):
+        targets = []
+        for row in parts[part]:
+            item_at = dict(zip(row["positions"], row["items"], strict=True))
+            targets.append((row["user"], [item_at[at] for at in row["targets"]], row["targets"]))
+        digests.append(events_digest(targets))
+    assert sha256(":".join(digests).encode()) == manifest["held_out_digest"]
     both = f"{manifest['train_digest']}:{manifest['held_out_digest']}"
     assert sha256(both.encode()) == manifest["digest"]
 

@@ -87,14 +87,14 @@ def read_interactions(
     columns = choose_event_columns(path, available, names or EventNames(), recorded)
     for name in further:
         choose_column(path, available, name, (), "events")
-    table = _CodedTable(path, columns, further)
+    coder = EventCoder()
     run_events = RUN_EVENTS if spill is None else min(RUN_EVENTS, spill.run_events)
-    arrays = sort_events(table.runs(run_events), spill)
-    users = Coded[str](table.codes[USER].names, arrays[USER])
-    items = Coded[str](table.codes[ITEM].names, arrays[ITEM])
+    arrays = sort_events(_runs(path, columns, further, coder, run_events), spill)
+    users = Coded[str](coder.codes[USER].names, arrays[USER])
+    items = Coded[str](coder.codes[ITEM].names, arrays[ITEM])
     order = arrays[ORDER]
     cells = {
-        name: Coded[str](table.codes[_cell(name)].names, arrays[_cell(name)]) for name in further
+        name: Coded[str](coder.codes[_cell(name)].names, arrays[_cell(name)]) for name in further
     }
     return Interactions(
         users, items, order, columns, _digest(users, items, order), arrays[ROW], cells
@@ -115,66 +115,87 @@ def _cell(name: str) -> str:
     return f"cell {name}"
 
 
-class _CodedTable:
-    """The events of a table as runs of codes."""
+def _runs(
+    path: Path,
+    columns: EventColumns,
+    further: Sequence[str],
+    coder: "EventCoder",
+    run_events: int,
+) -> Iterator[Any]:
+    """The runs of a table, which has events, and times of one unit."""
+    names = {USER: columns.user, ITEM: columns.item, **{_cell(name): name for name in further}}
+    if columns.order is not None:
+        names[ORDER] = columns.order
+    batches = column_batches(path, list(names.values()), ids=[columns.user, columns.item])
+    renamed = ({new: cells[name] for new, name in names.items()} for cells in batches)
+    is_empty = True
+    for run in coder.runs(path, renamed, run_events):
+        is_empty = False
+        yield run
+    if is_empty:
+        raise DataError(f"{path} holds no events")
+    check_one_unit(path, coder.units)
 
-    def __init__(self, path: Path, columns: EventColumns, further: Sequence[str]) -> None:
-        self._path = path
-        self._columns = columns
-        self._further = further
-        self._rows = 0
+
+class EventCoder:
+    """Codes events run by run, with the same codes for all of them."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, TextCodes] = {}
+        """Column -> what its codes mean, as far as events were coded."""
+        self.units: Counter[float] = Counter()
+        """How many times are in which unit."""
         self._first_order: tuple[int, str] | None = None
-        self._units: Counter[float] = Counter()
-        self.codes = {name: TextCodes() for name in (USER, ITEM, *map(_cell, further))}
-        """What the codes of a column mean, as far as runs have been read."""
 
-    def runs(self, run_events: int) -> Iterator[Any]:
-        """Record batches of about so many events, in the order of the table. Raises DataError for a
-        malformed or empty cell, or without events."""
-        ids = [self._columns.user, self._columns.item]
-        order = [] if self._columns.order is None else [self._columns.order]
-        batches = column_batches(self._path, [*ids, *order, *self._further], ids=ids)
+    def runs(
+        self, path: Path, batches: Iterable[Mapping[str, Column]], run_events: int = RUN_EVENTS
+    ) -> Iterator[Any]:
+        """Record batches of about so many events of a file, in its order: of the columns `user`,
+        `item`, `order` (if there is none, events are in order) and further ones, which are coded.
+        Raises DataError for a malformed or empty cell."""
+        first = 0
         for cells in _runs_of_cells(batches, run_events):
-            yield self._coded(cells)
-        if not self._rows:
-            raise DataError(f"{self._path} holds no events")
-        check_one_unit(self._path, self._units)
+            yield self._coded(path, cells, first)
+            first += len(cells)
 
-    def _coded(self, cells: Any) -> Any:
+    def _coded(self, path: Path, cells: Any, first: int) -> Any:
         import pyarrow as pa
 
-        rows = np.arange(self._rows, self._rows + len(cells))
-        order, rest = rows.astype(np.float64), np.zeros(len(rows))
-        users = self._ids(USER, cells[self._columns.user])
-        items = self._ids(ITEM, cells[self._columns.item])
-        if self._columns.order is not None:
-            order, rest = self._order(cells[self._columns.order])
-        run = {USER: users, ITEM: items, ORDER: order, REST: rest, ROW: rows}
-        for name in self._further:
-            run[_cell(name)] = self.codes[_cell(name)].add(trimmed(cells[name]))
-        self._rows += len(rows)
+        rows = np.arange(first, first + len(cells))
+        run: dict[str, NDArray[Any]] = {ROW: rows}
+        for name in (USER, ITEM):
+            run[name] = self._codes(name, _ids(path, name, cells[name], first))
+        run[ORDER], run[REST] = rows.astype(np.float64), np.zeros(len(rows))
+        for name in cells.column_names:
+            if name == ORDER:
+                run[ORDER], run[REST] = self._order(path, trimmed(cells[name]), first)
+            elif name not in (USER, ITEM):
+                run[name] = self._codes(name, trimmed(cells[name]))
         return pa.record_batch(run)
 
-    def _ids(self, content: str, column: Column) -> NDArray[np.int32]:
-        """(n,) codes. Raises DataError for an empty id, with its row."""
-        import pyarrow.compute as pc
+    def _codes(self, name: str, column: Column) -> NDArray[np.int32]:
+        return self.codes.setdefault(name, TextCodes()).add(column)
 
-        column = pc.fill_null(column, "")
-        empty = pc.index(column, "").as_py()
-        if empty >= 0:
-            raise DataError(
-                f"{self._path}, row {self._rows + empty + 1}: the {content} id is empty"
-            )
-        return self.codes[content].add(column)
-
-    def _order(self, column: Column) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        texts = trimmed(column)
-        numbers, rest = read_order(self._path, texts, self._rows)
-        first = (self._rows, texts[0].as_py())
+    def _order(
+        self, path: Path, texts: Column, row: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        numbers, rest = read_order(path, texts, row)
+        first = (row, texts[0].as_py())
         self._first_order = self._first_order or first
-        check_same_kind(self._path, self._first_order, first)
-        self._units += count_units(texts, numbers)
+        check_same_kind(path, self._first_order, first)
+        self.units += count_units(texts, numbers)
         return numbers, rest
+
+
+def _ids(path: Path, content: str, column: Column, first: int) -> Column:
+    """The column, whose first row is `first`. Raises DataError for an empty id, with its row."""
+    import pyarrow.compute as pc
+
+    column = pc.fill_null(column, "")
+    empty = pc.index(column, "").as_py()
+    if empty >= 0:
+        raise DataError(f"{path}, row {first + empty + 1}: the {content} id is empty")
+    return column
 
 
 def _runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:

@@ -51,6 +51,8 @@ class LineTexts:
         """The bytes of texts, one after the other, as a buffer."""
         import pyarrow as pa
 
+        if not len(numbers):
+            return b""
         if len(self._arrays) > 1:
             self._arrays = [pa.concat_arrays(self._arrays)]
         _, offsets, values = self._arrays[0].take(pa.array(numbers)).buffers()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.split import Split, consecutive
+from sidtool.data.split import PackedSequences, Split, ranges
 
 BLOCK = 1 << 15
 """Training events of a block, unless a single user has more."""
@@ -44,66 +44,41 @@ class TrainEvents:
     def __init__(self, split: Split, row_of: Mapping[str, int]) -> None:
         self._train = split.train
         self._held_out = split.held_out
-        items = self._train.items
-        self._row_of_code = np.array([row_of.get(item, -1) for item in self._train.names], np.int64)
-        self.ends = np.concatenate([[0], np.cumsum(items.stops - items.starts)])
-        """(users + 1,): the training events of all users before each"""
-        counts = np.zeros(len(row_of) + 1, dtype=np.int64)  # the last one is that of row -1
-        for first, stop in self._spans(range(len(self))):
-            rows = self._row_of_code[self._codes(first, stop)]
-            counts += np.bincount(rows % len(counts), minlength=len(counts))
-        self.n_dropped = int(counts[-1])
+        names = self._train.names.tolist()
+        self._row_of_code = np.array([row_of.get(item, -1) for item in names], dtype=np.int64)
+        counts = np.zeros(len(names), dtype=np.int64)
+        for train in self._parts(range(len(self))):
+            counts += np.bincount(train.items.joined, minlength=len(names))
+        in_bundle = self._row_of_code >= 0
+        self.n_events = int(counts.sum())
+        """All events, those whose items the bundle lacks too"""
+        self.n_dropped = int(counts[~in_bundle].sum())
         """Events whose items the bundle lacks"""
-        self.used_rows = np.flatnonzero(counts[:-1])
+        self.used_rows = np.sort(self._row_of_code[in_bundle & (counts > 0)])
         """The rows of the items that users have, ascending"""
+        self.longest = int(self._train.items.lengths.max(initial=0))
+        """The events of the user who has most"""
+        self.user_ids = self._train.users.names
+        """The ids of users by code"""
 
     def __len__(self) -> int:
         return len(self._train)
 
-    @property
-    def n_events(self) -> int:
-        """All events, those whose items the bundle lacks too."""
-        return int(self.ends[-1])
-
-    @property
-    def longest(self) -> int:
-        """The events of the user who has most."""
-        return int(np.diff(self.ends).max(initial=0))
-
-    @property
-    def user_ids(self) -> NDArray[np.object_]:
-        """The ids of users by code."""
-        return self._train.users.names
-
     def blocks(self, users: range) -> Iterator[EventBlock]:
         """The events of consecutive users."""
-        for first, stop in self._spans(users):
-            codes = self._codes(first, stop)
-            sizes = np.diff(self.ends[first : stop + 1])
-            positions = self._train.positions
-            places: NDArray[np.integer[Any]] = consecutive(np.zeros_like(sizes), sizes)
-            if positions is not None:
-                places = positions.values[consecutive(positions.starts[first:stop], sizes)]
-            users_of_block = self._train.users.codes[first:stop]
-            owners = np.repeat(np.arange(stop - first), sizes)
+        for train in self._parts(users):
+            codes = train.items.joined
+            owners = np.repeat(np.arange(len(train)), train.items.lengths)
+            user_codes = train.user_codes[owners]
+            is_held_out = self._held_out.are_held_out(user_codes, codes, train.event_positions)
             rows = self._row_of_code[codes]
             in_bundle = rows >= 0
-            is_held_out = self._held_out.are_held_out(users_of_block[owners], codes, places)
-            n_events = np.bincount(owners[in_bundle], minlength=stop - first)
+            n_events = np.bincount(owners[in_bundle], minlength=len(train))
             starts = np.concatenate([[0], np.cumsum(n_events)])
-            yield EventBlock(users_of_block, starts, rows[in_bundle], is_held_out[in_bundle])
+            yield EventBlock(train.user_codes, starts, rows[in_bundle], is_held_out[in_bundle])
 
-    def _spans(self, users: range) -> Iterator[tuple[int, int]]:
-        """The first user of each block, and the one behind its last."""
-        first = users.start
-        while first < users.stop:
-            stop = int(np.searchsorted(self.ends, self.ends[first] + BLOCK, side="right")) - 1
-            stop = min(max(stop, first + 1), users.stop)
-            yield first, stop
-            first = stop
-
-    def _codes(self, first: int, stop: int) -> NDArray[np.integer[Any]]:
-        """(events,): the code of each item of some users."""
-        items = self._train.items
-        sizes = np.diff(self.ends[first : stop + 1])
-        return items.values[consecutive(items.starts[first:stop], sizes)]
+    def _parts(self, users: range) -> Iterator[PackedSequences]:
+        """The events of consecutive users, about BLOCK at once."""
+        lengths = self._train.items.lengths[users.start : users.stop]
+        for start, stop in ranges(lengths, BLOCK):
+            yield self._train.take(slice(users.start + start, users.start + stop))

@@ -18,7 +18,7 @@ from sidtool.data import (
     Spill,
     spill_beside,
 )
-from sidtool.data.split import Split, open_split, write_examples
+from sidtool.data.split import Split, open_split
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.lineage import (
@@ -30,6 +30,7 @@ from sidtool.examples.lineage import (
 from sidtool.examples.sft_job import GeneralExamples, SftJob
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.training_examples import NO_FIELD_TOKENS, ExampleMaker
+from sidtool.examples.validation_file import write_validation
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
 from sidtool.model.contract import check_bundle_split, model_folder
 from sidtool.registry import open_source
@@ -179,7 +180,7 @@ def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Line
     side = side_files(out)
     with _staged(out, force) as stage:
         tasks = writer(job, stage / out.name)
-        write_examples(stage / side["valid"].name, job.split.valid)
+        write_validation(stage / side["valid"].name, job.split.valid)
         if job.general is not None:
             with (stage / side["general"].name).open("wb") as stream:
                 job.write_examples(stream, job.general.held_out)

@@ -41,11 +41,11 @@ from .sharded import whole as whole
 from .sharded import whole_model as whole_model
 from .structure import check_positions as check_positions
 from .structure import decoder_start_id as decoder_start_id
+from .structure import fitted as fitted
 from .structure import freeze_unread_embeddings as freeze_unread_embeddings
 from .structure import is_encoder_decoder as is_encoder_decoder
 from .structure import max_positions as max_positions
 from .structure import model_kind as model_kind
-from .structure import prompt_positions as prompt_positions
 from .structure import share_embedding_layers as share_embedding_layers
 from .structure import vocabulary_weights as vocabulary_weights
 from .token_embeddings import TokenEmbeddings as TokenEmbeddings

@@ -88,9 +88,9 @@ def load_model(
     SHA-256 (hex) by name."""
     stored = _check(checkpoint, trust_remote_code)
     kwargs: dict[str, Any] = {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
-    quiet = _no_progress_bars(gguf=checkpoint.gguf is not None)
+    quiet = _quiet(gguf=checkpoint.gguf is not None)
     load = loading(checkpoint.folder, PURPOSE, stored)
-    with quiet, _errors_only(), load, private_weights(digests):
+    with quiet, load, private_weights(digests):
         if checkpoint.gguf and stored:
             _check_gguf(checkpoint.folder / checkpoint.gguf, stored)
         model_class = _model_class(checkpoint, trust_remote_code)
@@ -142,7 +142,7 @@ def save_pretrained(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write a model (safetensors) and its tokenizer into a folder. Raises DataError if its weights
     are not finite."""
     check_finite(model, "the model")
-    with _no_progress_bars():
+    with _quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -273,36 +273,28 @@ def _check_keys(folder: Path, config: Any, report: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _no_progress_bars(*, gguf: bool = False) -> Iterator[None]:
-    """Disable the progress bars of transformers unless stderr is a terminal."""
+def _quiet(*, gguf: bool = False) -> Iterator[None]:
+    """Disable the warnings of transformers, and its progress bars unless stderr is a terminal.
+
+    What is missing in a checkpoint is checked here, and every T5 with an untied head gets a
+    warning, since its configuration always says that it is tied."""
     from transformers.utils import logging
 
-    if sys.stderr.isatty():
-        yield
-        return
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    is_terminal = sys.stderr.isatty()
+    verbosity = logging.get_verbosity()
+    has_bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not is_terminal:
+        logging.disable_progress_bar()
+    # the GGUF reader ignores that setting and calls tqdm itself
+    hide = gguf and not is_terminal
     try:
-        # the GGUF reader ignores that setting and calls tqdm itself
-        with contextlib.redirect_stderr(io.StringIO()) if gguf else contextlib.nullcontext():
+        with contextlib.redirect_stderr(io.StringIO()) if hide else contextlib.nullcontext():
             yield
     finally:
-        if enabled:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _errors_only() -> Iterator[None]:
-    """Disable the warnings of transformers: what is missing in a checkpoint is checked here, and
-    every T5 with an untied head gets one, since its configuration always says that it is tied."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
         logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 def _remove_quantization(model: Any) -> None:

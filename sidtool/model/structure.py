@@ -3,10 +3,14 @@
 A causal model has one embedding layer. An encoder-decoder has up to three (shared, encoder and
 decoder), which hold one weight or several; its output head is tied to them or not."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sidtool.base.errors import DataError
 from sidtool.model.contract.contract import ModelKind
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
+
+Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 
 _POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings")
 """Keys of configurations for the number of positions; the second is LED's."""
@@ -126,13 +130,19 @@ def max_positions(model: Any) -> int | None:
     return next((value for value in values if type(value) is int and value > 0), None)
 
 
-def prompt_positions(model: Any, n_answer: int) -> int | None:
-    """The longest prompt whose answer a model can write, which feeds `n_answer` tokens back; None
-    if there is no limit. An encoder has positions of its own, which only the prompt takes."""
-    limit = max_positions(model)
-    if limit is None or is_encoder_decoder(model):
-        return limit
-    return limit - n_answer
+def fitted(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
+    """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
+    contract may allow more than the model has positions. Raises DataError if there is no room.
+
+    An encoder has positions of its own, which only the prompt takes."""
+    room = max_positions(model)
+    if prompt is None or room is None:
+        return prompt
+    if not is_encoder_decoder(model):
+        room -= n_answer
+    if room < 1:
+        raise DataError(f"the model has no position before an answer of task {prompt.task}")
+    return replace(prompt, max_length=min(room, prompt.max_length))
 
 
 def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:

@@ -1,7 +1,6 @@
 from .query import Query as Query
 from .query import QuerySession as QuerySession
 from .query import RankedQueries as RankedQueries
-from .query import shortened as shortened
 from .recommend_options import ItemOptions as ItemOptions
 from .recommend_options import RecommendOptions as RecommendOptions
 from .recommendations import answer_each as answer_each

@@ -6,8 +6,8 @@ query a model through `QuerySession`."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.model import LoadedModel, prompt_positions
+from sidtool.model import LoadedModel, fitted
 from sidtool.model.contract import Contract
 from sidtool.model.prompt import (
     HistoryPrompt,
@@ -40,8 +40,6 @@ from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.windows import WINDOW, in_windows
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
-
-Prompt = TypeVar("Prompt", HistoryPrompt | None, TextPrompt | None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +114,12 @@ class QuerySession:
             history_prompt = _list_prompt(contract)
             item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
             n_answer += (list_length - 1) * item_tokens
-        room = prompt_positions(loaded.model, n_answer)
         return cls(
             loaded.bundle,
             loaded.tokenizer,
             loaded.tokens,
-            shortened(history_prompt, room),
-            shortened(contract.text_prompt, room),
+            fitted(history_prompt, loaded.model, n_answer),
+            fitted(contract.text_prompt, loaded.model, n_answer),
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
             contract.users,
@@ -358,11 +355,3 @@ def _prompt_seed(seed: int, prompt: Sequence[int]) -> int:
     """A seed of 63 bits for the draws of one prompt: the same in any batch and place."""
     digest = hashlib.sha256(np.array([seed, *prompt], dtype=np.int64).tobytes()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-def shortened(prompt: Prompt, room: int | None) -> Prompt:
-    """A prompt of at most `room` tokens: a contract may allow more than the model has positions.
-    Raises DataError if there is no room."""
-    if prompt is None or room is None or prompt.max_length <= room:
-        return prompt
-    return replace(prompt, max_length=room)

@@ -16,14 +16,13 @@ from sidtool.model import (
     Lora,
     TokenEmbeddings,
     check_positions,
+    fitted,
     load_model_folder,
     max_positions,
-    prompt_positions,
     share_embedding_layers,
 )
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
-from sidtool.recommendation import shortened
 from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.loop.fsdp import wants_fsdp
@@ -201,7 +200,7 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         )
     # a prompt with its answer fits the positions of the model, as in `recommend`
     n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
-    prompt = shortened(run.history_prompt, prompt_positions(loaded.model, n_answer))
+    prompt = fitted(run.history_prompt, loaded.model, n_answer)
     assert prompt is not None
     validator = Validator(
         tuple(read_examples(run.valid)),

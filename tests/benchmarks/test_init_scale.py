@@ -27,22 +27,22 @@ def test_losses_before_and_after_training_end_in_tables(
     inputs = ("--items", data / "items.jsonl", "--interactions", data / "interactions.csv")
     sizes = ("--models", base, "--batch-size", 4, "--users", 3, "--eval-users", 4)
     options = ("--encoder", tmp_path / "encoder", "--title-column", "title", "--steps", 2)
-    rows = ("--inits", "codebook:1,text:0.1", "--stages", "embeddings,lora")
+    rows = ("--inits", "codebook:1,random:0.1", "--stages", "embeddings,lora")
     codebook = ("--codebook", recipe_folder / "codebook.yaml")
     arguments = [str(part) for part in ("-o", work, *inputs, *sizes, *options, *rows, *codebook)]
     assert main(arguments) == 0
     result = json.loads((work / "result.json").read_text())
     (first,) = result["first"].values()
-    assert list(first) == ["codebook:1", "text:0.1"]
+    assert list(first) == ["codebook:1", "random:0.1"]
     for losses in first.values():
         assert losses["vocabulary"] > losses["level"] > 0
     # rows near the mean row give nearly equal logits
-    near = abs(first["text:0.1"]["level"] - result["uniform_level_loss"])
+    near = abs(first["random:0.1"]["level"] - result["uniform_level_loss"])
     assert near < abs(first["codebook:1"]["level"] - result["uniform_level_loss"])
     (trained,) = result["trained"].values()
-    assert set(trained["text:0.1"]) == {"embeddings", "lora"}
-    assert 0 <= trained["text:0.1"]["lora"]["ndcg@10"] <= 1
-    assert "| text:0.1 | lora |" in capsys.readouterr().out
+    assert set(trained["random:0.1"]) == {"embeddings", "lora"}
+    assert 0 <= trained["random:0.1"]["lora"]["ndcg@10"] <= 1
+    assert "| random:0.1 | lora |" in capsys.readouterr().out
     assert commands.count("train") == 4
 
     commands.clear()  # a second run does nothing

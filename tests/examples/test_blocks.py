@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,15 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.data.items import Items
+from sidtool.data.split.examples import write_examples
 from sidtool.data.split.split import Split, count_leaks
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
-from sidtool.examples import event_columns
+from sidtool.examples import event_columns, validation_file
 from sidtool.examples.example_file import example_json
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import BLOCKS, named_task
 from sidtool.examples.training_examples import ExampleMaker
+from sidtool.examples.validation_file import write_validation
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
@@ -129,6 +132,20 @@ def test_the_lines_are_those_of_single_examples(
         expected = lines_one_by_one(maker, bundle, task, split)
         assert lines_at_once(maker, task, split) == expected
         assert (expected[2] > 0) == (seed > 1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_validation_users_are_those_written_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(validation_file, "BLOCK", 5)
+    split = random_split(seed)  # seed 1 has further targets
+    histories = [replace(example, history=("é", 'i"1')) for example in split.test]
+    for examples in ((), (*split.valid, *histories), split.valid[:1]):
+        part = replace(split, valid=tuple(examples), test=()).valid
+        write_examples(tmp_path / "expected", part)
+        write_validation(tmp_path / "made", part)
+        assert (tmp_path / "made").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
 def test_parts_of_the_users_are_the_whole() -> None:

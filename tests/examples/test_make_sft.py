@@ -151,7 +151,7 @@ def test_the_output_is_complete_or_absent(
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "write_examples", fail)
+    monkeypatch.setattr(module, "write_validation", fail)
     with pytest.raises(OSError, match="disk full"):
         make_sft(
             bundle,

@@ -19,21 +19,21 @@ from sidtool.data.tables.containers import open_file, read_errors
 from sidtool.data.tables.json_tables import as_text, json_lines
 
 Year = Literal["2014", "2018", "2023"]
-OLD_KEYS = {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "rating": "overall"}
+OLD_KEYS = {"user": "reviewerID", "item": "asin", "order": "unixReviewTime", "rating": "overall"}
 KEYS: dict[Year, dict[str, str]] = {
     "2014": OLD_KEYS,
     "2018": OLD_KEYS,
     "2023": {
         "user": "user_id",
         "item": "parent_asin",
-        "time": "timestamp",
+        "order": "timestamp",
         "rating": "rating",
     },
 }
 """Keys of a review."""
 RATING_COLUMNS: dict[Year, tuple[str, ...] | None] = {
-    "2014": ("user", "item", "rating", "time"),
-    "2018": ("item", "user", "rating", "time"),
+    "2014": ("user", "item", "rating", "order"),
+    "2018": ("item", "user", "rating", "order"),
     "2023": None,
 }
 """Columns of the files of ratings, which have no header before 2023."""

@@ -15,7 +15,7 @@ GENRES = (
     *("Sci-Fi", "Thriller", "War", "Western"),
 )
 """The last columns of u.item."""
-COLUMNS = {"user": "userId", "item": "movieId", "time": "timestamp", "rating": "rating"}
+COLUMNS = {"user": "userId", "item": "movieId", "order": "timestamp", "rating": "rating"}
 SIBLINGS = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 """Files of ratings, and of films beside them."""
 
@@ -26,7 +26,7 @@ def read_ratings(path: Path) -> Iterator[Cells]:
         return row_batches(_ratings(path))
     if path.name.endswith(".csv"):
         return table_batches(path, COLUMNS)
-    return headless_batches(path, ".inter", ("user", "item", "rating", "time"))
+    return headless_batches(path, ".inter", ("user", "item", "rating", "order"))
 
 
 def _ratings(path: Path) -> Iterator[tuple[str, str, str, str]]:

@@ -18,7 +18,7 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import EventNames
 from sidtool.data.items import CatalogNames
-from sidtool.data.prepare import amazon, kuairand, movielens
+from sidtool.data.prepare import amazon, movielens
 from sidtool.data.prepare.cleaning import EVENTS_FILE, ITEMS_FILE
 from sidtool.data.prepare.filters import FilterOptions, Step, filter_events
 from sidtool.data.prepare.raw import Cells, RawEvents, collect, table_batches
@@ -131,6 +131,16 @@ def _recbole_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(folder.glob("*.inter")), sorted(folder.glob("*.item"))
 
 
+def _kuairand_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The logs and the basic features in a folder, or in its folder `data`."""
+    inner = folder / "data"
+    place = inner if inner.is_dir() else folder
+    return sorted(place.glob("log_*.csv")), sorted(place.glob("video_features_basic*.csv"))
+
+
+KUAIRAND = {"user": "user_id", "item": "video_id", "order": "time_ms", "rating": "is_click"}
+"""Columns of its logs of shown videos; feedback serves as rating: 1 for a click, which is an
+event."""
 FORMATS: dict[str, Format] = {
     "amazon-2014": _amazon("2014"),
     "amazon-2018": _amazon("2018"),
@@ -138,8 +148,8 @@ FORMATS: dict[str, Format] = {
     "movielens": Format(movielens.find_files, movielens.read_ratings, movielens.read_films),
     "recbole": Format(_recbole_files, read_events, read_items),
     "kuairand": Format(
-        kuairand.find_files,
-        partial(table_batches, columns=kuairand.COLUMNS),
+        _kuairand_files,
+        partial(table_batches, columns=KUAIRAND),
         partial(read_items, id_column="video_id"),
         units_per_second=1000,
         has_several_files=True,

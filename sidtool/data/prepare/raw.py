@@ -4,22 +4,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.coded import TextCodes
+from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.containers import Column, read_errors
 from sidtool.data.tables.delimited import delimited_batches
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import trimmed
 
 BATCH = 1 << 16
 """Rows of Python values that a reader passes on at once."""
 Cells = Mapping[str, Column]
-"""Some rows of a file, as they stand there: the columns `user`, `item`, `time` and, if the file has
-ratings, `rating`."""
+"""Some rows of a file, as they stand there: the columns `user`, `item`, `order` (absent if the rows
+are in order) and, if the file has ratings, `rating`."""
 
 
 @dataclass(frozen=True)
@@ -73,42 +73,34 @@ def headless_batches(path: Path, kind: str, available: Sequence[str]) -> Iterato
 
 
 def row_batches(rows: Iterator[tuple[str, str, str, str]]) -> Iterator[Cells]:
-    """Rows of user, item, time and rating."""
+    """Rows of user, item, order and rating."""
     import pyarrow as pa
 
     while block := list(islice(rows, BATCH)):
         columns = [pa.chunked_array([cells]) for cells in zip(*block, strict=True)]
-        yield dict(zip(("user", "item", "time", "rating"), columns, strict=True))
+        yield dict(zip(("user", "item", "order", "rating"), columns, strict=True))
 
 
 def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
-    """All events of files. Raises DataError, with file and row, for an empty id or a value that is
-    no number, and if there are no events."""
-    import pyarrow.compute as pc
-
-    user_codes, item_codes = TextCodes(), TextCodes()
+    """All events of files. Raises DataError, with file and row, for an empty id and for a time or
+    rating that cannot be read, and if there are no events."""
+    coder = EventCoder()
     users: list[NDArray[np.int32]] = []
     items: list[NDArray[np.int32]] = []
     times: list[NDArray[np.float64]] = []
     ratings: list[NDArray[np.float32]] = []
     for path, batches in files:
-        first = 1
-        for cells in batches:
-            if not len(cells["user"]):
-                continue
-            users.append(user_codes.add(_ids(path, first, cells, "user")))
-            items.append(item_codes.add(_ids(path, first, cells, "item")))
-            times.append(_numbers(path, first, cells["time"], "time"))
-            if "rating" in cells:
-                texts = trimmed(cells["rating"])
-                texts = pc.if_else(pc.equal(texts, ""), "nan", texts)
-                ratings.append(_numbers(path, first, texts, "rating").astype(np.float32))
-            first += len(cells["user"])
+        for run in coder.runs(path, batches):
+            users.append(run["user"].to_numpy())
+            items.append(run["item"].to_numpy())
+            times.append(run["order"].to_numpy())
+            if "rating" in run.schema.names:
+                ratings.append(_ratings(path, coder.codes["rating"].names, run))
     if not users:
         raise DataError("there are no events")
     return RawEvents(
-        user_codes.names.tolist(),
-        item_codes.names.tolist(),
+        coder.codes["user"].names.tolist(),
+        coder.codes["item"].names.tolist(),
         np.concatenate(users),
         np.concatenate(items),
         np.concatenate(times),
@@ -116,36 +108,14 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
     )
 
 
-def _ids(path: Path, first: int, cells: Cells, content: str) -> Column:
-    """The column, in which no id is empty; `first` is the number of its first row, from 1."""
-    import pyarrow.compute as pc
-
-    column = pc.fill_null(cells[content], "")
-    row = pc.index(column, "").as_py()
-    if row >= 0:
-        raise DataError(f"{path}, row {first + row}: the {content} id is empty")
-    return column
-
-
-def _numbers(path: Path, first: int, column: Column, content: str) -> NDArray[np.float64]:
-    """(rows,) numbers of texts or numbers."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_floating(column.type):
-        return np.asarray(column)
-    cells = trimmed(column)
-    try:
-        return np.asarray(pc.cast(cells, pa.float64()))
-    except pa.ArrowInvalid:
-        pass  # Python's parser names the row, and reads +7
-    numbers = np.empty(len(cells))
-    for row, cell in enumerate(cells.to_pylist()):
+def _ratings(path: Path, texts: NDArray[np.object_], run: Any) -> NDArray[np.float32]:
+    """(rows,) the ratings of a run, whose codes mean these texts; NaN for an empty one."""
+    codes = run["rating"].to_numpy()
+    numbers = np.full(len(texts), np.nan, dtype=np.float32)
+    for code, text in enumerate(texts):
         try:
-            numbers[row] = float(cell)
+            numbers[code] = float(text or "nan")
         except ValueError as error:
-            number = first + row
-            raise DataError(
-                f"{path}, row {number}: the {content} {cell[:40]!r} is no number"
-            ) from error
-    return numbers
+            row = run["row"][int(np.argmax(codes == code))].as_py() + 1
+            raise DataError(f"{path}, row {row}: the rating {text[:40]!r} is no number") from error
+    return numbers[codes]

@@ -5,14 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sidtool.base.errors import UsageError
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, choose_event_columns
 from sidtool.data.items import choose_catalog_columns
-from sidtool.data.tables.containers import Column
+from sidtool.data.prepare.raw import Cells as EventCells
+from sidtool.data.prepare.raw import table_batches
 from sidtool.data.tables.tables import column_names, read_columns
-from sidtool.data.times import read_order, trimmed
 
 RATING = "rating"
 Cells = tuple[str, ...]
@@ -92,24 +90,15 @@ def _cells(path: Path, names: tuple[str, ...], ids: tuple[str, ...]) -> dict[str
 
 def read_events(
     path: Path, names: EventNames | None = None, rating: str | None = None
-) -> Iterator[Mapping[str, Column]]:
-    """The events of a table, read whole; dates become seconds since 1970. The rating is the column
-    of that name unless another one is named."""
-    import pyarrow as pa
-
+) -> Iterator[EventCells]:
+    """The events of a table. The rating is the column of that name unless another one is named."""
     available = column_names(path)
     columns = choose_event_columns(path, available, names or EventNames())
     if rating is not None and rating not in available:
         raise UsageError(f"{path} has no column {rating!r}", hint=f"it has {', '.join(available)}")
     rating = rating or (RATING if RATING in available else None)
-    used = [column for column in (columns.user, columns.item, columns.order, rating) if column]
-    cells = read_columns(path, used, ids=[columns.user, columns.item])
-    users = cells[columns.user]
-    times = np.arange(len(users), dtype=np.float64)
-    if columns.order is not None:
-        times, _ = read_order(path, trimmed(cells[columns.order]))
-    events = {"user": users, "item": cells[columns.item], "time": pa.array(times)}
-    yield events if rating is None else {**events, "rating": cells[rating]}
+    used = {"user": columns.user, "item": columns.item, "order": columns.order, "rating": rating}
+    return table_batches(path, {content: name for content, name in used.items() if name})
 
 
 def read_items(

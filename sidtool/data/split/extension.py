@@ -4,15 +4,17 @@ A later split has new events, items and users, so its digest differs. It extends
 if nothing that it holds out was seen in training or in validation there."""
 
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.data.split.packed import EventStore, PackedExamples
 from sidtool.data.split.split import Split
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data.split.values import UserSequence
 
 ItemEvent = tuple[Any, ...]
 """An item, and the time of the event if both splits record times."""
@@ -41,10 +43,11 @@ def extended(split: Split, earlier: Split) -> Split:
 
 
 def _check_seen(split: Split, earlier: Split) -> None:
-    targets = {*_targets(split.valid), *_targets(split.test)}
-    events = ((each.user, item) for each in earlier.train for item in each.items)
-    repeated = {event for event in chain(events, _targets(earlier.valid)) if event in targets}
-    users = {user for user, _ in repeated}
+    codes = _CommonCodes.of(split, earlier)
+    targets = _EventRows.concatenated([codes.targets(part) for part in (split.valid, split.test)])
+    seen_before = _EventRows.concatenated([codes.earlier_events(), codes.earlier_targets()])
+    repeated = targets.users[targets.among(seen_before)]
+    users = split.valid.store.users[np.unique(repeated)].tolist()
     in_order = split.windows is None and earlier.windows is None
     in_order &= split.reference.order == earlier.reference.order
     timed = _are_timed(split, earlier)
@@ -86,23 +89,30 @@ class _Log:
 
 def _logs(split: Split, users: Collection[str], timed: bool) -> dict[str, _Log]:
     logs = {user: _Log() for user in users}
-    for sequence in split.train:
-        if log := logs.get(sequence.user):
-            log.events.update(zip(sequence.positions, _train_events(sequence, timed), strict=True))
-            log.train.update(sequence.positions)
+    for sequence in _of_users(split.train, users):
+        log = logs[sequence.user]
+        log.events.update(zip(sequence.positions, _train_events(sequence, timed), strict=True))
+        log.train.update(sequence.positions)
     for name, part in (("valid", split.valid), ("test", split.test)):
-        for example in part:
-            if log := logs.get(example.user):
-                items = (*example.history, *example.items)
-                times = example.all_fields.times if timed else None
-                targets = [target.position for target in example.targets]
-                positions = (*range(len(example.history)), *targets)
-                # the history of a window may begin anywhere
-                first = 0 if split.windows is None else len(example.history)
-                item_events = _item_events(items, times)
-                log.events.update(list(zip(positions, item_events, strict=True))[first:])
-                getattr(log, name).update(targets)
+        for example in _of_users(part, users):
+            log = logs[example.user]
+            items = (*example.history, *example.items)
+            times = example.all_fields.times if timed else None
+            targets = [target.position for target in example.targets]
+            positions = (*range(len(example.history)), *targets)
+            # the history of a window may begin anywhere
+            first = 0 if split.windows is None else len(example.history)
+            item_events = _item_events(items, times)
+            log.events.update(list(zip(positions, item_events, strict=True))[first:])
+            getattr(log, name).update(targets)
     return logs
+
+
+def _of_users(part: Any, users: Collection[str]) -> Any:
+    """The sequences or examples of some users."""
+    names = set(users)
+    is_named = np.array([user in names for user in part.store.users.tolist()], dtype=np.bool_)
+    return part.take(np.flatnonzero(is_named[part.user_codes]))
 
 
 def _item_events(items: Sequence[str], times: Sequence[float] | None) -> list[ItemEvent]:
@@ -155,22 +165,12 @@ def _found(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[int
 def _drops_events(split: Split, earlier: Split) -> bool:
     """Whether `split` lacks training events of `earlier`, or events that this one trains or
     validates on. Warns if it lacks training events of most users."""
+    codes = _CommonCodes.of(split, earlier)
     timed = _are_timed(split, earlier)
-    rows = {sequence.user: row for row, sequence in enumerate(split.train)}
-    valid = _targets_by_user(split.valid, timed)
-    earlier_valid = _targets_by_user(earlier.valid, timed)
-    n_users = 0
-    n_lost_train = 0
-    n_lost = 0
-    for sequence in earlier.train:
-        row = rows.get(sequence.user)
-        train = Counter(() if row is None else _train_events(split.train[row], timed))
-        earlier_train = Counter(_train_events(sequence, timed))
-        n_users += 1
-        n_lost_train += not earlier_train <= train
-        train.update(valid.get(sequence.user, ()))
-        earlier_train.update(earlier_valid.pop(sequence.user, ()))
-        n_lost += not earlier_train <= train
+    trained = codes.earlier_events(timed)
+    n_users = len(np.unique(trained.users))
+    now = codes.events(timed)
+    n_lost_train = len(trained.users_that_lack(now))
     if 2 * n_lost_train > n_users:
         warnings.warn(
             f"training events of {n_lost_train} of the {n_users} users of the earlier split are "
@@ -178,22 +178,117 @@ def _drops_events(split: Split, earlier: Split) -> bool:
             SidtoolWarning,
             stacklevel=3,
         )
-    # the rest are users without training events there
-    return n_lost_train > 0 or n_lost > 0 or len(earlier_valid) > 0
+    validated = codes.earlier_targets(timed)
+    if n_lost_train or not np.isin(validated.users, trained.users).all():
+        return True
+    both = _EventRows.concatenated([trained, validated])
+    now = _EventRows.concatenated([now, codes.targets(split.valid, timed)])
+    return len(both.users_that_lack(now)) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class _EventRows:
+    """n events as columns."""
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    times: NDArray[np.float64]
+    """0 where times do not count"""
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["_EventRows"]) -> "_EventRows":
+        """The events of all parts."""
+        return cls(
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.times for part in parts]),
+        )
+
+    def among(self, others: "_EventRows") -> NDArray[np.bool_]:
+        """(n,): which events the others have too."""
+        codes = _EventRows.concatenated([self, others]).codes
+        return np.isin(codes[: len(self.users)], codes[len(self.users) :])
+
+    def users_that_lack(self, others: "_EventRows") -> NDArray[np.int64]:
+        """The users of events that occur here more often than among the others."""
+        codes = _EventRows.concatenated([self, others]).codes
+        n_distinct = int(codes.max(initial=-1)) + 1
+        n_mine = len(self.users)
+        counts = [np.bincount(part, minlength=n_distinct) for part in np.split(codes, [n_mine])]
+        return np.unique(self.users[(counts[0] > counts[1])[codes[:n_mine]]])
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """(n,): equal numbers for equal events."""
+        events = self.users * (int(self.items.max(initial=0)) + 1) + self.items
+        if self.times.any():
+            events = np.unique(events, return_inverse=True)[1]
+            moments, moment_of = np.unique(self.times, return_inverse=True)
+            events = events * len(moments) + moment_of
+        return np.unique(events, return_inverse=True)[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _CommonCodes:
+    """The events of two splits by the codes of the later one; new codes follow for ids that only
+    the earlier one has."""
+
+    split: Split
+    earlier: Split
+    user_codes: NDArray[np.int64]
+    """The code of each user of the earlier split"""
+    item_codes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, split: Split, earlier: Split) -> "_CommonCodes":
+        new, old = split.train.store, earlier.train.store
+        return cls(split, earlier, _codes(new.users, old.users), _codes(new.names, old.names))
+
+    def events(self, timed: bool = False) -> _EventRows:
+        """The training events of the later split."""
+        train = self.split.train
+        users = np.repeat(train.user_codes, train.items.lengths).astype(np.int64)
+        items = train.items.joined.astype(np.int64)
+        return _event_rows(train.store, users, items, train.items.places, timed)
+
+    def earlier_events(self, timed: bool = False) -> _EventRows:
+        """The training events of the earlier split."""
+        train = self.earlier.train
+        users = self.user_codes[np.repeat(train.user_codes, train.items.lengths)]
+        items = self.item_codes[train.items.joined]
+        return _event_rows(train.store, users, items, train.items.places, timed)
+
+    def targets(self, part: PackedExamples, timed: bool = False) -> _EventRows:
+        """The targets of a part of the later split."""
+        users, items = part.event_users.astype(np.int64), part.event_items.astype(np.int64)
+        return _event_rows(part.store, users, items, part.targets.joined, timed)
+
+    def earlier_targets(self, timed: bool = False) -> _EventRows:
+        """The validation targets of the earlier split."""
+        part = self.earlier.valid
+        users, items = self.user_codes[part.event_users], self.item_codes[part.event_items]
+        return _event_rows(part.store, users, items, part.targets.joined, timed)
+
+
+def _event_rows(
+    store: EventStore,
+    users: NDArray[np.int64],
+    items: NDArray[np.int64],
+    events: NDArray[Any],
+    timed: bool,
+) -> _EventRows:
+    times = np.zeros(len(users))
+    if timed and store.times is not None:
+        times = store.times[events].astype(np.float64)
+    return _EventRows(users, items, times)
+
+
+def _codes(names: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.int64]:
+    """(others,): the code of each among names, or a new one."""
+    code_of = {name: code for code, name in enumerate(names.tolist())}
+    codes = [code_of.setdefault(name, len(code_of)) for name in others.tolist()]
+    return np.array(codes, dtype=np.int64)
 
 
 def _train_events(sequence: UserSequence, timed: bool) -> list[ItemEvent]:
     return _item_events(sequence.items, sequence.fields.times if timed else None)
-
-
-def _targets_by_user(examples: Iterable[Example], timed: bool) -> dict[str, list[ItemEvent]]:
-    events: dict[str, list[ItemEvent]] = defaultdict(list)
-    for example in examples:
-        events[example.user] += (
-            (target.item, target.time) if timed else (target.item,) for target in example.targets
-        )
-    return dict(events)
-
-
-def _targets(examples: Iterable[Example]) -> Iterator[tuple[str, str]]:
-    return ((example.user, item) for example in examples for item in example.items)

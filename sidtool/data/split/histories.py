@@ -1,18 +1,38 @@
 """The whole history of each user, as a split would order it."""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.files import is_split_folder, read_split
+from sidtool.data.split.logs import user_logs
 from sidtool.data.split.split import Split
 
 History = tuple[tuple[str, ...], Fields]
 """Item ids, oldest first, and the fields of these events and their user."""
 
 
-def user_histories(source: Path, *, recorded: EventColumns | None = None) -> dict[str, History]:
+@dataclass(frozen=True, eq=False)
+class UserHistories(Mapping[str, History]):
+    """User -> history, which is made when it is asked for."""
+
+    row_of: Mapping[str, int]
+    history: Callable[[int], History]
+
+    def __getitem__(self, user: str) -> History:
+        return self.history(self.row_of[user])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.row_of)
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+
+def user_histories(source: Path, *, recorded: EventColumns | None = None) -> Mapping[str, History]:
     """User -> all events: of a split folder, held-out events included but none behind a user's
     last target (`SplitCounts.left_out`), or of a file of events with `recorded` or guessed columns,
     which has no fields.
@@ -25,24 +45,32 @@ def user_histories(source: Path, *, recorded: EventColumns | None = None) -> dic
             _histories_of_events(split) if split.windows is None else _histories_of_windows(split)
         )
     interactions = read_interactions(source, recorded=recorded)
-    spans = zip(interactions.starts.tolist(), interactions.stops.tolist(), strict=True)
-    return {
-        interactions.users[start]: (tuple(interactions.items[start:stop].tolist()), NO_FIELDS)
-        for start, stop in spans
-    }
+
+    def history(row: int) -> History:
+        start, stop = int(interactions.starts[row]), int(interactions.stops[row])
+        return tuple(interactions.items[start:stop].tolist()), NO_FIELDS
+
+    return UserHistories(_rows(interactions.users.names.tolist()), history)
 
 
-def _histories_of_events(split: Split) -> dict[str, History]:
-    """A user's last example shows all events, also those of no part: a first one that is held out,
-    and events that are no targets."""
-    histories = {user.user: (user.items, user.fields) for user in split.train}
-    last = {example.user: example for example in (*split.valid, *split.test)}  # in time order
-    for user, example in last.items():
-        histories[user] = ((*example.history, *example.items), example.all_fields)
-    return histories
+def _rows(users: list[str]) -> dict[str, int]:
+    return {user: row for row, user in enumerate(users)}
 
 
-def _histories_of_windows(split: Split) -> dict[str, History]:
+def _histories_of_events(split: Split) -> Mapping[str, History]:
+    """All events, also those of no part: a first one that is held out, and events that are no
+    targets."""
+    logs = user_logs(split)
+
+    def history(row: int) -> History:
+        events = logs.events[row]
+        items = tuple(logs.store.names[logs.store.items[events]].tolist())
+        return items, logs.store.of_events(int(logs.users[row]), events)
+
+    return UserHistories(_rows(logs.store.users[logs.users].tolist()), history)
+
+
+def _histories_of_windows(split: Split) -> Mapping[str, History]:
     """Windows may show events that no window has as its target."""
     events: dict[str, dict[int, str]] = {}  # user -> position -> item
     for sequence in split.train:

@@ -101,14 +101,14 @@ class EventStore:
         """Whether events or users have any field."""
         return bool(self.fields or self.user_fields or self.times is not None)
 
-    def of_events(self, user: int, start: int, stop: int) -> Fields:
-        """The fields of a user, by code, and of the events from `start` to `stop`."""
+    def of_events(self, user: int, events: Any) -> Fields:
+        """The fields of a user, by code, and of a slice or an array of events."""
         if not self.has_fields:
             return NO_FIELDS
         return Fields(
             {name: values[user] for name, values in self.user_fields.items()},
-            {name: tuple(values[start:stop]) for name, values in self.fields.items()},
-            times=None if self.times is None else tuple(self.times[start:stop].tolist()),
+            {name: tuple(values[events]) for name, values in self.fields.items()},
+            times=None if self.times is None else tuple(self.times[events].tolist()),
         )
 
     def at(self, event: int, names: Iterable[str]) -> Values:
@@ -210,7 +210,7 @@ class PackedSequences(_Packed[UserSequence]):
         if self.positions is not None:
             positions = tuple(self.positions[index].tolist())
         start, stop = int(self.items.starts[index]), int(self.items.stops[index])
-        fields = self.store.of_events(int(self.user_codes[index]), start, stop)
+        fields = self.store.of_events(int(self.user_codes[index]), slice(start, stop))
         sessions = () if self.sessions is None else tuple(self.sessions[index].tolist())
         return UserSequence(self.users[index], items, positions, fields, sessions)
 
@@ -296,7 +296,7 @@ class PackedExamples(_Packed[Example]):
         if not store.has_fields:
             return NO_FIELDS
         start, stop = int(self.histories.starts[index]), int(self.histories.stops[index])
-        fields = store.of_events(int(self.user_codes[index]), start, stop)
+        fields = store.of_events(int(self.user_codes[index]), slice(start, stop))
         return replace(
             fields, context=store.at(target, store.types.context), time=store.time(target)
         )

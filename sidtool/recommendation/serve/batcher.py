@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 from sidtool.base.errors import SidtoolError
 from sidtool.recommendation.recommender import Prepared
@@ -29,8 +29,6 @@ _SMOOTHING = 0.2
 """Weight of the latest batch in the mean time per request."""
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -82,6 +80,7 @@ class Batcher:
         """Oldest first. Those with the same options can share a batch; the oldest one decides which
         options are next, so none starves."""
         self._calls: list[Callable[[], None]] = []
+        """what runs in the thread between two batches"""
         self._changed = threading.Condition()
         self._stopping = False
         self._seconds_per_request = 0.0
@@ -115,22 +114,16 @@ class Batcher:
     def exchange(self, served: Served) -> None:
         """Answer all further batches with another value, once it has answered a request.
 
-        Raises what `Served.warm_up` raises, and the old one stays."""
+        Raises what `Served.warm_up` raises, and the old one stays; CancelledError if the thread
+        ends."""
+
+        future: Future[None] = Future()
 
         def warm_up() -> None:
-            served.warm_up()
-            self.served = served
-
-        self._call(warm_up)
-
-    def _call(self, function: Callable[[], T]) -> T:
-        """The result of a function that runs in the model's thread between two batches. Raises
-        CancelledError if the thread ends."""
-        future: Future[T] = Future()
-
-        def run() -> None:
             try:
-                future.set_result(function())
+                served.warm_up()
+                self.served = served
+                future.set_result(None)
             except Exception as error:
                 future.set_exception(error)
 
@@ -138,9 +131,9 @@ class Batcher:
             if self._stopping:
                 future.cancel()
             else:
-                self._calls.append(run)
+                self._calls.append(warm_up)
             self._changed.notify()
-        return future.result()
+        future.result()
 
     def _retry_seconds(self) -> int:
         """When the requests that wait now will have been answered."""

@@ -239,7 +239,7 @@ def test_windows_are_in_the_unit_of_the_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the time 'soon' is no number"),
+        ("u.data", "u\ta\t5\tsoon\n", "u.data, row 1: the order 'soon' is neither"),
         ("u.data", "u\t\t5\t1\n", "the item id is empty"),
         ("u.data", "u\ta\n", "line 1: 2 cells, other rows have 4"),
         ("ratings.dat", "u::a::5\n", "line 1: 3 cells, a rating has 4"),
@@ -354,7 +354,7 @@ def test_the_core_is_a_fixed_point_and_the_largest_one(
 def test_filters_count_what_they_leave() -> None:
     cells = ["uuuvvw", "abaabc", "121456", ["5", "4", "5", "", "3", "5"]]
     columns = [pa.chunked_array([list(column)]) for column in cells]
-    batch = dict(zip(["user", "item", "time", "rating"], columns, strict=True))
+    batch = dict(zip(["user", "item", "order", "rating"], columns, strict=True))
     events = collect([(Path("x"), [batch])])
     options = FilterOptions(min_rating=3, since="1", until="6", k_core=2)
     left, steps = filter_events(events, options, catalog={"a", "b"})

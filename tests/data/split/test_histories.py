@@ -46,7 +46,7 @@ def test_a_split_has_the_histories_of_its_events(
         return  # a part is empty
     of_split = items_of(folder)
     # a temporal split leaves out users with one event that is held out
-    assert of_split.items() <= histories.items()
+    assert dict(of_split).items() <= dict(histories).items()
     assert all(len(histories[user]) == 1 for user in histories.keys() - of_split.keys())
 
 

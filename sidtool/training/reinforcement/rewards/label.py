@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data import NO_FIELDS, Condition, Fields, Value
 from sidtool.evaluation import SharedPrompt, answer_probabilities
-from sidtool.model import LoadedModel, prompt_positions
+from sidtool.model import LoadedModel, fitted
 from sidtool.model.contract import Contract, ModelReference
 from sidtool.model.prompt import (
     LabelPrompt,
@@ -108,13 +108,8 @@ class LabelScores:
     def of(cls, loaded: LoadedModel, positive: PositiveLabels) -> "LabelScores":
         """With the prompt shortened to what the model reads. Raises DataError if it has no room
         for a label."""
-        prompt = positive.prompt
         scorer = cls(loaded, positive)
-        room = prompt_positions(loaded.model, max(map(len, scorer.answers)) - 1)
-        if room is not None and room < prompt.max_length:
-            if room < 1:
-                raise DataError(f"the model has no position before a label of {prompt.feedback}")
-            prompt = replace(prompt, max_length=room)
+        prompt = fitted(positive.prompt, loaded.model, max(map(len, scorer.answers)) - 1)
         return replace(scorer, positive=replace(positive, prompt=prompt))
 
     @property

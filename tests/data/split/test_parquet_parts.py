@@ -1,0 +1,130 @@
+"""Files of a split in columns: what is written is read back, in any groups of rows, and files that
+no writer made are refused although their digests are right."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sidtool.base.digests import file_digest
+from sidtool.base.errors import DataError, IntegrityError
+from sidtool.data.fields.field_columns import FieldName, FieldOptions
+from sidtool.data.split import write_parts
+from sidtool.data.split.files import SplitOptions, make_split, read_split, write_split
+from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.split import Split
+from tests.data.tables.files import write_table
+from tests.sealed import reseal
+
+N_EVENTS = 70
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """Sessions of up to three events of seven users, with fields of every type."""
+    folder = tmp_path_factory.mktemp("events")
+    table = {
+        "user_id": [f"u{event % 7}" for event in range(N_EVENTS)],
+        "item_id": [f"i{event * event % 11}" for event in range(N_EVENTS)],
+        "timestamp": [
+            str(1_700_000_000 + 86_400 * (event // 21) + event) for event in range(N_EVENTS)
+        ],
+        "rating": [("", "1", "2.5")[event % 3] for event in range(N_EVENTS)],
+        "clicks": [str(event % 4) for event in range(N_EVENTS)],
+        "device": [("tv", "")[event % 5 == 0] for event in range(N_EVENTS)],
+    }
+    users = write_table(folder / "users.csv", {"user_id": ["u0", "u3"], "age": ["30", "40"]})
+    fields = FieldOptions(
+        (FieldName("rating"), FieldName("clicks")),
+        (FieldName("device"),),
+        users=users,
+        times=True,
+    )
+    options = SplitOptions("last-session", fields=fields, sessions=SessionRule(gap=3600.0))
+    with pytest.warns(match="have no row"):
+        return make_split(write_table(folder / "events.csv", table), options)
+
+
+@pytest.mark.parametrize("group_events", [1, 7, 1000])
+def test_any_groups_of_rows_hold_the_same_split(
+    split: Split, tmp_path: Path, group_events: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_parts, "GROUP_EVENTS", group_events)
+    write_split(split, tmp_path / "split")
+    n_groups = pq.ParquetFile(tmp_path / "split" / "train.parquet").num_row_groups
+    assert (n_groups == 1) == (group_events == 1000)
+    assert read_split(tmp_path / "split") == split
+
+
+def without(name: str) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.drop_columns([name])
+
+
+def changed(name: str, change: Callable[[list[Any]], Any], kind: Any = None) -> Any:
+    """A table whose column `name` is changed in place."""
+
+    def apply(table: pa.Table) -> pa.Table:
+        values = table[name].to_pylist()
+        change(values)
+        column = pa.array(values, kind or table.schema.field(name).type)
+        return table.set_column(table.schema.get_field_index(name), name, column)
+
+    return apply
+
+
+def swap(values: list[Any]) -> None:
+    values[0], values[1] = values[1], values[0]
+
+
+CHANGES: list[tuple[str, Callable[[pa.Table], pa.Table], str]] = [
+    ("train", without("positions"), "not the columns"),
+    ("train", lambda t: t.append_column("more", t["user"]), "not the columns"),
+    ("train", lambda t: t.slice(0, 0), "lacks an event|no rows"),
+    ("train", changed("user", lambda v: v.__setitem__(0, None)), "user lacks a value"),
+    ("train", changed("user", lambda v: v.__setitem__(0, v[1])), "two rows of a user"),
+    ("train", changed("items", lambda v: v.__setitem__(0, None)), "a row without a list"),
+    ("train", changed("items", lambda v: v[0].__setitem__(0, None)), "items lacks a value"),
+    ("train", changed("items", lambda v: v[0].pop()), "items differ in length"),
+    ("train", changed("positions", lambda v: v[0].reverse()), "do not ascend"),
+    ("train", changed("positions", lambda v: v[0].__setitem__(0, -1)), "do not ascend"),
+    ("train", changed("event_rating", lambda v: v[0].pop()), "items differ in length"),
+    ("train", changed("clicks", swap), "clicks"),
+    ("train", changed("sessions", lambda v: v[0].__setitem__(0, 1)), "do not divide"),
+    ("train", changed("sessions", lambda v: v[0].append(900)), "do not divide"),
+    ("train", changed("sessions", lambda v: v[0].clear()), "do not divide"),
+    ("train", changed("positions", swap, pa.list_(pa.int64())), "of type int64, not int32"),
+    ("valid", changed("user_age", lambda v: v.__setitem__(0, 77)), "differs between two files"),
+    ("valid", changed("targets", lambda v: v[0].__setitem__(0, 0)), "not among the events"),
+    ("valid", changed("targets", lambda v: v[0].clear()), "no target"),
+    ("valid", changed("history", lambda v: v.__setitem__(0, -5)), "no history"),
+    ("valid", changed("history", lambda v: v.__setitem__(0, 900)), "history lacks an event"),
+    ("test", changed("history", lambda v: v.__setitem__(0, v[0] - 1)), "history"),
+    ("test", changed("items", lambda v: v[0].__setitem__(0, "other")), "holds split"),
+]
+
+
+@pytest.mark.parametrize(("part", "change", "message"), CHANGES)
+def test_a_signed_file_that_no_writer_made_is_refused(
+    split: Split,
+    tmp_path: Path,
+    part: str,
+    change: Callable[[pa.Table], pa.Table],
+    message: str,
+) -> None:
+    folder = tmp_path / "split"
+    files = dict(write_split(split, folder).files)
+    path = folder / f"{part}.parquet"
+    table = pq.read_table(path)
+    if message == "clicks":
+        table = table.rename_columns(
+            ["clicks" if name == "event_clicks" else name for name in table.column_names]
+        )
+        message = "not the columns"
+    pq.write_table(change(table), path)
+    reseal(folder / "split.json", {"files": files | {path.name: file_digest(path)}})
+    with pytest.raises((IntegrityError, DataError), match=message) as caught:
+        read_split(folder)
+    assert "\n" not in str(caught.value)
