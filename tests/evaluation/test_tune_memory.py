@@ -23,8 +23,7 @@ def trie_model(*, shared: bool) -> LoadedModel:
     return replace(loaded, contract=replace(loaded.contract, normalize="trie"))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
 def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: bool) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=40)
