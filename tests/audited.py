@@ -1,5 +1,6 @@
-"""A program that runs the commands of the road, and prints as JSON what they did beyond files:
-network, processes, pickles, and code from outside of Python, its packages and sidtool.
+"""A program that runs the commands of the road, and writes to FOLDER/audit.json what they did
+beyond files: network, processes, pickles, and code from outside of Python, its packages and
+sidtool.
 
     python -P -m tests.audited FOLDER
 """
@@ -73,7 +74,7 @@ def plant_code(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Walk the road in `folder` and print the events of each part."""
+    """Walk the road in `folder` and write the events of each part."""
     from tests.cli.road import TRAINING, done, refused, walk
     from tests.encoders import tiny_encoder
 
@@ -101,7 +102,7 @@ def main(folder: Path) -> None:
     refused(1, "encode", bundle, "a lamp", "--encoder", "org/name")
     audit.active = False
     ran = sorted(path.name for path in folder.glob("*.ran"))
-    print(json.dumps({"events": audit.seen, "ran": ran}))  # noqa: T201
+    (folder / "audit.json").write_text(json.dumps({"events": audit.seen, "ran": ran}))
 
 
 if __name__ == "__main__":

@@ -136,28 +136,29 @@ def _resumption(out: Any, *, by_option: bool) -> str:
 def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """The function of a command with the options -q, -v and --config, which it does not see; a
     command may have its own --config."""
-    own = inspect.signature(command).parameters
+    parameters = inspect.signature(command).parameters
     shared: dict[str, tuple[Any, Any]] = {
         "config": (options.Config, None),
         "quiet": (options.Quiet, False),
         "verbose": (options.Verbose, False),
     }
-    shared = {name: parameter for name, parameter in shared.items() if name not in own}
+    added = {
+        name: inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+        )
+        for name, (kind, default) in shared.items()
+        if name not in parameters
+    }
 
     @functools.wraps(command)
     def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:
         set_verbosity(quiet=quiet, verbose=verbose)
-        return command(**{name: value for name, value in values.items() if name not in shared})
+        return command(**{name: value for name, value in values.items() if name not in added})
 
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    added = [
-        inspect.Parameter(name, keyword, default=default, annotation=kind)
-        for name, (kind, default) in shared.items()
-    ]
-    parameters = [*own.values(), *added]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    signature = inspect.Signature([*parameters.values(), *added.values()])
+    run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {
         **command.__annotations__,
-        **{parameter.name: parameter.annotation for parameter in added},
+        **{name: parameter.annotation for name, parameter in added.items()},
     }
     return run

@@ -22,7 +22,7 @@ USER, ORDER, REST = "user", "order", "rest"
 RANGE_EVENTS = 1 << 20
 """Events that are sorted at once without a budget."""
 EVENT_BYTES = 160
-"""Bytes at the peak for each event of a run or range; benchmarks/events_scale.py measures it."""
+"""Bytes at the peak for each event of a run or range; benchmarks/data_path.py measures it."""
 MIN_RUN_EVENTS = 1 << 17
 
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from sidtool.base.errors import DataError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
@@ -18,7 +16,7 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data.split import Example, Split, check_split, evenly_spaced
 from sidtool.evaluation.mixture_candidates import Candidates
-from sidtool.evaluation.mixture_choice import Grid, choose_for_new_items, grid_ranks
+from sidtool.evaluation.mixture_choice import choose_for_new_items
 from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.memory import Memory
@@ -99,30 +97,14 @@ def plan_tune_memory(
     name = f"split {split.reference}"
     check_model_split(contract, bundle, name, split.reference)
     check_split("the memory", memory.manifest.split, name, split.reference)
-    return _chosen_examples(split.valid, options)
+    return tuning_examples(split.valid, options)
 
 
-def _chosen_examples(examples: Sequence[Example], options: TuneMemoryOptions) -> Sequence[Example]:
+def tuning_examples(examples: Sequence[Example], options: TuneMemoryOptions) -> Sequence[Example]:
     """Evenly spread examples. Raises DataError without any."""
     if not examples:
         raise DataError("there are no validation examples to tune the memory on")
     return evenly_spaced(examples, options.users)
-
-
-def search_grid(
-    loaded: LoadedModel,
-    memory: Memory,
-    examples: Sequence[Example],
-    options: TuneMemoryOptions | None = None,
-    *,
-    progress: Progress | None = None,
-) -> Grid:
-    """The metric of every weight and power on these examples. Raises DataError without any."""
-    options = options or TuneMemoryOptions()
-    examples = _chosen_examples(examples, options)
-    candidates = candidates_of(loaded, memory, examples, options, progress)
-    everyone = np.ones(candidates.users, dtype=np.bool_)
-    return Grid.of(grid_ranks(candidates), candidates, everyone)
 
 
 def candidates_of(

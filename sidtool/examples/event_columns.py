@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sidtool.data.split import PackedSequences, Split, ranges
 
-BLOCK = 1 << 15
-"""Training events of a block, unless a single user has more."""
+BLOCK = 1 << 18
+"""Items that are shown in a block, unless those of a single user are more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class TrainEvents:
         names = self._train.names.tolist()
         self._row_of_code = np.array([row_of.get(item, -1) for item in names], dtype=np.int64)
         counts = np.zeros(len(names), dtype=np.int64)
-        for train in self._parts(range(len(self))):
+        for train in self._parts(range(len(self)), BLOCK):
             counts += np.bincount(train.items.joined, minlength=len(names))
         in_bundle = self._row_of_code >= 0
         self.n_events = int(counts.sum())
@@ -64,9 +64,9 @@ class TrainEvents:
     def __len__(self) -> int:
         return len(self._train)
 
-    def blocks(self, users: range) -> Iterator[EventBlock]:
-        """The events of consecutive users."""
-        for train in self._parts(users):
+    def blocks(self, users: range, n_shown: int = 1) -> Iterator[EventBlock]:
+        """The events of consecutive users, each of which is shown up to `n_shown` times."""
+        for train in self._parts(users, max(1, BLOCK // n_shown)):
             codes = train.items.joined
             owners = np.repeat(np.arange(len(train)), train.items.lengths)
             user_codes = train.user_codes[owners]
@@ -77,8 +77,8 @@ class TrainEvents:
             starts = np.concatenate([[0], np.cumsum(n_events)])
             yield EventBlock(train.user_codes, starts, rows[in_bundle], is_held_out[in_bundle])
 
-    def _parts(self, users: range) -> Iterator[PackedSequences]:
-        """The events of consecutive users, about BLOCK at once."""
+    def _parts(self, users: range, n_events: int) -> Iterator[PackedSequences]:
+        """The events of consecutive users, about `n_events` at once."""
         lengths = self._train.items.lengths[users.start : users.stop]
-        for start, stop in ranges(lengths, BLOCK):
+        for start, stop in ranges(lengths, n_events):
             yield self._train.take(slice(users.start + start, users.start + stop))

@@ -5,7 +5,7 @@ recommends (reward-weighted regression, J. Peters and S. Schaal, ICML 2007; for 
 arXiv:2603.10279)."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,7 +16,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data import need_feedback_of_numbers
-from sidtool.data.split import Event, Split, UserSequence
+from sidtool.data.split import Event, Split, target_marks
 from sidtool.examples.example_file import LARGEST_WEIGHT
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import LIST_TASK, named_task
@@ -105,17 +105,15 @@ class EventWeights:
             return None
         if options is not None:
             need_feedback_of_numbers(options.field, split.fields, "--weight")
-        lengths = [len(sequence.items) for sequence in split.train]
-        starts = np.cumsum([0, *lengths])
-        n = int(starts[-1])
-        is_target = np.zeros(n, dtype=np.bool_)
-        for start, sequence in zip(starts.tolist(), split.train, strict=False):
-            is_target[[start + index for index in sequence.target_indexes]] = True
-        number_of = {sequence.user: number for number, sequence in enumerate(split.train)}
+        train = split.train
+        starts = np.concatenate([[0], np.cumsum(train.items.lengths)])
+        is_target = target_marks(train)
+        number_of = {user: number for number, user in enumerate(train.users)}
         if options is None:
             return cls(number_of, starts, is_target.astype(np.float64), None)
-        numbers = (each for sequence in split.train for each in _numbers(sequence, options.field))
-        values = np.fromiter(numbers, dtype=np.float64, count=n)
+        column = train.store.fields[options.field]
+        distinct = [np.nan if value is None else float(value) for value in column.names.tolist()]
+        values = np.array(distinct, dtype=np.float64)[column.codes[train.items.places]]
         unclipped = options.unclipped(values)
         weights = np.minimum(unclipped, options.clip or np.inf)
         _check_weights(options, values, weights, is_target)
@@ -143,12 +141,6 @@ class EventWeights:
     def _of_event(self, event: Event) -> float:
         user, _, position = event
         return float(self.values[self.starts[self.number_of[user]] + position])
-
-
-def _numbers(sequence: UserSequence, name: str) -> Iterator[float]:
-    """The field of a user's events, NaN where it has no value."""
-    for value in sequence.fields.event[name]:
-        yield np.nan if value is None else float(value)
 
 
 def _check_weights(

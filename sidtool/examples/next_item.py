@@ -44,7 +44,7 @@ def event_blocks(
     """The examples of `event_examples` without fields."""
     lines = EventLines(context, events)
     first_number = context.first_number
-    for block in events.blocks(users):
+    for block in events.blocks(users, context.history_length + 1):
         yield lines.block(block, first_number, copies)
         first_number += int(np.maximum(block.sizes - 1, 0).sum())
 

@@ -2,9 +2,11 @@
 the prompts that a model has learned from them, for its contract."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+import numpy as np
 
 from sidtool.base.errors import UsageError
 from sidtool.data import TARGET, FieldTypes, need_field
@@ -119,8 +121,12 @@ def templates_for(name: str, chosen: Templates | None, types: FieldTypes) -> Tem
     templates = _replaced(templates, values)
     shown_feedback = task.feedback if task.writes_sids else ""
     check_templates(name, history_source(name), templates, types, shown_feedback)
-    if task.predicts_feedback:
-        _check_prediction(templates)
+    shown = [slot for prompt in templates.prompts for slot in slots(prompt)]
+    if task.predicts_feedback and any(slot.part == "gap" for slot in shown):
+        raise UsageError(
+            "{gap} in a prompt is the time since the last event, which is the one in question",
+            hint="put it into items",
+        )
     return templates
 
 
@@ -197,15 +203,13 @@ def _check_chosen(name: str, templates: Templates) -> None:
 def _replaced(templates: Templates, values: dict[str, str]) -> Templates:
     """The templates with values in place of slots."""
 
-    def fill(texts: Iterable[str]) -> tuple[str, ...]:
-        filled = []
-        for text in texts:
-            for slot, value in values.items():
-                text = text.replace(slot, value)
-            filled.append(text)
-        return tuple(filled)
+    def filled(text: str) -> str:
+        for slot, value in values.items():
+            text = text.replace(slot, value)
+        return text
 
-    return replace(templates, prompts=fill(templates.prompts), items=fill(templates.items))
+    prompts, items = (tuple(map(filled, texts)) for texts in (templates.prompts, templates.items))
+    return replace(templates, prompts=prompts, items=items)
 
 
 def _all_fields(name: str, types: FieldTypes) -> str:
@@ -219,16 +223,6 @@ def _all_fields(name: str, types: FieldTypes) -> str:
             f"task {name} needs fields of users or contexts, the split has none", hint=SPLIT_HINT
         )
     return ", ".join(parts)
-
-
-def _check_prediction(templates: Templates) -> None:
-    """The item that is asked about is the last one of the history."""
-    for prompt in templates.prompts:
-        if any(slot.part == "gap" for slot in slots(prompt)):
-            raise UsageError(
-                "{gap} in a prompt is the time since the last event, which is the one in question",
-                hint="put it into items",
-            )
 
 
 _Prompt = TypeVar("_Prompt", bound=HistoryPrompt)
@@ -350,5 +344,6 @@ class ServedPrompts:
 
 def _labels(task: Task, split: Split) -> tuple[str, ...]:
     """The different feedbacks of the training events that a task predicts."""
-    values = {value for user in split.train for value in user.fields.event.get(task.feedback, ())}
+    column = split.train.store.fields[task.feedback]
+    values = column.names[np.unique(column.codes[split.train.items.places])].tolist()
     return sorted_labels(value_text(value) for value in values if value is not None)

@@ -192,23 +192,12 @@ class ItemContent:
 
 def content_similarity(nearest: Any, weight: float, events: NDArray[np.int64]) -> Any:
     """(n, n) scipy CSR float64, above the diagonal: similarity by content of n items with so many
-    training events, of which `nearest` has the powers of the cosines."""
-    return content_rows(nearest, weight, events, events[nearest.indices])
-
-
-def content_rows(
-    nearest: Any,
-    weight: float,
-    row_events: NDArray[np.int64],
-    column_events: NDArray[np.int64],
-) -> Any:
-    """(m, n) scipy CSR float64: similarity by content of m items to all by the (m, n) CSR powers of
-    their cosines, the (m,) events of the rows and the (entries,) events of each entry's column.
+    training events, of which `nearest` has the powers of the cosines.
 
     It is larger where one of the two has few events: content is all that leads to an item without
     any."""
     from scipy import sparse
 
-    fewer = np.minimum(np.repeat(row_events, np.diff(nearest.indptr)), column_events)
+    fewer = np.minimum(np.repeat(events, np.diff(nearest.indptr)), events[nearest.indices])
     values = weight * nearest.data.astype(np.float64) * (1 + NEW_ITEM_GAIN / (1 + fewer))
     return sparse.csr_matrix((values, nearest.indices, nearest.indptr), shape=nearest.shape)

@@ -124,7 +124,10 @@ def _sum_of(name: str, matrices: Iterable[Any], n: int, shards: Shards | None) -
         sum_pairs([part.block(first, stop) for part in parts], stop - first, n)
         for first, stop in ranges(sizes, limit)
     )
-    return store_rows(name, sums, n, np.int64, shards)
+    total = store_rows(name, sums, n, np.int64, shards)
+    if shards is not None:
+        shards.remove(f"{name}-")
+    return total
 
 
 def item_similarity(

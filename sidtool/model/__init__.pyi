@@ -41,7 +41,7 @@ from .sharded import whole as whole
 from .sharded import whole_model as whole_model
 from .structure import check_positions as check_positions
 from .structure import decoder_start_id as decoder_start_id
-from .structure import fitted as fitted
+from .structure import fit_prompt as fit_prompt
 from .structure import freeze_unread_embeddings as freeze_unread_embeddings
 from .structure import is_encoder_decoder as is_encoder_decoder
 from .structure import max_positions as max_positions

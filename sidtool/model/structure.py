@@ -130,7 +130,7 @@ def max_positions(model: Any) -> int | None:
     return next((value for value in values if type(value) is int and value > 0), None)
 
 
-def fitted(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
+def fit_prompt(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
     """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
     contract may allow more than the model has positions. Raises DataError if there is no room.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.model import LoadedModel, fitted
+from sidtool.model import LoadedModel, fit_prompt
 from sidtool.model.contract import Contract
 from sidtool.model.prompt import (
     HistoryPrompt,
@@ -118,8 +118,8 @@ class QuerySession:
             loaded.bundle,
             loaded.tokenizer,
             loaded.tokens,
-            fitted(history_prompt, loaded.model, n_answer),
-            fitted(contract.text_prompt, loaded.model, n_answer),
+            fit_prompt(history_prompt, loaded.model, n_answer),
+            fit_prompt(contract.text_prompt, loaded.model, n_answer),
             normalize,
             Mixture.of(loaded.memory, loaded.bundle, normalize),
             contract.users,

@@ -16,7 +16,7 @@ from sidtool.model import (
     Lora,
     TokenEmbeddings,
     check_positions,
-    fitted,
+    fit_prompt,
     load_model_folder,
     max_positions,
     share_embedding_layers,
@@ -200,7 +200,7 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         )
     # a prompt with its answer fits the positions of the model, as in `recommend`
     n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
-    prompt = fitted(run.history_prompt, loaded.model, n_answer)
+    prompt = fit_prompt(run.history_prompt, loaded.model, n_answer)
     assert prompt is not None
     validator = Validator(
         tuple(read_examples(run.valid)),

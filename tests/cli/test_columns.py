@@ -62,7 +62,6 @@ OTHERS = {
     ("build-memory", "items"),
     ("encode", "items"),
     ("rl", "split"),
-    ("train", "split"),
 }
 """Files that are read after others with the same columns, or as Parquet alone."""
 

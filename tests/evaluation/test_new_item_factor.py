@@ -132,8 +132,7 @@ def test_users_who_all_want_new_items_lose_nothing() -> None:
     assert choose_for_new_items(candidates, IDS)[1] == 1
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("factor", [0.0, 0.1])
+@pytest.mark.parametrize(("shared", "factor"), [(False, 0.0), (True, 0.1)])
 def test_ranks_with_a_factor_are_those_of_an_evaluation(shared: bool, factor: float) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=40)

@@ -38,8 +38,7 @@ def groups(bundle: Bundle, leaves: Any, banned: set[str]) -> list[list[str]]:
     return [[item for item in group if item not in banned] for group in named]
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
 def test_ranks_count_only_items_that_may_be_recommended(shared: bool, exclude_seen: bool) -> None:
     bundle = shop(shared=shared, retired=["i3", "i4", "i5"])
     _, examples = visits()
@@ -114,8 +113,7 @@ def test_targets_that_cannot_be_recommended_are_misses() -> None:
     assert (item_ranks(indexed, everything).group_size > 0).tolist() == [True, False, False, False]
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
 def test_the_ranking_is_what_recommend_returns(
     shared: bool, exclude_seen: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,8 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.split import Split
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.memory_tuning import search_grid
-from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid
+from sidtool.evaluation.memory_tuning import candidates_of, tuning_examples
+from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid, grid_ranks
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.model.load import LoadedModel
@@ -23,14 +23,15 @@ def trie_model(*, shared: bool) -> LoadedModel:
     return replace(loaded, contract=replace(loaded.contract, normalize="trie"))
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize(("shared", "exclude_seen"), [(False, False), (True, True)])
 def test_the_grid_has_the_metric_of_each_mixture(shared: bool, exclude_seen: bool) -> None:
     loaded = trie_model(shared=shared)
     events, examples = visits(users=40)
     memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
     options = TuneMemoryOptions(num_beams=40, exclude_seen=exclude_seen)
-    grid = search_grid(loaded, memory, examples, options)
+    candidates = candidates_of(loaded, memory, examples, options)
+    everyone = np.ones(candidates.users, dtype=np.bool_)
+    grid = Grid.of(grid_ranks(candidates), candidates, everyone)
     assert grid.users == len(examples)
     for weight, power in ((0.05, 0.5), (0.3, 2.0), (0.5, 1.0), (0.9, 4.0), (1.0, 1.5)):
         mixture = replace(loaded, memory=WeightedMemory(memory, weight, power))
@@ -56,15 +57,10 @@ def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
 
 
 def test_a_sample_of_users_is_evenly_spread() -> None:
-    loaded = trie_model(shared=False)
-    events, examples = visits(users=40)
-    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), loaded.bundle)
-    sample = search_grid(loaded, memory, examples, TuneMemoryOptions(users=10))
-    assert sample.users == 10
-    np.testing.assert_array_equal(
-        sample.values, search_grid(loaded, memory, examples[::4], TuneMemoryOptions()).values
-    )
+    _, examples = visits(users=40)
+    sample = tuning_examples(examples, TuneMemoryOptions(users=10))
+    assert list(sample) == list(examples[::4])
     with pytest.raises(DataError, match="no validation examples"):
-        search_grid(loaded, memory, [])
+        tuning_examples([], TuneMemoryOptions())
     with pytest.raises(UsageError, match="users must be at least 1"):
         TuneMemoryOptions(users=0)

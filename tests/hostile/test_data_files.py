@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -213,27 +214,31 @@ def coded(text: str, rows: int) -> pa.DictionaryArray:
 
 
 TEXT = "x" * 50_000
-SMALL_FILES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "repeated": (coded(TEXT, 1 << 16), {}),
-    "in-lists": (pa.FixedSizeListArray.from_arrays(coded(TEXT, 1 << 13), 4), {}),
+SMALL_FILES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "repeated": (lambda: coded(TEXT, 1 << 16), {}),
+    "in-lists": (lambda: pa.FixedSizeListArray.from_arrays(coded(TEXT, 1 << 13), 4), {}),
     "in-maps": (
-        pa.MapArray.from_arrays(np.arange(5001), coded("k", 5000), coded(TEXT, 5000)),
+        lambda: pa.MapArray.from_arrays(np.arange(5001), coded("k", 5000), coded(TEXT, 5000)),
         {},
     ),
     "prefixes": (
-        pa.array([f"{TEXT}{row}" for row in range(3000)]),
+        lambda: pa.array([f"{TEXT}{row}" for row in range(3000)]),
         {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
     ),
-    "plain": (pa.array([TEXT] * 3000), {"use_dictionary": False}),
-    "one-cell": (pa.array(["x" * (100 << 20)]), {}),
-    "short": (coded("ab", 4 << 20), {"row_group_size": 4 << 20, "max_rows_per_page": 4 << 20}),
+    "plain": (lambda: pa.array([TEXT] * 3000), {"use_dictionary": False}),
+    "one-cell": (lambda: pa.array(["x" * (100 << 20)]), {}),
+    "short": (
+        lambda: coded("ab", 4 << 20),
+        {"row_group_size": 4 << 20, "max_rows_per_page": 4 << 20},
+    ),
 }
 """What takes 150 MB to 3 GB from files of some kilobytes."""
 
 
 @pytest.mark.parametrize("name", SMALL_FILES)
 def test_a_small_parquet_file_takes_little_memory(tmp_path: Path, name: str) -> None:
-    column, options = SMALL_FILES[name]
+    make_column, options = SMALL_FILES[name]
+    column = make_column()
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"title": column}), path, compression="zstd", **options)
     assert path.stat().st_size < 20_000

@@ -36,34 +36,30 @@ class CodebookTree:
         return TitleWords.of(self.bundle.items)
 
     @cached_property
-    def _rows(self) -> NDArray[np.int64]:
-        return self.bundle.active
-
-    @cached_property
     def _labels(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
         """The distinct values, and (n_active,) the position of each item's value; -1 without."""
         number_of: dict[str, int] = {}
         labels = []
-        for row in self._rows.tolist():
+        for row in self.bundle.active.tolist():
             value = (self.values or {}).get(self.bundle.items.ids[row], "")
             labels.append(number_of.setdefault(value, len(number_of)) if value else -1)
         return tuple(number_of), np.array(labels, dtype=np.int64)
 
-    @cached_property
+    @property
     def is_whole(self) -> bool:
         """Whether the tree has every item."""
-        return len(self._rows) <= WHOLE
+        return len(self.bundle.active) <= WHOLE
 
     def nodes(self) -> tuple[Node, ...]:
         """The nodes of the first level, most items first; none if every item is retired."""
-        if not len(self._rows):
+        if not len(self.bundle.active):
             return ()
-        return self._children(0, len(self._rows), 0)[0]
+        return self._children(0, len(self.bundle.active), 0)[0]
 
     def _children(self, first: int, stop: int, depth: int) -> tuple[tuple[Node, ...], str]:
         """The nodes below the active items first..stop, which share `depth` codes, and what is left
         out."""
-        codes = self.bundle.items.codes[self._rows[first:stop], depth]
+        codes = self.bundle.items.codes[self.bundle.active[first:stop], depth]
         is_start = np.concatenate([[True], codes[1:] != codes[:-1]])
         starts = first + np.flatnonzero(is_start)  # (children,)
         stops = np.append(starts[1:], stop)
@@ -79,7 +75,7 @@ class CodebookTree:
         return nodes, left_out
 
     def _node(self, first: int, stop: int, depth: int) -> Node:
-        rows = self._rows[first:stop]
+        rows = self.bundle.active[first:stop]
         prefix = self.bundle.space.spell(self.bundle.items.codes[rows[0], :depth].tolist())
         n_items = stop - first
         described: dict[str, Any] = {"common": self._common_value(first, stop)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sidtool.base.artifact import describe
 from sidtool.base.errors import UsageError
@@ -57,7 +57,7 @@ def report(
     elif kind == "training output":
         page = training_page({name: read_training(Path(path)) for name, path in names.items()})
     else:
-        page = _bundle_page(names, items, field, id_column, embeddings=embeddings, seed=seed)
+        page = _bundle_page(names, items, field, id_column, embeddings, seed)
     with new_file(Path(out), force=force) as path:
         path.write_text(render(page), encoding="utf-8")
 
@@ -92,16 +92,19 @@ def _bundle_page(
     items: str | Path | None,
     field: str | None,
     id_column: str | None,
-    **how: Any,
+    embeddings: str | Path | None,
+    seed: int,
 ) -> Page:
     bundles = {name: open_bundle(str(path)) for name, path in names.items()}
+    values = None
+    if items is not None and field is not None:
+        catalog = CatalogFile(Path(items), id_column=id_column).read(fields=[field])
+        values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
     first = next(iter(names))
-    how["parent"] = open_parent(names[first], bundles[first])
-    if items is None or field is None:
-        return bundle_page(bundles, **how)
-    catalog = CatalogFile(Path(items), id_column=id_column).read(fields=[field])
-    values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
-    return bundle_page(bundles, values, field, **how)
+    parent = open_parent(names[first], bundles[first])
+    return bundle_page(
+        bundles, values, field or "", parent=parent, embeddings=embeddings, seed=seed
+    )
 
 
 def _common_kind(paths: Sequence[str | Path]) -> Kind:

@@ -1,3 +1,4 @@
+from .consistency import target_marks as target_marks
 from .cooccurrence import BLOCK_PAIRS as BLOCK_PAIRS
 from .cooccurrence import UNIT as UNIT
 from .cooccurrence import WINDOW as WINDOW

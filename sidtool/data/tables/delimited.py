@@ -167,15 +167,16 @@ def _read_strictly(
 
     columns: dict[str, list[str]] = {name: [] for name in places}
     with closing(_csv_rows(path, kind)) as rows:
-        others = "other rows have"
+        has_header = width is None
         if width is None:
             width = len(next(rows)[1])
-            others = "the header has"
         for line, cells in rows:
             if not cells:  # a blank line
                 continue
+            if len(cells) != width and has_header:
+                raise DataError(f"{path}, line {line}: {len(cells)} cells, the header has {width}")
             if len(cells) != width:
-                raise DataError(f"{path}, line {line}: {len(cells)} cells, {others} {width}")
+                raise DataError(f"{path}, line {line}: {len(cells)} cells, other rows have {width}")
             for name, place in places.items():
                 columns[name].append(_unicode(path, line, cells[place]))
     return {

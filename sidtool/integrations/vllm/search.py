@@ -77,9 +77,9 @@ class VllmSearch:
             beams = list(best_beams(beams, self._next_tokens(requests, num_beams), num_beams))
         results = [EMPTY_RESULT] * len(prompts)
         for number in {beam.prompt for beam in beams}:
-            own = [beam for beam in beams if beam.prompt == number]
-            leaves = leaves_of(trie, tokens.codes(np.array([beam.ids for beam in own])))
-            scores = np.array([beam.score for beam in own], dtype=np.float32)
+            ranked = [beam for beam in beams if beam.prompt == number]
+            leaves = leaves_of(trie, tokens.codes(np.array([beam.ids for beam in ranked])))
+            scores = np.array([beam.score for beam in ranked], dtype=np.float32)
             results[number] = best_leaves(leaves, scores, k)
         return results
 

@@ -32,7 +32,7 @@ def test_recommend(shop: Road, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done("recommend", shop.tuned, "--file", tmp_path / "requests", *search, "-o", out, *RAY)
     folder = ("--file", tmp_path / "requests", *RAY)
-    for words in (folder, (*folder, "-o", out, "--history", "b001"), (*RAY, "-o", out)):
+    for words in (folder, ("--history", "b001", *RAY, "-o", out)):
         assert "needs --file FOLDER" in refused(2, "recommend", shop.tuned, *words)
     lists = refused(2, "recommend", shop.tuned, *folder, "-o", out, "--list", 3)
     assert "--list is for one process" in lists

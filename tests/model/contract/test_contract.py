@@ -10,7 +10,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.split.record import Cuts, SplitReference
-from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.contract import Contract, MemoryBinding
 from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.model.contract.stage_record import (
     ExtendParams,
@@ -130,8 +130,12 @@ def test_unknown_keys_are_ignored_and_newer_formats_refused(bundle: Bundle, stor
     ids=lambda record: record.stage,
 )
 def test_a_further_stage_is_appended(record: StageRecord, bundle: Bundle) -> None:
-    before = contract_of(bundle)
+    """The memory is not that of the new weights."""
+    memory = MemoryBinding("ab" * 32, 0.4, 2.0, {})
+    before = replace(contract_of(bundle), memory=memory)
     after = before.with_stage(record, base_folder=TEACHER)
+    assert after.memory is None
+    assert before.with_stage(record, memory=memory).memory == memory
     assert after.stages == (*before.stages, record)
     assert (after.stages[-1], after.base_folder) == (record, TEACHER)
     assert Contract.from_json(json.loads(json.dumps(after.to_json()))) == after
@@ -283,6 +287,7 @@ def test_a_space_other_than_that_of_the_bundle_copy_is_refused(
         ("token_start", "471"),
         ("token_start", 1 << 60),
         ("token_stop", 490),
+        ("token_stop", 492),
         ("token_stop", "491"),
         ("base_model", None),
         ("base_revision", 3),

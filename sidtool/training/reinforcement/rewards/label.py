@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data import NO_FIELDS, Condition, Fields, Value
 from sidtool.evaluation import SharedPrompt, answer_probabilities
-from sidtool.model import LoadedModel, fitted
+from sidtool.model import LoadedModel, fit_prompt
 from sidtool.model.contract import Contract, ModelReference
 from sidtool.model.prompt import (
     LabelPrompt,
@@ -109,7 +109,7 @@ class LabelScores:
         """With the prompt shortened to what the model reads. Raises DataError if it has no room
         for a label."""
         scorer = cls(loaded, positive)
-        prompt = fitted(positive.prompt, loaded.model, max(map(len, scorer.answers)) - 1)
+        prompt = fit_prompt(positive.prompt, loaded.model, max(map(len, scorer.answers)) - 1)
         return replace(scorer, positive=replace(positive, prompt=prompt))
 
     @property
