@@ -4,7 +4,6 @@ Users fall into buckets by a hash of their id. The digest of a bucket needs no o
 number of workers can compute that of all."""
 
 import hashlib
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.data.split.packed import (
+    BUCKETS,
     EventStore,
     PackedExamples,
     PackedSequences,
@@ -23,8 +23,6 @@ from sidtool.data.split.packed import (
     text_ranks,
 )
 
-BUCKETS = 1024
-"""Buckets of users, by the CRC-32 of their id."""
 COLUMN_FORMAT = 4
 """The first format of a split whose digests are made of buckets."""
 BLOCK = 1 << 16
@@ -85,15 +83,12 @@ class _UserEvents:
     def bucket_digest(self) -> str:
         """SHA-256 over the digests of all buckets."""
         import pyarrow as pa
-        import pyarrow.compute as pc
 
-        ids = pa.array(self.store.users[self.users], pa.string())
+        ids = pa.array(self.store.users, pa.string())
         names = pa.array(self.store.names, pa.string())
-        bucket_of = np.array(list(map(zlib.crc32, map(str.encode, ids.to_pylist()))), np.int64)
-        bucket_of %= BUCKETS
-        by_id = pc.sort_indices(ids).to_numpy()
-        rows = by_id[np.argsort(bucket_of[by_id], kind="stable")]
-        bounds = np.searchsorted(bucket_of[rows], np.arange(BUCKETS + 1)).tolist()
+        rows = np.argsort(self.store.bucket_ranks[self.users])
+        buckets = self.store.buckets[self.users[rows]]
+        bounds = np.searchsorted(buckets, np.arange(BUCKETS + 1)).tolist()
         stops = np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds].tolist()
         starts = np.cumsum(self.lengths) - self.lengths
         digests = []
@@ -101,7 +96,7 @@ class _UserEvents:
         for first, last in _runs(stops):
             run = rows[bounds[first] : bounds[last]]
             events = consecutive(starts[run], self.lengths[run])
-            users = _Texts.of(ids.take(pa.array(run)))
+            users = _Texts.of(ids.take(pa.array(self.users[run])))
             items = _Texts.of(names.take(pa.array(self.items[events])))
             lengths = self.lengths[run].astype("<u4")
             positions = self.positions[events].astype("<u4")

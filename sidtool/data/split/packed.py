@@ -4,6 +4,7 @@ object when it is read.
 The parts of a split refer to one store of events, so a history takes 16 bytes, whatever its
 length."""
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,8 @@ from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes, Value, Val
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 
 T = TypeVar("T")
+BUCKETS = 1024
+"""Buckets of users, each of which is digested on its own."""
 Indexes = NDArray[np.int64]
 
 
@@ -95,6 +98,24 @@ class EventStore:
     """(n,) seconds since 1970"""
     user_fields: Mapping[str, Coded[Value | None]] = field(default_factory=dict)
     """Field of users -> (users,) values"""
+
+    @cached_property
+    def buckets(self) -> NDArray[np.int64]:
+        """(users,): the bucket of each user, by the CRC-32 of the id."""
+        ids = map(str.encode, self.users.tolist())
+        return np.fromiter(map(zlib.crc32, ids), np.int64, len(self.users)) % BUCKETS
+
+    @cached_property
+    def bucket_ranks(self) -> NDArray[np.int64]:
+        """(users,): the rank of each user by bucket, then by id."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        by_id = pc.sort_indices(pa.array(self.users, pa.string())).to_numpy()
+        order = by_id[np.argsort(self.buckets[by_id], kind="stable")]
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(len(order))
+        return ranks
 
     @cached_property
     def has_fields(self) -> bool:
