@@ -218,6 +218,7 @@ def test_given_windows_become_training_windows_unchanged(
         for name, part in zip(("train", "valid", "test"), parts, strict=True)
     ]
     split = given(*paths)
+    assume(not split.origin.left_out)  # a window may show a held-out event: test_windows.py
     for result, part in zip((split.windows, split.valid, split.test), parts, strict=True):
         assert result is not None
         assert [(e.user, e.history, e.item, e.position) for e in result] == [
