@@ -106,11 +106,11 @@ def _check_all_are_targets(split: Split, logs: UserLogs) -> None:
     for part in (split.valid, split.test):
         rows = np.searchsorted(logs.users, part.event_users)
         n_targets += np.bincount(rows, minlength=len(n_targets))
-    expected = logs.events.lengths - logs.n_train
+    expected = logs.totals - logs.n_train
     if split.protocol == "temporal":
         expected = expected - (logs.n_train == 0)  # an event without a history is in no part
-    n_positions = logs.positions[logs.events.stops - 1] + 1
-    wrong = np.flatnonzero((n_targets != expected) | (n_positions != logs.events.lengths))
+    has_gap = logs.last_positions + 1 != logs.totals
+    wrong = np.flatnonzero((n_targets != expected) | has_gap)
     if len(wrong):
         raise IntegrityError(
             f"user {logs.store.users[logs.users[wrong[0]]]!r} has {n_targets[wrong[0]]} targets, "
@@ -157,6 +157,8 @@ def _check_left_out(split: Split) -> None:
 def _countable(train: PackedSequences, by_session: bool) -> NDArray[np.int64]:
     """(n,): how many targets, or sessions with targets, each user's training events have."""
     lengths = train.items.lengths
+    if not by_session and TARGET not in train.store.fields:
+        return lengths
     is_target = target_marks(train)
     user_of = np.repeat(np.arange(len(train)), lengths)
     if by_session and train.sessions is not None:

@@ -55,19 +55,22 @@ class _UserEvents:
     store: EventStore
     users: NDArray[np.integer[Any]]
     """(k,) distinct user codes"""
+    starts: NDArray[np.int64]
+    """(k,): where the events of each begin in the arrays below"""
     lengths: NDArray[np.int64]
-    """(k,): the number of events of each"""
+    """(k,): how many these are"""
     items: NDArray[np.integer[Any]]
-    """(events,) item codes"""
-    positions: NDArray[np.integer[Any]]
-    """(events,)"""
+    """Item codes"""
+    positions: NDArray[np.integer[Any]] | None
+    """None: 0, 1, 2 ... of every user"""
 
     @classmethod
     def of_sequences(cls, train: PackedSequences) -> "_UserEvents":
-        lengths = train.items.lengths
-        return cls(
-            train.store, train.user_codes, lengths, train.items.joined, train.event_positions
-        )
+        starts, lengths = train.items.starts, train.items.lengths
+        if train.positions is None:
+            return cls(train.store, train.user_codes, starts, lengths, train.store.items, None)
+        joined = (np.cumsum(lengths) - lengths, lengths, train.items.joined)
+        return cls(train.store, train.user_codes, *joined, train.positions.joined)
 
     @classmethod
     def of_targets(cls, part: PackedExamples) -> "_UserEvents":
@@ -78,7 +81,8 @@ class _UserEvents:
         if (places[:, 1:] == places[:, :-1]).all(axis=0).any():  # windows may disagree on an item
             order = np.lexsort((text_ranks(part.names)[items], positions, user_of))
         users, lengths = np.unique(user_of, return_counts=True)
-        return cls(part.store, users, lengths, items[order], positions[order])
+        starts = np.cumsum(lengths) - lengths
+        return cls(part.store, users, starts, lengths, items[order], positions[order])
 
     def bucket_digest(self) -> str:
         """SHA-256 over the digests of all buckets."""
@@ -90,16 +94,15 @@ class _UserEvents:
         buckets = self.store.buckets[self.users[rows]]
         bounds = np.searchsorted(buckets, np.arange(BUCKETS + 1)).tolist()
         stops = np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds].tolist()
-        starts = np.cumsum(self.lengths) - self.lengths
         digests = []
         # so many buckets at once that the texts of their events are no large part of the memory
         for first, last in _runs(stops):
             run = rows[bounds[first] : bounds[last]]
-            events = consecutive(starts[run], self.lengths[run])
+            events, places = self._events(run)
             users = _Texts.of(ids.take(pa.array(self.users[run])))
             items = _Texts.of(names.take(pa.array(self.items[events])))
             lengths = self.lengths[run].astype("<u4")
-            positions = self.positions[events].astype("<u4")
+            positions = places.astype("<u4")
             for bucket in range(first, last):
                 of_users = slice(*(bound - bounds[first] for bound in bounds[bucket : bucket + 2]))
                 of_events = slice(*(stop - stops[first] for stop in stops[bucket : bucket + 2]))
@@ -115,14 +118,21 @@ class _UserEvents:
         """The columns of the digests of formats 1 to 3: users, items and positions as texts, sorted
         by user."""
         rows = np.argsort(self.store.users[self.users], kind="stable")
-        starts = np.cumsum(self.lengths) - self.lengths
-        events = consecutive(starts[rows], self.lengths[rows])
+        events, positions = self._events(rows)
         users = np.repeat(self.users[rows], self.lengths[rows])
         return [
             _names(self.store.users, users),
             _names(self.store.names, self.items[events]),
-            map(str, self.positions[events].tolist()),
+            map(str, positions.tolist()),
         ]
+
+    def _events(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """The events of some users as indexes, and their positions."""
+        lengths = self.lengths[rows]
+        events = consecutive(self.starts[rows], lengths)
+        if self.positions is None:
+            return events, consecutive(np.zeros_like(lengths), lengths)
+        return events, self.positions[events]
 
 
 def _names(names: NDArray[np.object_], codes: NDArray[np.integer[Any]]) -> Iterator[str]:

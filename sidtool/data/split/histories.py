@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import NO_FIELDS, Fields
 from sidtool.data.interactions import read_interactions
@@ -63,7 +65,8 @@ def _histories_of_events(split: Split) -> Mapping[str, History]:
     logs = user_logs(split)
 
     def history(row: int) -> History:
-        events = logs.events[row]
+        counts = logs.totals[row : row + 1]
+        events, _ = logs.events(np.array([row]), np.zeros(1, dtype=np.int64), counts)
         items = tuple(logs.store.names[logs.store.items[events]].tolist())
         return items, logs.store.of_events(int(logs.users[row]), events)
 

@@ -15,32 +15,59 @@ PARTS = ("train", "valid", "test")
 
 @dataclass(frozen=True, eq=False)
 class UserLogs:
-    """The events of k users, by position."""
+    """The events of k users, by position: a list of the store, and the targets behind it."""
 
     store: EventStore
     users: NDArray[np.integer[Any]]
     """(k,) user codes, ascending"""
-    events: Ragged
-    """k lists of the store's events, behind one another"""
-    positions: NDArray[np.int64]
-    """(events,): the position of each"""
+    starts: NDArray[np.int64]
+    """(k,): where the longest list of each user begins in the store, with positions 0, 1, 2 ..."""
+    lengths: NDArray[np.int64]
+    """(k,): of that list"""
+    later: Ragged
+    """k lists of the store's events behind it"""
+    later_positions: NDArray[np.int64]
+    """(`later.values`,)"""
     n_train: NDArray[np.int64]
     """(k,): how many of each user's events are training events: the first ones"""
     n_valid: NDArray[np.int64]
     """(k,): how many follow these until the last validation target; the rest is of test"""
 
     @property
-    def n_test(self) -> NDArray[np.int64]:
-        """(k,): how many events follow until the last test target."""
-        return self.events.lengths - self.n_train - self.n_valid
+    def totals(self) -> NDArray[np.int64]:
+        """(k,): the number of each user's events"""
+        return self.lengths + self.later.lengths
+
+    @property
+    def last_positions(self) -> NDArray[np.int64]:
+        """(k,): the position of each user's last event"""
+        last = self.lengths - 1
+        has_later = self.later.lengths > 0
+        last[has_later] = self.later_positions[self.later.stops[has_later] - 1]
+        return last
+
+    def events(
+        self, rows: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The store's events, and their positions, of `counts` events from the number `first` on,
+        for each of some of the k users."""
+        numbers = consecutive(first, counts)
+        row_of = np.repeat(rows, counts)
+        behind = numbers - self.lengths[row_of]
+        events = self.starts[row_of] + numbers
+        positions = numbers
+        is_later = np.flatnonzero(behind >= 0)
+        places = self.later.starts[row_of[is_later]] + behind[is_later]
+        events[is_later] = self.later.values[places]
+        positions[is_later] = self.later_positions[places]
+        return events, positions
 
 
 def user_logs(split: Split) -> UserLogs:
     """The logs of a split by a protocol that orders events.
 
-    Raises IntegrityError if two parts disagree about an event, or lack one before a target."""
+    Raises IntegrityError if two parts disagree about an event."""
     lists = _part_lists(split)
-    store = split.train.store
     part_of = np.repeat(np.arange(3), [len(part_users) for part_users, _ in lists])
     list_users = np.concatenate([part_users for part_users, _ in lists])
     starts = np.concatenate([items.starts for _, items in lists])
@@ -54,25 +81,26 @@ def user_logs(split: Split) -> UserLogs:
     later_users, later_positions, later_events = _later_targets(
         split, users, starts[longest], lengths[longest]
     )
-    rows = np.searchsorted(users, later_users)
-    n_later = np.bincount(rows, minlength=len(users))
-    totals = lengths[longest] + n_later
-    firsts = np.cumsum(totals) - totals
-    events = np.empty(int(totals.sum()), dtype=np.int64)
-    events[consecutive(firsts, lengths[longest])] = consecutive(starts[longest], lengths[longest])
-    positions = consecutive(np.zeros_like(firsts), totals)
-    later_places = consecutive(firsts + lengths[longest], n_later)
-    events[later_places] = later_events
-    positions[later_places] = later_positions
+    n_later = np.bincount(np.searchsorted(users, later_users), minlength=len(users))
     n_train = np.zeros(len(users), dtype=np.int64)
     n_train[np.searchsorted(users, split.train.user_codes)] = split.train.items.lengths
     stops = n_train.copy()  # the position behind the last validation target
     valid_rows = np.searchsorted(users, split.valid.event_users)
     np.maximum.at(stops, valid_rows, split.valid.event_positions.astype(np.int64) + 1)
-    is_before = positions < np.repeat(stops, totals)
-    n_before = np.add.reduceat(is_before, firsts, dtype=np.int64)
-    listed = Ragged.of_lengths(events, totals)
-    return UserLogs(store, users, listed, positions, n_train, n_before - n_train)
+    is_before = later_positions < np.repeat(stops, n_later)
+    later_rows = np.repeat(np.arange(len(users)), n_later)
+    n_before = np.minimum(stops, lengths[longest])
+    n_before += np.bincount(later_rows[is_before], minlength=len(users))
+    return UserLogs(
+        split.train.store,
+        users,
+        starts[longest],
+        lengths[longest],
+        Ragged.of_lengths(later_events, n_later),
+        later_positions,
+        n_train,
+        n_before - n_train,
+    )
 
 
 def _part_lists(split: Split) -> list[tuple[NDArray[np.integer[Any]], Ragged]]:

@@ -54,7 +54,7 @@ class Ragged:
         """The lists at some rows, or of a slice of them."""
         return replace(self, starts=self.starts[rows], stops=self.stops[rows])
 
-    @cached_property
+    @property
     def places(self) -> Indexes:
         """(values of all lists,): their indexes in `values`, list by list."""
         return consecutive(self.starts, self.lengths)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from sidtool.data.split.sessions import are_divisions
 from sidtool.data.split.write_parts import ARROW_TYPES, file_name
 from sidtool.data.tables import row_groups
 
+BLOCK_EVENTS = 1 << 22
+"""Events that are put in their places at once, about."""
 NUMBER = "a number"
 """The type of a column of int64 or of double."""
 WINDOW_COLUMNS = {"user": "string", "history": "list string", "item": "string", "position": "int32"}
@@ -55,6 +58,8 @@ def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
     files = [_read(path, _kinds(part, manifest)) for path, part in zip(paths, PARTS, strict=True)]
     users, row_users = _coded_texts([file["user"] for file in files])
     log = _Log.of(paths, files, len(users), row_users)
+    positions = log.joined([file["positions"].numbers for file in files])
+    log.check(folder, positions)
     names, items = _coded_texts([file["items"] for file in files])
     event_fields = {
         name: log.coded([file[f"event_{name}"] for file in files]) for name in types.event
@@ -65,15 +70,14 @@ def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
     }
     times = log.joined([file["times"].numbers for file in files]) if types.times else None
     store = EventStore(users, names, log.joined(items), types, event_fields, times, user_fields)
-    starts = log.starts[row_users[0]]
     train = PackedSequences(
         store,
         row_users[0],
-        Ragged(store.items, starts, starts + log.lengths[0][row_users[0]]),
+        Ragged(store.items, log.row_starts[0], log.row_starts[0] + log.row_lengths[0]),
         None,
         None if manifest.sessions is None else _sessions(paths[0], files[0]),
     )
-    valid, test = (_examples(paths[at], files[at], store, log, row_users[at]) for at in (1, 2))
+    valid, test = (_examples(paths[at], files[at], store, log, positions) for at in (1, 2))
     return PackedParts(train, valid, test, None)
 
 
@@ -170,7 +174,7 @@ def _coded_texts(
     names = unified.chunk(0).dictionary.to_pylist()
     indexes = [pc.fill_null(chunk.indices, len(names)).to_numpy() for chunk in unified.chunks]
     bounds = np.cumsum([len(column.values) for column in columns])
-    codes = np.concatenate(indexes).astype(np.int32)
+    codes = np.concatenate(indexes).astype(np.int32, copy=False)
     return object_array([*names, *[None][: unified.null_count]]), np.split(codes, bounds[:-1])
 
 
@@ -196,14 +200,16 @@ def _user_values(
 class _Log:
     """The events of all parts, one user after the other, by position."""
 
+    row_users: Sequence[NDArray[np.int32]]
+    """(rows,) for each part: user codes"""
+    row_starts: Sequence[NDArray[np.int64]]
+    """(rows,) for each part: where its events begin in the log"""
+    row_lengths: Sequence[NDArray[np.int64]]
+    """(rows,) for each part: how many these are"""
     starts: NDArray[np.int64]
     """(users,): where the events of each user begin"""
-    lengths: list[NDArray[np.int64]]
-    """(users,) for each part: how many events the user has in it"""
-    places: list[NDArray[np.int64]]
-    """(events,) for each part: where they lie"""
-    keys: NDArray[np.int64]
-    """(all events,): the position of each, with the user's code before it; ascending"""
+    totals: NDArray[np.int64]
+    """(users,): the number of events of each user"""
 
     @classmethod
     def of(
@@ -213,41 +219,48 @@ class _Log:
         n_users: int,
         row_users: Sequence[NDArray[np.int32]],
     ) -> "_Log":
-        """Raises IntegrityError for a user with two rows in a file, for training positions that are
-        not 0, 1, 2 ..., and for others that do not ascend."""
-        lengths = []
+        """Raises IntegrityError for a user with two rows in a file, or a row without events."""
+        totals = np.zeros(n_users, dtype=np.int64)
+        before = []
         for path, file, users in zip(paths, files, row_users, strict=True):
             if (np.bincount(users) > 1).any():
                 raise IntegrityError(f"{path} has two rows of a user")
-            of_users = np.zeros(n_users, dtype=np.int64)
-            of_users[users] = file["items"].lengths
-            lengths.append(of_users)
-        totals = np.sum(lengths, axis=0)
+            if not file["items"].lengths.all():
+                raise IntegrityError(f"{path} has a row without events")
+            before.append(totals[users])
+            totals[users] += file["items"].lengths
         starts = np.cumsum(totals) - totals
-        before = np.cumsum([np.zeros_like(starts), *lengths], axis=0)
-        places = [
-            consecutive((starts + before[part])[users], lengths[part][users])
-            for part, users in enumerate(row_users)
-        ]
-        positions = np.empty(int(totals.sum()), dtype=np.int64)
-        for file, part_places in zip(files, places, strict=True):
-            positions[part_places] = file["positions"].numbers
-        keys = np.repeat(np.arange(n_users, dtype=np.int64) << 31, totals) | positions
-        counted = consecutive(
-            np.zeros(len(row_users[0]), dtype=np.int64), files[0]["items"].lengths
-        )
-        if (positions < 0).any() or (np.diff(keys) <= 0).any():
-            raise IntegrityError(f"{paths[0].parent}: the positions of a user do not ascend")
-        if not np.array_equal(files[0]["positions"].numbers, counted):
-            raise IntegrityError(f"{paths[0]}: the positions of a user are not 0, 1, 2 ...")
-        return cls(starts, lengths, places, keys)
+        row_starts = [starts[users] + first for users, first in zip(row_users, before, strict=True)]
+        return cls(row_users, row_starts, [file["items"].lengths for file in files], starts, totals)
+
+    def places(self, part: int, rows: slice = slice(None)) -> NDArray[np.int64]:
+        """(events,): where the events of some rows of a part lie."""
+        return consecutive(self.row_starts[part][rows], self.row_lengths[part][rows])
 
     def joined(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """(events,): the values of all parts, in the order of the log."""
         values = np.empty(sum(map(len, parts)), dtype=np.result_type(*parts))
-        for part, places in zip(parts, self.places, strict=True):
-            values[places] = part
+        for number, part in enumerate(parts):
+            stops = np.cumsum(self.row_lengths[number])
+            groups = np.flatnonzero(np.diff(stops // BLOCK_EVENTS, prepend=-1))
+            first = 0
+            for start, stop in pairwise([*groups.tolist(), len(stops)]):
+                last = int(stops[stop - 1])
+                values[self.places(number, slice(start, stop))] = part[first:last]
+                first = last
         return values
+
+    def check(self, folder: Path, positions: NDArray[np.int32]) -> None:
+        """Raise IntegrityError unless (events,) positions ascend for each user, and training events
+        have 0, 1, 2 ..."""
+        ascends = np.diff(positions) > 0
+        ascends[self.starts[1:] - 1] = True
+        if not ascends.all() or (positions[self.starts] < 0).any():
+            raise IntegrityError(f"{folder}: the positions of a user do not ascend")
+        # they ascend from 0 or more, so the last one is the largest that it can be without a gap
+        starts, lengths = self.row_starts[0], self.row_lengths[0]
+        if not np.array_equal(positions[starts + lengths - 1], lengths - 1):
+            raise IntegrityError(f"{folder}: the training positions of a user are not 0, 1, 2 ...")
 
     def coded(self, columns: Sequence[_Column]) -> Coded[Value | None]:
         """(events,): the values of a field of events."""
@@ -268,34 +281,35 @@ def _examples(
     file: Mapping[str, _Column],
     store: EventStore,
     log: _Log,
-    users: NDArray[np.int32],
+    log_positions: NDArray[np.int32],
 ) -> PackedExamples:
     """The examples of a part. Raises IntegrityError for a target that is no event of its row, and
     for a history that lacks an event."""
+    part = PARTS.index(path.stem)
+    users = log.row_users[part]
     lengths, positions = file["targets"].lengths, file["targets"].numbers.astype(np.int64)
     rows = np.repeat(np.arange(len(users)), lengths)
-    events_of_part = log.places[PARTS.index(path.stem)]
-    keys_of_part = log.keys[events_of_part]
-    order = np.argsort(keys_of_part)
-    keys = users[rows].astype(np.int64) << 31 | positions
-    found = np.minimum(np.searchsorted(keys_of_part, keys, sorter=order), len(order) - 1)
-    events = events_of_part[order[found]]
-    ascends = np.diff(keys) > 0
-    if not np.array_equal(log.keys[events], keys) or not (ascends | (np.diff(rows) > 0)).all():
+    # one number for a row and a position; both ascend
+    event_rows = np.repeat(np.arange(len(users)), log.row_lengths[part])
+    event_keys = event_rows << 31 | file["positions"].numbers
+    keys = rows << 31 | positions
+    found = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
+    if not np.array_equal(event_keys[found], keys) or (np.diff(keys) <= 0).any():
         raise IntegrityError(f"{path}: the targets of a user are not among the events of the row")
-    starts = log.starts[users]
+    events = log.places(part)[found]
     if "history" in file:
         shown = file["history"].numbers.astype(np.int64)
         targets = Ragged.of_lengths(events, lengths)
     else:
-        users, starts, shown = users[rows], starts[rows], positions
+        users, shown = users[rows], positions
         targets = Ragged.of_lengths(events, np.ones(len(events), dtype=np.int64))
     if not targets.lengths.all() or (shown < 0).any():
         raise IntegrityError(f"{path}: a row has no target, or no history")
-    is_shown = shown > 0
-    last = np.minimum(starts + shown, len(log.keys))[is_shown] - 1
-    expected = users[is_shown].astype(np.int64) << 31 | (shown[is_shown] - 1)
-    if not np.array_equal(log.keys[last], expected):
+    starts = log.starts[users]
+    is_long = shown > log.totals[users]
+    last = np.where(is_long | (shown == 0), 0, starts + shown - 1)
+    is_whole = (shown == 0) | (log_positions[last] == shown - 1)
+    if (is_long | ~is_whole).any():
         raise IntegrityError(f"{path}: a history lacks an event before its target")
     histories = Ragged(store.items, starts, starts + shown)
     return PackedExamples(store, users, histories, targets, positions)

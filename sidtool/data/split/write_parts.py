@@ -37,49 +37,53 @@ def file_name(part: str) -> str:
 
 def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
     """The three files of a split whose events are ordered."""
-    lengths = (logs.n_train, logs.n_valid, logs.n_test)
-    starts = logs.events.starts
-    first = np.zeros(len(starts), dtype=np.int64)
+    lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
+    first = np.zeros(len(logs.users), dtype=np.int64)
     for part, n_events, examples in zip(
         PARTS, lengths, (None, split.valid, split.test), strict=True
     ):
         rows = np.flatnonzero(n_events)
-        places = Ragged(logs.positions, (starts + first)[rows], (starts + first + n_events)[rows])
-        writer = _PartWriter(split, logs, logs.users[rows], places, examples)
+        writer = _PartWriter(split, logs, rows, first[rows], n_events[rows], examples)
         writer.write(folder / file_name(part))
         first = first + n_events
 
 
 @dataclass(frozen=True, eq=False)
 class _PartWriter:
-    """Writes the k users of one part."""
+    """Writes the n users of one part."""
 
     split: Split
     logs: UserLogs
-    users: NDArray[np.integer[Any]]
-    """(k,) codes"""
-    positions: Ragged
-    """k lists of the positions of events, those of the logs"""
+    rows: NDArray[np.int64]
+    """(n,): which users of the logs"""
+    firsts: NDArray[np.int64]
+    """(n,): the number of the first event of each in the part"""
+    lengths: NDArray[np.int64]
+    """(n,): the number of events of each in the part"""
     examples: PackedExamples | None
     """Those of the part, None for training events"""
 
+    @property
+    def users(self) -> NDArray[np.integer[Any]]:
+        """(n,) codes"""
+        return self.logs.users[self.rows]
+
     def write(self, path: Path) -> None:
         """The rows in groups of GROUP_EVENTS."""
-        groups = np.cumsum(self.positions.lengths) // GROUP_EVENTS
-        bounds = [*np.flatnonzero(np.diff(groups, prepend=-1)).tolist(), len(self.users)]
+        groups = np.cumsum(self.lengths) // GROUP_EVENTS
+        bounds = [*np.flatnonzero(np.diff(groups, prepend=-1)).tolist(), len(self.rows)]
         write_tables(path, (self._table(slice(*ends)) for ends in pairwise(bounds)))
 
     def _table(self, rows: slice) -> Any:
         import pyarrow as pa
 
         store = self.split.train.store
-        users, positions = self.users[rows], self.positions.take(rows)
-        places = self.logs.events.values[positions.places]
-        lengths = positions.lengths
+        users, lengths = self.users[rows], self.lengths[rows]
+        places, positions = self.logs.events(self.rows[rows], self.firsts[rows], lengths)
         columns = {
             "user": pa.array(store.users[users], pa.string()),
             "items": _lists(_coded_texts(store.names, store.items[places]), lengths),
-            "positions": _lists(positions.joined, lengths, pa.int32()),
+            "positions": _lists(positions, lengths, pa.int32()),
         }
         columns |= self._targets(rows)
         if store.times is not None:

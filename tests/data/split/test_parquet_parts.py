@@ -20,6 +20,10 @@ from tests.data.tables.files import write_table
 from tests.sealed import reseal
 
 N_EVENTS = 70
+NOTHING: dict[str, list[Any]] = {
+    name: []
+    for name in ("items", "positions", "times", "event_rating", "event_clicks", "event_device")
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,7 @@ CHANGES: list[tuple[str, Callable[[pa.Table], pa.Table], str]] = [
     ("train", changed("items", lambda v: v.__setitem__(0, None)), "a row without a list"),
     ("train", changed("items", lambda v: v[0].__setitem__(0, None)), "items lacks a value"),
     ("train", changed("items", lambda v: v[0].pop()), "items differ in length"),
+    ("train", lambda t: pa.Table.from_pylist([t.to_pylist()[0] | NOTHING], t.schema), "without"),
     ("train", changed("positions", lambda v: v[0].reverse()), "do not ascend"),
     ("train", changed("positions", lambda v: v[0].__setitem__(0, -1)), "do not ascend"),
     ("train", changed("event_rating", lambda v: v[0].pop()), "items differ in length"),
