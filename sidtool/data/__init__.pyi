@@ -30,6 +30,10 @@ from .queries import Query as Query
 from .queries import compose_queries as compose_queries
 from .queries import read_queries as read_queries
 from .times import NUMBER as NUMBER
+from .times import time_format_hint as time_format_hint
+from .unknown_ids import UnknownIds as UnknownIds
+from .unknown_ids import UnknownOptions as UnknownOptions
+from .unknown_ids import guess_spelling as guess_spelling
 from .vector_files import npy_header as npy_header
 from .vector_files import open_vectors as open_vectors
 from .vector_files import read_vectors as read_vectors

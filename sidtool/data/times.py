@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, InvalidOperation
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data.tables.containers import Column
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
@@ -27,6 +27,13 @@ UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (1e8, 1.0))
 """Numbers from each first number on are times since 1970 with so many to a second: each range
 begins in 1973."""
 UNIT_NAMES = {1.0: "seconds", 1e3: "milliseconds", 1e6: "microseconds", 1e9: "nanoseconds"}
+
+
+DAY_FORMATS = ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d")
+TIME_FORMATS = tuple(day + clock for day in DAY_FORMATS for clock in ("", " %H:%M", " %H:%M:%S"))
+"""Formats that are guessed, for a hint only."""
+GUESSED_CELLS = 1000
+"""The first cells, of which a format is guessed."""
 
 
 def units_per_second(number: float) -> float | None:
@@ -70,6 +77,44 @@ def parse_time(text: str) -> float:
     if not np.isfinite(number):
         raise ValueError(f"{text} is not finite")
     return number
+
+
+def iso_times(cells: Sequence[str], time_format: str) -> Iterator[str]:
+    """Times of a format (codes of strftime) as ISO dates; cells of another one stay. Raises
+    UsageError for a malformed format."""
+    try:
+        datetime.strptime(EPOCH.strftime(time_format), time_format)
+    except (ValueError, re.error) as error:
+        raise UsageError(
+            f"--time-format {time_format!r} is no format of dates: {error}", hint="like %d/%m/%Y"
+        ) from error
+    for cell in cells:
+        try:
+            yield datetime.strptime(cell.strip(), time_format).isoformat()
+        except ValueError:
+            yield cell
+
+
+def time_format_hint(cells: Sequence[str]) -> str | None:
+    """How `sidtool check` reads the times, if the first of them have one of the usual formats."""
+    formats = [name for name in TIME_FORMATS if _fits(cells, name)]
+    if not formats:
+        return None
+    either = " or ".join(map(repr, formats))
+    return (
+        f"the times look like {either}: `sidtool check ITEMS EVENTS --time-format {formats[0]!r} "
+        "--fix OUT` writes them as ISO dates"
+    )
+
+
+def _fits(cells: Sequence[str], time_format: str) -> bool:
+    """Whether the first cells but empty ones have a format."""
+    try:
+        for cell in filter(None, map(str.strip, cells[:GUESSED_CELLS])):
+            datetime.strptime(cell, time_format)
+    except ValueError:
+        return False
+    return True
 
 
 def trimmed(column: Column) -> Column:
@@ -136,7 +181,8 @@ def _parse_cells(path: Path, cells: Sequence[str], first_row: int) -> NDArray[np
         except (ValueError, OverflowError) as error:
             raise DataError(
                 f"{path}, row {first_row + row + 1}: the order {cell!r} is neither a number nor an "
-                "ISO date"
+                "ISO date",
+                hint=time_format_hint(cells),
             ) from error
         if first == row and len(rows) == 2:
             named = {kind: (first_row + at, cells[at]) for kind, at in rows.items()}

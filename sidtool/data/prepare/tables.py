@@ -11,6 +11,7 @@ from sidtool.data.items import choose_catalog_columns
 from sidtool.data.prepare.raw import Cells as EventCells
 from sidtool.data.prepare.raw import table_batches
 from sidtool.data.tables.tables import column_names, read_columns
+from sidtool.data.times import iso_times
 
 RATING = "rating"
 Cells = tuple[str, ...]
@@ -76,11 +77,19 @@ def read_catalog_table(
     return CatalogTable(path, columns, _cells(path, names, (columns.id,)))
 
 
-def read_event_table(path: Path, names: EventNames | None = None) -> EventTable:
-    """Read every column of a file of events; errors as in `check.check`."""
+def read_event_table(
+    path: Path, names: EventNames | None = None, time_format: str | None = None
+) -> EventTable:
+    """Read every column of a file of events; times of the format become ISO dates. Errors as in
+    `check.check`."""
     available = column_names(path)
     columns = choose_event_columns(path, available, names or EventNames())
-    return EventTable(path, columns, _cells(path, available, (columns.user, columns.item)))
+    cells = _cells(path, available, (columns.user, columns.item))
+    if time_format is not None:
+        if columns.order is None:
+            raise UsageError("--time-format requires a column of times, not --order row")
+        cells[columns.order] = tuple(iso_times(cells[columns.order], time_format))
+    return EventTable(path, columns, cells)
 
 
 def _cells(path: Path, names: tuple[str, ...], ids: tuple[str, ...]) -> dict[str, Cells]:
