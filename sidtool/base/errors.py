@@ -10,6 +10,7 @@
         └── ThresholdError               a metric is below the required minimum
 
     SidtoolWarning                   a message for the user that is not a failure
+    └── SummaryWarning               one that a command prints below its results
 
 An error is one line: what is wrong and the two values that disagree; `hint` is what to do next.
 """
@@ -64,3 +65,7 @@ class ThresholdError(RefusedError):
 
 class SidtoolWarning(UserWarning):
     """A message for the user that is not a failure."""
+
+
+class SummaryWarning(SidtoolWarning):
+    """A message that a command prints below its results, where it is seen."""

@@ -48,6 +48,9 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
             others = [_figure(metrics[name], decimals) for metrics in systems.values()]
             rows.append([name, *figures, *others])
     title = f"{evaluation.n} examples, full ranking, item level"
+    n_missing = evaluation.counts["targets_not_recommendable"]
+    if n_missing:
+        title += f"; {n_missing} targets cannot be recommended"
     say_table(["", "model", "95% interval", *systems], rows, title=title, aside=aside)
 
 

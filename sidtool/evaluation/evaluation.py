@@ -15,7 +15,7 @@ import numpy as np
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
-from sidtool.data import Spill
+from sidtool.data import Spill, UnknownIds, guess_spelling
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.bootstrap import RESAMPLES
@@ -69,7 +69,8 @@ def evaluate(
     with. With `baseline_memory`, a number of bytes, more training events and pairs of item-kNN than
     fit are put into temporary files. `ranker` searches in place of this process
     (`cluster.ClusterRanker`), for the model. Raises CompatibilityError if a model, its bundle or
-    its memory may have learned from held-out events, and as `evaluate_examples`.
+    its memory may have learned from held-out events, RefusedError if the bundle lacks too many
+    targets, unless `options` allow unknown ones, and as `evaluate_examples`.
 
     Examples:
         >>> evaluation = sidtool.evaluate("tuned", "split")
@@ -82,9 +83,11 @@ def evaluate(
         part = held_out.part
         if options.target:
             part = fulfilling(part, options.target, held_out.split.fields)
+        examples = evenly_spaced(part, options.limit)
+        _check_targets(held_out.loaded.bundle, examples, allow_unknown=options.allow_unknown)
         evaluation = evaluate_examples(
             held_out.loaded,
-            evenly_spaced(part, options.limit),
+            examples,
             held_out.split.train,
             options,
             against=held_out.against,
@@ -93,6 +96,16 @@ def evaluate(
             progress=progress,
         )
         return replace(evaluation, settings={"on": options.on, **evaluation.settings})
+
+
+def _check_targets(bundle: Bundle, examples: Sequence[Example], *, allow_unknown: bool) -> None:
+    """Raise RefusedError if the bundle lacks too many targets; warn of fewer."""
+    targets = [example.item for example in examples]
+    rows = bundle.items.rows(targets).tolist()
+    missing = [item for item, row in zip(targets, rows, strict=True) if row < 0]
+    guess = guess_spelling(bundle.items.ids, missing, "the bundle", "targets")
+    problem = "targets are items that the bundle lacks, each of them a miss"
+    UnknownIds(len(missing), len(targets), problem, guess).check(allow_unknown=allow_unknown)
 
 
 @contextmanager

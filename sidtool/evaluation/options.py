@@ -7,6 +7,7 @@ from typing import Literal
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import read_ids
 from sidtool.base.options import check_options, option
+from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH
 from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.metrics import KS, metric_names
@@ -29,7 +30,7 @@ class HeldOutOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(HeldOutOptions, SearchOptions):
+class EvaluationOptions(HeldOutOptions, SearchOptions, UnknownOptions):
     """How recommendations are evaluated: at least the largest cut-off is the beam width, and no
     system, baselines included, recommends a seen item with `exclude_seen`. A model that the model
     is compared with is decoded as it was trained.

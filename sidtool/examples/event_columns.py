@@ -1,6 +1,6 @@
 """The training events of a split as columns, and which of them are held out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,11 @@ class TrainEvents:
 
     def __len__(self) -> int:
         return len(self._train)
+
+    @property
+    def unknown_items(self) -> Sequence[str]:
+        """The items of the split, its held-out ones too, that the bundle lacks."""
+        return [str(item) for item in self._train.names[self._row_of_code < 0]]
 
     def blocks(self, users: range, n_shown: int = 1) -> Iterator[EventBlock]:
         """The events of consecutive users, each of which is shown up to `n_shown` times."""

@@ -143,7 +143,8 @@ def make_sft(
 
     Raises UsageError if an output exists, CompatibilityError if the bundle's codebook was built
     from another split or the model from another bundle, RefusedError if a held-out event is in a
-    training example, and what ExampleMaker and EventWeights raise.
+    training example, or if too many ids are unknown (`SftJob.check_ids`), and what ExampleMaker
+    and EventWeights raise.
 
     Examples:
         >>> lineage = sidtool.make_sft(
@@ -170,6 +171,7 @@ def make_sft(
             tokenizer,
         )
         job = inputs.open(spill, progress)
+        job.check_ids()
         if dry_run:
             return job.lineage(job.write(None), {})
         return _written(job, out, force, writer or SftJob.write)

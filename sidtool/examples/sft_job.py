@@ -12,7 +12,14 @@ from typing import BinaryIO, NamedTuple
 
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
-from sidtool.data import GeneralOptions, GeneralRecord, GeneralText, Items
+from sidtool.data import (
+    GeneralOptions,
+    GeneralRecord,
+    GeneralText,
+    Items,
+    UnknownIds,
+    guess_spelling,
+)
 from sidtool.data.split import Event, Split, count_leaks
 from sidtool.examples.blocks import ExampleBlock
 from sidtool.examples.event_columns import TrainEvents
@@ -59,6 +66,24 @@ class SftJob:
     def events(self) -> TrainEvents:
         """The training events as columns."""
         return self.maker.events(self.split)
+
+    def check_ids(self) -> None:
+        """Raise RefusedError if the bundle lacks the items of too many training events, or the
+        catalog too many items of the bundle; warn of fewer."""
+        allow_unknown = self.options.allow_unknown
+        ids = self.bundle.items.ids
+        active_ids = [ids[row] for row in self.bundle.active.tolist()]
+        in_catalog = set(self.items.ids)
+        missing = [item for item in active_ids if item not in in_catalog]
+        guess = guess_spelling(self.items.ids, missing, "the catalog", "the bundle")
+        problem = "items of the bundle are not in the catalog"
+        unknown = UnknownIds(len(missing), len(active_ids), problem, guess)
+        unknown.check(allow_unknown=allow_unknown)
+        events = self.events
+        guess = guess_spelling(ids, events.unknown_items, "the bundle", "events")
+        problem = "training events are of items that the bundle lacks"
+        unknown = UnknownIds(events.n_dropped, events.n_events, problem, guess)
+        unknown.check(allow_unknown=allow_unknown)
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
         """Make the examples, write them if there is a path, and count them by task.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import assignments, numbers, read_ids
 from sidtool.base.options import check_options, group, option
+from sidtool.data import UnknownOptions
 from sidtool.data.split import LENGTH, ListTargets
 from sidtool.examples.tasks import LIST_TASK, TASKS, check_weights, history_source
 from sidtool.model.prompt import Format, Templates, read_template_file
@@ -20,7 +21,7 @@ def _read_templates(pairs: list[str]) -> dict[str, Templates]:
 
 
 @dataclass(frozen=True)
-class SftOptions:
+class SftOptions(UnknownOptions):
     """What training examples are made.
 
     `tasks` maps each task to its weight, the copies of every example (1.5: one or two; copies have

@@ -20,7 +20,13 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sidtool.base.errors import EXIT_INTERRUPTED, SidtoolError, SidtoolWarning, UsageError
+from sidtool.base.errors import (
+    EXIT_INTERRUPTED,
+    SidtoolError,
+    SidtoolWarning,
+    SummaryWarning,
+    UsageError,
+)
 from sidtool.base.extras import missing_package
 from sidtool.base.visible import STEERING, visible
 
@@ -30,6 +36,8 @@ Progress = Callable[..., None]
 QUIET, NORMAL, VERBOSE = range(3)
 """How much is printed on stderr."""
 _verbosity = NORMAL
+_summary_warnings: list[str] = []
+"""What is printed below the results."""
 LOG_SECONDS = 30.0
 """Seconds between two lines on the progress of a stage, where stderr is no terminal."""
 
@@ -66,7 +74,10 @@ class Commands(TyperGroup):
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", SidtoolWarning)
             warnings.showwarning = _show_warning
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                _print_summary_warnings()
 
 
 def joined_lines(text: str | None) -> str:
@@ -160,6 +171,7 @@ def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
 def next_step(command: str, **words: object) -> None:
     """The last line on stderr: the next command, in which `words` (the user's own paths) are put
     for {their names}, quoted for a shell."""
+    _print_summary_warnings()
     if words:
         quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
         command = command.format(**quoted)
@@ -317,7 +329,16 @@ def _timed(stage: str, report: Progress, reported: dict[str, float]) -> Progress
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    warn(str(message))
+    if isinstance(message, SummaryWarning):
+        _summary_warnings.append(str(message))
+    else:
+        warn(str(message))
+
+
+def _print_summary_warnings() -> None:
+    """Print the warnings that were held back, once."""
+    while _summary_warnings:
+        warn(_summary_warnings.pop(0))
 
 
 def _silence_libraries() -> None:

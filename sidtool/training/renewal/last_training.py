@@ -105,6 +105,7 @@ def last_sft_options(contract: Contract, last: TrainParams, seed: int) -> SftOpt
         max_length=last.max_length or SftOptions.max_length,
         seed=seed,
         lists=last.lists,
+        allow_unknown=True,  # only warned of: the new events may be ahead of the catalog
     )
     if (made := last.sft) is not None:
         return replace(
