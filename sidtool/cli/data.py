@@ -9,12 +9,12 @@ from sidtool.base.errors import RefusedError, UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import PrepareOptions
+from sidtool.data.prepare import CheckOptions, PrepareOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidtool.data.prepare import Cleaned, Report
+    from sidtool.data.prepare import Cleaned, EventTable, Report
 
 
 def check(
@@ -23,6 +23,7 @@ def check(
     ],
     columns: CatalogNames,
     names: EventNames,
+    checks: CheckOptions,
     events: Annotated[
         Path | None,
         typer.Argument(metavar="[EVENTS]", help="Events on its items, in any format of split."),
@@ -47,22 +48,25 @@ def check(
 
     if events is None and names.flags:
         raise UsageError(f"{names.flags[0]} requires EVENTS")
+    if events is None and checks.time_format is not None:
+        raise UsageError("--time-format requires EVENTS")
     if out is not None:
         refuse_existing(out, force, FOLDER)
     catalog = read_catalog_table(items, columns.id_column, columns.title_column)
-    table = None if events is None else read_event_table(events, names)
+    table = None
+    if events is not None:
+        table = read_event_table(events, names, checks.time_format)
+    before = report(catalog, table, allow_unknown=checks.allow_unknown)
     if out is None:
-        problems = report(catalog, table)
-        _say_report(problems, json=json)
-        return _raise_stops(problems, hint="--fix OUT writes cleaned copies")
-    before = report(catalog, table)
+        _say_report(before, json=json)
+        return _raise_stops(before, checks, _mending_hint(before, table))
     cleaned = clean(catalog, table, out, force=force)
     if json:
         say_json({"before": before.to_json(), **cleaned.to_json()})
     else:
         _say_report(before, json=False)
         _say_cleaned(cleaned, out)
-    _raise_stops(cleaned.left, hint="cleaning cannot mend this")
+    _raise_stops(cleaned.left, checks, "cleaning cannot mend this")
     if events is None:
         command = "sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr --encoder ENCODER"
         return next_step(command, out=out)
@@ -98,11 +102,24 @@ def prepare(
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
 
 
-def _raise_stops(report: "Report", *, hint: str) -> None:
-    """Raise RefusedError if a problem would stop a build."""
-    if report.stops:
-        kinds = ", ".join(problem.kind for problem in report.stops)
-        raise RefusedError(f"a build would stop at {kinds}", hint=hint)
+def _raise_stops(report: "Report", checks: CheckOptions, hint: str) -> None:
+    """Raise RefusedError if a problem would stop a build; warn of events of unknown items."""
+    others = [problem.kind for problem in report.stops if problem.kind != "unknown_item"]
+    if report.unknown is not None:
+        report.unknown.check(allow_unknown=checks.allow_unknown or bool(others))
+    if others:
+        raise RefusedError(f"a build would stop at {', '.join(others)}", hint=hint)
+
+
+def _mending_hint(report: "Report", events: "EventTable | None") -> str:
+    """How the problems that stop a build can be mended."""
+    from sidtool.data import time_format_hint
+
+    hint = None
+    is_unreadable = any(problem.kind == "unreadable_time" for problem in report.stops)
+    if is_unreadable and events is not None:
+        hint = time_format_hint(events.times or ())
+    return hint or "--fix OUT writes cleaned copies"
 
 
 def _say_report(report: "Report", *, json: bool) -> None:

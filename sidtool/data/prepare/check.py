@@ -6,13 +6,14 @@ examples, and says which of them would stop a build."""
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.options import option
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.prepare.moments import Moments, parse_moments
@@ -22,8 +23,10 @@ from sidtool.data.prepare.tables import (
     read_catalog_table,
     read_event_table,
 )
+from sidtool.data.unknown_ids import UnknownIds, UnknownOptions, guess_spelling
 
 Kind = Literal[
+    "no_items",
     "empty_item_id",
     "duplicate_item_id",
     "item_id_spelling",
@@ -43,6 +46,7 @@ Kind = Literal[
 ]
 STOPS: frozenset[Kind] = frozenset(
     {
+        "no_items",
         "empty_item_id",
         "duplicate_item_id",
         "no_titles",
@@ -55,8 +59,10 @@ STOPS: frozenset[Kind] = frozenset(
         "nothing_to_evaluate",
     }
 )
-"""Problems that `split` or `build-codebook` refuse."""
+"""Problems that `split` or `build-codebook` refuse. `make-sft` refuses unknown items, too, if they
+are too many (`UnknownIds`)."""
 MEANINGS: dict[Kind, str] = {
+    "no_items": "no row below the header",
     "empty_item_id": "items without an id",
     "duplicate_item_id": "rows that repeat the id of an earlier row",
     "item_id_spelling": "ids that differ from another only by white space or Unicode form",
@@ -77,6 +83,15 @@ MEANINGS: dict[Kind, str] = {
 MAX_EXAMPLES = 5
 MIN_EVENTS = 3
 """Events of a user that leave-one-out evaluates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(UnknownOptions):
+    """How a catalog and its events are checked."""
+
+    time_format: str | None = option(None, metavar="FORMAT")
+    """Format of the times of the events, like '%d/%m/%Y' (codes of strftime), if they are neither
+    numbers nor ISO dates; --fix writes them as ISO dates."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,8 @@ class Report(JsonRecord):
     users: int | None
     """Different users."""
     problems: tuple[Problem, ...]
+    unknown: UnknownIds | None = None
+    """Events of items that the catalog lacks; None if there are none."""
 
     @property
     def stops(self) -> tuple[Problem, ...]:
@@ -123,6 +140,7 @@ def check(
     id_column: str | None = None,
     title_column: str | None = None,
     event_names: EventNames | None = None,
+    options: CheckOptions | None = None,
 ) -> Report:
     """Check a catalog, and events on its items, in any format that the other commands read.
 
@@ -134,16 +152,27 @@ def check(
         >>> report.items, report.users, report.problems
         (60, 40, ())
     """
+    options = options or CheckOptions()
     catalog = read_catalog_table(Path(items), id_column, title_column)
-    table = None if events is None else read_event_table(Path(events), event_names)
-    return report(catalog, table)
+    table = None
+    if events is not None:
+        table = read_event_table(Path(events), event_names, options.time_format)
+    return report(catalog, table, allow_unknown=options.allow_unknown)
 
 
-def report(catalog: CatalogTable, events: EventTable | None) -> Report:
+def report(
+    catalog: CatalogTable, events: EventTable | None, *, allow_unknown: bool = False
+) -> Report:
     """The report of tables in memory."""
     problems = list(_item_problems(catalog))
+    unknown = None
     if events is not None:
-        problems += _event_problems(events, catalog)
+        unknown = unknown_ids(events.items, catalog.ids)
+        is_stopped = unknown is not None and unknown.is_refused and not allow_unknown
+        for problem in _event_problems(events, catalog):
+            if problem.kind == "unknown_item":
+                problem = replace(problem, stops=is_stopped)
+            problems.append(problem)
     return Report(
         items=len(catalog.ids),
         item_columns=catalog.columns,
@@ -151,11 +180,25 @@ def report(catalog: CatalogTable, events: EventTable | None) -> Report:
         event_columns=None if events is None else events.columns,
         users=None if events is None else len(set(events.users) - {""}),
         problems=tuple(problem for problem in problems if problem.count),
+        unknown=unknown,
     )
+
+
+def unknown_ids(items: Sequence[str], catalog_ids: Sequence[str]) -> UnknownIds | None:
+    """Events of items that the catalog lacks, None if there are none."""
+    known = set(catalog_ids)
+    unknown = [item for item in items if item and item not in known]
+    if not unknown:
+        return None
+    guess = guess_spelling(catalog_ids, unknown, "the catalog", "events")
+    problem = "events are of items that the catalog lacks"
+    return UnknownIds(len(unknown), len(items), problem, guess)
 
 
 def _item_problems(catalog: CatalogTable) -> Iterator[Problem]:
     ids = catalog.ids
+    if not ids:
+        yield Problem("no_items", "items", 1, (", ".join(catalog.names),), True)
     yield _of_rows("empty_item_id", "items", [row for row, item in enumerate(ids) if not item], ids)
     yield _of_rows("duplicate_item_id", "items", repeated_rows(ids), ids)
     yield _spelling_problem(spellings(ids))
