@@ -9,18 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.output import new_dir
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns
-from sidtool.data.prepare.check import Report, normal_form, repeated_rows, report, unusable_events
+from sidtool.data.prepare.check import (
+    MEANINGS,
+    Report,
+    normal_form,
+    repeated_rows,
+    report,
+    unknown_ids,
+    unusable_events,
+)
 from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
+from sidtool.data.times import time_format_hint
 
 ITEM_COLUMNS = CatalogColumns("item_id", "title")
 EVENT_COLUMNS = EventColumns("user_id", "item_id", "timestamp")
 ITEMS_FILE = "items.parquet"
 EVENTS_FILE = "events.parquet"
+MAX_LOST_SHARE = 0.2
+"""Of the events; cleaning that loses more is refused."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,16 @@ def clean(
     Events are sorted by user and time; those without user, item or time, of unknown items, and
     repeated ones are left out. Columns get the names item_id, title, user_id and timestamp; others
     are kept as text. Raises UsageError if the output exists without `force`, or if another column
-    has one of these names."""
+    has one of these names; RefusedError if more than a fifth of the events would be lost, without
+    `force`."""
     items, dropped_items, respelled = clean_catalog(catalog)
     dropped_events: dict[str, int] = {}
     respelled_events = converted = 0
     cleaned = None
     if events is not None:
         cleaned, dropped_events, respelled_events, converted = clean_events(events, items)
+        if not force:
+            _check_loss(events, items, dropped_events)
     with new_dir(out, force=force) as folder:
         _write(folder / ITEMS_FILE, items.cells)
         if cleaned is not None:
@@ -71,6 +85,26 @@ def clean(
     )
 
 
+def _check_loss(events: EventTable, items: CatalogTable, dropped: Mapping[str, int]) -> None:
+    """Raise RefusedError if too many events would be lost; one that repeats another is not."""
+    lost = {reason: count for reason, count in dropped.items() if reason != "duplicate_event"}
+    n_lost = sum(lost.values())
+    if n_lost <= MAX_LOST_SHARE * len(events.users):
+        return
+    reasons = ", ".join(
+        f"{count} {MEANINGS[reason]}"  # type: ignore[index]
+        for reason, count in lost.items()
+    )
+    unknown = unknown_ids(tuple(map(normal_form, events.items)), items.ids)
+    guess = None if unknown is None else unknown.guess
+    if guess is None and "unreadable_time" in lost:
+        guess = time_format_hint(events.times or ())
+    raise RefusedError(
+        f"cleaning would lose {n_lost} of {len(events.users)} events: {reasons}",
+        hint=guess or "--force writes the others",
+    )
+
+
 def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], int]:
     """The catalog with one row per id, rows left out by reason, and ids that were respelled."""
     ids = tuple(map(normal_form, catalog.ids))
@@ -81,7 +115,10 @@ def clean_catalog(catalog: CatalogTable) -> tuple[CatalogTable, dict[str, int], 
             best[item] = row
     rows = sorted(best.values())
     empty = ids.count("")
-    dropped = {"empty_item_id": empty, "duplicate_item_id": len(ids) - empty - len(rows)}
+    dropped: dict[str, int] = {
+        "empty_item_id": empty,
+        "duplicate_item_id": len(ids) - empty - len(rows),
+    }
     respelled = sum(ids[row] != catalog.ids[row] for row in rows)
     renamed = {catalog.columns.id: "item_id"}
     if catalog.columns.title is not None:

@@ -92,7 +92,8 @@ def test_what_the_report_calls_a_stop_stops_the_readers(tmp_path: Path) -> None:
     ):
         events = write_table(tmp_path / "events.csv", good_events | change)
         found = check(write_table(tmp_path / "items.csv", good_items), events)
-        stops = [each.kind for each in found.stops if each.kind != "nothing_to_evaluate"]
+        later = {"nothing_to_evaluate", "unknown_item"}  # of which the readers know nothing
+        stops = [each.kind for each in found.stops if each.kind not in later]
         try:
             read_interactions(events)
         except Exception:
@@ -107,7 +108,7 @@ def test_what_the_report_calls_a_stop_stops_the_readers(tmp_path: Path) -> None:
 
 
 def test_cleaning_leaves_no_problem_that_stops(tmp_path: Path) -> None:
-    cleaned = clean(*tables(tmp_path), tmp_path / "out")
+    cleaned = clean(*tables(tmp_path), tmp_path / "out", force=True)
     assert cleaned.left.stops == ()
     assert cleaned.dropped_items == {"empty_item_id": 1, "duplicate_item_id": 3}
     assert cleaned.respelled_items == 1  # the decomposed form of café comes first

@@ -1,0 +1,83 @@
+"""The check command on ids and dates that a program changed, and on what is left of them."""
+
+from pathlib import Path
+
+from tests.cli.road import done, refused, run
+from tests.data.tables.files import write_table
+
+Tables = tuple[Path, Path]
+
+
+def shop(folder: Path, ids: list[str], *, bad: int = 0, dates: str = "2020-12-{:02d}") -> Tables:
+    """Items with these ids, and for each of 20 users an event of every item; the last `bad` items
+    of a user have no zeros in front of their ids."""
+    events: dict[str, list[str]] = {"user_id": [], "item_id": [], "timestamp": []}
+    for user in range(20):
+        for place, item in enumerate(ids):
+            is_bad = place >= len(ids) - bad
+            events["user_id"].append(f"u{user}")
+            events["item_id"].append(item.lstrip("0") if is_bad else item)
+            events["timestamp"].append(dates.format(13 + place))
+    items = {"item_id": ids, "title": [f"item {item}" for item in ids]}
+    items_file = write_table(folder / "items.csv", items)
+    return items_file, write_table(folder / "events.csv", events)
+
+
+IDS = [f"{number:04d}" for number in range(34, 44)]
+GUESS = "ids of the catalog look like '0034', those of events like '34'"
+
+
+def test_check_refuses_events_that_lost_their_leading_zeros(tmp_path: Path) -> None:
+    ran = run("check", *shop(tmp_path, IDS, bad=10))
+    assert ran.code == 3
+    message = "error: 100.0% of events are of items that the catalog lacks (200 of 200); "
+    assert message + GUESS in ran.err
+    assert "--allow-unknown" in ran.last
+    report = run("check", *shop(tmp_path, IDS, bad=10), "--json").json
+    assert [each["kind"] for each in report["problems"] if each["stops"]] == ["unknown_item"]
+    ran = done("check", *shop(tmp_path, IDS, bad=10), "--allow-unknown")
+    assert "warning: 100.0% of events" in ran.err
+
+
+def test_check_warns_of_a_fifth_of_the_events_below_its_report(tmp_path: Path) -> None:
+    ran = done("check", *shop(tmp_path, IDS, bad=2))
+    assert "warning: 20.0% of events are of items that the catalog lacks (40 of 200)" in ran.last
+    assert run("check", *shop(tmp_path, IDS, bad=3)).code == 3
+
+
+def test_a_fix_that_loses_more_than_a_fifth_of_the_events_needs_force(tmp_path: Path) -> None:
+    tables = shop(tmp_path, IDS, bad=10)
+    out = tmp_path / "clean"
+    message = refused(3, "check", *tables, "--fix", out)
+    assert "cleaning would lose 200 of 200 events: 200 events of items that the" in message
+    assert "ids of the catalog look like" in message
+    assert not out.exists()
+    ran = run("check", *tables, "--fix", out, "--force")
+    assert ran.code == 3  # nothing is left to evaluate
+    assert (out / "events.parquet").exists()
+    done("check", *shop(tmp_path, IDS, bad=2), "--fix", tmp_path / "other")
+
+
+def test_a_catalog_with_a_header_alone_is_refused(tmp_path: Path) -> None:
+    items, events = shop(tmp_path, IDS)
+    write_table(items, {"item_id": [], "title": []})
+    for words in (("check", items), ("check", items, events)):
+        ran = run(*words)
+        assert (ran.code, "a build would stop at no_items" in ran.err) == (3, True)
+
+
+def test_dates_in_another_format_are_named_and_read(tmp_path: Path) -> None:
+    items, events = shop(tmp_path, IDS, dates="{:02d}/12/2020")
+    ran = run("check", items, events)
+    assert ran.code == 3
+    assert "hint: the times look like '%d/%m/%Y': `sidtool check" in ran.last
+    out = tmp_path / "clean"
+    assert "cleaning would lose 200 of 200" in refused(3, "check", items, events, "--fix", out)
+    assert "'%d/%m/%Y'" in refused(1, "split", events, "-o", tmp_path / "split")
+    words = ("check", items, events, "--time-format")
+    done(*words, "%d/%m/%Y")
+    done(*words, "%d/%m/%Y", "--fix", out)
+    done("split", out / "events.parquet", "-o", tmp_path / "split")
+    assert run(*words, "%Y").code == 3  # a format that no time has
+    assert "is no format of dates" in refused(2, *words, "%Q")
+    assert "requires EVENTS" in refused(2, "check", items, "--time-format", "%Y")
