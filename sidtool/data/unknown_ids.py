@@ -45,8 +45,8 @@ class UnknownIds(JsonRecord):
     @property
     def message(self) -> str:
         """What it says in words."""
-        text = f"{self.count / max(self.total, 1):.1%} of {self.problem}"
-        text += f" ({self.count} of {self.total})"
+        share = self.count / max(self.total, 1)
+        text = f"{share:.1%} of {self.problem} ({self.count} of {self.total})"
         return text if self.guess is None else f"{text}; {self.guess}"
 
     def check(self, *, allow_unknown: bool) -> None:

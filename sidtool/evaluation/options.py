@@ -30,7 +30,7 @@ class HeldOutOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(HeldOutOptions, SearchOptions, UnknownOptions):
+class EvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
     """How recommendations are evaluated: at least the largest cut-off is the beam width, and no
     system, baselines included, recommends a seen item with `exclude_seen`. A model that the model
     is compared with is decoded as it was trained.
