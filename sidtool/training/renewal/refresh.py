@@ -207,6 +207,7 @@ def run_refresh(
     return RefreshSummary(str(out), verdict, training)
 
 
+                training = replace(training, model=str(out))  # it was trained in a folder beside
 def _carry(plan: RefreshPlan, request: RefreshRequest, out: Path, *, force: bool) -> Verdict:
     return carry_model(
         plan.model_dir,

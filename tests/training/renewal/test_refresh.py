@@ -142,7 +142,8 @@ def test_the_memory_is_built_again(
     memory = build_memory(split, bundle, KnnSettings(recency=0.5), content=ItemContent.of(bundle))
     bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
     out = tmp_path / "refreshed"
-    refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
+    summary = refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
+    assert summary.to_json()["model"] == str(out)
     loaded = load_model_folder(out)
     assert loaded.memory is not None
     assert (loaded.memory.weight, loaded.memory.power) == (0.4, 3.0)
