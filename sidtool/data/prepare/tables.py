@@ -79,7 +79,7 @@ def read_catalog_table(
 def read_event_table(path: Path, names: EventNames | None = None) -> EventTable:
     """Read every column of a file of events; errors as in `check.check`."""
     available = column_names(path)
-    columns = choose_event_columns(path, available, names or EventNames())
+    columns = choose_event_columns(path, available, names or EventNames(), has_options=True)
     return EventTable(path, columns, _cells(path, available, (columns.user, columns.item)))
 
 
@@ -93,7 +93,7 @@ def read_events(
 ) -> Iterator[EventCells]:
     """The events of a table. The rating is the column of that name unless another one is named."""
     available = column_names(path)
-    columns = choose_event_columns(path, available, names or EventNames())
+    columns = choose_event_columns(path, available, names or EventNames(), has_options=True)
     if rating is not None and rating not in available:
         raise UsageError(f"{path} has no column {rating!r}", hint=f"it has {', '.join(available)}")
     rating = rating or (RATING if RATING in available else None)
