@@ -1,6 +1,6 @@
 """The recommend command."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidtool.integrations.ray import ModelSource
     from sidtool.model import LoadedModel
     from sidtool.recommendation import BadRequest, Outcome, Recommendation, Request
+    from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,10 @@ class RequestSource:
             return arriving_requests(standard_input().buffer)
         if self.file is not None:
             return read_request_file(Path(self.file))
-        is_text = self.query is not None
-        return iter([Request(text=self.query) if is_text else Request(history=self.items)])
+        if self.query is not None:
+            return iter([Request(text=self.query)])
+        _check_history(self.items, loaded.bundle)
+        return iter([Request(history=self.items)])
 
 
 def recommend(
@@ -178,6 +181,20 @@ def recommend(
                 loaded, requests, target, choices, resume=resume, force=force, **shared
             )
     return _report(outcome, choices.k)
+
+
+def _check_history(items: Sequence[str], bundle: "Bundle") -> None:
+    """Raise DataError if the bundle has no item of a history that has some: the answer would be
+    that of a user without events."""
+    if not items or (bundle.items.rows(items) >= 0).any():
+        return
+    named = next((row for row in bundle.active.tolist() if bundle.items.title(row) in items), None)
+    example = bundle.items.ids[bundle.active[0] if named is None else named]
+    meaning = "" if named is None else f", the id of {bundle.items.title(named)!r}"
+    raise DataError(
+        f"the bundle has no item of the history, which begins with {items[0][:80]!r}",
+        hint=f"--history takes item ids, like {example}{meaning}",
+    )
 
 
 def _with_list(
