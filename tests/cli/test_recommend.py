@@ -237,6 +237,13 @@ def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road) -> None
     assert len(done("recommend", road.tuned, "--history", "", "--json").json["items"]) == 10
 
 
+def test_fields_that_no_prompt_shows_are_refused(road: Road) -> None:
+    ask = ("recommend", road.tuned, "--history", "b001", "--fields")
+    error = refused(2, *ask, '{"user": {"age": 24}, "time": 880000000}')
+    assert "does not show time, user.age of --fields" in error
+    assert "hint: it shows no fields" in error
+
+
 @pytest.mark.parametrize("line", ["{", "{}", '{"history": ["\\ud83d"]}'])
 def test_a_malformed_request_is_exit_1(road: Road, line: str) -> None:
     ran = run(
