@@ -216,8 +216,9 @@ def _check_history(items: Sequence[str], bundle: "Bundle") -> None:
     that of a user without events."""
     if not items or (bundle.items.rows(items) >= 0).any():
         return
-    named = next((row for row in bundle.active.tolist() if bundle.items.title(row) in items), None)
-    example = bundle.items.ids[bundle.active[0] if named is None else named]
+    active = bundle.active.tolist()
+    named = next((row for row in active if bundle.items.title(row) in items), None)
+    example = bundle.items.ids[next(iter(active), 0) if named is None else named]
     meaning = "" if named is None else f", the id of {bundle.items.title(named)!r}"
     raise DataError(
         f"the bundle has no item of the history, which begins with {items[0][:80]!r}",
