@@ -78,7 +78,6 @@ def heavy_readings(folder: Path) -> dict[str, Reading]:
     memory, examples = folder / "memory.zarr", folder / "train.jsonl"
     model, tuned, mixed = folder / "model", folder / "tuned", folder / "mixed"
     adapted, bound = folder / "adapted", folder / "bound"
-    train = ("train", model, examples, *STEPS)
     sft = ("make-sft", bundle, folder / "items.jsonl", split, "--model", model)
     texts = folder / "texts.zarr"
     return {
@@ -93,14 +92,7 @@ def heavy_readings(folder: Path) -> dict[str, Reading]:
             ("tune-memory", mixed, split, memory, "--num-beams", 8), (mixed, split, memory)
         ),
         "make-sft with a model": Reading(sft, (model, bundle, split), "train.jsonl"),
-        "train": Reading(train, (model, examples)),
-        "train with a memory": Reading(
-            (
-                *train,
-                *("--set", "softmax_over=trie", "--memory", memory, "--split", split),
-            ),
-            (memory, split),
-        ),
+        "train": Reading(("train", model, examples, *STEPS), (model, examples)),
         "rl": Reading(("rl", mixed, examples, *RL_STEPS), (mixed, examples)),
         "encode": Reading(("encode", texts, "--items", folder / "items.parquet"), (texts,)),
         "push of a model": Reading(("push", bound), (bound,)),

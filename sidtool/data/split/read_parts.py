@@ -60,7 +60,8 @@ def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
     log = _Log.of(paths, files, len(users), row_users)
     positions = log.joined([file["positions"].numbers for file in files])
     log.check(folder, positions)
-    names, items = _coded_texts([file["items"] for file in files])
+    del files[0]["positions"]  # what was read is not kept beside the log
+    names, items = _coded_texts([file.pop("items") for file in files])
     event_fields = {
         name: log.coded([file[f"event_{name}"] for file in files]) for name in types.event
     }
@@ -75,7 +76,7 @@ def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
         row_users[0],
         Ragged(store.items, log.row_starts[0], log.row_starts[0] + log.row_lengths[0]),
         None,
-        None if manifest.sessions is None else _sessions(paths[0], files[0]),
+        None if manifest.sessions is None else _sessions(paths[0], files[0], log.row_lengths[0]),
     )
     valid, test = (_examples(paths[at], files[at], store, log, positions) for at in (1, 2))
     return PackedParts(train, valid, test, None)
@@ -268,9 +269,8 @@ class _Log:
         return Coded(names, self.joined(codes))
 
 
-def _sessions(path: Path, file: Mapping[str, _Column]) -> Ragged:
-    lengths, n_events = file["sessions"].lengths, file["items"].lengths
-    sessions = Ragged.of_lengths(file["sessions"].numbers, lengths)
+def _sessions(path: Path, file: Mapping[str, _Column], n_events: NDArray[np.int64]) -> Ragged:
+    sessions = Ragged.of_lengths(file["sessions"].numbers, file["sessions"].lengths)
     if not are_divisions(sessions, n_events):
         raise IntegrityError(f"{path}: the sessions of a user do not divide the events")
     return sessions
