@@ -196,8 +196,8 @@ def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
     memory = build_memory(split, bundle, content=ItemContent.of(bundle, vectors))
     bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
     items = tmp_path / "items.csv"
-    rows = [f"{item},Item {item}" for item in retrained.items.ids]
-    items.write_text("\n".join(["item_id,title", *rows]))
+    rows = [f"{item},Item {item},A thing,b,c" for item in retrained.items.ids]
+    items.write_text("\n".join(["item_id,title,description,brand,category", *rows]))
     request = RefreshRequest(model, retrained, tmp_path / "out", split=later, items=items)
     with pytest.raises(RefusedError, match="was built from given vectors"):
         plan_refresh(request)
