@@ -122,3 +122,10 @@ def test_no_house_imports_past_the_door_of_another() -> None:
             names = {alias.name for alias in node.names}
             is_door = names <= exported.get(module, set())
             assert is_door or module == "sidtool.tokenizer.sid", f"{path}: {module}"
+
+
+def test_dir_lists_the_public_names_alone() -> None:
+    import sidtool
+
+    assert dir(sidtool) == sorted(sidtool.__all__)
+    assert {"Any", "lazy_loader", "importlib"}.isdisjoint(dir(sidtool))

@@ -14,20 +14,34 @@
 An error is one line: what is wrong and the two values that disagree; `hint` is what to do next.
 """
 
+import re
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_REFUSED = 3
 EXIT_INTERRUPTED = 130
 
+_SWITCH = re.compile(r"--(force|resume|trust-remote-code)\b")
+
 
 class SidtoolError(Exception):
-    """Any failure that sidtool expects: one line, an exit code, and optionally what to do next."""
+    """Any failure that sidtool expects: one line, an exit code, and optionally what to do next.
+
+    A hint that names a switch is also a note of the exception, which a traceback shows, with the
+    keyword in place of the switch: `force=True`."""
 
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint is not None and _SWITCH.search(hint):
+            self.add_note(_SWITCH.sub(_as_keyword, hint))
+
+
+def _as_keyword(switch: re.Match[str]) -> str:
+    """The keyword of a function that is a switch of its command."""
+    return f"{switch[1].replace('-', '_')}=True"
 
 
 class UsageError(SidtoolError):

@@ -10,11 +10,12 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from sidtool.base.errors import UsageError
 
 _KEY = "option"
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,19 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
     for entry in fields(kind):
         if _KEY in entry.metadata:
             yield entry, entry.metadata[_KEY]
+
+
+def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
+    """The options of a function that takes them as a dataclass or as keywords, those `given`.
+
+    Raises UsageError for both, for a keyword that is no option, and for a value out of range."""
+    if options is not None and given:
+        raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
+    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"there is no option {name}, known are {', '.join(known)}")
+    return options or kind(**given)
 
 
 def check_options(options: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data import Spill
@@ -61,22 +62,26 @@ def evaluate(
     baseline_memory: int | None = None,
     ranker: Ranker | None = None,
     progress: Progress | None = None,
+    **given: Any,
 ) -> Evaluation:
     """Evaluate a model on the held-out examples of a split: a `Split`, its folder, or a file of
-    events (as `open_split`).
+    events (as `open_split`). The options may also be given as keywords, like `limit=100`.
 
     `against` is another model for the same items, of whatever bundle, that the model is compared
     with. With `baseline_memory`, a number of bytes, more training events and pairs of item-kNN than
     fit are put into temporary files. `ranker` searches in place of this process
-    (`cluster.ClusterRanker`), for the model. Raises CompatibilityError if a model, its bundle or
-    its memory may have learned from held-out events, and as `evaluate_examples`.
+    (`cluster.ClusterRanker`), for the model. Raises UsageError for a keyword that is no option,
+    CompatibilityError if a model, its bundle or its memory may have learned from held-out events,
+    and as `evaluate_examples`.
 
     Examples:
         >>> evaluation = sidtool.evaluate("tuned", "split")
         >>> evaluation.n, sorted(evaluation.baselines)
         (40, ['item-knn', 'popularity'])
+        >>> sidtool.evaluate("tuned", "split", limit=5).n
+        5
     """
-    options = options or EvaluationOptions()
+    options = options_from(EvaluationOptions, options, given)
     with spilled(baseline_memory) as (spill, shards):
         held_out = HeldOut.open(model, split, options.on, against, spill)
         part = held_out.part

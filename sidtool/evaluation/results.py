@@ -225,9 +225,9 @@ class StoredEvaluation(Averages):
     """Field -> value -> the averages over the examples with this value."""
     weighted: Averages | None = field(default=None, kw_only=True)
     """The averages weighted by a feedback of the target; n is the number of weights above 0."""
-    samples: tuple[Sample, ...] = field(default=(), kw_only=True)
+    samples: tuple[Sample, ...] = field(default=(), kw_only=True, repr=False)
     """A few examples with the first recommendations of each system."""
-    titles: dict[str, str] = field(default_factory=dict, kw_only=True)
+    titles: dict[str, str] = field(default_factory=dict, kw_only=True, repr=False)
     """Item id -> title, of the items of `samples` that have one."""
 
 
@@ -235,11 +235,11 @@ class StoredEvaluation(Averages):
 class Evaluation(StoredEvaluation):
     """An evaluation with the values of single examples."""
 
-    users: tuple[str, ...]
+    users: tuple[str, ...] = field(repr=False)
     """The user of each example."""
-    groups: Groups
+    groups: Groups = field(repr=False)
     """The weights of the examples in each group: "all", "macro" and the slices."""
-    values: SystemValues
+    values: SystemValues = field(repr=False)
     """The `metrics` of each example, for `compare`."""
 
     def to_json(self) -> dict[str, Any]:

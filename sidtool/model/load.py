@@ -57,6 +57,15 @@ class LoadedModel:
     """what searches in the place of sidtool's decoder, called as
     `recommendation.search.beam.beam_search` is: an engine that has the weights"""
 
+    def __repr__(self) -> str:
+        """Base model, network, number of weights, and the bundle; reads no array."""
+        count = getattr(self.model, "num_parameters", None)
+        size = "" if count is None else f", {count():,} parameters"
+        return (
+            f"<LoadedModel of {self.contract.base_model!r}: {type(self.model).__name__}{size}, "
+            f"{self.bundle!r}>"
+        )
+
     @property
     def tokens(self) -> SidTokens:
         """The token ids of the SID vocabulary."""

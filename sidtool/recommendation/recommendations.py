@@ -4,8 +4,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sidtool.base.errors import SidtoolWarning
+from sidtool.base.extras import missing_package
+from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
@@ -30,8 +33,10 @@ def recommend(
     *,
     candidates: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> Iterator[Recommendation]:
-    """Recommend k items for each request, in order, as the requests are read.
+    **given: Any,
+) -> "Recommendations":
+    """Recommend k items for each request, in order, as the requests are read. The options may also
+    be given as keywords; `.to_pandas()` of the result is a table of all items.
 
     k items are returned whenever the filters leave k; `missing` of a recommendation is the number
     that it lacks. If `candidates` are given, each of them is scored exactly instead of a beam
@@ -42,22 +47,53 @@ def recommend(
     no items.
     `progress` is called with a total of 0 if `requests` has no length.
 
-    Raises DataError if the allow or deny list names no item of the bundle, if a candidate is
-    unknown, or if the model's scores are NaN; and, after the answers to the requests before it, for
-    a request that the model was not trained for or that `options.strict` refuses.
+    Raises UsageError at once for a keyword that is no option, or for keywords beside `options`. As
+    the answers are read, raises DataError if the allow or deny list names no item of the bundle, if
+    a candidate is unknown, or if the model's scores are NaN; and, after the answers to the requests
+    before it, for a request that the model was not trained for or that `options.strict` refuses.
 
     Examples:
         >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
-        >>> (answer,) = sidtool.recommend("tuned", requests, sidtool.RecommendOptions(k=3))
+        >>> (answer,) = sidtool.recommend("tuned", requests, k=3)
         >>> answer.user, len(answer.items)
         ('u1', 3)
     """
-    answers = answer_each(
-        model, requests, options, candidates=candidates, stop=True, progress=progress
+    options = options_from(RecommendOptions, options, given)
+    return Recommendations(
+        answer_each(model, requests, options, candidates=candidates, stop=True, progress=progress)
     )
-    for answer in answers:
+
+
+class Recommendations(Iterator[Recommendation]):
+    """The answers to requests, in their order; each is made when it is read."""
+
+    def __init__(self, answers: Iterator[Answer]) -> None:
+        self._answers = answers
+
+    def __next__(self) -> Recommendation:
+        answer = next(self._answers)
         assert isinstance(answer, Recommendation)  # the error of a bad one is raised
-        yield answer
+        return answer
+
+    def to_pandas(self) -> Any:
+        """The answers that were not read yet as a `pandas.DataFrame`, a row for each item.
+
+        Columns: `request` (its number among these answers, from 0), `user`, `rank` (from 1),
+        `item_id`, `title`, `sid` and `score`; a request without items has no row. Raises
+        MissingPackageError if pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise missing_package(error) or error from error
+        rows = [
+            (number, answer.user, rank, item, title, sid, score)
+            for number, answer in enumerate(self)
+            for rank, (item, title, sid, score) in enumerate(
+                zip(answer.items, answer.titles, answer.sids, answer.scores, strict=True), start=1
+            )
+        ]
+        columns = ["request", "user", "rank", "item_id", "title", "sid", "score"]
+        return pd.DataFrame(rows, columns=columns)
 
 
 def answer_each(

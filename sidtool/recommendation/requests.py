@@ -28,7 +28,9 @@ class Request:
     """What to recommend from: a history of item ids, oldest first, or a text.
 
     A text is queried without the history, which then only counts as seen items. `deny` items are
-    never recommended; if `allow` is given, no others are."""
+    never recommended; if `allow` is given, no others are. Lists of ids may be lists or tuples.
+
+    Raises DataError if a value has the wrong type."""
 
     user: str | None = None
     history: tuple[str, ...] = ()
@@ -39,6 +41,21 @@ class Request:
     """What the model's prompt shows of the user, the events of the history and the context."""
     line: int | None = field(default=None, compare=False, repr=False)
     """Number of the line that it was read from, from 1."""
+
+    def __post_init__(self) -> None:
+        values: Mapping[str, Any] = vars(self)
+        text = values["text"]
+        user = values["user"]
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"'text' of a request is a string, not {_brief(text)}")
+        if user is not None and (isinstance(user, bool) or not isinstance(user, str | int)):
+            raise DataError(f"'user' of a request is a string or an integer, not {_brief(user)}")
+        if not isinstance(values["fields"], Fields):
+            raise DataError(f"'fields' of a request is a Fields, not {_brief(values['fields'])}")
+        object.__setattr__(self, "user", None if user is None else str(user))
+        object.__setattr__(self, "history", _ids(values, "history") or ())
+        object.__setattr__(self, "allow", _ids(values, "allow"))
+        object.__setattr__(self, "deny", _ids(values, "deny") or ())
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], line: int | None = None) -> "Request":
@@ -51,24 +68,18 @@ class Request:
             if key not in KEYS and (similar := _similar_key(key)):
                 raise DataError(f"a request has no key {_brief(key)}, but {similar!r}")
         history = _ids(value, "history")
-        text = value.get("text")
-        user = value.get("user")
-        if text is not None and not isinstance(text, str):
-            raise DataError(f"'text' of a request is a string, not {_brief(text)}")
-        if user is not None and (isinstance(user, bool) or not isinstance(user, str | int)):
-            raise DataError(f"'user' of a request is a string or an integer, not {_brief(user)}")
-        if history is None and text is None:
+        if history is None and value.get("text") is None:
             raise DataError(
                 f"a request has the key 'history' or 'text', this one has {_brief(sorted(value))}"
             )
         fields = value.get("fields")
         return cls(
-            user=None if user is None else str(user),
+            user=value.get("user"),
             history=history or (),
             fields=NO_FIELDS if fields is None else Fields.from_json(fields, len(history or ())),
             allow=_ids(value, "allow"),
             deny=_ids(value, "deny") or (),
-            text=text,
+            text=value.get("text"),
             line=line,
         )
 
@@ -223,7 +234,7 @@ def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     ids = value.get(key)
     if ids is None:
         return None
-    if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
+    if not isinstance(ids, list | tuple) or not all(isinstance(item, str) for item in ids):
         raise DataError(f"{key!r} of a request is a list of item ids, not {_brief(ids)}")
     return tuple(ids)
 
@@ -235,7 +246,7 @@ def _similar_key(key: str) -> str | None:
 
 
 def _brief(value: Any) -> str:
-    return json.dumps(value)[:80]
+    return json.dumps(value, default=repr, skipkeys=True)[:80]
 
 
 def user_requests(

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -453,3 +454,11 @@ def test_a_failed_move_keeps_the_old_folder(
     with pytest.raises(OSError):
         publish(new, out)
     assert names(tmp_path) == ["new", "out"]
+
+
+def test_a_traceback_shows_the_hint_as_a_keyword(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError) as caught:
+        refuse_existing(tmp_path / "out", force=False)
+    assert caught.value.hint == "--force replaces it"
+    assert traceback.format_exception_only(caught.value)[-1] == "force=True replaces it\n"

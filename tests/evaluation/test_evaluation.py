@@ -13,7 +13,7 @@ from sidtool.base.errors import DataError, ThresholdError, UsageError
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.baselines import UNTUNED
-from sidtool.evaluation.evaluation import evaluate_examples, evaluate_rankings
+from sidtool.evaluation.evaluation import evaluate, evaluate_examples, evaluate_rankings
 from sidtool.evaluation.metrics import KS, check_thresholds, metric_names
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples
@@ -401,3 +401,15 @@ def test_a_model_with_a_memory_is_compared_with_both_of_its_parts() -> None:
     assert everything.metrics["hr@5"] >= result.baselines["memory alone"]["hr@5"]
     nothing = replace(alone, memory=WeightedMemory(memory, 0.0, 2.0))
     assert evaluate_examples(nothing, examples, events, options).to_json() == expected.to_json()
+
+
+def test_a_keyword_that_is_no_option_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(UsageError, match="there is no option n, known are num_beams, normalize, "):
+        evaluate("no-model", "no-split", n=5)
+
+
+def test_the_repr_of_an_evaluation_has_no_values_of_single_examples() -> None:
+    _, result = random_evaluation()
+    assert "metrics=" in repr(result)
+    assert "users=" not in repr(result)
+    assert "\n" not in repr(result)

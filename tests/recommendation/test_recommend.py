@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, MissingPackageError, SidtoolWarning, UsageError
 from sidtool.model.load import LoadedModel
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
 from sidtool.recommendation import recommendations as module
@@ -445,3 +445,57 @@ def test_a_prompt_fits_into_the_positions_of_the_model(architecture: str) -> Non
     template = HistoryPrompt("next-item", "x " * 2 * positions + "{history}", 5, 1 << 20)
     with pytest.raises(DataError, match=f"the model has {positions} positions"):
         answers_to(with_prompts(shop, history_prompt=template), [Request("u", history)], k=5)
+
+
+def test_the_repr_of_a_model_is_one_line(shop: LoadedModel) -> None:
+    shown = repr(shop)
+    assert len(shown) < 300
+    assert "\n" not in shown
+    assert f"{shop.model.num_parameters():,} parameters" in shown
+    assert repr(shop.bundle) in shown
+
+
+def test_options_are_keywords_too(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    requests = [Request("u", (ids[1],)), Request("v", (ids[2], ids[3]))]
+    expected = answers_to(shop, requests, k=3, num_beams=4)
+    assert list(recommend(shop, requests, k=3, num_beams=4)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        (None, {"n": 3}, "there is no option n, known are num_beams, normalize, exclude_seen, k"),
+        (RecommendOptions(), {"k": 3}, "options and the keyword k are both given: use one"),
+        (None, {"k": 0}, "k must be at least 1, not 0"),
+    ],
+)
+def test_a_wrong_keyword_is_refused_at_once(
+    shop: LoadedModel, options: RecommendOptions | None, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        recommend(shop, [], options, **given)
+    assert str(caught.value).startswith(message)
+
+
+TABLE = ("request", "user", "rank", "item_id", "title", "sid", "score")
+
+
+def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    requests = [Request("u", (ids[1],)), Request("none", (), tuple(ids[:1]), tuple(ids[:1]))]
+    requests.append(Request(None, (ids[3],)))
+    first, _, last = answers_to(shop, requests, k=3)
+    table = recommend(shop, requests, k=3).to_pandas()
+    assert table.columns.tolist() == list(TABLE)
+    assert table["item_id"].tolist() == [*first.items, *last.items]
+    assert table["title"].tolist() == [*first.titles, *last.titles]
+    assert table["request"].tolist() == [0, 0, 0, 2, 2, 2]
+    assert table["rank"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert table["score"].tolist() == [*first.scores, *last.scores]
+
+
+def test_a_table_needs_pandas(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingPackageError, match="pandas is not installed: pip install pandas"):
+        recommend(shop, [Request("u")]).to_pandas()

@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Any
 
 import pytest
 
@@ -106,3 +107,33 @@ def test_a_line_without_an_end_costs_bounded_memory(monkeypatch: pytest.MonkeyPa
 def test_keys_of_other_purposes_pass() -> None:
     line = '{"history": ["a"], "item": "b", "time": 3, "label": {"x": [1]}}'
     assert parse_request(line, 1) == Request(history=("a",))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("history", "12", "'history' of a request is a list of item ids, not \"12\""),
+        ("history", [1, 2], "'history' of a request is a list of item ids, not [1, 2]"),
+        ("history", {"a"}, "'history' of a request is a list of item ids, not \"{'a'}\""),
+        ("deny", "i1", "'deny' of a request is a list of item ids, not \"i1\""),
+        ("allow", 5, "'allow' of a request is a list of item ids, not 5"),
+        ("text", 3, "'text' of a request is a string, not 3"),
+        ("user", True, "'user' of a request is a string or an integer, not true"),
+        ("fields", None, "'fields' of a request is a Fields, not null"),
+    ],
+)
+def test_a_request_in_python_is_checked_as_a_body_is(key: str, value: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Request(**{key: value})
+    assert str(caught.value) == message
+    if key != "fields" and not isinstance(value, set):
+        with pytest.raises(DataError, match=re.escape(message)):
+            Request.from_json({"history": [], key: value})
+
+
+def test_a_request_takes_lists_and_a_number_of_a_user() -> None:
+    user: Any = 7
+    history: Any = ["a", "b"]
+    request = Request(user, history, deny=())
+    assert request == Request("7", ("a", "b"))
+    assert hash(request) == hash(Request("7", ("a", "b")))

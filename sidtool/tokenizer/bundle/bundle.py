@@ -40,6 +40,8 @@ class Bundle:
         >>> bundle = sidtool.Bundle.open("shop.zarr")
         >>> len(bundle), bundle.item_ids(bundle.sid("b007"))
         (60, ['b007'])
+        >>> bundle.title("b007"), len(bundle.similar("b007", k=3))
+        (..., 3)
         >>> bundle.to_arrow().column_names
         ['item_id', 'title', 'codes', 'sid']
     """
@@ -244,6 +246,34 @@ class Bundle:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""
         items = self.items_with_ids([item_id])
         return self.space.spell(items.codes[items.row(item_id)], begin_end_tokens=begin_end_tokens)
+
+    def title(self, item_id: str) -> str:
+        """The title of an item, "" if the bundle has no titles. Raises DataError if the bundle does
+        not have the item."""
+        items = self.items_with_ids([item_id])
+        return items.title(items.row(item_id))
+
+    def similar(self, item_id: str, k: int = 10) -> list[str]:
+        """The ids of the k active items whose SIDs are nearest to that of an item, nearest first:
+        those with the most first codes in common, then with the least distance by the codebook.
+
+        Raises UsageError unless k is at least 1, DataError if the bundle does not have the item."""
+        from sidtool.tokenizer.codes.measure import prefix_similarity
+
+        if k < 1:
+            raise UsageError(f"k must be at least 1, not {k}")
+        items = self.items
+        row = items.row(item_id)
+        others = self.active[self.active != row]
+        for depth in range(self.space.levels, -1, -1):
+            first, stop = items.rows_under(items.codes[row, :depth].tolist())
+            near = others[(others >= first) & (others < stop)]
+            if len(near) >= k:
+                break
+        codes = items.codes[[row, *near]]
+        similarity = prefix_similarity(codes, np.array([0]), self.codebook)[0, 1:]
+        nearest = near[np.argsort(-similarity, kind="stable")[:k]]
+        return [items.ids[at] for at in nearest.tolist()]
 
     def sids(self) -> dict[str, str]:
         """The spelled SID of each active item by its id, in the order of SIDs; reads all items."""

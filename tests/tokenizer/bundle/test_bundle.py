@@ -21,6 +21,7 @@ from sidtool.base.errors import (
 from sidtool.tokenizer.bundle import Bundle, verify
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.codes.measure import prefix_similarity
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 
@@ -271,3 +272,41 @@ def test_sids_are_those_of_the_active_items() -> None:
     assert list(sids) == [bundle.items.ids[row] for row in bundle.active]
     assert sids == {item: bundle.sid(item) for item in sids}
     assert all(item in bundle.item_ids(sid) for item, sid in sids.items())
+
+
+def test_title_of_an_item(tmp_path: Path) -> None:
+    bundle = small_bundle(40)
+    bundle.save(tmp_path / "shop.zarr")
+    opened = Bundle.open(tmp_path / "shop.zarr")
+    for row in (0, 17, 39):
+        assert opened.title(bundle.items.ids[row]) == bundle.items.title(row) != ""
+    with pytest.raises(DataError, match="no item 'gone' in this bundle"):
+        opened.title("gone")
+
+
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_similar_items_are_the_nearest_by_prefix(duplicates: bool) -> None:
+    bundle = small_bundle(60, duplicates=duplicates)
+    bundle.items.retired[5] = True
+    everyone = np.arange(60)
+    similarity = prefix_similarity(bundle.items.codes, everyone, bundle.codebook)
+    for row in (0, 5, 31):
+        others = [other for other in bundle.active.tolist() if other != row]
+        nearest = sorted(others, key=lambda other: -round(similarity[row, other], 9))
+        levels = np.floor(similarity[row])
+        for k in (1, 7, 100):
+            found = bundle.similar(bundle.items.ids[row], k)
+            rows = [bundle.items.row(item) for item in found]
+            assert len(set(rows)) == min(k, len(others))
+            assert row not in rows
+            assert 5 not in rows
+            np.testing.assert_array_equal(levels[rows], levels[nearest[:k]])
+    assert bundle.similar(bundle.items.ids[0], 100)[0] == bundle.similar(bundle.items.ids[0], 1)[0]
+
+
+def test_similar_items_of_nothing_are_refused() -> None:
+    bundle = small_bundle(60)
+    with pytest.raises(UsageError, match="k must be at least 1, not 0"):
+        bundle.similar(bundle.items.ids[0], 0)
+    with pytest.raises(DataError, match="no item 'gone' in this bundle"):
+        bundle.similar("gone")
