@@ -22,6 +22,7 @@ from sidtool.data.split.files import (
 )
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
+from tests.data.split.lines import write_lines
 
 Sequences = dict[str, list[str]]
 
@@ -49,6 +50,19 @@ def test_new_events_users_and_items_extend_a_split() -> None:
     assert earlier.reference.excludes_held_out(reference)
     assert not reference.excludes_held_out(earlier.reference)
     assert not earlier.reference.excludes_held_out(later.reference)
+
+
+def test_a_split_of_lines_is_extended_by_one_in_columns(tmp_path: Path) -> None:
+    """What was made from it stays usable, under the digest of its format."""
+    users = {"ann": ["a", "b", "c", "d"], "bob": ["b", "a", "c"]}
+    digest = write_lines(leave_one_out(users), tmp_path / "lines").digest
+    earlier = read_split(tmp_path / "lines")
+    later = leave_one_out({"ann": [*users["ann"], "e"], "bob": [*users["bob"], "d"]})
+    reference = extended(later, earlier).reference
+    assert reference.extends == (digest,)
+    assert earlier.reference.excludes_held_out(reference)
+    with pytest.raises(CompatibilityError, match="may be a training event"):
+        extended(earlier, later)
 
 
 def test_a_split_extends_what_the_earlier_one_extends() -> None:
