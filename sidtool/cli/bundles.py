@@ -277,8 +277,13 @@ def _say_model(folder: str, *, json: bool) -> None:
     tasks = list(dict.fromkeys(prompt.task for prompt in prompts if prompt is not None))
     named = [("stages", stages), ("tasks", ", ".join(tasks) or "none")]
     say_table(["", ""], [*summary(contract, bundle).items(), *named])
-    rows = validations(contract)
+    rows = [(*row[:2], _spelled_metric(row[2]), row[3]) for row in validations(contract)]
     return say_table(["stage", "metric", "value", "step"], rows) if rows else None
+
+
+def _spelled_metric(value: object) -> str:
+    """A metric by its own size: a count of users in the same column would round it to zero."""
+    return f"{value:.4f}" if isinstance(value, float) and abs(value) < 10 else f"{value:g}"
 
 
 def _manifest_rows(bundle: "Bundle") -> list[tuple[str, object]]:

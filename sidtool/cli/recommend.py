@@ -1,6 +1,6 @@
 """The recommend command."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidtool.integrations.ray import ModelSource
     from sidtool.model import LoadedModel
     from sidtool.recommendation import BadRequest, Outcome, Recommendation, Request
+    from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class RequestSource:
             raise UsageError("--user, --users and --all-users require --events")
         if [self.history, self.file, self.query, self.events].count(None) != 3:
             raise UsageError("give one of --history, --file, --query and --events")
+        if self.query is not None and self.fields is not None:
+            raise UsageError("--fields has no effect on --query: no prompt of texts shows fields")
         if self.events is not None and sum(named) != 1:
             raise UsageError("--events requires one of --user, --users and --all-users")
 
@@ -127,8 +130,10 @@ class RequestSource:
             return arriving_requests(standard_input().buffer)
         if self.file is not None:
             return read_request_file(Path(self.file))
-        is_text = self.query is not None
-        return iter([Request(text=self.query) if is_text else Request(history=self.items)])
+        if self.query is not None:
+            return iter([Request(text=self.query)])
+        _check_history(self.items, loaded.bundle)
+        return iter([Request(history=self.items)])
 
 
 def recommend(
@@ -161,6 +166,7 @@ def recommend(
     if output.out is not None:
         refuse_existing(output.out, force, RESULTS)
     loaded = inference.load_model(model, use, memory)
+    _check_shown(choices.fields, loaded, is_list=choices.list is not None)
     requests = source.requests(loaded)
     outcome = Outcome()
     with progress("recommend") as reports:
@@ -178,6 +184,46 @@ def recommend(
                 loaded, requests, target, choices, resume=resume, force=force, **shared
             )
     return _report(outcome, choices.k)
+
+
+def _check_shown(fields: "Fields", loaded: "LoadedModel", *, is_list: bool) -> None:
+    """Warn of fields of --fields that the model's prompt does not show; raise UsageError if it
+    shows none of them."""
+    contract = loaded.contract
+    prompt = contract.list_prompt if is_list else contract.history_prompt
+    given = set(_field_names(fields))
+    shown = set() if prompt is None else set(_field_names(prompt.unknown_fields(1)))
+    if not given - shown:
+        return
+    listed = ", ".join(sorted(shown)) or "no fields"
+    message = f"the model's prompt does not show {', '.join(sorted(given - shown))} of --fields"
+    if not given & shown:
+        raise UsageError(message, hint=f"it shows {listed}")
+    warn(f"{message}: it shows {listed}")
+
+
+def _field_names(fields: "Fields") -> Iterator[str]:
+    """The fields by their names in a prompt, like user.age."""
+    for part, values in fields.to_json().items():
+        if isinstance(values, Mapping):
+            yield from (f"{part}.{name}" for name in values)
+        else:
+            yield part
+
+
+def _check_history(items: Sequence[str], bundle: "Bundle") -> None:
+    """Raise DataError if the bundle has no item of a history that has some: the answer would be
+    that of a user without events."""
+    if not items or (bundle.items.rows(items) >= 0).any():
+        return
+    active = bundle.active.tolist()
+    named = next((row for row in active if bundle.items.title(row) in items), None)
+    example = bundle.items.ids[next(iter(active), 0) if named is None else named]
+    meaning = "" if named is None else f", the id of {bundle.items.title(named)!r}"
+    raise DataError(
+        f"the bundle has no item of the history, which begins with {items[0][:80]!r}",
+        hint=f"--history takes item ids, like {example}{meaning}",
+    )
 
 
 def _with_list(

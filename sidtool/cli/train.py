@@ -140,7 +140,11 @@ def refresh(
         ),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option(help="Catalog, if the model's tasks show text of items.")
+        Path | None,
+        typer.Option(
+            help="Catalog, if the model's tasks show text of items, or if its memory compares "
+            "vectors and the new bundle has other items, whose texts are embedded then."
+        ),
     ] = None,
     embeddings: Annotated[
         list[Path] | None,

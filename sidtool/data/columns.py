@@ -168,10 +168,16 @@ def need_column(
 
 
 def choose_event_columns(
-    path: Path, available: Sequence[str], named: EventNames, recorded: EventColumns | None = None
+    path: Path,
+    available: Sequence[str],
+    named: EventNames,
+    recorded: EventColumns | None = None,
+    *,
+    has_options: bool = False,
 ) -> EventColumns:
-    """The columns of events among those of a file; errors as in `read_interactions`."""
-    command = f"`sidtool split {path} -o SPLIT` names it with"
+    """The columns of events among those of a file; errors as in `read_interactions`. `has_options`
+    says whether the command itself has the options that name them, as `split` has."""
+    command = "name it with" if has_options else f"`sidtool split {path} -o SPLIT` names it with"
     if named.user is named.item is None and choose_column(
         path, available, None, HISTORY_COLUMNS, "history"
     ):

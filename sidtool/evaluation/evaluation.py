@@ -165,10 +165,12 @@ def evaluate_examples(
         **_model_settings(loaded, options.normalize),
     }
     others = {}
+    n_passes = 1 + (against is not None) + uses_memory(loaded)
+    passes = iter(_reporters(progress, n_passes))
     if against is not None:
         # first, so that what is wrong with it is said before the model has run
         others[OTHER_MODEL] = _rank_other(
-            against, loaded.bundle, examples, options, num_beams, progress
+            against, loaded.bundle, examples, options, num_beams, next(passes)
         )
         settings["against"] = _model_settings(against)
     rank = partial(
@@ -177,15 +179,27 @@ def evaluate_examples(
         k=options.depth,
         num_beams=num_beams,
         normalize=options.normalize,
-        progress=progress,
     )
     if uses_memory(loaded):
-        others["model alone"] = Ranking.of(indexed, rank(is_mixed=False))
+        alone = rank(is_mixed=False, progress=next(passes))
+        others["model alone"] = Ranking.of(indexed, alone)
         by_memory = rank_memory(loaded, indexed, k=options.depth)
         others["memory alone"] = Ranking.of_items(indexed, by_memory)
-    ranking = Ranking.of(indexed, rank(is_mixed=uses_memory(loaded)))
+    ranked = rank(is_mixed=uses_memory(loaded), progress=next(passes))
+    ranking = Ranking.of(indexed, ranked)
     evaluation = _evaluation(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
+
+
+def _reporters(progress: Progress | None, n_passes: int) -> list[Progress | None]:
+    """A reporter for each pass over the examples; together they count the steps of all passes."""
+    if progress is None:
+        return [None] * n_passes
+
+    def report(number: int, done: int, total: int) -> None:
+        progress(number * total + done, n_passes * total)
+
+    return [partial(report, number) for number in range(n_passes)]
 
 
 def uses_memory(loaded: LoadedModel) -> bool:

@@ -1,7 +1,9 @@
 from .build import DEFAULT as DEFAULT
 from .build import build_memory as build_memory
 from .build import check_memory_split as check_memory_split
+from .build import check_vectors as check_vectors
 from .build import content_of as content_of
+from .build import needs_vectors as needs_vectors
 from .build import rebuild_memory as rebuild_memory
 from .content import DEFAULT_WEIGHT as DEFAULT_WEIGHT
 from .content import ItemContent as ItemContent

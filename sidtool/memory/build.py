@@ -111,16 +111,33 @@ def rebuild_memory(
     `vectors` are not given, or if they are and it compared none."""
     manifest = memory.manifest
     content = None
-    if vectors is not None and (manifest.content is None or manifest.content.source == "codes"):
-        raise UsageError(
-            "the memory compares no vectors: --embeddings would have no effect",
-            hint="sidtool build-memory --embeddings, then tune-memory",
-        )
+    check_vectors(manifest, bundle, are_given=vectors is not None)
     if manifest.content is not None:
         content = content_of(memory, bundle, vectors)
     return build_memory(
         split, bundle, manifest.settings, content=content, tuned_on=manifest.tuned_on
     )
+
+
+def check_vectors(manifest: MemoryManifest, bundle: Bundle, *, are_given: bool) -> None:
+    """Raise UsageError if a memory cannot be built again for a bundle without the items' vectors,
+    and they are not given, or if they are and it compares none."""
+    if are_given and not manifest.compares_vectors:
+        raise UsageError(
+            "the memory compares no vectors: --embeddings would have no effect",
+            hint="sidtool build-memory --embeddings, then tune-memory",
+        )
+    if not are_given and needs_vectors(manifest, bundle):
+        raise UsageError(
+            "the earlier memory compares the items' vectors, and the bundle has other items",
+            hint="--items CATALOG if the bundle has an encoder, or --embeddings FILE, once per "
+            "source of the bundle",
+        )
+
+
+def needs_vectors(manifest: MemoryManifest, bundle: Bundle) -> bool:
+    """Whether a memory is built again for a bundle from the vectors of its items."""
+    return manifest.compares_vectors and manifest.bundle.digest != bundle.identity.digest
 
 
 def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -> ItemContent:
@@ -137,9 +154,6 @@ def content_of(memory: Memory, bundle: Bundle, vectors: Vectors | None = None) -
         return ItemContent(stored.to_scipy(), settings)
     if settings.source == "codes":
         return ItemContent.of(bundle, weight=settings.weight)
-    if vectors is None:
-        raise UsageError(
-            "the earlier memory compares the items' vectors, and the bundle has other items",
-            hint="--embeddings FILE, once per source of the bundle",
-        )
+    check_vectors(memory.manifest, bundle, are_given=vectors is not None)
+    assert vectors is not None
     return ItemContent.of(bundle, vectors, settings.weight)

@@ -44,6 +44,11 @@ class MemoryManifest(JsonRecord):
     kind: Literal["memory"] = "memory"
 
     @property
+    def compares_vectors(self) -> bool:
+        """Whether items are similar by their vectors, which a memory of other items needs too."""
+        return self.content is not None and self.content.source == "vectors"
+
+    @property
     def source(self) -> dict[str, Any]:
         """The fields that the digest covers."""
         names = ["bundle", "split", "train_digest", "train_events", "window", "settings", "items"]

@@ -293,7 +293,10 @@ def _send_version(plan: PushPlan, progress: Progress | None) -> int:
     target = plan.registry.folder(plan.record.group)
     # the root document marks the group as complete, so it must not appear before the other objects
     sent = upload(plan.source, target, plan.manifest, progress)
-    reference = f"{plan.registry.full_url}@{plan.record.version}"
+    # where a registry on this machine lies is nobody's business, and it may move
+    local = plan.registry.local_path
+    name = plan.registry.full_url if local is None else local.name
+    reference = f"{name}@{plan.record.version}"
     if isinstance(plan.manifest, StoredModel):
         card = published_model_card(plan.source.location, plan.record.license, reference)
     else:

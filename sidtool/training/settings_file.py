@@ -150,6 +150,13 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
 
 def _check_smallest(key: str, value: Any) -> None:
     is_given_number = isinstance(value, int | float)
+    if key == "num_train_epochs" and not 0 < value < math.inf:
+        raise UsageError(f"num_train_epochs must be above 0, not {value}: nothing would be trained")
+    if key == "max_steps" and value < 1 and value != -1:
+        raise UsageError(
+            f"max_steps must be at least 1, not {value}",
+            hint="-1 is the default: num_train_epochs decides",
+        )
     if key in _SMALLEST and is_given_number and not _SMALLEST[key] <= value < math.inf:
         raise UsageError(f"{key} must be at least {_SMALLEST[key]}, not {value}")
 

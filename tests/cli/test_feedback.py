@@ -96,6 +96,9 @@ def test_fields_reach_the_prompt_and_the_evaluation(road: Road, tmp_path: Path) 
     given = json.dumps(request["fields"])
     history = ("--history", ",".join(request["history"]))
     assert done(*recommend, *history, "--fields", given).lines[0]["items"] == answer["items"]
+    more = json.dumps({**request["fields"], "user": {**request["fields"]["user"], "size": 3}})
+    warned = done(*recommend, *history, "--fields", more).err
+    assert "does not show event.device, user.size of --fields: it shows context.device" in warned
     request["fields"]["event"]["rating"].append(1)
     ran = run(*recommend, "--file", "-", text=json.dumps(request))
     assert ran.code == 1

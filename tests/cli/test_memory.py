@@ -261,6 +261,15 @@ def test_recommend_uses_the_memory_of_the_contract(
     assert "because of" in table
 
 
+def test_inspect_shows_the_metrics_of_the_memory(bound: Path) -> None:
+    shown = done("inspect", bound).out
+    values = json.loads((bound / "sid.json").read_text())["memory"]["validation"]
+    assert values["users"] >= 10
+    for name, value in values.items():
+        spelled = f"{value:g}" if name == "users" else f"{value:.4f}"
+        assert re.search(rf"^memory +{re.escape(name)} +{spelled} ", shown, re.MULTILINE), shown
+
+
 def test_evaluate_shows_the_parts(road: Road, bound: Path) -> None:
     command = ("evaluate", bound, road.split, "--num-beams", 20, "--exclude-seen")
     value = done(*command, "--memory-weight", 0.5, "--json").json

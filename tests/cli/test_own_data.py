@@ -54,6 +54,14 @@ def test_check_of_good_data_says_so(tmp_path: Path) -> None:
     assert done("check", items, "--json").json["problems"] == []
 
 
+def test_check_names_its_own_option_for_a_column(tmp_path: Path) -> None:
+    items = write_table(tmp_path / "i.csv", {"sku": ["a", "b"], "name": ["A", "B"]})
+    events = write_table(tmp_path / "e.csv", {"who": ["u"] * 3, "sku": ["a"] * 3})
+    error = refused(2, "check", items, events)
+    assert "looks like the user id" in error
+    assert error.splitlines()[-1] == "hint: name it with --user-column"
+
+
 def test_the_step_after_a_fix_of_items_alone_works(tmp_path: Path, encoder: Path) -> None:
     catalog, _ = messy_shop(tmp_path)
     last = done("check", catalog, "--fix", tmp_path / "clean").last

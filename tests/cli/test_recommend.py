@@ -226,6 +226,24 @@ def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
     assert ran.err.startswith("warning: 2 ids")
 
 
+def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road) -> None:
+    bundle = Bundle.open(road.bundle)
+    title = bundle.items.title(7)
+    error = refused(1, "recommend", road.tuned, "--history", title)
+    assert f"no item of the history, which begins with {title!r}" in error
+    example = f"{bundle.items.ids[7]}, the id of {title!r}"
+    assert error.splitlines()[-1] == f"hint: --history takes item ids, like {example}"
+    assert "like b0" in refused(1, "recommend", road.tuned, "--history", "The Hunger Games")
+    assert len(done("recommend", road.tuned, "--history", "", "--json").json["items"]) == 10
+
+
+def test_fields_that_no_prompt_shows_are_refused(road: Road) -> None:
+    ask = ("recommend", road.tuned, "--history", "b001", "--fields")
+    error = refused(2, *ask, '{"user": {"age": 24}, "time": 880000000}')
+    assert "does not show time, user.age of --fields" in error
+    assert "hint: it shows no fields" in error
+
+
 @pytest.mark.parametrize("line", ["{", "{}", '{"history": ["\\ud83d"]}'])
 def test_a_malformed_request_is_exit_1(road: Road, line: str) -> None:
     ran = run(

@@ -334,6 +334,28 @@ def test_scores_are_normalized_as_requested(normalize: Normalize | None) -> None
     assert result.settings["against"]["normalize"] == "level"
 
 
+def test_the_progress_counts_every_pass() -> None:
+    bundle = shop(shared=False)
+    events, examples = visits()
+    loaded = loaded_model(bundle)
+    memory = WeightedMemory(build_memory(Split("leave-one-out", tuple(events), (), ()), bundle))
+    trie = replace(loaded.contract, normalize="trie")
+    mixed = replace(loaded, memory=memory, contract=trie)
+    reports: list[tuple[int, int]] = []
+    options = EvaluationOptions(ks=(5,), num_beams=10)
+    evaluate_examples(
+        mixed,
+        examples,
+        events,
+        options,
+        against=loaded,
+        progress=lambda done, total: reports.append((done, total)),
+    )
+    steps = [done for done, _ in reports]
+    assert steps == sorted(set(steps))
+    assert {total for _, total in reports} == {3 * len(examples)} == {steps[-1]}
+
+
 def test_a_memory_needs_scores_over_the_trie() -> None:
     bundle = shop(shared=False)
     events, examples = visits()

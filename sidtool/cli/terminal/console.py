@@ -295,18 +295,25 @@ def _bar(bars: Any, stage: str) -> Progress:
 def _lines(stage: str) -> Progress:
     first: tuple[float, int] | None = None
     last = 0.0
+    done_before = 0
 
     def report(done: int, total: int, figures: str = "") -> None:
-        nonlocal first, last
+        nonlocal first, last, done_before
         now = time.monotonic()
         if first is None:  # what came before this stage says nothing about its speed
             first = now, done
             last = now
+        elif done < done_before:  # another pass over the same steps
+            first = now, done
+        done_before = done
         if now - last >= LOG_SECONDS:
             last = now
             start, done_at_start = first
-            left = (now - start) / max(done - done_at_start, 1) * (total - done)
-            note(f"{stage}: {done} of {total}, about {left:.0f} s left{figures and ', ' + figures}")
+            parts = [f"{done} of {total}"]
+            if done > done_at_start:
+                left = (now - start) / (done - done_at_start) * (total - done)
+                parts.append(f"about {left:.0f} s left")
+            note(f"{stage}: {', '.join(parts + ([figures] if figures else []))}")
 
     return report
 

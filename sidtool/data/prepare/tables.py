@@ -83,7 +83,7 @@ def read_event_table(
     """Read every column of a file of events; times of the format become ISO dates. Errors as in
     `check.check`."""
     available = column_names(path)
-    columns = choose_event_columns(path, available, names or EventNames())
+    columns = choose_event_columns(path, available, names or EventNames(), has_options=True)
     cells = _cells(path, available, (columns.user, columns.item))
     if time_format is not None:
         if columns.order is None:
@@ -102,7 +102,7 @@ def read_events(
 ) -> Iterator[EventCells]:
     """The events of a table. The rating is the column of that name unless another one is named."""
     available = column_names(path)
-    columns = choose_event_columns(path, available, names or EventNames())
+    columns = choose_event_columns(path, available, names or EventNames(), has_options=True)
     if rating is not None and rating not in available:
         raise UsageError(f"{path} has no column {rating!r}", hint=f"it has {', '.join(available)}")
     rating = rating or (RATING if RATING in available else None)

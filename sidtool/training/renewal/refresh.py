@@ -17,7 +17,13 @@ from sidtool.base.progress import Progress
 from sidtool.data import Items, make_items
 from sidtool.data.split import Split, open_split
 from sidtool.examples import TaskCatalogOptions, make_sft, read_catalog, side_files
-from sidtool.memory import Memory, open_verified, rebuild_memory
+from sidtool.memory import (
+    Memory,
+    check_vectors,
+    needs_vectors,
+    open_verified,
+    rebuild_memory,
+)
 from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
     MEMORY_COPY,
@@ -30,7 +36,7 @@ from sidtool.model.contract import (
     model_folder,
 )
 from sidtool.registry import open_source
-from sidtool.tokenizer import align, item_vectors
+from sidtool.tokenizer import align, check_item_vectors, item_vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.renewal.last_training import (
     RefreshOptions,
@@ -119,9 +125,9 @@ def refresh(
     and settings of the model's last one and a `share` of its epochs; tasks that show text need
     `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
     killed resumes its training. A memory of the model is built again from the split and the bundle,
-    with its settings, weight and power; `embeddings` are files of the items' vectors, which only a
-    memory that compares them needs, for other items. Without a split the memory is left out.
-    Teachers of the last stage are not used, of which `notify` receives a line.
+    with its settings, weight and power; one that compares the items' vectors needs those of other
+    items, from the files `embeddings` or by the texts of `items`. Without a split the memory is
+    left out. Teachers of the last stage are not used, of which `notify` receives a line.
 
     Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
@@ -165,7 +171,7 @@ def run_refresh(
     sft_options = last_sft_options(plan.contract, plan.last, request.options.seed)
     catalog = _catalog(plan, plan.last, request)
     train_options, sft_fields = training_settings(plan.last, request.options)
-    memory = _renewed_memory(plan, plan.split, request.embeddings)
+    memory = _renewed_memory(plan, plan.split, request)
     work = out.with_name(f"{out.name}.refresh.partial")
     examples = work / "examples" / "train.jsonl"
     # a model with a memory is trained beside the output, which then gets the renewed memory; a
@@ -201,6 +207,7 @@ def run_refresh(
             if memory is not None and plan.contract.memory is not None:
                 binding = replace(plan.contract.memory, digest=memory.digest)
                 bind_memory(trained, memory, binding, out, force=force)
+                training = replace(training, model=str(out))  # it was trained in a folder beside
                 remove(trained.parent)
         finally:
             remove(work)
@@ -218,15 +225,33 @@ def _carry(plan: RefreshPlan, request: RefreshRequest, out: Path, *, force: bool
     )
 
 
-def _renewed_memory(
-    plan: RefreshPlan, split: Split, embeddings: Sequence[str | Path]
-) -> Memory | None:
+def _renewed_memory(plan: RefreshPlan, split: Split, request: RefreshRequest) -> Memory | None:
     """The model's memory, built again from a split and the newer bundle; None if it has none."""
     if plan.contract.memory is None:
         return None
     memory = open_verified(plan.model_dir / MEMORY_COPY)
-    vectors = item_vectors(plan.bundle, embeddings=embeddings) if embeddings else None
+    catalog = _embedded_catalog(memory, plan.bundle, request)
+    vectors = None
+    if request.embeddings or catalog is not None:
+        vectors = item_vectors(plan.bundle, catalog, embeddings=request.embeddings)
     return rebuild_memory(memory, split, plan.bundle, vectors)
+
+
+def _embedded_catalog(memory: Memory, bundle: Bundle, request: RefreshRequest) -> Path | None:
+    """The catalog whose texts give the vectors that the memory is built again from; None if it
+    needs none, or files give them."""
+    if request.items is None or request.embeddings or not needs_vectors(memory.manifest, bundle):
+        return None
+    return Path(request.items)
+
+
+def _check_memory(model_dir: Path, bundle: Bundle, request: RefreshRequest) -> None:
+    """Raise what building the memory again raises for vectors that it lacks or does not need."""
+    memory = Memory.open(model_dir / MEMORY_COPY)
+    catalog = _embedded_catalog(memory, bundle, request)
+    are_given = bool(request.embeddings) or catalog is not None
+    check_vectors(memory.manifest, bundle, are_given=are_given)
+    check_item_vectors(bundle, catalog, embeddings=request.embeddings)
 
 
 def _catalog(plan: RefreshPlan, last: TrainParams, request: RefreshRequest) -> Items:
@@ -268,6 +293,8 @@ def plan_refresh(request: RefreshRequest, *, force: bool = False) -> RefreshPlan
     check_fields(last, split.fields)
     if request.items is None and (task := shows_text(last)) is not None:
         raise UsageError(f"task {task} shows text of items", hint="--items CATALOG")
+    if contract.memory is not None:
+        _check_memory(model_dir, bundle, request)
     return RefreshPlan(model_dir, contract, bundle, verdict, split, last)
 
 

@@ -306,6 +306,23 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     )
 
 
+def test_the_time_left_is_that_of_the_present_pass(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    reports = [(0.0, 32), (40.0, 500), (41.0, 32), (75.0, 32), (110.0, 101)]
+    with progress("evaluate") as report:
+        for now, done in reports:
+            clock[0] = now
+            report["evaluate"](done, 500)
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluate: 500 of 500, about 0 s left",
+        "evaluate: 32 of 500",
+        "evaluate: 101 of 500, about 399 s left",
+    ]
+
+
 def test_paths_in_the_next_command_are_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     next_step("sidtool split {out}/events.parquet -o {split}", out="a b", split=Path("c"))
     next_step("""curl URL --data '{"history": []}'""")

@@ -21,6 +21,7 @@ from sidtool.data.items import Items
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split, SplitOrigin
+from sidtool.data.vectors import Vectors
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
@@ -37,7 +38,7 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.renewal import refresh as refresh_module
 from sidtool.training.renewal.last_training import RefreshOptions, training_settings
-from sidtool.training.renewal.refresh import refresh
+from sidtool.training.renewal.refresh import RefreshRequest, plan_refresh, refresh
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
@@ -142,7 +143,8 @@ def test_the_memory_is_built_again(
     memory = build_memory(split, bundle, KnnSettings(recency=0.5), content=ItemContent.of(bundle))
     bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
     out = tmp_path / "refreshed"
-    refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
+    summary = refresh(model, retrained, out, split=later, options=RefreshOptions(share=0.05))
+    assert summary.to_json()["model"] == str(out)
     loaded = load_model_folder(out)
     assert loaded.memory is not None
     assert (loaded.memory.weight, loaded.memory.power) == (0.4, 3.0)
@@ -166,12 +168,53 @@ def test_a_memory_by_vectors_needs_them(
     bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
     with pytest.raises(UsageError, match="compares the items' vectors"):
         refresh(model, retrained, tmp_path / "out", split=later)
+    request = RefreshRequest(model, retrained, tmp_path / "out", split=later)
+    with pytest.raises(UsageError, match="compares the items' vectors") as caught:
+        plan_refresh(request)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("--items CATALOG")
     with pytest.raises(UsageError, match="has no memory"):
         refresh(trained, retrained, tmp_path / "out", split=later, embeddings=[tmp_path / "v.npy"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 QUICK = RefreshOptions(share=0.05)
+
+
+def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
+    tmp_path: Path,
+    trained: Path,
+    retrained: Bundle,
+    split: Split,
+    bundle: Bundle,
+    later: Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tmp_path / "model"
+    generator = np.random.default_rng(0)
+    vectors = generator.normal(size=(len(bundle.items), 8)).astype(np.float32)
+    memory = build_memory(split, bundle, content=ItemContent.of(bundle, vectors))
+    bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
+    items = tmp_path / "items.csv"
+    rows = [f"{item},Item {item},A thing,b,c" for item in retrained.items.ids]
+    items.write_text("\n".join(["item_id,title,description,brand,category", *rows]))
+    request = RefreshRequest(model, retrained, tmp_path / "out", split=later, items=items)
+    with pytest.raises(RefusedError, match="was built from given vectors"):
+        plan_refresh(request)
+    texts = generator.normal(size=(len(retrained.items), 8)).astype(np.float32)
+
+    def embedded(bundle: Bundle, catalog: Path | None, **options: object) -> Vectors:
+        assert catalog == items
+        return texts
+
+    monkeypatch.setattr(refresh_module, "check_item_vectors", embedded)
+    monkeypatch.setattr(refresh_module, "item_vectors", embedded)
+    refresh(model, retrained, tmp_path / "out", split=later, items=items, options=QUICK)
+    loaded = load_model_folder(tmp_path / "out")
+    assert loaded.memory is not None
+    content = ItemContent.of(loaded.bundle, texts)
+    expected = build_memory(later, loaded.bundle, content=content)
+    assert loaded.memory.memory.digest == expected.digest
 
 
 @pytest.fixture
