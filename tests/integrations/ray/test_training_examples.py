@@ -27,6 +27,8 @@ from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import bundle, catalog, split
 
+pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SummaryWarning")
+
 __all__ = ["bundle", "catalog", "split"]
 
 
@@ -46,7 +48,7 @@ def inputs_of(
         str(folder / "shop.zarr"),
         folder / "items.parquet",
         folder / "split",
-        SftOptions(**options),
+        SftOptions(allow_unknown=True, **options),
         TaskCatalogOptions(queries=queries if "query-to-sid" in options.get("tasks", {}) else None),
         weights=weights,
     )
