@@ -12,6 +12,7 @@ bootstraps over users. Steps that are done are not run again."""
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
@@ -24,7 +25,7 @@ from steps import StepError
 from table import markdown, spread
 
 from sidtool.data.interactions import read_interactions
-from sidtool.data.split.examples import read_examples
+from sidtool.data.split.values import Example
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import compare
@@ -87,14 +88,15 @@ def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str,
         "model trained on the first 90%, alone": (retrained, MemoryOptions(weight=0.0)),
     }
     options = EvaluationOptions(exclude_seen=dataset.exclude_seen)
-    return {"seed": seed, "systems": measure(systems, later.part_file(args.on), options)}
+    return {"seed": seed, "systems": measure(systems, later.held_out(args.on), options)}
 
 
 def measure(
-    systems: dict[str, tuple[Path, MemoryOptions]], examples_file: Path, options: EvaluationOptions
+    systems: dict[str, tuple[Path, MemoryOptions]],
+    examples: Sequence[Example],
+    options: EvaluationOptions,
 ) -> dict[str, dict[str, Any]]:
     """Each system's metrics, and its paired difference in N@10 to the model with its old memory."""
-    examples = list(read_examples(examples_file))
     evaluations = {
         name: evaluate_examples(load_model_folder(model, memory=memory), examples, None, options)
         for name, (model, memory) in systems.items()

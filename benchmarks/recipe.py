@@ -26,6 +26,7 @@ from table import results_table
 from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool import Bundle
+from sidtool.data.split import Example, read_split
 from sidtool.evaluation.baselines import item_knn
 from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import item_similarity
@@ -141,9 +142,10 @@ class Recipe:
         command = ["build-codebook", self.dataset.items, "-o", bundle, *options, *further_options]
         return self.steps.run(bundle, *command)
 
-    def part_file(self, part: str) -> Path:
+    def held_out(self, part: Literal["valid", "test"]) -> Sequence[Example]:
         """The held-out users of a part of the split."""
-        return self.split() / f"{part}.jsonl"
+        split = read_split(self.split())
+        return split.valid if part == "valid" else split.test
 
     def vectors(self) -> list[object]:
         """The options that say where item vectors come from."""

@@ -10,6 +10,7 @@ items left out; differences are paired bootstraps over users."""
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
@@ -20,7 +21,7 @@ from environment import environment
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from table import markdown, spread
 
-from sidtool.data.split.examples import read_examples
+from sidtool.data.split.values import Example
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import compare
@@ -54,12 +55,11 @@ def run_seed(dataset: Dataset, args: argparse.Namespace, seed: int) -> dict[str,
         out = work / "new" / f"refreshed-{share:g}"
         parts = ["refresh", old_model, bundle, new.split(), "-o", out, "--share", share]
         systems[name] = new.steps.run(out, *parts, "--seed", seed)
-    return {"seed": seed, "systems": measure(systems, new.part_file(args.on))}
+    return {"seed": seed, "systems": measure(systems, new.held_out(args.on))}
 
 
-def measure(systems: dict[str, Path], examples_file: Path) -> dict[str, Any]:
+def measure(systems: dict[str, Path], examples: Sequence[Example]) -> dict[str, Any]:
     """Each system's metrics, and its paired difference to the model that is trained anew."""
-    examples = list(read_examples(examples_file))
     options = EvaluationOptions(exclude_seen=True)
     evaluations = {
         name: evaluate_examples(load_model_folder(model), examples, None, options)
