@@ -10,7 +10,6 @@ from .cooccurrence import count_pairs as count_pairs
 from .cooccurrence import item_sequences as item_sequences
 from .cooccurrence import packed_sequences as packed_sequences
 from .cooccurrence import pair_weights as pair_weights
-from .cooccurrence import ranges as ranges
 from .cooccurrence import sum_pairs as sum_pairs
 from .examples import read_examples as read_examples
 from .examples import write_examples as write_examples
@@ -31,6 +30,7 @@ from .list_targets import target_lists as target_lists
 from .packed import PackedExamples as PackedExamples
 from .packed import PackedSequences as PackedSequences
 from .packed import consecutive as consecutive
+from .packed import ranges as ranges
 from .record import Protocol as Protocol
 from .record import SplitManifest as SplitManifest
 from .record import SplitReference as SplitReference

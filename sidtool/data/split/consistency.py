@@ -184,8 +184,8 @@ def _check_windows(split: Split, windows: PackedExamples) -> None:
     """Check that the training events are those of the windows, and that none is held out."""
     for name, part in (("windows", windows), ("valid", split.valid), ("test", split.test)):
         _refuse(name, part, part.positions < part.histories.lengths, "a target before its history")
-    shown = parts_of_windows(windows, split.valid, split.test).train
-    implied = {sequence.user: sequence for sequence in shown}
+    of_windows = parts_of_windows(windows, split.valid, split.test).train
+    implied = {sequence.user: sequence for sequence in of_windows}
     stored = {sequence.user: sequence for sequence in split.train}
     for user in implied.keys() | stored.keys():
         if implied.get(user) != stored.get(user):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, RefusedError
 from sidtool.base.threads import in_threads
-from sidtool.data.split.packed import PackedSequences
+from sidtool.data.split.packed import PackedSequences, ranges
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import Protocol
 from sidtool.data.split.split import Split
@@ -96,15 +96,15 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
         """The events of each user as indexes into `ids`; events of other items are left out."""
         number_of = {item: number for number, item in enumerate(ids)}
         numbers = np.array([number_of.get(name, -1) for name in users.names], dtype=np.int32)
-        known = [np.zeros(0, dtype=np.int32)]
+        item_parts = [np.zeros(0, dtype=np.int32)]
         lengths = [np.zeros(0, dtype=np.int64)]
         for start, stop in ranges(users.items.lengths, BLOCK_EVENTS):
             lists = users.items.take(slice(start, stop))
             items = numbers[lists.joined]
             is_known = items >= 0
-            known.append(items[is_known])
+            item_parts.append(items[is_known])
             lengths.append(np.diff(_offsets(is_known)[_offsets(lists.lengths)]))
-        return cls(np.concatenate(known), _offsets(np.concatenate(lengths)))
+        return cls(np.concatenate(item_parts), _offsets(np.concatenate(lengths)))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -126,13 +126,6 @@ class ItemSequences(Sequence[NDArray[np.integer[Any]]]):
 def _offsets(lengths: Any) -> NDArray[np.int64]:
     """(n + 1,): where each of n sequences starts, and where the last one ends."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
-
-
-def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
-    """Consecutive ranges whose sizes add up to at most the limit, or to that plus one size."""
-    numbers = np.cumsum(sizes) // limit
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
-    return zip(starts, [*starts[1:], len(sizes)], strict=False)  # none without sizes
 
 
 def packed_sequences(users: Sequence[UserSequence]) -> PackedSequences:

@@ -125,18 +125,18 @@ def _compare(
     if not len(others):
         return
     store = split.train.store
-    mine = consecutive(starts[others], lengths[others])
-    theirs = consecutive(starts[longest_of[others]], lengths[others])
-    wrong = np.flatnonzero(store.items[mine] != store.items[theirs])
+    places = consecutive(starts[others], lengths[others])
+    longest_places = consecutive(starts[longest_of[others]], lengths[others])
+    wrong = np.flatnonzero(store.items[places] != store.items[longest_places])
     if not len(wrong):
         return
     ends = np.cumsum(lengths[others])
     row = int(np.searchsorted(ends, wrong[0], side="right"))
     this, other = others[row], longest_of[others[row]]
-    items = [store.names[store.items[places[wrong[0]]]] for places in (mine, theirs)]
+    items = [store.names[store.items[events[wrong[0]]]] for events in (places, longest_places)]
     raise IntegrityError(
         f"{PARTS[part_of[this]]} and {PARTS[part_of[other]]}: user {store.users[users[this]]!r} "
-        f"has item {items[0]!r} and item {items[1]!r} at position {mine[wrong[0]] - starts[this]}"
+        f"has item {items[0]!r} and item {items[1]!r} at position {places[wrong[0]] - starts[this]}"
     )
 
 

@@ -73,6 +73,13 @@ def consecutive(starts: Indexes, lengths: NDArray[Any]) -> Indexes:
     return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
+def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges whose sizes add up to at most the limit, or to that plus one size."""
+    numbers = np.cumsum(sizes) // limit
+    starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+    return zip(starts, [*starts[1:], len(sizes)], strict=False)  # none without sizes
+
+
 def text_ranks(texts: NDArray[np.object_]) -> NDArray[np.int64]:
     """(n,): the rank of each of n distinct texts by code points."""
     ranks = np.empty(len(texts), dtype=np.int64)
@@ -141,8 +148,26 @@ class EventStore:
         return None if self.times is None else self.times[event].item()
 
 
+@dataclass(frozen=True, eq=False)
 class _Packed(Sequence[T], Generic[T]):
     """n values that are made when they are read; equal to any sequence of equal values."""
+
+    store: EventStore
+    user_codes: NDArray[np.integer[Any]]
+    """(n,): indexes into the store's users"""
+
+    @property
+    def users(self) -> Coded[str]:
+        """(n,) ids"""
+        return Coded(self.store.users, self.user_codes)
+
+    @property
+    def names(self) -> NDArray[np.object_]:
+        """The item id of each code"""
+        return self.store.names
+
+    def __len__(self) -> int:
+        return len(self.user_codes)
 
     def _value(self, index: int) -> T:
         raise NotImplementedError
@@ -172,25 +197,12 @@ class _Packed(Sequence[T], Generic[T]):
 class PackedSequences(_Packed[UserSequence]):
     """The training events of n users."""
 
-    store: EventStore
-    user_codes: NDArray[np.integer[Any]]
-    """(n,): indexes into the store's users"""
     items: Ragged
     """n lists of item codes: the store's"""
     positions: Ragged | None = None
     """n lists of positions; None: 0, 1, 2 ... of every user"""
     sessions: Ragged | None = None
     """n lists of the indexes, counted from the user's first event, at which sessions start"""
-
-    @property
-    def users(self) -> Coded[str]:
-        """(n,) ids"""
-        return Coded(self.store.users, self.user_codes)
-
-    @property
-    def names(self) -> NDArray[np.object_]:
-        """The item id of each code"""
-        return self.store.names
 
     @property
     def n_events(self) -> int:
@@ -215,9 +227,6 @@ class PackedSequences(_Packed[UserSequence]):
         stops[has_any] = self.positions.values[self.positions.stops[has_any] - 1] + 1
         return stops
 
-    def __len__(self) -> int:
-        return len(self.user_codes)
-
     def take(self, rows: Any) -> "PackedSequences":
         """The sequences at some rows, or of a slice of them."""
         positions = None if self.positions is None else self.positions.take(rows)
@@ -240,25 +249,12 @@ class PackedSequences(_Packed[UserSequence]):
 class PackedExamples(_Packed[Example]):
     """n evaluation examples."""
 
-    store: EventStore
-    user_codes: NDArray[np.integer[Any]]
-    """(n,): indexes into the store's users"""
     histories: Ragged
     """n lists of item codes: the store's"""
     targets: Ragged
     """n lists of the store's events: the targets of each example, at least one"""
     positions_of: NDArray[np.integer[Any]]
     """(`targets.values`,): the position of each of these in its user's whole sequence"""
-
-    @property
-    def users(self) -> Coded[str]:
-        """(n,) ids"""
-        return Coded(self.store.users, self.user_codes)
-
-    @property
-    def names(self) -> NDArray[np.object_]:
-        """The item id of each code"""
-        return self.store.names
 
     @property
     def items(self) -> NDArray[np.integer[Any]]:
@@ -284,9 +280,6 @@ class PackedExamples(_Packed[Example]):
     def event_positions(self) -> NDArray[np.integer[Any]]:
         """(events,): the position of each target, example by example."""
         return self.positions_of[self.targets.places]
-
-    def __len__(self) -> int:
-        return len(self.user_codes)
 
     def take(self, rows: Any) -> "PackedExamples":
         """The examples at some rows, or of a slice of them."""

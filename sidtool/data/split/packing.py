@@ -112,43 +112,44 @@ def numbers_of(values: "array[int]") -> Any:
 
 
 @dataclass
-class _SequenceRows:
+class _Rows:
+    """What sequences and examples have in common: a user, and a list of events of the store."""
+
     users: "array[int]" = field(default_factory=lambda: array("i"))
     starts: "array[int]" = field(default_factory=lambda: array("q"))
     stops: "array[int]" = field(default_factory=lambda: array("q"))
     positions: _Lists = field(default_factory=_Lists)
+
+    def lists(self, store: EventStore) -> Ragged:
+        """The lists, as items of the store."""
+        bounds = (np.frombuffer(ends, dtype=np.int64) for ends in (self.starts, self.stops))
+        return Ragged(store.items, *bounds)
+
+
+@dataclass
+class _SequenceRows(_Rows):
     sessions: _Lists = field(default_factory=_Lists)
     is_counted: bool = True
     has_sessions: bool = False
 
     def packed(self, store: EventStore) -> PackedSequences:
         """The sequences, with what some of them have beside items."""
-        bounds = (np.frombuffer(ends, dtype=np.int64) for ends in (self.starts, self.stops))
         return PackedSequences(
             store,
             numbers_of(self.users),
-            Ragged(store.items, *bounds),
+            self.lists(store),
             None if self.is_counted else self.positions.finish(),
             self.sessions.finish() if self.has_sessions else None,
         )
 
 
-@dataclass
-class _ExampleRows:
-    users: "array[int]" = field(default_factory=lambda: array("i"))
-    starts: "array[int]" = field(default_factory=lambda: array("q"))
-    stops: "array[int]" = field(default_factory=lambda: array("q"))
-    positions: _Lists = field(default_factory=_Lists)
-
+class _ExampleRows(_Rows):
     def packed(self, store: EventStore) -> PackedExamples:
         """The examples; the targets of each lie behind its history in the store."""
-        starts, stops = (np.frombuffer(ends, dtype=np.int64) for ends in (self.starts, self.stops))
+        histories = self.lists(store)
         positions = self.positions.finish()
-        events = np.concatenate(
-            [np.zeros(0, dtype=np.int64), *map(np.arange, stops, stops + positions.lengths)]
-        )
+        events = consecutive(histories.stops, positions.lengths)
         targets = Ragged(events, positions.starts, positions.stops)
-        histories = Ragged(store.items, starts, stops)
         return PackedExamples(store, numbers_of(self.users), histories, targets, positions.values)
 
 

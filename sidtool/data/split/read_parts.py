@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sidtool.data.split.packed import (
     PackedSequences,
     Ragged,
     consecutive,
+    ranges,
 )
 from sidtool.data.split.packing import PackedParts, parts_of_windows
 from sidtool.data.split.record import SplitManifest
@@ -242,13 +242,11 @@ class _Log:
         """(events,): the values of all parts, in the order of the log."""
         values = np.empty(sum(map(len, parts)), dtype=np.result_type(*parts))
         for number, part in enumerate(parts):
-            stops = np.cumsum(self.row_lengths[number])
-            groups = np.flatnonzero(np.diff(stops // BLOCK_EVENTS, prepend=-1))
             first = 0
-            for start, stop in pairwise([*groups.tolist(), len(stops)]):
-                last = int(stops[stop - 1])
-                values[self.places(number, slice(start, stop))] = part[first:last]
-                first = last
+            for start, stop in ranges(self.row_lengths[number], BLOCK_EVENTS):
+                places = self.places(number, slice(start, stop))
+                values[places] = part[first : first + len(places)]
+                first += len(places)
         return values
 
     def check(self, folder: Path, positions: NDArray[np.int32]) -> None:
@@ -293,10 +291,10 @@ def _examples(
     event_rows = np.repeat(np.arange(len(users)), log.row_lengths[part])
     event_keys = event_rows << 31 | file["positions"].numbers
     keys = rows << 31 | positions
-    found = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
-    if not np.array_equal(event_keys[found], keys) or (np.diff(keys) <= 0).any():
+    target_places = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
+    if not np.array_equal(event_keys[target_places], keys) or (np.diff(keys) <= 0).any():
         raise IntegrityError(f"{path}: the targets of a user are not among the events of the row")
-    events = log.places(part)[found]
+    events = log.places(part)[target_places]
     if "history" in file:
         shown = file["history"].numbers.astype(np.int64)
         targets = Ragged.of_lengths(events, lengths)

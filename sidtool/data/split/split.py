@@ -214,11 +214,11 @@ class HeldOutEvents(Container[Event]):
         item."""
         keys = _keys(users, positions)
         first = np.searchsorted(self._keys, keys)
-        found = np.zeros(len(keys), dtype=np.bool_)
+        is_held_out = np.zeros(len(keys), dtype=np.bool_)
         for offset in range(self._most_at_position):
             places = np.minimum(first + offset, len(self) - 1)
-            found |= (self._keys[places] == keys) & (self._items[places] == items)
-        return found
+            is_held_out |= (self._keys[places] == keys) & (self._items[places] == items)
+        return is_held_out
 
     def count(self, events: Sequence[Any]) -> int:
         """How many of the events are held out."""

@@ -12,7 +12,7 @@ Writers do not write atomically: use them within `output.new_dir`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sidtool.data.fields.fields import FieldType
 from sidtool.data.split.logs import PARTS, UserLogs
-from sidtool.data.split.packed import PackedExamples, Ragged
+from sidtool.data.split.packed import PackedExamples, Ragged, ranges
 from sidtool.data.split.split import Split
 
 GROUP_EVENTS = 1 << 22
@@ -70,9 +70,8 @@ class _PartWriter:
 
     def write(self, path: Path) -> None:
         """The rows in groups of GROUP_EVENTS."""
-        groups = np.cumsum(self.lengths) // GROUP_EVENTS
-        bounds = [*np.flatnonzero(np.diff(groups, prepend=-1)).tolist(), len(self.rows)]
-        write_tables(path, (self._table(slice(*ends)) for ends in pairwise(bounds)))
+        groups = ranges(self.lengths, GROUP_EVENTS)
+        write_tables(path, (self._table(slice(first, stop)) for first, stop in groups))
 
     def _table(self, rows: slice) -> Any:
         import pyarrow as pa
