@@ -109,7 +109,9 @@ class Recipe:
     def __post_init__(self) -> None:
         self.work = self.work.resolve()
         self.work.mkdir(parents=True, exist_ok=True)
-        self.steps = Steps(self.work, log=lambda name: print(f"--- {name}", file=sys.stderr, flush=True))
+        self.steps = Steps(
+            self.work, log=lambda name: print(f"--- {name}", file=sys.stderr, flush=True)
+        )
 
     def config(self, name: str) -> Path:
         """A YAML file of the recipe."""

@@ -66,7 +66,7 @@ def fit(
     else:
         say(str(fitted.verdict), f"report: {fitted.report}")
     note(f"{fitted.script} has the commands; they took {fitted.seconds / 60:.1f} min")
-    return next_step(fitted.verdict.next)
+    return next_step(fitted.next)
 
 
 def run_here(arguments: list[str], stdout: TextIO) -> Ran:

@@ -29,7 +29,9 @@ AFTER_SHARE = 0.4
 VALIDATION_SHARE = 0.25
 """Of the time of the training; validation gets no more."""
 MIN_USERS = 200
-"""Users that validation has at least, if there are so many."""
+"""Users of validation, tuning and evaluation at least, if there are so many."""
+LEAST_SHARE = 0.3
+"""Of the whole budget; training, memory and evaluation get at least that."""
 MARGIN = 0.9
 """Of the time that is left; the rest is for starts of commands and slower steps."""
 FILE = "budget.json"
@@ -66,12 +68,13 @@ def work_of(plan: Plan) -> Work | None:
     settings = plan.recipe.settings("train")
     if "stages" in settings or "token_budget" in settings:
         return None
-    lineage = read_lineage(plan.examples)
-    n_examples = sum(counts.examples for counts in lineage.tasks.values())
+    counts = read_manifest(plan.split).counts
+    n_examples = sum(each.examples for each in read_lineage(plan.examples).tasks.values())
+    if settings.get("sliding_windows") == "all":  # each event is the target of an example
+        n_examples = counts.train_events
     batch_size = int(_setting(settings, "per_device_train_batch_size"))
     batch_size *= int(settings.get("gradient_accumulation_steps", 1))
     steps_per_epoch = max(1, math.ceil(n_examples / batch_size))
-    counts = read_manifest(plan.split).counts
     eval_users = int(settings.get("eval_users", TrainOptions.eval_users)) or counts.valid
     every = float(settings.get("eval_steps", 1))
     return Work(
@@ -114,9 +117,11 @@ def read_speed(probe: Path, valid: int) -> Speed:
     return Speed(step=quarter / (PROBE_STEPS // 4), user=max(0.0, third - quarter) / users)
 
 
-def choose_within(choices: Choices, work: Work, speed: Speed, seconds: float) -> Choices:
-    """The choices with which what is left takes at most so many seconds."""
-    seconds = max(seconds * MARGIN, 1.0)
+def choose_within(
+    choices: Choices, work: Work, speed: Speed, *, total: float, spent: float
+) -> Choices:
+    """The choices with which the rest ends in `total` seconds, of which `spent` are gone."""
+    seconds = MARGIN * max(total - spent, LEAST_SHARE * total)
     cost = speed.user * _user_costs(work, work.valid, work.test)
     share = min(1.0, AFTER_SHARE * seconds / max(cost, 1e-9))
     training = seconds - share * cost
@@ -129,9 +134,15 @@ def choose_within(choices: Choices, work: Work, speed: Speed, seconds: float) ->
         choices,
         epochs=_round_down(min(work.epochs, affordable_epochs)),
         eval_users=eval_users,
-        tuning_users=None if share == 1 else max(1, int(share * work.valid)),
-        test_users=None if share == 1 else max(1, int(share * work.test)),
+        tuning_users=_part(work.valid, share),
+        test_users=_part(work.test, share),
     )
+
+
+def _part(users: int, share: float) -> int | None:
+    """A share of the users, None for all."""
+    part = max(int(share * users), MIN_USERS)
+    return part if part < users else None
 
 
 def expected_seconds(choices: Choices, work: Work, speed: Speed) -> float:

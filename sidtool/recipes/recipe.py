@@ -12,9 +12,8 @@ from sidtool.base.errors import UsageError
 RECIPES = Path(__file__).parent / "configs"
 """The recipes of the package, a folder each."""
 """The recipes of the package, a folder each."""
-FILES = ("split", "codebook", "model", "extend", "sft", "train", "memory", "evaluate")
-"""The files that a recipe may have; those of REQUIRED it must have."""
 REQUIRED = ("codebook", "model", "sft", "train")
+"""The files that every recipe has."""
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -59,6 +58,11 @@ class Recipe:
     def options(self, part: str) -> tuple[object, ...]:
         """`--config FILE`, if there is such a file."""
         return ("--config", self.config(part)) if self.has(part) else ()
+
+    @property
+    def has_cooccurrence(self) -> bool:
+        """Whether co-occurrence shapes the codebook; `recipe.yaml` may say no."""
+        return bool(self.settings("recipe").get("cooccurrence", True))
 
     def settings(self, part: str) -> Mapping[str, Any]:
         """What a file says, nothing if it is missing. Raises UsageError if it cannot be read."""

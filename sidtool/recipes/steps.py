@@ -179,8 +179,11 @@ class Steps:
 
     def _is_of(self, output: Path, record: Mapping[str, Any], made: list[Any]) -> bool:
         """Whether an output is what its record says: made by this, and not changed since."""
-        digest = record.get("output")
-        return record.get("made") == made and (digest is None or digest == content_digest(output))
+        if record.get("made") != made:
+            return False
+        if "output" not in record:  # killed behind the command, whose warnings are lost
+            return not self.replaces
+        return bool(record["output"] == content_digest(output))
 
 
 def content_digest(path: Path) -> str:

@@ -18,8 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run steps in this process, which saves the imports of each; returns the names of the
     commands that ran."""
-    from sidtool.recipes import steps
-    from sidtool.recipes import Ran
+    from sidtool.recipes import Ran, steps
 
     names: list[str] = []
 

@@ -171,6 +171,7 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
 def test_windows_have_no_weighted_variant(tmp_path: Path) -> None:
     from recipe import Dataset
     from reinforce import VARIANTS, WEIGHTED, chosen_variants
+
     from sidtool.recipes import StepError
 
     windows = Dataset(tmp_path, tmp_path, protocol="given")

@@ -21,6 +21,7 @@ CONFIGS = {
     "sft": {"task": {"sequence": 1}, "history_length": 10, "max_length": 64},
     "train": {
         "num_train_epochs": 2,
+        "per_device_train_batch_size": 64,
         "softmax_over": "trie",
         "eval_users": 8,
         "eval_steps": 0.5,

@@ -3,6 +3,7 @@
 import random
 import shutil
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import TextIO
 
@@ -43,10 +44,10 @@ class Replay:
                 _probe(target)
             elif source.is_dir():
                 shutil.copytree(source, target)
+            elif target.suffix == ".jsonl":
+                shutil.copytree(source.parent, target.parent, dirs_exist_ok=True)
             else:
-                shutil.copytree(source.parent, target.parent, dirs_exist_ok=True) if (
-                    target.suffix == ".jsonl"
-                ) else shutil.copy(source, target)
+                shutil.copy(source, target)
         self.fail()
         return Ran(0, [f"of {arguments[0]}"] if arguments[0] in ("check", "train") else ())
 
@@ -74,9 +75,8 @@ def result(fitted: Fitted) -> object:
 
 def test_two_files_end_in_a_verdict(finished: Finished, shop: Shop) -> None:
     fitted = finished.fitted
-    assert "item-kNN, with memory" in str(fitted.verdict)
-    assert fitted.verdict.users == 40
-    assert Path(fitted.report).read_text().startswith("<!doctype html>")
+    assert "of targets are new items" in str(fitted.verdict)
+    assert Path(fitted.report).read_text().lower().startswith("<!doctype html>")
     assert fitted.profile.items == 60
     assert fitted.choices.exclude_seen
     assert not (finished.folder / "probe").exists()
@@ -116,14 +116,13 @@ def test_a_road_that_is_killed_anywhere_ends_with_the_same(
         pass
 
     draw = random.Random(0)
-    moments = iter(sorted(draw.sample(range(200), 20)) + [10**9])
-    state = {"moment": 0, "kill": next(moments), "kills": 0}
+    kills = list(accumulate(draw.choices(range(1, 10), k=20)))
+    moments = 0
 
     def moment() -> None:
-        state["moment"] += 1
-        if state["moment"] >= state["kill"]:
-            state["kill"] = state["moment"] + draw.randint(1, 9) if state["kills"] < 19 else 10**9
-            state["kills"] += 1
+        nonlocal moments
+        moments += 1
+        if moments in kills:
             raise Killed
 
     write = sidtool.recipes.steps.write_whole
@@ -143,14 +142,14 @@ def test_a_road_that_is_killed_anywhere_ends_with_the_same(
             fitted = fit(shop.items, shop.events, out, shop.options, run_command=replay)
         except Killed:
             continue
-    assert state["kills"] == 20
+    assert moments > kills[-1]
     whole = Replay(finished, tmp_path / "whole")
     expected = fit(shop.items, shop.events, tmp_path / "whole", shop.options, run_command=whole)
     assert result(fitted) == result(expected)
     ours, theirs = outputs(out), outputs(tmp_path / "whole")
     # they name their own folder
-    assert ours.pop("run.sh").replace(b"/out/", b"/whole/") == theirs.pop("run.sh")
-    assert ours.pop("budget.json") and theirs.pop("budget.json")
+    whole_script = ours.pop("run.sh").decode().replace(str(out), str(tmp_path / "whole"))
+    assert whole_script == theirs.pop("run.sh").decode()
     assert ours == theirs
 
 
@@ -179,7 +178,7 @@ def test_a_command_that_fails_names_itself(shop: Shop, tmp_path: Path) -> None:
     def run_command(arguments: list[str], stdout: TextIO) -> Ran:
         return Ran(3)
 
-    with pytest.raises(StepError, match="check .* ended with exit code 3") as raised:
+    with pytest.raises(StepError, match=r"check .* ended with exit code 3") as raised:
         fit(shop.items, shop.events, tmp_path / "out", shop.options, run_command=run_command)
     assert raised.value.exit_code == 3
 
