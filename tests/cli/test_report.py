@@ -75,6 +75,11 @@ def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
 def test_the_page_of_an_evaluation(evaluation: Path, tmp_path: Path) -> None:
     text = page(tmp_path / "page.html", evaluation).text
     stored = json.loads(evaluation.read_text())
+    places = [text.index(sentence) for sentence in stored["verdict"]["sentences"]]
+    parts = ("Metrics", "Slices by", "Counts, settings and digests")
+    places += [text.rindex(heading) for heading in parts]
+    assert places == sorted(places)  # the answer first, digests last
+    assert stored["settings"]["model"] == "tuned"
     low, high = stored["confidence_interval"]["hr@10"]
     assert f"{stored['metrics']['hr@10']:.4f} [{low:.4f}, {high:.4f}]" in text
     for name in (*stored["baselines"], "Prefixes that survive", "by slice"):
