@@ -113,7 +113,9 @@ def _limits(evaluation: StoredEvaluation) -> list[str]:
         sentences.append(f"{_share(new)} of targets are new items")
     missing = evaluation.counts.get("targets_not_recommendable", 0)
     if missing:
-        sentences.append(f"{_share(missing / max(1, evaluation.n))} of targets cannot be recommended")
+        sentences.append(
+            f"{_share(missing / max(1, evaluation.n))} of targets cannot be recommended"
+        )
     users = evaluation.counts.get("users", evaluation.n)
     if users < FEW_USERS:
         sentences.append(f"with {users} users only large differences show")
