@@ -52,7 +52,7 @@ def fit(
         if json:
             return say_json({"dry_run": True, "steps": [step.arguments for step in steps]})
         title = f"sidtool fit {items} {events}, if there is time for all epochs"
-        return typer.echo(shell_script(steps, title), nl=False)
+        return say(*shell_script(steps, title).splitlines())
     try:
         fitted = fit_files(items, events, out, fitting, run_command=run_here, notify=note)
     except StepError as error:

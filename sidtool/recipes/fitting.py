@@ -151,8 +151,8 @@ def fit(
 
     Examples:
         >>> fitted = sidtool.fit("items.jsonl", "events.csv", "shop")  # doctest: +SKIP
-        >>> print(fitted.verdict)  # doctest: +SKIP
-        model 11% behind item-kNN (95% interval -18% to -4%), with memory 19% ahead ...
+        >>> fitted.verdict.standing  # doctest: +SKIP
+        'ahead'
     """
     options = options or FitOptions()
     out = Path(out)
