@@ -33,7 +33,7 @@ from sidtool.recipes.budget import (
 from sidtool.recipes.plan import Inputs, Plan, check_step
 from sidtool.recipes.profile import DataProfile, measure
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import Choices, choose, recipe_for
+from sidtool.recipes.rules import SHORT_RECIPE, Choices, choose, recipe_for
 from sidtool.recipes.script import shell_script
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
 
@@ -46,10 +46,12 @@ class FitOptions:
     """How a model is fitted to two files. Raises UsageError for a budget that is no time."""
 
     recipe: str = option(AUTO)
-    """A recipe of the package (default, movielens), or a folder of YAML files, each the --config of
-    one command. Default: chosen by the lengths of the histories."""
+    """A recipe of the package (docs/fit.md lists them), or a folder of YAML files, each the
+    --config of one command. Default: chosen by the lengths of the histories."""
     minutes: float = option(10.0, above=0)
     """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
+    model: str | None = option(None)
+    """Language model for recipes that are for one: hf://ORG/NAME, or a folder."""
     encoder: str = option("lexical")
     """Encoder of the items' texts, as of build-codebook: lexical needs no download."""
     text_template: str | None = option(None)
@@ -161,12 +163,12 @@ def fit(
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock)
         first = check_step(raw, out, fixes=options.fixes)
-        if not options.fixes:
-            _measured(raw)  # raises before anything is run
-        road.total = 1 + len(Plan(_recipe(options, None), raw, out).steps())
-        road.do(first)
         inputs = raw.cleaned(first.output) if options.fixes else raw
-        profile = _measured(inputs)
+        # what a build would refuse is refused before anything runs, unless it is cleaned first
+        profile = None if options.fixes else _measured(raw)
+        road.total = 1 + len(_plan(options, inputs, profile, out).steps())
+        road.do(first)
+        profile = profile or _measured(inputs)
         plan = _plan(options, inputs, profile, out)
         road.total = 1 + len(plan.steps())
         for step in plan.before_training():
@@ -253,18 +255,16 @@ def _measured(inputs: Inputs) -> DataProfile:
     return profile
 
 
-def _recipe(options: FitOptions, profile: DataProfile | None) -> Recipe:
-    if options.recipe != AUTO:
-        return Recipe.named(options.recipe)
-    return Recipe.named("default" if profile is None else recipe_for(profile))
-
-
-def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile, out: Path) -> Plan:
-    recipe = _recipe(options, profile)
-    choices = choose(profile, recipe)
+def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
+    """The plan for data, or one of as many steps for data that is not cleaned yet."""
+    name = options.recipe
+    if name == AUTO:
+        name = SHORT_RECIPE if profile is None else recipe_for(profile)
+    recipe = Recipe.named(name)
+    choices = Choices() if profile is None else choose(profile, recipe)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)
-    return Plan(recipe, inputs, out, options.encoder, options.seed, choices)
+    return Plan(recipe, inputs, out, options.encoder, options.seed, options.model, choices)
 
 
 def _advice(verdict: EvaluationVerdict, plan: Plan, work: Work | None) -> str:

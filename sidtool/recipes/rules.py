@@ -10,7 +10,7 @@ from sidtool.recipes.recipe import Recipe
 
 LONG_HISTORIES = 50
 """Events per user from which histories are long."""
-LONG_RECIPE = "movielens"
+LONG_RECIPE = "long-histories"
 SHORT_RECIPE = "default"
 MIN_STEPS = 1000
 """Steps that a small data set is trained for, in at most MAX_EPOCHS."""
@@ -22,6 +22,8 @@ class Choices(JsonRecord):
     """What a command line says beside the recipe's files."""
 
     text_template: str | None = None
+    text_columns: tuple[str, ...] = ()
+    """Columns that running text shows."""
     exclude_seen: bool = False
     epochs: float | None = None
     """None: as the recipe says."""
@@ -50,6 +52,7 @@ def choose(profile: DataProfile, recipe: Recipe) -> Choices:
     has_template = "text_template" in recipe.settings("codebook")
     return Choices(
         text_template=None if has_template else text_template(profile),
+        text_columns=profile.text_columns,
         exclude_seen=profile.repeated_events == 0,
     )
 

@@ -55,4 +55,4 @@ def test_seen_items_are_left_out_where_none_repeats(tmp_path: Path) -> None:
 
 def test_the_length_of_histories_chooses_the_recipe() -> None:
     assert recipe_for(DataProfile(100, 490, 10, 0, ())) == "default"
-    assert recipe_for(DataProfile(100, 500, 10, 0, ())) == "movielens"
+    assert recipe_for(DataProfile(100, 500, 10, 0, ())) == "long-histories"
