@@ -110,7 +110,7 @@ def init_model(
         >>> titles = sidtool.read_items("items.jsonl").texts
         >>> shape = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
         >>> sidtool.init_model(titles, "small", vocab_size=300, overrides=shape)
-        24352
+        22752
     """
     if isinstance(texts, str):  # whose characters would be the texts
         raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SummaryWarning, UsageError
+from sidtool.base.extras import require
 from sidtool.base.options import check_options, group, option
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
@@ -157,6 +158,7 @@ def fit(
         'ahead'
     """
     options = options or FitOptions()
+    _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)
     with _own_folder(out):
@@ -200,6 +202,7 @@ def plan_fit(
     """The steps that `fit` would run if there were time for all epochs; runs nothing. Raises as
     `fit`."""
     options = options or FitOptions()
+    _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)
     first = check_step(raw, out, fixes=options.fixes)
@@ -211,6 +214,12 @@ def plan_fit(
         clean(catalog, table, Path(scratch, "data"))
         profile = _measured(raw.cleaned(Path(scratch, "data")))
     return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
+
+
+def _require_extras() -> None:
+    """Raise MissingPackageError at once for what a later step needs."""
+    require("train")
+    require("report")
 
 
 def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Inputs:

@@ -45,6 +45,7 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
 
     return {
         "prepare": Case(("prepare", inputs / "events.csv", "--items", items, *out("prepared"))),
+        "fit": Case(("fit", items, inputs / "events.csv", *out("fitted")), "train"),
         "check": Case(("check", items, inputs / "events.csv")),
         "build-codebook": Case((*build, "--embeddings", vectors, *out("built.zarr"))),
         "build-codebook: texts": Case(
@@ -167,6 +168,7 @@ def check_base_install(python: str, inputs: Path, outputs: Path, path: Path) -> 
         "with-encoder.zarr",
         "embedded.zarr",
         "initialized",
+        "fitted",
         "trained",
         "merged",
         "refreshed",

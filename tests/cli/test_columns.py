@@ -45,6 +45,8 @@ CASES = {
     ("evaluate-lists", "split"): ("TUNED", "EVENTS"),
     ("export", "items"): ("BUNDLE", "-o", "OUT", "--to", "minionerec", "--items", "ITEMS"),
     ("import", "items"): ("MAP", "-o", "OUT", "--items", "ITEMS"),
+    ("fit", "items"): ("ITEMS", "EVENTS", "-o", "OUT"),
+    ("fit", "events"): ("GOOD", "EVENTS", "-o", "OUT"),
     ("init-model", "items"): ("ITEMS", "-o", "OUT"),
     ("make-sft", "items"): ("BUNDLE", "ITEMS", "SPLIT", "-o", "OUT"),
     ("make-sft", "split"): ("BUNDLE", "GOOD", "EVENTS", "-o", "OUT"),

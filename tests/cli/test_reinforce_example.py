@@ -21,7 +21,12 @@ def commands(replaced: dict[str, str]) -> list[list[str]]:
 
 @pytest.mark.slow
 def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
-    links = {"bundle.zarr": road.bundle, "model": road.tuned, "split": road.split, "sft": road.folder}
+    links = {
+        "bundle.zarr": road.bundle,
+        "model": road.tuned,
+        "split": road.split,
+        "sft": road.folder,
+    }
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
     header, *events = road.events.read_text(encoding="utf-8").splitlines()
