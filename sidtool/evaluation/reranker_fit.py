@@ -175,10 +175,11 @@ class Fit:
 
 
 def fit_reranker(
-    ranked: RankedUsers, manifest: MemoryManifest, *, exclude_seen: bool
+    ranked: RankedUsers, manifest: MemoryManifest, *, exclude_seen: bool, seed: int = 0
 ) -> tuple[Reranker | None, dict[str, float]]:
     """A re-ranker for a mixture with the memory of a manifest, and what judged it; None if it is
-    not used."""
+    not used. NETWORKS seeds from NETWORKS times `seed` on are drawn from."""
+    seeds = range(seed * NETWORKS, (seed + 1) * NETWORKS)
     halves = (ranked.in_first_half, ~ranked.in_first_half)
     if any((half & ranked.is_informative).sum() < RERANK_USERS for half in halves):
         return None, {}
@@ -188,7 +189,7 @@ def fit_reranker(
     for rarity in RARITY_WEIGHTS:
         added = np.zeros(ranked.mixed.shape, dtype=np.float32)
         for half in halves:
-            added += Fit.of(ranked, ~half, rarity, seeds=(0,)).added(ranked, half)
+            added += Fit.of(ranked, ~half, rarity, seeds[:1]).added(ranked, half)
         for scale in SCALES:
             after = ranked.ranks(added * np.float32(scale))
             ndcg = float(gains(after).mean())
@@ -206,7 +207,7 @@ def fit_reranker(
     if difference.low <= 0:
         return None, judged
     everyone = np.ones(len(after), dtype=np.bool_)
-    fit = Fit.of(ranked, everyone, rarity, seeds=range(NETWORKS))
+    fit = Fit.of(ranked, everyone, rarity, seeds)
     reranker = Reranker.of(
         fit.means,
         fit.scales,
