@@ -57,6 +57,8 @@ class LoadedModel:
     beam_search: Callable[..., list[Any]] | None = None
     """what searches in the place of sidtool's decoder, called as
     `recommendation.search.beam.beam_search` is: an engine that has the weights"""
+    name: str = ""
+    """the last part of the path or reference that it was loaded from"""
 
     @classmethod
     def from_pretrained(
@@ -157,6 +159,7 @@ def load_model_folder(
     import torch
 
     check_device(device)
+    name = str(folder).rstrip("/").rpartition("/")[2]
     folder = model_folder(folder, trust_remote_code=trust_remote_code)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -172,7 +175,7 @@ def load_model_folder(
         loaded = load()
     if contract is not None and loaded.contract != contract:
         raise CompatibilityError(f"{folder} has another model now than when the command began")
-    return loaded
+    return replace(loaded, name=name)
 
 
 def _load(
