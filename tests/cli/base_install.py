@@ -152,9 +152,8 @@ def check_base_install(python: str, inputs: Path, outputs: Path, path: Path) -> 
     )
     assert ended.returncode == 0, ended.stderr
     ran = json.loads(ended.stdout)
-    assert {name.partition(":")[0].partition(",")[0] for name in ran["results"]} == set(
-        ran["commands"]
-    )
+    names = {name.partition(":")[0].partition(",")[0] for name in ran["results"]}
+    assert names == set(ran["commands"]) - {"example"}  # which needs a network
     for name, result in ran["results"].items():
         if result["extra"] is None:
             assert result["code"] == 0, (name, result)
