@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.cli.terminal.console import Progress, is_verbose, next_step, note, say, say_json
+from sidtool.cli.terminal.console import (
+    Progress,
+    is_verbose,
+    next_step,
+    note,
+    say,
+    say_json,
+    warn_early,
+)
 
 Log = Callable[[Mapping[str, float]], None]
 """Called with a log line of a training: its step and figures by name."""
@@ -22,6 +30,7 @@ def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:
     figures: dict[str, str] = {}
 
     def log(entry: Mapping[str, float]) -> None:
+        warn_early()
         parts = _spell_log(entry)
         figures.update(parts)
         if parts and (not is_bar or is_verbose()):
