@@ -1,7 +1,7 @@
 """make-sft: opens what training examples are made from, and writes them with their lineage."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
-from sidtool.data import (
-    GeneralOptions,
-    Items,
-    Query,
-    Spill,
-    spill_beside,
-)
+from sidtool.data import GeneralOptions, Items, Query
 from sidtool.data.split import Split, open_split
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.event_weights import EventWeights, WeightOptions
@@ -56,7 +50,7 @@ class SftInputs:
     queries: Sequence[Query] = ()
     tokenizer: Any | None = None
 
-    def open(self, spill: Spill | None = None, progress: Progress | None = None) -> SftJob:
+    def open(self, progress: Progress | None = None) -> SftJob:
         """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
         options, tokenizer, split = self.options, self.tokenizer, self.split
         bundle = self.bundle
@@ -77,7 +71,7 @@ class SftInputs:
             options = replace(options, columns=columns)
         if not isinstance(split, Split):
             event_columns = bundle.manifest.made_from.event_columns
-            split = open_split(split, recorded=event_columns, spill=spill)
+            split = open_split(split, recorded=event_columns)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
         maker = ExampleMaker(
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
@@ -119,7 +113,6 @@ def make_sft(
     tokenizer: Any | None = None,
     weights: WeightOptions | None = None,
     general: GeneralOptions | None = None,
-    memory: int | None = None,
     writer: ExampleWriter | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -131,8 +124,7 @@ def make_sft(
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
     (`open_split`). `weights` names the weights of the examples of events, `general` a
     general corpus whose text is mixed in; its held-out part is written beside the examples, as
-    examples too. With `memory`, a number of bytes, more events than fit lie in files beside the
-    output; the examples are the same. `writer` writes the examples in place of this process
+    examples too. `writer` writes the examples in place of this process
     (`cluster.ClusterExamples`). Without `model` (an
     extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
     enforced. Training events and queries of items that the bundle
@@ -157,24 +149,23 @@ def make_sft(
     options = options or SftOptions()
     if not dry_run:
         _refuse_outputs(out, force)
-    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
-        inputs = SftInputs(
-            bundle,
-            items,
-            split,
-            options,
-            catalog_options,
-            model,
-            weights,
-            general,
-            queries,
-            tokenizer,
-        )
-        job = inputs.open(spill, progress)
-        job.check_ids()
-        if dry_run:
-            return job.lineage(job.write(None), {})
-        return _written(job, out, force, writer or SftJob.write)
+    inputs = SftInputs(
+        bundle,
+        items,
+        split,
+        options,
+        catalog_options,
+        model,
+        weights,
+        general,
+        queries,
+        tokenizer,
+    )
+    job = inputs.open(progress)
+    job.check_ids()
+    if dry_run:
+        return job.lineage(job.write(None), {})
+    return _written(job, out, force, writer or SftJob.write)
 
 
 def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Lineage:

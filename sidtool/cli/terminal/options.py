@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from sidtool.base.option_texts import parse_bytes
 from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.config_file import read_config
 
@@ -41,16 +40,6 @@ Engine = Annotated[
         help="Where the work is done: in this process, or by workers of the Ray cluster of "
         "RAY_ADDRESS, of this machine if it is not set.",
         rich_help_panel="Workers",
-    ),
-]
-EventMemory = Annotated[
-    int | None,
-    typer.Option(
-        "--memory",
-        parser=parse_bytes,
-        metavar="SIZE",
-        help="Memory for events, like 4GiB: more than fits is put into files beside the output.",
-        rich_help_panel="Data",
     ),
 ]
 Bundle = Annotated[
