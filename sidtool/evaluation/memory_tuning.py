@@ -60,7 +60,7 @@ def tune_memory(
         >>> 0 <= binding.weight <= 1
         True
     """
-    options = options or TuneMemoryOptions()
+    options = (options or TuneMemoryOptions()).with_seen(split.reference.targets_repeat)
     examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
     candidates = candidates_of(loaded, memory, examples, options, progress)
@@ -118,7 +118,7 @@ def candidates_of(
     even = replace(loaded, memory=WeightedMemory(memory, weight=0.5, power=1.0))
     session = QuerySession.of(even)
     assert session.mixture is not None
-    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=bool(options.exclude_seen))
     ranked: list[RankedItems] = []
     for batch in in_windows(example_queries(session, indexed), WINDOW, len(examples), progress):
         k = options.num_beams

@@ -212,7 +212,7 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         num_beams=run.options.eval_num_beams,
         k=run.options.metric_k,
         normalize=run.normalize,
-        exclude_seen=run.options.eval_exclude_seen,
+        exclude_seen=bool(run.options.eval_exclude_seen),
         seed=run.seed,
         user_tokens=run.contract.users,
     )
