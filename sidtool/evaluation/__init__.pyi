@@ -45,3 +45,5 @@ from .tasks.text_answers import answer_losses as answer_losses
 from .tasks.text_answers import perplexity as perplexity
 from .validation import Validator as Validator
 from .validation import sample_examples as sample_examples
+from .verdicts import EvaluationVerdict as EvaluationVerdict
+from .verdicts import verdict as verdict

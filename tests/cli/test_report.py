@@ -46,6 +46,14 @@ def test_the_neighbors_of_a_bundle(road: Road, tmp_path: Path) -> None:
     assert "no vector" in refused(1, *command, missing)
 
 
+def test_training_events_beside_the_prefixes_of_a_bundle(road: Road, tmp_path: Path) -> None:
+    text = page(tmp_path / "page.html", road.bundle, "--split", road.split).text
+    assert "Prefixes and training events" in text
+    assert "Prefixes and training events" not in page(tmp_path / "no.html", road.bundle).text
+    command = ("report", road.tuned, "-o", tmp_path / "m.html", "--split", road.split)
+    assert "--split applies to bundles" in refused(2, *command)
+
+
 def test_a_published_bundle_is_compared_with_its_parent(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
