@@ -230,8 +230,9 @@ def _rank_other(
 
 def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> dict[str, Any]:
     """What else determines a model's recommendations: its bundle, what scores are normalized over,
-    and the memory that is used."""
-    settings: dict[str, Any] = {"bundle": loaded.bundle.identity.digest}
+    and the memory that is used; and its name."""
+    settings: dict[str, Any] = {"model": loaded.name} if loaded.name else {}
+    settings["bundle"] = loaded.bundle.identity.digest
     settings["normalize"] = normalize or loaded.contract.normalize
     if loaded.memory is not None and uses_memory(loaded):
         knn = asdict(loaded.memory.memory.manifest.settings)

@@ -44,9 +44,9 @@ def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
     Without item-kNN the standing is "unknown", and the first sentence has the metric alone."""
     compared = _Compared(evaluation, deciding_metric(evaluation))
     sentences = [compared.with_item_knn()]
-    if MEMORY_ALONE in evaluation.differences:
+    if compared.standing(MEMORY_ALONE) != "unknown":
         sentences.append(f"model with memory {compared.place(MEMORY_ALONE, 'the memory alone')}")
-    if OTHER_MODEL in evaluation.differences:
+    if compared.standing(OTHER_MODEL) != "unknown":
         sentences.append(f"model {compared.place(OTHER_MODEL, f'the {OTHER_MODEL}')}")
     sentences += _limits(evaluation)
     return EvaluationVerdict(compared.standing(ITEM_KNN), tuple(sentences), _advice(compared))
@@ -61,7 +61,7 @@ def deciding_metric(evaluation: StoredEvaluation) -> str:
 def share_of_new_targets(evaluation: StoredEvaluation) -> float:
     """The share of targets without any training event; 0 where that is unknown."""
     cold = evaluation.slices.get("cold")
-    return cold.n / evaluation.n if cold is not None else 0.0
+    return cold.n / max(1, evaluation.n) if cold is not None else 0.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ class _Compared:
     metric: str
 
     def difference(self, system: str) -> Difference | None:
-        """Of the model from another system."""
+        """Of the model from another system; None where one of the two is not stored."""
+        if self.metric not in self.evaluation.baselines.get(system, {}):
+            return None
         return self.evaluation.differences.get(system, {}).get(self.metric)
 
     def standing(self, system: str) -> Standing:
@@ -90,8 +92,8 @@ class _Compared:
         evaluation, metric = self.evaluation, self.metric
         value = _number(evaluation.metrics[metric])
         if self.difference(ITEM_KNN) is None:
-            low, high = evaluation.confidence_interval[metric]
-            return f"model {metric} {value} (95% interval {_number(low)} to {_number(high)})"
+            ends = map(_number, evaluation.confidence_interval.get(metric, ()))
+            return f"model {metric} {value} (95% interval {' to '.join(ends) or 'unknown'})"
         base = evaluation.baselines[ITEM_KNN][metric]
         figures = f"{metric} {value} against {_number(base)}"
         alone = evaluation.differences_from_item_knn.get(MODEL_ALONE, {}).get(metric)
@@ -111,7 +113,9 @@ def _limits(evaluation: StoredEvaluation) -> list[str]:
         sentences.append(f"{_share(new)} of targets are new items")
     missing = evaluation.counts.get("targets_not_recommendable", 0)
     if missing:
-        sentences.append(f"{_share(missing / evaluation.n)} of targets cannot be recommended")
+        sentences.append(
+            f"{_share(missing / max(1, evaluation.n))} of targets cannot be recommended"
+        )
     users = evaluation.counts.get("users", evaluation.n)
     if users < FEW_USERS:
         sentences.append(f"with {users} users only large differences show")
