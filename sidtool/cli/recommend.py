@@ -192,8 +192,9 @@ def recommend(
             outcome = recommend_to_file(
                 loaded, requests, target, choices, resume=resume, force=force, **shared
             )
-    note(seen_reason(choices.exclude_seen, targets_repeat(loaded.contract)))
-    return _report(outcome, choices.k)
+    _report(outcome, choices.k)
+    if output.candidates is None or choices.exclude_seen is not None:
+        note(seen_reason(choices.exclude_seen, targets_repeat(loaded.contract)))
 
 
 def _check_shown(fields: "Fields", loaded: "LoadedModel", *, is_list: bool) -> None:

@@ -68,7 +68,9 @@ class Recommender:
             session.check_lists()
             _report_length(loaded, list_length)
         _check_explain(session, options)
-        options = options.with_seen(targets_repeat(loaded.contract))
+        # candidates are named, so they are scored
+        repeats = targets_repeat(loaded.contract) if candidates is None else None
+        options = options.with_seen(repeats)
         items = session.bundle.items
         candidate_index = None
         if candidates is not None:

@@ -23,7 +23,8 @@ ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
 def test_each_request_gets_exactly_k_different_items_in_input_order(
     road: Road, requests: list[dict[str, Any]], requests_file: Path, k: int
 ) -> None:
-    answers = done("recommend", road.tuned, "--file", requests_file, "-k", k, "--json").lines
+    ask = ("recommend", road.tuned, "--file", requests_file, "-k", k, "--no-exclude-seen")
+    answers = done(*ask, "--json").lines
     assert [answer["user"] for answer in answers] == [request["user"] for request in requests]
     bundle = Bundle.open(road.bundle)
     for answer in answers:
@@ -60,14 +61,14 @@ def test_filters_are_respected(
     ask = ("recommend", road.tuned, "--file", requests_file, "-k", 20, "--json")
     some, others = sorted(ITEMS)[::3], sorted(ITEMS)[::2]
     allow, deny = write_lines(tmp_path / "allow", some), write_lines(tmp_path / "deny", others)
-    free = done(*ask).lines
+    free = done(*ask, "--no-exclude-seen").lines
     assert any(
         set(answer["items"]) & set(r["history"]) for answer, r in zip(free, requests, strict=True)
     )
-    for answer, request in zip(done(*ask, "--exclude-seen").lines, requests, strict=True):
+    for answer, request in zip(done(*ask).lines, requests, strict=True):
         assert len(answer["items"]) == 20
         assert not set(answer["items"]) & set(request["history"])
-    for answer in done(*ask, "--allow", allow).lines:
+    for answer in done(*ask, "--allow", allow, "--no-exclude-seen").lines:
         assert set(answer["items"]) == set(some)  # twenty of them are all of them
     for answer in done(*ask, "--deny", deny).lines:
         assert len(answer["items"]) == 20
@@ -114,7 +115,7 @@ def test_candidates_are_scored_as_the_beam_scores_them(
     ran = done(
         "recommend", road.tuned, "--history", "b001,nope", "--candidates", candidates, "--json"
     )
-    assert ran.err.startswith("warning: 1 id")
+    assert "warning: 1 id" in ran.err
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -223,7 +224,7 @@ def test_an_output_is_not_continued_with_another_model_or_other_requests(
 def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
     ran = done("recommend", road.tuned, "--history", "b001,nope,gone", "--json")
     assert ran.json["unknown"] == 2
-    assert ran.err.startswith("warning: 2 ids")
+    assert "warning: 2 ids" in ran.err
 
 
 def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road) -> None:

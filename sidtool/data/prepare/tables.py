@@ -1,6 +1,7 @@
 """A catalog and events as they stand in their files, with every column, for checking and
 cleaning; and any table of events, and any catalog, by the names of their columns."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from sidtool.data.tables.tables import column_names, read_columns
 from sidtool.data.times import iso_times
 
 RATING = "rating"
+COLUMN_FLAG = re.compile(r"--[a-z]+-column")
 Cells = tuple[str, ...]
 
 
@@ -80,8 +82,13 @@ def read_tables(
         catalog = read_catalog_table(items, columns.id_column, columns.title_column)
         return catalog, None if events is None else read_event_table(events, names)
     except UsageError as error:
-        guessed = guess_flags(items, events) if "-column" in (error.hint or "") else None
-        hint = error.hint if guessed is None else f"by their cells, columns are {guessed}"
+        missing = set(COLUMN_FLAG.findall(error.hint or ""))
+        guessed = guess_flags(items, events) if missing else None
+        if guessed is None:
+            raise
+        hint = f"by their cells, columns are {guessed}"
+        if missing - set(COLUMN_FLAG.findall(guessed)):
+            hint += f"; {error.hint}"
         raise UsageError(str(error), hint=hint) from error
 
 
