@@ -26,6 +26,7 @@ from .evaluation import evaluate_lists as evaluate_lists
 from .evaluation import evaluate_task as evaluate_task
 from .evaluation import tune_memory as tune_memory
 from .evaluation import tune_similarity as tune_similarity
+from .evaluation import verdict as verdict
 from .examples import SftInputs as SftInputs
 from .examples import SftOptions as SftOptions
 from .examples import WeightOptions as WeightOptions

@@ -152,12 +152,12 @@ def fit(
     options = options or FitOptions()
     out = Path(out)
     raw = _inputs(items, events, options)
+    if not options.fix:
+        _measured(raw)  # raises before anything is written
     with _own_folder(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock)
         first = check_step(raw, out, fixes=options.fix)
-        if not options.fix:
-            _measured(raw)  # raises before anything is run
         road.total = 1 + len(Plan(_recipe(options, None), raw, out).steps())
         road.do(first)
         inputs = raw.cleaned(first.output) if options.fix else raw
