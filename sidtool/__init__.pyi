@@ -52,6 +52,7 @@ from .memory import KnnSettings as KnnSettings
 from .memory import Memory as Memory
 from .memory import build_memory as build_memory
 from .model import ExtendOptions as ExtendOptions
+from .model import LoadedModel as LoadedModel
 from .model import extend_model as extend_model
 from .model import init_model as init_model
 from .model import load_model_folder as load_model_folder
