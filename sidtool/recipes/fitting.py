@@ -12,14 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import SummaryWarning, UsageError
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import check_options, group, option
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
-from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CheckOptions, clean, read_catalog_table, read_event_table
+from sidtool.data import CatalogNames, EventNames, UnknownOptions
+from sidtool.data.prepare import clean, read_tables
 from sidtool.evaluation import EvaluationVerdict
 from sidtool.recipes.budget import (
     FILE,
@@ -66,16 +66,11 @@ class FitOptions:
     """Columns of the catalog."""
     names: EventNames = group(EventNames)
     """Columns of the events."""
-    checks: CheckOptions = group(CheckOptions)
+    checks: UnknownOptions = group(UnknownOptions)
     """What the check allows."""
 
     def __post_init__(self) -> None:
         check_options(self)
-
-    @property
-    def fixes(self) -> bool:
-        """Whether cleaned copies are used; a named format of times is read into them."""
-        return self.fix or self.checks.time_format is not None
 
 
 @dataclass(frozen=True)
@@ -119,16 +114,15 @@ class _Road:
         """Seconds, also of the steps of earlier runs."""
         return max(self.steps.seconds(), self.clock() - self.started)
 
-    def do(self, step: Step, *, is_part: bool = True) -> Path:
+    def do(self, step: Step) -> Path:
         """Run a step unless it is done, and say which one it is."""
-        if is_part:
-            self.done.append(step)
-            end = self.minutes * 60 if self.expected_end is None else self.expected_end
-            at_most = "at most" if self.expected_end is None else "about"
-            left = max(0.0, end - self.spent) / 60
-            self.notify(
-                f"step {len(self.done)} of {self.total}: {step.name}; {at_most} {left:.1f} min left"
-            )
+        self.done.append(step)
+        end = self.minutes * 60 if self.expected_end is None else self.expected_end
+        at_most = "at most" if self.expected_end is None else "about"
+        left = max(0.0, end - self.spent) / 60
+        self.notify(
+            f"step {len(self.done)} of {self.total}: {step.name}; {at_most} {left:.1f} min left"
+        )
         return self.steps.do(step)
 
 
@@ -161,13 +155,13 @@ def fit(
     _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)
+    # what a build would refuse is refused before anything is written, unless it is cleaned first
+    profile = None if options.fix else _measured(raw)
     with _own_folder(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock)
-        first = check_step(raw, out, fixes=options.fixes)
-        inputs = raw.cleaned(first.output) if options.fixes else raw
-        # what a build would refuse is refused before anything runs, unless it is cleaned first
-        profile = None if options.fixes else _measured(raw)
+        first = check_step(raw, out, fixes=options.fix)
+        inputs = raw.cleaned(first.output) if options.fix else raw
         road.total = 1 + len(_plan(options, inputs, profile, out).steps())
         road.do(first)
         profile = profile or _measured(inputs)
@@ -205,12 +199,11 @@ def plan_fit(
     _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)
-    first = check_step(raw, out, fixes=options.fixes)
-    if not options.fixes:
+    first = check_step(raw, out, fixes=options.fix)
+    if not options.fix:
         return [first, *_plan(options, raw, _measured(raw), out).steps()]
     with TemporaryDirectory(prefix="sidtool-") as scratch:
-        catalog = read_catalog_table(raw.items, raw.columns.id_column, raw.columns.title_column)
-        table = read_event_table(raw.events, raw.names, raw.time_format)
+        catalog, table = read_tables(raw.items, raw.events, raw.columns, raw.names)
         clean(catalog, table, Path(scratch, "data"))
         profile = _measured(raw.cleaned(Path(scratch, "data")))
     return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
@@ -228,7 +221,6 @@ def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Input
         Path(events),
         options.columns,
         options.names,
-        time_format=options.checks.time_format,
         allow_unknown=options.checks.allow_unknown,
     )
 
@@ -252,11 +244,10 @@ def _measured(inputs: Inputs) -> DataProfile:
         inputs.events,
         inputs.columns,
         inputs.names,
-        time_format=inputs.time_format,
         allow_unknown=inputs.allow_unknown,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SummaryWarning)  # the step `check` has the same
+        warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
         report.refuse_stops(
             "--fix continues with cleaned copies; `sidtool check` lists every problem",
             allow_unknown=inputs.allow_unknown,

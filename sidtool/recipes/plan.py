@@ -21,7 +21,6 @@ class Inputs:
     events: Path
     columns: CatalogNames = field(default_factory=CatalogNames)
     names: EventNames = field(default_factory=EventNames)
-    time_format: str | None = None
     allow_unknown: bool = False
 
     def cleaned(self, folder: Path) -> "Inputs":
@@ -125,7 +124,6 @@ class Plan:
                 self.memory,
                 *("build-memory", self.split, self.bundle, "--items", self.inputs.items),
                 *self.recipe.options("memory"),
-                *self._seen(),
             )
         if self.recipe.has("pretrain"):
             command = self._train(self.initial, "cpt", "pretrain")
@@ -143,17 +141,17 @@ class Plan:
             yield self._step(
                 "weight of the memory",
                 self.model,
-                *("tune-memory", self.trained, self.split, self.memory, *self._seen()),
+                *("tune-memory", self.trained, self.split, self.memory),
                 *_flag("--users", self.choices.tuning_users),
             )
         limit = _flag("--limit", self.choices.test_users)
         allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
         command = ("evaluate", self.model, self.split, *self.recipe.options("evaluate"))
-        command = (*command, *self._seen(), *limit, *allowed, "--json")
+        command = (*command, *limit, *allowed, "--json")
         yield Step("evaluation", command, self.metrics, saves_stdout=True)
         if self.recipe.has("lists"):
             command = ("evaluate-lists", self.model, self.split, *self.recipe.options("lists"))
-            command = (*command, *self._seen(), *limit, "--json")
+            command = (*command, *limit, "--json")
             yield Step("evaluation of lists", command, self.folder / "lists.json", True)
         yield self._step("report", self.page, "report", self.metrics)
 
@@ -215,14 +213,10 @@ class Plan:
         """The command that trains, without its output; `settings` replace the chosen ones."""
         start = self.folder / "pretrained" if self.recipe.has("pretrain") else self.initial
         chosen: dict[str, object] = {
-            "eval_exclude_seen": str(self.choices.exclude_seen).lower(),
             "num_train_epochs": self.choices.epochs,
             "eval_users": self.choices.eval_users,
         }
         return self._train(start, "sft", "train", chosen | dict(settings))
-
-    def _seen(self) -> tuple[str, ...]:
-        return _switch("--exclude-seen", self.choices.exclude_seen)
 
     def _step(self, name: str, output: Path, *command: object) -> Step:
         return Step(name, (*command, "-o", output, "--force"), output)
@@ -234,7 +228,6 @@ def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
         *("check", inputs.items, inputs.events),
         *given_flags(inputs.columns),
         *given_flags(inputs.names),
-        *_flag("--time-format", inputs.time_format),
         *_switch("--allow-unknown", inputs.allow_unknown),
     )
     if fixes:

@@ -1,5 +1,5 @@
-"""What is chosen from the data: the recipe, the text of items, whether seen items are left out, and
-the number of epochs. docs/fit.md gives the reasons."""
+"""What is chosen from the data: the recipe, the text of items, and the number of epochs.
+docs/fit.md gives the reasons."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ class Choices(JsonRecord):
     text_template: str | None = None
     text_columns: tuple[str, ...] = ()
     """Columns that running text shows."""
-    exclude_seen: bool = False
     epochs: float | None = None
     """None: as the recipe says."""
     eval_users: int | None = None
@@ -53,7 +52,6 @@ def choose(profile: DataProfile, recipe: Recipe) -> Choices:
     return Choices(
         text_template=None if has_template else text_template(profile),
         text_columns=profile.text_columns,
-        exclude_seen=profile.repeated_events == 0,
     )
 
 
