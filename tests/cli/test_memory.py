@@ -18,9 +18,9 @@ from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.model.contract.split_check import check_model_split
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
+from tests.encoders import embed
 
 
 def build(road: Road, out: Path, *more: object) -> Ran:

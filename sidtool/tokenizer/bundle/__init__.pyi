@@ -5,7 +5,6 @@ from .history import AlignChange as AlignChange
 from .history import ItemsChange as ItemsChange
 from .history import Version as Version
 from .identity import Identity as Identity
-from .identity import hash_array as hash_array
 from .integrity import open_verified_bundle as open_verified_bundle
 from .integrity import verify as verify
 from .item_map import ItemMap as ItemMap

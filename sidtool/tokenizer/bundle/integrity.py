@@ -51,6 +51,7 @@ def _broken_values(bundle: Bundle) -> list[tuple[str, str]]:
         identity = identify(
             bundle.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
         )
+        bundle.lexical  # noqa: B018 raises unless it is the encoder of the recipe
         expected = replace(items, stored_index=None)
         broken = _placeholders(bundle) + _broken_order(items) + _repeated_ids(expected)
         broken += _broken_index(bundle, expected)
