@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 from environment import environment
 from scratch_like import write_untrained
-from steps import Steps
 from table import markdown
 from titles import write_title_lists
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
@@ -26,6 +25,7 @@ from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import Evaluation, compare
 from sidtool.model.load import load_model_folder
+from sidtool.recipes import Steps
 
 HERE = Path(__file__).parent
 FILMS = Path("recbole", "dataset_example", "ml-100k")
@@ -162,7 +162,7 @@ class Alignment:
         """The metrics of a task on a list of films."""
         out = self.work / "titles-metrics" / f"{films}-{task}.json"
         command = ("evaluate-task", model, task, "--num-beams", 10, "--json", *options)
-        self.steps.run(out, *command, save_stdout=True)
+        self.steps.run(out, *command, saves_stdout=True)
         return json.loads(out.read_text(encoding="utf-8"))
 
 

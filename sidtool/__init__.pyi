@@ -58,6 +58,9 @@ from .model import load_model_folder as load_model_folder
 from .model import merge as merge
 from .model import rebind as rebind
 from .model.prompt import Templates as Templates
+from .recipes import FitOptions as FitOptions
+from .recipes import fit as fit
+from .recipes import write_example as write_example
 from .recommendation import RecommendOptions as RecommendOptions
 from .recommendation import Request as Request
 from .recommendation import recommend as recommend

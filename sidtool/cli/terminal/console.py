@@ -29,6 +29,7 @@ from sidtool.base.errors import (
 )
 from sidtool.base.extras import missing_package
 from sidtool.base.visible import STEERING, visible
+from sidtool.cli.terminal.pace import Pace
 
 Progress = Callable[..., None]
 """Called with the finished and the total steps of a stage, and optionally figures to show."""
@@ -38,6 +39,8 @@ QUIET, NORMAL, VERBOSE = range(3)
 _verbosity = NORMAL
 _summary_warnings: list[str] = []
 """What is printed below the results."""
+_step_warnings: list[str] | None = None
+"""The warnings of a command that runs as a step of another one; None outside of one."""
 LOG_SECONDS = 30.0
 """Seconds between two lines on the progress of a stage, where stderr is no terminal."""
 
@@ -133,6 +136,8 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
     global _verbosity
     if quiet and verbose:
         raise UsageError("give either -q or -v")
+    if _step_warnings is not None:
+        return
     _verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     if verbose:
         warnings.simplefilter("default")
@@ -165,6 +170,8 @@ def _print_line(text: str, label: str, style: str) -> None:
 
 def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
     """A warning on stderr, with -q too."""
+    if _step_warnings is not None:
+        _step_warnings.append(text)
     _print_line(text, label, style)
 
 
@@ -172,10 +179,24 @@ def next_step(command: str, **words: object) -> None:
     """The last line on stderr: the next command, in which `words` (the user's own paths) are put
     for {their names}, quoted for a shell."""
     _print_summary_warnings()
+    if _step_warnings is not None:
+        return
     if words:
         quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
         command = command.format(**quoted)
     note(command, label="next:", style="dim")
+
+
+@contextmanager
+def as_step() -> Iterator[list[str]]:
+    """Commands in the block are steps of another one: as loud as that one, and without a next
+    command. Yields the list of their warnings, which grows."""
+    global _step_warnings
+    _step_warnings = []
+    try:
+        yield _step_warnings
+    finally:
+        _step_warnings = None
 
 
 def say(*lines: object) -> None:
@@ -293,27 +314,19 @@ def _bar(bars: Any, stage: str) -> Progress:
 
 
 def _lines(stage: str) -> Progress:
-    first: tuple[float, int] | None = None
-    last = 0.0
-    done_before = 0
+    pace = Pace()
+    last: float | None = None
 
     def report(done: int, total: int, figures: str = "") -> None:
-        nonlocal first, last, done_before
+        nonlocal last
         now = time.monotonic()
-        if first is None:  # what came before this stage says nothing about its speed
-            first = now, done
+        if last is None:
             last = now
-        elif done < done_before:  # another pass over the same steps
-            first = now, done
-        done_before = done
+        pace.report(done, total)
         if now - last >= LOG_SECONDS:
             last = now
-            start, done_at_start = first
-            parts = [f"{done} of {total}"]
-            if done > done_at_start:
-                left = (now - start) / (done - done_at_start) * (total - done)
-                parts.append(f"about {left:.0f} s left")
-            note(f"{stage}: {', '.join(parts + ([figures] if figures else []))}")
+            parts = (f"{done} of {total}", pace.left, figures)
+            note(f"{stage}: {', '.join(filter(None, parts))}")
 
     return report
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.errors import RefusedError
 from sidtool.base.options import option
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
@@ -131,6 +132,15 @@ class Report(JsonRecord):
     def stops(self) -> tuple[Problem, ...]:
         """The problems that would stop a build."""
         return tuple(problem for problem in self.problems if problem.stops)
+
+    def refuse_stops(self, hint: str, *, allow_unknown: bool) -> None:
+        """Raise RefusedError if a problem would stop a build; a SummaryWarning says that events are
+        of unknown items."""
+        others = [problem.kind for problem in self.stops if problem.kind != "unknown_item"]
+        if self.unknown is not None:
+            self.unknown.check(allow_unknown=allow_unknown or bool(others))
+        if others:
+            raise RefusedError(f"a build would stop at {', '.join(others)}", hint=hint)
 
 
 def check(
