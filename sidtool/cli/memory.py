@@ -172,8 +172,8 @@ def tune_memory(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Choose the weight and power of a memory on validation users, and bind it to a copy of a
-    model."""
+    """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
+    bind them to a copy of a model."""
     from sidtool.data.split import open_split
     from sidtool.evaluation import plan_tune_memory
     from sidtool.evaluation import tune_memory as tune
@@ -195,14 +195,18 @@ def tune_memory(
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
         binding = tune(model, events, opened, out, tuning, force=force, progress=report)
+    reranker = binding.reranker
     if json:
-        return say_json({"model": str(out)} | binding.to_json())
+        values = binding.to_json()
+        values["reranker"] = None if reranker is None else reranker.digest  # not its weights
+        return say_json({"model": str(out)} | values)
     # a count beside metrics would leave these no decimals
     metrics = {name: value for name, value in binding.validation.items() if name != "users"}
     rows = [("users", int(binding.validation["users"])), *metrics.items()]
     say_table(["", ""], rows, title="validation")
     weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
-    say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}")
+    order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
+    say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}")
     return next_step("sidtool evaluate {out} {split}", out=out, split=split)
 
 

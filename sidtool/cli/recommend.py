@@ -297,6 +297,8 @@ def _say_answer(answer: "Recommendation | BadRequest", bundle: "Bundle", *, json
             ", ".join(bundle.title(item) or item for item in part.because_of)
             for part in answer.explanations
         ]
+        if any(part.raised_by for part in answer.explanations):
+            columns["raised by"] = [", ".join(part.raised_by) for part in answer.explanations]
     title = answer.user
     if answer.list_score is not None:
         title = f"{title or 'list'}, log-probability {answer.list_score:.4g}"

@@ -53,6 +53,8 @@ from sidtool.recommendation.search import Normalize, check_normalize
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Leaves
 
+MIXTURE = "mixture"
+"""The name of the system without the re-ranker."""
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
 
@@ -190,6 +192,8 @@ def evaluate_examples(
         by_memory = rank_memory(loaded, indexed, k=options.depth)
         others[MEMORY_ALONE] = Ranking.of_items(indexed, by_memory)
     ranked = rank(is_mixed=uses_memory(loaded), progress=next(passes))
+    if ranked.mixture is not None:
+        others = {MIXTURE: Ranking.of_items(indexed, ranked.mixture), **others}
     ranking = Ranking.of(indexed, ranked)
     evaluation = _evaluation(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})

@@ -112,6 +112,8 @@ class TuneMemoryOptions(SeenOptions):
     """Validation examples, evenly spread; default: all."""
     num_beams: int = option(100, minimum=1)
     """Beam width, and the number of items that are ranked again."""
+    rerank: bool = option(True)
+    """Fit a re-ranker too, and use it if it is better on users that it was not fitted to."""
 
     def __post_init__(self) -> None:
         check_options(self)

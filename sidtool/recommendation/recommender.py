@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.memory import RERANK_FEATURES
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
@@ -130,9 +131,17 @@ class Recommender:
         ids = self.session.bundle.items.ids
         history = ItemRows(np.zeros(0, dtype=np.int64)) if query.history is None else query.history
         sources = self.session.mixture.index.sources(history, result.positions)
+        raised_by: list[dict[str, float]] = [{} for _ in sources]
+        if self.session.reranking is not None and result.features is not None:
+            of_items = self.session.reranking.reranker.contributions(result.features).tolist()
+            for place, values in enumerate(of_items):
+                raising = sorted(zip(values, RERANK_FEATURES, strict=True), reverse=True)[:3]
+                raised_by[place] = {name: value for value, name in raising if value > 0}
         return tuple(
-            Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]})
-            for share, parts in zip(result.memory_shares.tolist(), sources, strict=True)
+            Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]}, raised)
+            for share, parts, raised in zip(
+                result.memory_shares.tolist(), sources, raised_by, strict=True
+            )
         )
 
     def _as_list(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
