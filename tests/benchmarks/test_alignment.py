@@ -32,7 +32,7 @@ def test_both_mixes_have_points_and_a_paired_difference(
         "4x4x8",
     )
     options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", "--model", base)
-    names = ("--title-column", "title")
+    names = ("--title-column", "title", "--set", "bf16=false")
 
     def run(name: str, *further: object) -> list[str]:
         commands.clear()
