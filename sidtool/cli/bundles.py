@@ -9,6 +9,7 @@ import typer
 from sidtool.base.errors import EXIT_REFUSED, RefusedError, UsageError
 from sidtool.base.options import option
 from sidtool.cli.codebook import say_report
+from sidtool.cli.compare import ProbeInputs
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
@@ -21,6 +22,7 @@ from sidtool.cli.terminal.console import (
     standard_input,
     warn,
 )
+from sidtool.integrations.formats import CatalogFile
 from sidtool.integrations.ray import ItemColumns, RunOptions
 from sidtool.tokenizer.encoder import Encoder
 
@@ -36,24 +38,33 @@ def inspect(
         typer.Option(help="Start of a SID, like <s_a_12>: show what its items have in common."),
     ] = None,
     examples: Annotated[int, typer.Option(min=0, help="Items to show.")] = 5,
+    *,
+    probe: ProbeInputs,
+    catalog: CatalogFile | None,
     json: options.Json = False,
 ) -> None:
-    """Show the contents of a bundle or model, or what the items under a SID prefix have in
-    common."""
+    """Show the contents of a bundle or model, how its SIDs agree with events, labels or an earlier
+    bundle, or what the items under a SID prefix have in common."""
     from sidtool.model.contract import BUNDLE_COPY, CONTRACT
     from sidtool.registry import open_bundle
     from sidtool.tokenizer import explain
 
     is_model = (Path(bundle) / CONTRACT).is_file()
-    if is_model and prefix is None:
+    is_probed = probe != ProbeInputs() or catalog is not None
+    if is_probed and prefix is not None:
+        raise UsageError("--prefix shows items, and no figures of --split, --field or --against")
+    if is_model and prefix is None and not is_probed:
         return _say_model(bundle, json=json)
     opened = open_bundle(f"{bundle}/{BUNDLE_COPY}" if is_model else bundle)
-    if prefix is None and json:
-        return say_json(opened.manifest.to_json())
     if prefix is None:
+        figures = probe.figures(opened, catalog)
+        if json:
+            return say_json(opened.manifest.to_json() | figures.to_json())
         say_table(["", ""], _manifest_rows(opened))
         report = opened.manifest.codebook_report
-        return say_report(report) if report else None
+        if report is not None:
+            say_report(report)
+        return figures.say(bundle)
     group = explain(opened, prefix, examples=examples)
     if json:
         return say_json(asdict(group))

@@ -1,20 +1,24 @@
 """The command compare: figures of several bundles of one catalog."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import option
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import say, say_json, say_table
 from sidtool.integrations.formats import CatalogFile
 from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
-    from sidtool.tokenizer import BundleFigures
+    from sidtool.tokenizer import BundleFigures, Diff
+    from sidtool.tokenizer.bundle import Bundle
 
-LEVEL_COLUMNS = {
+USE_COLUMNS = {
     "size": "codes",
     "utilization": "utilization",
     "entropy": "entropy",
@@ -22,10 +26,90 @@ LEVEL_COLUMNS = {
     "gini": "gini",
     "neighbors": "neighbors",
     "purity": "purity",
+}
+"""Columns of the table of levels, by the JSON key of their figure."""
+EVENT_COLUMNS = {
+    "alignment": "alignment",
+    "alignment_by_chance": "by chance",
+    "alignment_lift": "lift",
+    "head_spread": "head",
+    "tail_spread": "tail",
     "mutual_information": "information",
     "mutual_information_by_chance": "by chance",
 }
-"""Columns of the table of levels, by the JSON key of their figure."""
+"""Columns of the table of training events."""
+
+
+@dataclass(frozen=True)
+class ProbeInputs:
+    """What the SIDs of a bundle are compared with."""
+
+    split: Path | None = option(None, metavar="SPLIT")
+    """Split folder, or events (split by leave-one-out): show how prefixes agree with its training
+    events."""
+    field: str | None = option(None)
+    """Column of --items with labels, like brand: show how pure prefixes are."""
+    against: str | None = option(None, metavar="BUNDLE")
+    """Earlier bundle: show which prefixes stayed, and how far centroids moved."""
+
+    def figures(self, bundle: "Bundle", catalog: CatalogFile | None) -> "ProbeFigures":
+        """The figures of a bundle. Raises UsageError for a catalog without a column, or the other
+        way round."""
+        from sidtool.registry import open_bundle
+        from sidtool.tokenizer import compare_bundles, diff
+
+        if (catalog is None) != (self.field is None):
+            raise UsageError("--items and --field belong together", hint="give both or neither")
+        measured = None
+        if self.split is not None or catalog is not None:
+            items = None
+            if catalog is not None and self.field is not None:
+                items = catalog.read(fields=[self.field], bundle=bundle)
+            (measured,) = compare_bundles(
+                [bundle], items=items, field=self.field, interactions=self.split
+            )
+        changes = None if self.against is None else diff(open_bundle(self.against), bundle)
+        return ProbeFigures(measured, changes)
+
+
+@dataclass(frozen=True)
+class ProbeFigures:
+    """What was measured of a bundle; None: nothing was asked for."""
+
+    measured: "BundleFigures | None"
+    changes: "Diff | None"
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that `inspect --json` adds to those of the manifest."""
+        values: dict[str, Any] = {}
+        if self.measured is not None:
+            values["figures"] = self.measured.to_json()
+        if self.changes is not None:
+            values["same_prefix"] = self.changes.same_prefix
+            values["drift"] = self.changes.drift
+        return values
+
+    def say(self, bundle: str) -> None:
+        """Print the figures as tables."""
+        if self.measured is not None:
+            say("")
+            if self.measured.purity_by_chance is not None:
+                _say_use([bundle], [self.measured])
+            _say_events([bundle], [self.measured])
+        if self.changes is not None:
+            say("")
+            drift = dict(enumerate(self.changes.drift))
+            rows = [
+                (letter, same, _cell(drift.get(level)))
+                for level, (letter, same) in enumerate(
+                    zip(LETTERS, self.changes.same_prefix, strict=False)
+                )
+            ]
+            say_table(["level", "same prefix", "drift"], rows)
+            say(
+                "same prefix: share of the items of both bundles; drift: mean distance of a "
+                "centroid from the earlier one of its code, in units of their RMS norm"
+            )
 
 
 def compare(
@@ -83,7 +167,6 @@ def compare(
 
 def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
     rows = []
-    lines = []
     for bundle, measured in zip(bundles, figures, strict=True):
         cells = (
             measured.before.items if measured.before else None,
@@ -94,21 +177,48 @@ def _say_comparison(bundles: list[str], figures: "list[BundleFigures]") -> None:
         )
         sizes = "x".join(map(str, measured.sizes))
         rows.append((bundle, measured.method or "none", sizes, measured.items, *map(_cell, cells)))
-        for letter, level in zip(LETTERS, measured.levels, strict=False):
-            values = level.to_json()
-            lines.append((bundle, letter, *(_cell(values[name]) for name in LEVEL_COLUMNS)))
     columns = ["collide before", "after", "reassigned", "residual variance", "seconds"]
     say_table(["bundle", "method", "levels", "items", *columns], rows)
     say("")
-    say_table(["bundle", "level", *LEVEL_COLUMNS.values()], lines)
+    _say_use(bundles, figures)
+    _say_events(bundles, figures)
+
+
+def _say_use(bundles: list[str], figures: "list[BundleFigures]") -> None:
+    _say_levels(bundles, figures, USE_COLUMNS)
     chance = figures[0].purity_by_chance
     say(
         "neighbors: Jaccard@20 of embedding and SID-prefix neighbors, down to that level",
         "purity: probability that another item with that prefix has the same label"
         + (f" (by chance {chance:.4f})" if chance is not None else ""),
+    )
+
+
+def _say_events(bundles: list[str], figures: "list[BundleFigures]") -> None:
+    """Print what training events say about the levels, if they were measured."""
+    if figures[0].levels[0].mutual_information is None:
+        return
+    say("")
+    _say_levels(bundles, figures, EVENT_COLUMNS)
+    say(
+        "alignment: share of steps to another item that has the same prefix down to that level; "
+        "lift: times chance",
+        "head, tail: distinct prefixes per item, of the most frequent items with half of the "
+        "events and of the others",
         "information: mutual information (bits) of the codes of an item and of the next one; by "
         "chance: with shuffled next items",
     )
+
+
+def _say_levels(
+    bundles: list[str], figures: "list[BundleFigures]", columns: Mapping[str, str]
+) -> None:
+    rows = []
+    for bundle, measured in zip(bundles, figures, strict=True):
+        for letter, level in zip(LETTERS, measured.levels, strict=False):
+            values = level.to_json()
+            rows.append((bundle, letter, *(_cell(values[name]) for name in columns)))
+    say_table(["bundle", "level", *columns.values()], rows)
 
 
 def _cell(value: float | None) -> float | str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from sidtool.cli.terminal.console import note, say, say_json, say_table
@@ -13,16 +14,23 @@ HIT_RATE = "hr@10"
 NDCG = "ndcg@10"
 DECIMALS = (2, 4)
 """Fewest and most decimals of a metric."""
+WIDTH = 80
 SYSTEMS = 3
 """Systems beside one another in a table of lists."""
 
 
 def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> None:
-    """The tables of an evaluation; with `json` on stderr, beside the JSON on stdout."""
-    from sidtool.evaluation import OTHER_MODEL
+    """The verdict of an evaluation and its tables; with `json` on stderr, beside the JSON on
+    stdout."""
+    from sidtool.evaluation import OTHER_MODEL, verdict
 
+    answer = verdict(evaluation)
     if json:
-        say_json(evaluation.to_json())
+        say_json(evaluation.to_json() | {"verdict": answer.to_json()})
+    for text in (str(answer), f"to try: {answer.advice}"):
+        for line in wrap(text, WIDTH):
+            _say_line(line, aside=json)
+    _say_line("", aside=json)
     _say_metrics(evaluation, aside=json)
     _say_fields(evaluation, aside=json)
     if details:
@@ -138,13 +146,13 @@ def _say_next_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str, *, aside: bool
 ) -> None:
     """A table after another one."""
-    _say_space(aside=aside)
+    _say_line("", aside=aside)
     say_table(columns, rows, title=title, aside=aside)
 
 
-def _say_space(*, aside: bool) -> None:
-    """An empty line between two tables."""
-    (note if aside else say)("")
+def _say_line(line: str, *, aside: bool) -> None:
+    """A line on stdout, or on stderr when stdout has JSON."""
+    (note if aside else say)(line)
 
 
 def _groups(evaluation: "Evaluation") -> Mapping[str, "Averages"]:
@@ -208,7 +216,7 @@ def say_lists(evaluation: "ListEvaluation", *, json: bool) -> None:
         ]
         rows.append(["coverage", *(f"{evaluation.coverage[system]:.1%}" for system in systems)])
         if start:
-            _say_space(aside=json)
+            _say_line("", aside=json)
         say_table(["", *systems], rows, title=title, aside=json)
     rows = []
     for system, by_metric in evaluation.differences.items():

@@ -177,7 +177,7 @@ def recommend(
         }
         if output.out is None:
             for answer in outcome.count(answer_each(loaded, requests, choices, **shared)):
-                _say_answer(answer, json=json)
+                _say_answer(answer, loaded.bundle, json=json)
         else:
             target, resume = output.out, output.resume
             outcome = recommend_to_file(
@@ -277,7 +277,7 @@ def _report(outcome: "Outcome", k: int) -> None:
     outcome.raise_bad()
 
 
-def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:
+def _say_answer(answer: "Recommendation | BadRequest", bundle: "Bundle", *, json: bool) -> None:
     from sidtool.recommendation import BadRequest
 
     if json:
@@ -293,7 +293,10 @@ def _say_answer(answer: "Recommendation | BadRequest", *, json: bool) -> None:
     }
     if answer.explanations is not None:
         columns["memory"] = [part.memory_share for part in answer.explanations]
-        columns["because of"] = [", ".join(part.because_of) for part in answer.explanations]
+        columns["because of"] = [
+            ", ".join(bundle.title(item) or item for item in part.because_of)
+            for part in answer.explanations
+        ]
     title = answer.user
     if answer.list_score is not None:
         title = f"{title or 'list'}, log-probability {answer.list_score:.4g}"

@@ -40,6 +40,14 @@ def report(
             "item's neighbors by vector are near by SID, too."
         ),
     ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SPLIT",
+            help="Split folder, or events (split by leave-one-out): shows how a bundle's prefixes "
+            "agree with its training events.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     force: options.Force = False,
 ) -> None:
@@ -55,6 +63,7 @@ def report(
         field=field,
         id_column=id_column,
         embeddings=embeddings,
+        split=split,
         seed=seed,
         force=force,
     )

@@ -43,5 +43,11 @@ from .tasks.task_evaluation import TaskEvaluation as TaskEvaluation
 from .tasks.task_evaluation import evaluate_task as evaluate_task
 from .tasks.text_answers import answer_losses as answer_losses
 from .tasks.text_answers import perplexity as perplexity
+from .validation import HIGH as HIGH
+from .validation import LOW as LOW
+from .validation import OF_ITEM_KNN as OF_ITEM_KNN
 from .validation import Validator as Validator
+from .validation import item_knn_metrics as item_knn_metrics
 from .validation import sample_examples as sample_examples
+from .verdicts import EvaluationVerdict as EvaluationVerdict
+from .verdicts import verdict as verdict

@@ -14,7 +14,7 @@ from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
 from sidtool.evaluation.ranking import COVERED, IndexedExamples
-from sidtool.evaluation.results import SystemValues
+from sidtool.evaluation.results import ITEM_KNN, SystemValues
 from sidtool.memory import (
     KnnSettings,
     Shards,
@@ -135,7 +135,7 @@ def rank_baselines(
     similarity = item_similarity(catalog.sequences, len(catalog), knn, shards, threads)
     return {
         "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
-        "item-knn": item_knn(
+        ITEM_KNN: item_knn(
             similarity, histories, k, settings=knn, exclude_seen=exclude_seen, threads=threads
         ),
     }

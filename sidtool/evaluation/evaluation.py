@@ -19,7 +19,7 @@ from sidtool.base.threads import thread_count
 from sidtool.data import Spill, UnknownIds, guess_spelling
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import baseline_values
-from sidtool.evaluation.bootstrap import RESAMPLES
+from sidtool.evaluation.bootstrap import RESAMPLES, Difference, everyone
 from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
 from sidtool.evaluation.metrics import averages, metric_names, metric_values
@@ -32,6 +32,9 @@ from sidtool.evaluation.ranking import (
     rank_memory,
 )
 from sidtool.evaluation.results import (
+    ITEM_KNN,
+    MEMORY_ALONE,
+    MODEL_ALONE,
     Evaluation,
     SystemValues,
     coverage,
@@ -41,6 +44,7 @@ from sidtool.evaluation.results import (
     positions_in,
     sample_examples,
     slices_of,
+    system_differences,
     titles_of,
 )
 from sidtool.memory import Shards
@@ -182,9 +186,9 @@ def evaluate_examples(
     )
     if uses_memory(loaded):
         alone = rank(is_mixed=False, progress=next(passes))
-        others["model alone"] = Ranking.of(indexed, alone)
+        others[MODEL_ALONE] = Ranking.of(indexed, alone)
         by_memory = rank_memory(loaded, indexed, k=options.depth)
-        others["memory alone"] = Ranking.of_items(indexed, by_memory)
+        others[MEMORY_ALONE] = Ranking.of_items(indexed, by_memory)
     ranked = rank(is_mixed=uses_memory(loaded), progress=next(passes))
     ranking = Ranking.of(indexed, ranked)
     evaluation = _evaluation(indexed, ranking, others, events, options, shards)
@@ -235,8 +239,9 @@ def _rank_other(
 
 def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> dict[str, Any]:
     """What else determines a model's recommendations: its bundle, what scores are normalized over,
-    and the memory that is used."""
-    settings: dict[str, Any] = {"bundle": loaded.bundle.identity.digest}
+    and the memory that is used; and its name."""
+    settings: dict[str, Any] = {"model": loaded.name} if loaded.name else {}
+    settings["bundle"] = loaded.bundle.identity.digest
     settings["normalize"] = normalize or loaded.contract.normalize
     if loaded.memory is not None and uses_memory(loaded):
         knn = asdict(loaded.memory.memory.manifest.settings)
@@ -303,6 +308,7 @@ def _evaluation(
         slices=slices_of(by_group) if events else {},
         by=by,
         weighted=weighted,
+        differences_from_item_knn=_from_item_knn(systems, users, options.seed),
         coverage={name: coverage(items, n_items) for name, items in first_items.items()},
         effective_items={name: effective_items(items) for name, items in first_items.items()},
         counts=_counts(examples, users),
@@ -313,6 +319,21 @@ def _evaluation(
         groups=groups,
         values=model,
     )
+
+
+def _from_item_knn(
+    systems: Mapping[str, SystemValues], users: Sequence[str], seed: int
+) -> dict[str, dict[str, Difference]]:
+    """The differences of the other systems from item-kNN over all examples."""
+    item_knn = systems.get(ITEM_KNN)
+    if item_knn is None:
+        return {}
+    groups = everyone(len(users))
+    return {
+        name: system_differences(system, item_knn, users, groups, seed=seed)["all"]
+        for name, system in systems.items()
+        if name != ITEM_KNN
+    }
 
 
 def _settings(
@@ -331,7 +352,7 @@ def _settings(
     if options.target:
         settings["target"] = list(options.target)
     if has_baselines:
-        settings["item-knn"] = asdict(options.knn)
+        settings[ITEM_KNN] = asdict(options.knn)
     return settings
 
 

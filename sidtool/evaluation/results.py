@@ -23,6 +23,12 @@ from sidtool.tokenizer.sid import ItemRows, SidPositions
 Metrics = dict[str, float]
 """Metric name -> mean."""
 
+ITEM_KNN = "item-knn"
+"""The baseline that a verdict is about."""
+MODEL_ALONE = "model alone"
+"""A model with a memory, without it."""
+MEMORY_ALONE = "memory alone"
+
 
 @dataclass(frozen=True, eq=False)
 class SystemValues:
@@ -225,6 +231,10 @@ class StoredEvaluation(Averages):
     """Field -> value -> the averages over the examples with this value."""
     weighted: Averages | None = field(default=None, kw_only=True)
     """The averages weighted by a feedback of the target; n is the number of weights above 0."""
+    differences_from_item_knn: dict[str, dict[str, Difference]] = field(
+        default_factory=dict, kw_only=True
+    )
+    """Of each other system, over all examples; `differences` has those of the model."""
     samples: tuple[Sample, ...] = field(default=(), kw_only=True, repr=False)
     """A few examples with the first recommendations of each system."""
     titles: dict[str, str] = field(default_factory=dict, kw_only=True, repr=False)

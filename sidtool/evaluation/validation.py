@@ -1,21 +1,33 @@
 """Validation of a model in training: HR@K and NDCG@K of constrained recommendations on held-out
-next items."""
+next items, beside item-kNN, and the loss of the targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.data.split import Example
+from sidtool.data.split import Example, UserSequence
+from sidtool.evaluation.baselines import UNTUNED, baseline_values
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.evaluation.results import ITEM_KNN, Metrics
 from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
-from sidtool.recommendation import QuerySession
-from sidtool.recommendation.search import Normalize
+from sidtool.recommendation import Query, QuerySession
+from sidtool.recommendation.search import AllowList, Normalize
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import Leaves
+from sidtool.tokenizer.sid import ItemRows, Leaves
+
+LOSS_USERS = 256
+"""Users whose target's loss is measured, of those that are validated on."""
+MOST_EVENTS = 2_000_000
+"""Of more events, item-kNN would take minutes."""
+TO_95_PERCENT = 1.96
+"""Standard errors from a mean to the ends of its 95% interval."""
+LOW, HIGH, OF_ITEM_KNN = "_low", "_high", "_item_knn"
+"""What follows the name of a metric in the names of the figures beside it."""
 
 
 def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Sequence[Example]:
@@ -31,10 +43,41 @@ def sample_examples(examples: Sequence[Example], users: int, seed: int) -> Seque
     return [examples[index] for index in chosen.tolist()]
 
 
+def item_knn_metrics(
+    examples: Sequence[Example],
+    bundle: Bundle,
+    *,
+    users: int,
+    k: int,
+    seed: int,
+    exclude_seen: bool,
+) -> Metrics:
+    """HR@K and NDCG@K of item-kNN on the users that a `Validator` draws, from the histories of all
+    users before their first validation event; nothing for more than MOST_EVENTS.
+
+    These are the training events of a split that holds out the last events of each user."""
+    histories = {example.user: example.history for example in reversed(examples)}
+    if sum(map(len, histories.values())) > MOST_EVENTS:
+        return {}
+    events = [
+        UserSequence(user, items, tuple(range(len(items)))) for user, items in histories.items()
+    ]
+    indexed = IndexedExamples.of(
+        bundle, sample_examples(examples, users, seed), exclude_seen=exclude_seen
+    )
+    values = baseline_values(indexed, events, [k], UNTUNED, k=k)[ITEM_KNN]
+    return {
+        name: float(mean)
+        for name, mean in zip(values.names, values.values.mean(axis=0), strict=True)
+        if not name.startswith("mrr")
+    }
+
+
 class Validator:
     """Measures a model on a seeded sample of users; `rank` and `ranks` divide them among processes.
 
-    `users` is the size of the sample, 0 takes all. Raises DataError without examples."""
+    `users` is the size of the sample, 0 takes all. `item_knn` has the metrics of item-kNN, which
+    `figures` repeats. Raises DataError without examples."""
 
     def __init__(
         self,
@@ -51,9 +94,11 @@ class Validator:
         normalize: Normalize = "level",
         exclude_seen: bool = False,
         user_tokens: UserTokens | None = None,
+        item_knn: Mapping[str, float] | None = None,
     ) -> None:
         examples = sample_examples(examples, users, seed)
         self.k = k
+        self._item_knn = item_knn or {}
         self._num_beams = num_beams
         self._session = QuerySession(
             bundle, tokenizer, tokens, history_prompt, None, normalize, None, user_tokens
@@ -65,6 +110,11 @@ class Validator:
         self._queries = list(
             example_queries(self._session, indexed, exclude_seen=exclude_seen, follow=False)
         )
+        self._target_queries = [
+            self._target_query(query, row)
+            for query, row in zip(self._queries, indexed.targets.tolist(), strict=True)
+            if row >= 0
+        ][:LOSS_USERS]
 
     @property
     def longest_prompt(self) -> int:
@@ -72,8 +122,8 @@ class Validator:
         return max(len(query.prompt) for query in self._queries)
 
     def sums(self, model: Any, rank: int = 0, ranks: int = 1) -> NDArray[np.float64]:
-        """(3,) float64: hits, discounted gains and number of users, over every `ranks`-th user from
-        `rank` on."""
+        """(7,) float64 over every `ranks`-th user from `rank` on: hits, discounted gains, the sums
+        of their squares, and number of users; loss of targets, and number of such users."""
         share = slice(rank, None, ranks)
         queries = self._queries[share]
         ranked = self._session.rank(
@@ -82,5 +132,39 @@ class Validator:
         sizes = self._session.trie.items_per_leaf(ranked)
         targets = Leaves(self._target_leaves[share])
         values = metric_values(find_targets(ranked, targets, sizes), [self.k])
-        hit_rate_and_ndcg = values[:, :2]
-        return np.array([*hit_rate_and_ndcg.sum(axis=0), len(queries)])
+        of_users = values[:, :2]  # hit rate and NDCG
+        squares = (of_users**2).sum(axis=0)
+        losses = self._target_losses(model, self._target_queries[share])
+        return np.array([*of_users.sum(axis=0), *squares, len(queries), sum(losses), len(losses)])
+
+    def figures(self, sums: Sequence[float]) -> Metrics:
+        """HR@K and NDCG@K, each with the ends of its 95% interval (normal approximation) and the
+        value of item-kNN if it is known, and the mean loss, from `sums` of all processes."""
+        hits, gains, hits_squared, gains_squared, users, loss, loss_users = sums
+        figures = {}
+        for kind, total, squared in (("hr", hits, hits_squared), ("ndcg", gains, gains_squared)):
+            name = f"{kind}@{self.k}"
+            mean = total / users
+            variance = max(0.0, squared / users - mean**2)
+            half_width = TO_95_PERCENT * (variance / users) ** 0.5
+            figures[name] = mean
+            figures[name + LOW] = max(0.0, mean - half_width)
+            figures[name + HIGH] = mean + half_width
+            if name in self._item_knn:
+                figures[name + OF_ITEM_KNN] = self._item_knn[name]
+        if loss_users:
+            figures["loss"] = loss / loss_users
+        return figures
+
+    def _target_query(self, query: Query, row: int) -> Query:
+        """The query that may find one item only: its search scores the item."""
+        target = AllowList.of(self._session.trie, ItemRows(np.array([row])))
+        nothing = ItemRows(np.empty(0, dtype=np.int64))
+        return replace(query, leaf_filter=self._session.leaf_filter(target, [nothing]))
+
+    def _target_losses(self, model: Any, queries: Sequence[Query]) -> list[float]:
+        """The negative log-probability of the target's SID after each prompt."""
+        if not queries:
+            return []
+        found = self._session.search(model, queries, k=1, num_beams=1)
+        return [-float(result.scores[0]) for result in found]

@@ -13,6 +13,8 @@ from sidtool.data.split import consecutive
 Numbers = NDArray[np.int64]
 BlockCopies = Callable[[int], Numbers]
 """The number of copies of each of the next n examples."""
+MakeBlock = Callable[[], "ExampleBlock"]
+"""Makes a block; blocks are made in any order, and in several threads."""
 
 
 class ExampleBlock(NamedTuple):

@@ -9,7 +9,6 @@ import numpy as np
 
 from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
-    BlockCopies,
     CatalogSpans,
     ExampleBlock,
     LinePart,
@@ -35,6 +34,15 @@ class ItemTexts(NamedTuple):
     """(rows,)"""
     characters: Numbers
     """(rows,) of catalog text, 0 for a SID"""
+
+
+class Answers(NamedTuple):
+    """The events of a block that are answers."""
+
+    events: Numbers
+    """(answers,) indexes within the block"""
+    numbers: Numbers
+    """(answers,) the number of each among all events with a history"""
 
 
 @dataclass(frozen=True)
@@ -125,19 +133,23 @@ class EventLines:
     def _n_tokens(self, segments: Sequence[Segment]) -> int:
         return 0 if self._context.encoder is None else self._context.encoder.length(segments)
 
-    def block(self, events: EventBlock, first_number: int, copies: BlockCopies) -> ExampleBlock:
-        """The examples of a block, the first of whose events with a history has a number."""
+    def answers(self, events: EventBlock, first_number: int) -> Answers:
+        """The answers of a block, the first of whose events with a history has a number."""
         first_events = np.repeat(events.starts[:-1], events.sizes)
         targets = np.flatnonzero(first_events < np.arange(len(first_events)))
         numbers = first_number + np.arange(len(targets))
-        if not self._context.task.writes_sid:
-            has_text = self._answers.characters[events.rows[targets]] > 0
-            targets, numbers = targets[has_text], numbers[has_text]
-        n_copies = copies(len(targets))
+        if self._context.task.writes_sid:
+            return Answers(targets, numbers)
+        has_text = self._answers.characters[events.rows[targets]] > 0
+        return Answers(targets[has_text], numbers[has_text])
+
+    def block(self, events: EventBlock, answers: Answers, n_copies: Numbers) -> ExampleBlock:
+        """The examples of a block, with (answers,) copies of each."""
+        first_events = np.repeat(events.starts[:-1], events.sizes)
         turns = consecutive(np.zeros_like(n_copies), n_copies)
-        targets = np.repeat(targets, n_copies)
+        targets = np.repeat(answers.events, n_copies)
         if not self._context.same_frame:
-            turns += np.repeat(numbers, n_copies)
+            turns += np.repeat(answers.numbers, n_copies)
         frames = turns % len(self._context.frames)
         # the tokens of the items before each event
         before = np.cumsum(self._items.tokens[events.rows] + self._separator_tokens)

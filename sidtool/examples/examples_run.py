@@ -11,6 +11,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
+from sidtool.base.threads import thread_count
 from sidtool.data import (
     GeneralOptions,
     Items,
@@ -120,6 +121,7 @@ def make_sft(
     weights: WeightOptions | None = None,
     general: GeneralOptions | None = None,
     memory: int | None = None,
+    threads: int | None = None,
     writer: ExampleWriter | None = None,
     dry_run: bool = False,
     force: bool = False,
@@ -132,8 +134,8 @@ def make_sft(
     (`open_split`). `weights` names the weights of the examples of events, `general` a
     general corpus whose text is mixed in; its held-out part is written beside the examples, as
     examples too. With `memory`, a number of bytes, more events than fit lie in files beside the
-    output; the examples are the same. `writer` writes the examples in place of this process
-    (`cluster.ClusterExamples`). Without `model` (an
+    output; `threads` (None: one per core) divide the work; the examples are the same.
+    `writer` writes them in place of this process (`ClusterExamples`). Without `model` (an
     extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
     enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
@@ -170,7 +172,7 @@ def make_sft(
             queries,
             tokenizer,
         )
-        job = inputs.open(spill, progress)
+        job = replace(inputs.open(spill, progress), threads=thread_count(threads))
         job.check_ids()
         if dry_run:
             return job.lineage(job.write(None), {})

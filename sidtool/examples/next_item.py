@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from sidtool.data import NO_FIELDS
-from sidtool.examples.blocks import BlockCopies, ExampleBlock
+from sidtool.examples.blocks import BlockCopies, MakeBlock
 from sidtool.examples.event_columns import TrainEvents
 from sidtool.examples.event_lines import EventLines
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
@@ -40,12 +41,14 @@ def event_examples(context: ExampleContext, copies: Copies) -> Iterator[Training
 
 def event_blocks(
     context: ExampleContext, events: TrainEvents, users: range, copies: BlockCopies
-) -> Iterator[ExampleBlock]:
+) -> Iterator[MakeBlock]:
     """The examples of `event_examples` without fields."""
     lines = EventLines(context, events)
     first_number = context.first_number
     for block in events.blocks(users, context.history_length + 1):
-        yield lines.block(block, first_number, copies)
+        answers = lines.answers(block, first_number)
+        n_copies = copies(len(answers.events))
+        yield partial(lines.block, block, answers, n_copies)
         first_number += int(np.maximum(block.sizes - 1, 0).sum())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from sidtool.examples.blocks import (
     ExampleBlock,
     LinePart,
     LineTexts,
+    MakeBlock,
     Numbers,
     escaped,
     line_by_line,
@@ -56,13 +58,14 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
 
 def sequence_blocks(
     context: ExampleContext, events: TrainEvents, users: range, copies: BlockCopies
-) -> Iterator[ExampleBlock]:
+) -> Iterator[MakeBlock]:
     """The examples of `sequence_examples` without fields."""
     lines = _SequenceLines(context, events)
     for block in events.blocks(users):
         windows = sequence_windows(block.sizes, context.history_length)
         n_copies = copies(len(windows.owners))
-        yield lines.block(block, Windows(*(np.repeat(column, n_copies) for column in windows)))
+        copied = Windows(*(np.repeat(column, n_copies) for column in windows))
+        yield partial(lines.block, block, copied)
 
 
 def sequence_windows(lengths: Numbers, history_length: int) -> Windows:

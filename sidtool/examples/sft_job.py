@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.progress import Progress
+from sidtool.base.threads import in_threads
 from sidtool.data import (
     GeneralOptions,
     GeneralRecord,
@@ -21,7 +22,7 @@ from sidtool.data import (
     guess_spelling,
 )
 from sidtool.data.split import Event, Split, count_leaks
-from sidtool.examples.blocks import ExampleBlock
+from sidtool.examples.blocks import MakeBlock
 from sidtool.examples.event_columns import TrainEvents
 from sidtool.examples.event_weights import EventWeights
 from sidtool.examples.example_file import example_json
@@ -61,6 +62,7 @@ class SftJob:
     weights: EventWeights | None
     general: GeneralExamples | None
     progress: Progress | None
+    threads: int = 1
 
     @cached_property
     def events(self) -> TrainEvents:
@@ -114,7 +116,7 @@ class SftJob:
             users = range(len(self.events)) if units is None else units
             blocks = self.maker.task_blocks(task, split, self.events, users, first_number)
             if blocks is not None:
-                return _write_blocks(stream, blocks)
+                return _write_blocks(stream, blocks, self.threads)
         if units is not None:
             split = self.maker.part(task, split, units)
         examples = self.maker.task_examples(task, split, self.counts, first_number)
@@ -200,9 +202,11 @@ class SftJob:
         )
 
 
-def _write_blocks(stream: BinaryIO | None, blocks: Iterable[ExampleBlock]) -> ExampleCounts:
+def _write_blocks(
+    stream: BinaryIO | None, blocks: Iterable[MakeBlock], threads: int
+) -> ExampleCounts:
     counts = ExampleCounts()
-    for block in blocks:
+    for block in in_threads(lambda make: make(), blocks, threads):
         if stream is not None:
             stream.write(block.lines)
         lengths = block.lengths

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query
 from sidtool.data.split import Event, ListTargets, Split
-from sidtool.examples.blocks import BlockCopies, ExampleBlock
+from sidtool.examples.blocks import BlockCopies, MakeBlock
 from sidtool.examples.event_columns import TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.model.prompt import (
@@ -49,7 +49,7 @@ Copies = Callable[[], int]
 
 MakeExamples = Callable[["ExampleContext", Copies], "Iterator[TrainingExample]"]
 
-MakeBlocks = Callable[["ExampleContext", TrainEvents, range, BlockCopies], Iterator[ExampleBlock]]
+MakeBlocks = Callable[["ExampleContext", TrainEvents, range, BlockCopies], Iterator[MakeBlock]]
 """Makes the examples of consecutive users as lines."""
 
 _SLOTS = re.compile(r"(\{(?:sid|title|columns)\})")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import FieldTypes, Items, Query
 from sidtool.data.split import Event, Split
-from sidtool.examples.blocks import ExampleBlock
+from sidtool.examples.blocks import MakeBlock
 from sidtool.examples.event_columns import TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.examples.items import training_queries
@@ -147,9 +147,9 @@ class ExampleMaker:
 
     def task_blocks(
         self, task: str, split: Split, events: TrainEvents, users: range, first_number: int = 0
-    ) -> Iterator[ExampleBlock] | None:
-        """The examples of `task_examples` for some users of a split as lines; None for those that
-        are made one by one."""
+    ) -> Iterator[MakeBlock] | None:
+        """What makes the examples of `task_examples` for some users of a split as lines; None for
+        those that are made one by one."""
         options = self._options
         make = BLOCKS.get(named_task(task).make)
         context = self._context(task, split, first_number=first_number)

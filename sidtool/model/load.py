@@ -56,6 +56,8 @@ class LoadedModel:
     beam_search: Callable[..., list[Any]] | None = None
     """what searches in the place of sidtool's decoder, called as
     `recommendation.search.beam.beam_search` is: an engine that has the weights"""
+    name: str = ""
+    """the last part of the path or reference that it was loaded from"""
 
     def __repr__(self) -> str:
         """Base model, network, number of weights, and the bundle; reads no array."""
@@ -134,6 +136,7 @@ def load_model_folder(
     import torch
 
     check_device(device)
+    name = str(folder).rstrip("/").rpartition("/")[2]
     folder = model_folder(folder, trust_remote_code=trust_remote_code)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -149,7 +152,7 @@ def load_model_folder(
         loaded = load()
     if contract is not None and loaded.contract != contract:
         raise CompatibilityError(f"{folder} has another model now than when the command began")
-    return loaded
+    return replace(loaded, name=name)
 
 
 def _load(

@@ -1,5 +1,6 @@
 from .assign.policy import CollisionCounts as CollisionCounts
 from .assign.policy import Policy as Policy
+from .codes.behavior import Behavior as Behavior
 from .codes.measure import NearItems as NearItems
 from .codes.measure import near_items as near_items
 from .codes.measure import neighbor_preservation as neighbor_preservation

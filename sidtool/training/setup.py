@@ -9,7 +9,7 @@ from transformers import EarlyStoppingCallback
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.split import read_examples
-from sidtool.evaluation import Validator
+from sidtool.evaluation import Validator, item_knn_metrics
 from sidtool.examples import TokenizedExamples
 from sidtool.model import (
     LoadedModel,
@@ -49,7 +49,7 @@ def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:
     weights. Raises as the run does."""
     ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
     examples = _varied_examples(run, loaded)
-    _validator(run, loaded)
+    _validator(run, loaded, with_item_knn=False)
     for number in range(len(examples)):
         examples[number]
 
@@ -190,7 +190,9 @@ def _varied_examples(
     return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
 
 
-def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
+def _validator(
+    run: TrainingRun, loaded: LoadedModel, *, with_item_knn: bool = True
+) -> Validator | None:
     if run.valid is None:
         return None
     if run.history_prompt is None:
@@ -202,8 +204,20 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
     n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)
     prompt = fit_prompt(run.history_prompt, loaded.model, n_answer)
     assert prompt is not None
+    examples = tuple(read_examples(run.valid))
+    item_knn = None
+    # a temporal split has training events of users whom it does not validate on
+    if with_item_knn and run.lineage.split.protocol != "temporal":
+        item_knn = item_knn_metrics(
+            examples,
+            run.bundle,
+            users=run.options.eval_users,
+            k=run.options.metric_k,
+            seed=run.seed,
+            exclude_seen=run.options.eval_exclude_seen,
+        )
     validator = Validator(
-        tuple(read_examples(run.valid)),
+        examples,
         run.bundle,
         prompt,
         loaded.tokenizer,
@@ -215,6 +229,7 @@ def _validator(run: TrainingRun, loaded: LoadedModel) -> Validator | None:
         exclude_seen=run.options.eval_exclude_seen,
         seed=run.seed,
         user_tokens=run.contract.users,
+        item_knn=item_knn,
     )
     # the literal text of a prompt may leave no room for any history
     check_positions(loaded.model, validator.longest_prompt, run.bundle.space.levels - 1)

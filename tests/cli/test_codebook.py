@@ -123,6 +123,41 @@ def test_inspect_shows_the_manifest(road: Road) -> None:
     assert manifest == Bundle.open(road.bundle).manifest.to_json()
 
 
+def test_inspect_compares_prefixes_with_events_labels_and_an_earlier_bundle(
+    road: Road, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.txt"
+    gone.write_text("b001\n")
+    done("add-items", road.bundle, "-o", tmp_path / "newer.zarr", "--remove", gone)
+    labels = ("--items", road.items, "--field", "description")
+    command = ("inspect", road.bundle, "--split", road.split, *labels)
+    command += ("--against", tmp_path / "newer.zarr")
+    manifest = done("inspect", road.bundle, "--json").json
+    shown = done(*command, "--json").json
+    assert shown["same_prefix"] == [1, 1, 1]
+    assert shown["drift"] == [0, 0, 0]
+    compared = done("compare", road.bundle, *labels, "--interactions", road.split, "--json").json
+    assert {"bundle": str(road.bundle), **shown["figures"]} == compared["bundles"][0]
+    assert {name: shown[name] for name in manifest} == manifest
+    first = shown["figures"]["levels"][0]
+    # users go from kind to kind, and so from code to code
+    assert first["alignment_lift"] == 0 < first["alignment_by_chance"]
+    text = done(*command).out
+    for word in ("lift", "head", "tail", "purity", "same prefix", "drift"):
+        assert word in text
+    assert "lift" not in done("inspect", road.bundle, *labels).out
+    # the bundle of a model, too
+    assert "lift" in done("inspect", road.tuned, "--split", road.split).out
+
+
+def test_inspect_refuses_figures_that_it_would_not_show(road: Road) -> None:
+    command = ("inspect", road.bundle)
+    assert "belong together" in refused(2, *command, "--field", "title")
+    assert "belong together" in refused(2, *command, "--items", road.items)
+    prefix = ("--prefix", "<s_a_1>", "--split", road.split)
+    assert "--prefix shows items" in refused(2, *command, *prefix)
+
+
 def test_inspect_lists_what_the_items_of_a_code_have_in_common(road: Road) -> None:
     bundle = Bundle.open(road.bundle)
     counted = 0

@@ -17,6 +17,7 @@ from sidtool.memory.memory import Memory
 from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.model.contract.split_check import check_model_split
+from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
@@ -258,7 +259,10 @@ def test_recommend_uses_the_memory_of_the_contract(
     explained = done("recommend", bound, *history, "--explain", "--memory-weight", 0.5).json
     assert len(explained["explanations"]) == len(explained["items"])
     table = done("recommend", bound, *history[:2], "--explain", "--memory-weight", 0.5).out
-    assert "because of" in table
+    reasons = {item for each in explained["explanations"] for item in each["because_of"]}
+    bundle = open_bundle(road.bundle)
+    assert any(bundle.title(item) in table.partition("because of")[2] for item in reasons)
+    assert not any(item in table for item in reasons - set(explained["items"]))
 
 
 def test_inspect_shows_the_metrics_of_the_memory(bound: Path) -> None:

@@ -46,6 +46,14 @@ def test_the_neighbors_of_a_bundle(road: Road, tmp_path: Path) -> None:
     assert "no vector" in refused(1, *command, missing)
 
 
+def test_training_events_beside_the_prefixes_of_a_bundle(road: Road, tmp_path: Path) -> None:
+    text = page(tmp_path / "page.html", road.bundle, "--split", road.split).text
+    assert "Prefixes and training events" in text
+    assert "Prefixes and training events" not in page(tmp_path / "no.html", road.bundle).text
+    command = ("report", road.tuned, "-o", tmp_path / "m.html", "--split", road.split)
+    assert "--split applies to bundles" in refused(2, *command)
+
+
 def test_a_published_bundle_is_compared_with_its_parent(
     road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,9 +72,16 @@ def test_a_published_bundle_is_compared_with_its_parent(
 
 def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
     text = page(tmp_path / "page.html", road.tuned).text
-    last = json.loads((road.tuned / "training.jsonl").read_text().splitlines()[-1])
-    for figure in last.keys() - {"step", "epoch"}:
+    entries = [
+        json.loads(line) for line in (road.tuned / "training.jsonl").read_text().splitlines()
+    ]
+    for figure in ("loss", "learning_rate", "ndcg@10", "hr@10", "validation loss"):
         assert f"{figure} by step" in text
+    validated = [entry for entry in entries if "eval_ndcg@10" in entry]
+    assert all(entry["eval_ndcg@10_item_knn"] > 0 for entry in validated)
+    best = max(entry["eval_ndcg@10"] for entry in validated)
+    answer = text.index(f"Best ndcg@10 {best:.4f} (95% interval ")
+    assert answer < text.rindex("Training curves") < text.rindex("What the run is")
     assert "memory_gib by step" in text
     assert "options.softmax_over" in text
     assert "Stages of tuned" in text
@@ -75,6 +90,11 @@ def test_the_page_of_a_training(road: Road, tmp_path: Path) -> None:
 def test_the_page_of_an_evaluation(evaluation: Path, tmp_path: Path) -> None:
     text = page(tmp_path / "page.html", evaluation).text
     stored = json.loads(evaluation.read_text())
+    places = [text.index(sentence) for sentence in stored["verdict"]["sentences"]]
+    parts = ("Metrics", "Slices by", "Counts, settings and digests")
+    places += [text.rindex(heading) for heading in parts]
+    assert places == sorted(places)  # the answer first, digests last
+    assert stored["settings"]["model"] == "tuned"
     low, high = stored["confidence_interval"]["hr@10"]
     assert f"{stored['metrics']['hr@10']:.4f} [{low:.4f}, {high:.4f}]" in text
     for name in (*stored["baselines"], "Prefixes that survive", "by slice"):

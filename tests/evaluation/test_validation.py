@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 
 from sidtool.data.split.values import Example
-from sidtool.evaluation.validation import Validator
+from sidtool.evaluation import validation
+from sidtool.evaluation.baselines import UNTUNED, baseline_values
+from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.validation import Validator, item_knn_metrics
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.results import Normalize
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows
 from tests.bundles import small_bundle
+from tests.evaluation.shop import shop, visits
 from tests.models import tiny_model, tiny_tokenizer
 
 N = 40
@@ -47,12 +52,10 @@ def test_seen_items_are_excluded_on_request(bundle: Bundle) -> None:
     again = [Example(f"u{number}", (f"i{number}", "i20"), f"i{number}", 2) for number in range(8)]
     fresh = [Example(f"v{number}", ("i20", "i21"), f"i{number}", 2) for number in range(8)]
     shown, model = validator(bundle, [*again, *fresh])
-    assert shown.sums(model)[[0, 2]].tolist() == [
-        16,
-        16,
-    ]  # the whole catalog is recommended: every target is a hit
+    # the whole catalog is recommended: every target is a hit
+    assert shown.sums(model)[[0, 4]].tolist() == [16, 16]
     hidden, _ = validator(bundle, [*again, *fresh], exclude_seen=True)
-    assert hidden.sums(model)[[0, 2]].tolist() == [8, 16]
+    assert hidden.sums(model)[[0, 4]].tolist() == [8, 16]
     assert hidden.sums(model, 0, 2) + hidden.sums(model, 1, 2) == pytest.approx(hidden.sums(model))
 
 
@@ -73,3 +76,47 @@ def test_scores_are_normalized_as_requested(
         made.sums(model)
     for level, trie in zip(ranked["level"], ranked["trie"], strict=True):
         assert np.exp(level.scores).sum() < np.exp(trie.scores).sum() <= 1
+
+
+def test_the_loss_is_that_of_the_targets_sid(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = [*(f"i{number}" for number in range(8)), "an item that the bundle lacks"]
+    examples = [Example(f"u{target}", ("i20", "i21"), target, 2) for target in targets]
+    made, model = validator(bundle, examples, normalize="trie", exclude_seen=True)
+    session = made._session
+    scores = session.score(model, made._queries[:8], ItemRows(bundle.items.rows(targets[:8])))
+    figures = made.figures(made.sums(model))
+    assert figures["loss"] == pytest.approx(-np.diagonal(scores).mean(), rel=1e-4)
+    monkeypatch.setattr(validation, "LOSS_USERS", 3)
+    made, _ = validator(bundle, examples, normalize="trie")
+    assert made.sums(model)[[4, 6]].tolist() == [9, 3]
+
+
+def test_figures_have_intervals_and_item_knn(bundle: Bundle) -> None:
+    examples = [Example(f"u{number}", ("i20", "i21"), f"i{number}", 2) for number in range(16)]
+    made, model = validator(bundle, examples, k=5, item_knn={"ndcg@5": 0.25})
+    figures = made.figures(made.sums(model))
+    mean = figures["hr@5"]
+    half_width = 1.96 * (mean * (1 - mean) / 16) ** 0.5  # of a share of 16 users
+    assert figures["hr@5_high"] == pytest.approx(mean + half_width)
+    assert figures["hr@5_low"] == pytest.approx(max(0, mean - half_width))
+    assert figures["ndcg@5_item_knn"] == 0.25
+    assert "hr@5_item_knn" not in figures
+
+
+def test_item_knn_is_that_of_an_evaluation_on_the_same_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events, examples = visits()
+    catalog = shop(shared=False)
+    sample = {"users": 12, "k": 10, "seed": 3, "exclude_seen": True}
+    measured = item_knn_metrics(examples, catalog, **sample)
+    drawn = validation.sample_examples(examples, 12, 3)
+    indexed = IndexedExamples.of(catalog, drawn, exclude_seen=True)
+    expected = baseline_values(indexed, events, [10], UNTUNED, k=10)["item-knn"]
+    means = dict(zip(expected.names, expected.values.mean(axis=0), strict=True))
+    assert set(measured) == {"hr@10", "ndcg@10"}
+    assert measured == {name: pytest.approx(means[name]) for name in measured}
+    monkeypatch.setattr(validation, "MOST_EVENTS", 10)
+    assert item_knn_metrics(examples, catalog, **sample) == {}

@@ -90,7 +90,8 @@ def lines_at_once(
     events = maker.events(split)
     made = maker.task_blocks(task, split, events, users or range(len(events)), first)
     assert made is not None
-    blocks = list(made)
+    # the order in which they are made has no effect
+    blocks = [make() for make in reversed(list(made))][::-1]
     lines = b"".join(bytes(block.lines) for block in blocks)
     lengths = [length for block in blocks for length in block.lengths.tolist()]
     return lines, lengths, sum(block.leaked for block in blocks)

@@ -122,6 +122,24 @@ def test_examples_within_a_budget_are_the_same_byte_for_byte(
     assert contents(tmp_path / "files") == contents(tmp_path / "memory") == plain
 
 
+def test_threads_make_the_same_examples_byte_for_byte(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.examples.event_columns.BLOCK", 12)
+    tasks = {"sequence": 2.5, "next-item": 1.5, "history-to-title": 1.0}
+    for threads in (1, 3):
+        (tmp_path / str(threads)).mkdir()
+        make_sft(
+            bundle,
+            catalog,
+            split,
+            tmp_path / str(threads) / "train.jsonl",
+            SftOptions(tasks, history_length=5),
+            threads=threads,
+        )
+    assert contents(tmp_path / "1") == contents(tmp_path / "3")
+
+
 def test_a_split_that_leaks_is_refused(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
 ) -> None:

@@ -48,6 +48,8 @@ class Series:
     points: tuple[Point, ...]
     labels: tuple[str, ...] = ()
     """One per point; empty if points have no name."""
+    intervals: tuple[Point, ...] = ()
+    """The ends of the 95% interval of each point of a line; empty without."""
 
 
 @dataclass(frozen=True)

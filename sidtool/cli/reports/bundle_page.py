@@ -22,7 +22,9 @@ from sidtool.cli.reports.blocks import (
 from sidtool.cli.reports.codebook_tree import LEAF, WIDTHS, CodebookTree
 from sidtool.cli.reports.item_plane import item_plane
 from sidtool.cli.reports.neighbors import neighbor_blocks
+from sidtool.data.split import UserSequence
 from sidtool.tokenizer import (
+    Behavior,
     BundleFigures,
     CollisionCounts,
     Diff,
@@ -50,14 +52,16 @@ def bundle_page(
     *,
     parent: Bundle | None = None,
     embeddings: str | Path | None = None,
+    users: Sequence[UserSequence] | None = None,
     seed: int = 0,
 ) -> Page:
     """The page of bundles by their names, oldest first: each is compared with the one before, and
     the first with its `parent`.
 
     `values` are those of the catalog's column `field`, `embeddings` a file of vectors whose
-    neighbors are compared with those by SID; the seed draws the items of the map."""
-    figures = {name: _figures(bundle, values, seed) for name, bundle in bundles.items()}
+    neighbors are compared with those by SID, `users` the training events that prefixes are compared
+    with; the seed draws the items of the map."""
+    figures = {name: _figures(bundle, values, users, seed) for name, bundle in bundles.items()}
     facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
     sections = [Section("Overview", (facts_table("What the bundle is", facts),))]
     before = {} if parent is None else {f"version {parent.manifest.version}": parent}
@@ -76,12 +80,13 @@ def bundle_page(
     return Page(f"Semantic IDs: {', '.join(bundles)}", summary, tuple(sections))
 
 
-def _figures(bundle: Bundle, values: Values | None, seed: int) -> BundleFigures:
-    labels = None
-    if values is not None:
-        ids = bundle.items.ids
-        labels = tuple(values.get(ids[row], "") for row in bundle.active.tolist())
-    return describe(bundle, Evidence(None, labels=labels), seed=seed)
+def _figures(
+    bundle: Bundle, values: Values | None, users: Sequence[UserSequence] | None, seed: int
+) -> BundleFigures:
+    ids = [bundle.items.ids[row] for row in bundle.active.tolist()]
+    labels = None if values is None else tuple(values.get(item, "") for item in ids)
+    behavior = None if users is None else Behavior.of(users, ids)
+    return describe(bundle, Evidence(None, labels=labels, behavior=behavior), seed=seed)
 
 
 def _facts(bundle: Bundle, figures: BundleFigures) -> dict[str, object]:
@@ -148,6 +153,8 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
         "mean Jaccard overlap of an item's nearest items by vector and by prefix. Purity: how "
         "often another item of the prefix has the same value."
     )
+    if figures.levels[0].alignment is not None:
+        yield from _events(figures, of)
     levels = zip(codes.T, bundle.space.sizes, strict=True)
     curves = [_use_curve(column, size) for column, size in levels]
     yield LineChart(
@@ -171,6 +178,24 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
             f"Measured when the bundle was built: neighbors on {report.neighbors.queries:,} items "
             f"among {report.neighbors.pool:,}, variance on {report.measured:,}."
         )
+
+
+def _events(figures: BundleFigures, of: str) -> Iterator[Block]:
+    columns = ("level", "alignment", "by chance", "lift", "head", "tail", "information")
+    rows = tuple(
+        (
+            *(number, level.alignment, level.alignment_by_chance, level.alignment_lift),
+            *(level.head_spread, level.tail_spread, level.mutual_information),
+        )
+        for number, level in enumerate(figures.levels, 1)
+    )
+    yield Table(f"Prefixes and training events{of}", columns, rows)
+    yield Text(
+        "Alignment: how often the next item of a user, if it is another one, has the same prefix; "
+        "lift: times chance. Head and tail: distinct prefixes per item, of the most frequent items "
+        "with half of the events and of the others. Information: mutual information, in bits, of "
+        "the codes of an item and of the next one."
+    )
 
 
 def _level_row(prefixes: Codes, level: LevelFigures) -> tuple[object, ...]:

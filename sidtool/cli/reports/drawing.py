@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sidtool.cli.reports.blocks import IntervalChart, LineChart, Point, Scatter
+from sidtool.cli.reports.blocks import IntervalChart, LineChart, Point, Scatter, Series
 
 WIDTH = 720
 LEFT = 80
@@ -40,6 +40,8 @@ class Line:
     points: str
     dots: tuple[Point, ...]
     """Where a dot marks estimate point; empty if they are many."""
+    band: str = ""
+    """The points of a polygon around the intervals; empty without."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,31 @@ def draw_lines(chart: LineChart) -> DrawnLines:
     """Place the lines of a chart."""
     points = [point for series in chart.series for point in series.points]
     x_axis = axis((x for x, _ in points), LEFT, WIDTH - RIGHT, zero=False)
-    y_axis = axis((y for _, y in points), HEIGHT - BOTTOM, TOP, zero=chart.zero)
+    ends = [end for series in chart.series for pair in series.intervals for end in pair]
+    y_axis = axis((*(y for _, y in points), *ends), HEIGHT - BOTTOM, TOP, zero=chart.zero)
     lines = []
     for series in chart.series:
         placed = tuple((x_axis.at(x), y_axis.at(y)) for x, y in series.points)
-        spelled = " ".join(f"{x:g},{y:g}" for x, y in placed)
-        lines.append(Line(series.name, spelled, placed if len(placed) <= 24 else ()))
+        dots = placed if len(placed) <= 24 else ()
+        lines.append(Line(series.name, _spell(placed), dots, _band(series, x_axis, y_axis)))
     whole = all(float(x).is_integer() for x, _ in points)
     x_ticks = [tick for tick in x_axis.ticks(8) if not whole or "." not in tick.label]
     return DrawnLines(tuple(lines), tuple(x_ticks), y_axis.ticks())
+
+
+def _band(series: Series, x_axis: Axis, y_axis: Axis) -> str:
+    """The polygon around the intervals: along the low ends, and back along the high ones."""
+    if not series.intervals:
+        return ""
+    ends = list(zip(series.points, series.intervals, strict=True))
+    low = [(x_axis.at(x), y_axis.at(end)) for (x, _), (end, _) in ends]
+    high = [(x_axis.at(x), y_axis.at(end)) for (x, _), (_, end) in ends]
+    return _spell([*low, *reversed(high)])
+
+
+def _spell(points: Iterable[Point]) -> str:
+    """Points as an attribute of SVG has them."""
+    return " ".join(f"{x:g},{y:g}" for x, y in points)
 
 
 def draw_rows(chart: IntervalChart) -> DrawnRows:

@@ -12,6 +12,7 @@ from sidtool.cli.reports.blocks import (
     Estimate,
     IntervalChart,
     LineChart,
+    Listing,
     Page,
     Point,
     Section,
@@ -21,7 +22,7 @@ from sidtool.cli.reports.blocks import (
     facts_table,
 )
 from sidtool.cli.reports.sample_users import Titles, sample_blocks
-from sidtool.evaluation import KINDS, SLICES, Interval, Metrics, StoredEvaluation
+from sidtool.evaluation import KINDS, SLICES, Interval, Metrics, StoredEvaluation, verdict
 from sidtool.tokenizer.bundle import flat_record
 
 NEAR = 10
@@ -92,7 +93,7 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     nearest = min(_cut_offs(first), key=lambda k: abs(k - NEAR))
     systems = _systems(evaluations)
     sections = [
-        Section("Overview", tuple(_overview(evaluations))),
+        Section("Verdict", tuple(_verdicts(evaluations))),
         Section("Metrics", tuple(_metrics(evaluations, systems, nearest))),
     ]
     if any(evaluation.slices for evaluation in evaluations.values()):
@@ -105,6 +106,7 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     samples = tuple(sample_blocks(evaluations, titles))
     if samples:
         sections.append(Section("Users and their recommendations", samples))
+    sections.append(Section("What was evaluated", (_settings(evaluations),)))
     names = ", ".join(evaluations)
     summary = (
         f"{first.n:,} held-out examples over the full catalog; intervals are 95% by bootstrap."
@@ -112,12 +114,13 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     return Page(f"Evaluation: {names}", summary, tuple(sections))
 
 
-def _overview(evaluations: Evaluations) -> Iterator[Block]:
-    facts = {
-        name: {"examples": evaluation.n, **evaluation.counts, **flat_record(evaluation.settings)}
-        for name, evaluation in evaluations.items()
-    }
-    yield facts_table("What was evaluated", facts)
+def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
+    """The answer of each evaluation, with the name of its model."""
+    for name, evaluation in evaluations.items():
+        answer = verdict(evaluation)
+        model = evaluation.settings.get("model", name)
+        title = f"{name}: {model}" if model != name else name
+        yield Listing(title, (*answer.sentences, f"To try: {answer.advice}."))
     bases = [
         (evaluation.n, evaluation.settings.get("examples"), evaluation.settings.get("ks"))
         for evaluation in evaluations.values()
@@ -126,6 +129,15 @@ def _overview(evaluations: Evaluations) -> Iterator[Block]:
         yield Text(
             "The evaluations have different examples or cut-offs: their numbers do not compare."
         )
+
+
+def _settings(evaluations: Evaluations) -> Table:
+    """What the figures depend on: counts, settings and digests."""
+    facts = {
+        name: {"examples": evaluation.n, **evaluation.counts, **flat_record(evaluation.settings)}
+        for name, evaluation in evaluations.items()
+    }
+    return facts_table("Counts, settings and digests", facts)
 
 
 def _systems(evaluations: Evaluations) -> dict[str, System]:

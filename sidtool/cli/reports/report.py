@@ -14,6 +14,7 @@ from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.cli.reports.evaluation_page import evaluation_page, read_evaluation
 from sidtool.cli.reports.render import render
 from sidtool.cli.reports.training_page import read_training, training_page
+from sidtool.data.split import open_split
 from sidtool.integrations.formats import CatalogFile
 from sidtool.registry import open_bundle, open_parent
 
@@ -28,6 +29,7 @@ def report(
     field: str | None = None,
     id_column: str | None = None,
     embeddings: str | Path | None = None,
+    split: str | Path | None = None,
     seed: int = 0,
     force: bool = False,
 ) -> None:
@@ -37,9 +39,10 @@ def report(
 
     `items` is a catalog: its titles name the items of an evaluation, and its column `field` is
     compared with the prefixes of a bundle. `embeddings` is a file of the vectors of a bundle's
-    items, for which of an item's neighbors are near by SID, too. The seed draws the items that are
-    shown of a large bundle. Raises UsageError for artifacts of different kinds, DataError for one
-    that cannot be read, MissingPackageError without Jinja2.
+    items, for which of an item's neighbors are near by SID, too; `split` is a split folder or a
+    file of events, whose training events are compared with a bundle's prefixes. The seed draws the
+    items that are shown of a large bundle. Raises UsageError for artifacts of different kinds,
+    DataError for one that cannot be read, MissingPackageError without Jinja2.
 
     Examples:
         >>> sidtool.report("shop.zarr", "shop.html")
@@ -49,7 +52,7 @@ def report(
     refuse_existing(Path(out), force, HTML_FILE)
     require("report")
     kind = _common_kind(paths)
-    _check_options(kind, paths[0], items, field, embeddings)
+    _check_options(kind, paths[0], items, field, embeddings, split)
     names = _names(paths)
     if kind == "evaluation":
         evaluations = {name: read_evaluation(Path(path)) for name, path in names.items()}
@@ -57,7 +60,7 @@ def report(
     elif kind == "training output":
         page = training_page({name: read_training(Path(path)) for name, path in names.items()})
     else:
-        page = _bundle_page(names, items, field, id_column, embeddings, seed)
+        page = _bundle_page(names, items, field, id_column, embeddings, split, seed)
     with new_file(Path(out), force=force) as path:
         path.write_text(render(page), encoding="utf-8")
 
@@ -74,11 +77,12 @@ def _check_options(
     items: str | Path | None,
     field: str | None,
     embeddings: str | Path | None,
+    split: str | Path | None,
 ) -> None:
-    """Raise UsageError if a catalog, its column or vectors would not be used."""
+    """Raise UsageError if a catalog, its column, vectors or events would not be used."""
     if kind == "training output" and items is not None:
         raise UsageError(f"--items does not apply to a training output like {path}")
-    for option, value in (("--field", field), ("--embeddings", embeddings)):
+    for option, value in (("--field", field), ("--embeddings", embeddings), ("--split", split)):
         if kind != "bundle" and value is not None:
             raise UsageError(f"{option} applies to bundles, and {path} is the kind: {kind}")
     if kind == "bundle" and (items is None) != (field is None):
@@ -93,6 +97,7 @@ def _bundle_page(
     field: str | None,
     id_column: str | None,
     embeddings: str | Path | None,
+    split: str | Path | None,
     seed: int,
 ) -> Page:
     bundles = {name: open_bundle(str(path)) for name, path in names.items()}
@@ -102,8 +107,10 @@ def _bundle_page(
         values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
     first = next(iter(names))
     parent = open_parent(names[first], bundles[first])
+    columns = bundles[first].manifest.made_from.event_columns
+    users = None if split is None else open_split(split, recorded=columns).train
     return bundle_page(
-        bundles, values, field or "", parent=parent, embeddings=embeddings, seed=seed
+        bundles, values, field or "", parent=parent, embeddings=embeddings, users=users, seed=seed
     )
 
 

@@ -1,6 +1,6 @@
 """The page of one training run, or of several to compare."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from sidtool.base.records import is_number
 from sidtool.cli.reports.blocks import (
     Block,
     LineChart,
+    Listing,
     Page,
     Section,
     Series,
@@ -19,6 +20,7 @@ from sidtool.cli.reports.blocks import (
     facts_table,
     thinned,
 )
+from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
 from sidtool.model.contract import Contract, RlParams, TrainParams, read_contract
 from sidtool.tokenizer.bundle import flat_record
 from sidtool.training import HISTORY_FILE, MACHINE_FIGURES, MACHINE_FILE
@@ -27,6 +29,9 @@ POINTS = 500
 """Points of a curve that are drawn."""
 VALIDATION = "eval_"
 """How the names of validation metrics start."""
+LOSS = "eval_loss"
+RISE = 0.02
+"""From this rise of the validation loss on, a run is said to overfit."""
 FIRST = ("loss", "learning_rate", "grad_norm", "tokens")
 """Curves that come first, in this order."""
 UNITS = ("step", "epoch")
@@ -82,16 +87,15 @@ def _entry(line: str, path: Path, number: int) -> Entry:
 def training_page(trainings: Mapping[str, Training]) -> Page:
     """The page of trainings by name."""
     facts = {name: _facts(training) for name, training in trainings.items()}
-    sections = [Section("Overview", (facts_table("What the run is", facts),))]
-    curves = tuple(_curves({name: training.history for name, training in trainings.items()}))
-    sections.append(Section("Validation", tuple(_validations(trainings, curves))))
-    others = tuple(chart for chart in curves if not chart.y_label.startswith(VALIDATION))
+    sections = [Section("Validation", tuple(_validations(trainings)))]
+    others = tuple(_curves({name: training.history for name, training in trainings.items()}))
     if others:
         sections.append(Section("Training curves", others))
     machine = tuple(_curves({name: training.machine for name, training in trainings.items()}))
     if machine:
         explanation = Text("Of the first process: seconds in training, and its memory in GiB.")
         sections.append(Section("Time and memory", (explanation, *machine)))
+    sections.append(Section("What the run is", (facts_table("Data, model and length", facts),)))
     sections.append(Section("Settings", (_settings(trainings),)))
     sections.append(Section("Lineage", tuple(_lineage(trainings))))
     names = ", ".join(trainings)
@@ -128,9 +132,13 @@ def _last(training: Training, figure: str) -> float | int | None:
 
 
 def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
-    """One chart for each figure of histories by name, with a line for each."""
+    """One chart for each figure of histories by name, with a line for each; validations have charts
+    of their own."""
     entries = [entry for history in histories.values() for entry in history]
-    figures = dict.fromkeys(key for entry in entries for key in entry if key not in UNITS)
+    keys = (key for entry in entries for key in entry)
+    figures = dict.fromkeys(
+        key for key in keys if key not in UNITS and not key.startswith(VALIDATION)
+    )
     for figure in sorted(figures, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST)):
         series = []
         for name, history in histories.items():
@@ -141,16 +149,89 @@ def _curves(histories: Mapping[str, tuple[Entry, ...]]) -> Iterator[LineChart]:
         yield LineChart(f"{figure} by step", "step", figure, tuple(series), zero=zero)
 
 
-def _validations(
-    trainings: Mapping[str, Training], curves: tuple[LineChart, ...]
-) -> Iterator[Block]:
+def _validations(trainings: Mapping[str, Training]) -> Iterator[Block]:
+    """What validation says of each run, and a chart per figure, the one that selected first."""
+    selected = dict.fromkeys(filter(None, map(_selected, trainings.values())))
     for name, training in trainings.items():
         if not training.history:
             yield Text(f"{name} has no {HISTORY_FILE}: nothing is known of its course.")
-    validations = [chart for chart in curves if chart.y_label.startswith(VALIDATION)]
-    if not validations:
+        answers = course(training.history, _selected(training))
+        if answers:
+            yield Listing(f"Validation of {name}", answers)
+    keys = dict.fromkeys(
+        key for training in trainings.values() for entry in training.history for key in entry
+    )
+    figures = [
+        key
+        for key in keys
+        if key.startswith(VALIDATION) and not key.endswith((LOW, HIGH, OF_ITEM_KNN))
+    ]
+    if not figures:
         yield Text("No validation is recorded.")
-    yield from validations
+    for figure in sorted(figures, key=lambda key: key not in selected):
+        yield _validation_chart(figure, trainings)
+
+
+def _selected(training: Training) -> str:
+    """The figure that selected the weights, "" without validation."""
+    params = training.contract.params
+    best = params.best if isinstance(params, TrainParams | RlParams) else None
+    return "" if best is None else f"{VALIDATION}{best.metric}"
+
+
+def _validation_chart(figure: str, trainings: Mapping[str, Training]) -> LineChart:
+    """The course of a figure in each run, with its intervals, and item-kNN on the same users."""
+    lines = []
+    item_knn: dict[tuple[float, ...], Series] = {}
+    for name, training in trainings.items():
+        entries = [entry for entry in training.history if figure in entry]
+        if not entries:
+            continue
+        points = tuple((entry["step"], entry[figure]) for entry in entries)
+        ends = tuple(
+            (entry[figure + LOW], entry[figure + HIGH])
+            for entry in entries
+            if figure + LOW in entry
+        )
+        has_ends = len(ends) == len(points) <= POINTS
+        series = Series(name, thinned(points, POINTS), intervals=ends if has_ends else ())
+        lines.append(series)
+        beside = [
+            (x["step"], x[figure + OF_ITEM_KNN]) for x in entries if figure + OF_ITEM_KNN in x
+        ]
+        if beside:
+            values = tuple(value for _, value in beside)
+            item_knn.setdefault(values[:1], Series("item-kNN", (beside[0], beside[-1])))
+    label = figure.removeprefix(VALIDATION)
+    label = "validation loss" if label == "loss" else label
+    return LineChart(f"{label} by step", "step", label, (*lines, *item_knn.values()))
+
+
+def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:
+    """What validation says of a run in words: how good its best weights are beside item-kNN, and
+    whether it ended too early or too late."""
+    entries = [entry for entry in history if figure in entry]
+    if not entries:
+        return ()
+    best = max(entries, key=lambda entry: entry[figure])
+    name = figure.removeprefix(VALIDATION)
+    sentence = f"Best {name} {best[figure]:.4f}"
+    if figure + LOW in best:
+        sentence += f" (95% interval {best[figure + LOW]:.4f} to {best[figure + HIGH]:.4f})"
+    sentences = [f"{sentence} at step {best['step']:.0f} of {history[-1]['step']:.0f}."]
+    item_knn = best.get(figure + OF_ITEM_KNN)
+    if item_knn:
+        share = best[figure] / item_knn - 1
+        place = "ahead of" if share > 0 else "behind"
+        sentences.append(f"{abs(share):.0%} {place} item-kNN ({item_knn:.4f}) on the same users.")
+    if len(entries) > 1 and best is entries[-1]:
+        sentences.append("The last validation is the best one: more epochs may help.")
+    losses = [(entry[LOSS], entry["step"]) for entry in entries if LOSS in entry]
+    if losses and losses[-1][0] > min(losses)[0] * (1 + RISE):
+        sentences.append(
+            f"The validation loss rises since step {min(losses)[1]:.0f}: the model overfits."
+        )
+    return tuple(sentences)
 
 
 def _settings(trainings: Mapping[str, Training]) -> Table:

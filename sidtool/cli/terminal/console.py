@@ -29,6 +29,7 @@ from sidtool.base.errors import (
 )
 from sidtool.base.extras import missing_package
 from sidtool.base.visible import STEERING, visible
+from sidtool.cli.terminal.pace import Pace
 
 Progress = Callable[..., None]
 """Called with the finished and the total steps of a stage, and optionally figures to show."""
@@ -293,27 +294,19 @@ def _bar(bars: Any, stage: str) -> Progress:
 
 
 def _lines(stage: str) -> Progress:
-    first: tuple[float, int] | None = None
-    last = 0.0
-    done_before = 0
+    pace = Pace()
+    last: float | None = None
 
     def report(done: int, total: int, figures: str = "") -> None:
-        nonlocal first, last, done_before
+        nonlocal last
         now = time.monotonic()
-        if first is None:  # what came before this stage says nothing about its speed
-            first = now, done
+        if last is None:
             last = now
-        elif done < done_before:  # another pass over the same steps
-            first = now, done
-        done_before = done
+        pace.report(done, total)
         if now - last >= LOG_SECONDS:
             last = now
-            start, done_at_start = first
-            parts = [f"{done} of {total}"]
-            if done > done_at_start:
-                left = (now - start) / (done - done_at_start) * (total - done)
-                parts.append(f"about {left:.0f} s left")
-            note(f"{stage}: {', '.join(parts + ([figures] if figures else []))}")
+            parts = (f"{done} of {total}", pace.left, figures)
+            note(f"{stage}: {', '.join(filter(None, parts))}")
 
     return report
 

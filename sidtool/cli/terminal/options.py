@@ -43,6 +43,10 @@ Engine = Annotated[
         rich_help_panel="Workers",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads; default: one per core. The output is the same."),
+]
 EventMemory = Annotated[
     int | None,
     typer.Option(

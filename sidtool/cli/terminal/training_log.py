@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.cli.terminal.console import Progress, is_verbose, next_step, note, say, say_json
+from sidtool.cli.terminal.pace import Pace
+from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
 
 Log = Callable[[Mapping[str, float]], None]
 """Called with a log line of a training: its step and figures by name."""
@@ -17,20 +19,34 @@ def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:
     stage, and the receiver of its log lines.
 
     On a terminal the bar shows the last loss, learning rate, speed and metric; elsewhere, and with
-    -v, each log line is a line."""
+    -v, each log line is a line, with the number of steps and the time that is left."""
     is_bar = sys.stderr.isatty()
     figures: dict[str, str] = {}
+    pace = Pace()
+    total_steps = 0
 
     def log(entry: Mapping[str, float]) -> None:
         parts = _spell_log(entry)
         figures.update(parts)
         if parts and (not is_bar or is_verbose()):
-            note(f"step {int(entry['step'])}: {', '.join(parts.values())}")
+            step = f"step {int(entry['step'])}"
+            if total_steps:
+                step += f" of {total_steps}"
+            left = [pace.left] if pace.left and "loss" in entry else []
+            note(f"{step}: {', '.join([*parts.values(), *left])}")
 
     def steps_of(report: Progress | None) -> Progress | None:
-        if report is None or not is_bar:
+        if report is None:
             return None
-        return lambda done, total: report(done, total, ", ".join(figures.values()))
+
+        def step(done: int, total: int) -> None:
+            nonlocal total_steps
+            total_steps = total
+            pace.report(done, total)
+            if is_bar:
+                report(done, total, ", ".join(figures.values()))
+
+        return step
 
     return steps_of, log
 
@@ -80,7 +96,23 @@ def _spell_log(entry: Mapping[str, float]) -> dict[str, str]:
     if "tokens_per_second" in entry:
         parts["speed"] = f"{entry['tokens_per_second']:,.0f} tokens/s"
     for name, value in entry.items():
-        if name.startswith(("eval_", "start_")):
-            label = name.removeprefix("eval_").replace("_", " ")
-            parts[label] = f"{label} {value:.4f}"
+        kind, _, label = name.partition("_")
+        if kind not in ("eval", "start") or label.endswith((LOW, HIGH, OF_ITEM_KNN)):
+            continue
+        if label == "loss":
+            parts["validation loss"] = f"validation loss {value:.4g}"
+            continue
+        label = label.replace("_", " ") if kind == "eval" else name.replace("_", " ")
+        beside = _beside(entry, name)
+        parts[label] = f"{label} {value:.4f}" + (f" ({', '.join(beside)})" if beside else "")
     return parts
+
+
+def _beside(entry: Mapping[str, float], name: str) -> list[str]:
+    """The interval of a validation metric, and item-kNN's value."""
+    beside = []
+    if name + LOW in entry:
+        beside.append(f"{entry[name + LOW]:.4f} to {entry[name + HIGH]:.4f}")
+    if name + OF_ITEM_KNN in entry:
+        beside.append(f"item-kNN {entry[name + OF_ITEM_KNN]:.4f}")
+    return beside

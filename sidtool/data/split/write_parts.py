@@ -180,11 +180,11 @@ def _coded_texts(names: NDArray[np.object_], codes: NDArray[Any]) -> Any:
     """(n,) dictionary array of those names that occur, in the order of `names`."""
     import pyarrow as pa
 
-    used = np.unique(codes)
-    dictionary = pa.array(names[used], pa.string())
-    return pa.DictionaryArray.from_arrays(
-        pa.array(np.searchsorted(used, codes).astype(np.int32)), dictionary
-    )
+    is_used = np.zeros(len(names), dtype=np.bool_)
+    is_used[codes] = True
+    ranks = np.cumsum(is_used, dtype=np.int32) - 1
+    dictionary = pa.array(names[is_used], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(ranks[codes]), dictionary)
 
 
 ARROW_TYPES: Mapping[FieldType, str] = {"str": "string", "int": "int64", "float": "float64"}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,19 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Items, Vectors, read_vectors
-from sidtool.data.split import UserSequence, open_split
+from sidtool.data.split import open_split
 from sidtool.tokenizer.assign.policy import CollisionCounts
 from sidtool.tokenizer.bundle.bundle import Bundle
+from sidtool.tokenizer.codes.behavior import (
+    Behavior,
+    mutual_information,
+    prefix_alignment,
+    prefix_groups,
+    prefix_spread,
+)
 from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation, residual_variance
 from sidtool.tokenizer.codes.report import CodebookReport, LevelUse
-from sidtool.tokenizer.sid import Codes, Levels
+from sidtool.tokenizer.sid import Codes
 
 Figures = Sequence[float | None]
 
@@ -32,8 +38,8 @@ class Evidence:
     """(n, dim)."""
     labels: tuple[str, ...] | None = None
     """One per item, "" if it has none."""
-    steps: NDArray[np.int64] | None = None
-    """(m, 2): indices of an item and of the next item of the same user."""
+    behavior: Behavior | None = None
+    """The training events of the items."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,26 @@ class LevelFigures(JsonRecord):
     mutual_information: float | None
     """Of that level alone, in bits (`mutual_information`)."""
     mutual_information_by_chance: float | None
+    alignment: float | None
+    """Share of steps to another item that has the same prefix (`prefix_alignment`)."""
+    alignment_by_chance: float | None
+    head_spread: float | None
+    """Distinct prefixes per item among the most frequent items (`prefix_spread`)."""
+    tail_spread: float | None
 
     def to_json(self) -> dict[str, Any]:
         """One flat JSON object."""
         value = super().to_json()
         use: dict[str, Any] = value.pop("use")
-        return use | value
+        return use | value | {"alignment_lift": self.alignment_lift}
+
+    @property
+    def alignment_lift(self) -> float | None:
+        """How much likelier than by chance the next item has the same prefix; None where chance
+        has none."""
+        if self.alignment is None or not self.alignment_by_chance:
+            return None
+        return self.alignment / self.alignment_by_chance
 
 
 @dataclass(frozen=True)
@@ -116,9 +136,9 @@ def compare_bundles(
         ids,
         vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids, by_row),
         labels=labels,
-        steps=None
+        behavior=None
         if interactions is None
-        else steps_between(open_split(interactions, recorded=columns).train, ids),
+        else Behavior.of(open_split(interactions, recorded=columns).train, ids),
     )
     return [describe(bundle, evidence, seed=seed) for bundle in bundles]
 
@@ -156,25 +176,6 @@ def common_ids(bundles: Sequence[Bundle]) -> tuple[str, ...]:
     return tuple(sorted(ids[0]))
 
 
-def steps_between(events: Sequence[UserSequence], ids: Sequence[str]) -> NDArray[np.int64]:
-    """(m, 2) positions among `ids` of consecutive items of a user; other items are left out.
-
-    Raises DataError if there are none.
-    """
-    index_of = {item: index for index, item in enumerate(ids)}
-    steps = [
-        (index_of[item], index_of[next_item])
-        for user in events
-        for (item, position), (next_item, next_position) in pairwise(
-            zip(user.items, user.positions, strict=True)
-        )
-        if next_position == position + 1 and item in index_of and next_item in index_of
-    ]
-    if not steps:
-        raise DataError("no user has two consecutive training events with items of the bundles")
-    return np.array(steps, dtype=np.int64)
-
-
 def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigures:
     """Measure one bundle; without evidence the figures are those of its build report, or None."""
     rows = bundle.active if evidence.ids is None else bundle.items.rows(evidence.ids)
@@ -203,16 +204,20 @@ def _level_figures(
 ) -> tuple[LevelFigures, ...]:
     sizes = bundle.space.sizes
     neighbors: Figures = [None] * len(sizes)
-    information: Figures = [None] * len(sizes)
-    by_chance: Figures = [None] * len(sizes)
+    of_events: Sequence[Figures] = [[None] * len(sizes)] * 6
     if evidence.vectors is not None:
         measured = neighbor_preservation(evidence.vectors, codes, bundle.codebook, seed=seed)
         neighbors = measured.jaccard
     elif report is not None:
         neighbors = report.neighbors.jaccard
-    if evidence.steps is not None:
-        information, by_chance = mutual_information(codes, evidence.steps, seed=seed)
-    columns = (neighbors, _purity(codes, sizes, evidence)[1:], information, by_chance)
+    if evidence.behavior is not None:
+        steps = evidence.behavior.steps
+        of_events = (
+            *mutual_information(codes, steps, seed=seed),
+            *prefix_alignment(codes, sizes, steps),
+            *prefix_spread(codes, sizes, evidence.behavior.events),
+        )
+    columns = (neighbors, _purity(codes, sizes, evidence)[1:], *of_events)
     return tuple(
         LevelFigures(use, *figures)
         for use, *figures in zip(level_use(codes, sizes), *columns, strict=True)
@@ -245,9 +250,7 @@ def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> 
     names = np.array(labels, dtype=object)[labeled].astype(str)
     _, label = np.unique(names, return_inverse=True)
     purity = [_group_purity(np.zeros(len(labeled), dtype=np.int64), label)]
-    for depth in range(1, len(sizes) + 1):
-        keys = Levels(tuple(sizes[:depth])).pack(codes[labeled, :depth])
-        _, group = np.unique(keys, return_inverse=True)
+    for group in prefix_groups(codes[labeled], sizes):
         purity.append(_group_purity(group, label))
     return purity
 
@@ -261,30 +264,3 @@ def _group_purity(group: NDArray[np.int64], label: NDArray[np.int64]) -> float |
     if not has_others.any():
         return None
     return float((others_with_label[has_others] / others[has_others]).mean())
-
-
-def mutual_information(
-    codes: Codes, steps: NDArray[np.int64], *, seed: int = 0
-) -> tuple[list[float], list[float]]:
-    """Per level: mutual information, in bits, of an item's code and the next item's; and by chance.
-
-    The estimate from a finite sample is above 0 even for independent codes. The value by chance
-    measures this: next items are shuffled with the seed. Only the difference is meaningful. If a
-    codebook is chosen by this figure, `steps` must be training events only."""
-    shuffled = np.random.default_rng(seed).permutation(steps[:, 1])
-    information = []
-    by_chance = []
-    for column in codes.T:
-        current = column[steps[:, 0]]
-        information.append(_mutual_information(current, column[steps[:, 1]]))
-        by_chance.append(_mutual_information(current, column[shuffled]))
-    return information, by_chance
-
-
-def _mutual_information(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> float:
-    _, pair = np.unique(left.astype(np.int64) << 16 | right, return_inverse=True)
-    return _entropy(left) + _entropy(right) - _entropy(pair)
-
-
-def _entropy(values: NDArray[Any]) -> float:
-    return level_use(values[:, None], (int(values.max()) + 1,))[0].entropy

@@ -44,6 +44,9 @@ class Diff(JsonRecord):
     retitled: tuple[str, ...]
     kept: int
     """Items of both bundles with the same SID, retired ones included."""
+    same_prefix: tuple[float, ...]
+    """Per level of both: the share of the items of both bundles with the same prefix, retired ones
+    included."""
     drift: tuple[float | None, ...]
     """Per level of the old codebook: the mean distance of a centroid from that of the same code, in
     units of the old centroids' RMS norm; None if the new bundle has no level of that shape."""
@@ -82,6 +85,10 @@ def diff(old: Bundle, new: Bundle) -> Diff:
         ),
         retitled=_ids(old.items, retitled),
         kept=len(old_rows) - len(moved),
+        same_prefix=tuple(
+            float(((depths == 0) | (depths > depth)).mean()) if len(depths) else 0.0
+            for depth in range(1, min(old.space.levels, new.space.levels) + 1)
+        ),
         drift=_drift(old, new),
         manifest=_changed(old.manifest, new.manifest),
     )

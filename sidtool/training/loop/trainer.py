@@ -182,16 +182,15 @@ class SidTrainer(ShardedTrainer):
         return weight.to(device)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """HR@K and NDCG@K of recommending to the validation users."""
+        """The figures of recommending to the validation users."""
         if self._validator is None:
             return {}
         check_weights(self)
         with self.evaluated_model() as model:
             sums = self._validator.sums(model, self.args.process_index, self.args.world_size)
         sums_on_device = torch.from_numpy(sums).to(self.args.device)
-        hits, gains, users = self.accelerator.reduce(sums_on_device).tolist()
-        k = self._validator.k
-        metrics = {f"eval_hr@{k}": hits / users, f"eval_ndcg@{k}": gains / users}
+        figures = self._validator.figures(self.accelerator.reduce(sums_on_device).tolist())
+        metrics = {f"eval_{name}": value for name, value in figures.items()}
         self.log(dict(metrics))
         self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 VOID = {"meta", "br", "link"}
-SHAPES = {"line", "circle", "polyline"}
+SHAPES = {"polygon", "line", "circle", "polyline"}
 """Elements of an SVG that close themselves."""
 
 

@@ -302,7 +302,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
             clock[0] = now
             report["embed"](done, 11)
     assert capsys.readouterr().err == (
-        "embed: 3 of 11, about 124 s left\nembed: 5 of 11, about 93 s left\n"
+        "embed: 3 of 11, about 2 min left\nembed: 5 of 11, about 93 s left\n"
     )
 
 
@@ -319,7 +319,7 @@ def test_the_time_left_is_that_of_the_present_pass(
     assert capsys.readouterr().err.splitlines() == [
         "evaluate: 500 of 500, about 0 s left",
         "evaluate: 32 of 500",
-        "evaluate: 101 of 500, about 399 s left",
+        "evaluate: 101 of 500, about 7 min left",
     ]
 
 

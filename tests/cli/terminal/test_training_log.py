@@ -1,6 +1,7 @@
 """Watching a training: a bar with figures on a terminal, lines elsewhere; and its results."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,24 +12,55 @@ from tests.cli.terminal.test_console import terminal, written
 
 ENTRIES = [
     {"step": 4, "loss": 2.77961, "learning_rate": 0.00095, "tokens": 985},
-    {"step": 5, "eval_hr@10": 0.125, "eval_ndcg@10": 0.05383, "epoch": 1.0},
+    {
+        "step": 5,
+        "eval_hr@10": 0.125,
+        "eval_loss": 6.0214,
+        "eval_ndcg@10": 0.05383,
+        "eval_ndcg@10_high": 0.061,
+        "eval_ndcg@10_item_knn": 0.0644,
+        "eval_ndcg@10_low": 0.043,
+        "epoch": 1.0,
+    },
     {"step": 8, "loss": 2.75, "learning_rate": 6e-4, "tokens": 2140, "tokens_per_second": 1234.5},
     {"step": 8, "train_runtime": 4.2},
 ]
 LINES = [
     "step 4: loss 2.78, learning rate 0.00095",
-    "step 5: hr@10 0.1250, ndcg@10 0.0538",
+    "step 5: hr@10 0.1250, validation loss 6.021, "
+    "ndcg@10 0.0538 (0.0430 to 0.0610, item-kNN 0.0644)",
     "step 8: loss 2.75, learning rate 0.0006, 1,234 tokens/s",
 ]
 
 
 def test_without_a_terminal_each_log_line_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("train") as report:
+    with progress("train"):
         steps_of, log = watch()
-        assert steps_of(report["train"]) is None
+        steps_of(None)
         for entry in ENTRIES:
             log(entry)
     assert capsys.readouterr().err.splitlines() == LINES
+
+
+def test_a_log_line_has_the_number_of_steps_and_the_time_that_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with progress("train") as report:
+        steps_of, log = watch()
+        steps = steps_of(report["train"])
+        assert steps is not None
+        for now, step in [(0.0, 1), (1.0, 3), (35.0, 8)]:
+            clock[0] = now
+            steps(step, 400)
+            log({"step": step, "loss": 2.5, "learning_rate": 1e-3})
+    rest = "loss 2.5, learning rate 0.001"
+    assert capsys.readouterr().err.splitlines() == [
+        f"step 1 of 400: {rest}",
+        f"step 3 of 400: {rest}",  # of two steps in one second nothing follows for 397
+        f"step 8 of 400: {rest}, about 33 min left",
+    ]
 
 
 def test_quiet_prints_none_of_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,7 +83,9 @@ def test_on_a_terminal_the_bar_has_the_last_figures() -> None:
         steps(8, 15)
     text = written(screen)
     assert "8/15" in text
-    assert "loss 2.75, learning rate 0.0006, hr@10 0.1250, ndcg@10 0.0538, 1,234 tokens/s" in text
+    bar = " ".join(text.split())
+    assert "loss 2.75, learning rate 0.0006" in bar
+    assert "ndcg@10 0.0538 (0.0430 to 0.0610, item-kNN 0.0644), 1,234 tokens/s" in bar
     assert "step 4" not in text
 
 

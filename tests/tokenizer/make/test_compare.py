@@ -1,9 +1,7 @@
 """The comparison of bundles: each figure against counts by hand or a known value."""
 
-from collections import Counter
 from dataclasses import replace
 from itertools import combinations
-from math import log2
 
 import numpy as np
 import pytest
@@ -12,11 +10,16 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
 from sidtool.data.items import make_items
-from sidtool.data.split.values import UserSequence
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation
+from sidtool.tokenizer.codes.behavior import (
+    Behavior,
+    mutual_information,
+    prefix_alignment,
+    prefix_spread,
+)
+from sidtool.tokenizer.codes.measure import neighbor_preservation
 from sidtool.tokenizer.make.build import build
 from sidtool.tokenizer.make.build_options import BuildOptions
 from sidtool.tokenizer.make.compare import (
@@ -24,9 +27,7 @@ from sidtool.tokenizer.make.compare import (
     LevelFigures,
     common_ids,
     describe,
-    mutual_information,
     prefix_purity,
-    steps_between,
 )
 from sidtool.tokenizer.sid import Codes
 from tests.bundles import small_bundle
@@ -54,14 +55,6 @@ def built() -> Bundle:
     )
 
 
-def events(*histories: str) -> list[UserSequence]:
-    """One user per history, written as the letters of the items."""
-    return [
-        UserSequence(f"u{number}", tuple(items), tuple(range(len(items))))
-        for number, items in enumerate(histories)
-    ]
-
-
 def test_without_vectors_the_report_of_the_build_is_used() -> None:
     bundle = built()
     report = bundle.manifest.codebook_report
@@ -78,7 +71,7 @@ def test_without_vectors_the_report_of_the_build_is_used() -> None:
     assert figures.seconds == sum(report.seconds.values())
     assert tuple(level.neighbors for level in figures.levels) == report.neighbors.jaccard
     for level, use in zip(figures.levels, report.levels, strict=True):
-        assert level == LevelFigures(use, level.neighbors, None, None, None)
+        assert level == LevelFigures(use, level.neighbors, *[None] * 7)
 
 
 def test_with_vectors_a_bundle_is_measured_again() -> None:
@@ -108,7 +101,8 @@ def test_the_names_of_codes_do_not_matter() -> None:
     assert list(items.ids) != list(bundle.items.ids)
     ids = common_ids([bundle, renamed])
     steps = np.random.default_rng(0).integers(0, N, size=(300, 2))
-    evidence = Evidence(ids, vectors(), tuple(f"kind {row % 5}" for row in range(N)), steps)
+    behavior = Behavior(steps, np.bincount(steps.ravel(), minlength=N))
+    evidence = Evidence(ids, vectors(), tuple(f"kind {row % 5}" for row in range(N)), behavior)
     one, other = describe(bundle, evidence), describe(renamed, evidence)
     assert other.residual_variance == pytest.approx(one.residual_variance)
     for level, renamed_level in zip(one.levels, other.levels, strict=True):
@@ -178,55 +172,15 @@ def test_random_codes_are_as_pure_as_chance() -> None:
     assert share == pytest.approx(chance, abs=0.02)
 
 
-def test_mutual_information_equals_its_definition() -> None:
-    rng = np.random.default_rng(1)
-    codes = rng.integers(0, 5, size=(60, 2)).astype(np.uint16)
-    steps = rng.integers(0, 60, size=(200, 2))
-    figures, _ = mutual_information(codes, steps)
-    for level in range(2):
-        pairs = Counter((int(codes[a, level]), int(codes[b, level])) for a, b in steps)
-        now, after = Counter(), Counter()
-        for (a, b), count in pairs.items():
-            now[a] += count
-            after[b] += count
-        expected = sum(n / 200 * log2(n * 200 / (now[a] * after[b])) for (a, b), n in pairs.items())
-        assert figures[level] == pytest.approx(expected)
-
-
-def test_mutual_information_is_complete_or_zero_in_the_extremes() -> None:
-    rng = np.random.default_rng(2)
-    codes = np.stack(
-        [np.arange(64) % 8, rng.integers(0, 8, size=64), np.full(64, 65535)], axis=1
-    ).astype(np.uint16)
-    first = rng.integers(0, 64, size=20000)
-    steps = np.stack([first, (first + 1 + 8 * rng.integers(0, 8, size=20000)) % 64], axis=1)
-    figures, chance = mutual_information(codes, steps, seed=5)
-    assert figures[0] == pytest.approx(
-        level_use(codes[first, :1], (8,))[0].entropy
-    )  # the next code is certain
-    assert figures[2] == chance[2] == 0
-    assert chance[0] < 0.01
-    assert mutual_information(codes, steps, seed=5) == (figures, chance)
-
-
-def test_steps_stay_within_a_user_and_the_catalog() -> None:
-    assert steps_between(events("abc", "ca", "b", "axb"), ["a", "b", "c"]).tolist() == [
-        [0, 1],
-        [1, 2],
-        [2, 0],
-    ]
-    with_gap = UserSequence("u", ("a", "b", "c"), (0, 2, 3))  # an event between is held out
-    assert steps_between([with_gap], ["a", "b", "c"]).tolist() == [[1, 2]]
-    with pytest.raises(DataError, match="no user has two consecutive training events"):
-        steps_between(events("a", "b"), ["a", "b"])
-
-
 def test_labels_and_steps_fill_the_columns() -> None:
     bundle = built()
     ids = common_ids([bundle])
     labels = tuple("" if row == 7 else f"kind {row % 5}" for row in range(N))
     steps = np.array(list(combinations(range(0, N, 9), 2)))
-    figures = describe(bundle, Evidence(ids, labels=labels, steps=steps), seed=4)
+    events_of = np.arange(N)[::-1].copy()
+    figures = describe(
+        bundle, Evidence(ids, labels=labels, behavior=Behavior(steps, events_of)), seed=4
+    )
     codes = bundle.items.codes[bundle.items.rows(ids)]
     purity = [figures.purity_by_chance, *(level.purity for level in figures.levels)]
     assert purity == prefix_purity(codes, bundle.space.sizes, labels)
@@ -235,4 +189,12 @@ def test_labels_and_steps_fill_the_columns() -> None:
         [level.mutual_information_by_chance for level in figures.levels],
     )
     assert information == mutual_information(codes, steps, seed=4)
+    alignment = ([level.alignment for level in figures.levels],)
+    alignment += ([level.alignment_by_chance for level in figures.levels],)
+    assert alignment == prefix_alignment(codes, bundle.space.sizes, steps)
+    spread = ([level.head_spread for level in figures.levels],)
+    spread += ([level.tail_spread for level in figures.levels],)
+    assert spread == prefix_spread(codes, bundle.space.sizes, events_of)
+    first = figures.levels[0]
+    assert first.to_json()["alignment_lift"] == first.alignment / first.alignment_by_chance
     assert figures.levels[0].purity > 0.6 > 0.3 > figures.purity_by_chance  # items lie by kind

@@ -1,0 +1,179 @@
+"""The verdict of an evaluation in words: how far a model is ahead of item-kNN, and how sure it is.
+
+A share is the mean difference over the mean of the system that the model is compared with; the ends
+of its interval are those of the paired difference over the same mean."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sidtool.base.records import JsonRecord
+from sidtool.evaluation.bootstrap import Difference
+from sidtool.evaluation.held_out import OTHER_MODEL
+from sidtool.evaluation.results import ITEM_KNN, MEMORY_ALONE, MODEL_ALONE, StoredEvaluation
+
+Standing = Literal["ahead", "level", "behind", "unknown"]
+"""Where a model stands beside another system: "level" if the 95% interval of the difference
+contains 0, "unknown" if they were not compared."""
+
+NEAR = 10
+"""The cut-off of NDCG that decides: the evaluated one nearest to it."""
+FEW_USERS = 500
+"""With fewer users the sentences say so: intervals are wide."""
+MANY_NEW = 0.1
+"""From this share of targets on, advice is about new items."""
+
+
+@dataclass(frozen=True)
+class EvaluationVerdict(JsonRecord):
+    """What an evaluation says about a model, in words."""
+
+    standing: Standing
+    """Of the model as it recommends, with its memory if it has one, beside item-kNN."""
+    sentences: tuple[str, ...]
+    """The answer first."""
+    advice: str
+    """What to try next."""
+
+    def __str__(self) -> str:
+        return "; ".join(self.sentences)
+
+
+def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
+    """The verdict of an evaluation, by NDCG at the cut-off nearest to ten.
+
+    Without item-kNN the standing is "unknown", and the first sentence has the metric alone."""
+    compared = _Compared(evaluation, deciding_metric(evaluation))
+    sentences = [compared.with_item_knn()]
+    if compared.standing(MEMORY_ALONE) != "unknown":
+        sentences.append(f"model with memory {compared.place(MEMORY_ALONE, 'the memory alone')}")
+    if compared.standing(OTHER_MODEL) != "unknown":
+        sentences.append(f"model {compared.place(OTHER_MODEL, f'the {OTHER_MODEL}')}")
+    sentences += _limits(evaluation)
+    return EvaluationVerdict(compared.standing(ITEM_KNN), tuple(sentences), _advice(compared))
+
+
+def deciding_metric(evaluation: StoredEvaluation) -> str:
+    """NDCG at the cut-off nearest to ten."""
+    names = [name for name in evaluation.metrics if name.startswith("ndcg@")]
+    return min(names, key=lambda name: abs(int(name.partition("@")[2]) - NEAR))
+
+
+def share_of_new_targets(evaluation: StoredEvaluation) -> float:
+    """The share of targets without any training event; 0 where that is unknown."""
+    cold = evaluation.slices.get("cold")
+    return cold.n / max(1, evaluation.n) if cold is not None else 0.0
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """An evaluation in its deciding metric."""
+
+    evaluation: StoredEvaluation
+    metric: str
+
+    def difference(self, system: str) -> Difference | None:
+        """Of the model from another system; None where one of the two is not stored."""
+        if self.metric not in self.evaluation.baselines.get(system, {}):
+            return None
+        return self.evaluation.differences.get(system, {}).get(self.metric)
+
+    def standing(self, system: str) -> Standing:
+        difference = self.difference(system)
+        return "unknown" if difference is None else _standing(difference)
+
+    def place(self, system: str, other: str = "", figures: str = "") -> str:
+        """Like "11% behind item-kNN (95% interval -18% to -4%)"."""
+        difference = self.difference(system)
+        assert difference is not None
+        return _place(difference, self.evaluation.baselines[system][self.metric], other, figures)
+
+    def with_item_knn(self) -> str:
+        """The first sentence; of a model with a memory, the model alone comes first."""
+        evaluation, metric = self.evaluation, self.metric
+        value = _number(evaluation.metrics[metric])
+        if self.difference(ITEM_KNN) is None:
+            ends = map(_number, evaluation.confidence_interval.get(metric, ()))
+            return f"model {metric} {value} (95% interval {' to '.join(ends) or 'unknown'})"
+        base = evaluation.baselines[ITEM_KNN][metric]
+        figures = f"{metric} {value} against {_number(base)}"
+        alone = evaluation.differences_from_item_knn.get(MODEL_ALONE, {}).get(metric)
+        if MODEL_ALONE not in evaluation.baselines:
+            return f"model {self.place(ITEM_KNN, 'item-kNN', figures)}"
+        if alone is None:  # of a version that did not measure it
+            return f"model with memory {self.place(ITEM_KNN, 'item-kNN', figures)}"
+        with_memory = self.place(ITEM_KNN, figures=figures)
+        return f"model {_place(alone, base, 'item-kNN')}, with memory {with_memory}"
+
+
+def _limits(evaluation: StoredEvaluation) -> list[str]:
+    """What limits the figures: new items, targets that nothing can recommend, few users."""
+    sentences = []
+    new = share_of_new_targets(evaluation)
+    if new:
+        sentences.append(f"{_share(new)} of targets are new items")
+    missing = evaluation.counts.get("targets_not_recommendable", 0)
+    if missing:
+        sentences.append(
+            f"{_share(missing / max(1, evaluation.n))} of targets cannot be recommended"
+        )
+    users = evaluation.counts.get("users", evaluation.n)
+    if users < FEW_USERS:
+        sentences.append(f"with {users} users only large differences show")
+    return sentences
+
+
+def _advice(compared: _Compared) -> str:
+    standing = compared.standing(ITEM_KNN)
+    over_memory = compared.standing(MEMORY_ALONE)
+    if standing == "unknown":
+        return "evaluate on a split with training events, which has item-kNN beside the model"
+    if over_memory == "unknown" and standing != "ahead":
+        return "add a memory: build-memory, then tune-memory"
+    if share_of_new_targets(compared.evaluation) >= MANY_NEW:
+        return "give the memory content for new items: build-memory --items CATALOG"
+    if over_memory == "behind" or over_memory == "level":
+        return "train longer, or serve the memory alone: the model adds nothing measurable to it"
+    if standing != "ahead":
+        return "look for overfitting, too few events or collapsed levels: docs/choosing.md"
+    return "train a second seed before you rely on small differences"
+
+
+def _standing(difference: Difference) -> Standing:
+    if difference.low > 0:
+        return "ahead"
+    return "behind" if difference.high < 0 else "level"
+
+
+def _place(difference: Difference, base: float, other: str, figures: str = "") -> str:
+    """Where a model stands beside a system of the mean `base`, named `other` unless it was just
+    before; with more `figures` before the interval."""
+    spell = _signed if base == 0 else _percent
+    ends = [spell(end / (base or 1)) for end in (difference.low, difference.high)]
+    size = _number(abs(difference.mean)) if base == 0 else _share(abs(difference.mean) / base)
+    place, between = {
+        "ahead": (f"{size} ahead", " of "),
+        "behind": (f"{size} behind", " "),
+        "level": ("level", " with "),
+        "unknown": ("", ""),
+    }[_standing(difference)]
+    if other:
+        place += between + other
+    interval = f"95% interval {ends[0]} to {ends[1]}"
+    return f"{place} ({figures}, {interval})" if figures else f"{place} ({interval})"
+
+
+def _number(value: float) -> str:
+    """Like .0576."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if value >= 0.02 else f"{value:.1%}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:+z.0%}"

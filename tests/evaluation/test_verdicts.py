@@ -1,0 +1,146 @@
+"""The verdict of an evaluation in words."""
+
+from dataclasses import replace
+
+import pytest
+
+from sidtool.data.split.split import Split
+from sidtool.evaluation.bootstrap import Difference
+from sidtool.evaluation.evaluation import evaluate_examples
+from sidtool.evaluation.options import EvaluationOptions
+from sidtool.evaluation.results import NO_EXAMPLES, Averages, Slice, StoredEvaluation
+from sidtool.evaluation.verdicts import deciding_metric, verdict
+from sidtool.memory.build import build_memory
+from sidtool.model.memory import WeightedMemory
+from tests.evaluation.shop import shop, visits
+from tests.loaded import loaded_model
+
+METRIC = "ndcg@10"
+
+
+def gain(mean: float, low: float, high: float) -> dict[str, Difference]:
+    return {METRIC: Difference(mean, low, high, 0.01)}
+
+
+def evaluated(
+    value: float = 0.07,
+    *,
+    differences: dict[str, dict[str, Difference]] | None = None,
+    alone: dict[str, Difference] | None = None,
+    new: int = 0,
+    missing: int = 0,
+    users: int = 1000,
+) -> StoredEvaluation:
+    """An evaluation of 1,000 examples beside item-kNN of .06, and others of the same value."""
+    differences = differences or {}
+    baselines = {system: {METRIC: 0.06} for system in differences}
+    if alone:
+        baselines["model alone"] = {METRIC: 0.06}
+    means = Averages(1000, {METRIC: value, "hr@10": 0.1}, {METRIC: (0.05, 0.09)}, baselines, {})
+    return StoredEvaluation(
+        **vars(replace(means, differences=differences)),
+        sid_level={},
+        macro=NO_EXAMPLES,
+        slices={"cold": Slice(**vars(replace(NO_EXAMPLES, n=new)), events=(0, 0))},
+        coverage={},
+        effective_items={},
+        counts={"users": users, "targets_not_recommendable": missing},
+        settings={},
+        differences_from_item_knn={"model alone": alone} if alone else {},
+    )
+
+
+def test_a_model_alone_is_placed_beside_item_knn() -> None:
+    behind = verdict(evaluated(0.053, differences={"item-knn": gain(-0.007, -0.012, -0.003)}))
+    assert str(behind) == (
+        "model 12% behind item-kNN (ndcg@10 .0530 against .0600, 95% interval -20% to -5%)"
+    )
+    assert behind.standing == "behind"
+    assert behind.advice == "add a memory: build-memory, then tune-memory"
+    level = verdict(evaluated(0.061, differences={"item-knn": gain(0.001, -0.003, 0.006)}))
+    assert level.standing == "level"
+    assert level.sentences == (
+        "model level with item-kNN (ndcg@10 .0610 against .0600, 95% interval -5% to +10%)",
+    )
+    ahead = verdict(evaluated(0.07, differences={"item-knn": gain(0.01, 0.006, 0.012)}))
+    assert ahead.standing == "ahead"
+    assert "17% ahead of item-kNN" in str(ahead)
+
+
+def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
+    differences = {
+        "item-knn": gain(0.0114, 0.0072, 0.0156),
+        "memory alone": gain(0.003, 0.001, 0.005),
+    }
+    answer = verdict(
+        evaluated(0.0714, differences=differences, alone=gain(-0.0066, -0.01, -0.003), new=40)
+    )
+    assert answer.sentences == (
+        "model 11% behind item-kNN (95% interval -17% to -5%), with memory 19% ahead "
+        "(ndcg@10 .0714 against .0600, 95% interval +12% to +26%)",
+        "model with memory 5% ahead of the memory alone (95% interval +2% to +8%)",
+        "4% of targets are new items",
+    )
+    assert answer.standing == "ahead"
+
+
+def test_a_model_that_adds_nothing_to_its_memory_is_advised_against() -> None:
+    differences = {"item-knn": gain(0.01, 0.007, 0.015), "memory alone": gain(0.001, -0.002, 0.003)}
+    answer = verdict(evaluated(differences=differences, alone=gain(-0.02, -0.03, -0.01)))
+    assert "model with memory level with the memory alone" in str(answer)
+    assert "serve the memory alone" in answer.advice
+
+
+def test_what_limits_the_figures_is_said() -> None:
+    differences = {"item-knn": gain(0.01, 0.007, 0.015), "other model": gain(-0.01, -0.02, -0.002)}
+    answer = verdict(evaluated(differences=differences, new=150, missing=15, users=60))
+    assert answer.sentences[1:] == (
+        "model 17% behind the other model (95% interval -33% to -3%)",
+        "15% of targets are new items",
+        "1.5% of targets cannot be recommended",
+        "with 60 users only large differences show",
+    )
+    assert answer.advice == "give the memory content for new items: build-memory --items CATALOG"
+
+
+def test_without_item_knn_the_metric_is_said_alone() -> None:
+    answer = verdict(evaluated())
+    assert answer.standing == "unknown"
+    assert answer.sentences == ("model ndcg@10 .0700 (95% interval .0500 to .0900)",)
+
+
+def test_a_baseline_without_hits_has_no_percentages() -> None:
+    evaluation = evaluated(0.02, differences={"item-knn": gain(0.02, 0.01, 0.03)})
+    evaluation.baselines["item-knn"][METRIC] = 0.0
+    assert str(verdict(evaluation)) == (
+        "model .0200 ahead of item-kNN "
+        "(ndcg@10 .0200 against .0000, 95% interval +0.0100 to +0.0300)"
+    )
+
+
+@pytest.mark.parametrize(("names", "expected"), [(("1", "5", "20"), "5"), (("50",), "50")])
+def test_the_metric_is_ndcg_nearest_to_ten(names: tuple[str, ...], expected: str) -> None:
+    metrics = {f"{kind}@{name}": 0.1 for name in names for kind in ("hr", "ndcg")}
+    assert deciding_metric(replace(evaluated(), metrics=metrics)) == f"ndcg@{expected}"
+
+
+def test_an_evaluation_has_the_intervals_that_the_verdict_needs() -> None:
+    bundle = shop(shared=False)
+    events, examples = visits()
+    loaded = loaded_model(bundle)
+    loaded = replace(loaded, contract=replace(loaded.contract, normalize="trie"))
+    memory = build_memory(Split("leave-one-out", tuple(events), (), ()), bundle)
+    mixed = replace(loaded, memory=WeightedMemory(memory, 0.4, 2.0))
+    evaluation = evaluate_examples(mixed, examples, events, EvaluationOptions(), against=loaded)
+    from_item_knn = evaluation.differences_from_item_knn
+    assert set(from_item_knn) == {"other model", "model alone", "memory alone", "popularity"}
+    for system, differences in from_item_knn.items():
+        mean = evaluation.baselines[system][METRIC] - evaluation.baselines["item-knn"][METRIC]
+        assert differences[METRIC].mean == pytest.approx(mean)
+    # the other model is the model alone
+    assert from_item_knn["other model"] == from_item_knn["model alone"]
+    first = verdict(evaluation).sentences[0]
+    assert first.startswith("model ")
+    assert ", with memory " in first
+    stored = StoredEvaluation.from_json(evaluation.to_json())
+    assert verdict(stored) == verdict(evaluation)
