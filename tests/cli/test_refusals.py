@@ -147,7 +147,7 @@ CASES = [
     ("train base train.jsonl -o OUT", 3, "sidtool extend-model"),
     ("RL --set num_generation=4", 2, "no setting 'num_generation'"),
     ("RL --set top_p=0.9", 2, "top_p cannot be set"),
-    ("RL --set rollouts=random", 2, "rollouts must be one of beam, gumbel"),
+    ("RL --set rollouts=random", 2, "no setting 'rollouts'"),
     ("RL --reward nothing", 2, "no reward 'nothing'"),
     ("RL --reward collaborative", 2, "reward collaborative requires --reward-input"),
     ("RL --reward label", 2, "reward label requires --reward-input"),
