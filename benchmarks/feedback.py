@@ -175,7 +175,7 @@ class FeedbackRun(VariantRun):
             chosen = [] if group == ALL else ["--target", group]
             metrics = model.with_name(f"{name}.json")
             command = ("evaluate", model, self.split_folder, *options, *chosen)
-            self.recipe.steps.run(metrics, *command, save_stdout=True)
+            self.recipe.steps.run(metrics, *command, saves_stdout=True)
             evaluation: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
             measured[group] = {name: dict(of) for name, of in evaluation["baselines"].items()}
         return measured

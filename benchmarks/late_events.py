@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from environment import environment
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
-from steps import StepError
 from table import markdown, spread
 
 from sidtool.data.interactions import read_interactions
@@ -32,6 +31,7 @@ from sidtool.evaluation.results import compare
 from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.load import load_model_folder
 from sidtool.model.memory import MemoryOptions
+from sidtool.recipes import StepError
 
 EARLIER = (0.80, 0.85)
 """Shares of all events, by time, after which validation and test of the earlier split start."""

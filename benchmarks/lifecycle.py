@@ -22,7 +22,6 @@ from environment import environment
 from growth import METRIC, Growth, after_adding, measure
 from new_items import refuse_windows, write_windows_without
 from recipe import Dataset, Recipe, RecipeRun, recipe_parser
-from steps import StepError
 from table import markdown
 
 from sidtool import Bundle, read_items
@@ -31,6 +30,7 @@ from sidtool.data.split.files import read_split
 from sidtool.data.split.split import Split
 from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
+from sidtool.recipes import StepError
 from sidtool.tokenizer.make.diff import diff
 from sidtool.tokenizer.make.encode import item_vectors
 

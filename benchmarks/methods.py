@@ -13,9 +13,11 @@ from statistics import mean
 from typing import Any, Literal
 
 from environment import environment
-from recipe import RECIPES, Dataset, RecipeRun, parse_numbers, run_recipe
+from recipe import Dataset, RecipeRun, parse_numbers, run_recipe
 from table import markdown, spread
 from variants import write_variant
+
+from sidtool.recipes import RECIPES
 
 METHODS: dict[str, dict[str, Any]] = {
     "rq-kmeans": {"method": "rq-kmeans", "balanced": False},

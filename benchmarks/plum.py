@@ -108,7 +108,7 @@ class PlumRun:
         measured = model.with_name(f"metrics-{self.recipe.run.on}.json")
         options = ("--on", self.recipe.run.on, "--limit", self.limit, "--against", plain, "--json")
         command = ("evaluate", model, self.split, "--config", self.recipe.config("evaluate"))
-        self.recipe.steps.run(measured, *command, *options, save_stdout=True)
+        self.recipe.steps.run(measured, *command, *options, saves_stdout=True)
         evaluation: dict[str, Any] = json.loads(measured.read_text(encoding="utf-8"))
         forgetting = forgetting_of(pretrained)
         return {

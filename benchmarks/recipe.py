@@ -21,7 +21,6 @@ from typing import Any, Literal
 import yaml
 from catalog_examples import read_catalog_examples
 from environment import command_line, environment
-from steps import StepError, Steps
 from table import results_table
 from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
@@ -30,8 +29,9 @@ from sidtool.data.split import Example, read_split
 from sidtool.evaluation.baselines import item_knn
 from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import item_similarity
+from sidtool.recipes import RECIPES, StepError, Steps
+from sidtool.recipes import Recipe as Recipes
 
-RECIPES = Path(__file__).parent / "recipes"
 TUNING_USERS = 5000
 """Validation users that select the settings of item-kNN, about so many, evenly spaced."""
 KNN_K = 50
@@ -109,7 +109,9 @@ class Recipe:
     def __post_init__(self) -> None:
         self.work = self.work.resolve()
         self.work.mkdir(parents=True, exist_ok=True)
-        self.steps = Steps(self.work)
+        self.steps = Steps(
+            self.work, log=lambda name: print(f"--- {name}", file=sys.stderr, flush=True)
+        )
 
     def config(self, name: str) -> Path:
         """A YAML file of the recipe."""
@@ -236,7 +238,7 @@ class Recipe:
         if self.config("evaluate").exists():
             options += ["--config", self.config("evaluate")]
         command = ("evaluate", model, self.split(), *options, "--json")
-        self.steps.run(metrics, *command, save_stdout=True)
+        self.steps.run(metrics, *command, saves_stdout=True)
         return json.loads(metrics.read_text(encoding="utf-8"))
 
 
@@ -333,6 +335,11 @@ def parse_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number)
 
 
+def recipe_folder(name: str) -> Path:
+    """The folder of a recipe of the package, or a folder."""
+    return Recipes.named(name).folder
+
+
 def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of every script that runs recipes: data, work folder, recipe and
     encoder."""
@@ -342,7 +349,7 @@ def recipe_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
     parser.add_argument("--dataset", type=Path, help="YAML file that names the files in DATA")
-    parser.add_argument("--recipe", type=Path, default=RECIPES / "default")
+    parser.add_argument("--recipe", type=recipe_folder, default=RECIPES / "default")
     parser.add_argument("--encoder", type=Path, help="folder of a sentence-transformers model")
     return parser
 

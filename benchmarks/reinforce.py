@@ -31,7 +31,6 @@ from environment import command_line, environment
 from model_values import model_values
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from reinforce_table import START, Values, differences, group_means, result_tables
-from steps import StepError
 
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Split
@@ -39,6 +38,7 @@ from sidtool.data.split.values import Example
 from sidtool.data.tables.tables import read_columns
 from sidtool.evaluation.groups import example_groups
 from sidtool.examples.event_weights import WeightOptions
+from sidtool.recipes import StepError
 
 MORE_SFT = "more SFT"
 TEACHER = "teacher"
@@ -204,7 +204,7 @@ class Comparison:
         summary = folder / "summary.json"
         model = folder / "model"
         parts = (command, start, examples, "-o", str(model), *options, "--json")
-        self.recipe.steps.run(summary, *parts, save_stdout=True)
+        self.recipe.steps.run(summary, *parts, saves_stdout=True)
         seconds = self.recipe.steps.seconds(str(summary.relative_to(self.recipe.work)))
         return Cell(model, seconds, json.loads(summary.read_text(encoding="utf-8"))["tokens"])
 

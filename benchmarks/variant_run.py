@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
-from steps import StepError
 
 from sidtool.data.split.files import open_split
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example
+from sidtool.recipes import StepError
 
 
 @dataclass(frozen=True)

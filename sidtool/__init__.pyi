@@ -27,6 +27,7 @@ from .evaluation import evaluate_lists as evaluate_lists
 from .evaluation import evaluate_task as evaluate_task
 from .evaluation import tune_memory as tune_memory
 from .evaluation import tune_similarity as tune_similarity
+from .evaluation import verdict as verdict
 from .examples import SftInputs as SftInputs
 from .examples import SftOptions as SftOptions
 from .examples import WeightOptions as WeightOptions
@@ -52,12 +53,16 @@ from .memory import KnnSettings as KnnSettings
 from .memory import Memory as Memory
 from .memory import build_memory as build_memory
 from .model import ExtendOptions as ExtendOptions
+from .model import LoadedModel as LoadedModel
 from .model import extend_model as extend_model
 from .model import init_model as init_model
 from .model import load_model_folder as load_model_folder
 from .model import merge as merge
 from .model import rebind as rebind
 from .model.prompt import Templates as Templates
+from .recipes import FitOptions as FitOptions
+from .recipes import fit as fit
+from .recipes import write_example as write_example
 from .recommendation import RecommendOptions as RecommendOptions
 from .recommendation import Request as Request
 from .recommendation import recommend as recommend

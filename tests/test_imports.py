@@ -57,6 +57,7 @@ def test_every_command_is_an_exported_function() -> None:
     renamed = {
         "compare": "compare_bundles",
         "embed": "embed_folder",
+        "example": "write_example",
         "export": "export_map",
         "import": "import_map",
         "inspect": "explain",

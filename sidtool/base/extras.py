@@ -1,7 +1,8 @@
 """Optional packages: the extra of sidtool that installs each, and the error when one is missing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from sidtool.base.errors import MissingPackageError
 
@@ -57,6 +58,15 @@ def missing_package(error: Exception) -> MissingPackageError | None:
             extras = (extra for extra, packages in EXTRAS.items() if package in packages)
             return _missing(package, next(extras, None))
     return None
+
+
+def data_frame(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> Any:
+    """Rows as a `pandas.DataFrame`. Raises MissingPackageError if pandas is not installed."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise missing_package(error) or error from error
+    return pd.DataFrame(rows, columns=list(columns))
 
 
 def _missing(package: str, extra: str | None) -> MissingPackageError:

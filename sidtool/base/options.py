@@ -87,16 +87,24 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
 
 
 def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
-    """The options of a function that takes them as a dataclass or as keywords, those `given`.
+    """The options of a function that takes them as a dataclass or as keywords, those `given`, by
+    the names of the fields or of their flags: `tasks` or `task`.
 
     Raises UsageError for both, for a keyword that is no option, and for a value out of range."""
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
-    known = [entry.name for entry in fields(kind)]  # type: ignore[arg-type]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"there is no option {name}, known are {', '.join(known)}")
-    return options or kind(**given)
+    names = {entry.name: entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    of_flags = {
+        declared.flag.removeprefix("--").replace("-", "_"): entry.name
+        for entry, declared in options_of(kind)
+        if declared.flag
+    }
+    values = {}
+    for name, value in given.items():
+        if name not in names and name not in of_flags:
+            raise UsageError(f"there is no option {name}, known are {', '.join(names)}")
+        values[names.get(name) or of_flags[name]] = value
+    return options or kind(**values)
 
 
 def check_options(options: Any) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.data import CatalogNames, EventNames
@@ -59,14 +59,15 @@ def check(
     before = report(catalog, table, allow_unknown=checks.allow_unknown)
     if out is None:
         _say_report(before, json=json)
-        return _raise_stops(before, checks, _mending_hint(before, table))
+        hint = _mending_hint(before, table)
+        return before.refuse_stops(hint, allow_unknown=checks.allow_unknown)
     cleaned = clean(catalog, table, out, force=force)
     if json:
         say_json({"before": before.to_json(), **cleaned.to_json()})
     else:
         _say_report(before, json=False)
         _say_cleaned(cleaned, out)
-    _raise_stops(cleaned.left, checks, "cleaning cannot mend this")
+    cleaned.left.refuse_stops("cleaning cannot mend this", allow_unknown=checks.allow_unknown)
     if events is None:
         command = "sidtool build-codebook {out}/items.parquet -o BUNDLE.zarr --encoder ENCODER"
         return next_step(command, out=out)
@@ -100,15 +101,6 @@ def prepare(
     if dry_run:
         return note(f"nothing written to {out}")
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
-
-
-def _raise_stops(report: "Report", checks: CheckOptions, hint: str) -> None:
-    """Raise RefusedError if a problem would stop a build; warn of events of unknown items."""
-    others = [problem.kind for problem in report.stops if problem.kind != "unknown_item"]
-    if report.unknown is not None:
-        report.unknown.check(allow_unknown=checks.allow_unknown or bool(others))
-    if others:
-        raise RefusedError(f"a build would stop at {', '.join(others)}", hint=hint)
 
 
 def _mending_hint(report: "Report", events: "EventTable | None") -> str:

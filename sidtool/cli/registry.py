@@ -69,7 +69,8 @@ def push(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="URL/NAME", help="A folder of versions: a path, s3://, gs://, hf://."
+            metavar="URL/NAME",
+            help="A folder of versions: a path, s3://, gs://. hf://ORG/NAME is a hub repository.",
         ),
     ],
     tag: Annotated[str | None, typer.Option(help="A tag to point at this version.")] = None,
@@ -80,29 +81,44 @@ def push(
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
-    """Publish a bundle, memory or model as an immutable version; an interrupted push leaves nothing
-    visible."""
-    from sidtool.registry import plan_push
+    """Publish a bundle, memory or model as an immutable version, or as the files of a hub
+    repository; an interrupted push leaves nothing visible."""
+    from sidtool.registry import check_source, is_flat_repository, plan_push
     from sidtool.registry import push as publish
 
+    on_hub = is_flat_repository(target)
+    if dry_run and on_hub:
+        checked = check_source(artifact, license)
+        return say_plan(
+            f"would push {checked.n_objects} objects to {target}",
+            json=json,
+            target=target,
+            digest=checked.manifest.digest,
+            objects=checked.n_objects,
+        )
     if dry_run:
         plan = plan_push(artifact, target, tag=tag, license=license)
         return say_plan(
-            f"would push {plan.n_objects} objects as version {plan.record.version} of {target}",
+            f"would push {plan.source.n_objects} objects as version {plan.record.version} "
+            f"of {target}",
             json=json,
             target=target,
             version=plan.record.version,
             digest=plan.record.digest,
-            objects=plan.n_objects,
+            objects=plan.source.n_objects,
         )
     with progress("push") as report:
         pushed = publish(artifact, target, tag=tag, license=license, progress=report.get("push"))
+    name = target.partition("@")[0] if on_hub else target
+    version = f"{name}@{pushed.version}"
     if json:
         say_json(asdict(pushed))
     elif pushed.new:
-        say(f"{target}@{pushed.version}: pushed {pushed.sent} objects, {pushed.digest}")
+        say(f"{version}: pushed {pushed.sent} objects, {pushed.digest}")
     else:
-        say(f"{target}@{pushed.version}: already published, nothing was sent, {pushed.digest}")
+        say(f"{version}: already published, nothing was sent, {pushed.digest}")
+    if on_hub:
+        return next_step("sidtool verify {version}", version=version)
     return next_step("sidtool pull {version} -o DIR", version=f"{target}@{tag or pushed.version}")
 
 

@@ -8,9 +8,11 @@ New items are let in as far as users with other targets do not lose by them."""
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sidtool.base.errors import DataError
 from sidtool.base.extras import require
+from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
@@ -41,10 +43,11 @@ def tune_memory(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    **given: Any,
 ) -> MemoryBinding:
     """Write a copy of a model folder that is bound to a memory, with the weight and the power that
     are best on the validation examples of a split, and a gate if it is better on users that it was
-    not fitted to. The model's weights are not changed.
+    not fitted to. The model's weights are not changed. The options may also be given as keywords.
 
     Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
     events or the memory is of another bundle, UsageError if `out` exists without `force` or the
@@ -60,7 +63,7 @@ def tune_memory(
         >>> 0 <= binding.weight <= 1
         True
     """
-    options = options or TuneMemoryOptions()
+    options = options_from(TuneMemoryOptions, options, given)
     examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
     candidates = candidates_of(loaded, memory, examples, options, progress)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
+from sidtool.base.extras import data_frame
 from sidtool.base.records import JsonRecord
 from sidtool.data.split import Example, evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
@@ -240,6 +241,26 @@ class StoredEvaluation(Averages):
     titles: dict[str, str] = field(default_factory=dict, kw_only=True, repr=False)
     """Item id -> title, of the items of `samples` that have one."""
 
+    def to_pandas(self) -> Any:
+        """The metrics as a `pandas.DataFrame`, a row for each system, group and metric.
+
+        Columns: `system` (the first one is "model"), `group` ("all", "macro", the slices, and the
+        values of `by` like "user.age=18"), `n`, `metric`, `value`, and the ends of its 95%
+        interval, `low` and `high`. Raises MissingPackageError if pandas is not installed."""
+        groups: dict[str, Averages] = {"all": self, "macro": self.macro, **self.slices}
+        for name, values in self.by.items():
+            groups |= {f"{name}={value}": averages for value, averages in values.items()}
+        rows = []
+        for group, means in groups.items():
+            systems = {"model": (means.metrics, means.confidence_interval)}
+            for system, metrics in means.baselines.items():
+                systems[system] = (metrics, means.baseline_intervals.get(system, {}))
+            for system, (metrics, ends) in systems.items():
+                for metric, value in metrics.items():
+                    low, high = ends.get(metric, (None, None))
+                    rows.append((system, group, means.n, metric, value, low, high))
+        return data_frame(rows, ("system", "group", "n", "metric", "value", "low", "high"))
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation(StoredEvaluation):
@@ -251,6 +272,13 @@ class Evaluation(StoredEvaluation):
     """The weights of the examples in each group: "all", "macro" and the slices."""
     values: SystemValues = field(repr=False)
     """The `metrics` of each example, for `compare`."""
+
+    def __repr__(self) -> str:
+        """The number of examples, and NDCG@10 or whatever stands in its place, by system."""
+        name = next(iter([each for each in self.metrics if each == "ndcg@10"] or self.metrics))
+        systems = {"model": self.metrics, **self.baselines}
+        values = ", ".join(f"{system} {means[name]:.4f}" for system, means in systems.items())
+        return f"<Evaluation of {self.n} examples, {name}: {values}>"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of all but the values of single examples."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
+from sidtool.base.options import options_from
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
@@ -126,8 +127,10 @@ def make_sft(
     dry_run: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    **given: Any,
 ) -> Lineage:
-    """Write the training examples `out`, and beside it the validation users and the lineage.
+    """Write the training examples `out`, and beside it the validation users and the lineage. The
+    options may also be given as keywords, like `tasks={"next-item": 1}`.
 
     `bundle` is a bundle or a reference to one, `items` a catalog or its file (read with
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
@@ -156,7 +159,7 @@ def make_sft(
         (0, ['sequence'])
     """
     out = Path(out)
-    options = options or SftOptions()
+    options = options_from(SftOptions, options, given)
     if not dry_run:
         _refuse_outputs(out, force)
     with nullcontext() if memory is None else spill_beside(out, memory) as spill:

@@ -17,6 +17,7 @@ from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
 from sidtool.base.storage import Storage, is_zip
+from sidtool.memory.card import memory_card
 from sidtool.memory.content import content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.rows import SparseRows
@@ -25,6 +26,7 @@ from sidtool.tokenizer.bundle import (
     ROOT,
     Bundle,
     Expected,
+    OnHub,
     StoredArrays,
     StringArray,
     broken_objects,
@@ -38,9 +40,12 @@ ROUNDING = 1e-6
 """Relative difference of two equal similarities."""
 
 
-class Memory:
+class Memory(OnHub):
     """Which items co-occur in the training events of a split, by the items of a bundle. Arrays of a
     stored memory are read when they are first used."""
+
+    kind = "memory"
+    manifest: MemoryManifest
 
     def __init__(self, manifest: MemoryManifest, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.manifest = manifest
@@ -56,6 +61,17 @@ class Memory:
         storage = Storage(location)
         manifest = MemoryManifest.from_json(read_root(storage, "memory"))
         return cls(manifest, StoredArrays(storage, manifest, _layout(manifest)))
+
+    @classmethod
+    def open_verified(cls, location: str | Path, *, alone: bool = True) -> "Memory":
+        """Open a memory for use. Every object and value is checked, but not that the similarities
+        are those of the pairs, which takes as long as building the memory. Unless it is `alone`,
+        other files may be there.
+
+        Raises IntegrityError if it is damaged."""
+        for name, reason in _broken(location, alone=alone):
+            raise IntegrityError(f"{location}: {name}: {reason}", hint="build the memory again")
+        return cls.open(location)
 
     @classmethod
     def of(
@@ -175,6 +191,10 @@ class Memory:
         with new_output(path, force=force) as folder:
             write_group(folder, self.arrays, self.manifest)
 
+    def card(self, reference: str, license: str | None) -> str:
+        """The card of the memory as it is published, in Markdown."""
+        return memory_card(self.manifest, reference, license)
+
 
 def is_memory(location: str | Path) -> bool:
     """Whether there is a memory with an intact root document; nothing else is read."""
@@ -192,22 +212,10 @@ def verify_memory(location: str | Path) -> list[tuple[str, str]]:
     return _broken(location) or _broken_derived(Memory.open(location))
 
 
-def open_verified(location: str | Path) -> Memory:
-    """Open a memory for use. Every object and value is checked, but not that the similarities are
-    those of the pairs, which takes as long as building the memory.
-
-    Raises IntegrityError if it is damaged."""
-    broken = _broken(location)
-    if broken:
-        name, reason = broken[0]
-        raise IntegrityError(f"{location}: {name}: {reason}", hint="build the memory again")
-    return Memory.open(location)
-
-
-def _broken(location: str | Path) -> list[tuple[str, str]]:
+def _broken(location: str | Path, *, alone: bool = True) -> list[tuple[str, str]]:
     try:
         memory = Memory.open(location)
-        broken = broken_objects(Storage(location), memory.manifest)
+        broken = broken_objects(Storage(location), memory.manifest, alone=alone)
         if broken:
             return broken
         for name in ("ids", "events", "pairs", "neighbors", "content"):

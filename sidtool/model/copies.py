@@ -11,7 +11,7 @@ from sidtool.base.errors import CompatibilityError, DataError, RefusedError, Usa
 from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.memory import Memory, MemoryIndex, open_verified
+from sidtool.memory import Memory, MemoryIndex
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import CONTRACT, MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
@@ -105,7 +105,7 @@ def _check_pair(folder: Path, bundle: Bundle, out: Path) -> tuple[Contract, Bund
     memory of the model, if it has one, can be used with the bundle."""
     contract, bundle, verdict = check_model_folder(folder, bundle)
     if contract.memory is not None:
-        MemoryIndex.of(open_verified(folder / MEMORY_COPY), bundle)
+        MemoryIndex.of(Memory.open_verified(folder / MEMORY_COPY), bundle)
     refuse_base_as_output(out, contract)
     return contract, bundle, verdict
 

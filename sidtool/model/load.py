@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from sidtool.base.checkpoint import HubAccess, folder_or_url
 from sidtool.base.errors import CompatibilityError, SidtoolError, SidtoolWarning
 from sidtool.base.extras import require
 from sidtool.base.options import option
@@ -58,6 +59,28 @@ class LoadedModel:
     `recommendation.search.beam.beam_search` is: an engine that has the weights"""
     name: str = ""
     """the last part of the path or reference that it was loaded from"""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str | None = None,
+        dtype: Dtype | None = None,
+        trust_remote_code: bool = False,
+    ) -> "LoadedModel":
+        """Load a model of the Hugging Face hub, `ORG/NAME`, or a folder, with its bundle and
+        memory, all checked. As `load_model_folder`, which takes another bundle or memory."""
+        access = HubAccess(revision, token, cache_dir, local_files_only)
+        source = folder_or_url(name_or_path)
+        folder = model_folder(source, access, trust_remote_code=trust_remote_code)
+        return load_model_folder(
+            folder, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        )
 
     def __repr__(self) -> str:
         """Base model, network, number of weights, and the bundle; reads no array."""

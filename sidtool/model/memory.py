@@ -6,7 +6,7 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import option
-from sidtool.memory import Gate, Memory, open_verified
+from sidtool.memory import Gate, Memory
 from sidtool.model.contract.contract import (
     MEMORY_COPY,
     MemoryBinding,
@@ -88,7 +88,7 @@ def choose_memory(
                 hint="give --memory, or bind one with tune-memory",
             )
         return None
-    memory = open_verified(options.location or folder / MEMORY_COPY)
+    memory = Memory.open_verified(options.location or folder / MEMORY_COPY)
     if options.location is None and binding is not None and memory.digest != binding.digest:
         raise CompatibilityError(
             f"{folder / MEMORY_COPY} is memory {memory.digest[:12]}, the contract says "

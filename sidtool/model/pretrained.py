@@ -16,6 +16,7 @@ from sidtool.base.checkpoint import (
     INDEX,
     PICKLES,
     WEIGHTS,
+    HubAccess,
     StoredWeights,
     check_config,
     check_finite,
@@ -59,7 +60,8 @@ def locate(
     Raises DataError if there is no such model, UsageError for a folder with several GGUF files or a
     PEFT adapter, RefusedError for pickled weights without `trust_remote_code`."""
     if is_hub_url(model):
-        folder = download_model(model, revision=revision, trust_remote_code=trust_remote_code)
+        access = HubAccess(revision)
+        folder = download_model(model, access, trust_remote_code=trust_remote_code)
         return _in_folder(folder, folder.name, trust_remote_code)
     path = Path(model)
     if path.is_file() and path.suffix == ".gguf":

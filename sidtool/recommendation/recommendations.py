@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import SidtoolWarning
-from sidtool.base.extras import missing_package
+from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.extras import data_frame
 from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
@@ -47,10 +47,11 @@ def recommend(
     no items.
     `progress` is called with a total of 0 if `requests` has no length.
 
-    Raises UsageError at once for a keyword that is no option, or for keywords beside `options`. As
-    the answers are read, raises DataError if the allow or deny list names no item of the bundle, if
-    a candidate is unknown, or if the model's scores are NaN; and, after the answers to the requests
-    before it, for a request that the model was not trained for or that `options.strict` refuses.
+    Raises UsageError at once for a keyword that is no option, for keywords beside `options`, and
+    for one request in place of several. As the answers are read, raises DataError if the allow or
+    deny list names no item of the bundle, if a candidate is unknown, or if the model's scores are
+    NaN; and, after the answers to the requests before it, for a request that the model was not
+    trained for or that `options.strict` refuses, and UsageError for what is no Request.
 
     Examples:
         >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
@@ -59,6 +60,8 @@ def recommend(
         ('u1', 3)
     """
     options = options_from(RecommendOptions, options, given)
+    if isinstance(requests, Request):
+        raise UsageError("the requests are a list: sidtool.recommend(model, [request])")
     return Recommendations(
         answer_each(model, requests, options, candidates=candidates, stop=True, progress=progress)
     )
@@ -81,10 +84,6 @@ class Recommendations(Iterator[Recommendation]):
         Columns: `request` (its number among these answers, from 0), `user`, `rank` (from 1),
         `item_id`, `title`, `sid` and `score`; a request without items has no row. Raises
         MissingPackageError if pandas is not installed."""
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise missing_package(error) or error from error
         rows = [
             (number, answer.user, rank, item, title, sid, score)
             for number, answer in enumerate(self)
@@ -93,7 +92,7 @@ class Recommendations(Iterator[Recommendation]):
             )
         ]
         columns = ["request", "user", "rank", "item_id", "title", "sid", "score"]
-        return pd.DataFrame(rows, columns=columns)
+        return data_frame(rows, columns)
 
 
 def answer_each(
@@ -116,6 +115,7 @@ def answer_each(
     else:
         windows = in_windows(requests, WINDOW, total, progress)
     for window in windows:
+        _check_types(window)
         for answer in run.answer(window):
             if isinstance(answer, BadRequest):
                 if stop:
@@ -124,6 +124,16 @@ def answer_each(
                 unknown.update(count_unknown(answer))
             yield answer
     warn_of_unknown(unknown)
+
+
+def _check_types(requests: Sequence[object]) -> None:
+    """Raise UsageError for a request that is something else, such as a list of ids."""
+    for request in requests:
+        if not isinstance(request, Request | BadRequest):
+            raise UsageError(
+                f"a request is a sidtool.Request, not {type(request).__name__}: "
+                "sidtool.Request(history=[...])"
+            )
 
 
 def recommend_to_file(

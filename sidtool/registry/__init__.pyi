@@ -12,6 +12,7 @@ from .records import POINTER as POINTER
 from .records import VersionRecord as VersionRecord
 from .records import list_versions as list_versions
 from .records import read_pointer as read_pointer
+from .references import is_flat_repository as is_flat_repository
 from .references import locate as locate
 from .references import located as located
 from .references import open_bundle as open_bundle
@@ -20,5 +21,6 @@ from .references import open_parent as open_parent
 from .references import open_source as open_source
 from .references import resolve as resolve
 from .references import split_reference as split_reference
+from .source import check_source as check_source
 from .transfer import published as published
 from .version_log import log as log

@@ -1,12 +1,13 @@
 """What differs between the kinds of artifacts of a registry: bundles, memories and models."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage import Storage
-from sidtool.memory import MemoryManifest, is_memory, verify_memory
-from sidtool.model.contract import CONTRACT
+from sidtool.memory import MemoryManifest, is_memory, memory_card, verify_memory
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_card
 from sidtool.registry.stored_model import (
     StoredModel,
     is_model,
@@ -14,7 +15,15 @@ from sidtool.registry.stored_model import (
     read_stored_model,
     verify_model,
 )
-from sidtool.tokenizer.bundle import ROOT, Manifest, parse_root, read_root, verify
+from sidtool.tokenizer.bundle import (
+    ROOT,
+    Bundle,
+    Manifest,
+    bundle_card,
+    parse_root,
+    read_root,
+    verify,
+)
 
 Kind = Literal["bundle", "memory", "model"]
 AnyManifest = Manifest | MemoryManifest | StoredModel
@@ -57,3 +66,17 @@ def broken_parts(location: str) -> list[tuple[str, str]]:
     if is_model(location):
         return verify_model(location)
     return verify_memory(location) if is_memory(location) else verify(location)
+
+
+def published_card(
+    location: str, manifest: AnyManifest, reference: str | None, license: str | None
+) -> str:
+    """The card of the artifact at `location` as it is published under `reference` and a license;
+    that of a model without a reference is the card of its copy."""
+    if isinstance(manifest, StoredModel):
+        contract = replace(manifest.contract, license=license)
+        bundle = Bundle.open(f"{location}/{BUNDLE_COPY}")
+        return model_card(contract, bundle, reference=reference)
+    if isinstance(manifest, MemoryManifest):
+        return memory_card(manifest, reference or location, license)
+    return bundle_card(manifest, reference or location, license)

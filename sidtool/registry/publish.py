@@ -14,20 +14,21 @@ from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
 from sidtool.base.storage import Storage, is_zip
-from sidtool.model.contract import CONTRACT, MODEL_CARD, check_license
+from sidtool.model.contract import CONTRACT, MODEL_CARD
 from sidtool.registry import records
-from sidtool.registry.card import published_model_card, write_card
+from sidtool.registry.hub import push_to_hub
 from sidtool.registry.kinds import (
     OUTPUTS,
     ROOTS,
     AnyManifest,
     broken_parts,
     kind_of,
+    published_card,
     read_manifest,
 )
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, VersionRecord
-from sidtool.registry.references import check_published, find_version, locate, split_reference
-from sidtool.registry.stored_model import StoredModel
+from sidtool.registry.references import find_version, is_flat_repository, split_reference
+from sidtool.registry.source import Source, check_source
 from sidtool.registry.transfer import download, upload, upload_root
 from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 
@@ -36,15 +37,9 @@ from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 class PushPlan:
     """A push that was checked: source, registry folder, and the record to publish."""
 
-    source: Storage
+    source: Source
     registry: Storage
-    manifest: AnyManifest
     record: VersionRecord
-
-    @property
-    def n_objects(self) -> int:
-        """Objects of the artifact, the root document included."""
-        return len(self.manifest.objects) + 1
 
 
 @dataclass(frozen=True)
@@ -54,13 +49,14 @@ class Pushed:
     url: str
     """of the published artifact"""
     version: str
+    """its number, or the commit on the hub"""
     digest: str
     new: bool
     """False if this version was published before"""
     sent: int
     """objects that were sent; those of an interrupted push are not sent again"""
     latest: str | None
-    """the latest version after the push"""
+    """the latest version after the push; a repository of the hub has none"""
 
 
 def plan_push(
@@ -78,30 +74,20 @@ def plan_push(
     """
     if tag is not None:
         records.check_tag(tag)
-    check_license(license or UNKNOWN_LICENSE)
     registry = _registry_at(target)
-    location, source_record = locate(source)
-    storage = Storage(location)
-    manifest = read_manifest(location)
-    check_published(location, manifest, source_record)
-    for name, reason in broken_parts(location):
-        raise IntegrityError(
-            f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
-        )
-    if isinstance(manifest, StoredModel):
-        _refuse_adapter(location, manifest)
-        license = license or manifest.contract.license
-    root = storage.read(ROOTS[kind_of(manifest)]) or b""
+    checked = check_source(source, license)
+    manifest = checked.manifest
+    root = checked.storage.read(ROOTS[kind_of(manifest)]) or b""
     record = _record_of(
         manifest,
         hashlib.sha256(root).hexdigest(),
-        license or UNKNOWN_LICENSE,
+        checked.license or UNKNOWN_LICENSE,
         records.last_record(registry),
     )
     published = records.read_record(registry, record.version)
     if published is not None:
         records.refuse_other(registry, published, record)
-    return PushPlan(storage, registry, manifest, record)
+    return PushPlan(checked, registry, record)
 
 
 def push(
@@ -112,7 +98,8 @@ def push(
     license: str | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
-    """Publish a bundle, memory or model (a path, URL or reference) as a version of URL/NAME.
+    """Publish a bundle, memory or model (a path, URL or reference) as a version of URL/NAME, or as
+    the files of the hub repository `hf://ORG/NAME`.
 
     A version that is published already is not written again; the pointer and the tag are set in any
     case. Raises as `plan_push` does, IntegrityError if an object does not arrive as it was sent,
@@ -123,6 +110,11 @@ def push(
         >>> pushed.version, pushed.new
         ('1.0', True)
     """
+    if is_flat_repository(target):
+        checked = check_source(source, license)
+        commit = push_to_hub(checked, target, tag=tag)
+        digest = checked.manifest.digest
+        return Pushed(commit.url, commit.id, digest, commit.is_new, commit.n_files, None)
     plan = plan_push(source, target, tag=tag, license=license)
     registry = plan.registry
     sent = 0
@@ -136,7 +128,7 @@ def push(
             break
         # another push took the number: a memory or model gets the next one
         records.refuse_other(registry, published, record)
-        following = _record_of(plan.manifest, record.root, record.license, published)
+        following = _record_of(plan.source.manifest, record.root, record.license, published)
         plan = replace(plan, record=following)
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
@@ -177,7 +169,9 @@ def pull(
         for name, reason in broken_parts(str(folder)):
             raise IntegrityError(f"{source.location}: {name}: {reason}")
         if record.kind == "model":
-            text = published_model_card(str(folder), record.license)
+            manifest = read_manifest(str(folder))
+            license = None if record.license == UNKNOWN_LICENSE else record.license
+            text = published_card(str(folder), manifest, None, license)
             (folder / MODEL_CARD).write_text(text, encoding="utf-8")
     return record
 
@@ -278,29 +272,17 @@ def _refuse_parent(base: str, registry: Storage) -> None:
             )
 
 
-def _refuse_adapter(location: str, model: StoredModel) -> None:
-    """Raise RefusedError for adapters: their base is a folder of this machine."""
-    base = model.contract.base_folder
-    if base is not None:
-        raise RefusedError(
-            f"{location} has adapters, and needs the model {base.path}",
-            hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
-        )
-
-
 def _send_version(plan: PushPlan, progress: Progress | None) -> int:
     """Send everything of a version except its record: objects, card, and the root document last."""
     target = plan.registry.folder(plan.record.group)
     # the root document marks the group as complete, so it must not appear before the other objects
-    sent = upload(plan.source, target, plan.manifest, progress)
+    source = plan.source.storage
+    sent = upload(source, target, plan.source.manifest, progress)
     # where a registry on this machine lies is nobody's business, and it may move
     local = plan.registry.local_path
     name = plan.registry.full_url if local is None else local.name
     reference = f"{name}@{plan.record.version}"
-    if isinstance(plan.manifest, StoredModel):
-        card = published_model_card(plan.source.location, plan.record.license, reference)
-    else:
-        card = write_card(plan.manifest, reference, plan.record.license)
+    card = published_card(source.location, plan.source.manifest, reference, plan.source.license)
     plan.registry.folder(plan.record.folder).put({CARD: card.encode()})
-    upload_root(plan.source, target, plan.record)
+    upload_root(source, target, plan.record)
     return sent + 1

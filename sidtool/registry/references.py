@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from sidtool.base.checkpoint import DEFAULT_ACCESS, download, fetch_roots, is_hub_repository
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.storage import Storage
-from sidtool.memory import Memory, open_verified
+from sidtool.memory import Memory
 from sidtool.model import MemoryOptions
-from sidtool.model.contract import BUNDLE_COPY
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
 from sidtool.registry.kinds import AnyManifest
 from sidtool.registry.records import (
     LATEST,
@@ -20,7 +21,7 @@ from sidtool.registry.records import (
     read_pointer,
     read_record,
 )
-from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, open_verified_bundle
+from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, download_group
 
 MAX_LISTED = 20
 """Names that an error lists."""
@@ -38,7 +39,7 @@ def open_bundle(reference: str | Path) -> Bundle:
 def open_source(reference: str | Path) -> Bundle:
     """As `open_bundle`, with everything checked that `verify` checks: for commands that make
     something of the bundle, so that no damage becomes part of it."""
-    return _open_bundle(reference, open_verified_bundle)
+    return _open_bundle(reference, Bundle.open_verified)
 
 
 def _open_bundle(reference: str | Path, open_at: Callable[[str], Bundle]) -> Bundle:
@@ -75,7 +76,7 @@ def open_memory(reference: str | Path) -> Memory:
 
     Raises as `open_bundle` does; IntegrityError if the memory is damaged."""
     location, record = locate(str(reference))
-    memory = open_verified(location)
+    memory = Memory.open_verified(location)
     check_published(location, memory.manifest, record)
     return memory
 
@@ -102,11 +103,21 @@ def resolve(reference: str) -> str:
 
 
 def locate(reference: str) -> tuple[str, VersionRecord | None]:
-    """The path or URL of what a reference names, and the record of a published version."""
+    """The path or URL of what a reference names, and the record of a published version. A
+    repository of the hub goes to the hub's cache."""
+    if is_flat_repository(reference):
+        return _downloaded(reference), None
     if is_group(reference):
         return reference, None
     registry, record = find_version(reference)
     return registry.folder(record.group).location, record
+
+
+def _downloaded(repository: str) -> str:
+    """The local folder of the model in a repository of the hub, or else its bundle or memory."""
+    if fetch_roots(repository, CONTRACT, DEFAULT_ACCESS)[1]:
+        return str(model_folder(repository))
+    return str(download_group(repository))
 
 
 def check_published(location: str, manifest: AnyManifest, record: VersionRecord | None) -> None:
@@ -156,6 +167,18 @@ def split_reference(reference: str) -> tuple[str, str | None]:
             hint="a reference is URL/NAME, URL/NAME@VERSION or URL/NAME@TAG",
         )
     return folder + slash + name, version or None
+
+
+def is_flat_repository(location: str) -> bool:
+    """Whether a location is a repository of the hub that is an artifact itself, or may become one,
+    and not a registry."""
+    if not is_hub_repository(location):
+        return False
+    try:
+        copy = download(location.partition("@")[0], allow=[POINTER])
+    except DataError:
+        return True  # there is none yet
+    return not (copy / POINTER).is_file()
 
 
 def is_group(location: str) -> bool:

@@ -6,12 +6,13 @@ this code, and the first one alone writes. The outputs of earlier stages are sto
 one, as OUT-1-embeddings, and are not deleted: adapters need their base."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.checkpoint import offline
 from sidtool.base.extras import require
+from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
@@ -83,8 +84,12 @@ def train(
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
+    **given: Any,
 ) -> TrainingSummary:
     """Train a model on a file of training examples and write it to the folder `out`.
+
+    Every setting of `--set` may also be given as a keyword: the fields of `options` and of TRL's
+    SFTConfig.
 
     The output is the best checkpoint on the users in `valid` (make-sft writes them beside the
     examples; `train_stages` uses those by default), or the last checkpoint without `valid`.
@@ -103,16 +108,19 @@ def train(
     training diverges.
 
     Examples:
-        >>> summary = sidtool.train("base+sid", "train.jsonl", "model", sft_fields={"max_steps": 2})
+        >>> summary = sidtool.train("base+sid", "train.jsonl", "model", max_steps=2)
         >>> summary.steps, summary.stage
         (2, 'full')
     """
+    own = {entry.name for entry in fields(TrainOptions)}
+    of_options = {name: value for name, value in given.items() if name in own}
+    of_sft = {name: value for name, value in given.items() if name not in own}
     request = TrainRequest(
         model_dir,
         Path(examples),
         Path(out),
-        options or TrainOptions(),
-        sft_fields or {},
+        options_from(TrainOptions, options, of_options),
+        {**(sft_fields or {}), **of_sft},
         valid=None if valid is None else Path(valid),
         bundle=bundle,
         teachers=teachers,

@@ -18,18 +18,18 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run steps in this process, which saves the imports of each; returns the names of the
     commands that ran."""
-    import steps
+    from sidtool.recipes import Ran, steps
 
     names: list[str] = []
 
-    def run_in_process(arguments: list[str], stdout: TextIO) -> int:
+    def run_in_process(arguments: list[str], stdout: TextIO) -> Ran:
         names.append(arguments[0])
         result = run(*arguments)
         sys.stderr.write(result.err)
         stdout.write(result.out)
-        return result.code
+        return Ran(result.code)
 
-    monkeypatch.setattr(steps, "run_sidtool", run_in_process)
+    monkeypatch.setattr(steps, "run_process", run_in_process)
     return names
 
 

@@ -109,7 +109,7 @@ def test_a_refused_model_is_measured_and_marked(comparison: Any) -> None:
 def test_another_failure_of_a_command_ends_the_run(
     comparison: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from steps import StepError
+    from sidtool.recipes import StepError
 
     monkeypatch.setattr(comparison.recipe.steps, "run_command", lambda *arguments: 1)
     with pytest.raises(StepError, match="ended with exit code 1"):
@@ -171,7 +171,8 @@ def test_rarity_is_a_weight_of_the_events(tmp_path: Path, header: str) -> None:
 def test_windows_have_no_weighted_variant(tmp_path: Path) -> None:
     from recipe import Dataset
     from reinforce import VARIANTS, WEIGHTED, chosen_variants
-    from steps import StepError
+
+    from sidtool.recipes import StepError
 
     windows = Dataset(tmp_path, tmp_path, protocol="given")
     assert chosen_variants(None, windows) == [name for name in VARIANTS if name != WEIGHTED]

@@ -12,6 +12,7 @@ from tests.cli.road import Road
 COMMANDS = {
     "compare": "compare_bundles",
     "embed": "embed_folder",
+    "example": "write_example",
     "export": "export_map",
     "import": "import_map",
     "inspect": "explain",

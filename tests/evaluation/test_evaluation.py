@@ -408,8 +408,17 @@ def test_a_keyword_that_is_no_option_is_refused_before_anything_is_read() -> Non
         evaluate("no-model", "no-split", n=5)
 
 
-def test_the_repr_of_an_evaluation_has_no_values_of_single_examples() -> None:
+def test_an_evaluation_is_a_table_and_a_line() -> None:
     _, result = random_evaluation()
-    assert "metrics=" in repr(result)
-    assert "users=" not in repr(result)
-    assert "\n" not in repr(result)
+    table = result.to_pandas()
+    assert list(table) == ["system", "group", "n", "metric", "value", "low", "high"]
+    rare = table[(table.group == "rare") & (table.metric == "ndcg@10")].set_index("system")
+    assert rare.loc["model", "n"] == result.slices["rare"].n
+    assert rare.loc["model", "low"] == result.slices["rare"].confidence_interval["ndcg@10"][0]
+    assert rare.loc["item-knn", "value"] == result.slices["rare"].baselines["item-knn"]["ndcg@10"]
+    assert set(table.group) >= {"all", "macro", "warm"}
+    means = {name: f"{each['ndcg@10']:.4f}" for name, each in result.baselines.items()}
+    assert repr(result) == (
+        f"<Evaluation of 30 examples, ndcg@10: model {result.metrics['ndcg@10']:.4f}, "
+        f"popularity {means['popularity']}, item-knn {means['item-knn']}>"
+    )

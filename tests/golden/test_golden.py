@@ -13,7 +13,7 @@ from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.values import FurtherTarget
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
 from sidtool.examples.lineage import read_lineage
-from sidtool.memory.memory import open_verified
+from sidtool.memory.memory import Memory
 from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
@@ -254,7 +254,7 @@ def test_the_contract_of_a_model_with_labels() -> None:
 
 
 def test_the_memory_of_format_1() -> None:
-    memory = open_verified(MEMORY)
+    memory = Memory.open_verified(MEMORY)
     manifest = memory.manifest
     assert memory.digest == MEMORY_DIGEST == golden_memory().digest
     assert manifest.bundle.digest == BUNDLE_DIGEST

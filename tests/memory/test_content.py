@@ -13,7 +13,7 @@ from sidtool.data.items import make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.distribution import MemoryIndex
-from sidtool.memory.memory import Memory, open_verified, verify_memory
+from sidtool.memory.memory import Memory, verify_memory
 from sidtool.memory.memory import _digest as memory_digest
 from sidtool.memory.similarity import KnnSettings
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -114,7 +114,9 @@ def test_the_content_is_recorded_and_covered_by_the_digest(tmp_path: Path) -> No
     assert len({memory.digest for memory in memories}) == 5
     for number, content in enumerate(contents, 1):
         memories[number].save(tmp_path / f"{number}.zarr")
-        assert open_verified(tmp_path / f"{number}.zarr").manifest.content == content.settings
+        assert (
+            Memory.open_verified(tmp_path / f"{number}.zarr").manifest.content == content.settings
+        )
 
 
 DAMAGES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
@@ -169,4 +171,4 @@ def test_a_bundle_without_codebook_is_refused() -> None:
 @pytest.mark.parametrize("shrinkage", [1e60, 1e300])
 def test_similarities_that_vanish_are_left_out(tmp_path: Path, shrinkage: float) -> None:
     build_memory(SPLIT, BUNDLE, KnnSettings(shrinkage=shrinkage)).save(tmp_path / "m.zarr")
-    assert not len(open_verified(tmp_path / "m.zarr").neighbors.items)
+    assert not len(Memory.open_verified(tmp_path / "m.zarr").neighbors.items)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.memory.memory import Memory, open_verified, verify_memory
+from sidtool.memory.memory import Memory, verify_memory
 from sidtool.memory.rows import SparseRows
 from sidtool.memory.similarity import KnnSettings
 from sidtool.tokenizer.bundle.bundle import Bundle
@@ -41,7 +41,7 @@ def test_a_memory_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     memory = small_memory()
     memory.save(tmp_path / name)
     assert verify_memory(tmp_path / name) == []
-    stored = open_verified(tmp_path / name)
+    stored = Memory.open_verified(tmp_path / name)
     assert stored.digest == memory.digest
     assert stored.manifest.settings == memory.manifest.settings
     assert stored.manifest.split == memory.manifest.split
@@ -67,7 +67,7 @@ def test_a_flipped_byte_is_reported(tmp_path: Path, array: str) -> None:
     ((name, reason),) = verify_memory(tmp_path / "m.zarr")
     assert (name, reason) == (f"{array}/c/0", "its SHA-256 differs from the manifest's")
     with pytest.raises(IntegrityError, match=f"{array}/c/0"):
-        open_verified(tmp_path / "m.zarr")
+        Memory.open_verified(tmp_path / "m.zarr")
 
 
 def test_a_bundle_is_no_memory_and_a_memory_no_bundle(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_changed_manifest_is_refused(tmp_path: Path, key: str, value: object) 
     small_memory().save(tmp_path / "m.zarr")
     rewrite(tmp_path / "m.zarr", lambda manifest: manifest.update({key: value}))
     with pytest.raises(IntegrityError):
-        open_verified(tmp_path / "m.zarr")
+        Memory.open_verified(tmp_path / "m.zarr")
 
 
 @pytest.mark.parametrize("manifest", ["text", 7, None, [], True])
@@ -126,7 +126,7 @@ def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path, manifest: Any) 
     small_memory().save(tmp_path / "m.zarr")
     (tmp_path / "m.zarr/zarr.json").write_bytes(spell_root(manifest))
     with pytest.raises(IntegrityError, match="not an object"):
-        open_verified(tmp_path / "m.zarr")
+        Memory.open_verified(tmp_path / "m.zarr")
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ DAMAGES: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
 def test_inconsistent_arrays_are_refused(tmp_path: Path, damage: str) -> None:
     resigned(tmp_path / "m.zarr", DAMAGES[damage])
     with pytest.raises(IntegrityError):
-        open_verified(tmp_path / "m.zarr")
+        Memory.open_verified(tmp_path / "m.zarr")
 
 
 def forged(change: Callable[[dict[str, np.ndarray]], object]) -> Memory:
@@ -198,7 +198,7 @@ def test_signed_values_that_break_a_rule_are_refused(
 ) -> None:
     forged(change).save(tmp_path / "m.zarr")
     with pytest.raises(IntegrityError):
-        open_verified(tmp_path / "m.zarr")
+        Memory.open_verified(tmp_path / "m.zarr")
     assert verify_memory(tmp_path / "m.zarr")
 
 
@@ -226,10 +226,10 @@ def test_a_memory_with_other_items_than_its_bundle_is_refused(tmp_path: Path) ->
     memory = Memory.of(manifest, other.ids, other.events, other.pairs, other.neighbors)
     memory.save(tmp_path / "m.zarr")
     with pytest.raises(CompatibilityError, match="has other items than its bundle"):
-        open_verified(tmp_path / "m.zarr").check_bundle(bundle)
+        Memory.open_verified(tmp_path / "m.zarr").check_bundle(bundle)
 
 
 def test_similarities_too_small_for_their_type_are_left_out(tmp_path: Path) -> None:
     small_memory(settings=KnnSettings(shrinkage=1e300)).save(tmp_path / "m.zarr")
     assert verify_memory(tmp_path / "m.zarr") == []
-    assert not len(open_verified(tmp_path / "m.zarr").neighbors.items)
+    assert not len(Memory.open_verified(tmp_path / "m.zarr").neighbors.items)

@@ -481,6 +481,17 @@ def test_a_wrong_keyword_is_refused_at_once(
 TABLE = ("request", "user", "rank", "item_id", "title", "sid", "score")
 
 
+@pytest.mark.parametrize("other", [["b1"], {"history": ["b1"]}, "b1"])
+def test_what_is_no_request_is_refused(shop: LoadedModel, other: Any) -> None:
+    with pytest.raises(UsageError, match=r"a request is a sidtool.Request, not (list|dict|str): "):
+        next(recommend(shop, [other]))
+
+
+def test_one_request_is_no_list_of_requests(shop: LoadedModel) -> None:
+    with pytest.raises(UsageError, match=r"the requests are a list"):
+        recommend(shop, Request("u"))  # type: ignore[arg-type]
+
+
 def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:
     ids = ids_of(shop)
     requests = [Request("u", (ids[1],)), Request("none", (), tuple(ids[:1]), tuple(ids[:1]))]

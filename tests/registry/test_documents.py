@@ -13,7 +13,6 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.storage.storage import Storage
 from sidtool.registry import pull, push, tag, transfer
-from sidtool.registry.card import write_card
 from sidtool.registry.records import (
     MAX_VERSIONS,
     list_versions,
@@ -23,6 +22,7 @@ from sidtool.registry.records import (
 )
 from sidtool.registry.references import open_bundle
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.card import bundle_card
 from tests.bundles import small_bundle
 
 DIGEST = "ab" * 32
@@ -254,9 +254,11 @@ def test_a_license_is_one_line(shop: Path, tmp_path: Path, license: str) -> None
 def test_names_on_a_card_are_text_and_not_code() -> None:
     evil = "x`; rm -rf ~ #\n| <img src=x> [click](http://evil) \x1b[31m"
     manifest = replace(small_bundle(name=evil).manifest, created="`x`")
-    text = write_card(manifest, 's3://bucket/");evil("', "MIT")
+    text = bundle_card(manifest, 's3://bucket/");evil("', "MIT")
     assert "\x1b" not in text
-    assert text.startswith("# x\\`; rm -rf ~ # \\| \\<img src=x\\> \\[click\\](http://evil) ")
+    assert text.partition("---\n\n")[2].startswith(
+        "# x\\`; rm -rf ~ # \\| \\<img src=x\\> \\[click\\](http://evil) "
+    )
     assert "\n* created: \\`x\\`\n" in text
     (command,) = [line for line in text.splitlines() if line.startswith("sidtool pull ")]
     assert shlex.split(command)[2:] == [
@@ -273,5 +275,5 @@ def test_names_on_a_card_are_text_and_not_code() -> None:
 
 def test_a_card_of_an_ordinary_bundle_has_no_quotes(tmp_path: Path) -> None:
     manifest = Bundle(replace(small_bundle().manifest, name="shop"), {}).manifest
-    text = write_card(manifest, "s3://bucket/shop@1.0", "MIT")
+    text = bundle_card(manifest, "s3://bucket/shop@1.0", "MIT")
     assert "\nsidtool pull s3://bucket/shop@1.0 -o shop.zarr\n" in text

@@ -283,7 +283,8 @@ def test_the_commands_take_models(model: Path, tmp_path: Path) -> None:
     stored = read_manifest(str(model))
     assert isinstance(stored, StoredModel)
     plan = done("push", model, shop, "--dry-run", "--json").json
-    assert plan["objects"] == len(stored.objects) + 1 == plan_push(str(model), str(shop)).n_objects
+    checked = plan_push(str(model), str(shop)).source
+    assert plan["objects"] == len(stored.objects) + 1 == checked.n_objects
     done("push", model, shop, "--tag", "prod")
     ran = done("pull", f"{shop}@prod", "-o", tmp_path / "out")
     assert ran.last == f"next: sidtool recommend {tmp_path / 'out'} --history ITEM,ITEM -k 10"

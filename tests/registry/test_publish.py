@@ -543,6 +543,6 @@ def test_the_card_contains_license_and_parents(shop: str, tmp_path: Path) -> Non
     push(str(tmp_path / "grown.zarr"), shop, license="CC-BY-4.0")
     text = card(shop)
     assert "license: CC-BY-4.0" in text
-    assert text.splitlines()[0] == "# a \\| b c 1.1"
+    assert text.partition("---\n\n")[2].splitlines()[0] == "# a \\| b c 1.1"
     assert text.index("| 1.1 |") < text.index("| 1.0 |")
     assert "1 retired" in text

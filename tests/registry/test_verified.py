@@ -18,13 +18,13 @@ from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.memory import Memory, _digest, open_verified
+from sidtool.memory.memory import Memory, _digest
 from sidtool.model.contract.contract import CONTRACT
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.model.contract.split_check import event_columns
-from sidtool.registry.card import published_model_card, write_card
-from sidtool.registry.kinds import broken_parts, read_manifest
+from sidtool.registry.kinds import broken_parts, published_card, read_manifest
 from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.bundle.card import bundle_card
 from sidtool.tokenizer.bundle.zarr_group import spell_root
 from sidtool.tokenizer.make.compare import compare_bundles
 from sidtool.tokenizer.make.diff import diff
@@ -112,16 +112,16 @@ def use_bundle() -> None:
     manifest.made_by.encoder.encoder("folder")
     str((manifest.made_from.event_columns, manifest.made_from.columns))
     manifest.next_version(manifest.change)
-    write_card(manifest, "shop@1.0", "MIT")
+    bundle_card(manifest, "shop@1.0", "MIT")
     if bundle.codebook is not None:
         bundle.encode(np.ones((1, bundle.codebook.dim), dtype=np.float32))
 
 
 def use_memory() -> None:
     """Read a memory as the commands do."""
-    memory = open_verified(LOCATION)
+    memory = Memory.open_verified(LOCATION)
     memory.content_similarity()
-    write_card(memory.manifest, "shop@1.0", "MIT")
+    memory.card("shop@1.0", "MIT")
     if memory.manifest.bundle == BUNDLE.identity:
         index = MemoryIndex.of(memory, BUNDLE)
         assert np.isfinite(index.distributions([np.arange(3)], 1.0)[0].log_probs).all()
@@ -206,7 +206,7 @@ def test_what_verify_accepts_of_a_model_can_be_used(
         if not broken:
             contract = read_contract(folder)
             event_columns(contract, open_bundle_copy(folder, contract))
-            published_model_card(str(folder), "MIT", "shop@1.0")
+            published_card(str(folder), read_manifest(str(folder)), "shop@1.0", "MIT")
         return not broken
 
     assert is_accepted(stored)

@@ -174,9 +174,10 @@ def _nested_templates(folder: Path, parts: Sequence[str]) -> Iterator[str]:
 def _roots(folder: Path) -> list[Path]:
     """Folders that links may lead to: the model's, and the blobs of the hub's cache."""
     resolved = folder.resolve()
-    if resolved.parent.name != "snapshots":
-        return [resolved]
-    return [resolved, resolved.parent.parent / "blobs"]
+    for snapshots in (resolved.parent, resolved.parent.parent):  # of a folder of a repository
+        if snapshots.name == "snapshots":
+            return [resolved, snapshots.parent / "blobs"]
+    return [resolved]
 
 
 def _check_weights(folder: Path) -> StoredWeights:

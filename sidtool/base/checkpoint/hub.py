@@ -1,16 +1,23 @@
-"""The Hugging Face hub: used only for a model that is named `hf://ORG/NAME` or, at a branch, tag or
-commit, `hf://ORG/NAME@REVISION`."""
+"""The Hugging Face hub: used only for a repository that is named `hf://ORG/NAME` or, at a branch,
+tag or commit, `hf://ORG/NAME@REVISION`."""
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.artifact import MARKERS
+from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.extras import require
 
 HUB_PREFIX = "hf://"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_FLAT = re.compile(r"hf://(?!(?:datasets|spaces|buckets)/)[^/@]+/[^/@]+(@[^/]+)?/?")
+"""A repository of models itself, and no folder inside of one."""
 _MODEL = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Names of the files of a language model."""
 _WITHOUT_THE_HUB = (
@@ -22,15 +29,52 @@ _WITHOUT_THE_HUB = (
 _CODE_AND_PICKLES = ("*.py", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
+@dataclass(frozen=True)
+class HubAccess:
+    """How a repository is read, by the names of huggingface_hub; what is not given follows its
+    variables HF_HOME, HF_TOKEN and HF_HUB_OFFLINE."""
+
+    revision: str | None = None
+    """a branch, tag or commit; the main branch if none"""
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+
+    def at(self, revision: str) -> "HubAccess":
+        """The same access to another revision."""
+        return replace(self, revision=revision)
+
+
+@dataclass(frozen=True)
+class HubCommit:
+    """What a push wrote."""
+
+    url: str
+    """of the repository at this commit"""
+    id: str
+    is_new: bool
+    """False if the repository had the same files before"""
+    n_files: int
+
+
+DEFAULT_ACCESS = HubAccess()
+
+
 def is_hub_url(model: str) -> bool:
     """Whether a model is named by a hub URL and not by a path."""
     return model.startswith(HUB_PREFIX)
 
 
+def is_hub_repository(url: str) -> bool:
+    """Whether a URL names a whole repository, `hf://ORG/NAME` or `hf://ORG/NAME@REVISION`, and no
+    folder of one, which may be a registry."""
+    return _FLAT.fullmatch(url) is not None
+
+
 def download(
     url: str,
+    access: HubAccess = DEFAULT_ACCESS,
     *,
-    revision: str | None = None,
     allow: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     trust_remote_code: bool = False,
@@ -41,26 +85,124 @@ def download(
     `trust_remote_code`. Raises UsageError for a malformed URL, DataError if the hub does not give
     the repository."""
     refused = () if trust_remote_code else _CODE_AND_PICKLES
-    return _snapshot(url, revision, allow, [*ignore, *refused], local=False)
+    return _snapshot(url, access, allow, [*ignore, *refused])
 
 
 def download_model(
-    url: str, *, revision: str | None = None, trust_remote_code: bool = False
+    url: str,
+    access: HubAccess = DEFAULT_ACCESS,
+    *,
+    folder: str = "",
+    trust_remote_code: bool = False,
 ) -> Path:
-    """Download the files of a language model, those directly in its repository. Raises as
-    `download` does."""
+    """Download the files of a language model, those directly in its repository or in a `folder` of
+    it, which ends with a slash. Raises as `download` does."""
+    names = [*_MODEL, "*.py", "*.bin"] if trust_remote_code else _MODEL
     return download(
         url,
-        revision=revision,
-        allow=[*_MODEL, "*.py", "*.bin"] if trust_remote_code else _MODEL,
-        ignore=["*/*", "consolidated*"],
+        access,
+        allow=[folder + name for name in names],
+        ignore=[f"{folder}*/*", f"{folder}consolidated*"],
         trust_remote_code=trust_remote_code,
     )
 
 
 def cached(url: str, *, revision: str | None = None) -> Path:
     """The folder of an earlier download. Raises DataError if there is none; uses no network."""
-    return _snapshot(url, revision, None, [], local=True)
+    return _snapshot(url, HubAccess(revision, local_files_only=True), None, [])
+
+
+def hub_url(name: str) -> str:
+    """The URL of a hub repository that is named ORG/NAME or by its URL."""
+    return name if is_hub_url(name) else HUB_PREFIX + name
+
+
+def folder_or_url(name_or_path: str | Path) -> Path | str:
+    """A folder of this machine, or else the URL of a hub repository."""
+    path = Path(name_or_path)
+    return path if path.is_dir() else hub_url(str(name_or_path))
+
+
+def fetch_roots(source: Path | str, root: str, access: HubAccess) -> tuple[Path, list[str]]:
+    """A repository with nothing but its documents named `root`, or the folder that it is on this
+    machine; and where they are: "" is the repository itself, a name that ends with a slash one of
+    its folders. Raises as `download` does."""
+    copy = source
+    if not isinstance(copy, Path):
+        copy = download(copy, access, allow=[root, f"*/{root}"])
+    paths = [path for path in (copy / root, *sorted(copy.glob(f"*/{root}"))) if path.is_file()]
+    return copy, ["" if path.parent == copy else f"{path.parent.name}/" for path in paths]
+
+
+def only_folder(source: Path | str, kind: str, folders: Sequence[str]) -> str:
+    """The folder of the one artifact of a kind: the repository itself if it is one. Raises
+    DataError if there is none, or one in each of several folders."""
+    if "" in folders or len(folders) == 1:
+        return "" if "" in folders else folders[0]
+    if not folders:
+        raise DataError(f"{source} has no {kind}, neither itself nor in one of its folders")
+    names = ", ".join(folder.rstrip("/") for folder in folders)
+    raise DataError(
+        f"{source} has a {kind} in each of the folders {names}", hint="keep one of them"
+    )
+
+
+@dataclass(frozen=True)
+class HubPush:
+    """How files are pushed, by the names of huggingface_hub."""
+
+    revision: str | None = None
+    """a branch, which is created if there is none; the main branch if none is given"""
+    token: str | bool | None = None
+    private: bool | None = None
+    commit_message: str = "Push with sidtool"
+    tag: str | None = None
+    """a tag that is moved to the commit"""
+
+
+def upload(
+    url: str, files: Mapping[str, Path | bytes], replaced: Sequence[str], push: HubPush
+) -> HubCommit:
+    """Write the files of an artifact to a repository, `hf://ORG/NAME` or `hf://ORG/NAME@BRANCH`, in
+    one commit, so that they appear at once.
+
+    Other files are removed if they or their top folders match a pattern in `replaced`. The
+    repository is created if there is none. Raises RefusedError if it is another kind of artifact,
+    UsageError for a malformed URL, DataError if the hub refuses."""
+    require("hub")
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    repository, branch = _parse(url, push.revision)
+    api = HfApi(token=push.token)
+    with _data_errors(url, "cannot be pushed to"), _hub_settings(HF_HUB_DISABLE_TELEMETRY=True):
+        api.create_repo(repository, private=push.private, exist_ok=True)
+        if branch is not None:
+            api.create_branch(repository, branch=branch, exist_ok=True)
+        info = api.model_info(repository, revision=branch)
+        stored = {sibling.rfilename for sibling in info.siblings or ()}
+        for name, other in MARKERS.items():
+            if name in stored - files.keys():
+                raise RefusedError(
+                    f"{url} is {other}: it has {name}", hint="push to another repository"
+                )
+        stale = [name for name in sorted(stored - files.keys()) if _matches(name, replaced)]
+        added = [CommitOperationAdd(name, source) for name, source in files.items()]
+        removed = [CommitOperationDelete(name) for name in stale]
+        commit = api.create_commit(
+            repository,
+            [*added, *removed],
+            commit_message=push.commit_message,
+            revision=branch,
+            parent_commit=info.sha,
+        )
+        if push.tag is not None:
+            _move_tag(api, repository, push.tag, commit.oid)
+    url = f"{HUB_PREFIX}{repository}@{commit.oid}"
+    return HubCommit(url, str(commit.oid), commit.oid != info.sha, len(files))
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name.partition("/")[0], pattern) for pattern in patterns)
 
 
 @contextmanager
@@ -103,35 +245,55 @@ def _progress_bars_on_terminals() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _snapshot(
-    url: str,
-    revision: str | None,
-    allow: Sequence[str] | None,
-    ignore: Sequence[str],
-    *,
-    local: bool,
-) -> Path:
-    from huggingface_hub import snapshot_download
-
-    repository, at, named = url.removeprefix(HUB_PREFIX).partition("@")
+def _parse(url: str, revision: str | None) -> tuple[str, str | None]:
+    """The repository and the revision of a URL. Raises UsageError if it names none, or another
+    revision than the given one."""
+    repository, at, named = url.removeprefix(HUB_PREFIX).rstrip("/").partition("@")
     if not _REPOSITORY.fullmatch(repository) or ".." in repository or (at and not named):
         raise UsageError(f"{url!r} is not a hub model", hint=f"{HUB_PREFIX}ORG/NAME names one")
     if named and revision not in (None, named):
         raise UsageError(f"{url} names a revision, and another one is {revision}")
+    return repository, named or revision
+
+
+@contextmanager
+def _data_errors(url: str, problem: str, hint: str | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the base classes of the hub client's errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DataError(f"{url!r} {problem} ({reason})", hint=hint) from error
+
+
+def _snapshot(
+    url: str, access: HubAccess, allow: Sequence[str] | None, ignore: Sequence[str]
+) -> Path:
+    require("hub")
+    from huggingface_hub import constants, snapshot_download
+
+    repository, revision = _parse(url, access.revision)
+    local = access.local_files_only or bool(constants.HF_HUB_OFFLINE)
+    problem = "is not in the hub's cache" if local else "cannot be downloaded from the hub"
     # without telemetry, the hub's client also asks for no registry of agents
     requests = offline() if local else _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
-    with requests, _progress_bars_on_terminals():
-        try:
-            folder = snapshot_download(
-                repository,
-                revision=named or revision,
-                allow_patterns=list(allow) if allow else None,
-                ignore_patterns=list(ignore),
-                local_files_only=local,
-            )
-        except (OSError, ValueError) as error:  # the base classes of the hub client's errors
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            problem = "is not in the hub's cache" if local else "cannot be downloaded from the hub"
-            hint = None if local else _WITHOUT_THE_HUB
-            raise DataError(f"{url!r} {problem} ({reason})", hint=hint) from error
+    hint = None if local else _WITHOUT_THE_HUB
+    with requests, _progress_bars_on_terminals(), _data_errors(url, problem, hint):
+        folder = snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=access.cache_dir,
+            token=access.token,
+            allow_patterns=list(allow) if allow else None,
+            ignore_patterns=list(ignore),
+            local_files_only=local,
+        )
     return Path(folder)
+
+
+def _move_tag(api: Any, repository: str, tag: str, commit: str) -> None:
+    """Point a tag at a commit. The hub moves no tag, so an existing one is removed first."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    with suppress(RevisionNotFoundError):
+        api.delete_tag(repository, tag=tag)
+    api.create_tag(repository, tag=tag, revision=commit)

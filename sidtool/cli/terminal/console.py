@@ -39,6 +39,8 @@ QUIET, NORMAL, VERBOSE = range(3)
 _verbosity = NORMAL
 _summary_warnings: list[str] = []
 """What is printed below the results."""
+_step_warnings: list[str] | None = None
+"""The warnings of a command that runs as a step of another one; None outside of one."""
 LOG_SECONDS = 30.0
 """Seconds between two lines on the progress of a stage, where stderr is no terminal."""
 
@@ -134,6 +136,8 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
     global _verbosity
     if quiet and verbose:
         raise UsageError("give either -q or -v")
+    if _step_warnings is not None:
+        return
     _verbosity = QUIET if quiet else VERBOSE if verbose else NORMAL
     if verbose:
         warnings.simplefilter("default")
@@ -166,6 +170,8 @@ def _print_line(text: str, label: str, style: str) -> None:
 
 def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
     """A warning on stderr, with -q too."""
+    if _step_warnings is not None:
+        _step_warnings.append(text)
     _print_line(text, label, style)
 
 
@@ -173,10 +179,24 @@ def next_step(command: str, **words: object) -> None:
     """The last line on stderr: the next command, in which `words` (the user's own paths) are put
     for {their names}, quoted for a shell."""
     _print_summary_warnings()
+    if _step_warnings is not None:
+        return
     if words:
         quoted = {name: shlex.quote(str(word)) for name, word in words.items()}
         command = command.format(**quoted)
     note(command, label="next:", style="dim")
+
+
+@contextmanager
+def as_step() -> Iterator[list[str]]:
+    """Commands in the block are steps of another one: as loud as that one, and without a next
+    command. Yields the list of their warnings, which grows."""
+    global _step_warnings
+    _step_warnings = []
+    try:
+        yield _step_warnings
+    finally:
+        _step_warnings = None
 
 
 def say(*lines: object) -> None:

@@ -8,6 +8,7 @@ from .cleaning import clean as clean
 from .filters import FilterOptions as FilterOptions
 from .preparation import PrepareOptions as PrepareOptions
 from .preparation import prepare as prepare
+from .tables import CatalogTable as CatalogTable
 from .tables import EventTable as EventTable
 from .tables import read_catalog_table as read_catalog_table
 from .tables import read_event_table as read_event_table

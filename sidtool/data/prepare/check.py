@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.options import option
+from sidtool.base.errors import RefusedError
+from sidtool.base.options import option, options_from
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.prepare.moments import Moments, parse_moments
@@ -132,6 +133,15 @@ class Report(JsonRecord):
         """The problems that would stop a build."""
         return tuple(problem for problem in self.problems if problem.stops)
 
+    def refuse_stops(self, hint: str, *, allow_unknown: bool) -> None:
+        """Raise RefusedError if a problem would stop a build; a SummaryWarning says that events are
+        of unknown items."""
+        others = [problem.kind for problem in self.stops if problem.kind != "unknown_item"]
+        if self.unknown is not None:
+            self.unknown.check(allow_unknown=allow_unknown or bool(others))
+        if others:
+            raise RefusedError(f"a build would stop at {', '.join(others)}", hint=hint)
+
 
 def check(
     items: str | Path,
@@ -141,8 +151,10 @@ def check(
     title_column: str | None = None,
     event_names: EventNames | None = None,
     options: CheckOptions | None = None,
+    **given: Any,
 ) -> Report:
-    """Check a catalog, and events on its items, in any format that the other commands read.
+    """Check a catalog, and events on its items, in any format that the other commands read. The
+    options may also be given as keywords.
 
     Columns are chosen as `read_items` and `read_interactions` choose them. Raises UsageError for a
     missing column, DataError for a file that cannot be read at all.
@@ -152,7 +164,7 @@ def check(
         >>> report.items, report.users, report.problems
         (60, 40, ())
     """
-    options = options or CheckOptions()
+    options = options_from(CheckOptions, options, given)
     catalog = read_catalog_table(Path(items), id_column, title_column)
     table = None
     if events is not None:

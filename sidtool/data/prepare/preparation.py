@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.records import JsonRecord
@@ -165,8 +165,10 @@ def prepare(
     *,
     dry_run: bool = False,
     force: bool = False,
+    **given: Any,
 ) -> Prepared:
-    """Write `items.parquet`, `events.parquet` and `prepare.json` to the folder `out`.
+    """Write `items.parquet`, `events.parquet` and `prepare.json` to the folder `out`. The options
+    may also be given as keywords.
 
     `source` is a file of events or a folder of the data set's files. Events are held in memory with
     20 bytes each and every id once; items are read twice, and written as they are read. Without a
@@ -180,7 +182,7 @@ def prepare(
         ('read', 60)
     """
     source, out = Path(source), Path(out)
-    options = options or PrepareOptions()
+    options = options_from(PrepareOptions, options, given)
     refuse_existing(out, force, FOLDER)
     event_files, item_file = _files(source, options)
     options.check_catalog(item_file)

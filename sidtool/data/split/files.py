@@ -13,12 +13,13 @@ docs/format.md has their fields and sessions."""
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sidtool.base.artifact import describe
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
 from sidtool.base.errors import DataError, IntegrityError, UsageError
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.data.columns import EventColumns, EventNames
@@ -156,8 +157,10 @@ def split_events(
     memory: int | None = None,
     dry_run: bool = False,
     force: bool = False,
+    **given: Any,
 ) -> SplitManifest:
-    """Split a file of events and write the split folder `out`. Returns its manifest.
+    """Split a file of events and write the split folder `out`. Returns its manifest. The options
+    may also be given as keywords.
 
     With `memory`, a number of bytes, events are sorted within it, in files beside the output; the
     split is the same, byte for byte. Ids come on top (`Spill`).
@@ -173,7 +176,7 @@ def split_events(
     """
     out = Path(out)
     refuse_existing(out, force, FOLDER)
-    options = options or SplitOptions()
+    options = options_from(SplitOptions, options, given)
     if memory is not None and options.protocol == "given":
         raise UsageError("a memory budget is for events: windows are held in memory")
     with nullcontext() if memory is None else spill_beside(out, memory) as spill:

@@ -82,6 +82,13 @@ class Split:
         for name in ("train", "valid", "test", "windows"):
             object.__setattr__(self, name, getattr(packed, name))
 
+    def __repr__(self) -> str:
+        """Protocol and sizes; reads no array."""
+        return (
+            f"<Split by {self.protocol}: {len(self.train)} users to train on, {len(self.valid)} "
+            f"validation and {len(self.test)} test examples>"
+        )
+
     @classmethod
     def of(
         cls,

@@ -8,9 +8,10 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
-from sidtool.base.checkpoint import HUB_PREFIX
+from sidtool.base.card_metadata import TAGS, Measured, front_matter
+from sidtool.base.checkpoint import HUB_PREFIX, is_hub_repository
 from sidtool.base.errors import UsageError
-from sidtool.base.markdown import key_value_table, literal, one_line, shell_word, table
+from sidtool.base.markdown import key_value_table, literal, shell_word, table
 from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.prompt.frames import HISTORY_SLOT
@@ -21,7 +22,6 @@ from sidtool.tokenizer.bundle import Bundle, flat_record
 MODEL_CARD = "README.md"
 MAX_LICENSE = 1000
 """Characters of the longest license."""
-TAGS = ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"]
 _CLASSES: Mapping[ModelKind, tuple[str, str]] = {
     "causal": ("AutoModelForCausalLM", "text-generation"),
     "encoder-decoder": ("AutoModelForSeq2SeqLM", "text2text-generation"),
@@ -39,6 +39,10 @@ sidtool recommend . $options -k 10
 ```
 
 `.` is this folder; a model on the Hugging Face hub is named `hf://ORG/NAME`."""
+_FROM_HUB = """\
+import sidtool
+
+model = sidtool.LoadedModel.from_pretrained({name})"""
 _TRANSFORMERS = """\
 
 
@@ -73,7 +77,13 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
     published one, which a reader of the card has to pull first."""
     template = files("sidtool.model.contract").joinpath("card.md").read_text(encoding="utf-8")
     return Template(template).substitute(
-        front=_front_matter(contract),
+        front=front_matter(
+            license=contract.license,
+            base_model=contract.base_model,
+            tags=[*TAGS, "transformers"],
+            pipeline_tag=_CLASSES[contract.kind][1],
+            measured=_measured(contract, bundle),
+        ),
         name=literal(bundle.manifest.name),
         summary=key_value_table(summary(contract, bundle)),
         loading=_pulling(reference) + _loading(contract, bundle),
@@ -83,20 +93,12 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
     )
 
 
-def _front_matter(contract: Contract) -> str:
-    """Metadata as the Hugging Face hub reads it; what is not known is left out."""
-    import yaml
-
+def _measured(contract: Contract, bundle: Bundle) -> Measured:
+    """The last validation of each metric."""
+    values = {str(metric): float(value) for _, metric, value, _ in validations(contract)}
+    name = bundle.manifest.name
     task = _CLASSES[contract.kind][1]
-    metadata: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
-    if contract.license is not None:
-        metadata["license"] = one_line(contract.license)
-    if contract.base_model.startswith(HUB_PREFIX):
-        name, _, _ = contract.base_model.removeprefix(HUB_PREFIX).partition("@")
-        metadata["base_model"] = one_line(name)
-        metadata["base_model_relation"] = "finetune"
-    metadata["tags"] = TAGS
-    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip()
+    return Measured(name, task, name, list(values.items()), split="validation")
 
 
 def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
@@ -136,6 +138,9 @@ def _base_name(base: str) -> str:
 def _pulling(reference: str | None) -> str:
     if reference is None:
         return ""
+    if is_hub_repository(reference):
+        name = json.dumps(reference.removeprefix(HUB_PREFIX))
+        return f"```python\n{_FROM_HUB.format(name=name)}\n```\n\n"
     command = f"sidtool pull {shell_word(reference)} -o model && cd model"
     return f"```console\n{command}\n```\n\n"
 
@@ -236,10 +241,10 @@ def _data(contract: Contract, bundle: Bundle) -> Iterator[tuple[str, object]]:
                 yield f"perplexity on held-out general text, stage {number}", text
 
 
-def validations(contract: Contract) -> list[tuple[object, ...]]:
+def validations(contract: Contract) -> list[tuple[str, str, float, object]]:
     """Stage, metric, value and step of the validations that a contract records; a test metric is no
     part of it."""
-    rows: list[tuple[object, ...]] = []
+    rows: list[tuple[str, str, float, object]] = []
     for number, record in enumerate(contract.stages, 1):
         best = getattr(record.params, "best", None)
         if best is not None:

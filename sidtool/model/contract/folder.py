@@ -11,14 +11,18 @@ from typing import Any
 from sidtool.base.artifact import describe
 from sidtool.base.checkpoint import (
     CONFIG,
+    DEFAULT_ACCESS,
     EMBEDDED,
     HUB_PREFIX,
     MAX_JSON,
+    HubAccess,
     check_file,
     download,
     download_model,
+    fetch_roots,
     is_hub_url,
     model_digests,
+    only_folder,
     read_object,
 )
 from sidtool.base.digests import cached_digest, file_digest
@@ -34,18 +38,21 @@ from sidtool.base.errors import (
 from sidtool.base.output import write_whole
 from sidtool.model.contract.card import MODEL_CARD, model_card
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
-from sidtool.tokenizer.bundle import ROOT, Bundle, open_verified_bundle
+from sidtool.tokenizer.bundle import ROOT, Bundle
 
 
-def model_folder(location: str | Path, *, trust_remote_code: bool = False) -> Path:
+def model_folder(
+    location: str | Path, access: HubAccess = DEFAULT_ACCESS, *, trust_remote_code: bool = False
+) -> Path:
     """The folder of a model. A model of the hub, `hf://ORG/NAME` or `hf://ORG/NAME@REVISION`, is
-    downloaded into the hub's cache, with its bundle and memory.
+    downloaded into the hub's cache, with its bundle and memory; it is the repository itself, or one
+    folder of it.
 
     Raises UsageError for another URL, DataError if the hub does not give the model."""
     if isinstance(location, Path):
         return location
     if is_hub_url(location):
-        return _download(location, trust_remote_code)
+        return _download(location, access, trust_remote_code)
     if "://" in location:
         raise UsageError(
             f"{location} is not a folder of a model, and only {HUB_PREFIX} names one on the hub",
@@ -54,14 +61,17 @@ def model_folder(location: str | Path, *, trust_remote_code: bool = False) -> Pa
     return Path(location)
 
 
-def _download(url: str, trust_remote_code: bool) -> Path:
-    folder = download_model(url, trust_remote_code=trust_remote_code)
-    if (folder / CONTRACT).is_file():
-        parts = [f"{BUNDLE_COPY}/*", f"{MEMORY_COPY}/*"]
-        # the commit, so that both downloads are of one version
-        repository = url.partition("@")[0]
-        download(repository, revision=folder.name, allow=parts)
-    return folder
+def _download(url: str, access: HubAccess, trust_remote_code: bool) -> Path:
+    copy, folders = fetch_roots(url, CONTRACT, access)
+    if not folders:
+        return download_model(url, access, trust_remote_code=trust_remote_code)
+    folder = only_folder(url, "model", folders)
+    # the commit, so that all downloads are of one version
+    repository, access = url.partition("@")[0], access.at(copy.name)
+    download_model(repository, access, folder=folder, trust_remote_code=trust_remote_code)
+    parts = [f"{folder}{BUNDLE_COPY}/*", f"{folder}{MEMORY_COPY}/*"]
+    download(repository, access, allow=parts)
+    return copy / folder
 
 
 def read_contract(folder: Path) -> Contract:
@@ -148,7 +158,7 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
     """The bundle inside a model folder, verified.
 
     Raises IntegrityError if it is damaged, CompatibilityError if it is not the contract's."""
-    bundle = open_verified_bundle(folder / BUNDLE_COPY)
+    bundle = Bundle.open_verified(folder / BUNDLE_COPY)
     actual = bundle.identity.digest[:12]
     expected = contract.identity.digest[:12]
     if actual != expected:

@@ -1,12 +1,14 @@
 from .arrays import Expected as Expected
 from .arrays import StoredArrays as StoredArrays
 from .bundle import Bundle as Bundle
+from .card import bundle_card as bundle_card
 from .history import AlignChange as AlignChange
 from .history import ItemsChange as ItemsChange
 from .history import Version as Version
+from .hub import OnHub as OnHub
+from .hub import download_group as download_group
 from .identity import Identity as Identity
 from .identity import hash_array as hash_array
-from .integrity import open_verified_bundle as open_verified_bundle
 from .integrity import verify as verify
 from .item_map import ItemMap as ItemMap
 from .manifest import Manifest as Manifest

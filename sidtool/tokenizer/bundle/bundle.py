@@ -15,7 +15,10 @@ from sidtool.base.storage import Storage, is_zip
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays, bundle_layout
+from sidtool.tokenizer.bundle.card import bundle_card
+from sidtool.tokenizer.bundle.checks import check_intact
 from sidtool.tokenizer.bundle.history import BuildChange
+from sidtool.tokenizer.bundle.hub import OnHub
 from sidtool.tokenizer.bundle.identity import Identity, all_arrays, identify
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, check_ids
 from sidtool.tokenizer.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup
@@ -33,7 +36,7 @@ from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace, Spelling
 
 
-class Bundle:
+class Bundle(OnHub):
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
     Examples:
@@ -45,6 +48,9 @@ class Bundle:
         >>> bundle.to_arrow().column_names
         ['item_id', 'title', 'codes', 'sid']
     """
+
+    kind = "bundle"
+    manifest: Manifest
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.manifest = manifest
@@ -78,6 +84,15 @@ class Bundle:
         storage = Storage(location)
         manifest = read_manifest(storage)
         return cls(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
+
+    @classmethod
+    def open_verified(cls, location: str | Path, *, alone: bool = True) -> "Bundle":
+        """Open a bundle with everything checked that `verify` checks: what a command publishes is
+        made of such ones. Unless it is `alone`, other files may be there. Raises IntegrityError if
+        it is damaged, else as `open`."""
+        bundle = cls.open(location)
+        check_intact(bundle, Storage(location), alone=alone)
+        return bundle
 
     @classmethod
     def of(
@@ -355,3 +370,7 @@ class Bundle:
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
             write_group(folder, all_arrays(self.items, self.codebook), self.manifest)
+
+    def card(self, reference: str, license: str | None) -> str:
+        """The card of the bundle as it is published, in Markdown."""
+        return bundle_card(self.manifest, reference, license)

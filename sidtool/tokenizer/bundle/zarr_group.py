@@ -160,9 +160,11 @@ def new_zip(path: Path, *, force: bool = False) -> Iterator[Path]:
             remove(folder)
 
 
-def broken_objects(storage: Storage, manifest: GroupManifest) -> list[tuple[str, str]]:
+def broken_objects(
+    storage: Storage, manifest: GroupManifest, *, alone: bool = True
+) -> list[tuple[str, str]]:
     """Every stored object that differs from the manifest: (name, what is wrong). Objects that the
-    manifest does not name are not read."""
+    manifest does not name are not read, and unless it is `alone`, they are allowed."""
     names = set(storage.names()) - {ROOT}
     listed = names & manifest.objects.keys()
     stored = {name: _sha256(data) for name, data in storage.read_all(list(listed))}
@@ -171,7 +173,8 @@ def broken_objects(storage: Storage, manifest: GroupManifest) -> list[tuple[str,
         for name, digest in sorted(manifest.objects.items())
         if stored.get(name) != digest
     ]
-    broken += [(name, "not in the manifest") for name in sorted(names - listed)]
+    if alone:
+        broken += [(name, "not in the manifest") for name in sorted(names - listed)]
     if not broken and is_zip(storage.location) and not _is_canonical_zip(storage):
         name = storage.location.rpartition("/")[2]
         broken.append((name, "the zip's own records differ from those that its objects make"))

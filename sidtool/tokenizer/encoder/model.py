@@ -8,6 +8,7 @@ import numpy as np
 
 from sidtool.base.checkpoint import (
     HUB_PREFIX,
+    HubAccess,
     check_encoder,
     download,
     is_hub_url,
@@ -44,7 +45,7 @@ def encoder_folder(encoder: Encoder) -> Path:
     if is_hub_url(encoder.model):
         return download(
             encoder.model,
-            revision=encoder.revision,
+            HubAccess(encoder.revision),
             ignore=_NOT_FETCHED,
             trust_remote_code=encoder.trust_remote_code,
         )

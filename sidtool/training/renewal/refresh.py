@@ -21,7 +21,6 @@ from sidtool.memory import (
     Memory,
     check_vectors,
     needs_vectors,
-    open_verified,
     rebuild_memory,
 )
 from sidtool.model import bind_memory, carry_model, check_model_folder
@@ -229,7 +228,7 @@ def _renewed_memory(plan: RefreshPlan, split: Split, request: RefreshRequest) ->
     """The model's memory, built again from a split and the newer bundle; None if it has none."""
     if plan.contract.memory is None:
         return None
-    memory = open_verified(plan.model_dir / MEMORY_COPY)
+    memory = Memory.open_verified(plan.model_dir / MEMORY_COPY)
     catalog = _embedded_catalog(memory, plan.bundle, request)
     vectors = None
     if request.embeddings or catalog is not None:

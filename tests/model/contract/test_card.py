@@ -127,10 +127,28 @@ def test_a_card_shows_recipe_data_and_metric(trained: Path) -> None:
 def test_what_is_not_known_is_not_in_the_metadata(trained: Path, bundle: Bundle) -> None:
     contract = read_contract(trained)
     assert front_matter(card_of(trained)) == {
-        "library_name": "transformers",
+        "library_name": "sidtool",
         "pipeline_tag": "text-generation",
         "license": "cc-by-4.0",
-        "tags": ["sidtool", "semantic-ids", "generative-recommendation", "recommender-system"],
+        "tags": [
+            "sidtool",
+            "semantic-ids",
+            "generative-recommendation",
+            "recommender-system",
+            "transformers",
+        ],
+        "model-index": [
+            {
+                "name": "shop",
+                "results": [
+                    {
+                        "task": {"type": "text-generation"},
+                        "dataset": {"type": "shop", "name": "shop", "split": "validation"},
+                        "metrics": [{"type": "ndcg@10", "value": 0.0713}],
+                    }
+                ],
+            }
+        ],
     }
     hub = replace(contract, license=None, base_model="hf://org/base@v1")
     metadata = front_matter(model_card(hub, bundle))
@@ -142,7 +160,7 @@ def test_a_license_cannot_write_metadata(trained: Path, bundle: Bundle) -> None:
     hostile = "mit'\"\n---\nlibrary_name: other # {x: ["
     metadata = front_matter(model_card(replace(read_contract(trained), license=hostile), bundle))
     assert metadata["license"] == hostile.replace("\n", " ")
-    assert metadata["library_name"] == "transformers"
+    assert metadata["library_name"] == "sidtool"
 
 
 def test_names_on_a_card_are_text(trained: Path, bundle: Bundle) -> None:

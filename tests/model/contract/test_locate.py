@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.base.checkpoint import hub
+from sidtool.base.checkpoint import HubAccess, hub
 from sidtool.base.errors import IntegrityError, UsageError
 from sidtool.model.contract.folder import model_folder, read_contract
 from sidtool.model.load import check_model_folder, load_model_folder
@@ -93,9 +93,9 @@ def test_what_is_no_model_is_refused_in_one_line(server: FakeHub, base: Path) ->
 
 
 def test_a_revision_is_named_once(server: FakeHub) -> None:
-    assert hub.download_model(f"{URL}@v1", revision="v1").name == COMMIT
+    assert hub.download_model(f"{URL}@v1", HubAccess("v1")).name == COMMIT
     with pytest.raises(UsageError, match="names a revision, and another one is v2"):
-        hub.download_model(f"{URL}@v1", revision="v2")
+        hub.download_model(f"{URL}@v1", HubAccess("v2"))
     with pytest.raises(UsageError, match="is not a hub model"):
         hub.download_model(f"{URL}@")
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data.split import check_split
-from sidtool.memory import Memory, MemoryIndex, open_verified
+from sidtool.memory import Memory, MemoryIndex
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.rewards.reward import Matrix, RewardInput, RunFacts, Scores
@@ -17,7 +17,7 @@ from sidtool.training.reinforcement.rewards.reward import Matrix, RewardInput, R
 def open_memory(path: str, facts: RunFacts) -> RewardInput:
     """Raises CompatibilityError if the memory is of another bundle, or may have learned from events
     that the examples' split holds out."""
-    memory = open_verified(Path(path))
+    memory = Memory.open_verified(Path(path))
     memory.check_bundle(facts.bundle)
     made_from = (str(facts.examples), facts.lineage.split)
     check_split(f"memory {path}", memory.manifest.split, *made_from)

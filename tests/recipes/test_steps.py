@@ -1,4 +1,4 @@
-"""Benchmark steps: skipped when done, refused when something else made the output."""
+"""Steps: skipped when done; what something else made is refused, or made again."""
 
 import json
 from pathlib import Path
@@ -6,38 +6,37 @@ from typing import TextIO
 
 import pytest
 
+from sidtool.recipes import Ran, StepError, Steps, run_process
+
 
 @pytest.fixture
 def ran() -> list[list[str]]:
     return []
 
 
-def make_steps(work: Path, ran: list[list[str]], code: int = 0):
+def make_steps(work: Path, ran: list[list[str]], code: int = 0, **options: bool) -> Steps:
     """Steps whose commands write their last argument as a file, unless they fail."""
-    from steps import Steps
 
-    def run_command(arguments: list[str], stdout: TextIO) -> int:
+    def run_command(arguments: list[str], stdout: TextIO) -> Ran:
         ran.append(arguments)
         stdout.write("{}")
         if code == 0:
             Path(arguments[-1]).write_text(" ".join(arguments))
-        return code
+        return Ran(code, [f"warning of {arguments[0]}"])
 
-    steps = Steps(work)
-    steps.run_command = run_command
-    return steps
+    return Steps(work, run_command, **options)
 
 
 def test_a_finished_step_is_not_run_again(tmp_path: Path, ran: list[list[str]]) -> None:
     output = tmp_path / "a" / "out"
     for _ in range(2):
-        make_steps(tmp_path, ran).run(output, "make", "--seed", 1, output)
+        steps = make_steps(tmp_path, ran)
+        steps.run(output, "make", "--seed", 1, output)
+        assert steps.warnings == ["warning of make"]
     assert ran == [["make", "--seed", "1", str(output)]]
 
 
 def test_another_setting_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    from steps import StepError
-
     output = tmp_path / "out"
     make_steps(tmp_path, ran).run(output, "make", "--seed", 1, output)
     with pytest.raises(StepError, match=r"made with \['1'\], but this run has \['2'\]"):
@@ -45,19 +44,15 @@ def test_another_setting_is_refused(tmp_path: Path, ran: list[list[str]]) -> Non
 
 
 def test_a_changed_input_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    from steps import StepError
-
     config, output = tmp_path / "config.yaml", tmp_path / "out"
     config.write_text("levels: 4x4")
     make_steps(tmp_path, ran).run(output, "make", config, output)
     config.write_text("levels: 8x8")
-    with pytest.raises(StepError, match="sha256"):
+    with pytest.raises(StepError, match="digest"):
         make_steps(tmp_path, ran).run(output, "make", config, output)
 
 
 def test_an_output_of_a_rebuilt_input_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    from steps import StepError
-
     first, second = tmp_path / "first", tmp_path / "second"
     steps = make_steps(tmp_path, ran)
     steps.run(first, "make", "--seed", 1, first)
@@ -70,20 +65,54 @@ def test_an_output_of_a_rebuilt_input_is_refused(tmp_path: Path, ran: list[list[
 
 
 def test_a_file_that_no_step_made_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
-    from steps import StepError
-
     output = tmp_path / "out"
     output.write_text("by hand")
     with pytest.raises(StepError, match="no step made it"):
         make_steps(tmp_path, ran).run(output, "make", output)
 
 
-def test_a_failed_step_runs_again_and_its_time_counts(tmp_path: Path, ran: list[list[str]]) -> None:
-    from steps import StepError
-
+def test_a_changed_output_is_refused(tmp_path: Path, ran: list[list[str]]) -> None:
     output = tmp_path / "out"
-    with pytest.raises(StepError, match="exit code 3"):
+    make_steps(tmp_path, ran).run(output, "make", output)
+    output.write_text("by hand")
+    with pytest.raises(StepError, match="changed since it was made"):
+        make_steps(tmp_path, ran).run(output, "make", output)
+
+
+def test_steps_that_replace_repeat_what_depends_on_a_change(
+    tmp_path: Path, ran: list[list[str]]
+) -> None:
+    config, other = tmp_path / "config.yaml", tmp_path / "other.yaml"
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+
+    def run() -> list[str]:
+        ran.clear()
+        steps = make_steps(tmp_path, ran, replaces=True)
+        steps.run(first, "make-first", "--config", config, first)
+        steps.run(second, "make-second", "--config", other, second)
+        steps.run(third, "make-third", second, third)
+        return [arguments[0] for arguments in ran]
+
+    config.write_text("a")
+    other.write_text("a")
+    assert run() == ["make-first", "make-second", "make-third"]
+    assert run() == []
+    config.write_text("b")
+    assert run() == ["make-first"]  # nothing reads it
+    other.write_text("b")
+    # the second output has the same content as before
+    assert run() == ["make-second"]
+    second.write_text("by hand")
+    assert run() == ["make-second"]
+    third.unlink()
+    assert run() == ["make-third"]
+
+
+def test_a_failed_step_runs_again_and_its_time_counts(tmp_path: Path, ran: list[list[str]]) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(StepError, match="exit code 3") as raised:
         make_steps(tmp_path, ran, code=3).run(output, "make", output)
+    assert raised.value.exit_code == 3
     make_steps(tmp_path, ran).run(output, "make", output)
     record = json.loads((tmp_path / "steps" / "out.json").read_text())
     assert len(ran) == len(record["seconds"]) == 2
@@ -92,13 +121,11 @@ def test_a_failed_step_runs_again_and_its_time_counts(tmp_path: Path, ran: list[
 def test_saved_output_appears_only_when_the_command_succeeds(
     tmp_path: Path, ran: list[list[str]]
 ) -> None:
-    from steps import StepError
-
     output = tmp_path / "metrics.json"
     with pytest.raises(StepError):
-        make_steps(tmp_path, ran, code=1).run(output, "evaluate", save_stdout=True)
+        make_steps(tmp_path, ran, code=1).run(output, "evaluate", saves_stdout=True)
     assert not output.exists()
-    make_steps(tmp_path, ran).run(output, "evaluate", tmp_path / "log", save_stdout=True)
+    make_steps(tmp_path, ran).run(output, "evaluate", tmp_path / "log", saves_stdout=True)
     assert output.read_text() == "{}"
 
 
@@ -111,8 +138,6 @@ def test_a_work_folder_may_be_moved(tmp_path: Path, ran: list[list[str]]) -> Non
 
 
 def test_a_command_runs_in_its_own_process(tmp_path: Path) -> None:
-    from steps import Steps
-
-    output = tmp_path / "version.txt"
-    Steps(tmp_path).run(output, "--version", save_stdout=True)
-    assert output.read_text().strip()
+    with (tmp_path / "version.txt").open("w") as stream:
+        assert run_process(["--version"], stream) == Ran(0)
+    assert (tmp_path / "version.txt").read_text().strip()

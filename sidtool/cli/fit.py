@@ -1,0 +1,95 @@
+"""The commands fit and example: from two files to a verdict, and two files to begin with."""
+
+import io
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from sidtool.base.errors import EXIT_INTERRUPTED
+from sidtool.cli.terminal import options
+from sidtool.cli.terminal.console import (
+    as_step,
+    is_verbose,
+    next_step,
+    note,
+    say,
+    say_json,
+    warn,
+)
+from sidtool.recipes import Example, FitOptions, Ran, StepError
+
+
+def fit(
+    items: Annotated[
+        Path, typer.Argument(metavar="ITEMS", help="Catalog, in any format of build-codebook.")
+    ],
+    events: Annotated[
+        Path, typer.Argument(metavar="EVENTS", help="Events on its items, in any format of split.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("-o", "--out", help="Folder for everything; the same command continues it."),
+    ],
+    fitting: FitOptions,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps as a shell script; write nothing.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Fit a model with a memory to two files, and say how it compares with item-kNN.
+
+    The steps are check, split, build-codebook, init-model, extend-model, make-sft, build-memory,
+    train, tune-memory, evaluate and report; OUT/run.sh has them afterwards. A killed call continues
+    when it is called again; a changed file or option repeats what depends on it."""
+    from sidtool.recipes import fit as fit_files
+    from sidtool.recipes import plan_fit, shell_script
+
+    if dry_run:
+        steps = plan_fit(items, events, out, fitting)
+        if json:
+            return say_json({"dry_run": True, "steps": [step.arguments for step in steps]})
+        title = f"sidtool fit {items} {events}, if there is time for all epochs"
+        return say(*shell_script(steps, title).splitlines())
+    try:
+        fitted = fit_files(items, events, out, fitting, run_command=run_here, notify=note)
+    except StepError as error:
+        if error.exit_code == EXIT_INTERRUPTED:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise
+    for text in fitted.warnings:
+        warn(text)
+    if json:
+        say_json(fitted.to_json())
+    else:
+        say(str(fitted.verdict), f"report: {fitted.report}")
+    note(f"{fitted.script} has the commands; they took {fitted.seconds / 60:.1f} min")
+    return next_step(fitted.next)
+
+
+def run_here(arguments: list[str], stdout: TextIO) -> Ran:
+    """Run a command as a step in this process, where torch is imported once."""
+    from sidtool.cli.main import make_app
+
+    # what is no result of `fit` is shown with -v only
+    results = io.StringIO() if stdout is sys.stderr and not is_verbose() else stdout
+    with as_step() as warnings, redirect_stdout(results):
+        code = make_app(arguments[0])(arguments, standalone_mode=False)
+    return Ran(code or 0, tuple(warnings))
+
+
+def example(
+    name: Annotated[Example, typer.Argument(metavar="NAME", help="The data set: movielens.")],
+    out: options.Out,
+    force: options.Force = False,
+) -> None:
+    """Write the items and events of a public data set as two CSV files, to try sidtool on."""
+    from sidtool.recipes import write_example
+
+    written = write_example(name, out, force=force)
+    say(f"{written.items}: {written.n_items} items", f"{written.events}: {written.n_events} events")
+    note(written.license)
+    command = "sidtool fit {items} {events} -o FOLDER"
+    return next_step(command, items=written.items, events=written.events)

@@ -1,0 +1,171 @@
+"""Keeps a budget of minutes: a short training is measured, and then the number of epochs and of
+users is chosen so that training, memory and evaluation end in time."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import DataError
+from sidtool.base.records import JsonRecord
+from sidtool.data.split import read_manifest
+from sidtool.examples import read_lineage
+from sidtool.recipes.plan import Plan
+from sidtool.recipes.rules import Choices, enough_epochs
+from sidtool.recipes.steps import Step
+from sidtool.training import DEFAULTS, MACHINE_FILE, TrainOptions
+
+PROBE_STEPS = 40
+PROBE_USERS = 100
+TUNING_COST = 5.0
+"""Time of a user in `tune-memory`, in that of a user in validation."""
+EVALUATION_COST = 6.0
+"""The same in `evaluate`, which also ranks without the memory."""
+AFTER_SHARE = 0.4
+"""Of the time that is left; the weight of the memory and the evaluation get no more."""
+VALIDATION_SHARE = 0.25
+"""Of the time of the training; validation gets no more."""
+MIN_USERS = 200
+"""Users of validation, tuning and evaluation at least, if there are so many."""
+LEAST_SHARE = 0.3
+"""Of the whole budget; training, memory and evaluation get at least that."""
+MARGIN = 0.9
+"""Of the time that is left; the rest is for starts of commands and slower steps."""
+FILE = "budget.json"
+
+
+@dataclass(frozen=True)
+class Speed(JsonRecord):
+    """Seconds that the machine takes, as a short training measured them."""
+
+    step: float
+    """Of a training step."""
+    user: float
+    """Of a validation user."""
+
+
+@dataclass(frozen=True)
+class Work(JsonRecord):
+    """How much there is to do."""
+
+    steps_per_epoch: int
+    epochs: float
+    """Epochs that are enough."""
+    validations: int
+    eval_users: int
+    """Users of a validation, as the recipe says."""
+    valid: int
+    """Validation users of the split."""
+    test: int
+    has_memory: bool
+
+
+def work_of(plan: Plan) -> Work | None:
+    """The work of a plan whose examples were made; None for a training that no epochs measure."""
+    settings = plan.recipe.settings("train")
+    if "stages" in settings or "token_budget" in settings:
+        return None
+    counts = read_manifest(plan.split).counts
+    n_examples = sum(each.examples for each in read_lineage(plan.examples).tasks.values())
+    if settings.get("sliding_windows") == "all":  # each event is the target of an example
+        n_examples = counts.train_events
+    batch_size = int(_setting(settings, "per_device_train_batch_size"))
+    batch_size *= int(settings.get("gradient_accumulation_steps", 1))
+    steps_per_epoch = max(1, math.ceil(n_examples / batch_size))
+    eval_users = int(settings.get("eval_users", TrainOptions.eval_users)) or counts.valid
+    every = float(settings.get("eval_steps", 1))
+    return Work(
+        steps_per_epoch=steps_per_epoch,
+        epochs=enough_epochs(float(_setting(settings, "num_train_epochs")), steps_per_epoch),
+        validations=round(1 / every) if 0 < every < 1 else 10,
+        eval_users=min(eval_users, counts.valid),
+        valid=counts.valid,
+        test=counts.test,
+        has_memory=plan.recipe.has("memory"),
+    )
+
+
+def probe(plan: Plan) -> Step:
+    """A short training that is measured: log lines before and after a validation."""
+    settings = {
+        "max_steps": PROBE_STEPS,
+        "logging_steps": PROBE_STEPS // 4,
+        "eval_strategy": "steps",
+        "eval_steps": PROBE_STEPS // 2,
+        "save_strategy": "steps",
+        "save_steps": PROBE_STEPS // 2,
+        "eval_users": PROBE_USERS,
+    }
+    out = plan.folder / "probe"
+    command = plan.train(*(f"{name}={value}" for name, value in settings.items()))
+    return Step("speed", (*command, "-o", out, "--force"), out)
+
+
+def read_speed(probe: Path, valid: int) -> Speed:
+    """The speed that the short training measured. Raises DataError if its log lacks lines."""
+    lines = (probe / MACHINE_FILE).read_text(encoding="utf-8").splitlines()
+    seconds = [float(parse_json(line)["seconds"]) for line in lines]
+    if len(seconds) < 4:
+        raise DataError(f"{probe} has {len(seconds)} log lines, not 4")
+    # the first quarter has the start of the libraries, the third one the validation
+    second, third, fourth = (after - before for before, after in pairwise(seconds[:4]))
+    quarter = min(second, fourth)
+    users = max(1, min(PROBE_USERS, valid))
+    return Speed(step=quarter / (PROBE_STEPS // 4), user=max(0.0, third - quarter) / users)
+
+
+def choose_within(
+    choices: Choices, work: Work, speed: Speed, *, total: float, spent: float
+) -> Choices:
+    """The choices with which the rest ends in `total` seconds, of which `spent` are gone."""
+    seconds = MARGIN * max(total - spent, LEAST_SHARE * total)
+    cost = speed.user * _user_costs(work, work.valid, work.test)
+    share = min(1.0, AFTER_SHARE * seconds / max(cost, 1e-9))
+    training = seconds - share * cost
+    validation = speed.user * work.validations
+    affordable = int(VALIDATION_SHARE * training / max(validation, 1e-9))
+    eval_users = min(work.eval_users, max(MIN_USERS, affordable))
+    stepping = max(training - validation * eval_users, 0.05 * training)
+    affordable_epochs = stepping / (speed.step * work.steps_per_epoch)
+    return replace(
+        choices,
+        epochs=_round_down(min(work.epochs, affordable_epochs)),
+        eval_users=eval_users,
+        tuning_users=_part(work.valid, share),
+        test_users=_part(work.test, share),
+    )
+
+
+def _part(users: int, share: float) -> int | None:
+    """A share of the users, None for all."""
+    part = max(int(share * users), MIN_USERS)
+    return part if part < users else None
+
+
+def expected_seconds(choices: Choices, work: Work, speed: Speed) -> float:
+    """How long training, memory and evaluation take with these choices."""
+    steps = (choices.epochs or work.epochs) * work.steps_per_epoch
+    users = float(work.validations * (choices.eval_users or work.eval_users))
+    tuning, test = choices.tuning_users or work.valid, choices.test_users or work.test
+    return steps * speed.step + speed.user * (users + _user_costs(work, tuning, test))
+
+
+def _user_costs(work: Work, tuning_users: int, test_users: int) -> float:
+    """The time of the weight of the memory and of the evaluation, in that of a validation user."""
+    tuning = TUNING_COST * tuning_users if work.has_memory else 0.0
+    return tuning + EVALUATION_COST * test_users
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    return settings.get(name, DEFAULTS[name])
+
+
+def _round_down(epochs: float) -> float:
+    """Two digits, which a command line shows."""
+    if epochs >= 10:
+        return float(math.floor(epochs))
+    digits = 1 - math.floor(math.log10(epochs))
+    return math.floor(epochs * 10**digits) / 10**digits

@@ -1,0 +1,304 @@
+"""From two files to a verdict: check, split, codebook, model, examples, memory, training,
+evaluation, report."""
+
+import json
+import shlex
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import SummaryWarning, UsageError
+from sidtool.base.options import check_options, group, option
+from sidtool.base.output import remove, write_whole
+from sidtool.base.output_lock import hold_lock
+from sidtool.base.records import JsonRecord
+from sidtool.data import CatalogNames, EventNames
+from sidtool.data.prepare import CheckOptions, clean, read_catalog_table, read_event_table
+from sidtool.evaluation import EvaluationVerdict
+from sidtool.recipes.budget import (
+    FILE,
+    Speed,
+    Work,
+    choose_within,
+    expected_seconds,
+    probe,
+    read_speed,
+    work_of,
+)
+from sidtool.recipes.plan import Inputs, Plan, check_step
+from sidtool.recipes.profile import DataProfile, measure
+from sidtool.recipes.recipe import Recipe
+from sidtool.recipes.rules import Choices, choose, recipe_for
+from sidtool.recipes.script import shell_script
+from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
+
+AUTO = "auto"
+SCRIPT = "run.sh"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a model is fitted to two files. Raises UsageError for a budget that is no time."""
+
+    recipe: str = option(AUTO)
+    """A recipe of the package (default, movielens), or a folder of YAML files, each the --config of
+    one command. Default: chosen by the lengths of the histories."""
+    minutes: float = option(10.0, above=0)
+    """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
+    encoder: str = option("lexical")
+    """Encoder of the items' texts, as of build-codebook: lexical needs no download."""
+    text_template: str | None = option(None)
+    """Text of an item from columns, like "{title}. {description}". Default: the title and up to
+    three other columns of text."""
+    fix: bool = option(False)
+    """Continue with cleaned copies of the files (FOLDER/data) where problems would stop a build."""
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
+    columns: CatalogNames = group(CatalogNames)
+    """Columns of the catalog."""
+    names: EventNames = group(EventNames)
+    """Columns of the events."""
+    checks: CheckOptions = group(CheckOptions)
+    """What the check allows."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    @property
+    def fixes(self) -> bool:
+        """Whether cleaned copies are used; a named format of times is read into them."""
+        return self.fix or self.checks.time_format is not None
+
+
+@dataclass(frozen=True)
+class Fitted(JsonRecord):
+    """What `fit` made."""
+
+    verdict: EvaluationVerdict
+    next: str
+    """What to try next."""
+    model: str
+    report: str
+    script: str
+    recipe: str
+    profile: DataProfile
+    choices: Choices
+    seconds: float
+    """Of all steps, also of earlier runs."""
+    warnings: tuple[str, ...]
+    """Of all steps."""
+
+
+@dataclass
+class _Road:
+    """One run of the steps in one folder."""
+
+    steps: Steps
+    minutes: float
+    notify: Callable[[str], None]
+    clock: Callable[[], float]
+    done: list[Step] = field(default_factory=list)
+    total: int = 0
+    expected_end: float | None = None
+    """Seconds from the start, when all is expected to be done; None until the speed is known."""
+    started: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds, also of the steps of earlier runs."""
+        return max(self.steps.seconds(), self.clock() - self.started)
+
+    def do(self, step: Step, *, is_part: bool = True) -> Path:
+        """Run a step unless it is done, and say which one it is."""
+        if is_part:
+            self.done.append(step)
+            end = self.minutes * 60 if self.expected_end is None else self.expected_end
+            at_most = "at most" if self.expected_end is None else "about"
+            left = max(0.0, end - self.spent) / 60
+            self.notify(
+                f"step {len(self.done)} of {self.total}: {step.name}; {at_most} {left:.1f} min left"
+            )
+        return self.steps.do(step)
+
+
+def fit(
+    items: str | Path,
+    events: str | Path,
+    out: str | Path,
+    options: FitOptions | None = None,
+    *,
+    run_command: RunCommand | None = None,
+    notify: Callable[[str], None] = lambda line: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Fitted:
+    """Fit a model with a memory to a catalog and its events, evaluate it, and say how it compares
+    with item-kNN.
+
+    Each step is one sidtool command, whose output is in the folder `out`; `run_command` runs it, by
+    default in a process of its own. A killed call continues when it is called again, and a changed
+    file or option repeats what depends on it. `out/run.sh` has the commands.
+
+    Raises RefusedError for files that a build would refuse, without `fix`; UsageError for a folder
+    that is not of this function; StepError for a command that fails.
+
+    Examples:
+        >>> fitted = sidtool.fit("items.jsonl", "events.csv", "shop")  # doctest: +SKIP
+        >>> fitted.verdict.standing  # doctest: +SKIP
+        'ahead'
+    """
+    options = options or FitOptions()
+    out = Path(out)
+    raw = _inputs(items, events, options)
+    with _own_folder(out):
+        steps = Steps(out, run_command, replaces=True, clock=clock)
+        road = _Road(steps, options.minutes, notify, clock)
+        first = check_step(raw, out, fixes=options.fixes)
+        if not options.fixes:
+            _measured(raw)  # raises before anything is run
+        road.total = 1 + len(Plan(_recipe(options, None), raw, out).steps())
+        road.do(first)
+        inputs = raw.cleaned(first.output) if options.fixes else raw
+        profile = _measured(inputs)
+        plan = _plan(options, inputs, profile, out)
+        road.total = 1 + len(plan.steps())
+        for step in plan.before_training():
+            road.do(step)
+        plan, work = _within_budget(plan, road)
+        for step in plan.from_training():
+            road.do(step)
+        script = out / SCRIPT
+        write_whole(script, shell_script([first, *plan.steps()], f"sidtool fit {items} {events}"))
+        evaluation = parse_json(plan.metrics.read_bytes())
+        verdict = EvaluationVerdict.from_json(evaluation["verdict"])
+        return Fitted(
+            verdict=verdict,
+            next=_advice(verdict, plan, work),
+            model=str(plan.model),
+            report=str(plan.page),
+            script=str(script),
+            recipe=plan.recipe.name,
+            profile=profile,
+            choices=plan.choices,
+            seconds=round(road.spent, 1),
+            warnings=tuple(steps.warnings),
+        )
+
+
+def plan_fit(
+    items: str | Path, events: str | Path, out: str | Path, options: FitOptions | None = None
+) -> list[Step]:
+    """The steps that `fit` would run if there were time for all epochs; runs nothing. Raises as
+    `fit`."""
+    options = options or FitOptions()
+    out = Path(out)
+    raw = _inputs(items, events, options)
+    first = check_step(raw, out, fixes=options.fixes)
+    if not options.fixes:
+        return [first, *_plan(options, raw, _measured(raw), out).steps()]
+    with TemporaryDirectory(prefix="sidtool-") as scratch:
+        catalog = read_catalog_table(raw.items, raw.columns.id_column, raw.columns.title_column)
+        table = read_event_table(raw.events, raw.names, raw.time_format)
+        clean(catalog, table, Path(scratch, "data"))
+        profile = _measured(raw.cleaned(Path(scratch, "data")))
+    return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
+
+
+def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Inputs:
+    return Inputs(
+        Path(items),
+        Path(events),
+        options.columns,
+        options.names,
+        time_format=options.checks.time_format,
+        allow_unknown=options.checks.allow_unknown,
+    )
+
+
+@contextmanager
+def _own_folder(out: Path) -> Iterator[None]:
+    """Lock the folder, which is new, empty or one of an earlier call."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is no folder")
+    if out.exists() and any(out.iterdir()) and not (out / RECORDS).is_dir():
+        raise UsageError(f"{out} has other files", hint="write to a new folder")
+    (out / RECORDS).mkdir(parents=True, exist_ok=True)
+    with hold_lock(out):
+        yield
+
+
+def _measured(inputs: Inputs) -> DataProfile:
+    """The profile of files that a build accepts. Raises RefusedError for others."""
+    profile, report = measure(
+        inputs.items,
+        inputs.events,
+        inputs.columns,
+        inputs.names,
+        time_format=inputs.time_format,
+        allow_unknown=inputs.allow_unknown,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SummaryWarning)  # the step `check` has the same
+        report.refuse_stops(
+            "--fix continues with cleaned copies; `sidtool check` lists every problem",
+            allow_unknown=inputs.allow_unknown,
+        )
+    return profile
+
+
+def _recipe(options: FitOptions, profile: DataProfile | None) -> Recipe:
+    if options.recipe != AUTO:
+        return Recipe.named(options.recipe)
+    return Recipe.named("default" if profile is None else recipe_for(profile))
+
+
+def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile, out: Path) -> Plan:
+    recipe = _recipe(options, profile)
+    choices = choose(profile, recipe)
+    if options.text_template is not None:
+        choices = replace(choices, text_template=options.text_template)
+    return Plan(recipe, inputs, out, options.encoder, options.seed, choices)
+
+
+def _advice(verdict: EvaluationVerdict, plan: Plan, work: Work | None) -> str:
+    """What to try next: more time, if that is what the model lacked."""
+    if verdict.standing == "ahead":
+        return f"sidtool serve {shlex.quote(str(plan.model))}"
+    if work is None or plan.choices.epochs is None or plan.choices.epochs >= work.epochs:
+        return verdict.advice
+    return f"more --minutes: the model had {plan.choices.epochs:g} of {work.epochs:g} epochs"
+
+
+def _within_budget(plan: Plan, road: _Road) -> tuple[Plan, Work | None]:
+    """The plan with the epochs and users that there is time for. The choice is recorded, so that a
+    killed run continues with the same."""
+    work = work_of(plan)
+    if work is None:
+        return plan, None
+    file = plan.folder / FILE
+    step = probe(plan)
+    key = [road.minutes, work.to_json(), road.steps.fingerprint(step)]
+    record = parse_json(file.read_bytes()) if file.exists() else {}
+    if record.get("key") != key:
+        road.notify("measuring the speed of this machine")
+        speed = read_speed(road.steps.do(step), work.valid)
+        total = road.minutes * 60
+        choices = choose_within(plan.choices, work, speed, total=total, spent=road.spent)
+        record = {"key": key, "speed": speed.to_json(), "choices": choices.to_json()}
+        write_whole(file, json.dumps(record, indent=1) + "\n")
+        remove(step.output)
+    speed = Speed.from_json(record["speed"])
+    choices = Choices.from_json(record["choices"])
+    road.expected_end = road.spent + expected_seconds(choices, work, speed)
+    road.notify(
+        f"{choices.epochs:g} of {work.epochs:g} epochs; {speed.step * 1000:.0f} ms a step, "
+        f"{speed.user * 1000:.0f} ms a validation user"
+    )
+    return replace(plan, choices=choices), work

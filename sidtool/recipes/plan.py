@@ -1,0 +1,212 @@
+"""The steps of the road from two files to an evaluation, as sidtool's command lines."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidtool.base.options import options_of
+from sidtool.data import CatalogNames, EventNames
+from sidtool.recipes.recipe import Recipe
+from sidtool.recipes.rules import Choices
+from sidtool.recipes.steps import Step
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a data set, and what they are read with."""
+
+    items: Path
+    events: Path
+    columns: CatalogNames = field(default_factory=CatalogNames)
+    names: EventNames = field(default_factory=EventNames)
+    time_format: str | None = None
+    allow_unknown: bool = False
+
+    def cleaned(self, folder: Path) -> "Inputs":
+        """The files that `check --fix` writes, whose columns have names that are guessed."""
+        items, events = folder / "items.parquet", folder / "events.parquet"
+        return Inputs(items, events, allow_unknown=self.allow_unknown)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a recipe in one folder."""
+
+    recipe: Recipe
+    inputs: Inputs
+    folder: Path
+    encoder: str = "lexical"
+    """Encoder of the items' texts, as `build-codebook` takes it."""
+    seed: int = 0
+    choices: Choices = field(default_factory=Choices)
+
+    @property
+    def split(self) -> Path:
+        """The split that every later step uses."""
+        return self.folder / "split"
+
+    @property
+    def bundle(self) -> Path:
+        """The tokenizer."""
+        return self.folder / "bundle.zarr"
+
+    @property
+    def initial(self) -> Path:
+        """The untrained model with tokens for SIDs."""
+        return self.folder / "base+sid"
+
+    @property
+    def examples(self) -> Path:
+        """The training examples."""
+        return self.folder / "sft" / "train.jsonl"
+
+    @property
+    def memory(self) -> Path:
+        """The memory of the training events."""
+        return self.folder / "memory.zarr"
+
+    @property
+    def trained(self) -> Path:
+        """The trained model alone."""
+        return self.folder / "model"
+
+    @property
+    def model(self) -> Path:
+        """The model that is evaluated."""
+        has_memory = self.recipe.has("memory")
+        return self.folder / "model+memory" if has_memory else self.trained
+
+    @property
+    def metrics(self) -> Path:
+        """The evaluation."""
+        return self.folder / "evaluation.json"
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.folder / "report.html"
+
+    def steps(self) -> list[Step]:
+        """All steps, in order."""
+        return [*self.before_training(), *self.from_training()]
+
+    def before_training(self) -> Iterator[Step]:
+        """The steps up to the training, and the memory, which needs no model."""
+        yield self._step("split", self.split, "split", self.inputs.events, *self._event_options())
+        yield self._step(
+            "codebook",
+            self.bundle,
+            *("build-codebook", self.inputs.items, *given_flags(self.inputs.columns)),
+            *("--encoder", _path_or_word(self.encoder)),
+            *_flag("--interactions", self.split if self.recipe.has_cooccurrence else None),
+            *self.recipe.options("codebook"),
+            *_flag("--text-template", self.choices.text_template),
+        )
+        base = self.folder / "base"
+        yield self._step(
+            "model",
+            base,
+            *("init-model", self.inputs.items, "--bundle", self.bundle, "--seed", self.seed),
+            *self.recipe.options("model"),
+        )
+        yield self._step(
+            "tokens",
+            self.initial,
+            *("extend-model", base, self.bundle, "--seed", self.seed),
+            *self.recipe.options("extend"),
+        )
+        yield self._step(
+            "examples",
+            self.examples,
+            *("make-sft", self.bundle, self.inputs.items, self.split, "--model", self.initial),
+            *self.recipe.options("sft"),
+            *_switch("--allow-unknown", self.inputs.allow_unknown),
+        )
+        if self.recipe.has("memory"):
+            yield self._step(
+                "memory",
+                self.memory,
+                *("build-memory", self.split, self.bundle, "--items", self.inputs.items),
+                *self.recipe.options("memory"),
+                *self._seen(),
+            )
+
+    def from_training(self) -> Iterator[Step]:
+        """The training and the steps that need its model."""
+        yield self._step("training", self.trained, *self.train())
+        if self.recipe.has("memory"):
+            yield self._step(
+                "weight of the memory",
+                self.model,
+                *("tune-memory", self.trained, self.split, self.memory, *self._seen()),
+                *_flag("--users", self.choices.tuning_users),
+            )
+        command = (
+            *("evaluate", self.model, self.split, *self.recipe.options("evaluate"), *self._seen()),
+            *_flag("--limit", self.choices.test_users),
+            *_switch("--allow-unknown", self.inputs.allow_unknown),
+            "--json",
+        )
+        yield Step("evaluation", command, self.metrics, saves_stdout=True)
+        yield self._step("report", self.page, "report", self.metrics)
+
+    def train(self, *settings: str) -> tuple[object, ...]:
+        """The command that trains, without its output; `settings` go before the chosen ones."""
+        chosen = {
+            "seed": self.seed,
+            "eval_exclude_seen": str(self.choices.exclude_seen).lower(),
+            "num_train_epochs": self.choices.epochs,
+            "eval_users": self.choices.eval_users,
+        }
+        pairs = [f"{name}={value}" for name, value in chosen.items() if value is not None]
+        words = [word for pair in (*pairs, *settings) for word in ("--set", pair)]
+        return ("train", self.initial, self.examples, *self.recipe.options("train"), *words)
+
+    def _event_options(self) -> tuple[object, ...]:
+        return (*self.recipe.options("split"), *given_flags(self.inputs.names))
+
+    def _seen(self) -> tuple[str, ...]:
+        return _switch("--exclude-seen", self.choices.exclude_seen)
+
+    def _step(self, name: str, output: Path, *command: object) -> Step:
+        return Step(name, (*command, "-o", output, "--force"), output)
+
+
+def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
+    """The step that checks the files; with `fixes` it writes cleaned copies to FOLDER/data."""
+    command = (
+        *("check", inputs.items, inputs.events),
+        *given_flags(inputs.columns),
+        *given_flags(inputs.names),
+        *_flag("--time-format", inputs.time_format),
+        *_switch("--allow-unknown", inputs.allow_unknown),
+    )
+    if fixes:
+        data = folder / "data"
+        return Step("check", (*command, "--fix", data), data)
+    return Step("check", (*command, "--json"), folder / "check.json", saves_stdout=True)
+
+
+def given_flags(options: Any) -> tuple[str, ...]:
+    """The flags of the options of a dataclass that are not their defaults, and their values."""
+    words: list[str] = []
+    for entry, declared in options_of(type(options)):
+        value = getattr(options, entry.name)
+        if value != entry.default:
+            flag = declared.flag or f"--{entry.name.replace('_', '-')}"
+            words += [flag, str(value)]
+    return tuple(words)
+
+
+def _flag(flag: str, value: object) -> tuple[object, ...]:
+    return () if value is None else (flag, value)
+
+
+def _switch(flag: str, is_given: bool) -> tuple[str, ...]:
+    return (flag,) if is_given else ()
+
+
+def _path_or_word(text: str) -> object:
+    """A path if there is such a file or folder, which is then an input of the step."""
+    return Path(text) if Path(text).exists() else text

@@ -1,0 +1,220 @@
+"""Runs sidtool commands as steps that resume.
+
+A step is done if its output exists and the same command made it from the same inputs.
+`FOLDER/steps` has a record of each step: what made the output, the output's digest, the seconds
+that it took and its warnings. The record is written before the work, so an output that exists
+beside the record of its command is whole: commands write outputs whole or not at all."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from sidtool import __version__
+from sidtool.base.digests import file_digest
+from sidtool.base.documents import parse_json
+from sidtool.base.errors import SidtoolError
+from sidtool.base.output import remove, write_whole
+
+SIDTOOL = (sys.executable, "-m", "sidtool")
+RECORDS = "steps"
+"""The folder of the records."""
+
+
+class Ran(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    """Its exit code."""
+    warnings: Sequence[str] = ()
+
+
+RunCommand = Callable[[list[str], TextIO], Ran]
+"""Runs the arguments of a sidtool command with this standard output."""
+
+
+class StepError(SidtoolError):
+    """A step that failed, or an output that something else made; with the command's exit code."""
+
+    def __init__(self, message: str, code: int = SidtoolError.exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+@dataclass(frozen=True)
+class Step:
+    """One sidtool command and its output."""
+
+    name: str
+    command: tuple[object, ...]
+    """Its words; a `Path` is the output or an input, whose content decides whether the step is
+    done."""
+    output: Path
+    saves_stdout: bool = False
+    """Whether the output is what the command prints."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """The words as a command line has them."""
+        return [str(word) for word in self.command]
+
+
+def run_process(arguments: list[str], stdout: TextIO) -> Ran:
+    """Run one command in its own process."""
+    return Ran(subprocess.run([*SIDTOOL, *arguments], stdout=stdout, check=False).returncode)
+
+
+@dataclass
+class Steps:
+    """The steps of one folder."""
+
+    folder: Path
+    run_command: RunCommand | None = None
+    """By default each command runs in its own process."""
+    replaces: bool = False
+    """Whether an output that another command or other inputs made is made again; else it is an
+    error."""
+    log: Callable[[str], None] = lambda name: None
+    """Called with the name of an output before its command runs."""
+    clock: Callable[[], float] = time.monotonic
+    _digests: dict[Path, str] = field(default_factory=dict)
+    _records: dict[Path, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.resolve()
+
+    def run(self, output: Path, *command: object, saves_stdout: bool = False) -> Path:
+        """As `do`, without a name."""
+        return self.do(Step(str(command[0]), command, output, saves_stdout))
+
+    def do(self, step: Step) -> Path:
+        """Run the command of a step unless it is done, and return its output.
+
+        Raises StepError if the command fails, or without `replaces` if something else made the
+        output."""
+        output = step.output.resolve()
+        file = self.folder / RECORDS / f"{output.relative_to(self.folder)}.json"
+        made = self.fingerprint(step)
+        record = _read_record(file)
+        if output.exists() and not self._is_of(output, record, made):
+            if not self.replaces:
+                raise StepError(_difference(step.output, record.get("made"), made))
+            remove(output)
+            record = {}
+        if not output.exists():
+            before = record.get("seconds", []) if record.get("made") == made else []
+            self.log(str(output.relative_to(self.folder)))
+            record = {"made": made, "seconds": before, "warnings": []}
+            self._execute(step, output, file, record)
+        if "output" not in record:
+            record["output"] = content_digest(output)
+            _write_record(file, record)
+        self._digests[output] = record["output"]
+        self._records[output] = record
+        return step.output
+
+    def seconds(self, *prefixes: str) -> float:
+        """Wall-clock seconds of the steps whose outputs start with one of the prefixes; of all
+        without prefixes. Time that a `kill -9` interrupted is not counted."""
+        return sum(
+            sum(record["seconds"])
+            for output, record in self._records.items()
+            if output.relative_to(self.folder).as_posix().startswith(prefixes or "")
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the commands warned of, each text once, also of steps that were done before."""
+        texts = (text for record in self._records.values() for text in record.get("warnings", ()))
+        return list(dict.fromkeys(texts))
+
+    def _execute(self, step: Step, output: Path, file: Path, record: dict[str, Any]) -> None:
+        """Run a command between two writings of its record, the second with its seconds, also if
+        it fails."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        _write_record(file, record)
+        started = self.clock()
+        run_command = self.run_command or run_process
+        try:
+            if step.saves_stdout:
+                partial = output.with_name(f"{output.name}.partial")
+                with partial.open("w", encoding="utf-8") as stream:
+                    ran = run_command(step.arguments, stream)
+            else:
+                # what a step prints goes to stderr: only the result of all belongs on stdout
+                ran = run_command(step.arguments, sys.stderr)
+            record["warnings"] = list(ran.warnings)
+        finally:
+            record["seconds"] = [*record["seconds"], round(self.clock() - started, 1)]
+            _write_record(file, record)
+        if ran.code != 0:
+            command = " ".join(step.arguments)
+            raise StepError(f"sidtool {command} ended with exit code {ran.code}", ran.code)
+        if step.saves_stdout:
+            partial.replace(output)
+
+    def fingerprint(self, step: Step) -> list[Any]:
+        """The command of a step as JSON, with the digest of every input, and sidtool's version."""
+        output = step.output.resolve()
+        parts: list[Any] = [f"sidtool {__version__}"]
+        for word in step.command:
+            if not isinstance(word, Path):
+                parts.append(str(word))
+            elif word.resolve() == output:
+                parts.append("OUTPUT")
+            else:
+                parts.append(self._describe_input(word.resolve()))
+        return parts
+
+    def _describe_input(self, path: Path) -> dict[str, str]:
+        inside = path.is_relative_to(self.folder)
+        name = path.relative_to(self.folder).as_posix() if inside else path.name
+        digest = self._digests.get(path) or content_digest(path)
+        return {"path": name, "digest": digest}
+
+    def _is_of(self, output: Path, record: Mapping[str, Any], made: list[Any]) -> bool:
+        """Whether an output is what its record says: made by this, and not changed since."""
+        if record.get("made") != made:
+            return False
+        if "output" not in record:  # killed behind the command, whose warnings are lost
+            return not self.replaces
+        return bool(record["output"] == content_digest(output))
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of the files in a folder; "" if there is
+    neither."""
+    if path.is_file():
+        return file_digest(path)
+    state = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        state.update(f"{file.relative_to(path).as_posix()}\0{file_digest(file)}\n".encode())
+    return state.hexdigest() if files else ""
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    return dict(parse_json(path.read_bytes())) if path.exists() else {}
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(record, indent=1) + "\n")
+
+
+def _difference(output: Path, recorded: list[Any] | None, made: list[Any]) -> str:
+    if recorded is None:
+        return f"{output} exists, but no step made it: remove it or use another folder"
+    if recorded == made:
+        return f"{output} was changed since it was made: remove it or use another folder"
+    before = [part for part in recorded if part not in made]
+    now = [part for part in made if part not in recorded]
+    return (
+        f"{output} was made with {before}, but this run has {now}: "
+        "remove it or use another work folder"
+    )

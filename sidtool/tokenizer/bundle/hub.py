@@ -1,0 +1,127 @@
+"""Bundles and memories in a repository of the Hugging Face hub: the objects of the Zarr group and a
+card, in the repository itself or in one folder of it."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Self, get_args
+
+from sidtool.base.artifact import describe
+from sidtool.base.checkpoint import (
+    DEFAULT_ACCESS,
+    HubAccess,
+    HubCommit,
+    HubPush,
+    download,
+    fetch_roots,
+    folder_or_url,
+    hub_url,
+    only_folder,
+    upload,
+)
+from sidtool.base.storage import Storage
+from sidtool.tokenizer.bundle.zarr_group import ROOT, GroupManifest, Kind, read_root
+
+CARD = "README.md"
+
+
+def download_group(
+    name_or_path: str | Path, kind: Kind | None = None, access: HubAccess = DEFAULT_ACCESS
+) -> Path:
+    """The local folder of the one bundle or memory of a repository, ORG/NAME or a URL of the hub,
+    or of a folder; any kind unless one is given. Nothing but its objects is downloaded.
+
+    Raises DataError if there is none or the hub does not give it, IntegrityError if its root
+    document is damaged."""
+    source = folder_or_url(name_or_path)
+    copy, folders = fetch_roots(source, ROOT, access)
+    wanted = [kind] if kind is not None else get_args(Kind)
+    found = {folder: each for folder in folders for each in wanted if _has(copy / folder, each)}
+    folder = only_folder(source, " or ".join(wanted), list(found))
+    if not isinstance(source, Path):
+        objects = read_root(Storage(copy / folder), found[folder])["objects"]
+        # the commit, so that both downloads are of one version
+        at_commit = access.at(copy.name)
+        download(source.partition("@")[0], at_commit, allow=[folder + name for name in objects])
+    return copy / folder
+
+
+def _has(folder: Path, kind: Kind) -> bool:
+    return describe(folder) == f"a {kind}"
+
+
+class OnHub(ABC):
+    """A bundle or memory that the Hugging Face hub may have, by the conventions of its library."""
+
+    kind: ClassVar[Kind]
+    manifest: GroupManifest
+
+    @classmethod
+    @abstractmethod
+    def open(cls, location: str | Path) -> Self:
+        """Open a stored one; reads the manifest only."""
+
+    @classmethod
+    @abstractmethod
+    def open_verified(cls, location: str | Path, *, alone: bool = True) -> Self:
+        """Open a stored one, with everything checked; unless it is `alone`, other files may be
+        there, which nothing reads."""
+
+    @abstractmethod
+    def save(self, location: str | Path, *, force: bool = False) -> None:
+        """Write a folder."""
+
+    @abstractmethod
+    def card(self, reference: str, license: str | None) -> str:
+        """The card under which it is published as `reference`, URL/NAME@VERSION or a repository of
+        the hub."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Open one of the Hugging Face hub, `ORG/NAME`, or a folder that is a copy of a repository.
+
+        It is the repository itself or one folder of it, such as the bundle in that of a model. Only
+        its own objects go to the hub's cache, as HF_HOME, HF_TOKEN and HF_HUB_OFFLINE say, and all
+        of them are checked as by `sidtool verify`. Raises DataError if there is none or the hub
+        does not give it, IntegrityError if it is damaged."""
+        access = HubAccess(revision, token, cache_dir, local_files_only)
+        folder = download_group(name_or_path, cls.kind, access)
+        # a repository may have a card, pictures and other files beside them
+        return cls.open_verified(folder, alone=False)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str = "Push with sidtool",
+        license: str | None = None,
+        tag: str | None = None,
+    ) -> HubCommit:
+        """Write it with a card to a repository of the Hugging Face hub, in one commit. It
+        is a folder, `bundle.zarr` or `memory.zarr`, and replaces what is in it; `tag` moves to the
+        commit.
+
+        Raises RefusedError if the repository has another kind of artifact, DataError if the hub
+        refuses."""
+        url = hub_url(repo_id)
+        push = HubPush(revision, token, private, commit_message, tag)
+        with TemporaryDirectory() as work:
+            folder = Path(work) / f"{self.kind}.zarr"
+            self.save(folder)
+            objects = [*type(self).open(folder).manifest.objects, ROOT]
+            files: dict[str, Path | bytes] = {
+                f"{folder.name}/{name}": folder / name for name in objects
+            }
+            files[CARD] = self.card(url, license).encode()
+            return upload(url, files, [folder.name], push)

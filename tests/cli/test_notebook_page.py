@@ -1,0 +1,48 @@
+"""Every block of docs/notebook.md, run in order in the folder of a small shop."""
+
+import ast
+import re
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.road import Road
+from tests.doc_blocks import page
+
+BLOCKS = re.findall(
+    r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", page("notebook.md"), re.DOTALL
+)
+
+
+def run_cell(code: str, names: dict[str, Any]) -> str:
+    """What a notebook shows for a cell: what it prints, and its last expression."""
+    tree = ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    printed = StringIO()
+    with redirect_stdout(printed):
+        exec(compile(tree, "cell", "exec"), names)
+        value = None
+        if isinstance(last, ast.Expr):
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    return printed.getvalue() + ("" if value is None else f"{value!r}\n")
+
+
+def test_every_block_shows_what_the_page_says(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in road.folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    shown = []
+    for code, expected in BLOCKS:
+        shown.append(run_cell(code, names))
+        assert expected in ("", shown[-1]), code
+    assert len(BLOCKS) == 13
+    assert "anna" in shown[4]
+    assert "item-kNN" in shown[6]
+    assert all(name in shown[7] for name in ("model", "item-knn", "popularity"))
+    assert Path("tuned.html").stat().st_size > 10_000

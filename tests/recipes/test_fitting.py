@@ -1,0 +1,206 @@
+"""The road from two files to a verdict: as a whole, interrupted, repeated and as a script."""
+
+import random
+import shutil
+from collections.abc import Callable
+from itertools import accumulate
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+import sidtool.recipes.steps
+from sidtool.base.errors import RefusedError, UsageError
+from sidtool.recipes import FitOptions, Fitted, Ran, StepError, fit, plan_fit, shell_script
+from tests.recipes.conftest import Finished, Shop
+
+STEPS = (
+    *("check", "split", "build-codebook", "init-model", "extend-model", "make-sft"),
+    *("build-memory", "train", "train", "tune-memory", "evaluate", "report"),
+)
+"""The commands of the road; the first training measures the speed."""
+
+
+class Replay:
+    """Commands that copy what they wrote in the finished road; `fail` is called before and after
+    each."""
+
+    def __init__(self, finished: Finished, out: Path, fail: Callable[[], None] | None = None):
+        self.finished = finished.folder
+        self.out = out
+        self.fail = fail or (lambda: None)
+        self.commands: list[str] = []
+
+    def __call__(self, arguments: list[str], stdout: TextIO) -> Ran:
+        self.commands.append(arguments[0])
+        self.fail()
+        if "--json" in arguments:
+            name = {"check": "check.json", "evaluate": "evaluation.json"}[arguments[0]]
+            stdout.write((self.finished / name).read_text())
+        else:
+            target = Path(arguments[arguments.index("-o") + 1])
+            source = self.finished / target.relative_to(self.out)
+            if target.name == "probe":
+                _probe(target)
+            elif source.is_dir():
+                shutil.copytree(source, target)
+            elif target.suffix == ".jsonl":
+                shutil.copytree(source.parent, target.parent, dirs_exist_ok=True)
+            else:
+                shutil.copy(source, target)
+        self.fail()
+        return Ran(0, [f"of {arguments[0]}"] if arguments[0] in ("check", "train") else ())
+
+
+def _probe(folder: Path) -> None:
+    """The log of a short training, ten steps in half a second and a validation in one."""
+    folder.mkdir()
+    lines = [f'{{"step": {10 * n}, "seconds": {s}}}\n' for n, s in enumerate((1, 1.5, 3, 3.5), 1)]
+    (folder / "machine.jsonl").write_text("".join(lines))
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file of a road but the records, which have times."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] != "steps"
+    }
+
+
+def result(fitted: Fitted) -> object:
+    """What a road ends with, without its time."""
+    return fitted.verdict, fitted.choices, fitted.profile, fitted.warnings
+
+
+def test_two_files_end_in_a_verdict(finished: Finished, shop: Shop) -> None:
+    fitted = finished.fitted
+    assert "of targets are new items" in str(fitted.verdict)
+    assert Path(fitted.report).read_text().lower().startswith("<!doctype html>")
+    assert fitted.profile.items == 60
+    assert fitted.choices.exclude_seen
+    assert not (finished.folder / "probe").exists()
+
+
+def test_a_finished_road_is_not_run_again(finished: Finished, shop: Shop) -> None:
+    replay = Replay(finished, finished.folder)
+    again = fit(shop.items, shop.events, finished.folder, shop.options, run_command=replay)
+    assert replay.commands == []
+    assert result(again) == result(finished.fitted)
+
+
+def test_each_step_is_announced_with_the_time_left(
+    finished: Finished, shop: Shop, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    replay = Replay(finished, tmp_path / "out")
+    fitted = fit(
+        shop.items,
+        shop.events,
+        tmp_path / "out",
+        shop.options,
+        run_command=replay,
+        notify=lines.append,
+    )
+    assert tuple(replay.commands) == STEPS
+    steps = [line for line in lines if line.startswith("step ")]
+    assert steps[0].startswith("step 1 of 11: check; at most 10.0 min left")
+    assert steps[-1].startswith("step 11 of 11: report; about ")
+    assert fitted.warnings == ("of check", "of train")
+
+
+def test_a_road_that_is_killed_anywhere_ends_with_the_same(
+    finished: Finished, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    draw = random.Random(0)
+    kills = list(accumulate(draw.choices(range(1, 10), k=20)))
+    moments = 0
+
+    def moment() -> None:
+        nonlocal moments
+        moments += 1
+        if moments in kills:
+            raise Killed
+
+    write = sidtool.recipes.steps.write_whole
+
+    def write_whole(path: Path, text: str) -> None:
+        moment()
+        write(path, text)
+        moment()
+
+    monkeypatch.setattr("sidtool.recipes.steps.write_whole", write_whole)
+    monkeypatch.setattr("sidtool.recipes.fitting.write_whole", write_whole)
+    out = tmp_path / "out"
+    replay = Replay(finished, out, moment)
+    fitted = None
+    while fitted is None:
+        try:
+            fitted = fit(shop.items, shop.events, out, shop.options, run_command=replay)
+        except Killed:
+            continue
+    assert moments > kills[-1]
+    whole = Replay(finished, tmp_path / "whole")
+    expected = fit(shop.items, shop.events, tmp_path / "whole", shop.options, run_command=whole)
+    assert result(fitted) == result(expected)
+    ours, theirs = outputs(out), outputs(tmp_path / "whole")
+    # they name their own folder
+    whole_script = ours.pop("run.sh").decode().replace(str(out), str(tmp_path / "whole"))
+    assert whole_script == theirs.pop("run.sh").decode()
+    assert ours == theirs
+
+
+def test_a_changed_option_repeats_what_depends_on_it(
+    finished: Finished, shop: Shop, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    recipe = tmp_path / "recipe"
+    shutil.copytree(shop.recipe, recipe)
+    options = FitOptions(recipe=str(recipe), encoder=str(shop.encoder))
+
+    def commands(options: FitOptions) -> list[str]:
+        replay = Replay(finished, out)
+        fit(shop.items, shop.events, out, options, run_command=replay)
+        return replay.commands
+
+    assert tuple(commands(options)) == STEPS
+    (recipe / "memory.yaml").write_text("tune: false\n")
+    # the replayed memory is the same as before
+    assert commands(options) == ["build-memory"]
+    (recipe / "train.yaml").write_text((shop.recipe / "train.yaml").read_text() + "dropout: 0.2\n")
+    assert commands(options) == ["train", "train"]
+
+
+def test_a_command_that_fails_names_itself(shop: Shop, tmp_path: Path) -> None:
+    def run_command(arguments: list[str], stdout: TextIO) -> Ran:
+        return Ran(3)
+
+    with pytest.raises(StepError, match=r"check .* ended with exit code 3") as raised:
+        fit(shop.items, shop.events, tmp_path / "out", shop.options, run_command=run_command)
+    assert raised.value.exit_code == 3
+
+
+def test_files_that_stop_a_build_are_refused_before_anything_runs(
+    shop: Shop, tmp_path: Path
+) -> None:
+    items = tmp_path / "items.jsonl"
+    lines = shop.items.read_text().splitlines()
+    items.write_text("\n".join([*lines, lines[0]]) + "\n")
+    with pytest.raises(RefusedError, match="duplicate_item_id") as raised:
+        fit(items, shop.events, tmp_path / "out", shop.options, run_command=lambda *_: Ran(1))
+    assert raised.value.hint is not None
+    assert "--fix" in raised.value.hint
+    steps = plan_fit(items, shop.events, tmp_path / "out", FitOptions(fix=True))
+    assert steps[0].arguments[-2:] == ["--fix", str(tmp_path / "out" / "data")]
+    assert str(tmp_path / "out" / "data" / "events.parquet") in steps[1].arguments
+    assert f"rm -rf {tmp_path}/out/data\n" in shell_script(steps, "title")
+
+
+def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="has other files"):
+        fit(shop.items, shop.events, tmp_path, shop.options)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -1,0 +1,237 @@
+"""Bundles, memories and models as repositories of the Hugging Face hub, a server on this machine:
+pushed and loaded by its own client."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+import sidtool
+from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.memory.memory import Memory
+from sidtool.memory.similarity import KnnSettings
+from sidtool.registry import open_bundle, open_memory, push
+from sidtool.registry.kinds import broken_parts
+from sidtool.tokenizer.bundle import Bundle
+from tests.bundles import small_bundle
+from tests.cli.road import done, refused, tree
+from tests.doc_blocks import blocks, page
+from tests.hub import COMMIT, FakeHub, serve_hub
+from tests.memory.cases import small_memory
+from tests.registry.test_models import changed, made, model
+
+__all__ = ["made", "model"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[FakeHub]:
+    with serve_hub(tmp_path / "cache") as server:
+        yield server
+
+
+def test_a_pushed_bundle_is_loaded_by_name(server: FakeHub) -> None:
+    bundle = small_bundle()
+    commit = bundle.push_to_hub("org/shop", license="mit", token="hf_mine")
+    assert commit.is_new
+    assert commit.url == f"hf://org/shop@{commit.id}"
+    loaded = Bundle.from_pretrained("org/shop", token="hf_mine")
+    assert loaded.identity == bundle.identity
+    assert loaded.sids() == bundle.sids()
+    assert "Bearer hf_mine" in server.tokens
+    names = set(tree(server.files("org/shop", commit.id)))
+    objects = {"zarr.json", *loaded.manifest.objects}
+    assert names == {"README.md", *(f"bundle.zarr/{name}" for name in objects)}
+    assert "README.md" not in server.downloads
+    again = bundle.push_to_hub("org/shop", license="mit")
+    assert (again.id, again.is_new) == (commit.id, False)
+
+
+def test_a_push_replaces_the_bundle_and_keeps_other_files(server: FakeHub) -> None:
+    first = small_bundle().push_to_hub("org/shop", tag="prod")
+    (server.files("org/shop", first.id) / "photo.png").write_bytes(b"of the shop")
+    smaller = small_bundle(codebook=False)
+    second = smaller.push_to_hub("hf://org/shop", revision="main")
+    names = set(tree(server.files("org/shop", second.id)))
+    assert "photo.png" in names
+    assert not any(name.startswith("bundle.zarr/codebook/") for name in names)
+    assert Bundle.from_pretrained("org/shop").identity == smaller.identity
+    assert Bundle.from_pretrained("org/shop", revision="prod").digest == small_bundle().digest
+    assert Bundle.from_pretrained("org/shop", revision=first.id).digest == small_bundle().digest
+    smaller.push_to_hub("org/shop", revision="next", tag="prod")
+    assert Bundle.from_pretrained("org/shop", revision="prod").digest == smaller.digest
+
+
+def test_what_is_in_the_cache_needs_no_server(
+    server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = small_bundle()
+    bundle.push_to_hub("org/shop")
+    mine = tmp_path / "mine"
+    Bundle.from_pretrained("org/shop", cache_dir=mine)
+    server.repositories.clear()
+    local = Bundle.from_pretrained("org/shop", cache_dir=mine, local_files_only=True)
+    assert local.digest == bundle.digest
+    with pytest.raises(DataError, match="is not in the hub's cache"):
+        Bundle.from_pretrained("org/shop", local_files_only=True)
+    with pytest.raises(DataError, match="cannot be downloaded from the hub"):
+        Bundle.from_pretrained("org/other", cache_dir=mine)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert Bundle.from_pretrained("org/shop", cache_dir=mine).digest == bundle.digest
+
+
+def test_bundle_and_memory_may_be_folders_of_one_repository(
+    server: FakeHub, tmp_path: Path
+) -> None:
+    bundle = small_bundle()
+    memory = small_memory(bundle, KnnSettings())
+    bundle.save(tmp_path / "repo/tokenizer.zarr")
+    memory.save(tmp_path / "repo/nightly.zarr")
+    (tmp_path / "repo/weights.safetensors").write_bytes(b"of another system")
+    server.repositories["org/both"] = tmp_path / "repo"
+    for name in ("org/both", tmp_path / "repo"):
+        assert Bundle.from_pretrained(name).digest == bundle.digest
+        assert Memory.from_pretrained(name).digest == memory.digest
+    assert "weights.safetensors" not in server.downloads
+    shutil.copytree(tmp_path / "repo/tokenizer.zarr", tmp_path / "repo/older.zarr")
+    with pytest.raises(DataError, match=r"each of the folders older\.zarr, tokenizer\.zarr"):
+        Bundle.from_pretrained(tmp_path / "repo")
+    shutil.rmtree(tmp_path / "repo/nightly.zarr")
+    with pytest.raises(DataError, match="has no memory"):
+        Memory.from_pretrained(tmp_path / "repo")
+
+
+def test_a_repository_may_be_the_bundle_itself(server: FakeHub, tmp_path: Path) -> None:
+    bundle = small_bundle()
+    bundle.save(tmp_path / "repo")
+    (tmp_path / "repo/README.md").write_text("my card")
+    server.repositories["org/flat"] = tmp_path / "repo"
+    for name in ("org/flat", tmp_path / "repo"):
+        assert Bundle.from_pretrained(name).digest == bundle.digest
+    assert open_bundle("hf://org/flat").digest == bundle.digest
+    with pytest.raises(RefusedError, match=r"is a Zarr group: it has zarr\.json"):
+        bundle.push_to_hub("org/flat")
+
+
+def test_a_damaged_object_is_not_loaded(server: FakeHub) -> None:
+    commit = small_bundle().push_to_hub("org/shop")
+    path = server.files("org/shop", commit.id) / "bundle.zarr/items/sid/c/0/0"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(IntegrityError, match="items/sid/c/0/0"):
+        Bundle.from_pretrained("org/shop")
+
+
+def test_a_pushed_memory_is_loaded_by_name(server: FakeHub) -> None:
+    bundle = small_bundle()
+    memory = small_memory(bundle, KnnSettings(neighbors=5))
+    memory.push_to_hub("org/nightly")
+    assert Memory.from_pretrained("org/nightly").digest == memory.digest
+    assert open_memory("hf://org/nightly").digest == memory.digest
+    bundle.push_to_hub("org/nightly")
+    assert Memory.from_pretrained("org/nightly").digest == memory.digest
+    assert Bundle.from_pretrained("org/nightly").digest == bundle.digest
+
+
+def test_a_pushed_model_is_loaded_by_name(server: FakeHub, model: Path) -> None:
+    pushed = push(str(model), "hf://org/model", tag="v1")
+    assert pushed.url == f"hf://org/model@{pushed.version}"
+    stored = server.files("org/model", pushed.version)
+    assert broken_parts(str(stored)) == []
+    assert not (stored / "training.jsonl").exists()
+    loaded = sidtool.LoadedModel.from_pretrained("org/model", revision="v1", dtype="float32")
+    assert loaded.memory is not None
+    assert Bundle.from_pretrained("org/model").digest == loaded.bundle.digest
+    assert Memory.from_pretrained("org/model").digest == loaded.memory.memory.digest
+    second = push(str(changed(model)), "hf://org/model")
+    assert second.digest != pushed.digest
+    assert server.references["org/model", "v1"] == pushed.version
+    with pytest.raises(RefusedError, match="is a model with a SID vocabulary: it has"):
+        loaded.bundle.push_to_hub("org/model")
+    newest = sidtool.LoadedModel.from_pretrained("org/model")
+    assert newest.contract == sidtool.LoadedModel.from_pretrained(model).contract
+
+
+def test_a_model_may_be_one_folder_of_a_repository(
+    server: FakeHub, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model, tmp_path / "repo/tuned")
+    (tmp_path / "repo/other.safetensors").write_bytes(b"of another system")
+    server.repositories["org/nested"] = tmp_path / "repo"
+    loaded = sidtool.LoadedModel.from_pretrained("org/nested")
+    assert loaded.contract == sidtool.LoadedModel.from_pretrained(model).contract
+    assert "other.safetensors" not in server.downloads
+
+
+def test_the_card_is_read_by_the_hub(server: FakeHub, model: Path) -> None:
+    ids = [f"i{n}" for n in range(40)]
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    bundle = Bundle.from_vectors(ids, vectors, name="shop", sizes=(4, 4, 4))
+    commit = bundle.push_to_hub("org/shop", license="mit")
+    pushed = push(str(model), "hf://org/model")
+    for name, sha in (("org/shop", commit.id), ("org/model", pushed.version)):
+        card = ModelCard.load(server.files(name, sha) / "README.md")
+        assert card.data.library_name == "sidtool"
+        assert "semantic-ids" in card.data.tags
+        assert card.data.license in ("mit", "cc-by-4.0")
+        results = card.data.eval_results
+        assert results
+        assert all(isinstance(result.metric_value, int | float) for result in results)
+        assert f'from_pretrained("{name}")' in card.content
+    values = {result.metric_type: result.metric_value for result in results}
+    assert values["ndcg@10"] == 0.0713
+
+
+def test_the_example_of_the_page_runs(
+    server: FakeHub, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = sidtool.LoadedModel.from_pretrained(model)
+    loaded.bundle.push_to_hub("org/shop")
+    push(str(model), "hf://org/shop-model")
+    section = page("registry.md").partition("## Hugging Face hub\n")[2]
+    (program,) = blocks(section, "python")
+    assert len([line for line in program.splitlines() if line]) == 5
+    exec(program, {})
+    assert len(eval(capsys.readouterr().out)) == 10
+
+
+def test_the_commands_know_repositories(server: FakeHub, tmp_path: Path) -> None:
+    bundle = small_bundle()
+    bundle.save(tmp_path / "shop.zarr")
+    plan = done("push", tmp_path / "shop.zarr", "hf://org/shop", "--dry-run", "--json").json
+    assert plan["objects"] == len(Bundle.open(tmp_path / "shop.zarr").manifest.objects) + 1
+    assert not server.repositories
+    ran = done("push", tmp_path / "shop.zarr", "hf://org/shop", "--tag", "v1", "--license", "mit")
+    commit = server.references["org/shop", "v1"]
+    assert ran.last == f"next: sidtool verify hf://org/shop@{commit}"
+    assert (
+        "already published"
+        in done("push", tmp_path / "shop.zarr", "hf://org/shop", "--license", "mit").out
+    )
+    done("verify", f"hf://org/shop@{commit}")
+    assert open_bundle("hf://org/shop").digest == bundle.digest
+    assert "is not a hub model" in refused(2, "push", tmp_path / "shop.zarr", "hf://org/..")
+
+
+def test_a_registry_on_the_hub_stays_one(server: FakeHub, tmp_path: Path) -> None:
+    small_bundle().save(tmp_path / "shop.zarr")
+    push(str(tmp_path / "shop.zarr"), str(tmp_path / "registry"), tag="prod")
+    server.repositories["org/old"] = tmp_path / "registry"
+    assert open_bundle("hf://org/old@prod").digest == small_bundle().digest
+    with pytest.raises(RefusedError, match="is a registry of bundles"):
+        small_bundle().push_to_hub("org/old")
+
+
+def test_names_that_are_no_repository_are_refused(server: FakeHub) -> None:
+    for name in ("org/..", "", "a/b/c"):
+        with pytest.raises(UsageError, match="is not a hub model"):
+            Bundle.from_pretrained(f"hf://{name}")
+    server.repositories["org/empty"] = server.work / "empty"
+    (server.work / "empty").mkdir(parents=True)
+    (server.work / "empty/README.md").write_text("nothing yet")
+    with pytest.raises(DataError, match="has no bundle"):
+        Bundle.from_pretrained("org/empty")
+    assert COMMIT not in server.references.values()
