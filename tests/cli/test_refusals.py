@@ -154,7 +154,6 @@ CASES = [
     ("RL --set 'positive_label=rating>=4'", 2, "positive_label=CONDITION requires the reward"),
     ("RL --reward-input label=x", 2, "--reward-input label requires the reward label"),
     ("RL --set sft_weight=-1", 2, "sft_weight must be at least 0"),
-    ("RL --valid nowhere.jsonl", 1, "nowhere.jsonl"),
     ("rl base+sid train.jsonl -o OUT", 3, "no history prompt"),
     ("RECOMMEND", 2, "one of --history, --file, --query and --events"),
     ("RECOMMEND --file nowhere.jsonl", 1, "nowhere.jsonl"),

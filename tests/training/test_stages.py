@@ -417,6 +417,16 @@ def test_frozen_weights_in_bfloat16_train_beside_new_ones_in_float32(
     assert load_model_folder(out, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
+def test_checkpoints_without_validation_select_none(
+    tmp_path: Path, models: Make, examples: Make
+) -> None:
+    made, out = examples(sequence=1.0), tmp_path / "out"
+    fields = {**FAST, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 1}
+    summary = train(models("llama"), made, out, sft_fields=fields, valid=valid_of(made))
+    assert summary.best is None
+    assert summary.steps == FAST["max_steps"]
+
+
 def test_adapters_never_replace_their_base(
     tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
 ) -> None:
