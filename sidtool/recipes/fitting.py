@@ -12,13 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import SummaryWarning, UsageError
+from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.options import check_options, group, option
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
-from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CheckOptions, clean, read_catalog_table, read_event_table
+from sidtool.data import CatalogNames, EventNames, UnknownOptions
+from sidtool.data.prepare import clean, read_tables
 from sidtool.evaluation import EvaluationVerdict
 from sidtool.recipes.budget import (
     FILE,
@@ -63,16 +63,11 @@ class FitOptions:
     """Columns of the catalog."""
     names: EventNames = group(EventNames)
     """Columns of the events."""
-    checks: CheckOptions = group(CheckOptions)
+    checks: UnknownOptions = group(UnknownOptions)
     """What the check allows."""
 
     def __post_init__(self) -> None:
         check_options(self)
-
-    @property
-    def fixes(self) -> bool:
-        """Whether cleaned copies are used; a named format of times is read into them."""
-        return self.fix or self.checks.time_format is not None
 
 
 @dataclass(frozen=True)
@@ -157,15 +152,15 @@ def fit(
     options = options or FitOptions()
     out = Path(out)
     raw = _inputs(items, events, options)
+    if not options.fix:
+        _measured(raw)  # raises before anything is written
     with _own_folder(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock)
-        first = check_step(raw, out, fixes=options.fixes)
-        if not options.fixes:
-            _measured(raw)  # raises before anything is run
+        first = check_step(raw, out, fixes=options.fix)
         road.total = 1 + len(Plan(_recipe(options, None), raw, out).steps())
         road.do(first)
-        inputs = raw.cleaned(first.output) if options.fixes else raw
+        inputs = raw.cleaned(first.output) if options.fix else raw
         profile = _measured(inputs)
         plan = _plan(options, inputs, profile, out)
         road.total = 1 + len(plan.steps())
@@ -200,12 +195,11 @@ def plan_fit(
     options = options or FitOptions()
     out = Path(out)
     raw = _inputs(items, events, options)
-    first = check_step(raw, out, fixes=options.fixes)
-    if not options.fixes:
+    first = check_step(raw, out, fixes=options.fix)
+    if not options.fix:
         return [first, *_plan(options, raw, _measured(raw), out).steps()]
     with TemporaryDirectory(prefix="sidtool-") as scratch:
-        catalog = read_catalog_table(raw.items, raw.columns.id_column, raw.columns.title_column)
-        table = read_event_table(raw.events, raw.names, raw.time_format)
+        catalog, table = read_tables(raw.items, raw.events, raw.columns, raw.names)
         clean(catalog, table, Path(scratch, "data"))
         profile = _measured(raw.cleaned(Path(scratch, "data")))
     return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
@@ -217,7 +211,6 @@ def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Input
         Path(events),
         options.columns,
         options.names,
-        time_format=options.checks.time_format,
         allow_unknown=options.checks.allow_unknown,
     )
 
@@ -241,11 +234,10 @@ def _measured(inputs: Inputs) -> DataProfile:
         inputs.events,
         inputs.columns,
         inputs.names,
-        time_format=inputs.time_format,
         allow_unknown=inputs.allow_unknown,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SummaryWarning)  # the step `check` has the same
+        warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
         report.refuse_stops(
             "--fix continues with cleaned copies; `sidtool check` lists every problem",
             allow_unknown=inputs.allow_unknown,

@@ -20,7 +20,6 @@ class Inputs:
     events: Path
     columns: CatalogNames = field(default_factory=CatalogNames)
     names: EventNames = field(default_factory=EventNames)
-    time_format: str | None = None
     allow_unknown: bool = False
 
     def cleaned(self, folder: Path) -> "Inputs":
@@ -129,7 +128,6 @@ class Plan:
                 self.memory,
                 *("build-memory", self.split, self.bundle, "--items", self.inputs.items),
                 *self.recipe.options("memory"),
-                *self._seen(),
             )
 
     def from_training(self) -> Iterator[Step]:
@@ -139,11 +137,11 @@ class Plan:
             yield self._step(
                 "weight of the memory",
                 self.model,
-                *("tune-memory", self.trained, self.split, self.memory, *self._seen()),
+                *("tune-memory", self.trained, self.split, self.memory),
                 *_flag("--users", self.choices.tuning_users),
             )
         command = (
-            *("evaluate", self.model, self.split, *self.recipe.options("evaluate"), *self._seen()),
+            *("evaluate", self.model, self.split, *self.recipe.options("evaluate")),
             *_flag("--limit", self.choices.test_users),
             *_switch("--allow-unknown", self.inputs.allow_unknown),
             "--json",
@@ -155,7 +153,6 @@ class Plan:
         """The command that trains, without its output; `settings` go before the chosen ones."""
         chosen = {
             "seed": self.seed,
-            "eval_exclude_seen": str(self.choices.exclude_seen).lower(),
             "num_train_epochs": self.choices.epochs,
             "eval_users": self.choices.eval_users,
         }
@@ -165,9 +162,6 @@ class Plan:
 
     def _event_options(self) -> tuple[object, ...]:
         return (*self.recipe.options("split"), *given_flags(self.inputs.names))
-
-    def _seen(self) -> tuple[str, ...]:
-        return _switch("--exclude-seen", self.choices.exclude_seen)
 
     def _step(self, name: str, output: Path, *command: object) -> Step:
         return Step(name, (*command, "-o", output, "--force"), output)
@@ -179,7 +173,6 @@ def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
         *("check", inputs.items, inputs.events),
         *given_flags(inputs.columns),
         *given_flags(inputs.names),
-        *_flag("--time-format", inputs.time_format),
         *_switch("--allow-unknown", inputs.allow_unknown),
     )
     if fixes:

@@ -1,5 +1,5 @@
-"""What is chosen from the data: the recipe, the text of items, whether seen items are left out, and
-the number of epochs. docs/fit.md gives the reasons."""
+"""What is chosen from the data: the recipe, the text of items, and the number of epochs.
+docs/fit.md gives the reasons."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ class Choices(JsonRecord):
     """What a command line says beside the recipe's files."""
 
     text_template: str | None = None
-    exclude_seen: bool = False
     epochs: float | None = None
     """None: as the recipe says."""
     eval_users: int | None = None
@@ -48,10 +47,7 @@ def text_template(profile: DataProfile) -> str | None:
 def choose(profile: DataProfile, recipe: Recipe) -> Choices:
     """What follows from the data alone."""
     has_template = "text_template" in recipe.settings("codebook")
-    return Choices(
-        text_template=None if has_template else text_template(profile),
-        exclude_seen=profile.repeated_events == 0,
-    )
+    return Choices(text_template=None if has_template else text_template(profile))
 
 
 def enough_epochs(recipe_epochs: float, steps_per_epoch: int) -> float:

@@ -45,7 +45,7 @@ class GroupMaker:
 
     def make(self, model: Any, numbers: NDArray[np.int64]) -> Rollouts:
         """The groups of examples, under a model that holds no gradient meanwhile."""
-        exclude_seen = self.options.exclude_seen
+        exclude_seen = bool(self.options.exclude_seen)
         queries = [
             self.examples.query(self.session, number, exclude_seen=exclude_seen)
             for number in numbers.tolist()

@@ -83,7 +83,7 @@ class PairMaker:
         """The pairs of examples by their number, from lists that a model writes; `policy` is its
         own."""
         histories = [self.examples.history(number) for number in numbers]
-        exclude_seen = self.options.exclude_seen
+        exclude_seen = bool(self.options.exclude_seen)
         queries = [
             self.examples.query(self.session, number, exclude_seen=exclude_seen)
             for number in numbers
