@@ -10,7 +10,7 @@ from sidtool.recipes.recipe import Recipe
 
 LONG_HISTORIES = 50
 """Events per user from which histories are long."""
-LONG_RECIPE = "movielens"
+LONG_RECIPE = "long-histories"
 SHORT_RECIPE = "default"
 MIN_STEPS = 1000
 """Steps that a small data set is trained for, in at most MAX_EPOCHS."""
@@ -22,6 +22,8 @@ class Choices(JsonRecord):
     """What a command line says beside the recipe's files."""
 
     text_template: str | None = None
+    text_columns: tuple[str, ...] = ()
+    """Columns that running text shows."""
     epochs: float | None = None
     """None: as the recipe says."""
     eval_users: int | None = None
@@ -47,7 +49,10 @@ def text_template(profile: DataProfile) -> str | None:
 def choose(profile: DataProfile, recipe: Recipe) -> Choices:
     """What follows from the data alone."""
     has_template = "text_template" in recipe.settings("codebook")
-    return Choices(text_template=None if has_template else text_template(profile))
+    return Choices(
+        text_template=None if has_template else text_template(profile),
+        text_columns=profile.text_columns,
+    )
 
 
 def enough_epochs(recipe_epochs: float, steps_per_epoch: int) -> float:

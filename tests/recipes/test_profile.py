@@ -46,4 +46,4 @@ def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:
 
 def test_the_length_of_histories_chooses_the_recipe() -> None:
     assert recipe_for(DataProfile(100, 490, 10, ())) == "default"
-    assert recipe_for(DataProfile(100, 500, 10, ())) == "movielens"
+    assert recipe_for(DataProfile(100, 500, 10, ())) == "long-histories"
