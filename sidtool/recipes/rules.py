@@ -1,4 +1,4 @@
-"""What is chosen from the data: the recipe, the text of items, and the number of epochs.
+"""What is chosen from the data: the text of items and the number of epochs.
 docs/fit.md gives the reasons."""
 
 import math
@@ -11,10 +11,6 @@ from sidtool.recipes.profile import DataProfile
 from sidtool.recipes.recipe import Recipe
 from sidtool.training import DEFAULTS
 
-LONG_HISTORIES = 50
-"""Events per user from which histories are long."""
-LONG_RECIPE = "long-histories"
-SHORT_RECIPE = "default"
 MIN_STEPS = 1000
 """Steps that a small data set is trained for, in at most MAX_EPOCHS."""
 MAX_EPOCHS = 100
@@ -37,11 +33,6 @@ class Choices(JsonRecord):
     """Validation users that choose the weight of a memory; None: all."""
     test_users: int | None = None
     """Test users; None: all."""
-
-
-def recipe_for(profile: DataProfile) -> str:
-    """The recipe of the package that fits the data."""
-    return LONG_RECIPE if profile.events_per_user >= LONG_HISTORIES else SHORT_RECIPE
 
 
 def text_template(profile: DataProfile) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes import Recipe
 from sidtool.recipes.profile import DataProfile, measure
-from sidtool.recipes.rules import choose, enough_epochs, recipe_for
+from sidtool.recipes.rules import choose, enough_epochs
 
 
 def write(folder: Path) -> DataProfile:
@@ -42,11 +42,6 @@ def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:
     assert profile == DataProfile(20, 30, 10, ("brand", "text", "color"))
     template = "{title}. {brand}. {text}. {color}"
     assert choose(profile, Recipe.named("default")).text_template == template
-
-
-def test_the_length_of_histories_chooses_the_recipe() -> None:
-    assert recipe_for(DataProfile(100, 490, 10, ())) == "default"
-    assert recipe_for(DataProfile(100, 500, 10, ())) == "long-histories"
 
 
 def test_small_data_is_trained_for_more_epochs() -> None:
