@@ -214,4 +214,6 @@ def policy(
     if signers is None:
         return say(f"{registry}: versions need no signature")
     say(f"{registry}: versions are signed by one of:")
-    return say(signers.strip())
+    for line in signers.splitlines():
+        say(line)
+    return None

@@ -1,5 +1,5 @@
-"""Chooses the weight and the power of a memory on validation users, by NDCG@10, and whether a gate
-gives each request its own weight.
+"""Chooses the weight and the power of a memory on validation users, by NDCG@10, whether a gate
+gives each request its own weight, and whether a re-ranker orders the best items.
 
 The model answers each user once: the best items of an even mixture are ranked again for every
 weight and power. A choice that keeps the memory's recall of rare targets goes before all others.
@@ -16,12 +16,19 @@ from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
-from sidtool.data.split import Example, Split, check_split, evenly_spaced
+from sidtool.data.split import (
+    Example,
+    Split,
+    SplitReference,
+    check_split,
+    evenly_spaced,
+)
 from sidtool.evaluation.mixture_candidates import Candidates
 from sidtool.evaluation.mixture_choice import choose_for_new_items
 from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.memory import Memory
+from sidtool.evaluation.reranker_fit import RankedUsers, fit_reranker
+from sidtool.memory import Memory, MemoryIndex, Reranker
 from sidtool.model import (
     LoadedModel,
     WeightedMemory,
@@ -30,7 +37,7 @@ from sidtool.model import (
     load_model_folder,
 )
 from sidtool.model.contract import MemoryBinding, check_model_split
-from sidtool.recommendation import WINDOW, QuerySession, in_windows
+from sidtool.recommendation import WINDOW, FeatureIndex, QuerySession, in_windows
 from sidtool.recommendation.search import RankedItems, check_normalize
 
 
@@ -46,8 +53,9 @@ def tune_memory(
     **given: Any,
 ) -> MemoryBinding:
     """Write a copy of a model folder that is bound to a memory, with the weight and the power that
-    are best on the validation examples of a split, and a gate if it is better on users that it was
-    not fitted to. The model's weights are not changed. The options may also be given as keywords.
+    are best on the validation examples of a split, and a gate and a re-ranker if they are better on
+    users that they were not fitted to. The model's weights are not changed. The options may also be
+    given as keywords.
 
     Raises CompatibilityError if the model, its bundle or the memory may have learned from held-out
     events or the memory is of another bundle, UsageError if `out` exists without `force` or the
@@ -64,21 +72,47 @@ def tune_memory(
         True
     """
     options = options_from(TuneMemoryOptions, options, given)
+    options = options.with_seen(split.reference.targets_repeat)
     examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
+    binding = choose_binding(loaded, memory, examples, split.reference, options, progress)
+    bind_memory(model, memory, binding, out, force=force)
+    return binding
+
+
+def choose_binding(
+    loaded: LoadedModel,
+    memory: Memory,
+    examples: Sequence[Example],
+    split: SplitReference,
+    options: TuneMemoryOptions,
+    progress: Progress | None = None,
+) -> MemoryBinding:
+    """The weight, power, gate, factor of new items and re-ranker that are chosen on validation
+    examples of a split."""
     candidates = candidates_of(loaded, memory, examples, options, progress)
     choice, factor = choose_for_new_items(candidates, [example.user for example in examples])
-    binding = MemoryBinding(
+    reranker: Reranker | None = None
+    judged: dict[str, float] = {}
+    if options.rerank and (choice.weight > 0 or choice.gate is not None):
+        features = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
+        indexed = IndexedExamples.of(
+            loaded.bundle, examples, exclude_seen=bool(options.exclude_seen)
+        )
+        ranked = RankedUsers.of(candidates.with_factor(factor), choice, indexed, features)
+        reranker, judged = fit_reranker(
+            ranked, memory.manifest, exclude_seen=bool(options.exclude_seen)
+        )
+    return MemoryBinding(
         memory.digest,
         choice.weight,
         choice.power,
-        choice.summary,
+        {**choice.summary, **judged},
         choice.gate,
         factor,
-        split.reference,
+        split,
+        reranker,
     )
-    bind_memory(model, memory, binding, out, force=force)
-    return binding
 
 
 def plan_tune_memory(
@@ -121,7 +155,7 @@ def candidates_of(
     even = replace(loaded, memory=WeightedMemory(memory, weight=0.5, power=1.0))
     session = QuerySession.of(even)
     assert session.mixture is not None
-    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=bool(options.exclude_seen))
     ranked: list[RankedItems] = []
     for batch in in_windows(example_queries(session, indexed), WINDOW, len(examples), progress):
         k = options.num_beams

@@ -128,11 +128,7 @@ class Candidates:
     ) -> NDArray[np.int64]:
         """(n,) ranks of the targets from 0, K for those that are not among the first K, if the
         memory has these weights."""
-        weights = np.where(self.has_memory, weights, 0.0)
-        with np.errstate(divide="ignore"):
-            log_model = np.where(weights < 1, np.log1p(-np.minimum(weights, 1)), LOG_ZERO)
-            log_memory = np.log(weights)
-        scores = np.logaddexp(log_model[:, None] + self.model_scores, log_memory[:, None] + raised)
+        scores = self.mixed(raised, weights)
         rows = np.arange(len(scores))
         target_scores = scores[rows, self.targets][:, None]
         target_positions = self.positions[rows, self.targets][:, None]
@@ -140,6 +136,16 @@ class Candidates:
         is_before = (scores == target_scores) & (self.positions < target_positions)
         ranks = ((scores > target_scores) | is_before).sum(axis=1)
         return np.where(self.targets < 0, K, np.minimum(ranks, K))
+
+    def mixed(
+        self, raised: NDArray[np.float64], weights: NDArray[np.float64] | float
+    ) -> NDArray[np.float64]:
+        """(n, c) logs of the mixed probabilities, if the memory has these weights."""
+        weights = np.where(self.has_memory, weights, 0.0)
+        with np.errstate(divide="ignore"):
+            log_model = np.where(weights < 1, np.log1p(-np.minimum(weights, 1)), LOG_ZERO)
+            log_memory = np.log(weights)
+        return np.logaddexp(log_model[:, None] + self.model_scores, log_memory[:, None] + raised)
 
 
 def gains(ranks: NDArray[np.int64]) -> NDArray[np.float64]:

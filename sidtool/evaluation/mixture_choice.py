@@ -109,8 +109,11 @@ class MixtureChoice:
 
     def ranks(self, candidates: Candidates) -> NDArray[np.int64]:
         """(n,) as `Candidates.ranks`."""
-        weights = self.weight if self.gate is None else self.gate.weights(candidates.features)
-        return candidates.ranks(candidates.raised(self.power), weights)
+        return candidates.ranks(candidates.raised(self.power), self.weights(candidates))
+
+    def weights(self, candidates: Candidates) -> NDArray[np.float64] | float:
+        """The memory's weight, or (n,) weights by the gate."""
+        return self.weight if self.gate is None else self.gate.weights(candidates.features)
 
 
 def choose_gate(

@@ -65,7 +65,7 @@ class EvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListEvaluationOptions(HeldOutOptions, SearchOptions):
+class ListEvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
     """How lists are evaluated. Raises UsageError for a number out of range."""
 
     length: int = option(10, minimum=1, maximum=MAX_LENGTH, metavar="M")
@@ -80,7 +80,7 @@ class ListEvaluationOptions(HeldOutOptions, SearchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionOptions(HeldOutOptions, BeamOptions):
+class QuestionOptions(UnknownOptions, HeldOutOptions, BeamOptions):
     """Which questions of a task are evaluated. Raises UsageError for a number out of range."""
 
     items: Path | None = option(None)
@@ -112,6 +112,8 @@ class TuneMemoryOptions(SeenOptions):
     """Validation examples, evenly spread; default: all."""
     num_beams: int = option(100, minimum=1)
     """Beam width, and the number of items that are ranked again."""
+    rerank: bool = option(True)
+    """Fit a re-ranker too, and use it if it is better on users that it was not fitted to."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -199,5 +199,11 @@ def content_similarity(nearest: Any, weight: float, events: NDArray[np.int64]) -
     from scipy import sparse
 
     fewer = np.minimum(np.repeat(events, np.diff(nearest.indptr)), events[nearest.indices])
-    values = weight * nearest.data.astype(np.float64) * (1 + NEW_ITEM_GAIN / (1 + fewer))
+    values = weight * nearest.data.astype(np.float64) * content_gain(fewer)
     return sparse.csr_matrix((values, nearest.indices, nearest.indptr), shape=nearest.shape)
+
+
+def content_gain(fewer: NDArray[np.int64]) -> NDArray[np.float64]:
+    """By which similarity by content is multiplied, for pairs of items of which the one with fewer
+    training events has so many."""
+    return np.asarray(1 + NEW_ITEM_GAIN / (1 + fewer))

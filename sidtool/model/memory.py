@@ -6,7 +6,7 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.options import option
-from sidtool.memory import Gate, Memory
+from sidtool.memory import Gate, Memory, Reranker
 from sidtool.model.contract.contract import (
     MEMORY_COPY,
     MemoryBinding,
@@ -38,6 +38,8 @@ class WeightedMemory:
     """Gives each request its own weight; None gives all `weight`."""
     new_item_factor: float = 1.0
     """Multiplies the raised scores of items without training events."""
+    reranker: Reranker | None = None
+    """Orders the first items of the mixture again."""
 
     def __post_init__(self) -> None:
         check_weight(self.weight, self.power)
@@ -52,13 +54,14 @@ class WeightedMemory:
         """What determines its part in a recommendation, as JSON values."""
         gate = None if self.gate is None else self.gate.to_json()
         weight = self.weight if self.gate is None else None
-        return {
+        values = {
             "digest": self.memory.digest,
             "weight": weight,
             "power": self.power,
             "gate": gate,
             "new_item_factor": self.new_item_factor,
         }
+        return values if self.reranker is None else {**values, "reranker": self.reranker.digest}
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class MemoryOptions:
     """Share of the memory in the mixture, 0 to 1; 0 leaves the memory out."""
     power: float | None = option(None, above=0, maximum=20, flag="--memory-power")
     """Power to which the memory's scores are raised before they are normalized."""
+    rerank: bool = option(True)
+    """Order the first items again by the model's re-ranker, if it has one. With --memory-weight or
+    --memory-power it is left out: it was fitted to another mixture."""
 
 
 def choose_memory(
@@ -80,7 +86,8 @@ def choose_memory(
     """The memory to use with a model folder, None for the model alone.
 
     Raises UsageError for a weight or power without a memory, IntegrityError if the memory is
-    damaged, CompatibilityError if it is not the contract's or belongs to another bundle."""
+    damaged, CompatibilityError if it is not the contract's, belongs to another bundle, or has other
+    settings than the re-ranker was fitted with."""
     if options.location is None and binding is None:
         if options.weight or options.power is not None:
             raise UsageError(
@@ -97,10 +104,15 @@ def choose_memory(
     memory.check_bundle(bundle)
     weight = DEFAULT_WEIGHT if binding is None else binding.weight
     power = DEFAULT_POWER if binding is None else binding.power
+    is_tuned = options.weight is None and options.power is None
+    reranker = binding.reranker if binding is not None and is_tuned and options.rerank else None
+    if reranker is not None:
+        reranker.check_memory(memory.manifest)
     return WeightedMemory(
         memory,
         weight if options.weight is None else options.weight,
         power if options.power is None else options.power,
         binding.gate if binding is not None and options.weight is None else None,
         DEFAULT_NEW_ITEM_FACTOR if binding is None else binding.new_item_factor,
+        reranker,
     )

@@ -16,6 +16,7 @@ from .requests import Request as Request
 from .requests import read_parquet_requests as read_parquet_requests
 from .requests import read_request_file as read_request_file
 from .requests import user_requests as user_requests
+from .rerank import FeatureIndex as FeatureIndex
 from .result_file import write_result_table as write_result_table
 from .windows import WINDOW as WINDOW
 from .windows import arriving_requests as arriving_requests

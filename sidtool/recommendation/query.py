@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
+from sidtool.memory import RERANKED
 from sidtool.model import LoadedModel, fit_prompt
 from sidtool.model.contract import Contract
 from sidtool.model.prompt import (
@@ -26,6 +27,7 @@ from sidtool.model.prompt import (
     history_prompt_ids,
     text_prompt_ids,
 )
+from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
 from sidtool.recommendation.search.mixture import (
     NO_PRIOR,
@@ -64,15 +66,19 @@ class RankedQueries:
     """(n,): number of levels after which the prefix of the query's target was among the beams"""
     positions: SidPositions | None = None
     """(n, k): the items, -1 where there are no more; None where SIDs were ranked"""
+    mixture: SidPositions | None = None
+    """(n, k): the items as the mixture ranks them, where they were ranked again"""
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Those of all queries of the parts, which all rank items or all SIDs."""
         positions = [part.positions for part in parts if part.positions is not None]
+        mixture = [part.mixture for part in parts if part.mixture is not None]
         return cls(
             Leaves(np.concatenate([part.leaves for part in parts])),
             np.concatenate([part.survived for part in parts]),
             SidPositions(np.concatenate(positions)) if positions else None,
+            SidPositions(np.concatenate(mixture)) if mixture else None,
         )
 
 
@@ -92,6 +98,8 @@ class QuerySession:
     """The tokens of users, of which a history begins with one."""
     engine_search: Callable[..., list[BeamResult]] | None = None
     """What an engine searches with; None is sidtool's decoder."""
+    reranking: Reranking | None = None
+    """What orders the first items of the mixture again."""
 
     @classmethod
     def of(
@@ -114,6 +122,10 @@ class QuerySession:
             history_prompt = _list_prompt(contract)
             item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
             n_answer += (list_length - 1) * item_tokens
+        mixture = Mixture.of(loaded.memory, loaded.bundle, normalize)
+        reranking = None
+        if mixture is not None:
+            reranking = Reranking.of(loaded.memory, mixture.index, loaded.bundle)
         return cls(
             loaded.bundle,
             loaded.tokenizer,
@@ -121,9 +133,10 @@ class QuerySession:
             fit_prompt(history_prompt, loaded.model, n_answer),
             fit_prompt(contract.text_prompt, loaded.model, n_answer),
             normalize,
-            Mixture.of(loaded.memory, loaded.bundle, normalize),
+            mixture,
             contract.users,
             loaded.beam_search,
+            reranking,
         )
 
     @property
@@ -188,14 +201,32 @@ class QuerySession:
     def search_items(
         self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
     ) -> list[RankedItems]:
-        """The k best items of each query by beam search; items that share a SID are in SID
-        order where nothing else decides."""
+        """The k best items of each query by beam search, in the order of the re-ranker if there is
+        one; items that share a SID are in SID order where nothing else decides."""
         priors = self._priors(queries)
-        results = self._search(model, queries, priors, k=k, num_beams=num_beams)
-        return [
-            rank_items(result, self.trie, query.leaf_filter, prior, k)
+        width = self._width(k, num_beams)
+        results = self._search(model, queries, priors, k=width, num_beams=num_beams)
+        ranked = [
+            rank_items(result, self.trie, query.leaf_filter, prior, width)
             for result, query, prior in zip(results, queries, priors, strict=True)
         ]
+        return self._reranked(ranked, queries, priors, k)
+
+    def _width(self, k: int, available: int) -> int:
+        """The number of items that are ranked by the mixture for the k best."""
+        return k if self.reranking is None else max(k, min(available, RERANKED))
+
+    def _reranked(
+        self,
+        ranked: list[RankedItems],
+        queries: Sequence[Query],
+        priors: Sequence[Prior | None],
+        k: int,
+    ) -> list[RankedItems]:
+        """The k best of ranked items, of which a re-ranker orders the first ones again."""
+        if self.reranking is None:
+            return ranked
+        return self.reranking.reorder(ranked, priors, [query.history for query in queries], k)
 
     def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:
         if self.mixture is None:
@@ -242,24 +273,26 @@ class QuerySession:
         """The k best SIDs of each query, or with `items` the k best items. Queries are read
         `window` (WINDOW) at a time."""
         entries: list[NDArray[np.int64]] = []
+        by_mixture: list[NDArray[np.int64]] = []
         survived: list[int] = []
         for batch in in_windows(queries, window or WINDOW, total, progress):
             if items:
                 for ranked in self.search_items(model, batch, k=k, num_beams=num_beams):
                     entries.append(ranked.positions)
                     survived.append(ranked.survived)
+                    if ranked.mixture_order is not None:
+                        by_mixture.append(ranked.mixture_order)
             else:
                 for result in self.search(model, batch, k=k, num_beams=num_beams):
                     entries.append(result.leaves)
                     survived.append(result.survived)
-        table = np.full((len(entries), k), -1, dtype=np.int64)
-        for row, best in zip(table, entries, strict=True):
-            row[: len(best)] = best
+        table = _padded_lists(entries, k)
         levels = np.array(survived, dtype=np.int64)
         if not items:
             return RankedQueries(Leaves(table), levels)
         positions = SidPositions(table)
-        return RankedQueries(self.trie.leaves(positions), levels, positions)
+        mixture = None if self.reranking is None else SidPositions(_padded_lists(by_mixture, k))
+        return RankedQueries(self.trie.leaves(positions), levels, positions, mixture)
 
     def search_lists(
         self,
@@ -311,7 +344,8 @@ class QuerySession:
         positions = trie.positions(candidates)
         ranked = []
         all_scores = self.score(model, queries, trie.item_rows(positions))
-        for query, prior, scores in zip(queries, self._priors(queries), all_scores, strict=True):
+        priors = self._priors(queries)
+        for query, prior, scores in zip(queries, priors, all_scores, strict=True):
             check_scores(scores)
             model_scores = scores.astype(np.float64)
             if prior is not None and prior.is_mixed:
@@ -320,8 +354,9 @@ class QuerySession:
             if query.leaf_filter is not None:
                 eligible &= query.leaf_filter.passes(positions)
             chosen = SidPositions(positions[eligible])
-            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, k))
-        return ranked
+            width = self._width(k, len(chosen))
+            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, width))
+        return self._reranked(ranked, queries, priors, k)
 
     def score(
         self, model: Any, queries: Sequence[Query], candidates: ItemRows
@@ -339,6 +374,14 @@ class QuerySession:
         return score_sids(
             model, prompts, codes, self.tokens, normalize=self.normalize, trie=self.trie
         )
+
+
+def _padded_lists(rows: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64]:
+    """(n, k): the rows, filled up with -1."""
+    table = np.full((len(rows), k), -1, dtype=np.int64)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    return table
 
 
 def _list_prompt(contract: Contract) -> ListPrompt:

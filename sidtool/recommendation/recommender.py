@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.memory import RERANK_FEATURES
 from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.contract import targets_repeat
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import (
@@ -67,6 +69,9 @@ class Recommender:
             session.check_lists()
             _report_length(loaded, list_length)
         _check_explain(session, options)
+        # candidates are named, so they are scored
+        repeats = targets_repeat(loaded.contract) if candidates is None else None
+        options = options.with_seen(repeats)
         items = session.bundle.items
         candidate_index = None
         if candidates is not None:
@@ -91,6 +96,8 @@ class Recommender:
     def with_options(self, options: RecommendOptions) -> "Recommender":
         """The same model and lists with other options. Raises UsageError as `of`."""
         _check_explain(self.session, options)
+        if options.exclude_seen is None:
+            options = replace(options, exclude_seen=self.options.exclude_seen)
         return replace(self, options=options)
 
     def answer(self, requests: Sequence[Request | BadRequest]) -> Iterator[Answer]:
@@ -130,9 +137,17 @@ class Recommender:
         ids = self.session.bundle.items.ids
         history = ItemRows(np.zeros(0, dtype=np.int64)) if query.history is None else query.history
         sources = self.session.mixture.index.sources(history, result.positions)
+        raised_by: list[dict[str, float]] = [{} for _ in sources]
+        if self.session.reranking is not None and result.features is not None:
+            of_items = self.session.reranking.reranker.contributions(result.features).tolist()
+            for place, values in enumerate(of_items):
+                raising = sorted(zip(values, RERANK_FEATURES, strict=True), reverse=True)[:3]
+                raised_by[place] = {name: value for value, name in raising if value > 0}
         return tuple(
-            Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]})
-            for share, parts in zip(result.memory_shares.tolist(), sources, strict=True)
+            Explanation(share, {ids[row]: part for row, part in list(parts.items())[:3]}, raised)
+            for share, parts, raised in zip(
+                result.memory_shares.tolist(), sources, raised_by, strict=True
+            )
         )
 
     def _as_list(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:

@@ -101,12 +101,15 @@ class BadRequest:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a memory contributes to one recommended item."""
+    """What a memory, and a re-ranker, contribute to one recommended item."""
 
     memory_share: float
     """The part of the item's probability that comes from the memory; the rest is the model's."""
     because_of: Mapping[str, float]
     """Items of the history, by their part of the memory's score, largest first: at most three."""
+    raised_by: Mapping[str, float] = field(default_factory=dict)
+    """Features of the re-ranker, by how much they raise the item's score, largest first: at most
+    three."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,9 @@ class Recommendation:
         for name in ("explanations", "list_score"):
             if value[name] is None:
                 del value[name]
+        for explanation in value.get("explanations", ()):
+            if not explanation["raised_by"]:
+                del explanation["raised_by"]
         return value
 
 

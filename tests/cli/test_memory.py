@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sidtool.base.documents import sealed_text
 from sidtool.base.errors import CompatibilityError
 from sidtool.data.items import read_items
 from sidtool.data.split.files import read_split
@@ -17,11 +18,13 @@ from sidtool.memory.memory import Memory
 from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
 from sidtool.model.contract.split_check import check_model_split
+from sidtool.model.copies import bind_memory
 from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
+from tests.memory.rerankers import random_reranker
 
 
 def build(road: Road, out: Path, *more: object) -> Ran:
@@ -337,3 +340,70 @@ def test_later_stages_do_not_keep_the_memory(road: Road, bound: Path, tmp_path: 
     done("rebind", bound, road.bundle, "-o", tmp_path / "rebound")
     assert "memory" in json.loads((tmp_path / "rebound/sid.json").read_text())
     done("recommend", tmp_path / "rebound", "--history", "b001")
+
+
+@pytest.fixture(scope="module")
+def reranked(bound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with its memory and a re-ranker."""
+    contract = read_contract(bound)
+    memory = Memory.open(bound / MEMORY_COPY)
+    assert contract.memory is not None
+    fitted = random_reranker(memory.manifest, strength=0.5)
+    out = tmp_path_factory.mktemp("reranked") / "model"
+    bind_memory(bound, memory, replace(contract.memory, weight=0.4, reranker=fitted), out)
+    stored = read_contract(out).memory
+    assert stored is not None
+    assert stored.reranker == fitted
+    return out
+
+
+def test_a_re_ranker_orders_recommendations_unless_it_is_left_out(
+    road: Road, bound: Path, reranked: Path, tmp_path: Path
+) -> None:
+    history = ("--history", "b001,b002,b003", "-k", 60, "--num-beams", 60, "--json")
+    plain = done("recommend", reranked, *history, "--no-rerank").json
+    ordered = done("recommend", reranked, *history).json
+    assert ordered["items"] != plain["items"]
+    assert sorted(ordered["items"]) == sorted(plain["items"])
+    assert sorted(ordered["scores"]) == sorted(plain["scores"])
+    for option in ("--memory-weight", "--memory-power"):
+        given = done("recommend", reranked, *history, option, 0.5).json
+        without = done("recommend", reranked, *history, option, 0.5, "--no-rerank").json
+        assert given == without
+    explained = done("recommend", reranked, *history, "--explain").json["explanations"]
+    assert any(part.get("raised_by") for part in explained)
+    assert "raised by" in done("recommend", reranked, *history[:-1], "--explain").out
+    measured = done("evaluate", reranked, road.split, "--json").json
+    assert list(measured["baselines"])[:3] == ["mixture", "model alone", "memory alone"]
+    assert "mixture" not in done("evaluate", reranked, road.split, "--no-rerank", "--json").json
+
+
+def test_a_re_ranker_goes_with_memories_of_its_settings_only(
+    road: Road, reranked: Path, tmp_path: Path
+) -> None:
+    history = ("--history", "b001,b002,b003", "--json")
+    build(road, tmp_path / "tonight.zarr")
+    tonight = ("--memory", tmp_path / "tonight.zarr")
+    own = done("recommend", reranked, *history).json
+    assert done("recommend", reranked, *history, *tonight).json == own
+    build(road, tmp_path / "other.zarr", "--recency", 0.5)
+    other = ("--memory", tmp_path / "other.zarr")
+    assert "recency 0.5" in refused(3, "recommend", reranked, *history, *other)
+    done("recommend", reranked, *history, *other, "--no-rerank")
+
+
+def test_tune_memory_fits_no_re_ranker_to_few_users(road: Road, bound: Path) -> None:
+    contract = read_contract(bound)
+    assert contract.memory is not None
+    assert contract.memory.reranker is None
+    assert "reranker" not in json.loads((bound / "sid.json").read_text())["memory"]
+
+
+def test_a_damaged_re_ranker_is_refused(reranked: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(reranked, copy)
+    contract = json.loads((copy / "sid.json").read_text())
+    contract["memory"]["reranker"]["scale"] = 0.5
+    del contract["sha256"]
+    (copy / "sid.json").write_text(sealed_text(contract))
+    assert "the re-ranker has digest" in refused(3, "recommend", copy, "--history", "b001")

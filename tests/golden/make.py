@@ -19,8 +19,9 @@ from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
+from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
 from sidtool.memory.similarity import KnnSettings
-from sidtool.model.contract.contract import CONTRACT, Contract
+from sidtool.model.contract.contract import CONTRACT, Contract, MemoryBinding
 from sidtool.model.contract.stage_record import (
     AdoptParams,
     ExtendParams,
@@ -51,6 +52,7 @@ MODEL_2 = GOLDEN / "model-2"
 MODEL_3 = GOLDEN / "model-3"
 MODEL_LISTS = GOLDEN / "model-lists"
 MODEL_LABELS = GOLDEN / "model-labels"
+MODEL_RERANKER = GOLDEN / "model-reranker"
 MEMORY = GOLDEN / "memory.zarr.zip"
 
 ITEMS = {
@@ -275,6 +277,30 @@ def golden_contract_with_labels() -> Contract:
     return replace(golden_contract(), label_prompts=(prompt,))
 
 
+def golden_contract_with_reranker() -> Contract:
+    """The same contract with a memory and a re-ranker, which readers without re-rankers ignore:
+    format 1."""
+    manifest = golden_memory().manifest
+    network = Network(
+        *(
+            (np.arange(np.prod(shape), dtype=np.float32) % 17 - 8).reshape(shape) / 64
+            for shape in SHAPES
+        )
+    )
+    reranker = Reranker.of(
+        [index / 4 for index in range(N_FEATURES)],
+        [1 + index / 8 for index in range(N_FEATURES)],
+        [network, network._replace(linear=-network.linear)],
+        manifest,
+        scale=0.5,
+        exclude_seen=True,
+    )
+    binding = MemoryBinding(
+        manifest.digest, 0.25, 1.5, {"users": 7.0}, split=manifest.split, reranker=reranker
+    )
+    return replace(golden_contract(), memory=binding)
+
+
 def golden_memory() -> Memory:
     """A memory of all `EVENTS`, by the items of the golden bundle."""
     settings = KnnSettings(
@@ -305,6 +331,7 @@ def write_golden_files() -> None:
         (MODEL_3, golden_contract_3()),
         (MODEL_LISTS, golden_contract_with_lists()),
         (MODEL_LABELS, golden_contract_with_labels()),
+        (MODEL_RERANKER, golden_contract_with_reranker()),
     ):
         folder.mkdir(exist_ok=True)
         text = json.dumps(contract.to_json(), indent=1, ensure_ascii=False) + "\n"

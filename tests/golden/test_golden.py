@@ -1,5 +1,6 @@
 """Golden files of each format: every later version reads them with the same content."""
 
+import base64
 import json
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ from tests.golden.make import (
     MODEL_3,
     MODEL_LABELS,
     MODEL_LISTS,
+    MODEL_RERANKER,
     SPLIT,
     SPLIT_2,
     SPLIT_3,
@@ -40,6 +42,7 @@ from tests.golden.make import (
     golden_contract_3,
     golden_contract_with_labels,
     golden_contract_with_lists,
+    golden_contract_with_reranker,
     golden_memory,
     golden_split_2,
     golden_split_3,
@@ -53,6 +56,7 @@ BUNDLE_DIGEST = "249014aa4b2b36652d45edc3936b5df1e24026374d3ad96593da8ba28435c1c
 BUNDLE_2_DIGEST = "81a7c7b28f405a98f920734154f8ea591aede22abb0d6a95431b8ccae05dac4b"
 BUNDLE_2_CODES = [[1, 4, 5], [1, 1, 3], [1, 4, 5], [1, 2, 1]]
 MEMORY_DIGEST = "eae8007f938ffb3af8c56bb8c72813cefd87c9e5692ed712cec02430b20b6da3"
+RERANKER_DIGEST = "33358f153917f055840561e518d86fd3e4aa08e5a6e059a255716d311cd99220"
 SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
 SPLIT_4_DIGEST = "69b1d892ac43a653653e9acc4b9fb52ce04e1a5424b9dd39af2b0334a30d5064"
 
@@ -251,6 +255,36 @@ def test_the_contract_of_a_model_with_labels() -> None:
     contract = read_contract(MODEL_LABELS)
     assert contract == golden_contract_with_labels()
     assert replace(contract, label_prompts=()) == golden_contract()
+
+
+def test_the_contract_of_a_model_with_a_re_ranker() -> None:
+    stored = json.loads((MODEL_RERANKER / "sid.json").read_text(encoding="utf-8"))
+    assert stored["format"] == 1
+    contract = read_contract(MODEL_RERANKER)
+    assert contract == golden_contract_with_reranker()
+    assert replace(contract, memory=None) == golden_contract()
+    assert contract.memory is not None
+    reranker = contract.memory.reranker
+    assert reranker is not None
+    assert reranker.digest == RERANKER_DIGEST
+    # by docs/format.md, for an item whose features are one scale above their means
+    x = np.ones(22)
+    total = 0.0
+    values = np.frombuffer(base64.b64decode(stored["memory"]["reranker"]["weights"]), "<f4")
+    for row in values.reshape(2, 3526):
+        first, first_bias, second, second_bias, output, linear = np.split(
+            row, np.cumsum([22 * 48, 48, 48 * 48, 48, 48])
+        )
+        hidden = _gelu(first.reshape(22, 48).T @ x + first_bias)
+        hidden = _gelu(second.reshape(48, 48).T @ hidden + second_bias)
+        total += linear @ x + output @ hidden
+    inputs = np.array([np.array(reranker.means) + np.array(reranker.scales)])
+    (score,) = reranker.scores(reranker.standardized(inputs))
+    assert score == pytest.approx(0.5 * total / 2, rel=1e-4)
+
+
+def _gelu(z: np.ndarray) -> np.ndarray:
+    return z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
 
 
 def test_the_memory_of_format_1() -> None:

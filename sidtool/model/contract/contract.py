@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data.split import SplitReference
-from sidtool.memory import Gate
+from sidtool.memory import Gate, Reranker
 from sidtool.model.contract.stage_record import (
     Forgetting,
     ModelReference,
@@ -67,10 +67,14 @@ class MemoryBinding(JsonRecord):
     """multiplies the raised scores of items without training events"""
     split: SplitReference | None = None
     """the split on whose validation users all of this was chosen; None in contracts before 0.3"""
+    reranker: Reranker | None = None
+    """orders the first items of the mixture again"""
 
     def __post_init__(self) -> None:
         check_weight(self.weight, self.power)
         check_new_item_factor(self.new_item_factor)
+        if self.reranker is not None:
+            self.reranker.check()
 
 
 def check_new_item_factor(factor: float) -> None:
@@ -249,6 +253,8 @@ class Contract(JsonRecord):
             del value["kind"]
         if not self.user_tokens:
             del value["user_tokens"]
+        if self.memory is not None and self.memory.reranker is None:
+            del value["memory"]["reranker"]
         return value
 
     @classmethod

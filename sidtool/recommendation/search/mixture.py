@@ -105,6 +105,20 @@ class RankedItems:
     """(m,) logs of the model's probabilities"""
     survived: int = 0
     """as `BeamResult.survived`"""
+    mixture_order: SidPositions | None = None
+    """the best items by the mixture, best first, where a re-ranker ordered these; else None"""
+    features: NDArray[np.float32] | None = None
+    """(r, N_FEATURES) standardized features of the first items, those that a re-ranker ordered"""
+
+    def take(self, places: NDArray[np.int64]) -> "RankedItems":
+        """The items at these places, in their order."""
+        return replace(
+            self,
+            positions=SidPositions(self.positions[places]),
+            scores=self.scores[places],
+            memory_shares=self.memory_shares[places],
+            model_scores=self.model_scores[places],
+        )
 
 
 def rank_items(

@@ -1,0 +1,252 @@
+"""The re-ranker: a small network, learned on validation users, that orders the first items of a
+mixture by more than the two probabilities that it mixes."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.documents import canonical
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.base.records import JsonRecord
+from sidtool.memory.content import ContentSettings
+from sidtool.memory.gate import LIMIT
+from sidtool.memory.manifest import MemoryManifest
+from sidtool.memory.similarity import KnnSettings
+
+RERANK_FEATURES = (
+    "log p_model",
+    "log p_memory",
+    "log mixture",
+    "in memory",
+    "log rank by model",
+    "log rank by memory",
+    "log event score",
+    "log content score",
+    "event score, share of best",
+    "content score, share of best",
+    "followed the last item",
+    "preceded the last item",
+    "training events",
+    "cosine with last item",
+    "largest cosine",
+    "mean cosine",
+    "history length",
+    "events of last item",
+    "history length x log p_model",
+    "history length x log p_memory",
+    "events of last item x log p_model",
+    "events of last item x log p_memory",
+)
+"""Of an item for a request; docs/ranking.md defines each."""
+N_FEATURES = len(RERANK_FEATURES)
+HIDDEN = 48
+"""Units of each of the two hidden layers."""
+FARTHEST_FEATURE = 5.0
+"""Standard deviations beyond which features count the same."""
+RERANKED = 100
+"""Items of a list that are ordered again, the first ones."""
+SHAPES = (
+    (N_FEATURES, HIDDEN),
+    (HIDDEN,),
+    (HIDDEN, HIDDEN),
+    (HIDDEN,),
+    (HIDDEN,),
+    (N_FEATURES,),
+)
+"""Of one network's arrays, as `Network` has them."""
+PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
+MAX_NETWORKS = 16
+
+
+class Network(NamedTuple):
+    """linear · x + output · gelu(second gelu(first x + first_bias) + second_bias), float32. Biases
+    of the output would change no order."""
+
+    first: NDArray[np.float32]
+    first_bias: NDArray[np.float32]
+    second: NDArray[np.float32]
+    second_bias: NDArray[np.float32]
+    output: NDArray[np.float32]
+    linear: NDArray[np.float32]
+
+    def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,) for (n, N_FEATURES) standardized features."""
+        hidden = gelu(inputs @ self.first + self.first_bias)
+        hidden = gelu(hidden @ self.second + self.second_bias)
+        return np.asarray(hidden @ self.output + inputs @ self.linear)
+
+
+def gelu(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))); overwrites the values' own memory."""
+    inner = values * values
+    inner *= np.float32(0.044715)
+    inner += 1
+    inner *= values
+    inner *= np.float32(np.sqrt(2 / np.pi))
+    np.tanh(inner, out=inner)
+    inner += 1
+    inner *= values
+    inner *= np.float32(0.5)
+    return inner
+
+
+@dataclass(frozen=True)
+class Reranker(JsonRecord):
+    """Networks on the standardized RERANK_FEATURES, the mean of whose scores is added to the log of
+    an item's mixed probability, times `scale`.
+
+    Raises UsageError for numbers that are out of range or not as many as the features."""
+
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    weights: str
+    """base64 of float32, little-endian: the arrays of SHAPES of one network after the other"""
+    scale: float
+    """of the networks' scores, above 0 and at most 1"""
+    exclude_seen: bool
+    """whether items of the history were left out where it was fitted"""
+    settings: KnnSettings
+    """of the memory that it was fitted with"""
+    content: ContentSettings | None
+    """the same; without the digest of the vectors"""
+    digest: str = ""
+    """SHA-256 over all of the above"""
+
+    def __post_init__(self) -> None:
+        for name in ("means", "scales"):
+            values = getattr(self, name)
+            if len(values) != N_FEATURES:
+                raise UsageError(f"a re-ranker has {N_FEATURES} {name}, not {len(values)}")
+            if not all(abs(value) <= LIMIT for value in values):
+                raise UsageError(f"a number of a re-ranker's {name} is larger than {LIMIT:g}")
+        if min(self.scales) < 1 / LIMIT:
+            raise UsageError(f"a scale of a re-ranker is at least {1 / LIMIT:g}")
+        if not 0 < self.scale <= 1:
+            raise UsageError(f"a re-ranker's scale is above 0 and at most 1, not {self.scale}")
+        if not self.networks:
+            raise UsageError("a re-ranker has at least one network")
+
+    @classmethod
+    def of(
+        cls,
+        means: Sequence[float],
+        scales: Sequence[float],
+        networks: Sequence[Network],
+        manifest: MemoryManifest,
+        *,
+        scale: float,
+        exclude_seen: bool,
+    ) -> "Reranker":
+        """A re-ranker that was fitted with the memory of a manifest."""
+        arrays = [np.ravel(array) for network in networks for array in network]
+        data = np.concatenate(arrays).astype("<f4").tobytes()
+        fitted = cls(
+            means=tuple(means),
+            scales=tuple(scales),
+            weights=base64.b64encode(data).decode("ascii"),
+            scale=scale,
+            exclude_seen=exclude_seen,
+            settings=manifest.settings,
+            content=_compared(manifest),
+        )
+        return replace(fitted, digest=fitted.values_digest)
+
+    @property
+    def values_digest(self) -> str:
+        """What `digest` is of an intact re-ranker."""
+        values = {**self.to_json(), "digest": None}
+        return hashlib.sha256(canonical(values)).hexdigest()
+
+    @cached_property
+    def networks(self) -> tuple[Network, ...]:
+        """Its networks. Raises UsageError if the weights are not those of 1 to MAX_NETWORKS, or one
+        is not finite."""
+        try:
+            data = base64.b64decode(self.weights, validate=True)
+        except ValueError as error:
+            raise UsageError("the weights of a re-ranker are not base64") from error
+        count, rest = divmod(len(data), 4 * PARAMETERS)
+        if rest or not 1 <= count <= MAX_NETWORKS:
+            raise UsageError(
+                f"a re-ranker has 1 to {MAX_NETWORKS} networks of {4 * PARAMETERS} bytes, not "
+                f"{len(data)} bytes"
+            )
+        values = np.frombuffer(data, dtype="<f4").astype(np.float32)
+        if not (np.abs(values) <= LIMIT).all():
+            raise UsageError(f"a weight of a re-ranker is larger than {LIMIT:g}")
+        ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES])[:-1]
+        networks = []
+        for row in values.reshape(count, PARAMETERS):
+            arrays = zip(np.split(row, ends), SHAPES, strict=True)
+            networks.append(Network(*(array.reshape(shape) for array, shape in arrays)))
+        return tuple(networks)
+
+    def check(self) -> None:
+        """Raise UsageError unless its values are those of its digest, and its weights numbers."""
+        if self.digest != self.values_digest:
+            raise UsageError(
+                f"the re-ranker has digest {self.digest[:12]}, its values {self.values_digest[:12]}"
+            )
+        _ = self.networks
+
+    def check_memory(self, manifest: MemoryManifest) -> None:
+        """Raise CompatibilityError unless a memory has the settings of the one that this was fitted
+        with: it may be of other events."""
+        for name, own, given in (
+            ("settings", self.settings, manifest.settings),
+            ("content", self.content, _compared(manifest)),
+        ):
+            if own != given:
+                raise CompatibilityError(
+                    f"the re-ranker was fitted with a memory of {name} {_short(own)}, this memory "
+                    f"has {_short(given)}",
+                    hint="--no-rerank leaves it out; sidtool tune-memory fits it to this memory",
+                )
+
+    def standardized(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """(..., N_FEATURES) features in standard deviations from their means."""
+        return standardized_features(features, self.means, self.scales)
+
+    def scores(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,) what is added to the logs of the mixed probabilities of n items, by their (n,
+        N_FEATURES) standardized features."""
+        total = sum(network.scores(inputs) for network in self.networks)
+        return np.asarray(total * np.float32(self.scale / len(self.networks)))
+
+    def contributions(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, N_FEATURES) by how much each feature raises the score of each of n items, against an
+        item of which this feature has its mean."""
+        scores = self.scores(inputs)
+        columns = []
+        for feature in range(N_FEATURES):
+            without = inputs.copy()
+            without[:, feature] = 0
+            columns.append(scores - self.scores(without))
+        return np.stack(columns, axis=1)
+
+
+def standardized_features(
+    features: NDArray[np.floating[Any]], means: Sequence[float], scales: Sequence[float]
+) -> NDArray[np.float32]:
+    """(..., N_FEATURES) features in standard deviations from their means, at most FARTHEST_FEATURE
+    in size."""
+    deviations = (features - np.array(means, np.float32)) / np.array(scales, np.float32)
+    return np.clip(deviations, -FARTHEST_FEATURE, FARTHEST_FEATURE).astype(np.float32, copy=False)
+
+
+def _compared(manifest: MemoryManifest) -> ContentSettings | None:
+    """How a memory compares content, whatever the vectors are."""
+    return None if manifest.content is None else replace(manifest.content, vectors="")
+
+
+def _short(record: JsonRecord | None) -> str:
+    """The fields of a record in one line."""
+    if record is None:
+        return "none"
+    return ", ".join(f"{name} {value}" for name, value in record.to_json().items() if value != "")

@@ -1,0 +1,105 @@
+"""The re-ranker as a value: its JSON form, its networks, and the memories that it goes with."""
+
+import base64
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.memory.content import ContentSettings
+from sidtool.memory.reranker import N_FEATURES, PARAMETERS, RERANK_FEATURES, Reranker
+from sidtool.memory.similarity import KnnSettings
+from tests.memory.cases import small_memory
+from tests.memory.rerankers import random_reranker
+
+MANIFEST = small_memory().manifest
+
+
+def test_it_is_read_as_it_was_written() -> None:
+    fitted = random_reranker(MANIFEST, networks=3, scale=0.5)
+    read = Reranker.from_json(fitted.to_json())
+    read.check()
+    assert read == fitted
+    assert len(RERANK_FEATURES) == 22
+    inputs = np.random.default_rng(1).normal(size=(5, N_FEATURES)).astype(np.float32)
+    assert np.array_equal(read.scores(inputs), fitted.scores(inputs))
+    assert len(base64.b64decode(fitted.weights)) == 3 * 4 * PARAMETERS
+
+
+def test_its_scores_are_those_of_a_network_of_two_hidden_layers() -> None:
+    fitted = random_reranker(MANIFEST, networks=2, scale=0.5)
+    inputs = np.random.default_rng(1).normal(size=(4, N_FEATURES))
+
+    def gelu(value: float) -> float:
+        inner = math.sqrt(2 / math.pi) * (value + 0.044715 * value**3)
+        return value / 2 * (1 + math.tanh(inner))
+
+    for x, score in zip(inputs, fitted.scores(inputs.astype(np.float32)), strict=True):
+        total = 0.0
+        for first, first_bias, second, second_bias, output, linear in fitted.networks:
+            hidden = np.array([gelu(value) for value in x @ first + first_bias])
+            hidden = np.array([gelu(value) for value in hidden @ second + second_bias])
+            total += hidden @ output + x @ linear
+        assert score == pytest.approx(0.5 * total / 2, rel=1e-4, abs=1e-5)
+
+
+def test_features_count_in_standard_deviations_up_to_five() -> None:
+    fitted = random_reranker(MANIFEST)
+    means, scales = np.array(fitted.means), np.array(fitted.scales)
+    for deviations, counted in ((2.0, 2.0), (-4.9, -4.9), (80.0, 5.0), (-6.0, -5.0)):
+        features = means + deviations * scales
+        assert fitted.standardized(features) == pytest.approx(counted, abs=1e-4)
+
+
+def test_a_contribution_is_what_the_score_loses_without_the_feature() -> None:
+    fitted = random_reranker(MANIFEST, strength=0)
+    inputs = np.ones((2, N_FEATURES), dtype=np.float32)
+    assert not fitted.contributions(inputs).any()
+    linear = fitted.networks[0]._replace(linear=np.arange(N_FEATURES, dtype=np.float32))
+    values = Reranker.of(
+        fitted.means, fitted.scales, [linear], MANIFEST, scale=1.0, exclude_seen=False
+    )
+    assert values.contributions(inputs) == pytest.approx(np.tile(np.arange(N_FEATURES), (2, 1)))
+
+
+def read_sealed(value: dict[str, object], *, is_sealed: bool) -> None:
+    """Read and check a stored re-ranker, perhaps with the digest of its values."""
+    damaged = Reranker.from_json(value)
+    if is_sealed:
+        damaged = replace(damaged, digest=damaged.values_digest)
+    damaged.check()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"means": (0.0,)}, "a re-ranker has 22 means, not 1"),
+        ({"means": (1e9,) * 22}, "of a re-ranker's means is larger than 1e"),
+        ({"scales": (0.0,) * 22}, "a scale of a re-ranker is at least 1e-06"),
+        ({"scale": 0.0}, "scale is above 0 and at most 1, not 0"),
+        ({"weights": "?"}, "not base64"),
+        ({"weights": ""}, "1 to 16 networks of 14104 bytes, not 0 bytes"),
+        ({"weights": "AAAA"}, "not 3 bytes"),
+        ({"weights": base64.b64encode(b"\xff" * 4 * PARAMETERS).decode()}, "larger than 1e"),
+        ({"exclude_seen": True}, "has digest"),
+        ({"digest": "00"}, "has digest 00"),
+    ],
+)
+def test_damage_is_refused_in_one_line(changed: dict[str, object], message: str) -> None:
+    fitted = random_reranker(MANIFEST)
+    with pytest.raises(UsageError, match=message):
+        read_sealed({**fitted.to_json(), **changed}, is_sealed="weights" in changed)
+
+
+def test_a_memory_of_other_settings_is_refused_and_one_of_other_events_is_not() -> None:
+    fitted = random_reranker(MANIFEST)
+    fitted.check_memory(small_memory(seed=5).manifest)
+    with pytest.raises(CompatibilityError, match=r"recency 0\.5"):
+        fitted.check_memory(small_memory(settings=KnnSettings(recency=0.5)).manifest)
+    content = ContentSettings("vectors", 0.8, "00")
+    with pytest.raises(CompatibilityError, match="memory of content none, this memory has source"):
+        fitted.check_memory(replace(MANIFEST, content=content))
+    with_content = random_reranker(replace(MANIFEST, content=content))
+    with_content.check_memory(replace(MANIFEST, content=replace(content, vectors="11")))
