@@ -21,8 +21,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: venv  ## MovieLens-100K, from a catalog to recommendations, in demo/
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/movielens/run.sh demo
+demo: venv  ## MovieLens-100K, from two files to a verdict and a report, in demo/
+	test -d demo/data || $(BIN)/sidtool example movielens -o demo/data
+	OMP_NUM_THREADS=1 $(BIN)/sidtool fit demo/data/items.csv demo/data/events.csv -o demo/movielens --minutes 4
 
 test: venv  ## one thread per process: two threads on a busy machine wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25

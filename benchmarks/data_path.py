@@ -162,15 +162,15 @@ def open_split(folder: Path, memory: int | None) -> Callable[[], Any]:
 
 def sequences(folder: Path, memory: int | None) -> Callable[[], Any]:
     """`sidtool make-sft --task sequence=1`"""
-    return _examples(folder, memory, "sequence")
+    return _examples(folder, "sequence")
 
 
 def next_items(folder: Path, memory: int | None) -> Callable[[], Any]:
     """`sidtool make-sft` with histories of titles."""
-    return _examples(folder, memory, "title-history-to-sid")
+    return _examples(folder, "title-history-to-sid")
 
 
-def _examples(folder: Path, memory: int | None, task: str) -> Callable[[], Any]:
+def _examples(folder: Path, task: str) -> Callable[[], Any]:
     from sidtool import make_sft
     from sidtool.examples import SftOptions
 
@@ -178,7 +178,7 @@ def _examples(folder: Path, memory: int | None, task: str) -> Callable[[], Any]:
     options = SftOptions({task: 1.0})
 
     def work() -> None:
-        make_sft(*inputs, folder / f"{task}.jsonl", options, memory=memory, force=True)
+        make_sft(*inputs, folder / f"{task}.jsonl", options, force=True)
 
     return work
 
@@ -216,13 +216,13 @@ def item_knn(folder: Path, budget: int | None) -> Callable[[], Any]:
     from sidtool import open_split as open_folder
     from sidtool.data.split.split import evenly_spaced
     from sidtool.evaluation.baselines import UNTUNED, baseline_values
-    from sidtool.evaluation.evaluation import spilled
+    from sidtool.evaluation.evaluation import temporary_shards
     from sidtool.evaluation.ranking import IndexedExamples
 
     opened, bundle = open_folder(folder / "split"), open_bundle(str(folder / "shop.zarr"))
 
     def work() -> None:
-        with spilled(budget) as (_, shards):
+        with temporary_shards(budget) as shards:
             ranked = evenly_spaced(opened.test, USERS)
             examples = IndexedExamples.of(bundle, ranked, exclude_seen=False)
             baseline_values(examples, opened.train, (10,), UNTUNED, k=10, shards=shards)

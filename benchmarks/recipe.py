@@ -228,8 +228,8 @@ class Recipe:
         return ["--items", self.dataset.items] if "model" in encoder else []
 
     def seen_options(self) -> list[object]:
-        """The option that leaves out the items of a history."""
-        return ["--exclude-seen"] if self.dataset.exclude_seen else []
+        """Whether the items of a history are left out."""
+        return ["--exclude-seen" if self.dataset.exclude_seen else "--no-exclude-seen"]
 
     def evaluate(self, model: Path) -> dict[str, Any]:
         """The metrics of a model on the users of the chosen part."""

@@ -7,7 +7,6 @@ from .data import FieldOptions as FieldOptions
 from .data import Fields as Fields
 from .data import GeneralOptions as GeneralOptions
 from .data import read_items as read_items
-from .data.prepare import CheckOptions as CheckOptions
 from .data.prepare import FilterOptions as FilterOptions
 from .data.prepare import PrepareOptions as PrepareOptions
 from .data.prepare import check as check

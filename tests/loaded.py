@@ -32,7 +32,7 @@ def loaded_model(
         "tiny",
         None,
         {},
-        "tuned",
+        (),
         history_prompt=history_prompt,
         text_prompt=text_prompt,
         kind="encoder-decoder" if has_encoder else "causal",

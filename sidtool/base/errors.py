@@ -10,7 +10,6 @@
         └── ThresholdError               a metric is below the required minimum
 
     SidtoolWarning                   a message for the user that is not a failure
-    └── SummaryWarning               one that a command prints below its results
 
 An error is one line: what is wrong and the two values that disagree; `hint` is what to do next.
 """
@@ -79,7 +78,3 @@ class ThresholdError(RefusedError):
 
 class SidtoolWarning(UserWarning):
     """A message for the user that is not a failure."""
-
-
-class SummaryWarning(SidtoolWarning):
-    """A message that a command prints below its results, where it is seen."""

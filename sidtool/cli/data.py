@@ -8,8 +8,8 @@ import typer
 from sidtool.base.errors import UsageError
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
-from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CheckOptions, PrepareOptions
+from sidtool.data import CatalogNames, EventNames, UnknownOptions
+from sidtool.data.prepare import PrepareOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ def check(
     ],
     columns: CatalogNames,
     names: EventNames,
-    checks: CheckOptions,
+    checks: UnknownOptions,
     events: Annotated[
         Path | None,
         typer.Argument(metavar="[EVENTS]", help="Events on its items, in any format of split."),
@@ -44,22 +44,17 @@ def check(
     build."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import FOLDER
-    from sidtool.data.prepare import clean, read_catalog_table, read_event_table, report
+    from sidtool.data.prepare import clean, read_tables, report
 
     if events is None and names.flags:
         raise UsageError(f"{names.flags[0]} requires EVENTS")
-    if events is None and checks.time_format is not None:
-        raise UsageError("--time-format requires EVENTS")
     if out is not None:
         refuse_existing(out, force, FOLDER)
-    catalog = read_catalog_table(items, columns.id_column, columns.title_column)
-    table = None
-    if events is not None:
-        table = read_event_table(events, names, checks.time_format)
+    catalog, table = read_tables(items, events, columns, names)
     before = report(catalog, table, allow_unknown=checks.allow_unknown)
     if out is None:
         _say_report(before, json=json)
-        hint = _mending_hint(before, table)
+        hint = _mending_hint(before, items, events, table)
         return before.refuse_stops(hint, allow_unknown=checks.allow_unknown)
     cleaned = clean(catalog, table, out, force=force)
     if json:
@@ -103,15 +98,22 @@ def prepare(
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
 
 
-def _mending_hint(report: "Report", events: "EventTable | None") -> str:
+def _mending_hint(
+    report: "Report", items: Path, events: Path | None, table: "EventTable | None"
+) -> str:
     """How the problems that stop a build can be mended."""
     from sidtool.data import time_format_hint
+    from sidtool.data.prepare import guess_flags
 
-    hint = None
-    is_unreadable = any(problem.kind == "unreadable_time" for problem in report.stops)
-    if is_unreadable and events is not None:
-        hint = time_format_hint(events.times or ())
-    return hint or "--fix OUT writes cleaned copies"
+    kinds = {problem.kind for problem in report.stops}
+    hints = []
+    if "no_titles" in kinds and (guessed := guess_flags(items, events)) is not None:
+        hints.append(f"by their cells, columns are {guessed}")
+    if "unreadable_time" in kinds and table is not None:
+        hints.append(time_format_hint(table.times or ()) or "")
+    if kinds - {"no_titles", "unreadable_time"} or not any(hints):
+        hints.append("--fix OUT writes cleaned copies")
+    return "; ".join(filter(None, hints))
 
 
 def _say_report(report: "Report", *, json: bool) -> None:
@@ -148,7 +150,7 @@ def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
     _say_left_out({**cleaned.dropped_items, **cleaned.dropped_events})
     if cleaned.respelled_items or cleaned.respelled_events:
         say(
-            f"ids in their normal form: {cleaned.respelled_items} items, "
+            f"ids in their normal form or as in the catalog: {cleaned.respelled_items} items, "
             f"{cleaned.respelled_events} events"
         )
     if cleaned.converted_times:

@@ -77,8 +77,8 @@ def evaluate(
         typer.Option(
             parser=parse_bytes,
             metavar="SIZE",
-            help="Memory for training events and the pairs of item-kNN, like 4GiB: more than fits "
-            "is put into temporary files.",
+            help="Memory for the pairs of item-kNN, like 4GiB: more than fits is put into "
+            "temporary files.",
         ),
     ] = None,
     json: options.Json = False,

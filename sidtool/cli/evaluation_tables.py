@@ -60,6 +60,13 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     if n_missing:
         title += f"; {n_missing} targets cannot be recommended"
     say_table(["", "model", "95% interval", *systems], rows, title=title, aside=aside)
+    _say_seen(evaluation.settings, aside=aside)
+
+
+def _say_seen(settings: Mapping[str, object], *, aside: bool) -> None:
+    """Whether seen items are recommended, and why."""
+    if "seen" in settings:
+        (note if aside else say)(str(settings["seen"]))
 
 
 def _say_fields(evaluation: "Evaluation", *, aside: bool) -> None:
@@ -218,6 +225,7 @@ def say_lists(evaluation: "ListEvaluation", *, json: bool) -> None:
         if start:
             _say_line("", aside=json)
         say_table(["", *systems], rows, title=title, aside=json)
+    _say_seen(evaluation.settings, aside=json)
     rows = []
     for system, by_metric in evaluation.differences.items():
         for metric in (*evaluation.names[:2], "diversity"):

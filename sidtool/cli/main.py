@@ -34,7 +34,7 @@ PANELS: dict[str, dict[str, str]] = {
         "interop.export": "shop.zarr --to minionerec -o maps",
     },
     "Model": {
-        "models.init_model": "items.csv --preset gpt2-tiny -o base",
+        "models.init_model": "items.csv -o base",
         "models.extend_model": "base shop.zarr -o base+sid",
         "models.adopt": "hf://ORG/NAME shop.index.json --preset minionerec -o adopted",
         "models.merge": "tuned-lora -o tuned",

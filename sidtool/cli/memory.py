@@ -23,6 +23,7 @@ from sidtool.cli.terminal.console import (
 )
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.memory import DEFAULT
+from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
     from sidtool.data import Vectors
@@ -195,18 +196,19 @@ def tune_memory(
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
         binding = tune(model, events, opened, out, tuning, force=force, progress=report)
+    seen = seen_reason(tuning.exclude_seen, events.reference.targets_repeat)
     reranker = binding.reranker
     if json:
         values = binding.to_json()
         values["reranker"] = None if reranker is None else reranker.digest  # not its weights
-        return say_json({"model": str(out)} | values)
+        return say_json({"model": str(out)} | values | {"seen": seen})
     # a count beside metrics would leave these no decimals
     metrics = {name: value for name, value in binding.validation.items() if name != "users"}
     rows = [("users", int(binding.validation["users"])), *metrics.items()]
     say_table(["", ""], rows, title="validation")
     weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
     order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
-    say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}")
+    say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}; {seen}")
     return next_step("sidtool evaluate {out} {split}", out=out, split=split)
 
 
@@ -250,9 +252,10 @@ def _build_tuned(
     weight = 0 if tuned.content is None else tuned.content.settings.weight
     settings = {**tuned.settings.to_json(), "content_weight": weight}
     values = ", ".join(f"{name} {value}" for name, value in settings.items())
+    seen = seen_reason(search.exclude_seen, split.reference.targets_repeat)
     note(
         f"{values}: NDCG@10 {tuned.ndcg:.4f} on {tuned.users} validation examples, with the "
-        f"defaults {tuned.start_ndcg:.4f}"
+        f"defaults {tuned.start_ndcg:.4f}; {seen}"
     )
     return build_memory(split, bundle, tuned.settings, content=tuned.content, tuned_on=tuned.users)
 

@@ -15,7 +15,7 @@ from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import next_step, say, say_json, say_plan, warn
 from sidtool.data import TextNames
 from sidtool.integrations.adopt import AdoptOptions
-from sidtool.model import Dtype, ExtendOptions, Preset
+from sidtool.model import DEFAULT_PRESET, Dtype, ExtendOptions, Preset
 
 if TYPE_CHECKING:
     from sidtool.data import Items
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class ModelDesign:
     """The shape of an untrained model, and of its tokenizer."""
 
-    preset: Preset = option("gpt2-tiny")
+    preset: Preset = option(DEFAULT_PRESET)
     """Shape of the model."""
     vocab_size: int = option(4096)
     """Maximum text tokens; 512 suffice for a model that sees only SIDs."""

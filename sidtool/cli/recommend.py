@@ -12,11 +12,19 @@ from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.cli import inference
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import progress, say, say_json, say_table, standard_input, warn
+from sidtool.cli.terminal.console import (
+    note,
+    progress,
+    say,
+    say_json,
+    say_table,
+    standard_input,
+    warn,
+)
 from sidtool.integrations.ray import RunOptions, WorkerOptions
 from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation import ItemOptions, RecommendOptions
-from sidtool.recommendation.search import ListOptions
+from sidtool.recommendation.search import ListOptions, seen_reason
 
 if TYPE_CHECKING:
     from sidtool.data import Fields
@@ -153,6 +161,7 @@ def recommend(
     A request of --file that cannot be answered gets {"line", "error"} in its place among the JSON
     Lines, the others are answered, and the exit code is 1. `missing` of an answer is the number of
     items fewer than k."""
+    from sidtool.model.contract import targets_repeat
     from sidtool.recommendation import Outcome, answer_each, recommend_to_file
 
     choices = _with_list(choices, output.list_length, lists)
@@ -183,7 +192,9 @@ def recommend(
             outcome = recommend_to_file(
                 loaded, requests, target, choices, resume=resume, force=force, **shared
             )
-    return _report(outcome, choices.k)
+    _report(outcome, choices.k)
+    if output.candidates is None or choices.exclude_seen is not None:
+        note(seen_reason(choices.exclude_seen, targets_repeat(loaded.contract)))
 
 
 def _check_shown(fields: "Fields", loaded: "LoadedModel", *, is_list: bool) -> None:

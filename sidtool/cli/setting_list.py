@@ -14,7 +14,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import meanings
 from sidtool.base.records import JsonRecord
-from sidtool.model import Preset, preset_fields
+from sidtool.model import DEFAULT_PRESET, Preset, preset_fields
 from sidtool.tokenizer import METHODS, FusionOptions
 from sidtool.training import (
     DEFAULTS,
@@ -57,7 +57,7 @@ class Setting(JsonRecord):
         return "" if self.default is None else str(self.default)
 
 
-def list_settings(command: Configurable, *, preset: Preset = "gpt2-tiny") -> list[Setting]:
+def list_settings(command: Configurable, *, preset: Preset = DEFAULT_PRESET) -> list[Setting]:
     """The settings of a command, in the order of the code; `preset` is that of init-model.
 
     Raises MissingPackageError if the settings are those of a library that is not installed,
@@ -90,7 +90,7 @@ def setting_keys(command: str) -> list[str]:
         keys |= {name for method in METHODS.values() for name in method.options}
         keys |= {field.name for field in dataclasses.fields(FusionOptions)}
     elif command == "init-model":
-        keys |= preset_fields("gpt2-tiny").keys() - {"model_type"}
+        keys |= preset_fields(DEFAULT_PRESET).keys() - {"model_type"}
     elif command == "train":
         keys |= TRAINING.option_types.keys() | DEFAULTS.keys()
     elif command == "rl":

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.option_texts import parse_bytes
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.data.split import Protocol, SplitManifest, SplitOptions
+from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
     from sidtool.data import FieldTypes
@@ -31,7 +33,16 @@ def split(
     ],
     out: options.Out,
     rules: SplitOptions,
-    memory: options.EventMemory = None,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_bytes,
+            metavar="SIZE",
+            help="Memory for events, like 4GiB: more than fits is put into files beside the "
+            "output.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -61,6 +72,9 @@ def _say_manifest(manifest: SplitManifest) -> None:
         rows.insert(1, ("windows", f"{counts.windows} training windows"))
     if counts.left_out:
         rows.append(("left out", f"{counts.left_out} {LEFT_OUT[manifest.protocol]}"))
+    if counts.repeated_targets is not None:
+        reason = seen_reason(None, counts.targets_repeat)
+        rows.append(("repeats", f"{counts.repeated_targets} targets; by default {reason}"))
     if manifest.cuts:
         rows.append(("cuts", f"{manifest.cuts.valid_from:.16g}, {manifest.cuts.test_from:.16g}"))
     if manifest.sessions is not None:

@@ -20,7 +20,7 @@ from sidtool.cli.terminal.console import (
 )
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
-from sidtool.model import Preset
+from sidtool.model import DEFAULT_PRESET, Preset
 from sidtool.training import RefreshOptions, Stage
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def settings(
     ],
     preset: Annotated[
         Preset, typer.Option(help="Model whose configuration init-model sets.")
-    ] = "gpt2-tiny",
+    ] = DEFAULT_PRESET,
     json: options.Json = False,
 ) -> None:
     """List every setting that a command takes by --set key=value: type, default and meaning."""

@@ -2,7 +2,6 @@ from .columns import CatalogColumns as CatalogColumns
 from .columns import EventColumns as EventColumns
 from .columns import EventNames as EventNames
 from .event_sort import Spill as Spill
-from .event_sort import spill_beside as spill_beside
 from .fields.conditions import Condition as Condition
 from .fields.field_columns import FieldName as FieldName
 from .fields.field_columns import FieldOptions as FieldOptions

@@ -6,11 +6,12 @@ ambiguous. Names are compared without case, `_`, `-` and blanks: `movieId` is `m
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option, options_of
 from sidtool.base.records import JsonRecord
+from sidtool.data.times import check_time_format
 
 Tiers = tuple[tuple[str, ...], ...]
 Order = Literal["column", "row"]
@@ -54,6 +55,7 @@ ORDER_COLUMNS: Tiers = (
     ("order", "position"),
 )
 """Names of a timestamp or order column."""
+TIME = "time or order of an event"
 HISTORY_COLUMNS: Tiers = (
     ("history_item_id",),
     ("item_id_list",),
@@ -79,6 +81,15 @@ class EventColumns(JsonRecord):
     item: str
     order: str | None
     """None: the order of the rows was meant."""
+    time_format: str | None = None
+    """Format of the dates in it (codes of strftime); None for numbers and ISO dates."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored, without a format where there is none."""
+        value = super().to_json()
+        if self.time_format is None:
+            del value["time_format"]
+        return value
 
 
 @dataclass(frozen=True)
@@ -94,10 +105,17 @@ class EventNames:
     """Event column of time or order; guessed by default."""
     order_by: Order = option("column", flag="--order")
     """What orders events: a column of time or order, or the rows of the file."""
+    time_format: str | None = option(None, metavar="FORMAT")
+    """Format of the times of the events, like '%d/%m/%Y' (codes of strftime), if they are neither
+    numbers nor ISO dates."""
 
     def __post_init__(self) -> None:
         if self.order_by == "row" and self.order is not None:
             raise UsageError("--order row and --order-column contradict each other")
+        if self.order_by == "row" and self.time_format is not None:
+            raise UsageError("--time-format requires a column of times, not --order row")
+        if self.time_format is not None:
+            check_time_format(self.time_format)
 
     @property
     def flags(self) -> list[str]:
@@ -185,37 +203,36 @@ def choose_event_columns(
             f"{path} holds windows (histories and targets), not events",
             hint=f"sidtool split {path} --protocol given --valid FILE --test FILE -o FOLDER",
         )
-    user = need_column(
-        path,
-        available,
-        named.user,
-        USER_COLUMNS,
-        "user id",
-        f"{command} --user-column",
-        recorded=recorded.user if recorded else None,
-    )
-    item = need_column(
-        path,
-        available,
-        named.item,
-        ID_COLUMNS,
-        "item id",
-        f"{command} --item-column",
-        recorded=recorded.item if recorded else None,
-    )
     rows_ordered = recorded is not None and recorded.order is None and named.order is None
+    before = recorded or EventNames()
+    wanted: dict[str, tuple[str | None, Tiers, str, str | None]] = {
+        "--user-column": (named.user, USER_COLUMNS, "user id", before.user),
+        "--item-column": (named.item, ID_COLUMNS, "item id", before.item),
+        "--order-column": (named.order, ORDER_COLUMNS, TIME, before.order),
+    }
     if named.order_by == "row" or rows_ordered:
-        return EventColumns(user, item, None)
-    order = need_column(
-        path,
-        available,
-        named.order,
-        ORDER_COLUMNS,
-        "time or order of an event",
-        f"{command} --order-column, or with --order row if the rows are in order",
-        recorded=recorded.order if recorded else None,
-    )
-    return EventColumns(user, item, order)
+        del wanted["--order-column"]
+    chosen = {}
+    missing = {}
+    for flag, (name, tiers, content, past) in wanted.items():
+        hint = f"{command} {flag}"
+        column = choose_column(path, available, name, tiers, content, hint, recorded=past)
+        if column is None:
+            missing[flag] = content
+        else:
+            chosen[flag] = column
+    if missing:
+        rows = ", or with --order row if the rows are in order"
+        raise UsageError(
+            f"{path} has no column that looks like the {', the '.join(missing.values())}: "
+            f"{', '.join(available)}",
+            hint=f"{command} {', '.join(missing)}{rows if '--order-column' in missing else ''}",
+        )
+    order = chosen.get("--order-column")
+    time_format = named.time_format
+    if recorded is not None and recorded.order == order:
+        time_format = time_format or recorded.time_format
+    return EventColumns(chosen["--user-column"], chosen["--item-column"], order, time_format)
 
 
 def _plain_name(name: str) -> str:

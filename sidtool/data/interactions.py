@@ -21,7 +21,14 @@ from sidtool.data.columns import EventColumns, EventNames, choose_column, choose
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
 from sidtool.data.tables.containers import Column
 from sidtool.data.tables.tables import column_batches, column_names
-from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
+from sidtool.data.times import (
+    check_one_unit,
+    check_same_kind,
+    count_units,
+    iso_times,
+    read_order,
+    trimmed,
+)
 
 RUN_EVENTS = 1 << 21
 """The most events that are coded at once: the more, the more ids repeat, and the fewer are looked
@@ -127,7 +134,11 @@ def _runs(
     if columns.order is not None:
         names[ORDER] = columns.order
     batches = column_batches(path, list(names.values()), ids=[columns.user, columns.item])
-    renamed = ({new: cells[name] for new, name in names.items()} for cells in batches)
+    renamed: Iterable[Mapping[str, Column]] = (
+        {new: cells[name] for new, name in names.items()} for cells in batches
+    )
+    if columns.time_format is not None:
+        renamed = with_iso_times(renamed, columns.time_format)
     is_empty = True
     for run in coder.runs(path, renamed, run_events):
         is_empty = False
@@ -135,6 +146,14 @@ def _runs(
     if is_empty:
         raise DataError(f"{path} holds no events")
     check_one_unit(path, coder.units)
+
+
+def with_iso_times(
+    batches: Iterable[Mapping[str, Column]], time_format: str
+) -> Iterator[dict[str, Column]]:
+    """The batches with dates of a format in the column `order` as ISO dates."""
+    for cells in batches:
+        yield {**cells, ORDER: iso_times(cells[ORDER], time_format)}
 
 
 class EventCoder:

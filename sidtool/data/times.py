@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, InvalidOperation
 from pathlib import Path
@@ -79,32 +79,45 @@ def parse_time(text: str) -> float:
     return number
 
 
-def iso_times(cells: Sequence[str], time_format: str) -> Iterator[str]:
-    """Times of a format (codes of strftime) as ISO dates; cells of another one stay. Raises
-    UsageError for a malformed format."""
+def check_time_format(time_format: str) -> None:
+    """Raise UsageError unless a text is a format of dates (codes of strftime)."""
     try:
         datetime.strptime(EPOCH.strftime(time_format), time_format)
     except (ValueError, re.error) as error:
         raise UsageError(
             f"--time-format {time_format!r} is no format of dates: {error}", hint="like %d/%m/%Y"
         ) from error
-    for cell in cells:
-        try:
-            yield datetime.strptime(cell.strip(), time_format).isoformat()
-        except ValueError:
-            yield cell
+
+
+def iso_times(column: Column, time_format: str) -> Column:
+    """Texts of a format (codes of strftime) as ISO dates; cells of another one stay."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    distinct = pc.unique(column)
+    dates = pa.array([_iso_time(cell, time_format) for cell in distinct.to_pylist()], pa.string())
+    return pc.take(dates, pc.index_in(column, distinct))
+
+
+def _iso_time(cell: str | None, time_format: str) -> str | None:
+    try:
+        return None if cell is None else datetime.strptime(cell.strip(), time_format).isoformat()
+    except ValueError:
+        return cell
 
 
 def time_format_hint(cells: Sequence[str]) -> str | None:
-    """How `sidtool check` reads the times, if the first of them have one of the usual formats."""
+    """The option that reads the times, if the first of them have one of the usual formats."""
     formats = [name for name in TIME_FORMATS if _fits(cells, name)]
     if not formats:
         return None
     either = " or ".join(map(repr, formats))
-    return (
-        f"the times look like {either}: `sidtool check ITEMS EVENTS --time-format {formats[0]!r} "
-        "--fix OUT` writes them as ISO dates"
-    )
+    return f"the times look like {either}: --time-format {formats[0]!r} of check and split reads it"
+
+
+def guess_time_format(cells: Sequence[str]) -> str | None:
+    """The usual format that the first cells have; None without one."""
+    return next((name for name in TIME_FORMATS if _fits(cells, name)), None)
 
 
 def _fits(cells: Sequence[str], time_format: str) -> bool:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sidtool.base.errors import RefusedError, SummaryWarning
+from sidtool.base.errors import RefusedError, SidtoolWarning
 from sidtool.base.options import option
 from sidtool.base.records import JsonRecord
 
@@ -50,32 +50,42 @@ class UnknownIds(JsonRecord):
         return text if self.guess is None else f"{text}; {self.guess}"
 
     def check(self, *, allow_unknown: bool) -> None:
-        """Raise RefusedError if too many are unknown and `allow_unknown` is false; a SummaryWarning
+        """Raise RefusedError if too many are unknown and `allow_unknown` is false; a SidtoolWarning
         says that some are."""
         if self.is_refused and not allow_unknown:
-            raise RefusedError(self.message, hint="mend the ids, or continue with --allow-unknown")
+            mend = "mend the ids"
+            if self.guess is not None:
+                mend = "`sidtool check ITEMS EVENTS --fix OUT` writes them as the catalog does"
+            raise RefusedError(self.message, hint=f"{mend}; --allow-unknown continues as it is")
         if self.count:
-            warnings.warn(self.message, SummaryWarning, stacklevel=3)
+            warnings.warn(self.message, SidtoolWarning, stacklevel=3)
 
 
 def guess_spelling(
     known: Iterable[str], unknown: Iterable[str], known_name: str, unknown_name: str
 ) -> str | None:
-    """How ids differ that are equal without leading zeros, blanks, case and ".0", if most of the
-    unknown ones have an equal: "ids of the catalog look like '0034', those of events like '34'"."""
+    """How ids differ, if `known_spellings` finds any: "ids of the catalog look like '0034', those
+    of events like '34'"."""
+    for unknown_id, known_id in known_spellings(known, unknown).items():
+        return (
+            f"ids of {known_name} look like {known_id!r}, those of {unknown_name} like "
+            f"{unknown_id!r}"
+        )
+    return None
+
+
+def known_spellings(known: Iterable[str], unknown: Iterable[str]) -> dict[str, str]:
+    """Unknown id -> the only known one that is equal without leading zeros, blanks, case and ".0";
+    empty unless most of the unknown ids have one."""
     unknown = list(dict.fromkeys(filter(None, unknown)))
-    if not unknown:
-        return None
-    known_of = {_plain(item): item for item in known}
-    pairs = [(known_of[_plain(item)], item) for item in unknown if _plain(item) in known_of]
-    if len(pairs) < MIN_ALIKE_SHARE * len(unknown):
-        return None
-    known_id, unknown_id = pairs[0]
-    return (
-        f"ids of {known_name} look like {known_id!r}, those of {unknown_name} like {unknown_id!r}"
-    )
+    known_of: dict[str, set[str]] = {}
+    for item in known if unknown else ():
+        known_of.setdefault(plain_id(item), set()).add(item)
+    pairs = {item: known_of.get(plain_id(item), set()) for item in unknown}
+    spellings = {item: next(iter(found)) for item, found in pairs.items() if len(found) == 1}
+    return spellings if len(spellings) >= MIN_ALIKE_SHARE * len(unknown) else {}
 
 
-def _plain(item: str) -> str:
+def plain_id(item: str) -> str:
     """An id without what programs that read tables change."""
     return NUMBER_ENDING.sub("", item.strip().casefold()).lstrip("0")

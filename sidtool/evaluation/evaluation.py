@@ -16,12 +16,11 @@ from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
-from sidtool.data import Spill, UnknownIds, guess_spelling
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.bootstrap import RESAMPLES, Difference, everyone
 from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
-from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
+from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.metrics import averages, metric_names, metric_values
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import (
@@ -49,7 +48,7 @@ from sidtool.evaluation.results import (
 )
 from sidtool.memory import Shards
 from sidtool.model import LoadedModel
-from sidtool.recommendation.search import Normalize, check_normalize
+from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Leaves
 
@@ -74,8 +73,8 @@ def evaluate(
     events (as `open_split`). The options may also be given as keywords, like `limit=100`.
 
     `against` is another model for the same items, of whatever bundle, that the model is compared
-    with. With `baseline_memory`, a number of bytes, more training events and pairs of item-kNN than
-    fit are put into temporary files. `ranker` searches in place of this process
+    with. With `baseline_memory`, a number of bytes, more pairs of item-kNN than fit are put into
+    temporary files. `ranker` searches in place of this process
     (`cluster.ClusterRanker`), for the model. Raises UsageError for a keyword that is no option,
     CompatibilityError if a model, its bundle or its memory may have learned from held-out events,
     RefusedError if the bundle lacks too many targets, unless `options` allow unknown ones, and as
@@ -89,13 +88,17 @@ def evaluate(
         5
     """
     options = options_from(EvaluationOptions, options, given)
-    with spilled(baseline_memory) as (spill, shards):
-        held_out = HeldOut.open(model, split, options.on, against, spill)
+    with temporary_shards(baseline_memory) as shards:
+        held_out = HeldOut.open(model, split, options.on, against)
+        repeats = held_out.split.reference.targets_repeat
+        reason = seen_reason(options.exclude_seen, repeats)
+        options = options.with_seen(repeats)
         part = held_out.part
         if options.target:
             part = fulfilling(part, options.target, held_out.split.fields)
         examples = evenly_spaced(part, options.limit)
-        _check_targets(held_out.loaded.bundle, examples, allow_unknown=options.allow_unknown)
+        targets = [example.item for example in examples]
+        check_targets(held_out.loaded.bundle, targets, options)
         evaluation = evaluate_examples(
             held_out.loaded,
             examples,
@@ -106,30 +109,18 @@ def evaluate(
             ranker=ranker,
             progress=progress,
         )
-        return replace(evaluation, settings={"on": options.on, **evaluation.settings})
-
-
-def _check_targets(bundle: Bundle, examples: Sequence[Example], *, allow_unknown: bool) -> None:
-    """Raise RefusedError if the bundle lacks too many targets; warn of fewer."""
-    targets = [example.item for example in examples]
-    rows = bundle.items.rows(targets).tolist()
-    missing = [item for item, row in zip(targets, rows, strict=True) if row < 0]
-    guess = guess_spelling(bundle.items.ids, missing, "the bundle", "targets")
-    problem = "targets are items that the bundle lacks, each of them a miss"
-    UnknownIds(len(missing), len(targets), problem, guess).check(allow_unknown=allow_unknown)
+        settings = {"on": options.on, **evaluation.settings, "seen": reason}
+        return replace(evaluation, settings=settings)
 
 
 @contextmanager
-def spilled(budget: int | None) -> Iterator[tuple[Spill | None, Shards | None]]:
-    """Temporary folders for events and for pairs, which are not in memory at the same time."""
+def temporary_shards(budget: int | None) -> Iterator[Shards | None]:
+    """A temporary folder for pairs beyond a budget; None without one."""
     if budget is None:
-        yield None, None
+        yield None
         return
     with TemporaryDirectory(prefix="sidtool-") as name:
-        events, pairs = (Path(name) / part for part in ("events", "pairs"))
-        events.mkdir()
-        pairs.mkdir()
-        yield Spill(events, budget), Shards(pairs, budget)
+        yield Shards(Path(name), budget)
 
 
 def evaluate_examples(
@@ -165,7 +156,7 @@ def evaluate_examples(
             SidtoolWarning,
             stacklevel=2,
         )
-    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=bool(options.exclude_seen))
     settings: dict[str, Any] = {
         "num_beams": num_beams,
         **_model_settings(loaded, options.normalize),
@@ -226,7 +217,7 @@ def _rank_other(
     """What another model recommends, decoded as it was trained, by the positions of a bundle."""
     if other.contract.history_prompt is None:
         raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
-    indexed = IndexedExamples.of(other.bundle, examples, exclude_seen=options.exclude_seen)
+    indexed = IndexedExamples.of(other.bundle, examples, exclude_seen=bool(options.exclude_seen))
     ranked = rank_examples(
         other,
         indexed,

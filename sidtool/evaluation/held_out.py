@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.data import Spill
+from sidtool.data import UnknownIds, UnknownOptions, guess_spelling
 from sidtool.data.split import Example, Split, SplitReference, check_split, open_split
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import check_model_split, event_columns, matching_rows
@@ -37,7 +37,6 @@ class HeldOut:
         split: Split | str | Path,
         on: Part,
         against: LoadedModel | str | Path | None = None,
-        spill: Spill | None = None,
     ) -> "HeldOut":
         """Load the models and open the split, both unless they are. Raises CompatibilityError if a
         model, its bundle or its memory may have learned from held-out events."""
@@ -46,7 +45,7 @@ class HeldOut:
         name = "the split" if isinstance(split, Split) else str(split)
         if not isinstance(split, Split):
             columns = event_columns(loaded.contract, loaded.bundle)
-            split = open_split(split, recorded=columns, spill=spill)
+            split = open_split(split, recorded=columns)
         _check_unseen(loaded, name, split.reference, "the model", "the memory")
         if other is not None:
             labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
@@ -62,6 +61,21 @@ def _check_unseen(
     check_model_split(loaded.contract, loaded.bundle, name, split, model=model)
     if loaded.memory is not None:
         check_split(memory, loaded.memory.memory.manifest.split, name, split)
+
+
+def check_targets(
+    bundle: Bundle,
+    targets: Sequence[str],
+    options: UnknownOptions,
+    problem: str = "targets are items that the bundle lacks, each of them a miss",
+) -> None:
+    """Raise RefusedError if the bundle lacks too many targets, unless the options allow it; warn of
+    fewer."""
+    rows = bundle.items.rows(targets).tolist()
+    missing = [item for item, row in zip(targets, rows, strict=True) if row < 0]
+    guess = guess_spelling(bundle.items.ids, missing, "the bundle", "targets")
+    unknown = UnknownIds(len(missing), len(targets), problem, guess)
+    unknown.check(allow_unknown=options.allow_unknown)
 
 
 def check_same_catalog(one: Bundle, other: Bundle) -> None:

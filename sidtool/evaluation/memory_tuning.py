@@ -72,6 +72,7 @@ def tune_memory(
         True
     """
     options = options_from(TuneMemoryOptions, options, given)
+    options = options.with_seen(split.reference.targets_repeat)
     examples = plan_tune_memory(model, split, memory, out, options, force=force)
     loaded = load_model_folder(model)
     binding = choose_binding(loaded, memory, examples, split.reference, options, progress)
@@ -95,9 +96,13 @@ def choose_binding(
     judged: dict[str, float] = {}
     if options.rerank and (choice.weight > 0 or choice.gate is not None):
         features = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
-        indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
+        indexed = IndexedExamples.of(
+            loaded.bundle, examples, exclude_seen=bool(options.exclude_seen)
+        )
         ranked = RankedUsers.of(candidates.with_factor(factor), choice, indexed, features)
-        reranker, judged = fit_reranker(ranked, memory.manifest, exclude_seen=options.exclude_seen)
+        reranker, judged = fit_reranker(
+            ranked, memory.manifest, exclude_seen=bool(options.exclude_seen)
+        )
     return MemoryBinding(
         memory.digest,
         choice.weight,
@@ -150,7 +155,7 @@ def candidates_of(
     even = replace(loaded, memory=WeightedMemory(memory, weight=0.5, power=1.0))
     session = QuerySession.of(even)
     assert session.mixture is not None
-    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=options.exclude_seen)
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=bool(options.exclude_seen))
     ranked: list[RankedItems] = []
     for batch in in_windows(example_queries(session, indexed), WINDOW, len(examples), progress):
         k = options.num_beams

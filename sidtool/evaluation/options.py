@@ -65,7 +65,7 @@ class EvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListEvaluationOptions(HeldOutOptions, SearchOptions):
+class ListEvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
     """How lists are evaluated. Raises UsageError for a number out of range."""
 
     length: int = option(10, minimum=1, maximum=MAX_LENGTH, metavar="M")
@@ -80,7 +80,7 @@ class ListEvaluationOptions(HeldOutOptions, SearchOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionOptions(HeldOutOptions, BeamOptions):
+class QuestionOptions(UnknownOptions, HeldOutOptions, BeamOptions):
     """Which questions of a task are evaluated. Raises UsageError for a number out of range."""
 
     items: Path | None = option(None)

@@ -93,7 +93,7 @@ def tune_similarity(
     Test examples are not read. Raises DataError without validation examples, CompatibilityError if
     the bundle's codebook may have learned from held-out events, RefusedError if a held-out event is
     among the training events."""
-    options = options or TuneSimilarityOptions()
+    options = (options or TuneSimilarityOptions()).with_seen(split.reference.targets_repeat)
     check_bundle_split(bundle, "the split of the memory", split.reference)
     if not split.valid:
         raise DataError("the split has no validation examples to tune the memory on")
@@ -118,7 +118,7 @@ def _trials(
     sequences = item_sequences(split, ids)
     events = count_events(sequences, n)
     chosen = evenly_spaced(split.valid, options.users)
-    examples = IndexedExamples.of(bundle, chosen, exclude_seen=options.exclude_seen)
+    examples = IndexedExamples.of(bundle, chosen, exclude_seen=bool(options.exclude_seen))
     targets = examples.target_positions
 
     @cache

@@ -148,7 +148,8 @@ def _place(difference: Difference, base: float, other: str, figures: str = "") -
     """Where a model stands beside a system of the mean `base`, named `other` unless it was just
     before; with more `figures` before the interval."""
     spell = _signed if base == 0 else _percent
-    ends = [spell(end / (base or 1)) for end in (difference.low, difference.high)]
+    # no metric is below 0, so nothing is behind by more than all of it
+    ends = [spell(max(-1.0, end / (base or 1))) for end in (difference.low, difference.high)]
     size = _number(abs(difference.mean)) if base == 0 else _share(abs(difference.mean) / base)
     place, between = {
         "ahead": (f"{size} ahead", " of "),

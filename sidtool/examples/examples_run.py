@@ -1,7 +1,7 @@
 """make-sft: opens what training examples are made from, and writes them with their lineage."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,7 @@ from sidtool.base.output import locked, partial_path, publish, refuse_existing, 
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
-from sidtool.data import (
-    GeneralOptions,
-    Items,
-    Query,
-    Spill,
-    spill_beside,
-)
+from sidtool.data import GeneralOptions, Items, Query
 from sidtool.data.split import Split, open_split
 from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
 from sidtool.examples.event_weights import EventWeights, WeightOptions
@@ -58,7 +52,7 @@ class SftInputs:
     queries: Sequence[Query] = ()
     tokenizer: Any | None = None
 
-    def open(self, spill: Spill | None = None, progress: Progress | None = None) -> SftJob:
+    def open(self, progress: Progress | None = None) -> SftJob:
         """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
         options, tokenizer, split = self.options, self.tokenizer, self.split
         bundle = self.bundle
@@ -79,7 +73,7 @@ class SftInputs:
             options = replace(options, columns=columns)
         if not isinstance(split, Split):
             event_columns = bundle.manifest.made_from.event_columns
-            split = open_split(split, recorded=event_columns, spill=spill)
+            split = open_split(split, recorded=event_columns)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
         maker = ExampleMaker(
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
@@ -121,7 +115,6 @@ def make_sft(
     tokenizer: Any | None = None,
     weights: WeightOptions | None = None,
     general: GeneralOptions | None = None,
-    memory: int | None = None,
     threads: int | None = None,
     writer: ExampleWriter | None = None,
     dry_run: bool = False,
@@ -136,8 +129,7 @@ def make_sft(
     `catalog_options`, which may name queries too), `split` a split, its folder, or a file of events
     (`open_split`). `weights` names the weights of the examples of events, `general` a
     general corpus whose text is mixed in; its held-out part is written beside the examples, as
-    examples too. With `memory`, a number of bytes, more events than fit lie in files beside the
-    output; `threads` (None: one per core) divide the work; the examples are the same.
+    examples too. `threads` (None: one per core) divide the work; the examples are the same.
     `writer` writes them in place of this process (`ClusterExamples`). Without `model` (an
     extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
     enforced. Training events and queries of items that the bundle
@@ -162,24 +154,23 @@ def make_sft(
     options = options_from(SftOptions, options, given)
     if not dry_run:
         _refuse_outputs(out, force)
-    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
-        inputs = SftInputs(
-            bundle,
-            items,
-            split,
-            options,
-            catalog_options,
-            model,
-            weights,
-            general,
-            queries,
-            tokenizer,
-        )
-        job = replace(inputs.open(spill, progress), threads=thread_count(threads))
-        job.check_ids()
-        if dry_run:
-            return job.lineage(job.write(None), {})
-        return _written(job, out, force, writer or SftJob.write)
+    inputs = SftInputs(
+        bundle,
+        items,
+        split,
+        options,
+        catalog_options,
+        model,
+        weights,
+        general,
+        queries,
+        tokenizer,
+    )
+    job = replace(inputs.open(progress), threads=thread_count(threads))
+    job.check_ids()
+    if dry_run:
+        return job.lineage(job.write(None), {})
+    return _written(job, out, force, writer or SftJob.write)
 
 
 def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Lineage:

@@ -52,8 +52,9 @@ class MemoryManifest(JsonRecord):
     def source(self) -> dict[str, Any]:
         """The fields that the digest covers."""
         names = ["bundle", "split", "train_digest", "train_events", "window", "settings", "items"]
-        # names of columns say nothing about the events
-        stored = replace(self, split=replace(self.split, columns=None)).to_json()
+        # what equality leaves out follows from the events, or says nothing about them
+        split = replace(self.split, columns=None, targets_repeat=None)
+        stored = replace(self, split=split).to_json()
         if self.content is not None:
             names.append("content")
         return {name: stored[name] for name in names}

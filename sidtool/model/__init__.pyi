@@ -23,6 +23,7 @@ from .memory import DEFAULT_POWER as DEFAULT_POWER
 from .memory import DEFAULT_WEIGHT as DEFAULT_WEIGHT
 from .memory import MemoryOptions as MemoryOptions
 from .memory import WeightedMemory as WeightedMemory
+from .presets import DEFAULT_PRESET as DEFAULT_PRESET
 from .presets import Preset as Preset
 from .presets import init_model as init_model
 from .presets import model_shape as model_shape

@@ -17,6 +17,9 @@ Preset = Literal[
     "gpt2-tiny", "gpt2-mini", "neox-tiny", "qwen3-tiny", "llama-tiny", "t5-tiny", "t5-tiger"
 ]
 
+DEFAULT_PRESET: Preset = "neox-tiny"
+"""The best of the small ones (benchmarks/ablation.md)."""
+
 _SHARED = {
     "tie_word_embeddings": True,
     "pad_token_id": 0,
@@ -91,7 +94,7 @@ def init_model(
     texts: Iterable[str],
     out: str | Path,
     *,
-    preset: Preset = "gpt2-tiny",
+    preset: Preset = DEFAULT_PRESET,
     vocab_size: int = 4096,
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -105,9 +108,9 @@ def init_model(
 
     Examples:
         >>> titles = sidtool.read_items("items.jsonl").texts
-        >>> shape = {"n_layer": 1, "n_embd": 16, "n_head": 2}
+        >>> shape = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2}
         >>> sidtool.init_model(titles, "small", vocab_size=300, overrides=shape)
-        24352
+        22752
     """
     if isinstance(texts, str):  # whose characters would be the texts
         raise UsageError(f"init_model takes texts, not {texts!r}", hint="use read_items(...).texts")

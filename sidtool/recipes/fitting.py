@@ -12,13 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import SummaryWarning, UsageError
+from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.extras import require
 from sidtool.base.options import check_options, group, option
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
-from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CheckOptions, clean, read_catalog_table, read_event_table
+from sidtool.data import CatalogNames, EventNames, UnknownOptions
+from sidtool.data.prepare import clean, read_tables
 from sidtool.evaluation import EvaluationVerdict
 from sidtool.recipes.budget import (
     FILE,
@@ -33,7 +34,7 @@ from sidtool.recipes.budget import (
 from sidtool.recipes.plan import Inputs, Plan, check_step
 from sidtool.recipes.profile import DataProfile, measure
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import Choices, choose, recipe_for
+from sidtool.recipes.rules import SHORT_RECIPE, Choices, choose, recipe_for
 from sidtool.recipes.script import shell_script
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
 
@@ -46,10 +47,12 @@ class FitOptions:
     """How a model is fitted to two files. Raises UsageError for a budget that is no time."""
 
     recipe: str = option(AUTO)
-    """A recipe of the package (default, movielens), or a folder of YAML files, each the --config of
-    one command. Default: chosen by the lengths of the histories."""
+    """A recipe of the package (docs/fit.md lists them), or a folder of YAML files, each the
+    --config of one command. Default: chosen by the lengths of the histories."""
     minutes: float = option(10.0, above=0)
     """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
+    model: str | None = option(None)
+    """Language model for recipes that are for one: hf://ORG/NAME, or a folder."""
     encoder: str = option("lexical")
     """Encoder of the items' texts, as of build-codebook: lexical needs no download."""
     text_template: str | None = option(None)
@@ -63,16 +66,11 @@ class FitOptions:
     """Columns of the catalog."""
     names: EventNames = group(EventNames)
     """Columns of the events."""
-    checks: CheckOptions = group(CheckOptions)
+    checks: UnknownOptions = group(UnknownOptions)
     """What the check allows."""
 
     def __post_init__(self) -> None:
         check_options(self)
-
-    @property
-    def fixes(self) -> bool:
-        """Whether cleaned copies are used; a named format of times is read into them."""
-        return self.fix or self.checks.time_format is not None
 
 
 @dataclass(frozen=True)
@@ -116,16 +114,15 @@ class _Road:
         """Seconds, also of the steps of earlier runs."""
         return max(self.steps.seconds(), self.clock() - self.started)
 
-    def do(self, step: Step, *, is_part: bool = True) -> Path:
+    def do(self, step: Step) -> Path:
         """Run a step unless it is done, and say which one it is."""
-        if is_part:
-            self.done.append(step)
-            end = self.minutes * 60 if self.expected_end is None else self.expected_end
-            at_most = "at most" if self.expected_end is None else "about"
-            left = max(0.0, end - self.spent) / 60
-            self.notify(
-                f"step {len(self.done)} of {self.total}: {step.name}; {at_most} {left:.1f} min left"
-            )
+        self.done.append(step)
+        end = self.minutes * 60 if self.expected_end is None else self.expected_end
+        at_most = "at most" if self.expected_end is None else "about"
+        left = max(0.0, end - self.spent) / 60
+        self.notify(
+            f"step {len(self.done)} of {self.total}: {step.name}; {at_most} {left:.1f} min left"
+        )
         return self.steps.do(step)
 
 
@@ -155,18 +152,19 @@ def fit(
         'ahead'
     """
     options = options or FitOptions()
+    _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)
+    # what a build would refuse is refused before anything is written, unless it is cleaned first
+    profile = None if options.fix else _measured(raw)
     with _own_folder(out):
         steps = Steps(out, run_command, replaces=True, clock=clock)
         road = _Road(steps, options.minutes, notify, clock)
-        first = check_step(raw, out, fixes=options.fixes)
-        if not options.fixes:
-            _measured(raw)  # raises before anything is run
-        road.total = 1 + len(Plan(_recipe(options, None), raw, out).steps())
+        first = check_step(raw, out, fixes=options.fix)
+        inputs = raw.cleaned(first.output) if options.fix else raw
+        road.total = 1 + len(_plan(options, inputs, profile, out).steps())
         road.do(first)
-        inputs = raw.cleaned(first.output) if options.fixes else raw
-        profile = _measured(inputs)
+        profile = profile or _measured(inputs)
         plan = _plan(options, inputs, profile, out)
         road.total = 1 + len(plan.steps())
         for step in plan.before_training():
@@ -198,17 +196,23 @@ def plan_fit(
     """The steps that `fit` would run if there were time for all epochs; runs nothing. Raises as
     `fit`."""
     options = options or FitOptions()
+    _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)
-    first = check_step(raw, out, fixes=options.fixes)
-    if not options.fixes:
+    first = check_step(raw, out, fixes=options.fix)
+    if not options.fix:
         return [first, *_plan(options, raw, _measured(raw), out).steps()]
     with TemporaryDirectory(prefix="sidtool-") as scratch:
-        catalog = read_catalog_table(raw.items, raw.columns.id_column, raw.columns.title_column)
-        table = read_event_table(raw.events, raw.names, raw.time_format)
+        catalog, table = read_tables(raw.items, raw.events, raw.columns, raw.names)
         clean(catalog, table, Path(scratch, "data"))
         profile = _measured(raw.cleaned(Path(scratch, "data")))
     return [first, *_plan(options, raw.cleaned(first.output), profile, out).steps()]
+
+
+def _require_extras() -> None:
+    """Raise MissingPackageError at once for what a later step needs."""
+    require("train")
+    require("report")
 
 
 def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Inputs:
@@ -217,7 +221,6 @@ def _inputs(items: str | Path, events: str | Path, options: FitOptions) -> Input
         Path(events),
         options.columns,
         options.names,
-        time_format=options.checks.time_format,
         allow_unknown=options.checks.allow_unknown,
     )
 
@@ -241,11 +244,10 @@ def _measured(inputs: Inputs) -> DataProfile:
         inputs.events,
         inputs.columns,
         inputs.names,
-        time_format=inputs.time_format,
         allow_unknown=inputs.allow_unknown,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SummaryWarning)  # the step `check` has the same
+        warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
         report.refuse_stops(
             "--fix continues with cleaned copies; `sidtool check` lists every problem",
             allow_unknown=inputs.allow_unknown,
@@ -253,18 +255,16 @@ def _measured(inputs: Inputs) -> DataProfile:
     return profile
 
 
-def _recipe(options: FitOptions, profile: DataProfile | None) -> Recipe:
-    if options.recipe != AUTO:
-        return Recipe.named(options.recipe)
-    return Recipe.named("default" if profile is None else recipe_for(profile))
-
-
-def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile, out: Path) -> Plan:
-    recipe = _recipe(options, profile)
-    choices = choose(profile, recipe)
+def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
+    """The plan for data, or one of as many steps for data that is not cleaned yet."""
+    name = options.recipe
+    if name == AUTO:
+        name = SHORT_RECIPE if profile is None else recipe_for(profile)
+    recipe = Recipe.named(name)
+    choices = Choices() if profile is None else choose(profile, recipe)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)
-    return Plan(recipe, inputs, out, options.encoder, options.seed, choices)
+    return Plan(recipe, inputs, out, options.encoder, options.seed, options.model, choices)
 
 
 def _advice(verdict: EvaluationVerdict, plan: Plan, work: Work | None) -> str:

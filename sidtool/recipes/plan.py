@@ -1,10 +1,11 @@
 """The steps of the road from two files to an evaluation, as sidtool's command lines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sidtool.base.errors import UsageError
 from sidtool.base.options import options_of
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes.recipe import Recipe
@@ -20,7 +21,6 @@ class Inputs:
     events: Path
     columns: CatalogNames = field(default_factory=CatalogNames)
     names: EventNames = field(default_factory=EventNames)
-    time_format: str | None = None
     allow_unknown: bool = False
 
     def cleaned(self, folder: Path) -> "Inputs":
@@ -39,6 +39,8 @@ class Plan:
     encoder: str = "lexical"
     """Encoder of the items' texts, as `build-codebook` takes it."""
     seed: int = 0
+    base: str | None = None
+    """The language model that a recipe without one of its own is for."""
     choices: Choices = field(default_factory=Choices)
 
     @property
@@ -59,7 +61,7 @@ class Plan:
     @property
     def examples(self) -> Path:
         """The training examples."""
-        return self.folder / "sft" / "train.jsonl"
+        return self.examples_of("sft")
 
     @property
     def memory(self) -> Path:
@@ -69,7 +71,7 @@ class Plan:
     @property
     def trained(self) -> Path:
         """The trained model alone."""
-        return self.folder / "model"
+        return self.folder / ("aligned" if self.recipe.has("rl") else "model")
 
     @property
     def model(self) -> Path:
@@ -87,13 +89,19 @@ class Plan:
         """The report."""
         return self.folder / "report.html"
 
+    def examples_of(self, part: str) -> Path:
+        """The training examples that a file of the recipe says: sft, cpt or labels."""
+        return self.folder / part / "train.jsonl"
+
     def steps(self) -> list[Step]:
         """All steps, in order."""
         return [*self.before_training(), *self.from_training()]
 
     def before_training(self) -> Iterator[Step]:
         """The steps up to the training, and the memory, which needs no model."""
-        yield self._step("split", self.split, "split", self.inputs.events, *self._event_options())
+        names = given_flags(self.inputs.names)
+        options = (*self.recipe.options("split"), *names)
+        yield self._step("split", self.split, "split", self.inputs.events, *options)
         yield self._step(
             "codebook",
             self.bundle,
@@ -103,71 +111,112 @@ class Plan:
             *self.recipe.options("codebook"),
             *_flag("--text-template", self.choices.text_template),
         )
-        base = self.folder / "base"
-        yield self._step(
-            "model",
-            base,
-            *("init-model", self.inputs.items, "--bundle", self.bundle, "--seed", self.seed),
-            *self.recipe.options("model"),
-        )
-        yield self._step(
-            "tokens",
-            self.initial,
-            *("extend-model", base, self.bundle, "--seed", self.seed),
-            *self.recipe.options("extend"),
-        )
-        yield self._step(
-            "examples",
-            self.examples,
-            *("make-sft", self.bundle, self.inputs.items, self.split, "--model", self.initial),
-            *self.recipe.options("sft"),
-            *_switch("--allow-unknown", self.inputs.allow_unknown),
-        )
+        yield from self._untrained_model()
+        yield self._examples("examples", "sft")
+        if self.recipe.has("cpt"):
+            columns = [word for name in self.choices.text_columns for word in ("--field", name)]
+            yield self._examples("examples of running text", "cpt", *columns)
+        if self.recipe.has("labels"):
+            yield self._examples("examples of labels", "labels")
         if self.recipe.has("memory"):
             yield self._step(
                 "memory",
                 self.memory,
                 *("build-memory", self.split, self.bundle, "--items", self.inputs.items),
                 *self.recipe.options("memory"),
-                *self._seen(),
             )
+        if self.recipe.has("pretrain"):
+            command = self._train(self.initial, "cpt", "pretrain")
+            yield self._step("continued pre-training", self.folder / "pretrained", *command)
 
     def from_training(self) -> Iterator[Step]:
         """The training and the steps that need its model."""
-        yield self._step("training", self.trained, *self.train())
+        yield self._step("training", self.folder / "model", *self.train({}))
+        if self.recipe.has("reward"):
+            command = self._train(self.initial, "labels", "reward")
+            yield self._step("reward model", self.folder / "reward", *command)
+        if self.recipe.has("rl"):
+            yield self._step("rewards", self.trained, *self._rl())
         if self.recipe.has("memory"):
             yield self._step(
                 "weight of the memory",
                 self.model,
-                *("tune-memory", self.trained, self.split, self.memory, *self._seen()),
+                *("tune-memory", self.trained, self.split, self.memory),
                 *_flag("--users", self.choices.tuning_users),
             )
-        command = (
-            *("evaluate", self.model, self.split, *self.recipe.options("evaluate"), *self._seen()),
-            *_flag("--limit", self.choices.test_users),
-            *_switch("--allow-unknown", self.inputs.allow_unknown),
-            "--json",
-        )
+        limit = _flag("--limit", self.choices.test_users)
+        allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
+        command = ("evaluate", self.model, self.split, *self.recipe.options("evaluate"))
+        command = (*command, *limit, *allowed, "--json")
         yield Step("evaluation", command, self.metrics, saves_stdout=True)
+        if self.recipe.has("lists"):
+            command = ("evaluate-lists", self.model, self.split, *self.recipe.options("lists"))
+            command = (*command, *limit, "--json")
+            yield Step("evaluation of lists", command, self.folder / "lists.json", True)
         yield self._step("report", self.page, "report", self.metrics)
 
-    def train(self, *settings: str) -> tuple[object, ...]:
-        """The command that trains, without its output; `settings` go before the chosen ones."""
-        chosen = {
-            "seed": self.seed,
-            "eval_exclude_seen": str(self.choices.exclude_seen).lower(),
+    def _untrained_model(self) -> Iterator[Step]:
+        """The steps that make the model that is trained. Raises UsageError if the recipe is for a
+        language model and none was named."""
+        base: object = self.folder / "base"
+        if self.recipe.has("model"):
+            yield self._step(
+                "model",
+                self.folder / "base",
+                *("init-model", self.inputs.items, "--bundle", self.bundle, "--seed", self.seed),
+                *self.recipe.options("model"),
+            )
+        elif self.base is None:
+            raise UsageError(
+                f"recipe {self.recipe.name} needs a language model",
+                hint="--model hf://ORG/NAME, or a folder",
+            )
+        else:
+            base = _path_or_word(self.base)
+        yield self._step(
+            "tokens",
+            self.initial,
+            *("extend-model", base, self.bundle, "--seed", self.seed),
+            *self.recipe.options("extend"),
+        )
+
+    def _examples(self, name: str, part: str, *options: object) -> Step:
+        template = self.recipe.folder / f"{part}.template.json"
+        return self._step(
+            name,
+            self.examples_of(part),
+            *("make-sft", self.bundle, self.inputs.items, self.split, "--model", self.initial),
+            *self.recipe.options(part),
+            *(("--template", ("sequence=", template)) if template.is_file() else ()),
+            *_switch("--allow-unknown", self.inputs.allow_unknown),
+            *options,
+        )
+
+    def _train(
+        self, start: Path, examples: str, part: str, settings: Mapping[str, object] | None = None
+    ) -> tuple[object, ...]:
+        chosen = {"seed": self.seed} | dict(settings or {})
+        pairs = (f"{name}={value}" for name, value in chosen.items() if value is not None)
+        words = [word for pair in pairs for word in ("--set", pair)]
+        options = self.recipe.options(part)
+        return ("train", start, self.examples_of(examples), *options, *words)
+
+    def _rl(self) -> tuple[object, ...]:
+        command = ("rl", self.folder / "model", self.examples, *self.recipe.options("rl"))
+        command = (*command, "--set", f"seed={self.seed}")
+        if not self.recipe.has("reward"):
+            return command
+        reward = ("label=", self.folder / "reward")
+        return (*command, "--reward-input", reward, "--split", self.split)
+
+    def train(self, settings: Mapping[str, object]) -> tuple[object, ...]:
+        """The command that trains, without its output; `settings` replace the chosen ones."""
+        start = self.folder / "pretrained" if self.recipe.has("pretrain") else self.initial
+        chosen: dict[str, object] = {
             "num_train_epochs": self.choices.epochs,
             "eval_users": self.choices.eval_users,
         }
-        pairs = [f"{name}={value}" for name, value in chosen.items() if value is not None]
-        words = [word for pair in (*pairs, *settings) for word in ("--set", pair)]
-        return ("train", self.initial, self.examples, *self.recipe.options("train"), *words)
-
-    def _event_options(self) -> tuple[object, ...]:
-        return (*self.recipe.options("split"), *given_flags(self.inputs.names))
-
-    def _seen(self) -> tuple[str, ...]:
-        return _switch("--exclude-seen", self.choices.exclude_seen)
+        return self._train(start, "sft", "train", chosen | dict(settings))
 
     def _step(self, name: str, output: Path, *command: object) -> Step:
         return Step(name, (*command, "-o", output, "--force"), output)
@@ -179,7 +228,6 @@ def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
         *("check", inputs.items, inputs.events),
         *given_flags(inputs.columns),
         *given_flags(inputs.names),
-        *_flag("--time-format", inputs.time_format),
         *_switch("--allow-unknown", inputs.allow_unknown),
     )
     if fixes:

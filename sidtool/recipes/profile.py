@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CatalogTable, Report, read_catalog_table, read_event_table, report
+from sidtool.data.prepare import CatalogTable, Report, read_tables, report
 
 TEXT_COLUMNS = 3
 """Columns beside the title that are part of an item's text, at most."""
@@ -23,8 +23,6 @@ class DataProfile(JsonRecord):
     items: int
     events: int
     users: int
-    repeated_events: int
-    """Events of an item that their user has an event of already."""
     text_columns: tuple[str, ...]
     """Columns beside the title with text."""
 
@@ -40,19 +38,17 @@ def measure(
     columns: CatalogNames,
     names: EventNames,
     *,
-    time_format: str | None = None,
     allow_unknown: bool = False,
 ) -> tuple[DataProfile, Report]:
     """The profile of two files, and the report of their problems as `check` makes it."""
-    catalog = read_catalog_table(items, columns.id_column, columns.title_column)
-    table = read_event_table(events, names, time_format)
+    catalog, table = read_tables(items, events, columns, names)
+    assert table is not None
     checked = report(catalog, table, allow_unknown=allow_unknown)
     n_events = len(table.users)
     profile = DataProfile(
         items=len(catalog.ids),
         events=n_events,
         users=checked.users or 0,
-        repeated_events=n_events - len(set(zip(table.users, table.items, strict=True))),
         text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
     )
     return profile, checked

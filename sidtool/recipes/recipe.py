@@ -12,7 +12,7 @@ from sidtool.base.errors import UsageError
 RECIPES = Path(__file__).parent / "configs"
 """The recipes of the package, a folder each."""
 """The recipes of the package, a folder each."""
-REQUIRED = ("codebook", "model", "sft", "train")
+REQUIRED = ("codebook", "sft", "train")
 """The files that every recipe has."""
 
 

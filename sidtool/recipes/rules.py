@@ -1,5 +1,5 @@
-"""What is chosen from the data: the recipe, the text of items, whether seen items are left out, and
-the number of epochs. docs/fit.md gives the reasons."""
+"""What is chosen from the data: the recipe, the text of items, and the number of epochs.
+docs/fit.md gives the reasons."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sidtool.recipes.recipe import Recipe
 
 LONG_HISTORIES = 50
 """Events per user from which histories are long."""
-LONG_RECIPE = "movielens"
+LONG_RECIPE = "long-histories"
 SHORT_RECIPE = "default"
 MIN_STEPS = 1000
 """Steps that a small data set is trained for, in at most MAX_EPOCHS."""
@@ -22,7 +22,8 @@ class Choices(JsonRecord):
     """What a command line says beside the recipe's files."""
 
     text_template: str | None = None
-    exclude_seen: bool = False
+    text_columns: tuple[str, ...] = ()
+    """Columns that running text shows."""
     epochs: float | None = None
     """None: as the recipe says."""
     eval_users: int | None = None
@@ -50,7 +51,7 @@ def choose(profile: DataProfile, recipe: Recipe) -> Choices:
     has_template = "text_template" in recipe.settings("codebook")
     return Choices(
         text_template=None if has_template else text_template(profile),
-        exclude_seen=profile.repeated_events == 0,
+        text_columns=profile.text_columns,
     )
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -53,7 +54,7 @@ class Step:
     name: str
     command: tuple[object, ...]
     """Its words; a `Path` is the output or an input, whose content decides whether the step is
-    done."""
+    done. One that stands behind other characters, as in NAME=PATH, is a tuple with them."""
     output: Path
     saves_stdout: bool = False
     """Whether the output is what the command prints."""
@@ -61,7 +62,10 @@ class Step:
     @property
     def arguments(self) -> list[str]:
         """The words as a command line has them."""
-        return [str(word) for word in self.command]
+        return [
+            "".join(map(str, word)) if isinstance(word, tuple) else str(word)
+            for word in self.command
+        ]
 
 
 def run_process(arguments: list[str], stdout: TextIO) -> Ran:
@@ -162,7 +166,8 @@ class Steps:
         """The command of a step as JSON, with the digest of every input, and sidtool's version."""
         output = step.output.resolve()
         parts: list[Any] = [f"sidtool {__version__}"]
-        for word in step.command:
+        words = (word if isinstance(word, tuple) else (word,) for word in step.command)
+        for word in chain.from_iterable(words):
             if not isinstance(word, Path):
                 parts.append(str(word))
             elif word.resolve() == output:

@@ -12,6 +12,7 @@ import numpy as np
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.memory import RERANK_FEATURES
 from sidtool.model import LoadedModel, load_model_folder
+from sidtool.model.contract import targets_repeat
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import (
@@ -68,6 +69,9 @@ class Recommender:
             session.check_lists()
             _report_length(loaded, list_length)
         _check_explain(session, options)
+        # candidates are named, so they are scored
+        repeats = targets_repeat(loaded.contract) if candidates is None else None
+        options = options.with_seen(repeats)
         items = session.bundle.items
         candidate_index = None
         if candidates is not None:
@@ -92,6 +96,8 @@ class Recommender:
     def with_options(self, options: RecommendOptions) -> "Recommender":
         """The same model and lists with other options. Raises UsageError as `of`."""
         _check_explain(self.session, options)
+        if options.exclude_seen is None:
+            options = replace(options, exclude_seen=self.options.exclude_seen)
         return replace(self, options=options)
 
     def answer(self, requests: Sequence[Request | BadRequest]) -> Iterator[Answer]:

@@ -1,5 +1,6 @@
 """What a training run needs, checked before weights are read or anything is written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from sidtool.base.errors import CompatibilityError, UsageError
@@ -15,6 +16,7 @@ from sidtool.model.contract import (
     read_contract,
     refuse_base_as_output,
 )
+from sidtool.recommendation.search import excludes_seen
 from sidtool.training.arguments import check_fields, complete_fields
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import TrainOptions
@@ -33,6 +35,8 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
     examples = request.examples
     trust = request.trust_remote_code
     lineage = read_lineage(examples)
+    exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
+    options = replace(options, eval_exclude_seen=exclude_seen)
     if before is None:
         model_dir = model_folder(request.model, trust_remote_code=trust)
         contract, bundle, _ = check_model_folder(model_dir, request.bundle)

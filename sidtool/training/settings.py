@@ -76,8 +76,9 @@ class TrainOptions:
     """Validation users to sample; 0 takes all."""
     eval_num_beams: int = option(20, minimum=1)
     """Beam width in validation."""
-    eval_exclude_seen: bool = option(False)
-    """Exclude the items of a user's history from the recommendations in validation."""
+    eval_exclude_seen: bool | None = option(None)
+    """Exclude the items of a user's history from the recommendations in validation. Default: so if
+    no held-out target of the split is an item of its own history."""
     early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
 

@@ -214,7 +214,7 @@ def _validator(
             users=run.options.eval_users,
             k=run.options.metric_k,
             seed=run.seed,
-            exclude_seen=run.options.eval_exclude_seen,
+            exclude_seen=bool(run.options.eval_exclude_seen),
         )
     validator = Validator(
         examples,
@@ -226,7 +226,7 @@ def _validator(
         num_beams=run.options.eval_num_beams,
         k=run.options.metric_k,
         normalize=run.normalize,
-        exclude_seen=run.options.eval_exclude_seen,
+        exclude_seen=bool(run.options.eval_exclude_seen),
         seed=run.seed,
         user_tokens=run.contract.users,
         item_knn=item_knn,

@@ -26,6 +26,7 @@ from sidtool.model.contract import (
     TrainParams,
 )
 from sidtool.model.prompt import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.item_fields import ItemFields
 from sidtool.training.settings import DEFAULTS, SoftmaxOver, TrainOptions
@@ -253,9 +254,11 @@ class TrainingRun(Run):
         prompt = self.contract.history_prompt
         task = f"{prompt.task}, {prompt.format}" if prompt else "none"
         tokens = self.contract.tokens
+        seen = seen_reason(self.options.eval_exclude_seen, self.lineage.split.targets_repeat)
         return (
             f"{self.options.stage} starts from {self.start()}, {tokens.number} tokens at "
-            f"{tokens.start}, base {self.contract.base_model}, history prompt {task}"
+            f"{tokens.start}, base {self.contract.base_model}, history prompt {task}; "
+            f"in validation {seen}"
         )
 
 

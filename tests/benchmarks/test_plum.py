@@ -11,7 +11,7 @@ from tests.models import tiny_model, tiny_tokenizer
 TASKS = {
     "cpt": {"task": {"history-text": 1, "item-text": 1}, "format": "plain"},
     "sft": {"task": {"sequence": 1}, "weight": "rating", "format": "plain"},
-    "evaluate": {"num_beams": 5, "exclude_seen": True},
+    "evaluate": {"num_beams": 5},
 }
 
 
@@ -27,8 +27,7 @@ def test_both_models_end_in_a_table(
 
     for name, config in TASKS.items():
         (recipe_folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    stages = {"eval_users": 8, "stages": [{"stage": "full", "examples": "cpt/train.jsonl"}]}
-    (recipe_folder / "train.yaml").write_text(yaml.safe_dump(stages))
+    (recipe_folder / "train.yaml").write_text("eval_users: 8\n")
     template = {"prompts": ["Of {user.age}:{history}"], "items": ["{sid} {event.rating}"]}
     (recipe_folder / "sequence.json").write_text(json.dumps(template))
     general = tmp_path / "general.txt"
@@ -38,7 +37,8 @@ def test_both_models_end_in_a_table(
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(base)
     tokenizer.save_pretrained(base)
     work = tmp_path / "work"
-    fields = ("--feedback", "rating", "--users", "users.csv", "--user-field", "age")
+    shown = ("--template", recipe_folder / "sequence.json", "--column", "description")
+    fields = (*shown, "--feedback", "rating", "--users", "users.csv", "--user-field", "age")
     options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", "--model", base)
     sizes = ("--tokens", 2000, "--limit", 6, "--general", general)
     arguments = [str(part) for part in (rated_data, "-o", work, *fields, *options, *sizes)]

@@ -21,7 +21,7 @@ from sidtool.data.split.files import read_split
 
 N_ITEMS, N_USERS = 60, 40
 KINDS, COLORS = ("lamp", "soap", "novel", "kettle"), ("red", "blue", "green")
-TINY = ("--set", "n_layer=1", "--set", "n_embd=16", "--set", "n_head=2")
+TINY = ("--preset", "gpt2-tiny", "--set", "n_layer=1", "--set", "n_embd=16", "--set", "n_head=2")
 """The smallest shape of `init-model`."""
 TRAINING = (
     "--set",

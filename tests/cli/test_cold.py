@@ -77,7 +77,7 @@ def test_cold_items_are_recommended_by_score_and_under_an_allow_list(shop: Path)
 
 
 def test_recommendations_of_old_items_stay_the_same(shop: Path) -> None:
-    ask = ("recommend", shop / "tuned", *ASKED, "--num-beams", 100)
+    ask = ("recommend", shop / "tuned", *ASKED, "--num-beams", 100, "--no-exclude-seen")
     child = ("--bundle", shop / "child.zarr")
     before = done(*ask, "-k", 60).json
     after = done(*ask, *child, "-k", 60, "--deny", shop / "new.txt").json

@@ -92,7 +92,9 @@ def test_options_that_repeat_are_lists_or_mappings_in_a_file(road: Road, tmp_pat
 
 def test_a_file_names_options_as_the_flags_do(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("set: {n_layer: 1, n_embd: 16, n_head: 2}\nvocab-size: 300\n")
+    config.write_text(
+        "preset: gpt2-tiny\nset: {n_layer: 1, n_embd: 16, n_head: 2}\nvocab-size: 300\n"
+    )
     done("init-model", road.items, "-o", tmp_path / "m", "--config", config)
     weights, expected = (folder / "model.safetensors" for folder in (tmp_path / "m", road.base))
     assert weights.read_bytes() == expected.read_bytes()
@@ -147,7 +149,7 @@ def test_the_environment_applies_to_every_command(road: Road) -> None:
 
 
 def test_a_variable_is_named_as_its_flag(road: Road, tmp_path: Path) -> None:
-    command = ("init-model", road.items, "-o", tmp_path / "m", "--vocab-size", 300)
+    command = ("init-model", road.items, "-o", tmp_path / "m", "--preset", "gpt2-tiny")
     done(*command, env={"SIDTOOL_INIT_MODEL_SET": "n_layer=1 n_embd=16 n_head=2"})
     assert (tmp_path / "m/model.safetensors").read_bytes() == (
         road.base / "model.safetensors"

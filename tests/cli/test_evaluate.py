@@ -91,7 +91,7 @@ def test_a_model_is_compared_with_itself_normalized_as_it_was_trained(
     # both decode the same weights, so they differ in nothing but the scores
     assert value["baselines"]["other model"] == evaluated.json["metrics"] != value["metrics"]
     loaded = load_model_folder(road.tuned)
-    options = EvaluationOptions(normalize="trie", samples=0)
+    options = EvaluationOptions(normalize="trie", samples=0, exclude_seen=True)
     test = open_split(road.split).test
     assert value["metrics"] == evaluate_examples(loaded, test, None, options).metrics
 
@@ -128,7 +128,7 @@ def test_a_limit_and_the_validation_part_are_evaluated(road: Road, tmp_path: Pat
     few = done("evaluate", road.tuned, road.split, "--limit", 7, "--json").json
     assert few["n"] == 7
     split = open_split(road.split)
-    beams = EvaluationOptions(num_beams=50)
+    beams = EvaluationOptions(num_beams=50, exclude_seen=True)
     spread = [split.test[at * len(split.test) // 7] for at in range(7)]  # not the first seven
     by_library = evaluate_examples(load_model_folder(road.tuned), spread, split.train, beams)
     assert by_library.metrics == few["metrics"]

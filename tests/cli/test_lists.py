@@ -9,9 +9,9 @@ from tests.cli.road import TRAINING, Road, done, refused, run, write_lines
 from tests.doc_blocks import commands, page
 
 
-def session_events(road: Road, path: Path) -> Path:
+def session_events(events: Path, path: Path) -> Path:
     """The shop's events with ratings, in sessions of three a minute apart."""
-    rows = [line.split(",") for line in road.events.read_text(encoding="utf-8").splitlines()[1:]]
+    rows = [line.split(",") for line in events.read_text(encoding="utf-8").splitlines()[1:]]
     lines = []
     for n, (user, item, at) in enumerate(rows):
         step = int(at) - 100
@@ -24,7 +24,7 @@ def session_events(road: Road, path: Path) -> Path:
 def folder(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands of the page on lists have run."""
     folder = tmp_path_factory.mktemp("lists")
-    session_events(road, folder / "events.csv")
+    session_events(road.events, folder / "events.csv")
     for name, path in (
         ("items.jsonl", road.items),
         ("shop.zarr", road.bundle),

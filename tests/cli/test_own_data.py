@@ -59,7 +59,9 @@ def test_check_names_its_own_option_for_a_column(tmp_path: Path) -> None:
     events = write_table(tmp_path / "e.csv", {"who": ["u"] * 3, "sku": ["a"] * 3})
     error = refused(2, "check", items, events)
     assert "looks like the user id" in error
-    assert error.splitlines()[-1] == "hint: name it with --user-column"
+    flags = "--id-column sku --title-column name --user-column who --item-column sku"
+    missing = "name it with --user-column, --order-column, or with --order row if the rows are in"
+    assert error.splitlines()[-1] == f"hint: by their cells, columns are {flags}; {missing} order"
 
 
 def test_the_step_after_a_fix_of_items_alone_works(tmp_path: Path, encoder: Path) -> None:

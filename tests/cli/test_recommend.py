@@ -23,7 +23,8 @@ ITEMS = {f"b{n:03d}" for n in range(N_ITEMS)}
 def test_each_request_gets_exactly_k_different_items_in_input_order(
     road: Road, requests: list[dict[str, Any]], requests_file: Path, k: int
 ) -> None:
-    answers = done("recommend", road.tuned, "--file", requests_file, "-k", k, "--json").lines
+    ask = ("recommend", road.tuned, "--file", requests_file, "-k", k, "--no-exclude-seen")
+    answers = done(*ask, "--json").lines
     assert [answer["user"] for answer in answers] == [request["user"] for request in requests]
     bundle = Bundle.open(road.bundle)
     for answer in answers:
@@ -60,14 +61,14 @@ def test_filters_are_respected(
     ask = ("recommend", road.tuned, "--file", requests_file, "-k", 20, "--json")
     some, others = sorted(ITEMS)[::3], sorted(ITEMS)[::2]
     allow, deny = write_lines(tmp_path / "allow", some), write_lines(tmp_path / "deny", others)
-    free = done(*ask).lines
+    free = done(*ask, "--no-exclude-seen").lines
     assert any(
         set(answer["items"]) & set(r["history"]) for answer, r in zip(free, requests, strict=True)
     )
-    for answer, request in zip(done(*ask, "--exclude-seen").lines, requests, strict=True):
+    for answer, request in zip(done(*ask).lines, requests, strict=True):
         assert len(answer["items"]) == 20
         assert not set(answer["items"]) & set(request["history"])
-    for answer in done(*ask, "--allow", allow).lines:
+    for answer in done(*ask, "--allow", allow, "--no-exclude-seen").lines:
         assert set(answer["items"]) == set(some)  # twenty of them are all of them
     for answer in done(*ask, "--deny", deny).lines:
         assert len(answer["items"]) == 20
@@ -102,6 +103,7 @@ def test_candidates_are_scored_as_the_beam_scores_them(
         N_ITEMS,
         "--num-beams",
         100,
+        "--no-exclude-seen",
         "--json",
     ).lines
     for one, all_ in zip(exact, everything, strict=True):
@@ -114,7 +116,7 @@ def test_candidates_are_scored_as_the_beam_scores_them(
     ran = done(
         "recommend", road.tuned, "--history", "b001,nope", "--candidates", candidates, "--json"
     )
-    assert ran.err.startswith("warning: 1 id")
+    assert "warning: 1 id" in ran.err
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -223,7 +225,7 @@ def test_an_output_is_not_continued_with_another_model_or_other_requests(
 def test_unknown_ids_of_a_history_are_counted(road: Road) -> None:
     ran = done("recommend", road.tuned, "--history", "b001,nope,gone", "--json")
     assert ran.json["unknown"] == 2
-    assert ran.err.startswith("warning: 2 ids")
+    assert "warning: 2 ids" in ran.err
 
 
 def test_a_history_without_any_item_of_the_bundle_is_refused(road: Road) -> None:
@@ -295,7 +297,8 @@ def test_strict_stops_at_the_first_bad_line(road: Road, tmp_path: Path) -> None:
 
 
 def test_fewer_items_than_k_are_a_warning(road: Road, requests_file: Path) -> None:
-    ran = done("recommend", road.tuned, "--file", requests_file, "-k", 70, "--json")
+    ask = ("recommend", road.tuned, "--file", requests_file, "-k", 70, "--no-exclude-seen")
+    ran = done(*ask, "--json")
     assert ran.err.startswith(f"warning: {N_USERS} of {N_USERS} requests have fewer than 70 items")
     assert {answer["missing"] for answer in ran.lines} == {70 - N_ITEMS}
 
@@ -311,7 +314,7 @@ def test_ids_of_a_list_are_taken_as_they_stand(
     assert read_ids(deny) == ("b001", id_, "b002")
     ask = ("recommend", road.tuned, "--history", "b003", "-k", 5, "--json", "--deny", deny)
     ran = done(*ask)
-    assert ran.err == (
+    assert ran.err.endswith(
         f"warning: the deny list has 1 of 3 ids that the bundle lacks: {visible(repr(id_))}\n"
     )
     assert "1 of 3 ids" in refused(1, *ask, "--strict")
@@ -332,10 +335,9 @@ def test_a_request_that_is_not_utf8_is_named_by_its_line(road: Road, tmp_path: P
 
 
 def test_a_list_of_ids_may_begin_with_a_byte_order_mark(road: Road, tmp_path: Path) -> None:
-    deny, ask = (
-        tmp_path / "deny",
-        ("recommend", road.tuned, "--history", "b001", "-k", N_ITEMS, "--json"),
-    )
+    deny = tmp_path / "deny"
+    history = ("--history", "b001", "--no-exclude-seen")
+    ask = ("recommend", road.tuned, *history, "-k", N_ITEMS, "--json")
     deny.write_text("b007\nb008\n", encoding="utf-8-sig")
     assert set(done(*ask, "--deny", deny).json["items"]) == ITEMS - {"b007", "b008"}
 

@@ -9,7 +9,7 @@ from tests.cli.road import FILES, Road, done, refused
 
 START = {
     "BUILD": "build-codebook items.jsonl -o OUT --embeddings vectors.npy --levels 4x4x8",
-    "INIT": "init-model items.jsonl -o OUT",
+    "INIT": "init-model items.jsonl -o OUT --preset gpt2-tiny",
     "EXTEND": "extend-model base shop.zarr -o OUT",
     "ADD": "add-items shop.zarr items.jsonl -o OUT",
     "SFT": "make-sft shop.zarr items.jsonl events.csv -o OUT",

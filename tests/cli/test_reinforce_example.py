@@ -8,7 +8,6 @@ import pytest
 from tests.cli.road import Road, done
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "reinforce"
-RECBOLE = "$recbole/ml-100k"
 
 
 def commands(replaced: dict[str, str]) -> list[list[str]]:
@@ -22,7 +21,12 @@ def commands(replaced: dict[str, str]) -> list[list[str]]:
 
 @pytest.mark.slow
 def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
-    links = {"ml.zarr": road.bundle, "tuned": road.tuned, "split": road.split, "sft": road.folder}
+    links = {
+        "bundle.zarr": road.bundle,
+        "model": road.tuned,
+        "split": road.split,
+        "sft": road.folder,
+    }
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
     header, *events = road.events.read_text(encoding="utf-8").splitlines()
@@ -30,11 +34,11 @@ def test_every_command_of_the_example_runs(road: Road, tmp_path: Path) -> None:
     rows = [f"{event},{number % 5 + 1}" for number, event in enumerate(events)]
     ratings.write_text("\n".join([f"{header},rating", *rows]) + "\n")
     replaced = {
-        f"{RECBOLE}.item": str(road.items),
-        f"{RECBOLE}.inter": str(ratings),
+        "$data/items.csv": str(road.items),
+        "$data/events.csv": str(ratings),
         "$work": str(tmp_path),
         "$here": str(EXAMPLE),
-        "$model": "weighted",
+        "/$model": "/weighted",
     }
     ran = commands(replaced)
     names = ["rl", "train", "split", "make-sft", "train", "evaluate"]

@@ -335,8 +335,7 @@ def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: 
         "num_train_epochs=1",
         *TRAINING[2:],
     )
-    answer = done(
-        "recommend", tmp_path / "tuned", "--history", "b001,b002,b003", "-k", 60, "--json"
-    ).json
+    history = ("--history", "b001,b002,b003", "--no-exclude-seen")
+    answer = done("recommend", tmp_path / "tuned", *history, "-k", 60, "--json").json
     assert len(set(answer["items"])) == 60
     assert set(answer["titles"]) == set(TRAPS)

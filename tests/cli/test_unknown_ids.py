@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.base.errors import RefusedError, SummaryWarning
+from sidtool.base.errors import RefusedError, SidtoolWarning
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 from tests.cli.road import N_ITEMS, TRAINING, Road, catalog, done, refused
 
@@ -58,7 +58,7 @@ def test_make_sft_refuses_a_catalog_of_other_items(road: Road, tmp_path: Path) -
 
 
 def test_a_share_of_exactly_a_fifth_warns() -> None:
-    with pytest.warns(SummaryWarning, match="20.0% of ids are unknown"):
+    with pytest.warns(SidtoolWarning, match="20.0% of ids are unknown"):
         UnknownIds(2, 10, "ids are unknown").check(allow_unknown=False)
     with pytest.raises(RefusedError, match=r"30\.0% of ids are unknown \(3 of 10\)"):
         UnknownIds(3, 10, "ids are unknown").check(allow_unknown=False)

@@ -62,6 +62,8 @@ def test_a_model_alone_is_placed_beside_item_knn() -> None:
     assert level.sentences == (
         "model level with item-kNN (ndcg@10 .0610 against .0600, 95% interval -5% to +10%)",
     )
+    hopeless = verdict(evaluated(0.001, differences={"item-knn": gain(-0.059, -0.07, -0.05)}))
+    assert "95% interval -100% to -83%" in str(hopeless)
     ahead = verdict(evaluated(0.07, differences={"item-knn": gain(0.01, 0.006, 0.012)}))
     assert ahead.standing == "ahead"
     assert "17% ahead of item-kNN" in str(ahead)

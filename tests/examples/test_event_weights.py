@@ -19,7 +19,7 @@ from sidtool.examples.lineage import read_lineage
 from sidtool.examples.sft_options import SftOptions
 from sidtool.tokenizer.bundle.bundle import Bundle
 
-pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SummaryWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
 TASKS = {"sequence": 1.0, "next-item": 1.0, "history-to-title": 1.0, "title-to-sid": 1.0}
 RNG = np.random.default_rng(5)

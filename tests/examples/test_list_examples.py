@@ -123,7 +123,7 @@ def test_lists_are_trained_as_they_are_served(
         assert encoded.ids[encoded.targets].tolist() == expected
 
 
-@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SummaryWarning")
+@pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 def test_an_event_of_weight_0_is_in_no_list_and_a_feedback_orders(
     tmp_path: Path, bundle: Bundle, catalog: Items, sessions: Split
 ) -> None:

@@ -13,7 +13,6 @@ from sidtool.base.errors import DataError, RefusedError, SidtoolWarning, UsageEr
 from sidtool.base.output import partial_path
 from sidtool.data.items import Items, read_items
 from sidtool.data.split.examples import read_examples
-from sidtool.data.split.files import write_split
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
@@ -98,28 +97,6 @@ def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, cata
     for item in ("i30", "i31"):
         assert bundle.sid(item) not in text
         assert catalog.titles[int(item[1:])] not in text
-
-
-def test_examples_within_a_budget_are_the_same_byte_for_byte(
-    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
-) -> None:
-    write_split(split, tmp_path / "split")
-    size = sum(path.stat().st_size for path in (tmp_path / "split").iterdir())
-    options = SftOptions(dict.fromkeys(ALL_TASKS, 1.5), history_length=5, max_tokens=5000)
-    for name, memory in (("plain", None), ("files", size - 1), ("memory", size)):
-        (tmp_path / name).mkdir()
-        make_sft(
-            bundle,
-            catalog,
-            tmp_path / "split",
-            tmp_path / name / "train.jsonl",
-            options,
-            tokenizer=tiny_tokenizer(),
-            queries=QUERIES,
-            memory=memory,
-        )
-    plain = contents(tmp_path / "plain")
-    assert contents(tmp_path / "files") == contents(tmp_path / "memory") == plain
 
 
 def test_threads_make_the_same_examples_byte_for_byte(

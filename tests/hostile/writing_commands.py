@@ -226,10 +226,12 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
 
 
 def writing_command_names() -> set[str]:
-    """The registered commands that have the option `-o`, and those that write to a registry."""
+    """The registered commands that have the option `-o`, and those that write to a registry; but
+    `fit`, which runs others, and `example`, which needs a network."""
     names = {"push", "tag"}
     for command in app.registered_commands:
         callback: Callable[..., object] | None = command.callback
-        if callback is not None and "out" in callback.__annotations__:
+        is_other = command.name in ("fit", "example")
+        if callback is not None and "out" in callback.__annotations__ and not is_other:
             names.add(str(command.name))
     return names

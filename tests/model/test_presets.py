@@ -63,7 +63,7 @@ def test_a_setting_that_the_architecture_ignores_is_refused(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="t5 has tie_word_embeddings=True, whatever is set"):
         init_model(TEXTS, tmp_path / "t5", preset="t5-tiny", vocab_size=300, overrides=untied)
     assert not (tmp_path / "t5").exists()
-    init_model(TEXTS, tmp_path / "gpt2", vocab_size=300, overrides=untied)
+    init_model(TEXTS, tmp_path / "gpt2", preset="gpt2-tiny", vocab_size=300, overrides=untied)
     config = json.loads((tmp_path / "gpt2" / "config.json").read_text())
     assert not config["tie_word_embeddings"]
 
@@ -103,7 +103,8 @@ def test_the_vocabulary_has_the_requested_size() -> None:
 
 
 def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
-    init_model(TEXTS, tmp_path / "a", vocab_size=300, overrides={"n_layer": 1, "resid_pdrop": 0.3})
+    changed = {"n_layer": 1, "resid_pdrop": 0.3}
+    init_model(TEXTS, tmp_path / "a", preset="gpt2-tiny", vocab_size=300, overrides=changed)
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert (config["n_layer"], config["resid_pdrop"], config["attn_pdrop"]) == (1, 0.3, 0.0)
 
@@ -121,7 +122,7 @@ def test_overrides_reach_the_configuration(tmp_path: Path) -> None:
 )
 def test_invalid_settings_are_refused(kwargs: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        init_model(TEXTS, tmp_path / "a", **kwargs)
+        init_model(TEXTS, tmp_path / "a", **{"preset": "gpt2-tiny", **kwargs})
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -78,7 +78,6 @@ def test_two_files_end_in_a_verdict(finished: Finished, shop: Shop) -> None:
     assert "of targets are new items" in str(fitted.verdict)
     assert Path(fitted.report).read_text().lower().startswith("<!doctype html>")
     assert fitted.profile.items == 60
-    assert fitted.choices.exclude_seen
     assert not (finished.folder / "probe").exists()
 
 

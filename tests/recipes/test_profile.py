@@ -9,7 +9,7 @@ from sidtool.recipes.profile import DataProfile, measure
 from sidtool.recipes.rules import choose, recipe_for
 
 
-def write(folder: Path, repeats: int = 0) -> DataProfile:
+def write(folder: Path) -> DataProfile:
     """The profile of a catalog with columns of every kind, and of two events of each user."""
     items = folder / "items.jsonl"
     rows = [
@@ -33,26 +33,17 @@ def write(folder: Path, repeats: int = 0) -> DataProfile:
     items.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     events = folder / "events.csv"
     lines = [f"u{n},b{n + step},{step}" for n in range(10) for step in range(3)]
-    lines += [f"u{n},b{n},{9}" for n in range(repeats)]
     events.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
     return measure(items, events, CatalogNames(), EventNames())[0]
 
 
 def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:
     profile = write(tmp_path)
-    assert profile == DataProfile(20, 30, 10, 0, ("brand", "text", "color"))
+    assert profile == DataProfile(20, 30, 10, ("brand", "text", "color"))
     template = "{title}. {brand}. {text}. {color}"
     assert choose(profile, Recipe.named("default")).text_template == template
 
 
-def test_seen_items_are_left_out_where_none_repeats(tmp_path: Path) -> None:
-    recipe = Recipe.named("default")
-    assert choose(write(tmp_path), recipe).exclude_seen
-    profile = write(tmp_path, repeats=1)
-    assert profile.repeated_events == 1
-    assert not choose(profile, recipe).exclude_seen
-
-
 def test_the_length_of_histories_chooses_the_recipe() -> None:
-    assert recipe_for(DataProfile(100, 490, 10, 0, ())) == "default"
-    assert recipe_for(DataProfile(100, 500, 10, 0, ())) == "movielens"
+    assert recipe_for(DataProfile(100, 490, 10, ())) == "default"
+    assert recipe_for(DataProfile(100, 500, 10, ())) == "long-histories"

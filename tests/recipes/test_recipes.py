@@ -1,6 +1,8 @@
 """The recipes of the package: their files are the --config of commands."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -10,21 +12,46 @@ import yaml
 from sidtool.base.errors import UsageError
 from sidtool.cli.fit import run_here
 from sidtool.cli.main import app
+from sidtool.data.split import read_split
+from sidtool.examples import read_lineage
 from sidtool.model.contract.folder import read_contract
-from sidtool.recipes import RECIPES, FitOptions, Recipe, fit, plan_fit, recipe_names
+from sidtool.model.contract.stage_record import ModelReference, RlParams
+from sidtool.recipes import RECIPES, FitOptions, Fitted, Recipe, fit, plan_fit, recipe_names
+from tests.cli.test_lists import session_events
+from tests.models import tiny_model, tiny_tokenizer
 from tests.recipes.conftest import Shop
 
-SMALLER = {
-    "codebook": {"levels": "4x4x4", "set": ["epochs=2"]},
-    "model": {"set": ["num_layers=1", "d_ff=32"]},
-    "train": {"num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 0.5, "save_steps": 0.5},
-}
-"""What keeps the steps of TIGER short."""
+SHORT = {"num_train_epochs": 1, "eval_users": 5, "eval_steps": 0.5, "save_steps": 0.5}
+FEW_TOKENS = {"token_budget": 2000, "eval_users": 5}
+
+
+def fit_smaller(
+    name: str, shop: Shop, folder: Path, changes: Mapping[str, Mapping[str, object]], **more: str
+) -> Fitted:
+    """A recipe of the package with a few settings that keep it short, run on the shop with ratings
+    in sessions of three a minute apart."""
+    recipe = folder / name
+    shutil.copytree(RECIPES / name, recipe)
+    for part, settings in changes.items():
+        path = recipe / f"{part}.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | settings))
+    events = session_events(shop.events, folder / "events.csv")
+    options = FitOptions(recipe=str(recipe), encoder=str(shop.encoder), minutes=0.05, **more)
+    return fit(shop.items, events, folder / "out", options, run_command=run_here)
+
+
+def small_language_model(folder: Path) -> str:
+    """A folder with a random language model and its tokenizer."""
+    tokenizer = tiny_tokenizer()
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_command_of_a_recipe_has_its_options(name: str, shop: Shop, tmp_path: Path) -> None:
-    steps = plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe=name))
+    options = FitOptions(recipe=name, model="hf://ORG/NAME")
+    steps = plan_fit(shop.items, shop.events, tmp_path / "out", options)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for step in steps:
         word, *arguments = step.arguments
@@ -34,19 +61,84 @@ def test_every_command_of_a_recipe_has_its_options(name: str, shop: Shop, tmp_pa
 
 
 def test_tiger_has_its_codebook_its_model_and_its_users(shop: Shop, tmp_path: Path) -> None:
-    recipe = tmp_path / "tiger"
-    shutil.copytree(RECIPES / "tiger", recipe)
-    for part, changes in SMALLER.items():
-        path = recipe / f"{part}.yaml"
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
-    options = FitOptions(recipe=str(recipe), encoder=str(shop.encoder), minutes=0.05)
-    fitted = fit(shop.items, shop.events, tmp_path / "out", options, run_command=run_here)
+    changes = {
+        "codebook": {"levels": "4x4x4", "set": ["epochs=2"]},
+        "model": {"set": ["num_layers=1", "d_ff=32"]},
+        "train": {**SHORT, "warmup_steps": 0},
+    }
+    fitted = fit_smaller("tiger", shop, tmp_path, changes)
     assert fitted.model.endswith("out/model")
     contract = read_contract(tmp_path / "out" / "model")
     assert (contract.kind, contract.user_tokens) == ("encoder-decoder", 2000)
     # three levels and the digit of collisions
     assert contract.space.levels == 4
     assert "--interactions" not in (tmp_path / "out" / "run.sh").read_text()
+
+
+@pytest.mark.slow
+def test_onerec_aligns_lists_by_a_reward_model(shop: Shop, tmp_path: Path) -> None:
+    small = {"set": ["hidden_size=16", "num_attention_heads=2", "num_hidden_layers=1"]}
+    changes = {
+        "codebook": {"levels": "4x4x8"},
+        "model": small,
+        "train": SHORT,
+        "reward": {"num_train_epochs": 1},
+        "rl": {
+            "num_train_epochs": 1,
+            "eval_users": 5,
+            "candidate_lists": 2,
+            "per_device_train_batch_size": 16,
+        },
+    }
+    fit_smaller("onerec", shop, tmp_path, changes)
+    out = tmp_path / "out"
+    assert read_split(out / "split").protocol == "last-session"
+    contract = read_contract(out / "aligned")
+    assert [record.stage for record in contract.stages] == ["extend", "full", "rl"]
+    assert isinstance(contract.params, RlParams)
+    assert contract.params.reward_inputs == {"label": ModelReference.of(out / "reward").to_json()}
+    assert contract.list_prompt is not None
+    lists = json.loads((out / "lists.json").read_text())
+    assert lists["systems"]["lists"]["legal"]["mean"] == 1
+
+
+@pytest.mark.slow
+def test_plum_trains_a_language_model_in_two_stages(shop: Shop, tmp_path: Path) -> None:
+    changes = {
+        "codebook": {"levels": "16x8x4", "set": ["epochs=2"]},
+        "cpt": {"max_tokens": 2000, "history_length": 3},
+        "sft": {"history_length": 3},
+        "pretrain": FEW_TOKENS,
+        "train": FEW_TOKENS,
+    }
+    model = small_language_model(tmp_path / "tiny")
+    fit_smaller("plum", shop, tmp_path, changes, model=model)
+    lineage = read_lineage(tmp_path / "out" / "cpt" / "train.jsonl")
+    shares = {task: counts.share for task, counts in lineage.tasks.items()}
+    assert shares == pytest.approx({"history-text": 0.5, "item-text": 0.5}, abs=0.02)
+    contract = read_contract(tmp_path / "out" / "model")
+    assert [record.stage for record in contract.stages] == ["extend", "full", "full"]
+    assert contract.history_prompt is not None
+    assert "A user rated" in contract.history_prompt.template
+
+
+@pytest.mark.slow
+def test_minionerec_is_trained_by_rewards_at_last(shop: Shop, tmp_path: Path) -> None:
+    changes = {
+        "codebook": {"levels": "4x4x8"},
+        "train": {**SHORT, "gradient_accumulation_steps": 1},
+        "rl": {**SHORT, "num_generations": 4, "per_device_train_batch_size": 16},
+    }
+    model = small_language_model(tmp_path / "tiny")
+    fit_smaller("minionerec", shop, tmp_path, changes, model=model)
+    contract = read_contract(tmp_path / "out" / "aligned")
+    assert [record.stage for record in contract.stages] == ["extend", "full", "rl"]
+    assert isinstance(contract.params, RlParams)
+
+
+def test_a_recipe_for_a_language_model_needs_one(shop: Shop, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="recipe plum needs a language model"):
+        plan_fit(shop.items, shop.events, tmp_path / "out", FitOptions(recipe="plum"))
 
 
 def test_what_is_no_recipe_is_refused(tmp_path: Path) -> None:

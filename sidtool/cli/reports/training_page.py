@@ -204,7 +204,8 @@ def _validation_chart(figure: str, trainings: Mapping[str, Training]) -> LineCha
             item_knn.setdefault(values[:1], Series("item-kNN", (beside[0], beside[-1])))
     label = figure.removeprefix(VALIDATION)
     label = "validation loss" if label == "loss" else label
-    return LineChart(f"{label} by step", "step", label, (*lines, *item_knn.values()))
+    drawn = (*lines, *item_knn.values())
+    return LineChart(f"{label} by step", "step", label, drawn, zero=figure != LOSS)
 
 
 def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:

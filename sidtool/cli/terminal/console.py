@@ -24,7 +24,6 @@ from sidtool.base.errors import (
     EXIT_INTERRUPTED,
     SidtoolError,
     SidtoolWarning,
-    SummaryWarning,
     UsageError,
 )
 from sidtool.base.extras import missing_package
@@ -37,12 +36,13 @@ Progress = Callable[..., None]
 QUIET, NORMAL, VERBOSE = range(3)
 """How much is printed on stderr."""
 _verbosity = NORMAL
-_summary_warnings: list[str] = []
-"""What is printed below the results."""
+_warnings: dict[str, bool] = {}
+"""Warnings that are printed below the results, and whether they were printed before, too."""
 _step_warnings: list[str] | None = None
 """The warnings of a command that runs as a step of another one; None outside of one."""
 LOG_SECONDS = 30.0
-"""Seconds between two lines on the progress of a stage, where stderr is no terminal."""
+"""Seconds between two lines on the progress of a stage, where stderr is no terminal. A stage that
+takes longer prints the warnings that are known."""
 
 
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -80,7 +80,7 @@ class Commands(TyperGroup):
             try:
                 return super().invoke(ctx)
             finally:
-                _print_summary_warnings()
+                _print_warnings()
 
 
 def joined_lines(text: str | None) -> str:
@@ -178,7 +178,7 @@ def warn(text: str, *, label: str = "warning:", style: str = "yellow") -> None:
 def next_step(command: str, **words: object) -> None:
     """The last line on stderr: the next command, in which `words` (the user's own paths) are put
     for {their names}, quoted for a shell."""
-    _print_summary_warnings()
+    _print_warnings()
     if _step_warnings is not None:
         return
     if words:
@@ -340,6 +340,8 @@ def _timed(stage: str, report: Progress, reported: dict[str, float]) -> Progress
         nonlocal start
         if start is None:
             start = max(reported.values())
+        if time.monotonic() - reported[""] > LOG_SECONDS:
+            warn_early()
         report(done, total, *figures)
         reported[stage] = time.monotonic()
         if done == total:
@@ -349,16 +351,22 @@ def _timed(stage: str, report: Progress, reported: dict[str, float]) -> Progress
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    if isinstance(message, SummaryWarning):
-        _summary_warnings.append(str(message))
-    else:
-        warn(str(message))
+    """Hold a warning back until the results are printed."""
+    _warnings.setdefault(str(message), False)
 
 
-def _print_summary_warnings() -> None:
-    """Print the warnings that were held back, once."""
-    while _summary_warnings:
-        warn(_summary_warnings.pop(0))
+def warn_early() -> None:
+    """Print the warnings that are new, too, long before the results of a command."""
+    for text in [text for text, is_printed in _warnings.items() if not is_printed]:
+        _print_line(text, "warning:", "yellow")
+        _warnings[text] = True
+
+
+def _print_warnings() -> None:
+    """Print all warnings below the results, and forget them."""
+    for text in _warnings:
+        warn(text)
+    _warnings.clear()
 
 
 def _silence_libraries() -> None:

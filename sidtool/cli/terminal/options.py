@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from sidtool.base.option_texts import parse_bytes
 from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.config_file import read_config
 
@@ -46,16 +45,6 @@ Engine = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads; default: one per core. The output is the same."),
-]
-EventMemory = Annotated[
-    int | None,
-    typer.Option(
-        "--memory",
-        parser=parse_bytes,
-        metavar="SIZE",
-        help="Memory for events, like 4GiB: more than fits is put into files beside the output.",
-        rich_help_panel="Data",
-    ),
 ]
 Bundle = Annotated[
     str,

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.cli.terminal.console import Progress, is_verbose, next_step, note, say, say_json
+from sidtool.cli.terminal.console import (
+    Progress,
+    is_verbose,
+    next_step,
+    note,
+    say,
+    say_json,
+    warn_early,
+)
 from sidtool.cli.terminal.pace import Pace
 from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
 
@@ -26,6 +34,7 @@ def watch() -> tuple[Callable[[Progress | None], Progress | None], Log]:
     total_steps = 0
 
     def log(entry: Mapping[str, float]) -> None:
+        warn_early()
         parts = _spell_log(entry)
         figures.update(parts)
         if parts and (not is_bar or is_verbose()):

@@ -1,14 +1,15 @@
 from .check import MEANINGS as MEANINGS
-from .check import CheckOptions as CheckOptions
 from .check import Report as Report
 from .check import check as check
 from .check import report as report
 from .cleaning import Cleaned as Cleaned
 from .cleaning import clean as clean
 from .filters import FilterOptions as FilterOptions
+from .guess import guess_flags as guess_flags
 from .preparation import PrepareOptions as PrepareOptions
 from .preparation import prepare as prepare
 from .tables import CatalogTable as CatalogTable
 from .tables import EventTable as EventTable
 from .tables import read_catalog_table as read_catalog_table
 from .tables import read_event_table as read_event_table
+from .tables import read_tables as read_tables

@@ -14,17 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
-from sidtool.base.options import option, options_from
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
+from sidtool.data.items import CatalogNames
 from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.tables import (
     CatalogTable,
     EventTable,
-    read_catalog_table,
-    read_event_table,
+    read_tables,
 )
-from sidtool.data.unknown_ids import UnknownIds, UnknownOptions, guess_spelling
+from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 
 Kind = Literal[
     "no_items",
@@ -86,15 +85,6 @@ MIN_EVENTS = 3
 """Events of a user that leave-one-out evaluates."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckOptions(UnknownOptions):
-    """How a catalog and its events are checked."""
-
-    time_format: str | None = option(None, metavar="FORMAT")
-    """Format of the times of the events, like '%d/%m/%Y' (codes of strftime), if they are neither
-    numbers nor ISO dates; --fix writes them as ISO dates."""
-
-
 @dataclass(frozen=True)
 class Problem(JsonRecord):
     """One kind of problem, how many rows have it, and examples with their rows (from 1)."""
@@ -150,13 +140,12 @@ def check(
     id_column: str | None = None,
     title_column: str | None = None,
     event_names: EventNames | None = None,
-    options: CheckOptions | None = None,
-    **given: Any,
+    allow_unknown: bool = False,
 ) -> Report:
-    """Check a catalog, and events on its items, in any format that the other commands read. The
-    options may also be given as keywords.
+    """Check a catalog, and events on its items, in any format that the other commands read.
 
-    Columns are chosen as `read_items` and `read_interactions` choose them. Raises UsageError for a
+    Columns are chosen as `read_items` and `read_interactions` choose them; with `allow_unknown`, no
+    share of events of unknown items stops a build. Raises UsageError for a
     missing column, DataError for a file that cannot be read at all.
 
     Examples:
@@ -164,12 +153,10 @@ def check(
         >>> report.items, report.users, report.problems
         (60, 40, ())
     """
-    options = options_from(CheckOptions, options, given)
-    catalog = read_catalog_table(Path(items), id_column, title_column)
-    table = None
-    if events is not None:
-        table = read_event_table(Path(events), event_names, options.time_format)
-    return report(catalog, table, allow_unknown=options.allow_unknown)
+    columns = CatalogNames(id_column=id_column, title_column=title_column)
+    path = None if events is None else Path(events)
+    catalog, table = read_tables(Path(items), path, columns, event_names or EventNames())
+    return report(catalog, table, allow_unknown=allow_unknown)
 
 
 def report(

@@ -19,12 +19,12 @@ from sidtool.data.prepare.check import (
     normal_form,
     repeated_rows,
     report,
-    unknown_ids,
     unusable_events,
 )
 from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
 from sidtool.data.times import time_format_hint
+from sidtool.data.unknown_ids import known_spellings
 
 ITEM_COLUMNS = CatalogColumns("item_id", "title")
 EVENT_COLUMNS = EventColumns("user_id", "item_id", "timestamp")
@@ -45,7 +45,8 @@ class Cleaned(JsonRecord):
     dropped_events: Mapping[str, int]
     """Reason -> events that were left out."""
     respelled_events: int
-    """Events whose item or user was written in its normal form."""
+    """Events whose item or user was written in its normal form, or whose item as in the
+    catalog."""
     converted_times: int
     """Times that were divided: milliseconds or smaller units among seconds."""
     left: Report
@@ -57,12 +58,13 @@ def clean(
 ) -> Cleaned:
     """Write `items.parquet`, and `events.parquet` if there are events, to the folder `out`.
 
-    Ids are written in their normal form. Of rows with one id, the first with a title is kept.
-    Events are sorted by user and time; those without user, item or time, of unknown items, and
-    repeated ones are left out. Columns get the names item_id, title, user_id and timestamp; others
-    are kept as text. Raises UsageError if the output exists without `force`, or if another column
-    has one of these names; RefusedError if more than a fifth of the events would be lost, without
-    `force`."""
+    Ids are written in their normal form, those of events as in the catalog if a program changed
+    most of those that it lacks: leading zeros, ".0", case. Of rows with one id, the first with a
+    title is kept. Events are sorted by user and time; those without user, item or time, of unknown
+    items, and repeated ones are left out. Columns get the names item_id, title, user_id and
+    timestamp; others are kept as text. Raises UsageError if the output exists without `force`, or
+    if another column has one of these names; RefusedError if more than a fifth of the events would
+    be lost, without `force`."""
     items, dropped_items, respelled = clean_catalog(catalog)
     dropped_events: dict[str, int] = {}
     respelled_events = converted = 0
@@ -70,7 +72,7 @@ def clean(
     if events is not None:
         cleaned, dropped_events, respelled_events, converted = clean_events(events, items)
         if not force:
-            _check_loss(events, items, dropped_events)
+            _check_loss(events, dropped_events)
     with new_dir(out, force=force) as folder:
         _write(folder / ITEMS_FILE, items.cells)
         if cleaned is not None:
@@ -85,7 +87,7 @@ def clean(
     )
 
 
-def _check_loss(events: EventTable, items: CatalogTable, dropped: Mapping[str, int]) -> None:
+def _check_loss(events: EventTable, dropped: Mapping[str, int]) -> None:
     """Raise RefusedError if too many events would be lost; one that repeats another is not."""
     lost = {reason: count for reason, count in dropped.items() if reason != "duplicate_event"}
     n_lost = sum(lost.values())
@@ -95,9 +97,8 @@ def _check_loss(events: EventTable, items: CatalogTable, dropped: Mapping[str, i
         f"{count} {MEANINGS[reason]}"  # type: ignore[index]
         for reason, count in lost.items()
     )
-    unknown = unknown_ids(tuple(map(normal_form, events.items)), items.ids)
-    guess = None if unknown is None else unknown.guess
-    if guess is None and "unreadable_time" in lost:
+    guess = None
+    if "unreadable_time" in lost:
         guess = time_format_hint(events.times or ())
     raise RefusedError(
         f"cleaning would lose {n_lost} of {len(events.users)} events: {reasons}",
@@ -135,6 +136,9 @@ def clean_events(
     were respelled, and times that were converted."""
     users = tuple(map(normal_form, events.users))
     items = tuple(map(normal_form, events.items))
+    known = set(catalog.ids)
+    spellings = known_spellings(catalog.ids, (item for item in items if item not in known))
+    items = tuple(spellings.get(item, item) for item in items)
     written_times = events.times or tuple(map(str, range(len(users))))
     moments = parse_moments(written_times)
     ratios = moments.ratios
@@ -144,7 +148,7 @@ def clean_events(
     )
     is_dropped = np.zeros(len(users), dtype=np.bool_)
     dropped: dict[str, int] = {}
-    for reason, is_unusable in unusable_events(users, items, moments, set(catalog.ids)).items():
+    for reason, is_unusable in unusable_events(users, items, moments, known).items():
         dropped[reason] = int((is_unusable & ~is_dropped).sum())  # a row counts for one reason
         is_dropped |= is_unusable
     rows = np.flatnonzero(~is_dropped)

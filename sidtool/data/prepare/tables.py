@@ -1,19 +1,23 @@
 """A catalog and events as they stand in their files, with every column, for checking and
 cleaning; and any table of events, and any catalog, by the names of their columns."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames, choose_event_columns
-from sidtool.data.items import choose_catalog_columns
+from sidtool.data.interactions import with_iso_times
+from sidtool.data.items import CatalogNames, choose_catalog_columns
+from sidtool.data.prepare.guess import guess_flags
 from sidtool.data.prepare.raw import Cells as EventCells
 from sidtool.data.prepare.raw import table_batches
 from sidtool.data.tables.tables import column_names, read_columns
 from sidtool.data.times import iso_times
 
 RATING = "rating"
+COLUMN_FLAG = re.compile(r"--[a-z]+-column")
 Cells = tuple[str, ...]
 
 
@@ -68,6 +72,26 @@ class EventTable:
         return None if self.columns.order is None else self.cells[self.columns.order]
 
 
+def read_tables(
+    items: Path, events: Path | None, columns: CatalogNames, names: EventNames
+) -> tuple[CatalogTable, EventTable | None]:
+    """Read every column of a catalog, and of events on its items. Raises UsageError, with the flags
+    that are probably meant, if columns are neither named nor have common names; other errors as in
+    `check.check`."""
+    try:
+        catalog = read_catalog_table(items, columns.id_column, columns.title_column)
+        return catalog, None if events is None else read_event_table(events, names)
+    except UsageError as error:
+        missing = set(COLUMN_FLAG.findall(error.hint or ""))
+        guessed = guess_flags(items, events) if missing else None
+        if guessed is None:
+            raise
+        hint = f"by their cells, columns are {guessed}"
+        if missing - set(COLUMN_FLAG.findall(guessed)):
+            hint += f"; {error.hint}"
+        raise UsageError(str(error), hint=hint) from error
+
+
 def read_catalog_table(
     path: Path, id_column: str | None = None, title_column: str | None = None
 ) -> CatalogTable:
@@ -77,23 +101,20 @@ def read_catalog_table(
     return CatalogTable(path, columns, _cells(path, names, (columns.id,)))
 
 
-def read_event_table(
-    path: Path, names: EventNames | None = None, time_format: str | None = None
-) -> EventTable:
-    """Read every column of a file of events; times of the format become ISO dates. Errors as in
+def read_event_table(path: Path, names: EventNames | None = None) -> EventTable:
+    """Read every column of a file of events; dates of a named format become ISO dates. Errors as in
     `check.check`."""
     available = column_names(path)
     columns = choose_event_columns(path, available, names or EventNames(), has_options=True)
-    cells = _cells(path, available, (columns.user, columns.item))
-    if time_format is not None:
-        if columns.order is None:
-            raise UsageError("--time-format requires a column of times, not --order row")
-        cells[columns.order] = tuple(iso_times(cells[columns.order], time_format))
-    return EventTable(path, columns, cells)
+    return EventTable(path, columns, _cells(path, available, (columns.user, columns.item), columns))
 
 
-def _cells(path: Path, names: tuple[str, ...], ids: tuple[str, ...]) -> dict[str, Cells]:
-    table = read_columns(path, names, ids=ids)
+def _cells(
+    path: Path, names: tuple[str, ...], ids: tuple[str, ...], events: EventColumns | None = None
+) -> dict[str, Cells]:
+    table = dict(read_columns(path, names, ids=ids))
+    if events is not None and events.order is not None and events.time_format is not None:
+        table[events.order] = iso_times(table[events.order], events.time_format)
     return {name: tuple(value or "" for value in table[name].to_pylist()) for name in names}
 
 
@@ -107,7 +128,8 @@ def read_events(
         raise UsageError(f"{path} has no column {rating!r}", hint=f"it has {', '.join(available)}")
     rating = rating or (RATING if RATING in available else None)
     used = {"user": columns.user, "item": columns.item, "order": columns.order, "rating": rating}
-    return table_batches(path, {content: name for content, name in used.items() if name})
+    batches = table_batches(path, {content: name for content, name in used.items() if name})
+    return batches if columns.time_format is None else with_iso_times(batches, columns.time_format)
 
 
 def read_items(

@@ -276,6 +276,7 @@ def read_split(folder: Path) -> Split:
             manifest.columns,
             manifest.cuts,
             manifest.counts.left_out,
+            manifest.counts.repeated_targets,
             manifest.extends,
             manifest.fields,
             manifest.sessions,

@@ -20,6 +20,8 @@ from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 T = TypeVar("T")
 BUCKETS = 1024
 """Buckets of users, each of which is digested on its own."""
+COMPARED = 1 << 18
+"""Events of histories that are compared with targets at once."""
 Indexes = NDArray[np.int64]
 
 
@@ -280,6 +282,19 @@ class PackedExamples(_Packed[Example]):
     def event_positions(self) -> NDArray[np.integer[Any]]:
         """(events,): the position of each target, example by example."""
         return self.positions_of[self.targets.places]
+
+    @property
+    def repeated_targets(self) -> int:
+        """How many targets are items of their own history."""
+        histories = self.histories.take(np.repeat(np.arange(len(self)), self.targets.lengths))
+        items = self.event_items
+        repeated = 0
+        for start, stop in ranges(histories.lengths, COMPARED):
+            block = histories.take(slice(start, stop))
+            is_target = block.joined == np.repeat(items[start:stop], block.lengths)
+            seen = np.flatnonzero(is_target)
+            repeated += len(np.unique(np.searchsorted(np.cumsum(block.lengths), seen, "right")))
+        return repeated
 
     def take(self, rows: Any) -> "PackedExamples":
         """The examples at some rows, or of a slice of them."""

@@ -10,7 +10,7 @@ holds out the last two targets of a user, and what lies between them or behind t
 training event."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -227,6 +227,7 @@ def given(train: Path, valid: Path, test: Path) -> Split:
 
 
 def _checked(split: Split) -> Split:
+    """The split with the number of repeated targets. Raises DataError if a part is empty."""
     if not (len(split.train) and len(split.valid) and len(split.test)):
         counts = split.counts
         raise DataError(
@@ -234,7 +235,8 @@ def _checked(split: Split) -> Split:
             f"and {counts.test} test examples: no part may be empty",
             hint="try another protocol, or other cuts",
         )
-    return split
+    repeated = split.valid.repeated_targets + split.test.repeated_targets
+    return replace(split, origin=replace(split.origin, repeated_targets=repeated))
 
 
 def _count_before(interactions: Interactions, cut: float) -> NDArray[np.int64]:

@@ -52,12 +52,16 @@ class SplitReference(JsonRecord):
     training events (`extended`)."""
     columns: EventColumns | None = field(default=None, compare=False)
     """Columns of the events, so that a later command reads events without a question."""
+    targets_repeat: bool | None = field(default=None, compare=False)
+    """Whether a held-out target is an item of its own history: if none is, commands exclude seen
+    items by default. None where it is not recorded."""
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored, without columns that are not recorded."""
+        """The JSON object that is stored, without what is not recorded."""
         value = super().to_json()
-        if self.columns is None:
-            del value["columns"]
+        for name in ("columns", "targets_repeat"):
+            if value[name] is None:
+                del value[name]
         return value
 
     @property
@@ -137,6 +141,13 @@ class SplitCounts(JsonRecord):
     no part. Under `leave-one-out`, events behind a user's last target; under `last-session`, those
     in or behind a user's last session that are no targets. Under `given`, training windows that
     show or may show a held-out event."""
+    repeated_targets: int | None = None
+    """Held-out targets that are items of their own history; None in splits before 0.3."""
+
+    @property
+    def targets_repeat(self) -> bool | None:
+        """As `SplitReference.targets_repeat`."""
+        return None if self.repeated_targets is None else self.repeated_targets > 0
 
 
 @dataclass(frozen=True)
@@ -172,12 +183,21 @@ class SplitManifest(JsonRecord):
     @property
     def reference(self) -> SplitReference:
         """The reference that everything made from this split carries."""
-        return SplitReference(self.protocol, self.digest, self.cuts, self.extends, self.columns)
+        return SplitReference(
+            self.protocol,
+            self.digest,
+            self.cuts,
+            self.extends,
+            self.columns,
+            self.counts.targets_repeat,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored, without fields or sessions where there are none, and
         without `drops_events` where it is false."""
         value = super().to_json()
+        if self.counts.repeated_targets is None:
+            del value["counts"]["repeated_targets"]
         for name in ("fields", "sessions", "drops_events"):
             if not value[name] and value[name] != {}:
                 del value[name]

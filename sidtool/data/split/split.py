@@ -44,6 +44,8 @@ class SplitOrigin:
     cuts: Cuts | None = None
     left_out: int = 0
     """As `SplitCounts.left_out`."""
+    repeated_targets: int | None = None
+    """As `SplitCounts.repeated_targets`."""
     extends: tuple[str, ...] = ()
     """As `SplitReference.extends`."""
     fields: FieldTypes | None = None
@@ -139,7 +141,14 @@ class Split:
         parts = f"{self.train_digest}:{self.held_out_digest}"
         digest = hashlib.sha256(parts.encode()).hexdigest()
         origin = self.origin
-        return SplitReference(self.protocol, digest, origin.cuts, origin.extends, origin.columns)
+        return SplitReference(
+            self.protocol,
+            digest,
+            origin.cuts,
+            origin.extends,
+            origin.columns,
+            self.counts.targets_repeat,
+        )
 
     def of_users(self, rows: slice) -> "Split":
         """The split with the training events of some users only; under `given`, with some
@@ -163,6 +172,7 @@ class Split:
             test=len(self.test),
             windows=0 if self.windows is None else len(self.windows),
             left_out=self.origin.left_out,
+            repeated_targets=self.origin.repeated_targets,
         )
 
     def manifest(self, files: dict[str, str]) -> SplitManifest:

@@ -1,6 +1,7 @@
 """The file types of tables, and how such a file is opened.
 
-    .csv .tsv                comma or tab separated, quoted as CSV is, with a header
+    .csv .tsv                comma or tab separated, quoted as CSV is, with a header; a .csv
+                             without a comma in its header may have semicolons, tabs or bars
     .item .inter .user       RecBole: tab separated, never quoted, header `name:type`
     .jsonl .ndjson           one JSON object per line
     .json                    JSON Lines as well, or one list of objects, or one object of objects

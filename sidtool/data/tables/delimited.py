@@ -1,4 +1,5 @@
-"""Comma and tab separated files, RecBole's among them, as columns of strings.
+"""Comma and tab separated files, RecBole's among them, as columns of strings. A .csv whose header
+has no comma is separated by what its header has: semicolons, tabs or bars.
 
 A quote that is never closed would swallow the rest of the file, and pyarrow lets it. Its reader is
 used for files in which every quote opens a cell, closes it or is doubled; all others are read by
@@ -23,6 +24,8 @@ from sidtool.data.tables.containers import (
 )
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".item": "\t", ".inter": "\t", ".user": "\t"}
+OTHERS = (";", "\t", "|")
+"""Of a .csv whose header has no comma, as spreadsheets write it."""
 RECBOLE = (".item", ".inter", ".user")
 QUOTE = ord('"')
 SCAN_BYTES = 1 << 18
@@ -46,6 +49,17 @@ def header(path: Path, kind: str) -> tuple[str, ...]:
     return names
 
 
+def delimiter(path: Path, kind: str) -> str:
+    """What stands between the cells of a file."""
+    usual = DELIMITERS[kind]
+    if kind != ".csv":
+        return usual
+    with open_file(path) as stream:
+        first = stream.readline(SCAN_BYTES).decode("utf-8", "replace")
+    others = [other for other in OTHERS if other in first]
+    return usual if usual in first or not others else max(others, key=first.count)
+
+
 def delimited_batches(
     path: Path,
     names: Sequence[str],
@@ -63,7 +77,7 @@ def delimited_batches(
     has_header = available is None
     place_of = {name: place for place, name in enumerate(available or header(path, kind))}
     places = {name: place_of[name] for name in names}
-    quotes = "none" if kind in RECBOLE else _quotes(path, DELIMITERS[kind])
+    quotes = "none" if kind in RECBOLE else _quotes(path, delimiter(path, kind))
     done = 0
     if quotes != "unusual":
         try:
@@ -94,7 +108,7 @@ def _fast_batches(
         block_size=BLOCK_BYTES, encoding="utf-8", column_names=available
     )
     parse_options = arrow_csv.ParseOptions(
-        delimiter=DELIMITERS[kind],
+        delimiter=delimiter(path, kind),
         quote_char='"' if has_quotes else False,
         newlines_in_values=has_quotes,
     )
@@ -204,7 +218,7 @@ def _csv_rows(path: Path, kind: str) -> Generator[tuple[int, list[str]], None, N
     with open_file(path) as stream:
         lines = TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         quoting: Any = csv.QUOTE_NONE if kind in RECBOLE else csv.QUOTE_MINIMAL
-        reader = csv.reader(lines, delimiter=DELIMITERS[kind], quoting=quoting, strict=True)
+        reader = csv.reader(lines, delimiter=delimiter(path, kind), quoting=quoting, strict=True)
         line = 1
         try:
             for cells in reader:

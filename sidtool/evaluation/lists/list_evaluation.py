@@ -14,7 +14,7 @@ from sidtool.data import Fields, FieldTypes, need_feedback_of_numbers
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
 from sidtool.evaluation.baselines import Catalog, rank_baselines
 from sidtool.evaluation.bootstrap import RESAMPLES
-from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog
+from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.lists.list_metrics import (
     HeldOutSessions,
     ItemFacts,
@@ -28,6 +28,7 @@ from sidtool.evaluation.results import coverage
 from sidtool.model import LoadedModel
 from sidtool.model.contract import Contract, TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend
+from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
@@ -65,6 +66,9 @@ def evaluate_lists(
     """
     options = options or ListEvaluationOptions()
     held_out = HeldOut.open(model, split, options.on, against)
+    repeats = held_out.split.reference.targets_repeat
+    reason = seen_reason(options.exclude_seen, repeats)
+    options = options.with_seen(repeats)
     loaded, other, fields = held_out.loaded, held_out.against, held_out.split.fields
     if other is not None:
         check_same_catalog(loaded.bundle, other.bundle)
@@ -77,11 +81,13 @@ def evaluate_lists(
         as_trained = replace(options, normalize=None)
         makers[OTHER_MODEL] = next(iter(_makers(other, as_trained, progress).values()))
     examples = evenly_spaced(held_out.part, options.limit)
+    check_targets(loaded.bundle, [item for each in examples for item in each.items], options)
     train = held_out.split.train
     evaluation = evaluate_list_makers(loaded.bundle, makers, examples, train, options)
     settings = {
         "bundle": loaded.bundle.identity.digest,
         "normalize": options.normalize or loaded.contract.normalize,
+        "seen": reason,
     }
     if other is not None:
         settings["against"] = other.bundle.identity.digest
@@ -101,7 +107,7 @@ def evaluate_list_makers(
     if not examples:
         raise DataError("there are no examples to evaluate on")
     sessions = HeldOutSessions.of(
-        bundle, examples, exclude_seen=options.exclude_seen, order=options.order
+        bundle, examples, exclude_seen=bool(options.exclude_seen), order=options.order
     )
     requests = [Request(each.user, each.history, fields=_request_fields(each)) for each in examples]
     lists = {
@@ -177,7 +183,7 @@ def _baseline_lists(
         sessions.examples,
         options.knn,
         k=options.length,
-        exclude_seen=options.exclude_seen,
+        exclude_seen=bool(options.exclude_seen),
     )
     rows = sessions.bundle.items.rows(catalog.ids)
     return {

@@ -1,14 +1,14 @@
 """The questions of one task, read from training examples or made of users, items and queries."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.data import FieldTypes, Query, make_items, read_queries
 from sidtool.data.split import Example, Split, SplitOrigin, UserSequence
+from sidtool.evaluation.held_out import check_targets
 from sidtool.evaluation.options import TaskEvaluationOptions
 from sidtool.examples import (
     ExampleMaker,
@@ -96,13 +96,8 @@ def make_questions(
     its last item, or every item or query."""
     maker, history_length = _example_maker(loaded, options, types)
     in_bundle = [example for example in examples if maker.has_item(example.item)]
-    n_left_out = len(examples) - len(in_bundle)
-    if n_left_out:
-        warnings.warn(
-            f"{n_left_out} of {len(examples)} users are left out: the bundle lacks their item",
-            SidtoolWarning,
-            stacklevel=3,
-        )
+    problem = "users are left out, for the bundle lacks their item"
+    check_targets(loaded.bundle, [example.item for example in examples], options, problem)
     histories = tuple(_history_with_target(example, history_length) for example in in_bundle)
     split = Split.of("given", histories, windows=in_bundle, origin=SplitOrigin(fields=types))
     questions: list[Question] = []

@@ -23,6 +23,7 @@ from .split_check import check_bundle_split as check_bundle_split
 from .split_check import check_model_split as check_model_split
 from .split_check import event_columns as event_columns
 from .split_check import further_splits as further_splits
+from .split_check import targets_repeat as targets_repeat
 from .stage_record import AdoptParams as AdoptParams
 from .stage_record import Forgetting as Forgetting
 from .stage_record import ModelReference as ModelReference

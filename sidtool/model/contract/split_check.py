@@ -38,6 +38,13 @@ def event_columns(contract: Contract, bundle: Bundle) -> EventColumns | None:
     return next((each for each in columns if each is not None), None)
 
 
+def targets_repeat(contract: Contract) -> bool | None:
+    """Whether a held-out target of the model's newest split that records it repeats an item of its
+    history; None if no split does."""
+    facts = [reference.targets_repeat for reference in splits_of(contract)]
+    return next((fact for fact in reversed(facts) if fact is not None), None)
+
+
 def check_bundle_split(bundle: Bundle, label: str, split: SplitReference | None) -> None:
     """Raise CompatibilityError if the bundle's codebook may have learned from events that `split`
     holds out. `label` names the input with this split in the message."""

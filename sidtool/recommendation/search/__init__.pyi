@@ -36,5 +36,7 @@ from .search_options import BeamOptions as BeamOptions
 from .search_options import ListOptions as ListOptions
 from .search_options import SearchOptions as SearchOptions
 from .search_options import SeenOptions as SeenOptions
+from .search_options import excludes_seen as excludes_seen
+from .search_options import seen_reason as seen_reason
 from .token_tree import TokenTree as TokenTree
 from .token_tree import additive_masks as additive_masks

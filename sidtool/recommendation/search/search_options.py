@@ -1,7 +1,7 @@
 """The options of searches, which recommendations, evaluations and services share."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
@@ -26,8 +26,30 @@ class BeamOptions:
 class SeenOptions:
     """Whether items of a history are recommended."""
 
-    exclude_seen: bool = option(False)
-    """Never recommend an item of the history."""
+    exclude_seen: bool | None = option(None, panel="Seen items")
+    """Never recommend an item of the history. Default: so if no held-out target of the split is an
+    item of its own history."""
+
+    def with_seen(self, targets_repeat: bool | None) -> Self:
+        """The options with this choice made, by `SplitReference.targets_repeat`."""
+        return replace(self, exclude_seen=excludes_seen(self.exclude_seen, targets_repeat))
+
+
+def excludes_seen(chosen: bool | None, targets_repeat: bool | None) -> bool:
+    """Whether items of a history are excluded: as chosen, or else if no held-out target repeats
+    one."""
+    return targets_repeat is False if chosen is None else chosen
+
+
+def seen_reason(chosen: bool | None, targets_repeat: bool | None) -> str:
+    """What `excludes_seen` decides and why, in words."""
+    if chosen not in (None, excludes_seen(None, targets_repeat)):
+        return "seen items removed, as chosen" if chosen else "seen items kept, as chosen"
+    if targets_repeat is None:
+        return "seen items kept: the split does not record whether targets repeat"
+    if targets_repeat:
+        return "seen items kept: targets of the split repeat items of their history"
+    return "seen items removed: no target of the split repeats an item of its history"
 
 
 @dataclass(frozen=True, kw_only=True)

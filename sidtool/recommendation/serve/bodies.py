@@ -9,7 +9,6 @@ import numpy as np
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.options import options_of
 from sidtool.data import Vectors
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Request
@@ -38,11 +37,13 @@ class Choices:
         return replace(defaults, **chosen)
 
 
-KINDS: Mapping[str, Any] = {
-    field.name: field.type
-    for field, _ in options_of(RecommendOptions)
-    if field.name in ("k", "num_beams", "exclude_seen", "explain")
-} | {"list": int}
+KINDS: Mapping[str, type] = {
+    "k": int,
+    "num_beams": int,
+    "exclude_seen": bool,
+    "explain": bool,
+    "list": int,
+}
 """The options of the body of a call, and the type of each; `list` is the length of a list, in place
 of the k best next items."""
 NAMES = (*KINDS, "candidates")

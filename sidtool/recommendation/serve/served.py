@@ -93,6 +93,7 @@ class Served:
             "items": len(bundle),
             "compatibility": self.loaded.verdict.kind,
             "memory": None if memory is None else memory.memory.digest,
+            "exclude_seen": self.base.options.exclude_seen,
         }
 
 

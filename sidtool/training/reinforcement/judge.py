@@ -88,7 +88,8 @@ class Judge:
         options: RlOptions,
     ) -> "Judge":
         """On these examples; `events` count how frequent an item is in training."""
-        indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=options.exclude_seen)
+        exclude_seen = bool(options.exclude_seen)
+        indexed = IndexedExamples.of(session.bundle, examples, exclude_seen=exclude_seen)
         groups = example_groups(examples, events)
         metric = options.metric_for_best_model
         return cls(session, indexed, groups, metric, options.eval_num_beams)

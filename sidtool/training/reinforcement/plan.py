@@ -55,6 +55,7 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
     rewards = parse_rewards(options.reward, lists=is_of_lists) if options.reward else ()
     _check_rewards(rewards, request.reward_inputs, options)
     lineage = read_lineage(examples)
+    options = options.with_seen(lineage.split.targets_repeat)
     _check_examples(lineage, examples, rewards, is_of_lists)
     model_dir = model_folder(request.model, trust_remote_code=trust)
     contract, bundle, _ = check_model_folder(model_dir)

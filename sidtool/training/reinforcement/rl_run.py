@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidtool.data.split import Split
 from sidtool.model.contract import Contract, RlParams, StageRecord
+from sidtool.recommendation.search import seen_reason
 from sidtool.training.reinforcement.settings import RL_DEFAULTS, RlOptions
 from sidtool.training.training_run import Run, changed_fields, json_digest, json_values
 
@@ -110,7 +111,8 @@ class RlRun(Run):
         groups = f"groups of {self.config_fields['num_generations']}"
         if self.options.algorithm == "ipa":
             groups = f"pairs of {self.options.candidate_lists} lists"
+        seen = seen_reason(self.options.exclude_seen, self.lineage.split.targets_repeat)
         return (
             f"{self.options.algorithm} starts from {self.start()}, {groups} by "
-            f"{self.options.rollouts}, reward {self.options.reward or 'none'}"
+            f"{self.options.rollouts}, reward {self.options.reward or 'none'}; {seen}"
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
+from sidtool.recommendation.search import SeenOptions
 from sidtool.training.settings import parse_metric
 from sidtool.training.settings_file import Vocabulary
 
@@ -19,7 +20,7 @@ RolloutMethod = Literal["beam", "gumbel"]
 
 
 @dataclass(frozen=True)
-class RlOptions:
+class RlOptions(SeenOptions):
     """Settings of reinforcement that sidtool adds to GRPOConfig.
 
     Raises UsageError for a value outside its choices or range, or that do not fit together."""
@@ -46,9 +47,6 @@ class RlOptions:
     """Add an advantage for each code, by the first code that differs from the target's."""
     sft_weight: float = option(0.1, minimum=0)
     """Weight of the cross-entropy of the targets, beside the objective."""
-    exclude_seen: bool = option(False)
-    """Exclude the items of a user's history from groups and from validation, as
-    `recommend --exclude-seen` does."""
     metric_for_best_model: str = option("ndcg@10")
     """Validation metric that selects the checkpoint: `hr@K` or `ndcg@K` of the next item; with
     `ipa` also `list_reward` or `list_recall`."""

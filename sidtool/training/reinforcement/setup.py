@@ -101,7 +101,7 @@ def _policy(model: Any, session: QuerySession) -> Policy:
 def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     shared = (encoder, loaded.tokens, run.bundle)
-    exclude_seen = run.options.exclude_seen
+    exclude_seen = bool(run.options.exclude_seen)
     examples: RlExamples
     if run.options.algorithm == "ipa":
         examples = read_list_examples(run.examples, *shared, exclude_seen=exclude_seen)

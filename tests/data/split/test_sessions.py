@@ -89,6 +89,9 @@ def test_the_last_two_sessions_are_held_out(tmp_path: Path, events: list[Any], l
             if name == "valid":
                 assert len(example.history) == n_train
             assert len(example.history) <= targets[0][0]
+    examples = (*split.valid, *split.test)
+    repeated = sum(item in example.history for example in examples for item in example.items)
+    assert split.counts.repeated_targets == repeated
     check_no_leak(split, events)
     write_split(split, tmp_path / "split", force=True)
     assert read_split(tmp_path / "split") == split

@@ -102,6 +102,9 @@ def check_whole(split: Split, read: Interactions) -> None:
     counts = split.counts
     assert (counts.train_events, counts.users) == (len(trained(split)), len(split.train))
     assert (counts.valid, counts.test) == (len(split.valid), len(split.test))
+    repeated = [e.item for e in (*split.valid, *split.test) if e.item in e.history]
+    assert counts.repeated_targets == len(repeated)
+    assert split.reference.targets_repeat == bool(repeated)
     assert split.windows is None
 
 

@@ -95,7 +95,9 @@ def test_scores_are_normalized_as_requested(split: Split) -> None:
     """A model is compared with itself, decoded as it was trained."""
     loaded = loaded_model(small_bundle(40))
     loaded = dataclasses.replace(loaded, contract=dataclasses.replace(loaded.contract, stages=()))
-    options = ListEvaluationOptions(length=4, num_beams=12, baselines=False, normalize="trie")
+    options = ListEvaluationOptions(
+        length=4, num_beams=12, baselines=False, normalize="trie", exclude_seen=False
+    )
     evaluation = evaluate_lists(loaded, split, options, against=loaded)
     makers = {
         over: list_maker(loaded, RecommendOptions(k=4, num_beams=12, normalize=over))

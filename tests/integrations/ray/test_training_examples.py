@@ -27,7 +27,7 @@ from tests.examples.cases import ALL_TASKS, RATING_TASKS
 from tests.models import tiny_tokenizer
 from tests.training_fixtures import bundle, catalog, split
 
-pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SummaryWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sidtool.base.errors.SidtoolWarning")
 
 __all__ = ["bundle", "catalog", "split"]
 

@@ -1,0 +1,136 @@
+"""Seen items are removed where no held-out target repeats one, unless an option says otherwise."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidtool.base.documents import sealed_text
+from sidtool.recommendation.search import excludes_seen, seen_reason
+from tests.cli.road import TRAINING, Road, done, write_lines
+
+REMOVED = "seen items removed: no target of the split repeats an item of its history"
+KEPT = "seen items kept: targets of the split repeat items of their history"
+UNKNOWN = "seen items kept: the split does not record whether targets repeat"
+
+
+@pytest.fixture(scope="module")
+def repeating(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split in which each user's last event repeats the first."""
+    folder = tmp_path_factory.mktemp("repeating")
+    lines = road.events.read_text(encoding="utf-8").splitlines()
+    first: dict[str, str] = {}
+    for line in lines[1:]:
+        first.setdefault(line.split(",")[0], line)
+    lines += [line.rpartition(",")[0] + ",999" for line in first.values()]
+    events = write_lines(folder / "events.csv", lines)
+    done("split", events, "-o", folder / "split")
+    return folder / "split"
+
+
+def trained(road: Road, split: Path, folder: Path) -> Path:
+    """A model that is trained on the examples of a split."""
+    examples = folder / "train.jsonl"
+    done("make-sft", road.bundle, road.items, split, "-o", examples, "--model", road.model)
+    done("train", road.model, examples, "-o", folder / "tuned", *TRAINING)
+    return folder / "tuned"
+
+
+def history_of(split: Path, events: Path) -> list[str]:
+    """The items of the first user of some events."""
+    rows = [line.split(",") for line in events.read_text(encoding="utf-8").splitlines()[1:]]
+    return [item for user, item, _ in rows if user == rows[0][0]]
+
+
+def recommended(model: Path, history: list[str], *more: object) -> tuple[set[str], str]:
+    """What is recommended after a history, and what is said of seen items."""
+    ask = ("recommend", model, "--history", ",".join(history), "-k", 60, "--json", *more)
+    ran = done(*ask)
+    return set(ran.json["items"]), ran.err
+
+
+def test_seen_items_are_removed_where_no_target_repeats(road: Road, tmp_path: Path) -> None:
+    counts = json.loads((road.split / "split.json").read_text())["counts"]
+    assert counts["repeated_targets"] == 0
+    assert (
+        f"0 targets; by default {REMOVED}" in done("split", road.events, "-o", tmp_path / "s").out
+    )
+    assert f"in validation {REMOVED}" in road.said["train"].err
+    ran = done("evaluate", road.tuned, road.split)
+    assert REMOVED in ran.out.splitlines()
+    evaluation = done("evaluate", road.tuned, road.split, "--json").json
+    settings = evaluation["settings"]
+    assert (settings["exclude_seen"], settings["seen"]) == (True, REMOVED)
+    same = done("evaluate", road.tuned, road.split, "--exclude-seen", "--json").json
+    assert same == evaluation
+    kept = done("evaluate", road.tuned, road.split, "--no-exclude-seen", "--json").json
+    assert kept["settings"]["exclude_seen"] is False
+    assert kept["settings"]["seen"] == "seen items kept, as chosen"
+    history = history_of(road.split, road.events)
+    items, said = recommended(road.tuned, history)
+    assert REMOVED in said
+    assert not items & set(history)
+    items, _ = recommended(road.tuned, history, "--no-exclude-seen")
+    assert items >= set(history)
+
+
+def test_seen_items_are_kept_where_a_target_repeats(
+    road: Road, repeating: Path, tmp_path: Path
+) -> None:
+    tuned = trained(road, repeating, tmp_path)
+    evaluation = done("evaluate", tuned, repeating, "--json").json
+    assert evaluation["settings"]["exclude_seen"] is False
+    assert evaluation["settings"]["seen"] == KEPT
+    history = history_of(road.split, road.events)
+    items, said = recommended(tuned, history)
+    assert KEPT in said
+    assert items >= set(history)
+    items, _ = recommended(tuned, history, "--exclude-seen")
+    assert not items & set(history)
+
+
+def test_artifacts_without_the_fact_keep_seen_items(road: Road, tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    shutil.copytree(road.split, split)
+    manifest: dict[str, Any] = json.loads((split / "split.json").read_text())
+    del manifest["counts"]["repeated_targets"], manifest["sha256"]
+    (split / "split.json").write_text(sealed_text(manifest))
+    tuned = trained(road, split, tmp_path)
+    evaluation = done("evaluate", tuned, split, "--json").json
+    assert evaluation["settings"]["exclude_seen"] is False
+    assert evaluation["settings"]["seen"] == UNKNOWN
+    assert UNKNOWN in recommended(tuned, ["b001", "b002"])[1]
+
+
+def test_a_memory_is_tuned_and_a_reward_learned_by_the_same_rule(
+    road: Road, repeating: Path, tmp_path: Path
+) -> None:
+    for split, reason in ((road.split, REMOVED), (repeating, KEPT)):
+        built = done(
+            "build-memory", split, road.bundle, "-o", tmp_path / "m.zarr", "--tune", "--force"
+        )
+        assert reason in built.err
+    plan = done("rl", road.tuned, road.examples, "-o", tmp_path / "out", "--dry-run")
+    assert REMOVED in plan.err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "repeats", "excluded", "reason"),
+    [
+        (None, False, True, REMOVED),
+        (None, True, False, KEPT),
+        (None, None, False, UNKNOWN),
+        (True, None, True, "seen items removed, as chosen"),
+        (True, True, True, "seen items removed, as chosen"),
+        (True, False, True, REMOVED),
+        (False, False, False, "seen items kept, as chosen"),
+        (False, True, False, KEPT),
+    ],
+)
+def test_a_choice_goes_before_the_split(
+    chosen: bool | None, repeats: bool | None, excluded: bool, reason: str
+) -> None:
+    assert excludes_seen(chosen, repeats) == excluded
+    assert seen_reason(chosen, repeats) == reason

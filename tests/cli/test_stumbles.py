@@ -1,0 +1,83 @@
+"""What the first commands on messy tables print: what is wrong, and the flags that work."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.messy import garden, library, parts
+from tests.cli.road import done, refused, run
+from tests.data.tables.files import write_table
+
+Shop = Callable[[Path], tuple[Path, Path]]
+HINTS: dict[Shop, str] = {
+    garden: "--id-column Artikelnummer --title-column Bezeichnung --user-column Kunde "
+    "--item-column Artikelnummer --order-column Kaufdatum --time-format %d.%m.%Y",
+    parts: "--id-column part_no --title-column description --user-column client_id --item-column "
+    "part_no --order-column epoch",
+    library: "--id-column 'Book ID' --title-column 'Book Title' --user-column Reader --item-column "
+    "'Book ID' --order-column Borrowed --time-format '%m/%d/%Y %H:%M'",
+}
+"""Messy tables -> the flags that the first command on them names."""
+
+
+@pytest.mark.parametrize("shop", HINTS, ids=lambda shop: shop.__name__)
+def test_the_first_command_names_the_flags_that_work(
+    shop: Shop, tmp_path: Path, encoder: Path
+) -> None:
+    items, events = shop(tmp_path)
+    error = refused(2, "check", items, events)
+    flags = error.partition("hint: by their cells, columns are ")[2]
+    assert flags == HINTS[shop]
+    clean = tmp_path / "clean"
+    ran = run("check", items, events, *shlex.split(flags))
+    assert ran.code == (0 if shop is library else 3)
+    assert shop is library or "--fix OUT writes cleaned copies" in ran.last
+    done("check", items, events, *shlex.split(flags), "--fix", clean)
+    assert done("check", clean / "items.parquet", clean / "events.parquet").code == 0
+    split = done("split", clean / "events.parquet", "-o", tmp_path / "split")
+    assert "30 examples" in split.out
+    build = ("build-codebook", clean / "items.parquet", "-o", tmp_path / "shop.zarr")
+    done(*build, "--encoder", encoder, "--levels", "4x4x8")
+
+
+def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:
+    _, events = garden(tmp_path)
+    error = refused(2, "split", events, "-o", tmp_path / "split")
+    contents = "the user id, the item id, the time or order of an event"
+    assert f"no column that looks like {contents}: Kunde, Artikelnummer, Kaufdatum" in error
+    assert "names it with --user-column, --item-column, --order-column" in error
+    named = ("--user-column", "Kunde", "--item-column", "Artikelnummer", "--order-column")
+    words = ("split", events, "-o", tmp_path / "split", *named, "Kaufdatum")
+    assert "--time-format '%d.%m.%Y' of check and split reads it" in refused(1, *words)
+    done(*words, "--time-format", "%d.%m.%Y")
+
+
+def test_a_table_of_another_suffix_names_those_that_are_known(tmp_path: Path) -> None:
+    items, events = library(tmp_path)
+    error = refused(1, "check", items.rename(tmp_path / "books.txt"), events)
+    assert "books.txt: the name does not end in a known suffix" in error
+    assert ".tsv" in error
+
+
+def test_ids_that_lost_their_zeros_are_named_and_mended(tmp_path: Path) -> None:
+    items, events = parts(tmp_path)
+    flags = shlex.split(HINTS[parts])
+    ran = run("check", items, events, *flags)
+    assert "ids of the catalog look like '00026', those of events like '26.0'" in ran.err
+    ran = done("check", items, events, *flags, "--fix", tmp_path / "clean")
+    assert "as in the catalog: 0 items, 185 events" in ran.out
+    assert "times in the unit of the others: " in ran.out
+
+
+def test_a_catalog_without_a_known_title_names_the_column(tmp_path: Path) -> None:
+    items = write_table(tmp_path / "i.csv", {"sku": ["1", "2"], "label": ["A b", "C d"]})
+    ran = run("check", items)
+    assert ran.code == 3
+    assert ran.last == "hint: by their cells, columns are --id-column sku --title-column label"
+
+
+def test_columns_that_nothing_speaks_for_are_not_guessed(tmp_path: Path) -> None:
+    items = write_table(tmp_path / "i.csv", {"a": ["1", "1"], "b": ["2", "2"]})
+    assert refused(2, "check", items).endswith("hint: name it with --id-column")
