@@ -72,6 +72,12 @@ class Items:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        """Number of items, their first id, the text template and the columns."""
+        first = f", the first is {self.ids[0]!r}" if self.ids else ""
+        columns = f", columns {', '.join(self.fields)}" if self.fields else ""
+        return f"<{len(self)} items{first}: text {self.text_template!r}{columns}>"
+
 
 def read_items(
     path: str | Path,

@@ -33,6 +33,7 @@ from sidtool.evaluation.ranking import (
 from sidtool.evaluation.results import (
     ITEM_KNN,
     MEMORY_ALONE,
+    MIXTURE,
     MODEL_ALONE,
     Evaluation,
     SystemValues,
@@ -52,8 +53,6 @@ from sidtool.recommendation.search import Normalize, check_normalize, seen_reaso
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import Leaves
 
-MIXTURE = "mixture"
-"""The name of the system without the re-ranker."""
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
 

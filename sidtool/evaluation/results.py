@@ -29,6 +29,8 @@ ITEM_KNN = "item-knn"
 MODEL_ALONE = "model alone"
 """A model with a memory, without it."""
 MEMORY_ALONE = "memory alone"
+MIXTURE = "mixture"
+"""A model with a memory and a re-ranker, without the latter."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,13 @@ from typing import Literal
 from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.held_out import OTHER_MODEL
-from sidtool.evaluation.results import ITEM_KNN, MEMORY_ALONE, MODEL_ALONE, StoredEvaluation
+from sidtool.evaluation.results import (
+    ITEM_KNN,
+    MEMORY_ALONE,
+    MIXTURE,
+    MODEL_ALONE,
+    StoredEvaluation,
+)
 
 Standing = Literal["ahead", "level", "behind", "unknown"]
 """Where a model stands beside another system: "level" if the 95% interval of the difference
@@ -46,6 +52,8 @@ def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
     sentences = [compared.with_item_knn()]
     if compared.standing(MEMORY_ALONE) != "unknown":
         sentences.append(f"model with memory {compared.place(MEMORY_ALONE, 'the memory alone')}")
+    if compared.standing(MIXTURE) != "unknown":
+        sentences.append(f"re-ranked {compared.place(MIXTURE, 'the mixture')}")
     if compared.standing(OTHER_MODEL) != "unknown":
         sentences.append(f"model {compared.place(OTHER_MODEL, f'the {OTHER_MODEL}')}")
     sentences += _limits(evaluation)

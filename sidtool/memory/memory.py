@@ -51,6 +51,10 @@ class Memory(OnHub):
         self.manifest = manifest
         self.arrays = arrays
 
+    def __repr__(self) -> str:
+        """Number of items and digest; reads no array."""
+        return f"<Memory of {self.manifest.items} items, {self.digest[:12]}>"
+
     @classmethod
     def open(cls, location: str | Path) -> "Memory":
         """Open a folder or a .zarr.zip, at a path or an fsspec URL.

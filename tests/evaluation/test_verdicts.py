@@ -84,6 +84,11 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
         "4% of targets are new items",
     )
     assert answer.standing == "ahead"
+    differences["mixture"] = gain(0.0024, 0.001, 0.003)
+    reranked = verdict(
+        evaluated(0.0714, differences=differences, alone=gain(-0.007, -0.01, -0.003))
+    )
+    assert reranked.sentences[2] == "re-ranked 4% ahead of the mixture (95% interval +2% to +5%)"
 
 
 def test_a_model_that_adds_nothing_to_its_memory_is_advised_against() -> None:

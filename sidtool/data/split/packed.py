@@ -171,6 +171,10 @@ class _Packed(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.user_codes)
 
+    def __repr__(self) -> str:
+        """What they are and how many; reads no array."""
+        return f"<{type(self).__name__}: {len(self)}>"
+
     def _value(self, index: int) -> T:
         raise NotImplementedError
 
@@ -195,7 +199,7 @@ class _Packed(Sequence[T], Generic[T]):
     __hash__ = None  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PackedSequences(_Packed[UserSequence]):
     """The training events of n users."""
 
@@ -247,7 +251,7 @@ class PackedSequences(_Packed[UserSequence]):
         return UserSequence(self.users[index], items, positions, fields, sessions)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PackedExamples(_Packed[Example]):
     """n evaluation examples."""
 

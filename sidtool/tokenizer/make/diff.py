@@ -53,6 +53,12 @@ class Diff(JsonRecord):
     manifest: Mapping[str, tuple[Any, Any]]
     """Dotted key -> old and new value."""
 
+    def __repr__(self) -> str:
+        """The number of items of each kind."""
+        kinds = ("added", "retired", "gone", "restored", "moved", "retitled")
+        counts = ", ".join(f"{len(getattr(self, kind))} {kind}" for kind in kinds)
+        return f"<Diff: {self.kept} with the same SID, {counts}>"
+
 
 def diff(old: Bundle, new: Bundle) -> Diff:
     """Compare two bundles item by item; codes are compared level by level, whatever the sizes.
