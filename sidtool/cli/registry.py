@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.extras import require
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.console import (
@@ -92,6 +93,8 @@ def push(
     from sidtool.registry import check_source, is_flat_repository, plan_push
     from sidtool.registry import push as publish
 
+    if sign is not None:
+        require("sign")
     on_hub = is_flat_repository(target)
     if dry_run and on_hub:
         checked = check_source(artifact, license)
