@@ -55,11 +55,11 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py --check || exit 1; done
+	for page in cli settings tasks schema; do $(BIN)/python docs/build_$$page.py --check || exit 1; done
 	$(BIN)/python docs/check_figures.py
 
 docs: venv  ## write the generated pages, and the documentation site to site/
-	for page in cli settings tasks; do $(BIN)/python docs/build_$$page.py || exit 1; done
+	for page in cli settings tasks schema; do $(BIN)/python docs/build_$$page.py || exit 1; done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:

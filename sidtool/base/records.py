@@ -1,11 +1,23 @@
-"""Frozen dataclasses that are stored as JSON objects."""
+"""Frozen dataclasses that are stored as JSON objects. docs/build_schema.py makes JSON Schemas of
+their types."""
 
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 _SCALARS: dict[type, str] = {
     str: "a text",
@@ -13,6 +25,48 @@ _SCALARS: dict[type, str] = {
     int: "a whole number",
     float: "a number",
 }
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value keeps beside its type: the type of a field is `Annotated` with it."""
+
+    meaning: str
+    """As in "it is -1, not a number from 0"."""
+    pattern: str | None = None
+    """Of a text, the whole of it."""
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def check(self, value: Any, key: str) -> None:
+        """Raise TypeError that names the key for a value that breaks the rule."""
+        kept = self.pattern is None or re.fullmatch(self.pattern, value) is not None
+        kept &= self.minimum is None or value >= self.minimum
+        kept &= self.maximum is None or value <= self.maximum
+        if not kept:
+            raise _mismatch(key, self.meaning, value)
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """An object is stored as it is, with keys that are unknown here, but can be read as a
+    record."""
+
+    record: "type[JsonRecord]"
+    or_empty: bool = False
+    """An empty object stands for no record."""
+
+    def check(self, value: Any, key: str) -> None:
+        """Raise TypeError that names the key for an object that cannot be read as the record."""
+        if value or not self.or_empty:
+            _record(self.record, value, key)
+
+
+Digest = Annotated[str, Rule("a SHA-256 in lowercase hexadecimal", "[0-9a-f]{64}")]
+Count = Annotated[int, Rule("a number from 0", minimum=0)]
+Number = Annotated[int, Rule("a number from 1", minimum=1)]
+VERSION = r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})"
+VersionNumber = Annotated[str, Rule("two numbers with a dot", VERSION)]
 
 
 def is_number(value: object) -> bool:
@@ -29,6 +83,8 @@ class JsonRecord:
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
+    REQUIRED: ClassVar[tuple[str, ...]] = ()
+    """Fields that every stored record has, though they have a default."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored: the fields by name."""
@@ -48,14 +104,20 @@ class JsonRecord:
         for field in fields(cls):
             if field.name in value:
                 values[field.name] = _typed(hints[field.name], value[field.name], field.name)
-            elif field.default is MISSING and field.default_factory is MISSING:
+            elif is_required(cls, field):
                 raise TypeError(f"{field.name} is missing")
         return cls(**values)
 
 
+def is_required(record: type[JsonRecord], field: Field[Any]) -> bool:
+    """Whether a stored record must have a field."""
+    has_default = field.default is not MISSING or field.default_factory is not MISSING
+    return not has_default or field.name in record.REQUIRED
+
+
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
 
 
 def _plain(value: Any) -> Any:
@@ -73,6 +135,10 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
     origin = get_origin(hint)
     if hint is Any:
         return value
+    if origin is Annotated:
+        typed = _typed(get_args(hint)[0], value, key)
+        hint.__metadata__[0].check(typed, key)
+        return typed
     if origin in (Union, UnionType):
         return _member_of_union(get_args(hint), value, key)
     if origin is Literal:
@@ -125,7 +191,10 @@ def _tuple(hints: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
 def _mapping(hints: tuple[Any, ...], value: Any, key: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _mismatch(key, "an object", value)
-    return {name: _typed(hints[1], member, f"{key}.{name}") for name, member in value.items()}
+    return {
+        _typed(hints[0], name, f"a key of {key}"): _typed(hints[1], member, f"{key}.{name}")
+        for name, member in value.items()
+    }
 
 
 def _mismatch(key: str, expected: str, value: Any) -> TypeError:

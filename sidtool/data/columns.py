@@ -105,7 +105,7 @@ class EventNames:
     """Event column of time or order; guessed by default."""
     order_by: Order = option("column", flag="--order")
     """What orders events: a column of time or order, or the rows of the file."""
-    time_format: str | None = option(None, metavar="FORMAT")
+    time_format: str | None = option(None, flag="--time-format", metavar="FORMAT")
     """Format of the times of the events, like '%d/%m/%Y' (codes of strftime), if they are neither
     numbers nor ISO dates."""
 

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, UsageError
-from sidtool.base.records import JsonRecord
+from sidtool.base.errors import DataError
+from sidtool.base.options import check_options, option
+from sidtool.base.records import JsonRecord, Rule
 from sidtool.data import Vectors
 from sidtool.tokenizer import cluster, unit
 from sidtool.tokenizer.bundle import Bundle
@@ -133,25 +134,18 @@ NEW_ITEM_GAIN = 0.5
 
 @dataclass(frozen=True)
 class ContentSettings(JsonRecord):
-    """How content was compared. Raises UsageError unless the weight is above 0 and at most
-    LARGEST_WEIGHT."""
+    """How content was compared. Raises UsageError for a value out of range."""
 
-    source: Literal["vectors", "codes"]
+    source: Literal["vectors", "codes"] = option()
     """The items' vectors, or their codes alone."""
-    weight: float = DEFAULT_WEIGHT
+    weight: float = option(DEFAULT_WEIGHT, above=0, maximum=LARGEST_WEIGHT)
     """Similarity by content of two items with the same vector and many events. It is added to that
     of their events."""
-    vectors: str = ""
+    vectors: Annotated[str, Rule("empty or a SHA-256", "(?:[0-9a-f]{64})?")] = ""
     """SHA-256 of the (n, dim) float32 vectors; empty if the source is the codes."""
 
     def __post_init__(self) -> None:
-        if self.source not in ("vectors", "codes"):
-            raise UsageError(f"the content is that of vectors or codes, not {self.source!r}")
-        if not 0 < self.weight <= LARGEST_WEIGHT:
-            raise UsageError(
-                f"the weight of the content is above 0 and at most {LARGEST_WEIGHT:g}, not "
-                f"{self.weight}"
-            )
+        check_options(self)
 
 
 @dataclass(frozen=True, eq=False)

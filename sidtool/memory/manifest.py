@@ -1,15 +1,15 @@
 """The manifest of a memory: every value that is not an array."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import Digest, JsonRecord, Number, Rule
 from sidtool.data.split import SplitReference
 from sidtool.memory.content import ContentSettings
 from sidtool.memory.similarity import KnnSettings
-from sidtool.tokenizer.bundle import Identity, check_digests, check_names
+from sidtool.tokenizer.bundle import Identity, check_names
 
 FORMAT = 1
 """The memory format that this version writes, and the newest that it reads."""
@@ -19,27 +19,28 @@ FORMAT = 1
 class MemoryManifest(JsonRecord):
     """What a memory was made from, and its digests."""
 
+    REQUIRED = ("format",)
     bundle: Identity
     """identity of the bundle whose items it has"""
     split: SplitReference
     """the split whose training events were counted"""
-    train_digest: str
+    train_digest: Digest
     """as `Split.train_digest`"""
-    train_events: int
-    window: int
+    train_events: Number
+    window: Number
     """events of a user that lie further apart do not co-occur"""
     settings: KnnSettings
-    items: int
-    digest: str
+    items: Number
+    digest: Digest
     """SHA-256 over the fields above and the arrays"""
     content: ContentSettings | None = None
     """how items are similar by content; None: they are not"""
-    tuned_on: int | None = None
+    tuned_on: Number | None = None
     """validation users that chose the settings; None: they were not tuned"""
     libraries: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
-    format: int = FORMAT
-    objects: Mapping[str, str] = field(default_factory=dict)
+    format: Annotated[int, Rule("a known format", minimum=1, maximum=FORMAT)] = FORMAT
+    objects: Mapping[str, Digest] = field(default_factory=dict)
     """SHA-256 of every stored object except the root document"""
     kind: Literal["memory"] = "memory"
 
@@ -79,20 +80,7 @@ class MemoryManifest(JsonRecord):
             )
         try:
             manifest = super().from_json(value)
-            for name in ("items", "window", "train_events"):
-                if getattr(manifest, name) < 1:
-                    raise ValueError(f"{name} is {getattr(manifest, name)}, not at least 1")
-            if manifest.tuned_on is not None and manifest.tuned_on < 1:
-                raise ValueError(f"tuned_on is {manifest.tuned_on}, not at least 1")
-            check_digests(manifest._digests())
             check_names(manifest.objects)
         except (TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"the memory's manifest is malformed: {error}") from error
         return manifest
-
-    def _digests(self) -> Iterator[str]:
-        yield from (self.bundle.space, self.bundle.codebook, self.bundle.items)
-        yield from (self.split.digest, *self.split.extends)
-        yield from (self.train_digest, self.digest, *self.objects.values())
-        if self.content is not None and self.content.source == "vectors":
-            yield self.content.vectors

@@ -238,14 +238,19 @@ def _own_folder(out: Path) -> Iterator[None]:
 
 
 def _measured(inputs: Inputs) -> DataProfile:
-    """The profile of files that a build accepts. Raises RefusedError for others."""
-    profile, report = measure(
-        inputs.items,
-        inputs.events,
-        inputs.columns,
-        inputs.names,
-        allow_unknown=inputs.allow_unknown,
-    )
+    """The profile of files that a build accepts. Raises RefusedError for others, UsageError for
+    columns that are neither named nor have common names."""
+    try:
+        profile, report = measure(
+            inputs.items,
+            inputs.events,
+            inputs.columns,
+            inputs.names,
+            allow_unknown=inputs.allow_unknown,
+        )
+    except UsageError as error:
+        hint = error.hint and f"{error.hint}; --fix mends what else would stop a build"
+        raise UsageError(str(error), hint=hint) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
         report.refuse_stops(

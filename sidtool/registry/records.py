@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeVar
+from typing import Annotated, TypeVar
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import (
@@ -24,7 +24,7 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import VERSION, Digest, JsonRecord, Rule, VersionNumber
 from sidtool.base.storage import Snapshot, Storage
 from sidtool.registry.kinds import FOLDERS, Kind
 
@@ -45,10 +45,9 @@ MAX_DOCUMENT = 1 << 20
 MAX_VERSIONS = 10_000
 """The most versions that a registry may have."""
 
-_NUMBER = r"(0|[1-9][0-9]{0,8})"
-_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}")
-_TAG = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,127}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(VERSION)
+_TAG = re.compile(rf"(?!{LATEST}$)[A-Za-z][A-Za-z0-9._-]{{0,127}}")
+Tag = Annotated[str, Rule("the name of a tag", _TAG.pattern)]
 
 Document = TypeVar("Document", "VersionRecord", "Pointer")
 
@@ -57,22 +56,14 @@ Document = TypeVar("Document", "VersionRecord", "Pointer")
 class VersionRecord(JsonRecord):
     """One published version."""
 
-    version: str
-    digest: str
+    version: VersionNumber
+    digest: Digest
     """the identity of the bundle, the digest of the memory, or `root` of a model"""
-    root: str
+    root: Digest
     """SHA-256 of its zarr.json or sid.json, which leads to the SHA-256 of every other object"""
     license: str = UNKNOWN_LICENSE
     kind: Kind = "bundle"
     format: int = FORMAT
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read a stored record. Raises TypeError if a value is malformed."""
-        record = super().from_json(value)
-        for name, pattern in (("version", _VERSION), ("digest", _DIGEST), ("root", _DIGEST)):
-            _check_spelling(name, getattr(record, name), pattern)
-        return record
 
     @property
     def folder(self) -> str:
@@ -89,19 +80,9 @@ class VersionRecord(JsonRecord):
 class Pointer(JsonRecord):
     """The highest version, and versions by tag."""
 
-    latest: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    latest: VersionNumber | None = None
+    tags: Mapping[Tag, VersionNumber] = field(default_factory=dict)
     format: int = FORMAT
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read a stored pointer. Raises TypeError if a value is malformed."""
-        pointer = super().from_json(value)
-        _check_spelling("latest", pointer.latest or "0.0", _VERSION)
-        for tag, version in pointer.tags.items():
-            _check_spelling("a tag", "" if tag == LATEST else tag, _TAG)
-            _check_spelling(tag, version, _VERSION)
-        return pointer
 
     def with_version(self, version: str, tag: str | None) -> "Pointer":
         """The pointer after a version is published. `latest` is the highest version, in whatever
@@ -201,7 +182,7 @@ def update_pointer(registry: Storage, change: Callable[[Pointer], Pointer]) -> P
 
 def check_tag(tag: str) -> None:
     """Raise UsageError if a tag could be read as a version or is "latest"."""
-    if tag == LATEST or not _TAG.fullmatch(tag):
+    if not _TAG.fullmatch(tag):
         raise UsageError(
             f"{tag!r} is not a valid tag",
             hint="a letter, then at most 127 letters, digits, '.', '_' or '-'; not 'latest'",
@@ -250,8 +231,3 @@ def _parse(
         return kind.from_json(value)
     except (ValueError, TypeError) as error:
         raise IntegrityError(f"{registry.location}/{name} is damaged: {error}") from error
-
-
-def _check_spelling(name: str, text: str, pattern: re.Pattern[str]) -> None:
-    if not pattern.fullmatch(text):
-        raise TypeError(f"{name} is {text[:80]!r}")

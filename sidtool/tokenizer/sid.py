@@ -2,11 +2,11 @@
 the types of their indices."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Literal, NewType, Self, TypeVar
+from typing import Any, Literal, NewType, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +154,7 @@ class SidSpace(Levels, JsonRecord):
     tokens that are equal or incomplete, or a text that is too long or has control characters.
     """
 
+    REQUIRED = ("template", "begin", "end")
     template: str = "<s_{level}_{code}>"
     begin: str | None = "<|sid_begin|>"
     end: str | None = "<|sid_end|>"
@@ -289,18 +290,6 @@ class SidSpace(Levels, JsonRecord):
             return False
         code = int(match["code"])
         return code < self.sizes[_level(match)] and self.token(_level(match), code) == token
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The vocabulary that `to_json` wrote.
-
-        Raises TypeError if a key is missing or malformed, UsageError for an invalid vocabulary.
-        """
-        space = super().from_json(value)
-        for key in space.to_json():
-            if key not in value:
-                raise TypeError(f"{key} is missing")
-        return space
 
 
 def _check_template(template: str) -> None:

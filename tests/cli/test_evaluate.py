@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from docs.build_schema import FOLDER, files
 from sidtool.data.split.files import open_split
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
@@ -50,6 +52,14 @@ def test_metrics_equal_the_hits_of_recommend(
             item in answer["items"][:k] for item, answer in zip(targets, answers, strict=True)
         )
         assert evaluated.json["metrics"][f"hr@{k}"] == pytest.approx(hits / N_USERS)
+
+
+def test_the_json_has_the_published_schema(evaluated: Ran) -> None:
+    schema = json.loads(files()[FOLDER / "evaluation.json"])
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(evaluated.json)
+    assert not validator.is_valid({**evaluated.json, "n": "40"})
+    assert evaluated.json.keys() <= schema["properties"].keys()
 
 
 def test_the_table_is_on_stdout_or_with_json_on_stderr(evaluated: Ran, road: Road) -> None:

@@ -38,8 +38,12 @@ def test_rows_of_the_catalog_that_are_left_out_are_counted(tmp_path: Path) -> No
     source = write_table(tmp_path / "events.csv", events)
     command = ("prepare", source, "--items", catalog, "-o", tmp_path / "data", "--force")
     dropped = {"empty_item_id": 1, "duplicate_item_id": 2}
-    for more in (["--dry-run"], [], ["--all-items"]):
-        assert done(*command, *more, "--json").json["dropped_items"] == dropped
+    assert done(*command, "--all-items", "--json").json["dropped_items"] == dropped
+    dropped |= {"item_without_events": 1}
+    for more in (["--dry-run"], []):
+        prepared = done(*command, *more, "--json").json
+        assert prepared["dropped_items"] == dropped
+        assert prepared["items"] + sum(dropped.values()) == len(items["item_id"])
     out = done(*command).out
     assert "left out: 1 items without an id\n" in out
     assert "left out: 2 rows that repeat the id of an earlier row\n" in out

@@ -148,7 +148,7 @@ def test_content_that_contradicts_the_rest_is_reported(tmp_path: Path, damage: s
 
 @pytest.mark.parametrize("weight", [-1.0, 101.0, float("nan"), float("inf"), 0.0])
 def test_weights_out_of_range_are_refused(weight: float) -> None:
-    with pytest.raises(UsageError, match="weight of the content"):
+    with pytest.raises(UsageError, match="weight must be"):
         ItemContent.of(GROWN, weight=weight)
 
 

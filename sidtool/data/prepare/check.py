@@ -43,6 +43,7 @@ Kind = Literal[
     "duplicate_event",
     "single_event_user",
     "nothing_to_evaluate",
+    "item_without_events",
 ]
 STOPS: frozenset[Kind] = frozenset(
     {
@@ -79,6 +80,7 @@ MEANINGS: dict[Kind, str] = {
     "duplicate_event": "events that repeat user, item and time of an earlier row",
     "single_event_user": "users with one event, of whom nothing can be predicted",
     "nothing_to_evaluate": "no user has three events, the fewest that leave-one-out evaluates",
+    "item_without_events": "items without events",
 }
 MAX_EXAMPLES = 5
 MIN_EVENTS = 3

@@ -111,8 +111,8 @@ class Prepared(JsonRecord):
     steps: tuple[Step, ...]
     """Counts after each filter."""
     dropped_items: Mapping[str, int]
-    """Reason -> rows of the catalog that were left out: those without an id, and all but the first
-    of one id."""
+    """Reason -> rows of the catalog that were left out: those without an id, all but the first of
+    one id, and items without events."""
     items: int
     """Items that were written."""
 
@@ -190,12 +190,11 @@ def prepare(
     filters = options.filters
     if filters.min_rating is None and raw_format.min_rating is not None:
         filters = replace(filters, min_rating=raw_format.min_rating)
-    catalog, dropped_items = None, {}
+    catalog, dropped = None, {}
     if item_file is not None:
         rows_of = Counter(row["item_id"] for row in raw_format.read_items(item_file))
         dropped = {"empty_item_id": rows_of.pop("", 0)}
         dropped["duplicate_item_id"] = rows_of.total() - len(rows_of)
-        dropped_items = {reason: count for reason, count in dropped.items() if count}
         catalog = set(rows_of)
     read = collect((path, raw_format.read_events(path)) for path in event_files)
     events, steps = filter_events(
@@ -207,6 +206,8 @@ def prepare(
     chosen = {events.items[code] for code in np.unique(events.item_codes).tolist()}
     if catalog is not None and options.all_items:
         chosen = catalog
+    if catalog is not None:
+        dropped["item_without_events"] = len(catalog) - len(chosen)
     names = tuple(str(path) for path in event_files)
     prepared = Prepared(
         options.source,
@@ -214,7 +215,7 @@ def prepare(
         str(item_file) if item_file else None,
         filters,
         steps,
-        dropped_items,
+        {reason: count for reason, count in dropped.items() if count},
         len(chosen),
     )
     if dry_run:

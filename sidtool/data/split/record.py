@@ -3,10 +3,10 @@ carries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import Count, Digest, JsonRecord, Rule
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.split.sessions import SessionRule
@@ -44,10 +44,10 @@ class SplitReference(JsonRecord):
     """Which split something was made from. Bundles, training examples and models carry it."""
 
     protocol: Protocol
-    digest: str
+    digest: Digest
     """SHA-256 over the training and the held-out events."""
     cuts: Cuts | None = None
-    extends: tuple[str, ...] = ()
+    extends: tuple[Digest, ...] = ()
     """Digests of the earlier splits that this one extends: nothing that it holds out was in their
     training events (`extended`)."""
     columns: EventColumns | None = field(default=None, compare=False)
@@ -127,16 +127,16 @@ def check_split(
 class SplitCounts(JsonRecord):
     """Sizes of the parts of a split."""
 
-    users: int
+    users: Count
     """Users with training events."""
-    train_events: int
-    valid: int
+    train_events: Count
+    valid: Count
     """Validation examples."""
-    test: int
+    test: Count
     """Test examples."""
-    windows: int = 0
+    windows: Count = 0
     """Training windows (protocol `given`)."""
-    left_out: int = 0
+    left_out: Count = 0
     """Under `temporal`, users whose first event is held out: that event has no history, so it is in
     no part. Under `leave-one-out`, events behind a user's last target; under `last-session`, those
     in or behind a user's last session that are no targets. Under `given`, training windows that
@@ -154,12 +154,13 @@ class SplitCounts(JsonRecord):
 class SplitManifest(JsonRecord):
     """Everything that `split.json` records."""
 
+    REQUIRED = ("format",)
     protocol: Protocol
-    digest: str
+    digest: Digest
     """SHA-256 over the two digests below: equal for equal parts, whatever file they came from."""
-    train_digest: str
+    train_digest: Digest
     """SHA-256 over the training events (user, item, position), sorted by user."""
-    held_out_digest: str
+    held_out_digest: Digest
     """SHA-256 over the validation and the test events, sorted by user."""
     events_digest: str
     """SHA-256 over the events that were split; under `given`, over the windows of the three
@@ -168,9 +169,9 @@ class SplitManifest(JsonRecord):
     cuts: Cuts | None
     columns: EventColumns | None
     """Columns that were read; None under `given`."""
-    files: Mapping[str, str]
+    files: Mapping[str, Digest]
     """Name of each file in the folder -> SHA-256 of its bytes."""
-    extends: tuple[str, ...] = ()
+    extends: tuple[Digest, ...] = ()
     """As `SplitReference.extends`."""
     fields: FieldTypes | None = None
     """The fields of events and users, None without any."""
@@ -178,7 +179,7 @@ class SplitManifest(JsonRecord):
     """What a session is, None where the split records none."""
     drops_events: bool = False
     """As `SplitOrigin.drops_events`."""
-    format: int = 1
+    format: Annotated[int, Rule("a known format", minimum=1, maximum=SPLIT_FORMAT)] = 1
 
     @property
     def reference(self) -> SplitReference:

@@ -5,10 +5,10 @@ card are stored beside it; every stage and every checkpoint writes all three."""
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import Digest, JsonRecord, Rule
 from sidtool.data.split import SplitReference
 from sidtool.memory import Gate, Reranker
 from sidtool.model.contract.stage_record import (
@@ -23,7 +23,7 @@ from sidtool.model.contract.stage_record import (
 from sidtool.model.prompt.field_tokens import MAX_USER_TOKENS, FieldTokens, FieldValues, UserTokens
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
-from sidtool.tokenizer.bundle import Identity, check_digests, check_names
+from sidtool.tokenizer.bundle import Identity, check_names
 from sidtool.tokenizer.sid import SidSpace
 
 FORMAT = 3
@@ -35,8 +35,7 @@ MEMORY_COPY = "memory.zarr"
 """The copy of its memory in a model folder."""
 
 MAX_TOKEN_ID = 1 << 31
-_REQUIRED = {"history_prompt", "text_prompt", "normalize", "base_folder"}
-"""Keys that every contract has, though a field of the record has a default."""
+TokenId = Annotated[int, Rule("a possible token id", minimum=0, maximum=MAX_TOKEN_ID)]
 _OPTIONAL = (
     "list_prompt",
     "label_prompts",
@@ -95,10 +94,11 @@ def check_weight(weight: float, power: float) -> None:
 class Contract(JsonRecord):
     """What a model stores about its tokenizer and its making."""
 
+    REQUIRED = ("history_prompt", "text_prompt", "normalize", "base_folder")
     identity: Identity
     """identity of the bundle that the model was made for"""
     space: SidSpace
-    token_start: int
+    token_start: TokenId
     """token id of code 0 of the first level; the lowest id of a SID token with a table"""
     base_model: str
     """the pretrained model as the user named it: a hub id or a path"""
@@ -126,7 +126,7 @@ class Contract(JsonRecord):
     kind: ModelKind = "causal"
     """whether one decoder reads prompt and answer, or an encoder the prompt and a decoder the
     answer"""
-    user_tokens: int = 0
+    user_tokens: Annotated[int, Rule("a possible number", minimum=0, maximum=MAX_USER_TOKENS)] = 0
     """tokens that stand for users, which follow the SID tokens: a history begins with that of its
     user; 0 without them"""
     field_tokens: FieldValues = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Contract(JsonRecord):
     """the memory that was tuned with the model; a copy of it is in the folder"""
     license: str | None = None
     """the license of the model, as the user named it; None if it is unknown"""
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Digest] = field(default_factory=dict)
     """file of the folder that determines what the model recommends -> SHA-256 (hex); the root
     documents of the bundle's and the memory's copy stand for the rest of them. Empty in contracts
     before 0.3"""
@@ -272,8 +272,6 @@ class Contract(JsonRecord):
         try:
             if type(number) is not int or number < 1:
                 raise ValueError(f"format {number!r}")
-            for key in sorted(_REQUIRED - value.keys()):
-                raise ValueError(f"{key} is missing")
             identity = Identity.from_parts(value["identity"]).to_json()
             contract = super().from_json({**value, "identity": identity})
             contract._check(value.get("token_stop"))
@@ -284,8 +282,6 @@ class Contract(JsonRecord):
     def _check(self, token_stop: Any) -> None:
         """Raise ValueError unless the token ids are possible and there is a stage,
         CompatibilityError if they do not end where they are said to."""
-        if not 0 <= self.token_start <= MAX_TOKEN_ID:
-            raise ValueError(f"token_start is {self.token_start}")
         if self.token_table is not None:
             self._check_table(self.token_table)
         if token_stop is not None and token_stop != self.tokens.stop:
@@ -293,13 +289,10 @@ class Contract(JsonRecord):
                 f"SID tokens from id {self.token_start} end before id {self.tokens.stop}, but the "
                 f"model's token_stop in its contract says {token_stop!r}"
             )
-        if not 0 <= self.user_tokens <= MAX_USER_TOKENS:
-            raise ValueError(f"user_tokens is {self.user_tokens}")
         FieldTokens(0, self.field_tokens)  # raises UsageError
         if not self.stages:
             raise ValueError("it has no stage")
         check_names(self.files)
-        check_digests(self.files.values())
 
     def _check_table(self, table: TokenTable) -> None:
         table.check(self.space)

@@ -189,7 +189,7 @@ StageParams = (
     AdoptParams | ExtendParams | TrainParams | RlParams | MergeParams | RebindParams | RestoreParams
 )
 
-_PARAMS: Mapping[str, type[StageParams]] = {
+PARAMS: Mapping[str, type[StageParams]] = {
     "adopt": AdoptParams,
     "extend": ExtendParams,
     "embeddings": TrainParams,
@@ -200,6 +200,7 @@ _PARAMS: Mapping[str, type[StageParams]] = {
     "rebind": RebindParams,
     "restore": RestoreParams,
 }
+"""Name of a stage -> what determined it."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,6 @@ class StageRecord:
         """Read a stored stage; unknown keys are ignored. Raises TypeError if it is malformed."""
         if not isinstance(value, Mapping) or not isinstance(value.get("stage"), str):
             raise TypeError("a stage has no name")
-        kind = _PARAMS.get(value["stage"])
+        kind = PARAMS.get(value["stage"])
         params = None if kind is None else kind.from_json(value.get("params", {}))
         return cls(value["stage"], params)

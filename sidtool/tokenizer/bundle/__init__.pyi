@@ -12,7 +12,6 @@ from .identity import hash_array as hash_array
 from .integrity import verify as verify
 from .item_map import ItemMap as ItemMap
 from .manifest import Manifest as Manifest
-from .manifest import check_digests as check_digests
 from .manifest import check_names as check_names
 from .manifest import flat_record as flat_record
 from .manifest import library_versions as library_versions

@@ -361,8 +361,8 @@ class Bundle(OnHub):
         rule of the format.
         """
         try:
-            self.manifest.check()
-        except (TypeError, ValueError, UsageError) as error:
+            Manifest.from_json(self.manifest.to_json())
+        except IntegrityError as error:
             name = self.manifest.name
             raise UsageError(f"bundle {name!r} cannot be written: {error}") from error
         path = Path(location)

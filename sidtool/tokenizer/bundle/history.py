@@ -3,19 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import Count, Digest, JsonRecord, VersionNumber
 
 
 @dataclass(frozen=True)
 class BuildChange(JsonRecord):
     """A codebook was built, or a map was imported."""
 
-    items: int
+    items: Count
     kind: Literal["build"] = "build"
-
-    def check(self) -> None:
-        """Raise ValueError if a count is negative."""
-        _check_counts(self.items)
 
     def __str__(self) -> str:
         return f"built with {self.items} items"
@@ -25,18 +21,14 @@ class BuildChange(JsonRecord):
 class ItemsChange(JsonRecord):
     """Items were added or retired; no SID moved."""
 
-    added: int = 0
-    restored: int = 0
+    added: Count = 0
+    restored: Count = 0
     """retired items that are active again"""
-    retitled: int = 0
-    retired: int = 0
+    retitled: Count = 0
+    retired: Count = 0
     catalog: str | None = None
     """digest of the catalog of added items"""
     kind: Literal["items"] = "items"
-
-    def check(self) -> None:
-        """Raise ValueError if a count is negative."""
-        _check_counts(self.added, self.restored, self.retitled, self.retired)
 
     def __str__(self) -> str:
         names = ("added", "restored", "retitled", "retired")
@@ -46,22 +38,22 @@ class ItemsChange(JsonRecord):
 
 @dataclass(frozen=True)
 class AlignChange(JsonRecord):
-    """A new codebook was renamed to agree with the previous version's SIDs."""
+    """A new codebook was renamed to agree with the previous version's SIDs.
+
+    Raises TypeError unless before and after have one number per level."""
 
     of: str
     """identity of the new codebook's bundle before the renaming"""
-    common: int
+    common: Count
     """items in both bundles"""
-    before: tuple[int, ...]
+    before: tuple[Count, ...]
     """common items whose first 1, 2 ... levels agreed before the renaming"""
-    after: tuple[int, ...]
+    after: tuple[Count, ...]
     kind: Literal["align"] = "align"
 
-    def check(self) -> None:
-        """Raise ValueError if a count is negative, or there are not as many before as after."""
-        _check_counts(self.common, *self.before, *self.after)
+    def __post_init__(self) -> None:
         if not self.after or len(self.before) != len(self.after):
-            raise ValueError("before and after have not one number per level")
+            raise TypeError("before and after have not one number per level")
 
     def __str__(self) -> str:
         return f"aligned {self.of[:12]}: {self.after[-1]} of {self.common} SIDs preserved"
@@ -74,14 +66,9 @@ Change = BuildChange | ItemsChange | AlignChange
 class Version(JsonRecord):
     """One version in the lineage of a bundle."""
 
-    version: str
-    digest: str
+    version: VersionNumber
+    digest: Digest
     """the bundle's identity"""
     name: str
     created: str
     change: Change
-
-
-def _check_counts(*counts: int) -> None:
-    if min(counts) < 0:
-        raise ValueError(f"a change counts {min(counts)} items")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.documents import canonical
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import Digest, JsonRecord
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import SidSpace
@@ -26,9 +26,9 @@ _LOCATION_KEYS = ("model", "revision", "trust_remote_code", "probes")
 class Identity(JsonRecord):
     """SHA-256 (hex) of the three parts of a bundle."""
 
-    space: str
-    codebook: str
-    items: str
+    space: Digest
+    codebook: Digest
+    items: Digest
 
     @property
     def digest(self) -> str:

@@ -4,13 +4,13 @@ version."""
 import datetime
 import importlib.metadata
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, TypedDict
+from typing import Annotated, Any, Self, TypedDict
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import JsonRecord
-from sidtool.tokenizer.assign.policy import Policy, check_policy
+from sidtool.base.records import Digest, JsonRecord, ReadAs, Rule, VersionNumber
+from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.bundle.history import Change, Version
 from sidtool.tokenizer.bundle.identity import Identity
 from sidtool.tokenizer.bundle.recipe import Recipe, Source
@@ -22,11 +22,7 @@ FORMAT = 2
 MAX_ITEMS = 1 << 32
 """Rows of the index are 32-bit numbers."""
 
-_REQUIRED = ("format", "objects")
-"""Keys that a bundle in memory does not need."""
 _LEVEL = re.compile("codebook/level_[^/]*/zarr.json")
-_VERSION = re.compile(r"(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})")
-_SHA256 = re.compile("[0-9a-f]{64}")
 _UNSAFE = re.compile(r"[\\:\x00]")
 """Characters of Windows paths and drives, and the end of a C string."""
 
@@ -60,30 +56,33 @@ class Provenance(TypedDict, total=False):
 class Manifest(JsonRecord):
     """Every value of a bundle that is not an array. Mappings hold JSON values."""
 
+    REQUIRED = ("format", "objects")
     name: str
     space: SidSpace
     identity: Identity
-    items: int
+    items: Annotated[int, Rule("a number of 32-bit rows", minimum=0, maximum=MAX_ITEMS - 1)]
     collisions: Collisions
     change: Change
     """what this version changed"""
-    version: str = "1.0"
-    parent: str | None = None
+    version: VersionNumber = "1.0"
+    parent: Digest | None = None
     """identity of the previous version"""
     lineage: tuple[Version, ...] = ()
     """the versions before this one, oldest first"""
-    compatible_with: tuple[str, ...] = ()
+    compatible_with: tuple[Digest, ...] = ()
     """codebook digests whose models may use this bundle, because it was aligned with them"""
-    recipe: Mapping[str, Any] | None = None
+    recipe: Annotated[Mapping[str, Any], ReadAs(Recipe)] | None = None
     """how a text becomes a vector and a vector a SID; None for a map without a codebook"""
-    source: Mapping[str, Any] = field(default_factory=dict)
+    source: Annotated[Mapping[str, Any], ReadAs(Source)] = field(default_factory=dict)
     """digests of the files that the bundle was made from"""
-    report: Mapping[str, Any] = field(default_factory=dict)
+    report: Annotated[Mapping[str, Any], ReadAs(CodebookReport, or_empty=True)] = field(
+        default_factory=dict
+    )
     """the codebook report of the build"""
     libraries: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
-    format: int = 1
-    objects: Mapping[str, str] = field(default_factory=dict)
+    format: Annotated[int, Rule("a known format", minimum=1, maximum=FORMAT)] = 1
+    objects: Mapping[str, Digest] = field(default_factory=dict)
     """SHA-256 of every stored object except the root document"""
 
     @property
@@ -144,32 +143,20 @@ class Manifest(JsonRecord):
             if not isinstance(value, Mapping):
                 raise TypeError("it is not an object")
             _check_format(value.get("format"))
-            missing = [key for key in _REQUIRED if key not in value]
-            if missing:
-                raise TypeError(f"{missing[0]} is missing")
             default = {"kind": "build", "items": value.get("items")}
             manifest = super().from_json({"change": default, **value})
-            manifest.check()
+            manifest._check_collisions()
+            manifest._check_recipe()
+            manifest._check_report()
+            previous = manifest.lineage[-1].digest if manifest.lineage else None
+            if manifest.parent != previous:
+                raise ValueError(
+                    f"parent is {manifest.parent}, but the last of lineage is {previous}"
+                )
             check_names(manifest.objects)
         except (TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
         return manifest
-
-    def check(self) -> None:
-        """Raise TypeError, ValueError or UsageError if a value breaks a rule of the format."""
-        if not 0 <= self.items < MAX_ITEMS:
-            raise ValueError(f"items is {self.items}, not 0 to {MAX_ITEMS - 1}")
-        self._check_collisions()
-        self._check_recipe()
-        self._check_report()
-        previous = self.lineage[-1].digest if self.lineage else None
-        if self.parent != previous:
-            raise ValueError(f"parent is {self.parent}, but the last of lineage is {previous}")
-        for version in self.history:
-            if not _VERSION.fullmatch(version.version):
-                raise ValueError(f"version {version.version!r} is not two numbers with a dot")
-            version.change.check()
-        check_digests(self._digests())
 
     def _check_recipe(self) -> None:
         recipe = self.made_by
@@ -195,19 +182,10 @@ class Manifest(JsonRecord):
                     f"{name} of the report has {len(values)} entries for {self.space.levels} levels"
                 )
 
-    def _digests(self) -> Iterator[str]:
-        yield from (self.identity.space, self.identity.codebook, self.identity.items)
-        yield from self.compatible_with
-        yield from (version.digest for version in self.history)
-        yield from () if self.parent is None else (self.parent,)
-        yield from self.made_from.digests
-        yield from self.objects.values()
-
     def _check_collisions(self) -> None:
         policy = self.collisions.policy
         capacity = self.collisions.capacity
         last_size = self.space.sizes[-1]
-        check_policy(policy)
         if policy == "append" and capacity != last_size:
             raise ValueError(
                 f"capacity is {capacity}, but the appended level has {last_size} codes"
@@ -224,13 +202,6 @@ def _check_format(number: object) -> None:
             f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
             hint="upgrade sidtool",
         )
-
-
-def check_digests(digests: Iterable[str]) -> None:
-    """Raise ValueError for a text that is not a SHA-256."""
-    for digest in digests:
-        if not _SHA256.fullmatch(digest):
-            raise ValueError(f"{digest[:80]!r} is not a SHA-256 in lowercase hexadecimal")
 
 
 def check_names(names: Iterable[str]) -> None:

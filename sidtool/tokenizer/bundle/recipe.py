@@ -1,10 +1,9 @@
 """The parts of a manifest's `recipe` (from a text to a vector, and from a vector to a SID) and
 `source` that commands read. A manifest holds both as JSON, with keys that are unknown here."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import Digest, JsonRecord
 from sidtool.data import CatalogColumns, EventColumns
 from sidtool.data.split import SplitReference
 from sidtool.tokenizer.encoder.settings import EncoderRecipe
@@ -42,7 +41,7 @@ class Recipe(JsonRecord):
 class Source(JsonRecord):
     """What a bundle was made from."""
 
-    catalog: str | None = None
+    catalog: Digest | None = None
     """digest of the catalog"""
     items: int | None = None
     columns: CatalogColumns | None = None
@@ -53,9 +52,3 @@ class Source(JsonRecord):
     def event_columns(self) -> EventColumns | None:
         """The columns of the split's events, if they are recorded."""
         return None if self.split is None else self.split.columns
-
-    @property
-    def digests(self) -> Iterator[str]:
-        """Digests of the catalog and the split."""
-        yield from () if self.catalog is None else (self.catalog,)
-        yield from () if self.split is None else (self.split.digest, *self.split.extends)

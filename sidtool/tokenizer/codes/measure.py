@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.assign import Assigned
-from sidtool.tokenizer.codes.report import CodebookReport, Collisions, LevelUse, Neighbors
+from sidtool.tokenizer.codes.report import CodebookReport, CollisionReport, LevelUse, Neighbors
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import Codes
@@ -42,7 +42,7 @@ def codebook_report(
     return CodebookReport(
         items=len(raw),
         levels=level_use(assigned.codes, assigned.level_sizes),
-        collisions=Collisions(assigned.before, assigned.after),
+        collisions=CollisionReport(assigned.before, assigned.after),
         reassigned=int(assigned.reassigned.sum()),
         measured=len(rows),
         residual_variance=residual_variance(sample, codebook, raw[rows]),

@@ -42,7 +42,7 @@ class Neighbors(JsonRecord):
 
 
 @dataclass(frozen=True)
-class Collisions(JsonRecord):
+class CollisionReport(JsonRecord):
     """Collisions before and after they were resolved."""
 
     before: CollisionCounts
@@ -60,7 +60,7 @@ class CodebookReport(JsonRecord):
     items: int
     levels: tuple[LevelUse, ...]
     """Of the final codes."""
-    collisions: Collisions
+    collisions: CollisionReport
     reassigned: int
     """Items whose final code is not their nearest one."""
     measured: int

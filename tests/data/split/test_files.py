@@ -228,7 +228,7 @@ def test_only_a_split_that_ends_first_excludes_what_another_holds_out() -> None:
     assert reference.excludes_held_out(SplitReference("given", "a"))
     assert not reference.excludes_held_out(SplitReference("leave-one-out", "b"))
     by_time = EventColumns("user", "item", "time")
-    early = SplitReference("temporal", "c", Cuts(3, 4), columns=by_time)
+    early = SplitReference("temporal", "c" * 64, Cuts(3, 4), columns=by_time)
     # with cuts at 3.5 and 9, events from 3.5 to 4 are held out that `early` was validated on
     for cuts, excluded in (((4, 5), True), ((5, 6), True), ((3.5, 9), False), ((3, 4), False)):
         late = SplitReference("temporal", "d", Cuts(*cuts), columns=by_time)

@@ -75,7 +75,7 @@ def test_a_bundle_with_an_unknown_policy_is_not_written(tmp_path: Path) -> None:
     bundle = small_bundle()
     unknown: Any = "drop"
     other = Bundle.of(bundle.items, bundle.codebook, unknown, name="other")
-    with pytest.raises(UsageError, match=r"'other' cannot be written: .* policy 'drop'"):
+    with pytest.raises(UsageError, match=r"'other' cannot be written: .* policy is 'drop'"):
         other.save(tmp_path / "other.zarr")
     assert list(tmp_path.iterdir()) == []
 

@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import (
-    CompatibilityError,
     DataError,
     IntegrityError,
     MissingPackageError,
@@ -203,18 +202,6 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     assert Bundle.open(folder).sid("i7") == made.sid("i7")
     Bundle.open(folder).save(tmp_path / "again.zarr")
     assert "index/sid_first" in Bundle.open(tmp_path / "again.zarr").arrays
-
-
-def test_a_newer_format_is_refused_with_one_line(
-    tmp_path: Path,
-) -> None:
-    made = small_bundle()
-    Bundle(replace(made.manifest, format=3), made.arrays).save(tmp_path / "shop.zarr")
-    with pytest.raises(
-        CompatibilityError, match="format 3, this version of sidtool reads up to 2"
-    ) as caught:
-        Bundle.open(tmp_path / "shop.zarr")
-    assert caught.value.hint == "upgrade sidtool"
 
 
 @pytest.mark.parametrize(
