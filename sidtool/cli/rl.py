@@ -46,9 +46,6 @@ def rl(
             help="Setting, key=value; `sidtool settings rl` lists them.",
         ),
     ] = None,
-    valid: Annotated[
-        Path | None, typer.Option(help="Validation users, if not those beside the examples.")
-    ] = None,
     reward_input: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,7 +89,6 @@ def rl(
         out,
         rl_options,
         fields,
-        valid=valid,
         reward_inputs=_parse_inputs(reward_input or ()),
         split=split,
         trust_remote_code=trust_remote_code,

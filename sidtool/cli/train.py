@@ -52,9 +52,6 @@ def train(
             help="Training setting, key=value; `sidtool settings train` lists them.",
         ),
     ] = None,
-    valid: Annotated[
-        Path | None, typer.Option(help="Validation users, if not those beside the examples.")
-    ] = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,7 +76,6 @@ def train(
         model,
         examples,
         out,
-        valid=valid,
         teachers=teacher or (),
         trust_remote_code=trust_remote_code,
     )

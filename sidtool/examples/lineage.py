@@ -9,18 +9,15 @@ from typing import Any, Self
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import check_seal, parse_json, sealed_text
-from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError
 from sidtool.base.records import JsonRecord
 from sidtool.data import GeneralRecord
 from sidtool.data.split import (
-    MANIFEST,
     ListTargets,
     Split,
     SplitReference,
-    check_split,
-    read_manifest,
 )
-from sidtool.data.tables import PARQUET, require_regular
+from sidtool.data.tables import require_regular
 from sidtool.examples.event_weights import WeightRecord
 from sidtool.model.prompt import (
     FieldValues,
@@ -237,33 +234,9 @@ def checked_side_file(examples: Path, lineage: Lineage, part: str, what: str) ->
     return path
 
 
-def validation_users(valid: str | Path | None, examples: Path, lineage: Lineage) -> Path:
-    """The file of validation users: `valid`, or else the one beside the examples.
-
-    Raises DataError if it is missing or was changed since, IntegrityError if it is of a split that
-    was, CompatibilityError if it is of a split whose validation events the examples' split may hold
-    out for test, UsageError for the test part of a split: a checkpoint that it selects cannot be
-    tested on it."""
-    if valid is None or Path(valid) == side_files(examples)["valid"]:
-        return checked_side_file(examples, lineage, "valid", "the validation users")
-    valid = Path(valid)
-    if not valid.is_file():
-        raise DataError(f"there is no file {valid} of validation users", hint="--valid FILE")
-    is_part = (valid.parent / MANIFEST).exists()
-    if is_part and valid.stem == "test":
-        raise UsageError(
-            f"{valid} is the test part of a split, which must not select a checkpoint",
-            hint="without --valid, it is selected on the validation users of the split",
-        )
-    if is_part:
-        if valid.suffix in PARQUET:
-            raise UsageError(
-                f"{valid} is a part of a split, not a file of users",
-                hint="without --valid, the users are those that make-sft wrote beside the examples",
-            )
-        manifest = read_manifest(valid.parent)  # checks its files
-        check_split(f"{valid}", manifest.reference, str(examples), lineage.split)
-    return valid
+def validation_users(examples: Path, lineage: Lineage) -> Path:
+    """The file of validation users beside training examples. Raises as `checked_side_file`."""
+    return checked_side_file(examples, lineage, "valid", "the validation users")
 
 
 def check_same_split(lineage: Lineage, split: Split) -> None:

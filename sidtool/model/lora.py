@@ -5,24 +5,21 @@ The saved files are those of PEFT's `LoraConfig(trainable_token_indices=...)`, s
 load them over the base."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sidtool.base.checkpoint import ADAPTER
-from sidtool.base.errors import UsageError
 from sidtool.model.adapter import PREFIX, TOKEN_ADAPTER, peft_task
 from sidtool.model.sharded import part_like
 from sidtool.model.token_embeddings import TokenEmbeddings
 
 
 class Lora:
-    """Adds adapters to a model, in place, and trains the embedding rows of `ids` with them; `seed`
-    initializes their A matrices.
-
-    Raises UsageError if no layer of the model has a name in `targets`."""
+    """Adds adapters to all linear layers of a model but its output head, in place, and trains the
+    embedding rows of `ids` with them; `seed` initializes their A matrices."""
 
     def __init__(
         self,
@@ -32,8 +29,6 @@ class Lora:
         *,
         r: int,
         alpha: float,
-        dropout: float,
-        targets: Sequence[str],
         seed: int,
     ) -> None:
         from peft import LoraConfig, get_peft_model
@@ -41,18 +36,12 @@ class Lora:
         self._config = LoraConfig(
             r=r,
             lora_alpha=alpha,
-            lora_dropout=dropout,
-            target_modules="all-linear" if list(targets) == ["all-linear"] else list(targets),
+            target_modules="all-linear",
             task_type=peft_task(model),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            try:
-                self._adapted = get_peft_model(model, self._config)
-            except ValueError as error:
-                raise UsageError(
-                    f"lora_targets={','.join(targets)}: {str(error).splitlines()[0]}"
-                ) from error
+            self._adapted = get_peft_model(model, self._config)
         self._model = model
         self._base = base.resolve()
         self._ids = ids

@@ -47,8 +47,9 @@ def run_config(run: TrainingRun) -> Any:
     kind = run.contract.kind
     check_fields(kind, run.config_fields)
     config_class, decided = _config_class(kind)
-    decided |= {"remove_unused_columns": False, "load_best_model_at_end": run.valid is not None}
-    if run.valid is None:
+    validates = run.valid is not None and run.config_fields["eval_strategy"] != "no"
+    decided |= {"remove_unused_columns": False, "load_best_model_at_end": validates}
+    if not validates:
         decided["eval_strategy"] = "no"
     arguments = made_config(config_class, run, decided, shards=True)
     check_fsdp(arguments)

@@ -236,11 +236,11 @@ def plan_stages(
     """The stages of a request in order, each with everything checked that needs no weights; the
     last one writes the request's output.
 
-    A stage is validated on the request's users, or on those beside its examples, if it or an
-    earlier stage trains on a task with a history prompt; else it trains to its end. Raises
-    UsageError if the output exists without `force`, MissingPackageError without the packages of
-    training, and what `train` raises before it reads weights."""
-    out, valid = request.out, request.valid
+    A stage is validated on the users beside its examples, if it or an earlier stage trains on a
+    task with a history prompt; else it trains to its end. Raises UsageError if the output exists
+    without `force`, MissingPackageError without the packages of training, and what `train` raises
+    before it reads weights."""
+    out = request.out
     refuse_existing(out, force, FOLDER)
     require("train")
     planned: list[PlannedStage] = []
@@ -258,9 +258,7 @@ def plan_stages(
         run = plan_training(stage, before=planned[-1].run if planned else None)
         has_prompt = has_prompt or run.history_prompt is not None
         if has_prompt:
-            run = replace(run, valid=validation_users(valid, run.examples, run.lineage))
-        elif valid is not None and len(stages) == 1:
-            run = replace(run, valid=valid)  # for `train` to refuse
+            run = replace(run, valid=validation_users(run.examples, run.lineage))
         with quiet(), offline():
             run_config(run)  # raises for settings that do not fit together
         stage = replace(stage, model=run.model_dir, valid=run.valid)
@@ -294,7 +292,6 @@ def train_stages(
     out: str | Path,
     stages: Sequence[StageSettings],
     *,
-    valid: str | Path | None = None,
     teachers: Sequence[str | Path] = (),
     force: bool = False,
     trust_remote_code: bool = False,
@@ -304,15 +301,13 @@ def train_stages(
 ) -> list[TrainingSummary]:
     """Run the stages; a call that was killed resumes where it stopped.
 
-    `valid` is as in `plan_stages`. `progress` gives the reporter of a stage by its number, from 1.
-    Returns the summary of each stage. Raises
-    as `plan_stages` and `train`, and UsageError if an intermediate output has different settings,
-    without `force`."""
+    `progress` gives the reporter of a stage by its number, from 1. Returns the summary of each
+    stage. Raises as `plan_stages` and `train`, and UsageError if an intermediate output has
+    different settings, without `force`."""
     request = TrainRequest(
         model_dir,
         Path(examples),
         Path(out),
-        valid=None if valid is None else Path(valid),
         teachers=teachers,
         trust_remote_code=trust_remote_code,
     )

@@ -35,11 +35,6 @@ class TrainOptions:
     """Rank of the LoRA adapters."""
     lora_alpha: float = option(32.0)
     """Scale of the LoRA adapters: `lora_alpha / lora_r`."""
-    lora_dropout: float = option(0.0, minimum=0, below=1)
-    """Dropout in the LoRA adapters."""
-    lora_targets: str = option("all-linear")
-    """Layers that get adapters: names separated by commas, or `all-linear` (all linear layers but
-    the output head)."""
     token_budget: int | None = option(None, minimum=1)
     """Train for about this many tokens, in place of `num_train_epochs`."""
     softmax_over: Literal["auto", SoftmaxOver] = option("auto")

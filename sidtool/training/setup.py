@@ -163,8 +163,6 @@ def _add_adapters(run: TrainingRun, loaded: LoadedModel) -> Lora | None:
         loaded.contract.added_ids,
         r=options.lora_r,
         alpha=options.lora_alpha,
-        dropout=options.lora_dropout,
-        targets=[name.strip() for name in options.lora_targets.split(",")],
         seed=run.seed,
     )
 
@@ -198,7 +196,7 @@ def _validator(
     if run.history_prompt is None:
         raise UsageError(
             "validation needs a task that recommends from histories; these examples have none",
-            hint="leave out --valid",
+            hint="train without `valid`",
         )
     # a prompt with its answer fits the positions of the model, as in `recommend`
     n_answer = run.bundle.space.levels - 1 + bool(run.contract.users)

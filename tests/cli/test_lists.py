@@ -68,7 +68,7 @@ def test_a_model_of_lists_alone_recommends_items(folder: Path, road: Road, tmp_p
     split, examples, tuned = folder / "split", tmp_path / "train.jsonl", tmp_path / "tuned"
     words = ("make-sft", road.bundle, road.items, split, "-o", examples, "--model", road.model)
     done(*words, "--task", "list=1", "--list-order", "rating", "--list-stride", 1)
-    done("train", road.model, examples, "-o", tuned, "--valid", tmp_path / "valid.jsonl", *TRAINING)
+    done("train", road.model, examples, "-o", tuned, *TRAINING)
     answer = done("recommend", tuned, "--history", "b001,b002", "-k", 3, "--json").json
     assert len(answer["items"]) == 3
     evaluation = done("evaluate", tuned, split, "--json", "--limit", 5).json

@@ -61,7 +61,6 @@ def test_stages_name_their_examples(tmp_path: Path) -> None:
         ("token_budget=0", "token_budget must be at least 1"),
         ("dropout=7", "dropout must be less than 1"),
         ("metric_for_best_model=10", "metric_for_best_model must be str"),
-        ("lora_targets=[q_proj, v_proj]", "lora_targets must be str"),
         ("item_dropout=null", "item_dropout must be float"),
         ("save_only_model=true", "cannot be set"),
         ("gradient_checkpointing=1", "must be bool"),

@@ -169,7 +169,7 @@ def test_groups_begin_with_the_token_of_their_user(
     assert len(events.users) == len(events)
     numbers = np.arange(0, len(events), 7)
     maker = GroupMaker(session, policy, events, 4, RlOptions())
-    rollouts = maker.make(loaded.model, numbers, torch.Generator())
+    rollouts = maker.make(loaded.model, numbers)
     firsts = [prompt[0] for prompt in rollouts.prompts]
     assert firsts == [users.id(events.users[number]) for number in numbers]
     assert len(set(firsts)) > 5

@@ -11,7 +11,6 @@ from .device_trie import TrieArrays as TrieArrays
 from .device_trie import leaves_of as leaves_of
 from .device_trie import normalize_over_children as normalize_over_children
 from .device_trie import trie_arrays as trie_arrays
-from .draw import sample_leaves as sample_leaves
 from .driver import Decoder as Decoder
 from .driver import batches as batches
 from .driver import decoding_method as decoding_method

@@ -3,7 +3,7 @@ Some architectures ignore a 4-D mask, or scale each token's logit: how a model i
 by comparing a small token tree with its ordinary forward.
 
 A kind of search says how the children of the prefixes so far are ranked (`Search`): beam search by
-scores, draws by perturbed ones, lists by those of partial lists. `Decoder.grow` does the rest."""
+scores, lists by those of partial lists. `Decoder.grow` does the rest."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -23,7 +23,6 @@ from sidtool.recommendation.search.device_trie import (
     normalize_over_children,
     trie_arrays,
 )
-from sidtool.recommendation.search.draw import gumbel_noise, perturb_children
 from sidtool.recommendation.search.driver import (
     TOKEN_BUDGET,
     Children,
@@ -274,3 +273,29 @@ def _best(
         for beam in range(len(leaves))
         if np.isfinite(ranks[beam])
     ]
+
+
+def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Standard Gumbel noise, float64, on the CPU: the same on every device."""
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    # `rand` may return 0, never 1
+    return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
+
+
+def perturb_children(
+    parents: torch.Tensor, log_probs: torch.Tensor, valid: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """(..., n) perturbed log-probabilities of the children of nodes whose own are (...), the
+    largest of each row being its node's; minus infinity where a child is not valid.
+
+    `log_probs` and `noise` are (..., n). A Gumbel variable is truncated at the node's value by its
+    distribution function, in the numerically stable form of appendix B.3 of the paper
+    (W. Kool et al., stochastic beam search, arXiv:1903.06059)."""
+    perturbed = (log_probs + noise).masked_fill(~valid, -torch.inf)
+    largest = perturbed.amax(-1, keepdim=True)
+    parents = parents.unsqueeze(-1)
+    # log(1 - exp(perturbed - largest)) is minus infinity at the largest, which gets `parents`
+    gaps = (perturbed - largest).masked_fill(~valid, -torch.inf)
+    shifted = parents - perturbed + torch.log(-torch.expm1(gaps))
+    values = parents - shifted.clamp_min(0) - torch.log1p(torch.exp(-shifted.abs()))
+    return torch.where(valid, values, -torch.inf)

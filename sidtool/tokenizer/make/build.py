@@ -23,7 +23,8 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import library_versions, now
 from sidtool.tokenizer.codes.make import ItemCodes, make_codes
-from sidtool.tokenizer.encoder.loaded import embed
+from sidtool.tokenizer.encoder.lexical import LexicalEncoder
+from sidtool.tokenizer.encoder.loaded import encoder_for
 from sidtool.tokenizer.encoder.model import check_location
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions, read_catalog
@@ -86,18 +87,25 @@ def build_codebook(
     with locked(out) as work:
         refuse_existing(out, force)
         if encoder is not None:
+            text_encoder = encoder_for(items.texts, encoder)
+            cache = work / "vectors"
             report = progress.get("embed")
-            vectors, made_by = embed(items.texts, encoder, cache=work / "vectors", progress=report)
-            sources = [vectors]
+            sources = [
+                text_encoder.vectors(items.texts, cache=cache, devices=None, progress=report)
+            ]
+            made_by = text_encoder.record
+            lexical = text_encoder if isinstance(text_encoder, LexicalEncoder) else None
         else:
             dim = sum(source.shape[1] for source in sources)
             made_by = {"vectors": "given", "dim": dim}
+            lexical = None
         bundle = build(
             items,
             sources,
             options,
             name=out.name.removesuffix(".zip").removesuffix(".zarr"),
             encoder=made_by,
+            lexical=lexical,
             split=split,
             work=work / "codes",
             progress=progress,
@@ -144,7 +152,7 @@ def _check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
     if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings",
-            hint="--encoder hf://sentence-transformers/all-MiniLM-L6-v2",
+            hint="--encoder lexical needs no model",
         )
     if encoder is not None:
         check_location(encoder)
@@ -168,15 +176,16 @@ def build(
     *,
     name: str,
     encoder: Mapping[str, Any],
+    lexical: LexicalEncoder | None = None,
     split: Split | None = None,
     work: Path | None = None,
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Quantize (n, dim_i) float32 vectors of n items, of one or several sources, into a bundle.
 
-    `encoder` describes how the vectors were made, for the recipe. One source is read in parts, and
-    finished codes are stored in the folder `work`. Other arguments and errors as in
-    `build_codebook`.
+    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored. One
+    source is read in parts, and finished codes are stored in the folder `work`. Other arguments
+    and errors as in `build_codebook`.
     """
     progress = progress or {}
     inputs = quantizer_input(
@@ -199,7 +208,7 @@ def build(
     if inputs.fusion is not None:
         fused = made.codebook.with_fusion(inputs.fusion, inputs.fusion_arrays)
         made = replace(made, codebook=fused)
-    return _bundle(items, made, options, name, encoder, inputs)
+    return _bundle(items, made, options, name, encoder, lexical, inputs)
 
 
 def _fit(
@@ -237,6 +246,7 @@ def _bundle(
     options: BuildOptions,
     name: str,
     encoder: Mapping[str, Any],
+    lexical: LexicalEncoder | None,
     inputs: QuantizerInput,
 ) -> Bundle:
     # versions of libraries are recorded outside the identity
@@ -250,6 +260,7 @@ def _bundle(
         options.collisions,
         name=name,
         capacity=made.capacity,
+        lexical=lexical,
         recipe={"encoder": recorded, "text_template": items.text_template, **inputs.recipe},
         source={"catalog": items.digest, "items": len(items.ids), **columns, **inputs.source},
         report=made.report.to_json(),

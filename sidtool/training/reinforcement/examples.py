@@ -25,7 +25,7 @@ from sidtool.examples import (
     read_training_examples,
 )
 from sidtool.model.prompt import PromptEncoder, SidTokens
-from sidtool.recommendation import QuerySession
+from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
@@ -71,11 +71,13 @@ class RlExamples:
         target = self.targets[number : number + 1]
         return self.fields.before(self.users[number], self.history(number), target)
 
-    def prompt(self, session: QuerySession, number: int) -> list[int]:
-        """The token ids of what a model is asked in serving, before the event that followed the
-        history of an example."""
+    def query(self, session: QuerySession, number: int, *, exclude_seen: bool) -> Query:
+        """What a model is asked in serving, before the event that followed the history of an
+        example."""
         user = self.users[number] or None
-        return session.from_history(self.history(number), self.fields_before(number), user=user)
+        history = self.history(number)
+        prompt = session.from_history(history, self.fields_before(number), user=user)
+        return Query(prompt, session.leaf_filter(None, [history] if exclude_seen else []))
 
     def events(self, bundle: Bundle) -> list[UserSequence]:
         """The events that the examples show, by which targets are counted as frequent or rare."""

@@ -20,7 +20,6 @@ from sidtool.base.errors import DataError
 from sidtool.data import Fields
 from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession
-from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.judge import ListValues, Measurement
@@ -30,6 +29,7 @@ from sidtool.training.reinforcement.pairs import (
     ListRewardFunction,
     PairMaker,
     stack_pairs,
+    write_lists,
 )
 from sidtool.training.reinforcement.policy import ListPolicy
 from sidtool.training.reinforcement.rewards.hits import list_recall
@@ -61,7 +61,7 @@ class ListTrainer(GroupTrainer):
         """The pairs of examples, by their number, for this round."""
         assert self.reference_policy is not None
         reference = ListPolicy(self.reference_policy, self.pairs.session.tokens)
-        return self.pairs.make(self.ref_model, reference, numbers, self.epoch)
+        return self.pairs.make(self.ref_model, reference, numbers)
 
     def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
         """A batch of pairs, whose rewards are logged."""
@@ -196,20 +196,14 @@ class ListValidation:
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
         """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
-        trie = self.session.trie
-        found = self.session.search_lists(
+        lists = write_lists(
+            self.session,
             model,
             self._queries[process::processes],
             length=self.length,
             num_beams=self.options.eval_num_beams,
-            options=ListOptions("beam"),
         )
-        lists = np.full((len(found), self.length), -1, dtype=np.int64)
-        for row, best in enumerate(found):
-            for one in best:
-                rows = trie.item_rows(one.positions)
-                lists[row, : len(rows)] = rows
-        return lists
+        return lists[:, 0]
 
     def values(self, shares: Sequence[NDArray[np.int64]]) -> Matrix:
         """(n, 2): recall and reward of what `lists` returned on each process, in their order."""

@@ -43,7 +43,7 @@ def make_offline(
     """The groups of examples by their number, under the start and its policy."""
     trie = maker.session.trie
     rows = np.array(numbers, dtype=np.int64)
-    rollouts = maker.make(start, rows, torch.Generator())  # beam search draws nothing
+    rollouts = maker.make(start, rows)
     targets = maker.target_leaves(rows)
     valid = rollouts.valid & (rollouts.leaves != targets[:, None])
     shape = (*rollouts.leaves.shape, trie.levels)  # (n, G, levels)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
-from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.examples import ListExamples
 from sidtool.training.reinforcement.policy import ListPolicy, pad_left
@@ -40,6 +39,33 @@ class ListPair:
     """(): of all candidates"""
 
 
+def write_lists(
+    session: QuerySession,
+    model: Any,
+    queries: Sequence[Query],
+    *,
+    length: int,
+    num_beams: int,
+    n_lists: int = 1,
+) -> NDArray[np.int64]:
+    """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1 where
+    there is no item."""
+    found = session.search_lists(
+        model,
+        queries,
+        length=length,
+        num_beams=num_beams,
+        options=ListOptions("beam"),
+        n_lists=n_lists,
+    )
+    lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
+    for row, candidates in enumerate(found):
+        for place, one in enumerate(candidates):
+            rows = session.trie.item_rows(one.positions)
+            lists[row, place, : len(rows)] = rows
+    return lists
+
+
 @dataclass(frozen=True, eq=False)
 class PairMaker:
     """Makes pairs for examples by their number."""
@@ -51,17 +77,26 @@ class PairMaker:
     length: int
     """items per list"""
     options: RlOptions
-    seed: int
 
     @torch.no_grad()
-    def make(
-        self, model: Any, policy: ListPolicy, numbers: Sequence[int], round_: int
-    ) -> dict[int, ListPair]:
+    def make(self, model: Any, policy: ListPolicy, numbers: Sequence[int]) -> dict[int, ListPair]:
         """The pairs of examples by their number, from lists that a model writes; `policy` is its
         own."""
         histories = [self.examples.history(number) for number in numbers]
-        prompts = [self.examples.prompt(self.session, number) for number in numbers]
-        lists = self._candidates(model, prompts, histories, round_)  # (n, G, m) rows
+        exclude_seen = bool(self.options.exclude_seen)
+        queries = [
+            self.examples.query(self.session, number, exclude_seen=exclude_seen)
+            for number in numbers
+        ]
+        n_lists = self.options.candidate_lists
+        lists = write_lists(
+            self.session,
+            model,
+            queries,
+            length=self.length,
+            num_beams=n_lists,
+            n_lists=n_lists,
+        )
         groups = ListGroups(
             histories,
             lists,
@@ -75,43 +110,8 @@ class PairMaker:
         is_list = (lists >= 0).any(axis=-1)
         rewards = np.where(is_list, self.reward(groups), np.nan)
         chosen = self._chosen(lists, rewards, groups.targets)  # (n, 3, m) rows
+        prompts = [list(query.prompt) for query in queries]
         return self._pairs(model, policy, numbers, prompts, chosen, rewards)
-
-    def _candidates(
-        self,
-        model: Any,
-        prompts: Sequence[list[int]],
-        histories: Sequence[ItemRows],
-        round_: int,
-    ) -> NDArray[np.int64]:
-        """(n, G, m) bundle rows of the lists of each prompt, -1 where there is no item."""
-        trie = self.session.trie
-        n_lists = self.options.candidate_lists
-        options = ListOptions("beam")
-        if self.options.rollouts == "gumbel":
-            seed = np.random.SeedSequence([self.seed, round_]).generate_state(1)
-            options = ListOptions("gumbel", seed=int(seed[0]))
-        queries = [
-            Query(
-                prompt,
-                self.session.leaf_filter(None, [history] if self.options.exclude_seen else []),
-            )
-            for prompt, history in zip(prompts, histories, strict=True)
-        ]
-        found = self.session.search_lists(
-            model,
-            queries,
-            length=self.length,
-            num_beams=n_lists,
-            options=options,
-            n_lists=n_lists,
-        )
-        lists = np.full((len(prompts), n_lists, self.length), -1, dtype=np.int64)
-        for row, candidates in enumerate(found):
-            for place, one in enumerate(candidates):
-                rows = trie.item_rows(one.positions)
-                lists[row, place, : len(rows)] = rows
-        return lists
 
     def _chosen(
         self, lists: NDArray[np.int64], rewards: Matrix, targets: Sequence[NDArray[np.int64]]

@@ -63,7 +63,6 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
     prompts: dict[str, HistoryPrompt | LabelPrompt] = {
         name: _policy_prompt(contract, model_dir, is_of_lists)
     }
-    _check_rollouts(options, contract)
     check_same_bundle(lineage, bundle, examples)
     check_model_split(contract, bundle, str(examples), lineage.split, model=name)
     facts = RunFacts(examples, lineage, bundle, options, trust)
@@ -82,7 +81,7 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         model_dir=model_dir,
         examples=examples,
         out=request.out,
-        valid=validation_users(request.valid, examples, lineage),
+        valid=validation_users(examples, lineage),
         options=options,
         config_fields=fields,
         rewards=rewards,
@@ -164,19 +163,6 @@ def _policy_prompt(contract: Contract, model_dir: str | Path, is_of_lists: bool)
     return contract.list_prompt
 
 
-def _check_rollouts(options: RlOptions, contract: Contract) -> None:
-    """Raise UsageError for draws of items from a model whose scores are no distribution over all
-    SIDs. Lists are drawn from scores that the search normalizes itself."""
-    if options.algorithm == "ipa" or options.rollouts != "gumbel":
-        return
-    if contract.normalize != "trie":
-        raise UsageError(
-            "rollouts=gumbel needs a model whose probabilities of all SIDs sum to one, this one is "
-            f"normalized over the {contract.normalize}",
-            hint="train it with softmax_over=trie, or use rollouts=beam",
-        )
-
-
 def _open_fields_split(
     path: str | Path | None,
     prompts: Mapping[str, HistoryPrompt | LabelPrompt],
@@ -236,6 +222,4 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
             f"per_device_train_batch_size counts items: {batch} is no multiple of the "
             f"{size} items of a group (num_generations)"
         )
-    if options.rollouts == "gumbel" and complete.get("scale_rewards") == "batch":
-        raise UsageError("rollouts=gumbel requires scale_rewards group or none, not batch")
     return complete

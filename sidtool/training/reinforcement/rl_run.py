@@ -27,7 +27,6 @@ class RlRequest:
     out: Path
     options: RlOptions = field(default_factory=RlOptions)
     grpo_fields: Mapping[str, Any] = field(default_factory=dict)
-    valid: str | Path | None = None
     reward_inputs: Mapping[str, str | Path] = field(default_factory=dict)
     split: str | Path | None = None
     trust_remote_code: bool = False
@@ -113,6 +112,6 @@ class RlRun(Run):
             groups = f"pairs of {self.options.candidate_lists} lists"
         seen = seen_reason(self.options.exclude_seen, self.lineage.split.targets_repeat)
         return (
-            f"{self.options.algorithm} starts from {self.start()}, {groups} by "
-            f"{self.options.rollouts}, reward {self.options.reward or 'none'}; {seen}"
+            f"{self.options.algorithm} starts from {self.start()}, {groups}, "
+            f"reward {self.options.reward or 'none'}; {seen}"
         )

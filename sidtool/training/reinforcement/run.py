@@ -62,7 +62,6 @@ def rl(
     *,
     options: RlOptions | None = None,
     grpo_fields: Mapping[str, Any] | None = None,
-    valid: str | Path | None = None,
     reward_inputs: Mapping[str, str | Path] | None = None,
     split: str | Path | None = None,
     allow_worse_slices: bool = False,
@@ -75,14 +74,13 @@ def rl(
     """Train a model further on the items that it recommends for the histories in a file of
     training examples, and write it to the folder `out`.
 
-    The output is the checkpoint that recommends best to the users in `valid` (by default those
-    beside the examples), among those that are worse than the start on no slice of targets by
-    training frequency; with `allow_worse_slices` among all. `grpo_fields` are fields of TRL's
-    GRPOConfig by name. `reward_inputs` are the memory of the reward `collaborative` and the model
-    that predicts labels of the reward `label`, by the name of the reward. If the prompt of the
-    start or of a reward shows fields, `split` is the folder of the split that the examples were
-    made from, which has them. The memory of the start itself is left out: its weight was tuned for
-    the weights before.
+    The output is the checkpoint that recommends best to the validation users beside the examples,
+    among those that are worse than the start on no slice of targets by training frequency; with
+    `allow_worse_slices` among all. `grpo_fields` are fields of TRL's GRPOConfig by name.
+    `reward_inputs` are the memory of the reward `collaborative` and the model that predicts labels
+    of the reward `label`, by the name of the reward. If the prompt of the start or of a reward
+    shows fields, `split` is the folder of the split that the examples were made from, which has
+    them. The memory of the start itself is left out: its weight was tuned for the weights before.
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. `progress` receives (done, total) steps, `log` each
@@ -108,7 +106,6 @@ def rl(
         Path(out),
         options or RlOptions(),
         grpo_fields or {},
-        valid=valid,
         reward_inputs=reward_inputs or {},
         split=split,
         trust_remote_code=trust_remote_code,

@@ -16,7 +16,6 @@ LIST_METRICS = ("list_recall", "list_reward")
 reward."""
 
 Algorithm = Literal["grpo", "dapo", "gspo", "ecpo", "dpo", "ipa"]
-RolloutMethod = Literal["beam", "gumbel"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,6 @@ class RlOptions(SeenOptions):
     Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
     positive_label: str | None = option(None)
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
-    rollouts: RolloutMethod = option("beam")
-    """How the items of a group are found: the best by beam search, or drawn without replacement
-    (`gumbel`, unbiased with `scale_rewards=none`; needs a model trained with
-    `softmax_over=trie`). Lists likewise, of any model."""
     candidate_lists: int = option(8, minimum=2)
     """Lists that are compared for each history, with `ipa`."""
     first_difference: bool = option(False)
@@ -63,8 +58,6 @@ class RlOptions(SeenOptions):
             raise UsageError(f"first_difference=true has no effect with algorithm={self.algorithm}")
         if self.algorithm == "dpo" and self.reward is not None:
             raise UsageError("a reward has no effect with algorithm=dpo")
-        if self.algorithm == "dpo" and self.rollouts != "beam":
-            raise UsageError(f"algorithm=dpo requires rollouts=beam, not {self.rollouts}")
         if self.algorithm != "ipa" or self.metric_for_best_model not in LIST_METRICS:
             parse_metric(self.metric_for_best_model)
 
@@ -144,7 +137,7 @@ SETTABLE = frozenset(_HAVE_EFFECT.split())
 the groups, their rewards and their log-probabilities, so all others, also those that a later
 release of TRL adds, are refused."""
 
-_ROLLOUTS = "groups are made by sidtool's beam search or sampling: --set rollouts"
+_ROLLOUTS = "groups are made by sidtool's beam search"
 
 DECIDED: Mapping[str, str] = {
     "output_dir": "-o names the output",

@@ -77,7 +77,7 @@ def build_trainer(
         assert prompt is not None  # as the plan has checked
         length = prompt.list_length
         lists = QuerySession.of(loaded, list_length=length)
-        pairs = PairMaker(lists, examples, reward, length, run.options, run.seed)
+        pairs = PairMaker(lists, examples, reward, length, run.options)
         validation = ListValidation.of(lists, users, reward, length, run.options)
         build = partial(ListTrainer, pairs=pairs, validation=validation)
     trainer: GroupTrainer = build(

@@ -1,7 +1,7 @@
-"""TRL's GRPOTrainer on groups of items: groups from the beam or drawn without replacement through
-`rollout_func`, log-probabilities normalized over the trie, and a joint cross-entropy of the
-targets. The objectives, clipping, divergence from the start, schedules, distribution and
-resumption are those of the parent classes."""
+"""TRL's GRPOTrainer on groups of items: groups from the beam through `rollout_func`,
+log-probabilities normalized over the trie, and a joint cross-entropy of the targets. The
+objectives, clipping, divergence from the start, schedules, distribution and resumption are those of
+the parent classes."""
 
 import math
 import warnings
@@ -24,11 +24,7 @@ from sidtool.model.contract import write_contract
 from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
-from sidtool.training.reinforcement.advantages import (
-    first_difference,
-    lacks_signal,
-    sampled_advantages,
-)
+from sidtool.training.reinforcement.advantages import first_difference, lacks_signal
 from sidtool.training.reinforcement.groups import GroupMaker, Rollouts, first_items
 from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
 from sidtool.training.reinforcement.offline import (
@@ -111,7 +107,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.epoch = 0
         self._buffered_inputs: Any = None
         self._rollouts: Rollouts | None = None
-        self._rewards = np.zeros((0, self.num_generations))
         self.moves_reference = self.options.algorithm == "ipa"
         self.records: dict[int, Any] = {}
         self.recent = defaultdict(list)
@@ -149,15 +144,11 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         items."""
         one_per_group = prompts[:: self.num_generations]
         numbers = np.array([int(prompt) for prompt in one_per_group], dtype=np.int64)  # (n,)
-        generator = step_generator(
-            self.args.seed, self.state.global_step, self.accelerator.process_index
-        )
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
-            rollouts = self.maker.make(model, numbers, generator)
+            rollouts = self.maker.make(model, numbers)
         rewards = self._reward(self._groups(numbers, rollouts))  # (n, G)
         self._rollouts = rollouts
-        self._rewards = rewards
         dead = lacks_signal(rewards, rollouts.valid)
         self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
         self.recent["dead_groups"].append(float(dead.mean()))
@@ -195,22 +186,13 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         }
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's batch, with advantages of samples and of single codes, and the targets."""
+        """TRL's batch, with advantages of single codes, and the targets."""
         numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
         if self.options.algorithm in ("dpo", "ipa"):
             return self._recorded_batch(numbers)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         assert self._rollouts is not None
         rollouts = self._rollouts
-        if rollouts.probabilities is not None and rollouts.inclusion is not None:
-            sampled = sampled_advantages(
-                self._rewards,
-                rollouts.probabilities,
-                rollouts.inclusion,
-                rollouts.valid,
-                scale=self.scale_rewards != "none",
-            )
-            output["advantages"] = self._tensor(sampled.ravel())
         targets = self.maker.target_leaves(np.array(numbers))
         target_codes = self.maker.session.trie.leaf_codes(targets)
         if self.options.first_difference:
@@ -285,14 +267,8 @@ def _reward_of_row(reward: Sequence[float], **_: Any) -> list[float]:
     return list(reward)
 
 
-# ---- what makes a run that resumes equal to one that was not stopped: the order of examples, the
-# random numbers of a step, and when checkpoints are due ----
-
-
-def step_generator(seed: int, step: int, process: int) -> torch.Generator:
-    """A generator of the CPU for the groups of one step and process."""
-    state = np.random.SeedSequence([seed, step, process]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+# ---- what makes a run that resumes equal to one that was not stopped: the order of examples,
+# and when checkpoints are due ----
 
 
 class ExampleNumbers:

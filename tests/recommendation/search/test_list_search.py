@@ -13,7 +13,11 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.list_search import search_lists
+from sidtool.recommendation.search.list_search import (
+    gumbel_noise,
+    perturb_children,
+    search_lists,
+)
 from sidtool.recommendation.search.results import ItemList
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer.bundle.trie import Trie
@@ -312,3 +316,22 @@ def _noise_model(tokens: SidTokens, _made: dict[int, Any] = {}) -> Any:  # noqa:
             num_key_value_heads=1,
         )
     return _made[size]
+
+
+@given(
+    parent=st.floats(-30, 30),
+    log_probs=st.lists(st.floats(-60, 0), min_size=1, max_size=6),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_largest_child_has_the_value_of_its_node(
+    parent: float, log_probs: list[float], seed: int
+) -> None:
+    values = torch.tensor([[*log_probs, -1.0]], dtype=torch.float64)
+    valid = torch.tensor([[True] * len(log_probs) + [False]])
+    noise = gumbel_noise(tuple(values.shape), torch.Generator().manual_seed(seed))
+    perturbed = perturb_children(torch.tensor([parent], dtype=torch.float64), values, valid, noise)
+    assert perturbed[0, -1] == -torch.inf
+    assert perturbed.max().item() == pytest.approx(parent)
+    order = (values + noise)[0, :-1].argsort()
+    assert (perturbed[0, :-1][order].diff() >= -1e-9).all()

@@ -16,7 +16,6 @@ from sidtool.model.structure import vocabulary_weights
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
-from sidtool.recommendation.search.draw import sample_leaves
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
@@ -121,26 +120,6 @@ def test_scores_are_those_of_the_same_model_with_a_block(tokens: SidTokens, norm
     ):
         assert one.leaves.tolist() == other.leaves.tolist()
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
-
-
-@TABLES
-def test_samples_are_those_of_the_same_model_with_a_block(tokens: SidTokens) -> None:
-    original, model = moved("llama", tokens)
-    drawn = [
-        sample_leaves(
-            each,
-            PROMPTS,
-            TRIE,
-            each_tokens,
-            size=6,
-            excluded=[np.zeros(0, dtype=np.int64)] * len(PROMPTS),
-            generator=torch.Generator().manual_seed(3),
-        )
-        for each, each_tokens in ((original, BLOCK), (model, tokens))
-    ]
-    for one, other in zip(*drawn, strict=True):
-        assert one.leaves.tolist() == other.leaves.tolist()
-        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
 
 
 @TABLES

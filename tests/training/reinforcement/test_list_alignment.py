@@ -60,15 +60,12 @@ def run(
     )
 
 
-@pytest.mark.parametrize("rollouts", ["beam", pytest.param("gumbel", marks=pytest.mark.slow)])
 def test_a_round_of_lists_writes_a_complete_model(
-    tmp_path: Path, list_model: Path, made_lists: Path, rollouts: Any
+    tmp_path: Path, list_model: Path, made_lists: Path
 ) -> None:
     logs: list[dict[str, float]] = []
     fields = {"num_train_epochs": 1}
-    summary = run(
-        list_model, made_lists, tmp_path / "out", rollouts=rollouts, fields=fields, log=logs.append
-    )
+    summary = run(list_model, made_lists, tmp_path / "out", fields=fields, log=logs.append)
     assert summary.algorithm == "ipa"
     assert summary.groups > 16
     contract = read_contract(tmp_path / "out")
@@ -134,7 +131,6 @@ def test_rounds_raise_the_reward(
         fields=fields,
         log=logs.append,
         sft_weight=0.0,
-        rollouts="gumbel",
         **settings,
     )
     start = next(entry for entry in logs if "start_list_reward" in entry)["start_list_reward"]
@@ -201,10 +197,10 @@ def test_pairs_are_the_best_and_the_worst_list(
         return groups.items[..., 0].astype(np.float64)  # of the first item's row
 
     session = QuerySession.of(loaded, list_length=4)
-    maker = PairMaker(session, found, reward, 4, RlOptions("ipa", candidate_lists=5), seed=0)
+    maker = PairMaker(session, found, reward, 4, RlOptions("ipa", candidate_lists=5))
     items = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     policy = ListPolicy(items, session.tokens)
-    pairs = maker.make(loaded.model, policy, [0, 3], 0)
+    pairs = maker.make(loaded.model, policy, [0, 3])
     (groups,) = seen
     assert groups.items.shape == (2, 5, 4)
     codes = loaded.bundle.items.codes
@@ -222,7 +218,7 @@ def test_pairs_are_the_best_and_the_worst_list(
         assert (pair.reference < 0).all()
     # the same score up to rounding is no preference
     flat = replace(maker, reward=lambda groups: 0.2 + 1e-16 * reward(groups))
-    (pair,) = flat.make(loaded.model, policy, [0], 0).values()
+    (pair,) = flat.make(loaded.model, policy, [0]).values()
     assert pair.rewards[0] == pair.rewards[1]
     save_records(pairs, tmp_path / "pairs.safetensors")
     stored = load_records(ListPair, tmp_path / "pairs.safetensors")

@@ -5,16 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.recommendation.search.draw import sample_leaves
 from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.reinforcement.advantages import sampled_advantages
 from sidtool.training.reinforcement.policy import Policy
 from tests.models import (
     ARCHITECTURES,
@@ -114,65 +111,6 @@ def test_entropies_are_those_of_the_children() -> None:
     torch.testing.assert_close(scores.entropies[0, 4:7, 2], entropy.expand(3))
     policy.scores(model, *padded(PROMPTS[:1]), codes).entropies.sum().backward()
     assert model.get_output_embeddings().weight.grad.isfinite().all()
-
-
-def test_sampled_gradients_agree_with_enumeration() -> None:
-    """The gradient of the expected reward over all SIDs, by automatic differentiation of the
-    enumerated sum, against its estimate from groups of three by Gumbel top-k."""
-    model = tiny_model("llama", vocab_size=60)
-    policy = Policy.of(model, TOKENS, TRIE, "trie")
-    weight = model.get_output_embeddings().weight
-    rewards = np.random.default_rng(1).normal(size=8)
-    prompt, mask = padded(PROMPTS[1:])
-    all_codes = torch.from_numpy(CODES[None].astype(np.int64))
-    log_probs = policy.scores(model, prompt, mask, all_codes).log_probs.sum(-1)[0]  # (8,)
-    expected_reward = (log_probs.exp() * torch.from_numpy(rewards).float()).sum()
-    (exact,) = torch.autograd.grad(expected_reward, weight, retain_graph=True)
-    # the gradient of each log-probability once: every sample is a weighted sum of these
-    per_leaf = torch.stack(
-        [torch.autograd.grad(value, weight, retain_graph=True)[0].flatten() for value in log_probs]
-    ).numpy()
-    draws = 6000
-    samples = sample_leaves(
-        model,
-        PROMPTS[1:] * draws,
-        TRIE,
-        TOKENS,
-        size=3,
-        excluded=[np.zeros(0, dtype=np.int64)] * draws,
-        generator=torch.Generator().manual_seed(0),
-        token_budget=1 << 20,
-    )
-    leaves = np.stack([sample.leaves for sample in samples])
-    probabilities = np.exp(np.stack([sample.log_probs for sample in samples]))
-    inclusion = np.stack([sample.inclusion for sample in samples])
-    advantages = sampled_advantages(
-        rewards[leaves], probabilities, inclusion, np.ones_like(leaves, dtype=np.bool_)
-    )
-    used = np.abs(exact.numpy().flatten()) > 1e-4
-    error = errors_in_deviations(advantages, leaves, per_leaf[:, used], exact.numpy().flat[used])
-    # of a few hundred standard normal values hardly one exceeds 4.5
-    assert error.max() < 4.5
-    # without the weights the estimate is off
-    plain = rewards[leaves] - rewards[leaves].mean(axis=1, keepdims=True)
-    biased = errors_in_deviations(plain, leaves, per_leaf[:, used], exact.numpy().flat[used])
-    assert biased.max() > 20
-
-
-def errors_in_deviations(
-    advantages: NDArray[np.float64],
-    leaves: NDArray[np.int64],
-    per_leaf: NDArray[np.float32],
-    exact: NDArray[np.float32],
-) -> NDArray[np.float64]:
-    """How far the mean estimate of each weight's gradient is from the exact one, in standard
-    errors of the mean."""
-    coefficients = np.zeros((len(leaves), len(per_leaf)))  # (draws, leaves)
-    np.put_along_axis(coefficients, leaves, advantages / leaves.shape[1], axis=1)
-    mean = coefficients.mean(axis=0) @ per_leaf
-    covariance = np.cov(coefficients.T) / len(leaves)
-    deviation = np.sqrt(np.einsum("iw,ij,jw->w", per_leaf, covariance, per_leaf))
-    return np.abs(mean - exact) / deviation
 
 
 def test_a_model_that_ignores_masks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,7 @@ def test_an_encoder_decoder_learns_from_groups(
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "gumbel": {"rollouts": "gumbel", "exclude_seen": True},
+    "unseen items": {"exclude_seen": True},
     "first difference": {"first_difference": True, "reward": "prefix=1,ndcg=0.5"},
 }
 
@@ -202,7 +202,7 @@ def test_training_in_bfloat16_keeps_weights_in_float32(
 @pytest.mark.parametrize(
     ("options", "fields"),
     [
-        ({"rollouts": "gumbel"}, TWO_ITERATIONS),
+        ({}, TWO_ITERATIONS),
         pytest.param(
             {"algorithm": "dpo"},
             {"num_train_epochs": 2, "max_steps": -1, **HALF_AN_EPOCH},
@@ -323,9 +323,9 @@ import torch
 torch.set_num_threads(1)
 from tests.training.reinforcement.test_run import run
 start, made, out = map(Path, sys.argv[1:4])
-size, rollouts = sys.argv[4:]
+size = sys.argv[4]
 fields = {"per_device_train_batch_size": int(size), "max_steps": 8, "learning_rate": 1e-3}
-run(start, made, out, fields=fields, rollouts=rollouts)
+run(start, made, out, fields=fields)
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
 
@@ -334,7 +334,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__fi
 def test_sigkill_and_resume_give_the_same_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
     def command(out: str) -> list[str]:
         paths = (str(tuned), str(made), str(tmp_path / out))
-        return [sys.executable, "-c", PROGRAM, *paths, "16", "gumbel"]
+        return [sys.executable, "-c", PROGRAM, *paths, "16"]
 
     subprocess.run(command("whole"), check=True, env=ENVIRONMENT)
     for checkpoint in ("checkpoint-2", "checkpoint-6"):
@@ -355,11 +355,11 @@ def test_two_processes_train_like_one(tmp_path: Path, tuned: Path, made: Path) -
     script = [str(tmp_path / "run.py"), str(tuned), str(made)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     subprocess.run(
-        [*launch, "--master-port=29541", *script, str(tmp_path / "two"), "8", "beam"],
+        [*launch, "--master-port=29541", *script, str(tmp_path / "two"), "8"],
         check=True,
         env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
     )
-    alone = [sys.executable, *script, str(tmp_path / "one"), "16", "beam"]
+    alone = [sys.executable, *script, str(tmp_path / "one"), "16"]
     subprocess.run(alone, check=True, env=ENVIRONMENT)
     assert not (tmp_path / "two.partial").exists()
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")

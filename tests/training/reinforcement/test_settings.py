@@ -85,7 +85,6 @@ def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
         ({"sft_weight": -0.1}, "sft_weight must be at least 0, not -0.1"),
         ({"eval_num_beams": 0}, "eval_num_beams must be at least 1, not 0"),
         ({"metric_for_best_model": "mrr@5"}, "must be hr@K or ndcg@K, not 'mrr@5'"),
-        ({"algorithm": "dpo", "rollouts": "gumbel"}, "requires rollouts=beam, not gumbel"),
         ({"algorithm": "dpo", "first_difference": True}, "no effect with algorithm=dpo"),
         ({"algorithm": "dpo", "reward": "exact=1"}, "a reward has no effect with algorithm=dpo"),
         ({"candidate_lists": 4}, "candidate_lists has no effect with algorithm=grpo"),

@@ -135,43 +135,6 @@ def test_ecpo_by_hand(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loss < float(clipped(ratios, 0.2, 0.2).mean()) - 0.05
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "gspo", "ecpo"])
-def test_whole_groups_have_the_gradient_of_the_expected_reward_of_unseen_items(
-    build: Build, algorithm: str
-) -> None:
-    """With a group as large as the catalog nothing is left to chance, and the expected reward is
-    differentiated directly. TRL takes the mean over the three codes of an item."""
-    fields = {"num_generations": 40, "per_device_train_batch_size": 80, "steps_per_generation": 1}
-    fields |= {"beta": 0.0, "scale_rewards": "none"}
-    options = {"rollouts": "gumbel", "reward": "prefix=1", "exclude_seen": True, "sft_weight": 0.0}
-    trainer = build(fields, algorithm=algorithm, **options)
-    numbers = (0, 5)
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1
-    inputs = [{"prompt": str(number)} for number in numbers for _ in range(40)]
-    scored = trainer._generate_and_score_completions(inputs)
-    # the rows of a group are in another order than the leaves, and its last are not valid
-    trainer._compute_loss(trainer.model, scored).backward()
-    weights = list(trainer.model.parameters())
-    gradients = [weight.grad.clone() for weight in weights]
-    trainer.model.zero_grad()
-
-    maker, trie = trainer.maker, trainer.maker.session.trie
-    codes = torch.from_numpy(trie.leaf_codes(np.arange(40)).astype(np.int64))
-    for number in numbers:
-        prompt = torch.tensor([maker.examples.prompt(maker.session, number)])
-        scores = maker.policy.scores(trainer.model, prompt, torch.ones_like(prompt), codes[None])
-        log_probs = scores.log_probs[0].sum(-1)  # (40,)
-        seen = torch.from_numpy(maker._seen_leaves(maker.examples.history(number)))
-        log_probs[seen] = -torch.inf
-        target = codes[maker.target_leaves(np.array([number]))[0]]
-        rewards = (codes == target).int().cumprod(-1).float().mean(-1)
-        (-(log_probs.softmax(-1) @ rewards) / len(numbers) / 3).backward()
-    for weight, gradient in zip(weights, gradients, strict=True):
-        assert weight.grad is not None
-        torch.testing.assert_close(gradient, weight.grad, atol=1e-6, rtol=1e-3)
-
-
 def test_divergence_from_the_start_by_hand(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate of the divergence is exp(d) - d - 1 with d = log reference - log policy, here
     times the ratio, as TRL corrects it."""

@@ -1,0 +1,98 @@
+"""The learning curves of language alignment, on a tiny catalog and a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.models import tiny_model, tiny_tokenizer
+
+
+@pytest.mark.slow
+def test_both_mixes_have_points_and_a_paired_difference(
+    data: Path, recipe_folder: Path, tmp_path: Path, commands: list[str]
+) -> None:
+    from alignment import main
+
+    tokenizer = tiny_tokenizer()
+    base = tmp_path / "tiny"
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    work = tmp_path / "work"
+    sizes = (
+        "--tokens",
+        600,
+        "--users",
+        6,
+        "--valid-users",
+        4,
+        "--set",
+        "bf16=false",
+        "--levels",
+        "4x4x8",
+    )
+    options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", "--model", base)
+    names = ("--title-column", "title", "--set", "bf16=false")
+
+    def run(name: str, *further: object) -> list[str]:
+        commands.clear()
+        arguments = (data, name, "-o", work, *options, *sizes, *names, *further)
+        assert main([str(part) for part in arguments]) == 0
+        return list(commands)
+
+    assert run("pretrained-mix", "--points", 1).count("train") == 4  # the search
+    made = run("pretrained-mix", "--points", 2)  # goes on from there
+    assert made.count("train") == 1
+    assert made.count("evaluate-task") == 1
+    assert run("pretrained-mix", "--points", 2) == []
+    run("pretrained-sids", "--points", 1, "--settings", "lora-1e-3")
+    run("scratch-sids", "--points", 1, "--settings", "full-1e-3")
+    run("small")
+
+    out = tmp_path / "alignment.json"
+    assert main(["--collect", str(work), str(out)]) == 0
+    runs = json.loads(out.read_text())["data"]["shop"]
+    assert set(runs) == {
+        "pretrained-mix-0",
+        "pretrained-sids-0",
+        "scratch-sids-0",
+        "small-0",
+        "baselines",
+    }
+    first, second = runs["pretrained-mix-0"]["points"]
+    (sids,) = runs["pretrained-sids-0"]["points"]
+    assert (first["tokens"], second["tokens"]) == (600, 1200)
+    assert first["n"] == sids["n"] == 6
+    assert 0 < first["recommendation_tokens"] < 600 == sids["recommendation_tokens"]
+    assert first["hidden_titles"]["n"] == first["hidden_items"] > 0
+    assert "hidden_titles" not in sids
+    gain = first["less_sids"]["lora-1e-3"]["ndcg@10"]["mean"]
+    assert gain == pytest.approx(first["metrics"]["ndcg@10"] - sids["metrics"]["ndcg@10"])
+
+
+def test_the_picture_has_a_band_for_each_curve_and_a_line_for_each_baseline() -> None:
+    from xml.etree import ElementTree
+
+    from alignment_picture import picture
+
+    def measured(value: float) -> dict[str, object]:
+        interval = {"ndcg@10": [value - 0.01, value + 0.01]}
+        return {"metrics": {"ndcg@10": value}, "confidence_interval": interval}
+
+    points = [
+        {"tokens": tokens, "recommendation_tokens": tokens // 4, **measured(value)}
+        for tokens, value in ((250_000, 0.03), (500_000, 0.05))
+    ]
+    runs = {
+        "pretrained-mix-0": {"points": points},
+        "small-0": measured(0.06),
+        "baselines": {"item-knn": {"metrics": {"ndcg@10": 0.07}}},
+    }
+    svg = ElementTree.fromstring(picture({"data": {"shop": runs}}))
+    name = "{http://www.w3.org/2000/svg}"
+    assert len(list(svg.iter(f"{name}polygon"))) == 2  # one of each x axis
+    assert len(list(svg.iter(f"{name}polyline"))) == 6
+    texts = [text.text for text in svg.iter(f"{name}text")]
+    assert "shop: NDCG@10 by tokens of next items" in texts
+    assert {"pretrained-mix", "small-0", "item-knn"} <= set(texts)
+    assert "0.1 M" in texts
