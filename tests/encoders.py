@@ -1,6 +1,27 @@
 """A sentence-transformers model of a few thousand random weights, made in process."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from sidtool.base.progress import Progress
+from sidtool.data import Vectors
+from sidtool.tokenizer.encoder.loaded import load_encoder
+from sidtool.tokenizer.encoder.settings import Encoder
+
+
+def embed(
+    texts: Sequence[str],
+    encoder: Encoder,
+    *,
+    cache: Path,
+    devices: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Vectors, dict[str, Any]]:
+    """The vectors of texts, and the encoder's record for a recipe."""
+    loaded = load_encoder(encoder)
+    vectors = loaded.vectors(texts, cache=cache, devices=devices, progress=progress)
+    return vectors, dict(loaded.record)
 
 
 def tiny_encoder(plain: Path, path: Path) -> Path:

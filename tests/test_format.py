@@ -3,6 +3,7 @@ and recompute its digests."""
 
 import hashlib
 import json
+import unicodedata
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -101,7 +102,9 @@ def id_hash(text: str) -> int:
     return (value ^ (value >> 32)) * multiplier % (1 << 64)
 
 
-@pytest.mark.parametrize("name", ["bundle.zarr.zip", "bundle-2.zarr.zip", "fresh", "bare"])
+@pytest.mark.parametrize(
+    "name", ["bundle.zarr.zip", "bundle-2.zarr.zip", "bundle-lexical.zarr.zip", "fresh", "bare"]
+)
 def test_the_page_suffices_to_read_a_bundle(tmp_path: Path, name: str) -> None:
     path = GOLDEN / name
     if not path.exists():
@@ -129,6 +132,73 @@ def test_the_page_suffices_to_read_a_bundle(tmp_path: Path, name: str) -> None:
     assert list(stored) == by_hash
     assert arrays["index/id_hash_first"].tolist() == arrays["index/id_hash"][::4096].tolist()
     assert arrays["index/sid_first"].tolist() == arrays["items/sid"][::4096].tolist()
+
+
+def lexical_features(text: str) -> tuple[dict[str, int], dict[str, int]]:
+    """How often a text has each word, and each character n-gram."""
+    words: dict[str, int] = {}
+    n_grams: dict[str, int] = {}
+    folded = ""
+    for letter in unicodedata.normalize("NFKC", text).casefold():
+        kind = unicodedata.category(letter)
+        number = str(unicodedata.digit(letter)) if kind == "Nd" else letter
+        folded += number if kind[0] in "LMN" else " "
+    for word in folded[:2000].split():
+        words["#" + word] = words.get("#" + word, 0) + 1
+        padded = f" {word} "
+        threes = [padded[at : at + 3] for at in range(len(padded) - 2)]
+        twos = [pair for pair in map("".join, pairwise(word)) if min(pair) >= "\u0e00"]
+        for n_gram in threes + twos:
+            n_grams[n_gram] = n_grams.get(n_gram, 0) + 1
+    return words, n_grams
+
+
+def feature_hash(text: str) -> int:
+    multiplier = 0x9E3779B97F4A7C15
+    value = sum(
+        (ord(letter) + 1) * pow(multiplier, at, 1 << 64) for at, letter in enumerate(text, 1)
+    )
+    value %= 1 << 64
+    return (value ^ (value >> 32)) * multiplier % (1 << 64)
+
+
+def lexical_vector(arrays: dict[str, Any], text: str) -> Any:
+    rows = {value: row for row, value in enumerate(arrays["encoder/feature_hash"].tolist())}
+    components = arrays["encoder/components"].astype(np.float64)
+    vector = np.zeros(components.shape[1])
+    for kind in lexical_features(text):
+        weights = {
+            rows[feature_hash(feature)]: (1 + np.log(count))
+            * float(arrays["encoder/idf"][rows[feature_hash(feature)]])
+            for feature, count in kind.items()
+            if feature_hash(feature) in rows
+        }
+        length = np.sqrt(2 * sum(weight**2 for weight in weights.values()))
+        for row, weight in weights.items():
+            vector += weight / length * components[row]
+    return vector / np.linalg.norm(vector)
+
+
+def test_the_page_suffices_to_embed_with_a_lexical_encoder() -> None:
+    path = GOLDEN / "bundle-lexical.zarr.zip"
+    manifest, arrays = read_bundle(path)
+    recorded = manifest["recipe"]["encoder"]
+    assert recorded["dim"] == arrays["encoder/components"].shape[1]
+    assert recorded["weights"] == {
+        name: sha256(array(name, values))
+        for name, values in arrays.items()
+        if name.startswith("encoder/")
+    }
+    lexical = Bundle.open(path).lexical
+    assert lexical is not None
+    texts = [
+        "NAIL polish, 3.5g!",
+        "漢字とかな ٣.٥",
+        "Crème crème creme",
+        "file no5 " + "red " * 900,
+    ]
+    expected = [lexical_vector(arrays, text) for text in texts]
+    np.testing.assert_allclose(lexical.vectors(texts), expected, atol=2e-6)
 
 
 def test_the_objects_of_a_bundle_are_those_of_the_page(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""SHA-256 digests of columns of strings and of files."""
+"""SHA-256 digests of columns of strings, of arrays and of files."""
 
 import hashlib
 import time
@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.documents import canonical
 from sidtool.base.errors import DataError
 
 BLOCK = 1 << 16
@@ -27,6 +32,15 @@ def digest_strings(*columns: Iterable[str]) -> str:
             state.update(b"".join(encoded))
         state.update(b"|")
     return state.hexdigest()
+
+
+def hash_array(digest: Any, name: str, array: NDArray[Any]) -> None:
+    """Add a named array to a digest, whatever its byte order."""
+    # name, type and shape are hashed too: other arrays could have the same bytes
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))
+    # as bytes without a copy: an array may be a mapped file that is larger than memory
+    digest.update(np.ascontiguousarray(little_endian).reshape(-1).view(np.uint8))
 
 
 def file_digest(path: Path) -> str:

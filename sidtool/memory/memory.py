@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import hash_array
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
 from sidtool.base.output import new_dir
@@ -30,7 +31,6 @@ from sidtool.tokenizer.bundle import (
     StoredArrays,
     StringArray,
     broken_objects,
-    hash_array,
     new_zip,
     read_root,
     write_group,

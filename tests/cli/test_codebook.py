@@ -324,3 +324,39 @@ def test_encode_of_text_needs_the_encoder_of_the_recipe(
         ).lines
         == here
     )
+
+
+def test_a_lexical_encoder_is_stored_and_encodes_later(road: Road, tmp_path: Path) -> None:
+    out, grown, new = tmp_path / "text.zarr", tmp_path / "grown.zarr", tmp_path / "new.jsonl"
+    done("build-codebook", road.items, "-o", out, "--levels", "4x4x8", "--encoder", "lexical")
+    assert done("verify", out).code == 0
+    bundle = Bundle.open(out)
+    titles = [bundle.items.title(row) for row in range(N_ITEMS)]
+    rows = done("encode", out, *titles, "--json").lines
+    hits = sum(row["items"] == [bundle.items.ids[at]] for at, row in enumerate(rows))
+    assert hits >= N_ITEMS - bundle.manifest.report["reassigned"] - 1
+    new.write_text('{"item_id": "new", "title": "red lamp 99"}\n')
+    done("add-items", out, new, "-o", grown)
+    assert done("verify", grown).code == 0
+    assert done("encode", grown, *titles, "--json").lines == rows
+    memory = ("build-memory", road.split, grown, "--items", road.items, "-o", tmp_path / "m.zarr")
+    assert "1 items of the bundle are not in the catalog" in refused(1, *memory)
+    done(*(each if each is not grown else out for each in memory))
+    moved = refused(3, "encode", out, "a lamp", "--encoder", road.items)
+    assert "was built with the encoder lexical, not with" in moved
+    assert "lexical has no pooling" in refused(
+        2,
+        "build-codebook",
+        road.items,
+        "-o",
+        tmp_path / "b.zarr",
+        "--encoder",
+        "lexical",
+        "--pooling",
+        "cls",
+    )
+
+
+def test_embed_names_what_fits_a_lexical_encoder(road: Road, tmp_path: Path) -> None:
+    error = refused(2, "embed", road.items, "-o", tmp_path / "vectors", "--encoder", "lexical")
+    assert "hint: sidtool build-codebook ITEMS --encoder lexical" in error

@@ -21,9 +21,9 @@ from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.copies import bind_memory
 from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from tests.cli.road import TRAINING, Ran, Road, done, refused, run, tree, write_lines
+from tests.encoders import embed
 from tests.memory.rerankers import random_reranker
 
 

@@ -34,6 +34,7 @@ from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
@@ -42,6 +43,7 @@ from tests.data.split.lines import of_lines, write_lines
 GOLDEN = Path(__file__).parent
 BUNDLE = GOLDEN / "bundle.zarr.zip"
 BUNDLE_2 = GOLDEN / "bundle-2.zarr.zip"
+BUNDLE_LEXICAL = GOLDEN / "bundle-lexical.zarr.zip"
 SPLIT = GOLDEN / "split"
 SPLIT_2 = GOLDEN / "split-2"
 SPLIT_3 = GOLDEN / "split-3"
@@ -133,6 +135,32 @@ def golden_bundle_2() -> Bundle:
         recipe={"encoder": {"vectors": "given", "dim": 3}, "text_template": None},
         source={"system": "grid", "encoded": {"items": 3, "equal": [3, 3, 2]}},
         created="2026-11-27T04:05:06+00:00",
+    )
+
+
+def golden_bundle_lexical() -> Bundle:
+    """A bundle that stores a lexical encoder of five titles, which readers without one ignore:
+    format 1."""
+    titles = [
+        "Red nail polish",
+        "red lipstick, 3.5 g",
+        "Crème 漢字",
+        "漢字かな",
+        "ＮＡＩＬ file №5",
+    ]
+    lexical = LexicalEncoder.fit(titles)
+    ids = [f"i{row}" for row in range(len(titles))]
+    vectors = lexical.vectors(titles)
+    levels = (vectors[:3], vectors[2:] * np.float32(0.5))
+    codes = np.array([[0, 0], [1, 2], [2, 0], [2, 1], [0, 1]], dtype=np.uint16)
+    return Bundle.of(
+        ItemMap.of(SidSpace((3, 3)), ids, codes, titles),
+        Codebook("rq-kmeans", levels, {}, QuantizerParams()),
+        "reassign",
+        name="golden-lexical",
+        lexical=lexical,
+        recipe={"encoder": dict(lexical.record), "text_template": "{title}"},
+        created="2026-11-29T04:05:06+00:00",
     )
 
 
@@ -316,6 +344,7 @@ def write_golden_files() -> None:
     """Write one file or folder of each format."""
     golden_bundle().save(BUNDLE, force=True)
     golden_bundle_2().save(BUNDLE_2, force=True)
+    golden_bundle_lexical().save(BUNDLE_LEXICAL, force=True)
     split = golden_split()
     write_lines(split, SPLIT)
     write_lines(golden_split_2(), SPLIT_2)

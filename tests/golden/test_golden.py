@@ -24,6 +24,7 @@ from sidtool.tokenizer.bundle.sid_text import Decoded, decode
 from tests.golden.make import (
     BUNDLE,
     BUNDLE_2,
+    BUNDLE_LEXICAL,
     EXAMPLES,
     MEMORY,
     MODEL,
@@ -54,6 +55,7 @@ CODEBOOK = "24d24de29f3349dc6928189967c3880fea1be32a6877ab39a5dadc022715730b"
 ITEMS = "f4c78cb044c799fe79561e29f1bba63db29bb3ad680e5808cea80cd8198fdba0"
 BUNDLE_DIGEST = "249014aa4b2b36652d45edc3936b5df1e24026374d3ad96593da8ba28435c1c0"
 BUNDLE_2_DIGEST = "81a7c7b28f405a98f920734154f8ea591aede22abb0d6a95431b8ccae05dac4b"
+BUNDLE_LEXICAL_DIGEST = "caa04fbd121dd6d423173e8b85268f9de1c6b782f9c719d8d7a49b96f812d865"
 BUNDLE_2_CODES = [[1, 4, 5], [1, 1, 3], [1, 4, 5], [1, 2, 1]]
 MEMORY_DIGEST = "eae8007f938ffb3af8c56bb8c72813cefd87c9e5692ed712cec02430b20b6da3"
 RERANKER_DIGEST = "33358f153917f055840561e518d86fd3e4aa08e5a6e059a255716d311cd99220"
@@ -85,6 +87,16 @@ def test_the_bundle_of_format_2() -> None:
     assert (params.normalize, params.normalize_residuals, params.first_code) == (True, True, 1)
     vectors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-3, 2, 1]], dtype=np.float32)
     assert bundle.encode(vectors).tolist() == BUNDLE_2_CODES
+
+
+def test_the_bundle_with_a_lexical_encoder() -> None:
+    assert verify(BUNDLE_LEXICAL) == []
+    bundle = Bundle.open(BUNDLE_LEXICAL)
+    assert bundle.manifest.format == 1
+    assert bundle.identity.digest == BUNDLE_LEXICAL_DIGEST
+    assert bundle.lexical is not None
+    codes = bundle.encode(bundle.lexical.vectors(["red nail", "漢字"]))
+    assert codes.tolist() == [[0, 2], [2, 1]]
 
 
 def test_texts_decode_with_the_bundle_of_format_1() -> None:

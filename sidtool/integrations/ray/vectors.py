@@ -23,8 +23,9 @@ from sidtool.registry import locate, open_bundle, open_source
 from sidtool.tokenizer import open_encoder, recorded_encoder
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import (
+    LEXICAL,
     Encoder,
-    check_location,
+    check_model,
     encoder_digests,
     load_encoder,
 )
@@ -110,7 +111,7 @@ def embed_folder(
         Traceback (most recent call last):
         sidtool.base.errors.DataError: the encoder no-such-folder is not a folder
     """
-    check_location(encoder)
+    check_model(encoder)
     columns = columns or ItemColumns()
     run = run or RunOptions()
     made_from = {
@@ -162,11 +163,12 @@ def encode_folder(
 
 
 def _digests(encoder: Encoder, out: str, run: RunOptions) -> dict[str, dict[str, str]]:
-    """The digests of an encoder's files; none for a dry run, which makes nothing of them."""
+    """The digests of an encoder's files; none for one in a bundle, whose identity has them, and for
+    a dry run, which makes nothing of them."""
     if run.dry_run:
         return {}
     refuse_existing_folder(out, force=run.force)  # before gigabytes are read
-    return encoder_digests(encoder)
+    return {} if encoder.model == LEXICAL else encoder_digests(encoder)
 
 
 def _settings(record: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sidtool.recommendation.serve.sources import Sources
 from sidtool.recommendation.serve.watcher import Watcher
 from sidtool.tokenizer import Encoding, encode, open_encoder
 from sidtool.tokenizer.bundle import Bundle, decode
-from sidtool.tokenizer.encoder import LoadedEncoder
+from sidtool.tokenizer.encoder import TextEncoder
 
 MAX_SIDE_CALLS = 32
 """Calls that may wait for the thread which encodes and decodes."""
@@ -43,7 +43,7 @@ class Service:
         self._watcher = Watcher(sources, self._batcher, self.metrics)
         self._side = ThreadPoolExecutor(1, "side")
         self._side_calls = 0
-        self._encoder: tuple[Any, LoadedEncoder] | None = None
+        self._encoder: tuple[Any, TextEncoder] | None = None
         self.metrics.items.set(len(served.loaded.bundle))
 
     @classmethod
@@ -56,6 +56,7 @@ class Service:
         served = Served.of(sources.load(), version, options.recommend)
         sources.check_unchanged(version)
         served.warm_up()
+        log.info("%s", served.seen)
         return cls(options, sources, served)
 
     @property
@@ -153,7 +154,7 @@ class Service:
             raise DataError("'texts' is empty")
         return encode(bundle, inputs, model=self._encoder_of(bundle))
 
-    def _encoder_of(self, bundle: Bundle) -> LoadedEncoder:
+    def _encoder_of(self, bundle: Bundle) -> TextEncoder:
         """The encoder of a bundle, which stays in memory; it is loaded for the first text."""
         recipe = (bundle.manifest.recipe or {}).get("encoder")
         if self._encoder is None or self._encoder[0] != recipe:

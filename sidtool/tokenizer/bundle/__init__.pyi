@@ -8,7 +8,6 @@ from .history import Version as Version
 from .hub import OnHub as OnHub
 from .hub import download_group as download_group
 from .identity import Identity as Identity
-from .identity import hash_array as hash_array
 from .integrity import verify as verify
 from .item_map import ItemMap as ItemMap
 from .manifest import Manifest as Manifest

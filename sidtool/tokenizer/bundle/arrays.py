@@ -169,7 +169,11 @@ def bundle_layout(manifest: Manifest) -> dict[str, Expected]:
         f"codebook/level_{level}": ("float32", (size, None))
         for level, size in enumerate(manifest.space.sizes)
     }
+    encoder_dim = manifest.made_by.encoder.dim
     return codebook | {
+        "encoder/components": ("float16", (None, encoder_dim)),
+        "encoder/feature_hash": ("uint64", (None,)),
+        "encoder/idf": ("float32", (None,)),
         "items/id_bytes": ("uint8", (None,)),
         "items/id_offset": ("int64", (n + 1,)),
         "items/sid": ("uint16", (n, levels)),

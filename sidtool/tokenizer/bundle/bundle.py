@@ -29,9 +29,10 @@ from sidtool.tokenizer.bundle.manifest import (
     library_versions,
     now,
 )
-from sidtool.tokenizer.bundle.stored import stored_codebook, stored_items
+from sidtool.tokenizer.bundle.stored import stored_codebook, stored_items, stored_lexical
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import new_zip, read_manifest, write_group
+from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace, Spelling
 
@@ -103,9 +104,11 @@ class Bundle(OnHub):
         *,
         name: str,
         capacity: int | None = None,
+        lexical: LexicalEncoder | None = None,
         **provenance: Unpack[Provenance],
     ) -> "Bundle":
-        """A bundle in memory. `capacity` is the size of the level that the policy `append` added.
+        """A bundle in memory. `capacity` is the size of the level that the policy `append` added,
+        `lexical` the encoder that the recipe names so.
 
         The recipe is completed with the codebook's method and parameters.
         """
@@ -123,7 +126,7 @@ class Bundle(OnHub):
             format=2 if codebook is not None and codebook.needs_format_2 else 1,
             **fields,
         )
-        return cls(manifest, all_arrays(items, codebook))
+        return cls(manifest, all_arrays(items, codebook, lexical))
 
     @classmethod
     def from_vectors(
@@ -223,6 +226,12 @@ class Bundle(OnHub):
     def codebook(self) -> Codebook | None:
         """The codebook, or None for a map without one."""
         return stored_codebook(self.manifest, self.arrays)
+
+    @cached_property
+    def lexical(self) -> LexicalEncoder | None:
+        """The stored encoder, None if the recipe names another or none. Raises IntegrityError if
+        it is not the one of the recipe."""
+        return stored_lexical(self.manifest, self.arrays)
 
     @cached_property
     def active(self) -> ItemRows:
@@ -369,7 +378,7 @@ class Bundle(OnHub):
         check_suffix(path, BUNDLE)
         new_output = new_zip if is_zip(path.name) else new_dir
         with new_output(path, force=force) as folder:
-            write_group(folder, all_arrays(self.items, self.codebook), self.manifest)
+            write_group(folder, all_arrays(self.items, self.codebook, self.lexical), self.manifest)
 
     def card(self, reference: str, license: str | None) -> str:
         """The card of the bundle as it is published, in Markdown."""

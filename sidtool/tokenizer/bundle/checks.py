@@ -12,6 +12,7 @@ from sidtool.base.storage import Storage
 from sidtool.tokenizer.bundle.identity import identify, index_arrays
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.bundle.stored import stored_lexical
 from sidtool.tokenizer.bundle.zarr_group import broken_objects
 from sidtool.tokenizer.quantize.codebook import Codebook
 
@@ -54,6 +55,7 @@ def _broken_values(bundle: StoredBundle) -> list[tuple[str, str]]:
         identity = identify(
             manifest.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
         )
+        stored_lexical(manifest, bundle.arrays)  # raises unless it is that of the recipe
         expected = replace(items, stored_index=None)
         broken = _placeholders(bundle) + _broken_order(items) + _repeated_ids(expected)
         broken += _broken_index(bundle, expected)

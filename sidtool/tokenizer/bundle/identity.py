@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.digests import hash_array
 from sidtool.base.documents import canonical
 from sidtool.base.records import Digest, JsonRecord
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap
+from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import SidSpace
 
@@ -112,15 +113,6 @@ def _hash_items(items: ItemMap) -> str:
     return digest.hexdigest()
 
 
-def hash_array(digest: Any, name: str, array: NDArray[Any]) -> None:
-    """Add a named array to a digest, whatever its byte order."""
-    # name, type and shape are hashed too: other arrays could have the same bytes
-    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    digest.update(canonical([name, little_endian.dtype.str, list(array.shape)]))
-    # as bytes without a copy: an array may be a mapped file that is larger than memory
-    digest.update(np.ascontiguousarray(little_endian).reshape(-1).view(np.uint8))
-
-
 def index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
     """The arrays for look-ups, which follow from the items: sorted id hashes with the row of each,
     and the first entry of each block of rows."""
@@ -132,7 +124,10 @@ def index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
     }
 
 
-def all_arrays(items: ItemMap, codebook: Codebook | None) -> dict[str, NDArray[Any]]:
+def all_arrays(
+    items: ItemMap, codebook: Codebook | None, lexical: LexicalEncoder | None
+) -> dict[str, NDArray[Any]]:
     """Every array of a bundle by name."""
     codebook_part = codebook_arrays(codebook) if codebook is not None else {}
-    return codebook_part | item_arrays(items) | index_arrays(items)
+    encoder_part = lexical.arrays if lexical is not None else {}
+    return codebook_part | encoder_part | item_arrays(items) | index_arrays(items)

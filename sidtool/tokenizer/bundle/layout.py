@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 22
 """A larger array is cut into equal chunks of at most this size."""
 
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-DTYPES = ("bool", *_INTEGERS, "float32", "float64")
+DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")
 """Types of arrays, by their names in Zarr."""
 GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
 

@@ -1,4 +1,4 @@
-"""The items and the codebook of a bundle, from its arrays and its manifest."""
+"""The items, the codebook and the encoder of a bundle, from its arrays and its manifest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from sidtool.tokenizer.bundle.item_map import IdIndex, ItemMap
 from sidtool.tokenizer.bundle.lookup import check_rows, checked_codes
 from sidtool.tokenizer.bundle.manifest import Manifest
 from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.encoder.lexical import ARRAYS, LEXICAL, LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -61,3 +62,24 @@ def stored_codebook(manifest: Manifest, arrays: Arrays) -> Codebook | None:
     except (ValueError, KeyError) as error:
         raise IntegrityError(f"the codebook is malformed: {error}") from error
     return codebook
+
+
+def stored_lexical(manifest: Manifest, arrays: Arrays) -> LexicalEncoder | None:
+    """The encoder `lexical`, or None if the recipe does not name it. Raises IntegrityError if an
+    array is missing, malformed, or not the one of the recipe."""
+    recipe = manifest.made_by.encoder
+    if recipe.model != LEXICAL or set(recipe.weights) != set(ARRAYS):
+        return None
+    lexical = LexicalEncoder(
+        feature_hash=arrays["encoder/feature_hash"],
+        idf=arrays["encoder/idf"],
+        components=arrays["encoder/components"],
+    )
+    try:
+        lexical.check()
+    except ValueError as error:
+        raise IntegrityError(f"the lexical encoder is malformed: {error}") from error
+    for name, digest in lexical.record["weights"].items():
+        if recipe.weights[name] != digest:
+            raise IntegrityError(f"{name} is not the array that the recipe names")
+    return lexical

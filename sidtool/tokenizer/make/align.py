@@ -99,6 +99,7 @@ def align(new: Bundle, old: Bundle) -> Bundle:
         new.manifest.collisions.policy,
         name=old.manifest.name,
         capacity=new.manifest.collisions.capacity,
+        lexical=new.lexical,
         **provenance,
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
+from sidtool.base.options import options_from
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
@@ -23,7 +24,8 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import library_versions, now
 from sidtool.tokenizer.codes.make import ItemCodes, make_codes
-from sidtool.tokenizer.encoder.loaded import embed
+from sidtool.tokenizer.encoder.lexical import LexicalEncoder
+from sidtool.tokenizer.encoder.loaded import encoder_for
 from sidtool.tokenizer.encoder.model import check_location
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions, read_catalog
@@ -44,30 +46,30 @@ def build_codebook(
     options: BuildOptions | None = None,
     *,
     catalog: CatalogOptions | None = None,
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None = None,
     embeddings: Source | Sequence[Source] = (),
-    split: Split | str | Path | None = None,
+    interactions: Split | str | Path | None = None,
     by_row: bool = False,
     memory: int | None = None,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
+    **given: Any,
 ) -> Bundle:
-    """Build a codebook and the item map of a catalog, and write them to `out` as one bundle.
+    """Build a codebook and the item map of a catalog, and write them to `out` as one bundle. The
+    options may also be given as keywords, like `levels="256x256x256"`.
 
     `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
-    `encoder`; or `embeddings` are their vectors, several sources of which are fused. With `by_row`,
-    row i of a file without ids is that of item i. The
-    co-occurrence of items in the training part of `split` (a split folder, or a file of events) is
-    used as set by `options.fusion`. `memory` limits the bytes of vectors held at once.
+    `encoder`, settings or a model's name; or `embeddings` are their vectors, several sources of
+    which are fused. With `by_row`, row i of a file without ids is that of item i. The co-occurrence
+    of items in the training part of `interactions` (a split folder, or a file of events) is used as
+    set by `options.fusion`. `memory` limits the bytes of vectors held at once.
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together.
 
     Examples:
-        >>> options = sidtool.BuildOptions(sizes=(4, 4, 8))
-        >>> bundle = sidtool.build_codebook(
-        ...     "items.jsonl", "new.zarr", options, embeddings="vectors.npy", split="split"
-        ... )
+        >>> data = {"embeddings": "vectors.npy", "interactions": "split"}
+        >>> bundle = sidtool.build_codebook("items.jsonl", "new.zarr", levels="4x4x8", **data)
         >>> bundle
         <Bundle 'new': 60 items, 4x4x8, ...>
     """
@@ -75,29 +77,39 @@ def build_codebook(
     refuse_existing(out, force, BUNDLE)
     if isinstance(embeddings, np.ndarray | VectorSource | str | Path):
         embeddings = [embeddings]
+    if isinstance(encoder, str):
+        encoder = Encoder(encoder)
     _check_inputs(encoder, embeddings)
-    options = options or BuildOptions()
+    options = options_from(BuildOptions, options, given)
     progress = progress or {}
     if isinstance(items, str | Path):
         items = read_catalog(Path(items), catalog)
+    split = interactions
     if isinstance(split, str | Path):
         split = open_split(split)
     sources = _open_sources(embeddings, items.ids, memory, by_row)
     with locked(out) as work:
         refuse_existing(out, force)
         if encoder is not None:
+            text_encoder = encoder_for(items.texts, encoder)
+            cache = work / "vectors"
             report = progress.get("embed")
-            vectors, made_by = embed(items.texts, encoder, cache=work / "vectors", progress=report)
-            sources = [vectors]
+            sources = [
+                text_encoder.vectors(items.texts, cache=cache, devices=None, progress=report)
+            ]
+            made_by = text_encoder.record
+            lexical = text_encoder if isinstance(text_encoder, LexicalEncoder) else None
         else:
             dim = sum(source.shape[1] for source in sources)
             made_by = {"vectors": "given", "dim": dim}
+            lexical = None
         bundle = build(
             items,
             sources,
             options,
             name=out.name.removesuffix(".zip").removesuffix(".zarr"),
             encoder=made_by,
+            lexical=lexical,
             split=split,
             work=work / "codes",
             progress=progress,
@@ -117,7 +129,7 @@ def plan_build(
     catalog: CatalogOptions | None = None,
     encoder: Encoder | None = None,
     embeddings: Sequence[Source] = (),
-    split: Path | None = None,
+    interactions: Path | None = None,
     by_row: bool = False,
     memory: int | None = None,
 ) -> Items:
@@ -127,8 +139,8 @@ def plan_build(
     _check_inputs(encoder, embeddings)
     if not isinstance(items, Items):
         items = read_catalog(Path(items), catalog)
-    if split is not None:
-        open_split(split)
+    if interactions is not None:
+        open_split(interactions)
     _open_sources(embeddings, items.ids, memory, by_row)
     if embeddings:
         source_shares(len(embeddings), options.weights)
@@ -144,7 +156,7 @@ def _check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
     if (encoder is None) == (not embeddings):
         raise UsageError(
             "give either --encoder or --embeddings",
-            hint="--encoder hf://sentence-transformers/all-MiniLM-L6-v2",
+            hint="--encoder lexical needs no model",
         )
     if encoder is not None:
         check_location(encoder)
@@ -168,15 +180,16 @@ def build(
     *,
     name: str,
     encoder: Mapping[str, Any],
+    lexical: LexicalEncoder | None = None,
     split: Split | None = None,
     work: Path | None = None,
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Quantize (n, dim_i) float32 vectors of n items, of one or several sources, into a bundle.
 
-    `encoder` describes how the vectors were made, for the recipe. One source is read in parts, and
-    finished codes are stored in the folder `work`. Other arguments and errors as in
-    `build_codebook`.
+    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored. One
+    source is read in parts, and finished codes are stored in the folder `work`. Other arguments
+    and errors as in `build_codebook`.
     """
     progress = progress or {}
     inputs = quantizer_input(
@@ -199,7 +212,7 @@ def build(
     if inputs.fusion is not None:
         fused = made.codebook.with_fusion(inputs.fusion, inputs.fusion_arrays)
         made = replace(made, codebook=fused)
-    return _bundle(items, made, options, name, encoder, inputs)
+    return _bundle(items, made, options, name, encoder, lexical, inputs)
 
 
 def _fit(
@@ -237,6 +250,7 @@ def _bundle(
     options: BuildOptions,
     name: str,
     encoder: Mapping[str, Any],
+    lexical: LexicalEncoder | None,
     inputs: QuantizerInput,
 ) -> Bundle:
     # versions of libraries are recorded outside the identity
@@ -250,6 +264,7 @@ def _bundle(
         options.collisions,
         name=name,
         capacity=made.capacity,
+        lexical=lexical,
         recipe={"encoder": recorded, "text_template": items.text_template, **inputs.recipe},
         source={"catalog": items.digest, "items": len(items.ids), **columns, **inputs.source},
         report=made.report.to_json(),

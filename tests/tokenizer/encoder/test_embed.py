@@ -11,9 +11,9 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.tokenizer.encoder import loaded as room
-from sidtool.tokenizer.encoder.loaded import PROBES, embed
+from sidtool.tokenizer.encoder.loaded import PROBES
 from sidtool.tokenizer.encoder.settings import Encoder
-from tests.encoders import tiny_encoder
+from tests.encoders import embed, tiny_encoder
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
 

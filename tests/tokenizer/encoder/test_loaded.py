@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.tokenizer.encoder.loaded import embed, load_encoder
+from sidtool.tokenizer.encoder.loaded import load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder, EncoderRecipe
+from tests.encoders import embed
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError, RefusedError, UsageError
-from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
+from tests.encoders import embed
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
 

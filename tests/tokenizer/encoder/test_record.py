@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sidtool.tokenizer.encoder.loaded import embed
 from sidtool.tokenizer.encoder.settings import Encoder
+from tests.encoders import embed
 
 TEXTS = [f"item {n} {'long ' * (n % 7)}" for n in range(23)]
 

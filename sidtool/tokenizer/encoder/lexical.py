@@ -1,0 +1,280 @@
+"""The encoder `lexical`: words and character n-grams of a catalog, weighted by tf-idf and reduced
+by a truncated SVD.
+
+It is fitted to the catalog that a codebook is built from and stored in the bundle, so texts get the
+same vectors later. docs/format.md specifies how a text becomes a vector.
+"""
+
+import hashlib
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.digests import hash_array
+from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.progress import Progress
+from sidtool.data import Vectors
+from sidtool.tokenizer.quantize.fusion import fix_signs
+from sidtool.tokenizer.quantize.mlp import unit
+
+LEXICAL = "lexical"
+"""The name of the encoder, for `--encoder` and in a recipe."""
+DIM = 256
+"""Width of the vectors, where the catalog has as many independent features."""
+MAX_FEATURES = 1 << 15
+"""Features of an encoder: those of the most items. A feature takes 524 bytes in a bundle."""
+MAX_FITTED = 1 << 15
+"""Items that an encoder is fitted to: of a larger catalog a sample of this size."""
+MAX_CHARACTERS = 2000
+"""Characters of a text that are read, once normalized."""
+BLOCK = 1024
+"""Texts that are embedded at once."""
+ARRAYS = ("encoder/components", "encoder/feature_hash", "encoder/idf")
+"""The arrays of the encoder in a bundle."""
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SPACE = ord(" ")
+_WORD_MARK = np.uint64(ord("#") + 1)
+_FIRST_WITHOUT_SPACES = 0x0E00
+"""From Thai on, most scripts write words without spaces."""
+_OVERSAMPLING, _ITERATIONS = 16, 4
+_MIN_SHARE = 1e-6
+"""Singular values below this share of the largest are rounding errors."""
+
+
+@dataclass(frozen=True, eq=False)
+class LexicalEncoder:
+    """A fitted encoder of F features and `dim` components."""
+
+    feature_hash: NDArray[np.uint64]
+    """(F,), ascending"""
+    idf: NDArray[np.float32]
+    """(F,)"""
+    components: NDArray[np.float16]
+    """(F, dim)"""
+
+    @classmethod
+    def fit(cls, texts: Sequence[str]) -> "LexicalEncoder":
+        """Fit an encoder to the texts of a catalog; the same texts give the same encoder.
+
+        A feature counts if at least two items have it, or one in a catalog of up to 256. The SVD is
+        randomized with a fixed seed (Halko, Martinsson and Tropp 2011, algorithm 4.4). Raises
+        DataError if no text has a letter or a number."""
+        if len(texts) > MAX_FITTED:
+            rows = np.random.default_rng(0).choice(len(texts), MAX_FITTED, replace=False)
+            texts = [texts[row] for row in np.sort(rows).tolist()]
+        blocks = list(_feature_blocks(texts))
+        hashes, items = np.unique(
+            np.concatenate([kind.hashes for block in blocks for kind in block]), return_counts=True
+        )
+        if not len(hashes):
+            raise DataError("no text has a letter or a number: the lexical encoder needs words")
+        least = 2 if len(texts) > DIM and items.max() > 1 else 1
+        frequent = np.flatnonzero(items >= least)
+        most = np.argsort(-items[frequent], kind="stable")[:MAX_FEATURES]
+        rows = np.sort(frequent[most])
+        idf = np.log((1 + len(texts)) / (1 + items[rows])) + 1
+        unfitted = cls(hashes[rows], idf.astype(np.float32), np.empty((len(rows), 0), np.float16))
+        components = _right_singular_vectors(unfitted._matrix(blocks), DIM)
+        return cls(unfitted.feature_hash, unfitted.idf, components.astype(np.float16))
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return int(self.components.shape[1])
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by the names under which a bundle stores them."""
+        return {
+            "encoder/components": self.components,
+            "encoder/feature_hash": self.feature_hash,
+            "encoder/idf": self.idf,
+        }
+
+    @cached_property
+    def record(self) -> Mapping[str, Any]:
+        """The JSON record for a recipe: the SHA-256 of each array stands for the encoder."""
+        weights = {}
+        for name, array in self.arrays.items():
+            digest = hashlib.sha256()
+            hash_array(digest, name, array)
+            weights[name] = digest.hexdigest()
+        return {"model": LEXICAL, "dim": self.dim, "weights": weights}
+
+    def check(self) -> None:
+        """Raise ValueError unless the arrays fit each other and are finite."""
+        if not len(self.feature_hash) == len(self.idf) == len(self.components):
+            raise ValueError("the arrays of the encoder have different lengths")
+        if (self.feature_hash[1:] <= self.feature_hash[:-1]).any():
+            raise ValueError("encoder/feature_hash does not ascend")
+        if not (np.isfinite(self.idf).all() and np.isfinite(self.components).all()):
+            raise ValueError("a value of the encoder is not finite")
+
+    def vectors(
+        self,
+        texts: Sequence[str],
+        *,
+        cache: Path | None = None,
+        devices: Sequence[str] | None = (),
+        progress: Progress | None = None,
+    ) -> Vectors:
+        """n texts -> (n, dim) float32 of length 1. `cache` and `devices` are those of
+        `LoadedEncoder.vectors`; seconds of work need neither.
+
+        The vector of a text without any feature is zero; a SidtoolWarning counts them."""
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        components = self.components.astype(np.float32)
+        for start in range(0, len(texts), BLOCK):
+            block = texts[start : start + BLOCK]
+            projected = self._matrix(list(_feature_blocks(block))) @ components
+            vectors[start : start + BLOCK] = unit(projected)
+            if progress is not None:
+                progress(min(start + BLOCK, len(texts)), len(texts))
+        unknown = int((~vectors.any(axis=1)).sum())
+        if unknown:
+            warnings.warn(
+                f"{unknown} of {len(texts)} texts have no word or character sequence that the "
+                "lexical encoder knows: their vectors are zero",
+                SidtoolWarning,
+                stacklevel=2,
+            )
+        return vectors
+
+    def _matrix(self, blocks: Sequence[tuple["_Features", "_Features"]]) -> Any:
+        """(n, F) CSR float32: words and character n-grams by (1 + ln tf) idf, the part of either
+        kind scaled to length √½."""
+        from scipy import sparse
+
+        rows = []
+        for block in blocks:
+            kinds = [self._weighted(kind) for kind in block]
+            rows.append(kinds[0] + kinds[1])
+        return sparse.vstack(rows, format="csr")
+
+    def _weighted(self, kind: "_Features") -> Any:
+        from scipy import sparse
+
+        shape = (kind.n_texts, len(self.feature_hash))
+        columns = np.minimum(np.searchsorted(self.feature_hash, kind.hashes), shape[1] - 1)
+        is_known = self.feature_hash[columns] == kind.hashes
+        columns, texts = columns[is_known], kind.texts[is_known]
+        weights = (1 + np.log(kind.counts[is_known])) * self.idf[columns]
+        squares = np.bincount(texts, weights=np.square(weights), minlength=kind.n_texts)
+        weights /= np.sqrt(2 * squares[texts])
+        return sparse.csr_matrix((weights.astype(np.float32), (texts, columns)), shape=shape)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """The distinct features of one kind in a block of texts."""
+
+    n_texts: int
+    texts: NDArray[np.int64]
+    """(m,): the text of each"""
+    hashes: NDArray[np.uint64]
+    """(m,)"""
+    counts: NDArray[np.int64]
+    """(m,): how often the text has it"""
+
+    @classmethod
+    def of(cls, n_texts: int, texts: Any, hashes: Any) -> "_Features":
+        """Count equal hashes of one text."""
+        hashes = (hashes ^ (hashes >> np.uint64(32))) * _MULTIPLIER
+        order = np.lexsort((hashes, texts))
+        texts, hashes = texts[order], hashes[order]
+        is_first = np.ones(len(texts), dtype=np.bool_)
+        is_first[1:] = (texts[1:] != texts[:-1]) | (hashes[1:] != hashes[:-1])
+        firsts = np.flatnonzero(is_first)
+        counts = np.diff(np.append(firsts, len(texts)))
+        return cls(n_texts, texts[firsts], hashes[firsts], counts)
+
+
+class _Letters(dict[int, str]):
+    """What becomes of a character: letters and marks stay, digits become those of ASCII, and all
+    else a space."""
+
+    def __missing__(self, code: int) -> str:
+        category = unicodedata.category(chr(code))
+        if category == "Nd":
+            self[code] = str(unicodedata.digit(chr(code)))
+        else:
+            self[code] = chr(code) if category[0] in "LMN" else " "
+        return self[code]
+
+
+_LETTERS = _Letters()
+
+
+def normalized(text: str) -> str:
+    """The words of a text in lower case, with a space before and behind each.
+
+    Examples:
+        >>> normalized("Ｃrème №５, 1.7-oz")
+        ' crème no5 1 7 oz '
+    """
+    letters = unicodedata.normalize("NFKC", text).casefold().translate(_LETTERS)
+    words = " ".join(letters[:MAX_CHARACTERS].split())
+    return f" {words} "
+
+
+def _feature_blocks(texts: Sequence[str]) -> Iterator[tuple[_Features, _Features]]:
+    """The words and the character n-grams of each block of texts."""
+    for start in range(0, len(texts), BLOCK):
+        pieces = [normalized(text) for text in texts[start : start + BLOCK]]
+        letters = np.frombuffer("".join(pieces).encode("utf-32-le"), dtype=np.uint32)
+        text_of = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+        yield _words(len(pieces), letters, text_of), _n_grams(len(pieces), letters, text_of)
+
+
+def _words(n_texts: int, letters: NDArray[np.uint32], text_of: NDArray[np.int64]) -> _Features:
+    is_space = letters == _SPACE
+    starts = np.flatnonzero(is_space[:-1] & ~is_space[1:]) + 1
+    stops = np.flatnonzero(~is_space[:-1] & is_space[1:]) + 1
+    inside = np.flatnonzero(~is_space)
+    if not len(starts):
+        return _Features.of(n_texts, text_of[:0], np.empty(0, dtype=np.uint64))
+    places = inside - np.repeat(starts, stops - starts)  # of each letter in its word
+    powers = np.cumprod(np.full(int(places.max()) + 2, _MULTIPLIER, dtype=np.uint64))
+    terms = (letters[inside].astype(np.uint64) + np.uint64(1)) * powers[places + 1]
+    firsts = np.concatenate([[0], np.cumsum(stops - starts)[:-1]])
+    hashes = np.add.reduceat(terms, firsts) + powers[:1] * _WORD_MARK
+    return _Features.of(n_texts, text_of[starts], hashes)
+
+
+def _n_grams(n_texts: int, letters: NDArray[np.uint32], text_of: NDArray[np.int64]) -> _Features:
+    """Three characters without a space in the middle, and two of a script without spaces."""
+    is_space = letters == _SPACE
+    is_unspaced = letters >= _FIRST_WITHOUT_SPACES
+    powers = np.cumprod(np.full(3, _MULTIPLIER, dtype=np.uint64))
+    terms = [(letters.astype(np.uint64) + np.uint64(1)) * power for power in powers]
+    threes = np.flatnonzero(~is_space[1:-1])
+    twos = np.flatnonzero(is_unspaced[:-1] & is_unspaced[1:])
+    hash_of_two = terms[0][:-1] + terms[1][1:]
+    hashes = np.concatenate([hash_of_two[threes] + terms[2][threes + 2], hash_of_two[twos]])
+    return _Features.of(n_texts, text_of[np.concatenate([threes, twos])], hashes)
+
+
+def _right_singular_vectors(matrix: Any, most: int) -> Vectors:
+    """(n, F) CSR -> (F, k) of the k <= `most` largest singular values that are not rounding
+    errors, largest first."""
+    width = min(most + _OVERSAMPLING, *matrix.shape)
+    start = np.random.default_rng(0).standard_normal((matrix.shape[1], width), dtype=np.float32)
+    basis = matrix @ start
+    for _ in range(_ITERATIONS):
+        orthogonal, _ = np.linalg.qr(basis)
+        basis = matrix @ (matrix.T @ orthogonal)
+    basis, _ = np.linalg.qr(basis)  # (n, width)
+    reduced = (matrix.T @ basis).astype(np.float64)  # (F, width)
+    values, vectors = np.linalg.eigh(reduced.T @ reduced)
+    order = np.argsort(-values, kind="stable")[:most]
+    order = order[values[order] > _MIN_SHARE**2 * values.max(initial=0)]
+    components = fix_signs(reduced @ (vectors[:, order] / np.sqrt(values[order])))
+    return components.astype(np.float32)
