@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
@@ -30,7 +31,6 @@ from sidtool.training.loop.trainer import (
     CausalTrainer,
     EncoderDecoderTrainer,
     SidTrainer,
-    set_dropout,
 )
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import (
@@ -126,6 +126,28 @@ def build_trainer(
     if check is not None:
         check.measure_before(trainer)
     return trainer
+
+
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Override the dropout rate of a model, except on attention weights; None leaves it.
+
+    Raises UsageError if the architecture has no dropout."""
+    if rate is None:
+        return
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout)
+        and "attn_dropout" not in name
+        and "attention_dropout" not in name
+    ]
+    if rate and not layers:
+        raise UsageError(
+            f"dropout={rate}, but {type(model).__name__} has no dropout layers",
+            hint="leave dropout out",
+        )
+    for layer in layers:
+        layer.p = rate
 
 
 def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples | PrefixExamples:
