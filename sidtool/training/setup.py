@@ -1,5 +1,6 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.split import read_examples
-from sidtool.evaluation import Validator, item_knn_metrics
+from sidtool.data.split import Example, read_examples
+from sidtool.evaluation import Metrics, Validator, item_knn_metrics
 from sidtool.examples import TokenizedExamples
 from sidtool.model import (
     LoadedModel,
@@ -225,17 +226,6 @@ def _validator(
     prompt = fit_prompt(run.history_prompt, loaded.model, n_answer)
     assert prompt is not None
     examples = tuple(read_examples(run.valid))
-    item_knn = None
-    # a temporal split has training events of users whom it does not validate on
-    if with_item_knn and run.lineage.split.protocol != "temporal":
-        item_knn = item_knn_metrics(
-            examples,
-            run.bundle,
-            users=run.options.eval_users,
-            k=run.options.metric_k,
-            seed=run.seed,
-            exclude_seen=bool(run.options.eval_exclude_seen),
-        )
     validator = Validator(
         examples,
         run.bundle,
@@ -249,8 +239,23 @@ def _validator(
         exclude_seen=bool(run.options.eval_exclude_seen),
         seed=run.seed,
         user_tokens=run.contract.users,
-        item_knn=item_knn,
+        item_knn=_item_knn(run, examples) if with_item_knn else None,
     )
     # the literal text of a prompt may leave no room for any history
     check_positions(loaded.model, validator.longest_prompt, run.bundle.space.levels - 1)
     return validator
+
+
+def _item_knn(run: TrainingRun, examples: Sequence[Example]) -> Metrics | None:
+    """The line to beat on the validation users; None for a split with training events that are in
+    no history of a validation user."""
+    if run.lineage.split.protocol not in ("leave-one-out", "last-session"):
+        return None
+    return item_knn_metrics(
+        examples,
+        run.bundle,
+        users=run.options.eval_users,
+        k=run.options.metric_k,
+        seed=run.seed,
+        exclude_seen=bool(run.options.eval_exclude_seen),
+    )
