@@ -223,7 +223,7 @@ def test_the_script_makes_the_same_files(finished: Finished, shop: Shop, tmp_pat
     script = (finished.folder / "run.sh").read_text().replace(str(finished.folder), str(out))
     command = f'sidtool() {{ {sys.executable} -m sidtool "$@"; }}\n{script}'
     subprocess.run(["bash", "-c", command], check=True)
-    for name in ("split/split.json", "model/model.safetensors", "model+memory/sid.json"):
+    for name in ("split/split.json", "sft/train.jsonl", "model+memory/model.safetensors"):
         assert (out / name).read_bytes() == (finished.folder / name).read_bytes(), name
     bundles = [sidtool.open_bundle(str(each / "bundle.zarr")) for each in (out, finished.folder)]
     assert bundles[0].manifest.digest == bundles[1].manifest.digest
