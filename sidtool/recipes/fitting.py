@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, option, options_from
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
@@ -34,11 +35,10 @@ from sidtool.recipes.budget import (
 from sidtool.recipes.plan import Inputs, Plan, check_step
 from sidtool.recipes.profile import DataProfile, measure
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import SHORT_RECIPE, Choices, choose, recipe_for
+from sidtool.recipes.rules import Choices, choose
 from sidtool.recipes.script import shell_script
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
 
-AUTO = "auto"
 SCRIPT = "run.sh"
 
 
@@ -46,9 +46,9 @@ SCRIPT = "run.sh"
 class FitOptions:
     """How a model is fitted to two files. Raises UsageError for a budget that is no time."""
 
-    recipe: str = option(AUTO)
+    recipe: str = option("default")
     """A recipe of the package (docs/fit.md lists them), or a folder of YAML files, each the
-    --config of one command. Default: chosen by the lengths of the histories."""
+    --config of one command."""
     minutes: float = option(10.0, above=0)
     """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
     model: str | None = option(None)
@@ -135,9 +135,10 @@ def fit(
     run_command: RunCommand | None = None,
     notify: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
+    **given: Any,
 ) -> Fitted:
     """Fit a model with a memory to a catalog and its events, evaluate it, and say how it compares
-    with item-kNN.
+    with item-kNN. The options may also be given as keywords, like `minutes=5`.
 
     Each step is one sidtool command, whose output is in the folder `out`; `run_command` runs it, by
     default in a process of its own. A killed call continues when it is called again, and a changed
@@ -151,7 +152,7 @@ def fit(
         >>> fitted.verdict.standing  # doctest: +SKIP
         'ahead'
     """
-    options = options or FitOptions()
+    options = options_from(FitOptions, options, given)
     _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)
@@ -262,10 +263,7 @@ def _measured(inputs: Inputs) -> DataProfile:
 
 def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
     """The plan for data, or one of as many steps for data that is not cleaned yet."""
-    name = options.recipe
-    if name == AUTO:
-        name = SHORT_RECIPE if profile is None else recipe_for(profile)
-    recipe = Recipe.named(name)
+    recipe = Recipe.named(options.recipe)
     choices = Choices() if profile is None else choose(profile, recipe)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)

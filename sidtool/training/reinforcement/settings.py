@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
 from sidtool.recommendation.search import SeenOptions
-from sidtool.training.settings import parse_metric
+from sidtool.training.settings import COMMON_DECIDED, COMMON_DEFAULTS, parse_metric
 from sidtool.training.settings_file import Vocabulary
 
 LIST_METRICS = ("list_recall", "list_reward")
@@ -19,10 +19,8 @@ Algorithm = Literal["grpo", "dapo", "gspo", "ecpo", "dpo", "ipa"]
 
 
 @dataclass(frozen=True)
-class RlOptions(SeenOptions):
-    """Settings of reinforcement that sidtool adds to GRPOConfig.
-
-    Raises UsageError for a value outside its choices or range, or that do not fit together."""
+class ObjectiveOptions:
+    """The settings of reinforcement that are flags, too."""
 
     algorithm: Algorithm = option("grpo")
     """The objective: policy gradients with clipped ratios (`grpo`, `dapo`, `gspo`), with ratios
@@ -34,6 +32,14 @@ class RlOptions(SeenOptions):
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
     Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `label`.
     Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
+
+
+@dataclass(frozen=True)
+class RlOptions(ObjectiveOptions, SeenOptions):
+    """Settings of reinforcement that sidtool adds to GRPOConfig.
+
+    Raises UsageError for a value outside its choices or range, or that do not fit together."""
+
     positive_label: str | None = option(None)
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     candidate_lists: int = option(8, minimum=2)
@@ -85,24 +91,14 @@ ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
 """Fields of GRPOConfig that make an algorithm: those of the papers of DAPO (arXiv:2503.14476), GSPO
 (arXiv:2507.18071) and S-DPO (arXiv:2406.09215). A batch of `ipa` counts the two lists of a pair."""
 
-RL_DEFAULTS: Mapping[str, Any] = {
+RL_DEFAULTS: Mapping[str, Any] = COMMON_DEFAULTS | {
     "learning_rate": 1e-4,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
     "num_train_epochs": 1,
     "num_generations": 16,
     "per_device_train_batch_size": 256,
     "beta": 0.04,
     "disable_dropout": True,
-    "seed": 0,
     "logging_steps": 10,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 2,
-    "gradient_checkpointing": False,
-    "ddp_find_unused_parameters": False,
-    "report_to": "none",
-    "disable_tqdm": True,
 }
 """sidtool's defaults for GRPOConfig where they differ from TRL's. A batch counts items: 256 are 16
 prompts with groups of 16."""
@@ -139,13 +135,8 @@ release of TRL adds, are refused."""
 
 _ROLLOUTS = "groups are made by sidtool's beam search"
 
-DECIDED: Mapping[str, str] = {
-    "output_dir": "-o names the output",
+DECIDED: Mapping[str, str] = COMMON_DECIDED | {
     "remove_unused_columns": "examples are prepared by sidtool",
-    "greater_is_better": "every metric of metric_for_best_model is better when greater",
-    "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
-    "resume_from_checkpoint": "the same command resumes",
-    "save_only_model": "a run resumes only from a checkpoint with its optimizer",
     "per_device_eval_batch_size": "validation runs in batches that fit",
     "use_liger_kernel": "log-probabilities are computed by sidtool",
     "trust_remote_code": "--trust-remote-code",
