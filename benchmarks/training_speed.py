@@ -7,7 +7,8 @@ the same AdamW; it logs and saves nothing. Both make their steps in turns in one
 busy machine disturbs both alike. Cases: `sid-only` is a model that only sees SIDs (vocabulary 799,
 whole histories, 128 examples per step), `trie` the same with the loss over the trie (the bare loop
 has the loss of `sid-only`), `large` a model with the vocabulary of a large language model (152,704,
-next-item examples with 5 labeled tokens each, 8 examples per step)."""
+next-item examples with 5 labeled tokens each, 8 examples per step), `smollm2` one with six of
+SmolLM2-135M's layers and its vocabulary, in bfloat16, 8 next-item examples per step."""
 
 import argparse
 import json
@@ -56,6 +57,7 @@ class Case:
     codes: int
     vocabulary: int
     shape: dict[str, Any]
+    bf16: bool = False
 
 
 GPT2 = {
@@ -75,7 +77,17 @@ QWEN3 = {
     "num_hidden_layers": 2,
     "head_dim": 32,
 }
+SMOLLM2 = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+}
 CASES = {
+    "smollm2": Case("next-item", "vocabulary", 8, 256, 49_152, SMOLLM2, bf16=True),
     "sid-only": Case("sequence", "sid", 128, 180, MIN_VOCABULARY, GPT2),
     "trie": Case("sequence", "trie", 128, 180, MIN_VOCABULARY, GPT2),
     "large": Case(
@@ -146,12 +158,13 @@ def bare_step(case: Case, model_dir: Path) -> Callable[[Sequence[Any]], float]:
     def step(batch: Sequence[Any]) -> float:
         inputs = collate(batch)
         labels = inputs["labels"][:, 1:]
-        hidden = model.base_model(
-            inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False
-        )[0]
-        labeled = labels != IGNORED
-        logits = hidden[:, :-1][labeled] @ head[columns].T
-        loss = cross_entropy(logits, labels[labeled] - (columns.start or 0))
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.bf16):
+            hidden = model.base_model(
+                inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False
+            )[0]
+            labeled = labels != IGNORED
+            logits = hidden[:, :-1][labeled] @ head[columns].T
+            loss = cross_entropy(logits.float(), labels[labeled] - (columns.start or 0))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
@@ -194,6 +207,7 @@ def measure(case: Case, steps: int) -> dict[str, float]:
             "max_steps": steps,
             "per_device_train_batch_size": case.batch,
             "save_strategy": "no",
+            "bf16": case.bf16,
         }
         out = Path(folder) / "tuned"
         train(

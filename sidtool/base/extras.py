@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "hub": ("huggingface_hub",),
     "report": ("jinja2",),
+    "sign": ("model_signing", "OpenSSL"),
     "ray": ("ray",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "s3": ("s3fs",),

@@ -88,22 +88,25 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
 
 def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
     """The options of a function that takes them as a dataclass or as keywords, those `given`, by
-    the names of the fields or of their flags: `tasks` or `task`.
+    the names of the fields or of their flags: `tasks` or `task`. A text for a field of another type
+    is read as that of a flag.
 
     Raises UsageError for both, for a keyword that is no option, and for a value out of range."""
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
     names = {entry.name: entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    of_flags = {
-        declared.flag.removeprefix("--").replace("-", "_"): entry.name
-        for entry, declared in options_of(kind)
-        if declared.flag
-    }
+    readers: dict[str, Callable[[str], Any]] = {}
+    for entry, declared in options_of(kind):
+        if declared.flag:
+            names[declared.flag.removeprefix("--").replace("-", "_")] = entry.name
+        if declared.reads:
+            readers[entry.name] = declared.reads
     values = {}
     for name, value in given.items():
-        if name not in names and name not in of_flags:
+        if name not in names:
             raise UsageError(f"there is no option {name}, known are {', '.join(names)}")
-        values[names.get(name) or of_flags[name]] = value
+        is_spelled = isinstance(value, str) and names[name] in readers
+        values[names[name]] = readers[names[name]](value) if is_spelled else value
     return options or kind(**values)
 
 

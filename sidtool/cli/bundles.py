@@ -76,11 +76,23 @@ def inspect(
     return say_table(["item", "SID", "title"], rows)
 
 
-def verify(artifact: options.Artifact, json: options.Json = False) -> None:
+def verify(
+    artifact: options.Artifact,
+    signed_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also check the signature beside it, by these public keys or certificates in PEM.",
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Check every stored byte of a bundle, a memory or a model against its digests (exit 3 if one
     differs)."""
-    from sidtool.registry import broken_parts, read_manifest, resolve
+    from sidtool.registry import broken_parts, check_signed, read_manifest, resolve
 
+    if signed_by is not None:
+        check_signed(artifact, signed_by)
     location = resolve(artifact)
     broken = broken_parts(location)
     if json:

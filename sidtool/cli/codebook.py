@@ -99,7 +99,7 @@ def build_codebook(
         "encoder": encoder,
         "embeddings": [path for path, _ in sources],
         "by_row": inputs.by_row,
-        "split": inputs.interactions,
+        "interactions": inputs.interactions,
         "memory": inputs.memory,
     }
     if dry_run:

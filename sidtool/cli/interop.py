@@ -126,8 +126,8 @@ class ExportOptions:
     keys: Keys = option("id")
     """Keys of index.json: item ids, or line numbers of ITEMS from 0."""
     model: str | None = option(None)
-    """Model that the engine serves: xllm needs its token ids, FlashRec may need them for its --sid
-    option."""
+    """Model that the engine serves: xllm and sid-gr need its token ids, FlashRec may need them for
+    its --sid option."""
 
 
 def export(
@@ -137,8 +137,8 @@ def export(
         typer.Option(
             "-o",
             "--out",
-            help="A folder for minionerec; a .parquet, .json or .bin file for openonerec, flashrec "
-            "or xllm.",
+            help="A folder for minionerec; a .parquet file for openonerec, .json for vllm-gr or "
+            "flashrec, .jsonl for sid-gr, .bin for xllm.",
         ),
     ],
     target: ExportOptions,

@@ -67,6 +67,7 @@ PANELS: dict[str, dict[str, str]] = {
         "registry.push": "shop.zarr s3://bucket/shop --tag stable",
         "registry.pull": "s3://bucket/shop@stable -o shop.zarr",
         "registry.tag": "s3://bucket/shop@1.2 stable",
+        "registry.policy": "s3://bucket/shop --signed-by key.pub",
     },
 }
 """Commands, by module and function, by the panel of `sidtool --help` that lists them, each with the

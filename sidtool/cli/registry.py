@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.extras import require
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.console import (
@@ -78,6 +79,12 @@ def push(
         str | None,
         typer.Option(help="License, for the card. Default: the model's, or unknown."),
     ] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY", help="Sign the version with this private key in PEM, and certificates."
+        ),
+    ] = None,
     dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> None:
@@ -86,6 +93,8 @@ def push(
     from sidtool.registry import check_source, is_flat_repository, plan_push
     from sidtool.registry import push as publish
 
+    if sign is not None:
+        require("sign")
     on_hub = is_flat_repository(target)
     if dry_run and on_hub:
         checked = check_source(artifact, license)
@@ -108,7 +117,9 @@ def push(
             objects=plan.source.n_objects,
         )
     with progress("push") as report:
-        pushed = publish(artifact, target, tag=tag, license=license, progress=report.get("push"))
+        pushed = publish(
+            artifact, target, tag=tag, license=license, sign=sign, progress=report.get("push")
+        )
     name = target.partition("@")[0] if on_hub else target
     version = f"{name}@{pushed.version}"
     if json:
@@ -181,4 +192,31 @@ def tag(
     if json:
         return say_json({"tag": name, "version": record.version, "digest": record.digest})
     say(f"{split_reference(reference)[0]}@{name} is now version {record.version}")
+    return None
+
+
+def policy(
+    registry: Annotated[
+        str, typer.Argument(metavar="URL/NAME", help="A folder of versions of a registry.")
+    ],
+    signed_by: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Public keys or certificates in PEM; one must sign."),
+    ] = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Require no signature any more.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Show or set who must have signed the versions of a registry; others are refused (exit 3)."""
+    from sidtool.registry import policy as set_policy
+
+    signers = set_policy(registry, signed_by, allow_unsigned=allow_unsigned)
+    if json:
+        return say_json({"registry": registry, "signed_by": signers})
+    if signers is None:
+        return say(f"{registry}: versions need no signature")
+    say(f"{registry}: versions are signed by one of:")
+    for line in signers.splitlines():
+        say(line)
     return None

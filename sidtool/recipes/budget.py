@@ -2,11 +2,9 @@
 users is chosen so that training, memory and evaluation end in time."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
@@ -14,15 +12,15 @@ from sidtool.base.records import JsonRecord
 from sidtool.data.split import read_manifest
 from sidtool.examples import read_lineage
 from sidtool.recipes.plan import Plan
-from sidtool.recipes.rules import Choices, enough_epochs
+from sidtool.recipes.rules import Choices, batch_size
 from sidtool.recipes.steps import Step
-from sidtool.training import DEFAULTS, MACHINE_FILE, TrainOptions
+from sidtool.training import MACHINE_FILE, TrainOptions
 
 PROBE_STEPS = 40
 PROBE_USERS = 100
-TUNING_COST = 5.0
+TUNING_COST = 2.0
 """Time of a user in `tune-memory`, in that of a user in validation."""
-EVALUATION_COST = 6.0
+EVALUATION_COST = 1.5
 """The same in `evaluate`, which also ranks without the memory."""
 AFTER_SHARE = 0.4
 """Of the time that is left; the weight of the memory and the evaluation get no more."""
@@ -66,20 +64,18 @@ class Work(JsonRecord):
 def work_of(plan: Plan) -> Work | None:
     """The work of a plan whose examples were made; None for a training that no epochs measure."""
     settings = plan.recipe.settings("train")
-    if "stages" in settings or "token_budget" in settings:
+    if plan.choices.epochs is None:
         return None
     counts = read_manifest(plan.split).counts
     n_examples = sum(each.examples for each in read_lineage(plan.examples).tasks.values())
     if settings.get("sliding_windows") == "all":  # each event is the target of an example
         n_examples = counts.train_events
-    batch_size = int(_setting(settings, "per_device_train_batch_size"))
-    batch_size *= int(settings.get("gradient_accumulation_steps", 1))
-    steps_per_epoch = max(1, math.ceil(n_examples / batch_size))
+    steps_per_epoch = max(1, math.ceil(n_examples / batch_size(settings)))
     eval_users = int(settings.get("eval_users", TrainOptions.eval_users)) or counts.valid
     every = float(settings.get("eval_steps", 1))
     return Work(
         steps_per_epoch=steps_per_epoch,
-        epochs=enough_epochs(float(_setting(settings, "num_train_epochs")), steps_per_epoch),
+        epochs=plan.choices.epochs,
         validations=round(1 / every) if 0 < every < 1 else 10,
         eval_users=min(eval_users, counts.valid),
         valid=counts.valid,
@@ -133,7 +129,7 @@ def choose_within(
     return replace(
         choices,
         epochs=_round_down(min(work.epochs, affordable_epochs)),
-        eval_users=eval_users,
+        eval_users=None if eval_users == work.eval_users else eval_users,
         tuning_users=_part(work.valid, share),
         test_users=_part(work.test, share),
     )
@@ -157,10 +153,6 @@ def _user_costs(work: Work, tuning_users: int, test_users: int) -> float:
     """The time of the weight of the memory and of the evaluation, in that of a validation user."""
     tuning = TUNING_COST * tuning_users if work.has_memory else 0.0
     return tuning + EVALUATION_COST * test_users
-
-
-def _setting(settings: Mapping[str, Any], name: str) -> Any:
-    return settings.get(name, DEFAULTS[name])
 
 
 def _round_down(epochs: float) -> float:

@@ -34,11 +34,10 @@ from sidtool.recipes.budget import (
 from sidtool.recipes.plan import Inputs, Plan, check_step
 from sidtool.recipes.profile import DataProfile, measure
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import SHORT_RECIPE, Choices, choose, recipe_for
+from sidtool.recipes.rules import Choices, choose
 from sidtool.recipes.script import shell_script
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
 
-AUTO = "auto"
 SCRIPT = "run.sh"
 
 
@@ -46,9 +45,9 @@ SCRIPT = "run.sh"
 class FitOptions:
     """How a model is fitted to two files. Raises UsageError for a budget that is no time."""
 
-    recipe: str = option(AUTO)
+    recipe: str = option("default")
     """A recipe of the package (docs/fit.md lists them), or a folder of YAML files, each the
-    --config of one command. Default: chosen by the lengths of the histories."""
+    --config of one command."""
     minutes: float = option(10.0, above=0)
     """Time for everything. Fewer epochs, and fewer users to evaluate on, keep it."""
     model: str | None = option(None)
@@ -262,10 +261,7 @@ def _measured(inputs: Inputs) -> DataProfile:
 
 def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
     """The plan for data, or one of as many steps for data that is not cleaned yet."""
-    name = options.recipe
-    if name == AUTO:
-        name = SHORT_RECIPE if profile is None else recipe_for(profile)
-    recipe = Recipe.named(name)
+    recipe = Recipe.named(options.recipe)
     choices = Choices() if profile is None else choose(profile, recipe)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)

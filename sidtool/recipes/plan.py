@@ -196,7 +196,11 @@ class Plan:
         self, start: Path, examples: str, part: str, settings: Mapping[str, object] | None = None
     ) -> tuple[object, ...]:
         chosen = {"seed": self.seed} | dict(settings or {})
-        pairs = (f"{name}={value}" for name, value in chosen.items() if value is not None)
+        given = {name: value for name, value in chosen.items() if value is not None}
+        pairs = (
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in given.items()
+        )
         words = [word for pair in pairs for word in ("--set", pair)]
         options = self.recipe.options(part)
         return ("train", start, self.examples_of(examples), *options, *words)

@@ -26,11 +26,6 @@ class DataProfile(JsonRecord):
     text_columns: tuple[str, ...]
     """Columns beside the title with text."""
 
-    @property
-    def events_per_user(self) -> float:
-        """The mean length of a history."""
-        return self.events / max(self.users, 1)
-
 
 def measure(
     items: Path,

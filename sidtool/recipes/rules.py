@@ -1,20 +1,21 @@
-"""What is chosen from the data: the recipe, the text of items, and the number of epochs.
+"""What is chosen from the data: the text of items and the number of epochs.
 docs/fit.md gives the reasons."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sidtool.base.records import JsonRecord
 from sidtool.recipes.profile import DataProfile
 from sidtool.recipes.recipe import Recipe
+from sidtool.training import DEFAULTS
 
-LONG_HISTORIES = 50
-"""Events per user from which histories are long."""
-LONG_RECIPE = "long-histories"
-SHORT_RECIPE = "default"
 MIN_STEPS = 1000
 """Steps that a small data set is trained for, in at most MAX_EPOCHS."""
 MAX_EPOCHS = 100
+EVENTS_PER_EXAMPLE = 10
+"""Of long histories, which are divided into overlapping examples of 20 items."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,6 @@ class Choices(JsonRecord):
     """Test users; None: all."""
 
 
-def recipe_for(profile: DataProfile) -> str:
-    """The recipe of the package that fits the data."""
-    return LONG_RECIPE if profile.events_per_user >= LONG_HISTORIES else SHORT_RECIPE
-
-
 def text_template(profile: DataProfile) -> str | None:
     """Title and the columns of text; None for the title alone."""
     if not profile.text_columns:
@@ -52,10 +48,24 @@ def choose(profile: DataProfile, recipe: Recipe) -> Choices:
     return Choices(
         text_template=None if has_template else text_template(profile),
         text_columns=profile.text_columns,
+        epochs=enough_epochs(profile, recipe.settings("train")),
     )
 
 
-def enough_epochs(recipe_epochs: float, steps_per_epoch: int) -> float:
-    """The epochs that are worth their time, whatever time there is: those of the recipe, or more
-    of a small data set."""
-    return max(recipe_epochs, min(math.ceil(MIN_STEPS / steps_per_epoch), MAX_EPOCHS))
+def enough_epochs(profile: DataProfile, settings: Mapping[str, Any]) -> float | None:
+    """The epochs that are worth their time, whatever time there is: those of a recipe's training,
+    or more of a small data set. None where the recipe counts tokens or has stages."""
+    if "stages" in settings or "token_budget" in settings:
+        return None
+    of_recipe = float(settings.get("num_train_epochs", DEFAULTS["num_train_epochs"]))
+    n_examples = max(profile.users, profile.events / EVENTS_PER_EXAMPLE)
+    steps_per_epoch = math.ceil(n_examples / batch_size(settings))
+    return max(of_recipe, min(math.ceil(MIN_STEPS / steps_per_epoch), MAX_EPOCHS))
+
+
+def batch_size(settings: Mapping[str, Any]) -> int:
+    """The examples of a training step."""
+    per_device = settings.get(
+        "per_device_train_batch_size", DEFAULTS["per_device_train_batch_size"]
+    )
+    return int(per_device) * int(settings.get("gradient_accumulation_steps", 1))

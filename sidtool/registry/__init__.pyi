@@ -5,6 +5,7 @@ from .kinds import kind_of as kind_of
 from .kinds import read_manifest as read_manifest
 from .publish import plan_pull as plan_pull
 from .publish import plan_push as plan_push
+from .publish import policy as policy
 from .publish import pull as pull
 from .publish import push as push
 from .publish import tag as tag
@@ -12,6 +13,7 @@ from .records import POINTER as POINTER
 from .records import VersionRecord as VersionRecord
 from .records import list_versions as list_versions
 from .records import read_pointer as read_pointer
+from .references import check_signed as check_signed
 from .references import is_flat_repository as is_flat_repository
 from .references import locate as locate
 from .references import located as located

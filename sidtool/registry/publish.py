@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
-from sidtool.base.output import new_dir, refuse_existing
+from sidtool.base.extras import require
+from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
+from sidtool.base.signatures import SIGNATURE, Signers
 from sidtool.base.storage import Storage, is_zip
 from sidtool.model.contract import CONTRACT, MODEL_CARD
 from sidtool.registry import records
@@ -28,6 +30,13 @@ from sidtool.registry.kinds import (
 )
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, VersionRecord
 from sidtool.registry.references import find_version, is_flat_repository, split_reference
+from sidtool.registry.signing import (
+    POLICY,
+    read_policy,
+    read_signature,
+    required_signers,
+    sign_version,
+)
 from sidtool.registry.source import Source, check_source
 from sidtool.registry.transfer import download, upload, upload_root
 from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
@@ -96,25 +105,28 @@ def push(
     *,
     tag: str | None = None,
     license: str | None = None,
+    sign: str | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
     """Publish a bundle, memory or model (a path, URL or reference) as a version of URL/NAME, or as
     the files of the hub repository `hf://ORG/NAME`.
 
     A version that is published already is not written again; the pointer and the tag are set in any
-    case. Raises as `plan_push` does, IntegrityError if an object does not arrive as it was sent,
-    DataError if the store fails.
+    case. `sign` is a file with a private key in PEM, which signs the version. Raises as `plan_push`
+    does, RefusedError if the registry requires a signature, IntegrityError if an object does not
+    arrive as it was sent, DataError if the store fails.
 
     Examples:
         >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
         >>> pushed.version, pushed.new
         ('1.0', True)
     """
+    if sign is not None:
+        require("sign")
     if is_flat_repository(target):
-        checked = check_source(source, license)
-        commit = push_to_hub(checked, target, tag=tag)
-        digest = checked.manifest.digest
-        return Pushed(commit.url, commit.id, digest, commit.is_new, commit.n_files, None)
+        if sign is not None:
+            raise UsageError(f"--sign signs versions of a registry, and {target} is none")
+        return _push_to_hub(check_source(source, license), target, tag)
     plan = plan_push(source, target, tag=tag, license=license)
     registry = plan.registry
     sent = 0
@@ -122,7 +134,7 @@ def push(
         record, new = plan.record, False
         published = records.read_record(registry, record.version)
         if published is None:
-            sent += _send_version(plan, progress)
+            sent += _send_signed(plan, sign, progress)
             published, new = records.publish_record(registry, record)
         if published.digest == record.digest:
             break
@@ -130,6 +142,8 @@ def push(
         records.refuse_other(registry, published, record)
         following = _record_of(plan.source.manifest, record.root, record.license, published)
         plan = replace(plan, record=following)
+    if sign is not None and not new:
+        _sign_published(plan, published, sign)
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
     )
@@ -143,11 +157,41 @@ def push(
     )
 
 
+def _push_to_hub(source: Source, url: str, tag: str | None) -> Pushed:
+    commit = push_to_hub(source, url, tag=tag)
+    digest = source.manifest.digest
+    return Pushed(commit.url, commit.id, digest, commit.is_new, commit.n_files, None)
+
+
+def _send_signed(plan: PushPlan, key: str | None, progress: Progress | None) -> int:
+    """Send everything of a version except its record, and sign it; the objects that were sent.
+    Raises RefusedError if the registry requires a signature, and there is no key."""
+    if key is None and required_signers(plan.registry):
+        raise RefusedError(
+            f"versions of {plan.registry.location} must be signed", hint="push with --sign KEY"
+        )
+    sent = _send_version(plan, progress)
+    if key is not None:
+        sign_version(plan.registry, plan.record, plan.source.manifest, key)
+    return sent
+
+
+def _sign_published(plan: PushPlan, published: VersionRecord, key: str) -> None:
+    """Sign a version that was published before, if it is this one to the byte."""
+    if published != plan.record:
+        raise RefusedError(
+            f"version {published.version} is published with another root document or license, so "
+            "it is not signed",
+            hint="pull the version and push that, with the same license",
+        )
+    sign_version(plan.registry, published, plan.source.manifest, key)
+
+
 def pull(
     reference: str, out: str | Path, *, force: bool = False, progress: Progress | None = None
 ) -> VersionRecord:
     """Copy a published version to a folder or a .zip, byte for byte, and verify it. A model goes to
-    a folder, and gets its card beside it.
+    a folder, and gets its card. The signature of a signed version is written beside the copy.
 
     An interrupted pull into a folder can be repeated and continues. Raises DataError if there is no
     such version, IntegrityError if the copy differs from what was published, UsageError if `out`
@@ -168,8 +212,12 @@ def pull(
         download(source, record, folder, progress)
         for name, reason in broken_parts(str(folder)):
             raise IntegrityError(f"{source.location}: {name}: {reason}")
+        manifest = read_manifest(str(folder))
+        signature = read_signature(registry, record, manifest)
+        if signature is not None:
+            with whole_file(out.with_name(out.name + SIGNATURE)) as partial:
+                partial.write_bytes(signature)
         if record.kind == "model":
-            manifest = read_manifest(str(folder))
             license = None if record.license == UNKNOWN_LICENSE else record.license
             text = published_card(str(folder), manifest, None, license)
             (folder / MODEL_CARD).write_text(text, encoding="utf-8")
@@ -205,6 +253,23 @@ def tag(reference: str, name: str) -> VersionRecord:
 
     records.update_pointer(registry, with_tag)
     return record
+
+
+def policy(
+    registry: str, signed_by: str | Path | None = None, *, allow_unsigned: bool = False
+) -> str | None:
+    """Require that versions of URL/NAME are signed by one of the keys or certificates in a PEM
+    file, or nothing any more; the PEM text of the policy, None without one.
+
+    `pull`, `recommend`, `serve` and every other command refuse a version that is not signed so.
+    Raises UsageError if the file has no public key or certificate."""
+    storage = _registry_at(registry)
+    if allow_unsigned:
+        storage.put({POLICY: b""})
+    elif signed_by is not None:
+        storage.put({POLICY: Signers.read(signed_by).pem.encode()})
+    stored = read_policy(storage)
+    return None if stored is None else stored.pem
 
 
 def _record_of(

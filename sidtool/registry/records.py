@@ -121,7 +121,7 @@ def read_record(registry: Storage, version: str) -> VersionRecord | None:
     """The record of a version, or None. Raises IntegrityError if it is damaged."""
     if not _VERSION.fullmatch(version):
         return None
-    name = _record_name(version)
+    name = record_name(version)
     record = _parse(registry, name, VersionRecord, registry.snapshot(name, MAX_DOCUMENT))
     if record is not None and record.version != version:
         raise IntegrityError(
@@ -138,7 +138,7 @@ def publish_record(registry: Storage, record: VersionRecord) -> tuple[VersionRec
         if published is not None:
             return published, False
         # the write fails if another push recorded the version since the read
-        if registry.put_if_unchanged(_record_name(record.version), None, spell(record)):
+        if registry.put_if_unchanged(record_name(record.version), None, spell(record)):
             return record, True
         time.sleep(0.01 * attempt)
     raise DataError(
@@ -207,7 +207,8 @@ def spell(document: VersionRecord | Pointer) -> bytes:
     return f"{text}\n".encode()
 
 
-def _record_name(version: str) -> str:
+def record_name(version: str) -> str:
+    """The record of a version, relative to NAME."""
     return f"{VERSIONS}/{version}.json"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sidtool.base.checkpoint import DEFAULT_ACCESS, download, fetch_roots, is_hub_repository
 from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.signatures import Signers
 from sidtool.base.storage import Storage
 from sidtool.memory import Memory
 from sidtool.model import MemoryOptions
@@ -20,6 +21,13 @@ from sidtool.registry.records import (
     list_versions,
     read_pointer,
     read_record,
+)
+from sidtool.registry.signing import (
+    check_root,
+    check_version,
+    required_signers,
+    verify_record,
+    verify_signature,
 )
 from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, download_group
 
@@ -49,6 +57,8 @@ def _open_bundle(reference: str | Path, open_at: Callable[[str], Bundle]) -> Bun
             f"{reference} is a model, not a bundle",
             hint=f"the model's bundle is {location}/{BUNDLE_COPY}",
         )
+    if record is not None and required_signers(Storage(split_reference(str(reference))[0])):
+        open_at = Bundle.open_verified  # parts of a large bundle are read without their digests
     bundle = open_at(location)
     check_published(location, bundle.manifest, record)
     return bundle
@@ -64,6 +74,7 @@ def open_parent(reference: str | Path, bundle: Bundle) -> Bundle | None:
     registry = Storage(split_reference(str(reference))[0])
     for record in list_records(registry):
         if record.digest == bundle.manifest.parent:
+            check_version(registry, record)
             location = registry.folder(record.group).location
             parent = Bundle.open(location)
             check_published(location, parent.manifest, record)
@@ -137,7 +148,7 @@ def check_published(location: str, manifest: AnyManifest, record: VersionRecord 
 
 def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     """The registry folder and the record of URL/NAME[@VERSION|@TAG]. Raises DataError if there is
-    none."""
+    none, IntegrityError unless it is signed as the registry requires."""
     base, name = split_reference(reference)
     registry = Storage(base)
     pointer = read_pointer(registry)
@@ -145,6 +156,7 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     version = pointer.latest if name == LATEST else pointer.tags.get(name, name)
     record = read_record(registry, version) if version else None
     if record is not None:
+        check_version(registry, record)
         return registry, record
     available = [*list_versions(registry), *pointer.tags]
     if not available:
@@ -154,6 +166,19 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
     names = ", ".join(available[:MAX_LISTED])
     more = f" and {len(available) - MAX_LISTED} more" if len(available) > MAX_LISTED else ""
     raise DataError(f"{base} has no {name[:80]!r}: it has {names}{more}")
+
+
+def check_signed(reference: str, signed_by: str | Path) -> None:
+    """Raise IntegrityError unless a bundle, memory or model (a path, URL or reference) is signed by
+    one of the keys or certificates in a PEM file: its objects, and the record of a published
+    version. A signature is beside what it signs, under its name and `.sig`."""
+    signers = Signers.read(signed_by)
+    location, record = locate(reference)
+    if record is not None:
+        registry = Storage(split_reference(reference)[0])
+        verify_record(registry, record, [signers])
+        check_root(location, record)
+    verify_signature(location, signers)
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:

@@ -100,15 +100,10 @@ class StageSettings:
     """training examples of this stage, if not those of the run"""
 
 
-DEFAULTS: Mapping[str, Any] = {
-    "learning_rate": 1e-3,
+COMMON_DEFAULTS: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.05,
-    "weight_decay": 0.01,
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 32,
     "seed": 0,
-    "logging_steps": 50,
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 2,
@@ -117,23 +112,36 @@ DEFAULTS: Mapping[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,
 }
+"""sidtool's defaults for every trainer of TRL."""
+
+DEFAULTS: Mapping[str, Any] = COMMON_DEFAULTS | {
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 32,
+    "logging_steps": 50,
+}
 """sidtool's defaults for SFTConfig where they differ from TRL's, which suit large pretrained
 models."""
 
 MACHINE_DEFAULTS = ("bf16", "use_cpu", "dataloader_pin_memory")
 """Fields of SFTConfig whose default depends on the machine."""
 
-DECIDED: Mapping[str, str] = {
+COMMON_DECIDED: dict[str, str] = {
     "output_dir": "-o names the output",
+    "greater_is_better": "every metric of metric_for_best_model is better when greater",
+    "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
+    "resume_from_checkpoint": "the same command resumes",
+    "save_only_model": "a run resumes only from a checkpoint with its optimizer",
+}
+"""Fields of every trainer that sidtool decides, and what to do instead of setting them."""
+
+DECIDED: Mapping[str, str] = COMMON_DECIDED | {
     "packing": "--set batching=packed",
     "padding_free": "--set batching=packed",
     "max_length": "make-sft --max-length limits the length of examples",
     "dataset_kwargs": "examples are tokenized by sidtool",
     "remove_unused_columns": "examples are tokenized by sidtool",
-    "greater_is_better": "every metric of metric_for_best_model is better when greater",
-    "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
-    "resume_from_checkpoint": "the same command resumes",
-    "save_only_model": "a run resumes only from a checkpoint with its optimizer",
     "train_sampling_strategy": "--set batching=packed avoids padding",
     "loss_type": "--set softmax_over chooses the tokens of the loss",
     "assistant_only_loss": "the targets are those that make-sft wrote",

@@ -1,15 +1,17 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.split import read_examples
-from sidtool.evaluation import Validator, item_knn_metrics
+from sidtool.data.split import Example, read_examples
+from sidtool.evaluation import Metrics, Validator, item_knn_metrics
 from sidtool.examples import TokenizedExamples
 from sidtool.model import (
     LoadedModel,
@@ -30,7 +32,6 @@ from sidtool.training.loop.trainer import (
     CausalTrainer,
     EncoderDecoderTrainer,
     SidTrainer,
-    set_dropout,
 )
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.augment import (
@@ -128,6 +129,28 @@ def build_trainer(
     return trainer
 
 
+def set_dropout(model: nn.Module, rate: float | None) -> None:
+    """Override the dropout rate of a model, except on attention weights; None leaves it.
+
+    Raises UsageError if the architecture has no dropout."""
+    if rate is None:
+        return
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Dropout)
+        and "attn_dropout" not in name
+        and "attention_dropout" not in name
+    ]
+    if rate and not layers:
+        raise UsageError(
+            f"dropout={rate}, but {type(model).__name__} has no dropout layers",
+            hint="leave dropout out",
+        )
+    for layer in layers:
+        layer.p = rate
+
+
 def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples | PrefixExamples:
     examples = TokenizedExamples.read(
         run.examples,
@@ -203,17 +226,6 @@ def _validator(
     prompt = fit_prompt(run.history_prompt, loaded.model, n_answer)
     assert prompt is not None
     examples = tuple(read_examples(run.valid))
-    item_knn = None
-    # a temporal split has training events of users whom it does not validate on
-    if with_item_knn and run.lineage.split.protocol != "temporal":
-        item_knn = item_knn_metrics(
-            examples,
-            run.bundle,
-            users=run.options.eval_users,
-            k=run.options.metric_k,
-            seed=run.seed,
-            exclude_seen=bool(run.options.eval_exclude_seen),
-        )
     validator = Validator(
         examples,
         run.bundle,
@@ -227,8 +239,23 @@ def _validator(
         exclude_seen=bool(run.options.eval_exclude_seen),
         seed=run.seed,
         user_tokens=run.contract.users,
-        item_knn=item_knn,
+        item_knn=_item_knn(run, examples) if with_item_knn else None,
     )
     # the literal text of a prompt may leave no room for any history
     check_positions(loaded.model, validator.longest_prompt, run.bundle.space.levels - 1)
     return validator
+
+
+def _item_knn(run: TrainingRun, examples: Sequence[Example]) -> Metrics | None:
+    """The line to beat on the validation users; None for a split with training events that are in
+    no history of a validation user."""
+    if run.lineage.split.protocol not in ("leave-one-out", "last-session"):
+        return None
+    return item_knn_metrics(
+        examples,
+        run.bundle,
+        users=run.options.eval_users,
+        k=run.options.metric_k,
+        seed=run.seed,
+        exclude_seen=bool(run.options.eval_exclude_seen),
+    )

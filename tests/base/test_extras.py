@@ -22,6 +22,8 @@ MODULES = {
     "sentence-transformers": "sentence_transformers",
     "fsspec": "aiohttp",
     "prometheus-client": "prometheus_client",
+    "model-signing": "model_signing",
+    "pyopenssl": "OpenSSL",
 }
 """The package that an extra brings, where its name is not that of the requirement."""
 

@@ -137,6 +137,8 @@ def cases(inputs: Path, outputs: Path) -> dict[str, Case]:
         "pull": Case(("pull", published, *out("pulled.zarr"))),
         "log": Case(("log", bundle)),
         "tag": Case(("tag", published, "stable")),
+        "policy": Case(("policy", outputs / "registry" / "shop")),
+        "push: sign": Case((*push, "--sign", inputs / "key.pem"), "sign"),
     }
 
 

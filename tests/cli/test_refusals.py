@@ -81,7 +81,7 @@ CASES = [
     ("EXPORT tiger", 2, "is not one of"),
     ("EXPORT minionerec --keys row", 2, "is not one of"),
     ("EXPORT flashrec --keys line", 2, "apply to --to minionerec, not to flashrec"),
-    ("EXPORT openonerec --model M", 2, "--model applies to --to flashrec, xllm, not to openone"),
+    ("EXPORT openonerec --model M", 2, "--model applies to --to sid-gr, flashrec, xllm, not"),
     ("EXPORT xllm", 2, "they depend on the model"),
     ("COMPARE --field brand", 2, "--field requires --items"),
     ("COMPARE --items items.csv", 2, "--items requires --field"),

@@ -42,6 +42,21 @@ def test_the_first_command_names_the_flags_that_work(
     done(*build, "--encoder", encoder, "--levels", "4x4x8")
 
 
+@pytest.mark.parametrize("shop", HINTS, ids=lambda shop: shop.__name__)
+def test_fit_names_the_flags_with_which_its_road_begins(shop: Shop, tmp_path: Path) -> None:
+    items, events = shop(tmp_path)
+    out = tmp_path / "out"
+    error = refused(2, "fit", items, events, "-o", out)
+    mends = "; --fix mends what else would stop a build"
+    assert error.endswith(f"hint: by their cells, columns are {HINTS[shop]}{mends}")
+    assert not out.exists()
+    words = ("fit", items, events, "-o", out, *shlex.split(HINTS[shop]), "--fix")
+    road = done(*words, "--dry-run").out
+    assert f"sidtool check {items} {events}" in road
+    assert "sidtool evaluate" in road
+    assert not out.exists()
+
+
 def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:
     _, events = garden(tmp_path)
     error = refused(2, "split", events, "-o", tmp_path / "split")

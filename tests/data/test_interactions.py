@@ -232,3 +232,20 @@ def test_no_events_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("user,item,time\n")
     with pytest.raises(DataError, match="no events"):
         read_interactions(tmp_path / "x.csv")
+
+
+def test_dates_of_a_recorded_format_are_read(tmp_path: Path) -> None:
+    dates = ["02/01/2024", "01/02/2024", "31/12/2023"]
+    table = {"user": ["u"] * 3, "item": ["a", "b", "c"], "at": dates}
+    path = write_table(tmp_path / "x.csv", table)
+    with pytest.raises(DataError, match="neither a number nor an ISO date"):
+        read_interactions(path, EventNames(order="at"))
+    read = read_interactions(path, EventNames(order="at", time_format="%d/%m/%Y"))
+    assert read.items.tolist() == ["c", "a", "b"]
+    assert read.columns == EventColumns("user", "item", "at", "%d/%m/%Y")
+    assert EventColumns.from_json(read.columns.to_json()) == read.columns
+    again = read_interactions(path, recorded=read.columns)
+    assert (again.digest, again.columns) == (read.digest, read.columns)
+    other = write_table(tmp_path / "y.csv", {**table, "ts": ["1", "2", "3"]})
+    by_number = read_interactions(other, EventNames(order="ts"), recorded=read.columns)
+    assert by_number.columns.time_format is None

@@ -12,7 +12,7 @@ from sidtool.recipes.budget import (
     expected_seconds,
     read_speed,
 )
-from sidtool.recipes.rules import Choices, enough_epochs
+from sidtool.recipes.rules import Choices
 
 WORK = Work(
     steps_per_epoch=300,
@@ -39,7 +39,7 @@ def test_what_is_chosen_ends_in_time(total: float, step: float, user: float) -> 
 
 def test_time_for_all_changes_nothing() -> None:
     choices = choose_within(Choices(), WORK, Speed(0.01, 0.0001), total=10_000, spent=0)
-    assert choices == Choices(epochs=20.0, eval_users=2000)
+    assert choices == Choices(epochs=20.0)
 
 
 def test_a_machine_that_is_too_slow_still_trains_and_evaluates() -> None:
@@ -66,10 +66,3 @@ def test_the_speed_leaves_out_the_start_and_the_validation(tmp_path: Path) -> No
     log.write_text('{"step": 1, "seconds": 1.0}\n')
     with pytest.raises(DataError, match="1 log lines"):
         read_speed(tmp_path, valid=40)
-
-
-def test_small_data_is_trained_for_more_epochs() -> None:
-    assert enough_epochs(14, steps_per_epoch=700) == 14
-    assert enough_epochs(14, steps_per_epoch=20) == 50
-    assert enough_epochs(14, steps_per_epoch=1) == 100
-    assert enough_epochs(390, steps_per_epoch=1) == 390

@@ -1,7 +1,10 @@
 """The road from two files to a verdict: as a whole, interrupted, repeated and as a script."""
 
+import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import TextIO
 
 import pytest
 
+import sidtool
 import sidtool.recipes.steps
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.recipes import FitOptions, Fitted, Ran, StepError, fit, plan_fit, shell_script
@@ -203,3 +207,27 @@ def test_a_folder_with_other_files_is_refused(shop: Shop, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="has other files"):
         fit(shop.items, shop.events, tmp_path, shop.options)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_with_time_for_all_the_printed_script_is_the_one_that_was_run(
+    finished: Finished, shop: Shop
+) -> None:
+    steps = plan_fit(shop.items, shop.events, finished.folder, shop.options)
+    printed = shell_script(steps, f"sidtool fit {shop.items} {shop.events}")
+    assert printed == (finished.folder / "run.sh").read_text()
+
+
+@pytest.mark.slow
+def test_the_script_makes_the_same_files(finished: Finished, shop: Shop, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    script = (finished.folder / "run.sh").read_text().replace(str(finished.folder), str(out))
+    command = f'sidtool() {{ {sys.executable} -m sidtool "$@"; }}\n{script}'
+    subprocess.run(["bash", "-c", command], check=True)
+    for name in ("split/split.json", "model/model.safetensors", "model+memory/sid.json"):
+        assert (out / name).read_bytes() == (finished.folder / name).read_bytes(), name
+    bundles = [sidtool.open_bundle(str(each / "bundle.zarr")) for each in (out, finished.folder)]
+    assert bundles[0].manifest.digest == bundles[1].manifest.digest
+    metrics = [
+        json.loads((each / "evaluation.json").read_text()) for each in (out, finished.folder)
+    ]
+    assert metrics[0]["metrics"] == metrics[1]["metrics"]

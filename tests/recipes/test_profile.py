@@ -6,7 +6,7 @@ from pathlib import Path
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes import Recipe
 from sidtool.recipes.profile import DataProfile, measure
-from sidtool.recipes.rules import choose, recipe_for
+from sidtool.recipes.rules import choose, enough_epochs
 
 
 def write(folder: Path) -> DataProfile:
@@ -44,6 +44,14 @@ def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:
     assert choose(profile, Recipe.named("default")).text_template == template
 
 
-def test_the_length_of_histories_chooses_the_recipe() -> None:
-    assert recipe_for(DataProfile(100, 490, 10, ())) == "default"
-    assert recipe_for(DataProfile(100, 500, 10, ())) == "long-histories"
+def test_small_data_is_trained_for_more_epochs() -> None:
+    def epochs(users: int, events: int, **settings: object) -> float | None:
+        batch = {"per_device_train_batch_size": 32, "num_train_epochs": 14}
+        return enough_epochs(DataProfile(100, events, users, ()), batch | settings)
+
+    assert epochs(22_000, 200_000) == 14
+    assert epochs(640, 4_000) == 50
+    assert epochs(40, 400) == 100
+    assert epochs(40, 400, num_train_epochs=390) == 390
+    assert epochs(40, 400, token_budget=1000) is None
+    assert epochs(40, 400, stages=[{}]) is None

@@ -213,6 +213,8 @@ def test_the_commands_know_repositories(server: FakeHub, tmp_path: Path) -> None
     )
     done("verify", f"hf://org/shop@{commit}")
     assert open_bundle("hf://org/shop").digest == bundle.digest
+    with pytest.raises(UsageError, match="signs versions of a registry"):
+        push(str(tmp_path / "shop.zarr"), "hf://org/shop", sign="key.pem")
     assert "is not a hub model" in refused(2, "push", tmp_path / "shop.zarr", "hf://org/..")
 
 

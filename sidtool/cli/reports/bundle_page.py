@@ -10,6 +10,7 @@ import numpy as np
 from sidtool.cli.reports.blocks import (
     Block,
     LineChart,
+    Listing,
     Page,
     Section,
     Series,
@@ -20,6 +21,7 @@ from sidtool.cli.reports.blocks import (
     thinned,
 )
 from sidtool.cli.reports.codebook_tree import LEAF, WIDTHS, CodebookTree
+from sidtool.cli.reports.comparable import PUBLIC, Comparable, answers, comparison
 from sidtool.cli.reports.item_plane import item_plane
 from sidtool.cli.reports.neighbors import neighbor_blocks
 from sidtool.data.split import UserSequence
@@ -38,6 +40,10 @@ from sidtool.tokenizer.sid import Codes
 
 CURVE = 100
 """Points of a curve over the codes of a level."""
+USUAL = (
+    "The figures of public catalogs say what is usual. Whether a codebook suits a model is "
+    "measured by training one: balance alone barely predicts it."
+)
 CHANGES = 20
 """Items that are listed of each kind of difference."""
 
@@ -63,7 +69,13 @@ def bundle_page(
     with; the seed draws the items of the map."""
     figures = {name: _figures(bundle, values, users, seed) for name, bundle in bundles.items()}
     facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
-    sections = [Section("Overview", (facts_table("What the bundle is", facts),))]
+    found = [Listing(f"Codes of {name}", answers(each)) for name, each in figures.items()]
+    own = [Comparable.of(name, each) for name, each in figures.items()]
+    beside = comparison([*own, *PUBLIC])
+    sections = [
+        Section("What is good and what is not", (*found, beside, Text(USUAL))),
+        Section("Overview", (facts_table("What the bundle is", facts),)),
+    ]
     before = {} if parent is None else {f"version {parent.manifest.version}": parent}
     for (old_name, old), (name, new) in pairwise([*before.items(), *bundles.items()]):
         sections.append(_differences(f"From {old_name} to {name}", diff(old, new)))

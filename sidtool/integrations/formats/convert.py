@@ -14,6 +14,7 @@ from sidtool.base.output_name import (
     BUNDLE,
     FOLDER,
     JSON_FILE,
+    JSON_LINES,
     PARQUET_FILE,
     OutputKind,
     check_suffix,
@@ -29,11 +30,13 @@ from sidtool.integrations.formats.minionerec import (
     write_minionerec,
 )
 from sidtool.integrations.formats.openonerec import read_openonerec, write_openonerec
+from sidtool.integrations.formats.sid_gr import write_sid_gr
 from sidtool.integrations.formats.token_ids import ModelTokens
+from sidtool.integrations.formats.vllm_gr import write_vllm_gr
 from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle import Bundle
 
-System = Literal["minionerec", "openonerec", "flashrec", "xllm"]
+System = Literal["minionerec", "openonerec", "vllm-gr", "sid-gr", "flashrec", "xllm"]
 """The systems that a map can be exported for."""
 
 
@@ -107,6 +110,17 @@ def _openonerec(bundle: Bundle, out: Path, export: Export) -> Exported:
     return Exported((out,))
 
 
+def _vllm_gr(bundle: Bundle, out: Path, export: Export) -> Exported:
+    write_vllm_gr(bundle, out, force=export.force)
+    return Exported((out,))
+
+
+def _sid_gr(bundle: Bundle, out: Path, export: Export) -> Exported:
+    assert export.tokens is not None  # tokens="must"
+    write_sid_gr(bundle, out, export.tokens, force=export.force)
+    return Exported((out,))
+
+
 def _flashrec(bundle: Bundle, out: Path, export: Export) -> Exported:
     is_inferred = infers_layout(bundle.space)
     sid = None if export.tokens is None else sid_option(bundle.space, export.tokens)
@@ -126,6 +140,8 @@ FORMATS: dict[str, Format] = {
     "minionerec": Format(read_minionerec, ".json", _minionerec, FOLDER, has_catalog=True),
     "openonerec": Format(read_openonerec, ".parquet", _openonerec, PARQUET_FILE),
     "grid": Format(read_grid, ".pt"),
+    "vllm-gr": Format(write=_vllm_gr, output=JSON_FILE),
+    "sid-gr": Format(write=_sid_gr, output=JSON_LINES, tokens="must"),
     "flashrec": Format(write=_flashrec, output=JSON_FILE, tokens="may"),
     "xllm": Format(write=_xllm, output=BINARY_FILE, tokens="must"),
 }
@@ -222,9 +238,10 @@ def export_map(
 ) -> Exported:
     """Write the map of a bundle's active items for another system.
 
-    `out` is a folder for minionerec, a .parquet, .json or .bin file for the others. `items` and
-    `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
-    flashrec, which may need them for its --sid option, and to xllm, which requires them. Raises
+    `out` is a folder for minionerec, a .parquet, .json, .jsonl or .bin file for the others. `items`
+    and `keys` apply to minionerec. `tokens`, the token ids of a model (`model_tokens`), apply to
+    flashrec, which may need them for its --sid option, and to sid-gr and xllm, which require them.
+    Raises
     UsageError for options that do not apply, a bundle without active items or an existing output.
 
     Examples:

@@ -6,9 +6,11 @@ from typing import Any, Self
 
 from sidtool.base.errors import RefusedError
 from sidtool.model import LoadedModel
+from sidtool.model.contract import targets_repeat
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommender import Recommender
 from sidtool.recommendation.requests import BadRequest, Request
+from sidtool.recommendation.search.search_options import seen_reason
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.sources import Version
 
@@ -42,6 +44,11 @@ class Served:
     def device(self) -> str:
         """The kind of device that the model is on, such as "cpu"."""
         return str(self.loaded.model.device.type)
+
+    @property
+    def seen(self) -> str:
+        """Whether seen items are recommended by default, and why."""
+        return seen_reason(self.defaults.exclude_seen, targets_repeat(self.loaded.contract))
 
     def recommender(self, choices: Choices) -> Recommender:
         """What answers requests with these options; the model's thread is the only caller.
@@ -94,6 +101,7 @@ class Served:
             "compatibility": self.loaded.verdict.kind,
             "memory": None if memory is None else memory.memory.digest,
             "exclude_seen": self.base.options.exclude_seen,
+            "seen": self.seen,
         }
 
 

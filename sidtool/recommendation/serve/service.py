@@ -56,6 +56,7 @@ class Service:
         served = Served.of(sources.load(), version, options.recommend)
         sources.check_unchanged(version)
         served.warm_up()
+        log.info("%s", served.seen)
         return cls(options, sources, served)
 
     @property

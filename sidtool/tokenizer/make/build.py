@@ -13,6 +13,7 @@ import numpy as np
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
+from sidtool.base.options import options_from
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
@@ -45,30 +46,30 @@ def build_codebook(
     options: BuildOptions | None = None,
     *,
     catalog: CatalogOptions | None = None,
-    encoder: Encoder | None = None,
+    encoder: Encoder | str | None = None,
     embeddings: Source | Sequence[Source] = (),
-    split: Split | str | Path | None = None,
+    interactions: Split | str | Path | None = None,
     by_row: bool = False,
     memory: int | None = None,
     force: bool = False,
     progress: Mapping[str, Progress] | None = None,
+    **given: Any,
 ) -> Bundle:
-    """Build a codebook and the item map of a catalog, and write them to `out` as one bundle.
+    """Build a codebook and the item map of a catalog, and write them to `out` as one bundle. The
+    options may also be given as keywords, like `levels="256x256x256"`.
 
     `items` is a catalog or its file, read with the options `catalog`. Its texts are embedded by
-    `encoder`; or `embeddings` are their vectors, several sources of which are fused. With `by_row`,
-    row i of a file without ids is that of item i. The
-    co-occurrence of items in the training part of `split` (a split folder, or a file of events) is
-    used as set by `options.fusion`. `memory` limits the bytes of vectors held at once.
+    `encoder`, settings or a model's name; or `embeddings` are their vectors, several sources of
+    which are fused. With `by_row`, row i of a file without ids is that of item i. The co-occurrence
+    of items in the training part of `interactions` (a split folder, or a file of events) is used as
+    set by `options.fusion`. `memory` limits the bytes of vectors held at once.
     `progress` maps the stages "embed", "quantize" and "encode" to functions of finished and total
     steps. Warns of a level whose codes are hardly used (SidtoolWarning). Raises UsageError and
     DataError for input that does not fit together.
 
     Examples:
-        >>> options = sidtool.BuildOptions(sizes=(4, 4, 8))
-        >>> bundle = sidtool.build_codebook(
-        ...     "items.jsonl", "new.zarr", options, embeddings="vectors.npy", split="split"
-        ... )
+        >>> data = {"embeddings": "vectors.npy", "interactions": "split"}
+        >>> bundle = sidtool.build_codebook("items.jsonl", "new.zarr", levels="4x4x8", **data)
         >>> bundle
         <Bundle 'new': 60 items, 4x4x8, ...>
     """
@@ -76,11 +77,14 @@ def build_codebook(
     refuse_existing(out, force, BUNDLE)
     if isinstance(embeddings, np.ndarray | VectorSource | str | Path):
         embeddings = [embeddings]
+    if isinstance(encoder, str):
+        encoder = Encoder(encoder)
     _check_inputs(encoder, embeddings)
-    options = options or BuildOptions()
+    options = options_from(BuildOptions, options, given)
     progress = progress or {}
     if isinstance(items, str | Path):
         items = read_catalog(Path(items), catalog)
+    split = interactions
     if isinstance(split, str | Path):
         split = open_split(split)
     sources = _open_sources(embeddings, items.ids, memory, by_row)
@@ -126,7 +130,7 @@ def plan_build(
     catalog: CatalogOptions | None = None,
     encoder: Encoder | None = None,
     embeddings: Sequence[Source] = (),
-    split: Path | None = None,
+    interactions: Path | None = None,
     by_row: bool = False,
     memory: int | None = None,
 ) -> Items:
@@ -136,8 +140,8 @@ def plan_build(
     _check_inputs(encoder, embeddings)
     if not isinstance(items, Items):
         items = read_catalog(Path(items), catalog)
-    if split is not None:
-        open_split(split)
+    if interactions is not None:
+        open_split(interactions)
     _open_sources(embeddings, items.ids, memory, by_row)
     if embeddings:
         source_shares(len(embeddings), options.weights)

@@ -327,25 +327,3 @@ def class_forward(model: nn.Module) -> Iterator[None]:
     finally:
         if patched is not None:
             model.__dict__["forward"] = patched
-
-
-def set_dropout(model: nn.Module, rate: float | None) -> None:
-    """Override the dropout rate of a model, except on attention weights; None leaves it.
-
-    Raises UsageError if the architecture has no dropout."""
-    if rate is None:
-        return
-    layers = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Dropout)
-        and "attn_dropout" not in name
-        and "attention_dropout" not in name
-    ]
-    if rate and not layers:
-        raise UsageError(
-            f"dropout={rate}, but {type(model).__name__} has no dropout layers",
-            hint="leave dropout out",
-        )
-    for layer in layers:
-        layer.p = rate

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
 from sidtool.recommendation.search import SeenOptions
-from sidtool.training.settings import parse_metric
+from sidtool.training.settings import COMMON_DECIDED, COMMON_DEFAULTS, parse_metric
 from sidtool.training.settings_file import Vocabulary
 
 LIST_METRICS = ("list_recall", "list_reward")
@@ -85,24 +85,14 @@ ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
 """Fields of GRPOConfig that make an algorithm: those of the papers of DAPO (arXiv:2503.14476), GSPO
 (arXiv:2507.18071) and S-DPO (arXiv:2406.09215). A batch of `ipa` counts the two lists of a pair."""
 
-RL_DEFAULTS: Mapping[str, Any] = {
+RL_DEFAULTS: Mapping[str, Any] = COMMON_DEFAULTS | {
     "learning_rate": 1e-4,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
     "num_train_epochs": 1,
     "num_generations": 16,
     "per_device_train_batch_size": 256,
     "beta": 0.04,
     "disable_dropout": True,
-    "seed": 0,
     "logging_steps": 10,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 2,
-    "gradient_checkpointing": False,
-    "ddp_find_unused_parameters": False,
-    "report_to": "none",
-    "disable_tqdm": True,
 }
 """sidtool's defaults for GRPOConfig where they differ from TRL's. A batch counts items: 256 are 16
 prompts with groups of 16."""
@@ -139,13 +129,8 @@ release of TRL adds, are refused."""
 
 _ROLLOUTS = "groups are made by sidtool's beam search"
 
-DECIDED: Mapping[str, str] = {
-    "output_dir": "-o names the output",
+DECIDED: Mapping[str, str] = COMMON_DECIDED | {
     "remove_unused_columns": "examples are prepared by sidtool",
-    "greater_is_better": "every metric of metric_for_best_model is better when greater",
-    "load_best_model_at_end": "the output is always the best checkpoint on the validation set",
-    "resume_from_checkpoint": "the same command resumes",
-    "save_only_model": "a run resumes only from a checkpoint with its optimizer",
     "per_device_eval_batch_size": "validation runs in batches that fit",
     "use_liger_kernel": "log-probabilities are computed by sidtool",
     "trust_remote_code": "--trust-remote-code",

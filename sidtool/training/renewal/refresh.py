@@ -16,6 +16,7 @@ from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.data import Items, make_items
 from sidtool.data.split import Split, open_split
+from sidtool.evaluation import TuneMemoryOptions, tune_memory
 from sidtool.examples import TaskCatalogOptions, make_sft, read_catalog, side_files
 from sidtool.memory import (
     Memory,
@@ -27,6 +28,7 @@ from sidtool.model import bind_memory, carry_model, check_model_folder
 from sidtool.model.contract import (
     MEMORY_COPY,
     Contract,
+    MemoryBinding,
     TrainParams,
     Verdict,
     check_bundle,
@@ -124,9 +126,10 @@ def refresh(
     and settings of the model's last one and a `share` of its epochs; tasks that show text need
     `items`. Intermediate files are in OUT.refresh.partial during the call, and a call that was
     killed resumes its training. A memory of the model is built again from the split and the bundle,
-    with its settings, weight and power; one that compares the items' vectors needs those of other
-    items, from the files `embeddings` or by the texts of `items`. Without a split the memory is
-    left out. Teachers of the last stage are not used, of which `notify` receives a line.
+    with its settings, weight and power; if the model has a re-ranker, weight, power and re-ranker
+    are chosen on the validation users again. A memory that compares the items' vectors needs those
+    of other items, from the files `embeddings` or by the texts of `items`. Without a split the
+    memory is left out. Teachers of the last stage are not used, of which `notify` receives a line.
 
     Raises UsageError if `out` exists without `force`, or a catalog or vectors are needed;
     RefusedError if the bundle cannot be aligned; CompatibilityError if the model was not trained by
@@ -204,13 +207,26 @@ def run_refresh(
                 notify=notify,
             )
             if memory is not None and plan.contract.memory is not None:
-                binding = replace(plan.contract.memory, digest=memory.digest)
-                bind_memory(trained, memory, binding, out, force=force)
+                _bind(trained, memory, plan.contract.memory, plan.split, out, force=force)
                 training = replace(training, model=str(out))  # it was trained in a folder beside
                 remove(trained.parent)
         finally:
             remove(work)
     return RefreshSummary(str(out), verdict, training)
+
+
+def _bind(
+    trained: Path, memory: Memory, before: MemoryBinding, split: Split, out: Path, *, force: bool
+) -> None:
+    """Write a copy of a trained model with its renewed memory, weighted as before; if there was a
+    re-ranker, which was fitted to the earlier model, all is chosen on the validation users
+    again."""
+    if before.reranker is not None and split.valid:
+        options = TuneMemoryOptions(exclude_seen=before.reranker.exclude_seen)
+        tune_memory(trained, split, memory, out, options, force=force)
+        return
+    binding = replace(before, digest=memory.digest, reranker=None)
+    bind_memory(trained, memory, binding, out, force=force)
 
 
 def _carry(plan: RefreshPlan, request: RefreshRequest, out: Path, *, force: bool) -> Verdict:

@@ -3,6 +3,7 @@
 import json
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, SidtoolWarning, UsageError
 from sidtool.integrations.formats.convert import export_map
 from sidtool.integrations.formats.flashrec import sid_option, write_flashrec
+from sidtool.integrations.formats.sid_gr import write_sid_gr
 from sidtool.integrations.formats.token_ids import ModelTokens
+from sidtool.integrations.formats.vllm_gr import write_vllm_gr
 from sidtool.integrations.formats.xllm import write_xllm
 from sidtool.tokenizer.bundle import Bundle
 from tests.bundles import small_bundle
@@ -80,6 +83,79 @@ def test_items_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
         write_xllm(bundle, tmp_path / "none.bin", nothing)
 
 
+class VllmGrCatalog:
+    """As vllm-gr's Catalog reads a file: a trie of the token ids of each list of tokens."""
+
+    def __init__(self, path: Path, added_tokens: dict[str, int]) -> None:
+        self.trie: dict[int, Any] = {}
+        for tokens in json.loads(path.read_text(encoding="utf-8")):
+            node = self.trie
+            for token in tokens:
+                node = node.setdefault(added_tokens[token], {})
+
+    def paths(self, node: dict[int, Any] | None = None) -> list[tuple[int, ...]]:
+        """Every path from the root to a leaf."""
+        node = self.trie if node is None else node
+        if not node:
+            return [()]
+        return [(token, *rest) for token, child in node.items() for rest in self.paths(child)]
+
+
+@pytest.mark.parametrize("begin_end_tokens", [True, False])
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_vllm_gr_generates_the_sid_of_every_item(
+    tmp_path: Path, duplicates: bool, begin_end_tokens: bool
+) -> None:
+    bundle = numbered_bundle(200, (9, 8, 7), duplicates=duplicates)
+    if not begin_end_tokens:
+        space = replace(bundle.space, begin=None, end=None)
+        bundle = Bundle.of(replace(bundle.items, space=space), None, "allow", name="bare")
+    start = 500
+    added = {text: start + number for number, text in enumerate(bundle.space.tokens)}
+    export_map(bundle, tmp_path / "catalog.json", "vllm-gr")
+    paths = VllmGrCatalog(tmp_path / "catalog.json", added).paths()
+    expected = set(expected_tokens(bundle, block_tokens(bundle, start)).values())
+    if begin_end_tokens:
+        ends = (added["<|sid_begin|>"], added["<|sid_end|>"])
+        expected = {(ends[0], *ids, ends[1]) for ids in expected}
+    assert set(paths) == expected
+    assert len(json.loads((tmp_path / "catalog.json").read_text())) == len(expected)
+
+
+def test_the_catalog_of_vllm_gr_is_spelled_as_openonerec_spells_it(tmp_path: Path) -> None:
+    bundle = numbered_bundle(1, (9, 8, 7))
+    a, b, c = bundle.items.codes[0].tolist()
+    write_vllm_gr(bundle, tmp_path / "catalog.json")
+    tokens = ["<|sid_begin|>", f"<s_a_{a}>", f"<s_b_{b}>", f"<s_c_{c}>", "<|sid_end|>"]
+    assert json.loads((tmp_path / "catalog.json").read_text()) == [tokens]
+
+
+def read_sid_gr(path: Path, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """As sid-gr-inference's SemanticItemCatalog reads a file: item -> path, both unique."""
+    paths: dict[str, tuple[int, ...]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        ids = tuple(record["token_ids"])
+        assert ids
+        assert all(type(token) is int and 0 <= token < vocab_size for token in ids)
+        assert record["item_id"] not in paths
+        assert ids not in paths.values()
+        paths[record["item_id"]] = ids
+    return paths
+
+
+def test_sid_gr_reads_every_item_with_its_tokens(tmp_path: Path) -> None:
+    bundle = numbered_bundle(200, (9, 8, 7))
+    tokens = block_tokens(bundle, 151_669)
+    export_map(bundle, tmp_path / "catalog.jsonl", "sid-gr", tokens=tokens)
+    read = read_sid_gr(tmp_path / "catalog.jsonl", tokens.vocabulary)
+    assert read == expected_tokens(bundle, tokens)
+    shared = numbered_bundle(200, (9, 8, 7), duplicates=True)
+    with pytest.raises(UsageError, match="one item for each SID, and"):
+        write_sid_gr(shared, tmp_path / "no.jsonl", block_tokens(shared, 0))
+    assert not (tmp_path / "no.jsonl").exists()
+
+
 def read_flashrec(path: Path, added_tokens: dict[str, int]) -> dict[tuple[int, ...], Any]:
     """As FlashRec reads a catalog without `--sid`: layers from the tokens <s_X_N>, the depth from
     the first key; of four codes the last one is that of begin and end token."""
@@ -126,7 +202,7 @@ def test_flashrec_refuses_ids_that_are_no_block() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["xllm", "flashrec"])
+@pytest.mark.parametrize("system", ["xllm", "flashrec", "vllm-gr", "sid-gr"])
 def test_the_memory_of_an_export_does_not_grow_with_the_catalog(
     tmp_path: Path, system: str
 ) -> None:
@@ -139,6 +215,10 @@ def test_the_memory_of_an_export_does_not_grow_with_the_catalog(
         try:
             if system == "xllm":
                 write_xllm(bundle, tmp_path / f"{items}.bin", tokens)
+            elif system == "sid-gr":
+                write_sid_gr(bundle, tmp_path / f"{items}.jsonl", tokens)
+            elif system == "vllm-gr":
+                write_vllm_gr(bundle, tmp_path / f"{items}.json")
             else:
                 write_flashrec(bundle, tmp_path / f"{items}.json")
             peaks.append(tracemalloc.get_traced_memory()[1])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from sidtool.data.split.record import SplitReference
+from sidtool.model.contract.contract import MemoryBinding
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend
@@ -274,6 +276,31 @@ def test_readiness_names_what_is_served(client: TestClient, shop: LoadedModel) -
     assert value["ready"] is True
     assert (value["bundle"], value["items"]) == (shop.bundle.digest, N_ITEMS)
     assert value["not_taken"] is None
+
+
+def test_seen_items_are_left_out_where_the_model_says_that_targets_never_repeat(
+    make_client: MakeClient, shop: LoadedModel
+) -> None:
+    split = SplitReference("leave-one-out", "0" * 64, targets_repeat=False)
+    binding = MemoryBinding("0" * 64, 0.0, 1.0, {}, split=split)
+    loaded = replace(shop, contract=replace(shop.contract, memory=binding))
+    body = {"history": ["i1", "i2"], "k": N_ITEMS}
+
+    def seen(client: TestClient, path: str = "/v1/recommend", **more: Any) -> set[str]:
+        items = client.post(path, json={**body, **more}).json()["items"]
+        return set(items) & {"i1", "i2", "i3"}
+
+    client = make_client(loaded)
+    assert client.get("/readyz").json()["exclude_seen"] is True
+    assert client.get("/readyz").json()["seen"].startswith("seen items removed: no target")
+    assert seen(client) == {"i3"}
+    assert seen(client, exclude_seen=False) == {"i1", "i2", "i3"}
+    named = {"path": "/v1/score", "candidates": ["i1", "i3"], "k": 2}
+    assert seen(client, **named) == {"i1", "i3"}
+    assert seen(client, **named, exclude_seen=True) == {"i3"}
+    assert seen(make_client()) == {"i1", "i2", "i3"}
+    kept = make_client(loaded, recommend=RecommendOptions(exclude_seen=False))
+    assert seen(kept) == {"i1", "i2", "i3"}
 
 
 def test_metrics_count_calls_by_path_and_status(make_client: MakeClient) -> None:

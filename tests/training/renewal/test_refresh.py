@@ -42,6 +42,7 @@ from sidtool.training.renewal.refresh import RefreshRequest, plan_refresh, refre
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
+from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
 from tests.training_fixtures import (
     N_ITEMS,
@@ -59,6 +60,7 @@ __all__ = ["bundle", "catalog", "examples", "models", "one_thread", "split"]
 
 Make = Callable[..., Path]
 SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
+BRIEF = {"num_train_epochs": 2, "per_device_train_batch_size": 16}
 FAST = {"num_train_epochs": 20, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 
 
@@ -157,6 +159,26 @@ def test_the_memory_is_built_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "refreshed"]
     refresh(model, retrained, tmp_path / "aligned")
     assert read_contract(tmp_path / "aligned").memory is None
+
+
+def test_a_re_ranker_is_fitted_to_the_new_model_or_left_out(
+    tmp_path: Path, models: Make, examples: Make, split: Split, bundle: Bundle, later: Split
+) -> None:
+    trained, model = tmp_path / "trained", tmp_path / "model"
+    of_items = TrainOptions(softmax_over="trie", eval_users=20, eval_num_beams=10)
+    made = examples(sequence=1.0)
+    valid = made.with_name("valid.jsonl")
+    train(models("gpt2"), made, trained, options=of_items, sft_fields=BRIEF, valid=valid)
+    memory = build_memory(split, bundle)
+    fitted = random_reranker(memory.manifest)
+    binding = MemoryBinding(memory.digest, 0.4, 3.0, {}, reranker=fitted)
+    bind_memory(trained, memory, binding, model)
+    refresh(model, bundle, tmp_path / "out", split=later, options=RefreshOptions(share=1.0))
+    renewed = read_contract(tmp_path / "out").memory
+    assert renewed is not None
+    assert renewed.split == later.reference
+    assert renewed.validation["users"] == len(later.valid)
+    assert renewed.reranker is None  # too few users
 
 
 def test_a_memory_by_vectors_needs_them(

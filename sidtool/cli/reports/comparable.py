@@ -1,0 +1,155 @@
+"""What is good about a codebook and what is not, by the figures of public catalogs.
+
+The figures are those that `benchmarks/comparable.py` measured. They say what is usual, not what a
+model needs: over published codebooks, balance barely predicts how well a model recommends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from sidtool.cli.reports.blocks import Table
+from sidtool.tokenizer import BundleFigures
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """The figures of one codebook."""
+
+    catalog: str
+    made_by: str
+    items: int
+    sizes: tuple[int, ...]
+    sharing: float
+    """Share of the items whose SID another item has."""
+    used: tuple[float, ...]
+    """Share of the codes of each level that occur."""
+    even: tuple[float, ...]
+    """Perplexity of each level over its number of codes, or of items if these are fewer."""
+
+    @classmethod
+    def of(cls, name: str, figures: BundleFigures) -> "Comparable":
+        """The figures of a bundle."""
+        uses = [level.use for level in figures.levels]
+        return cls(
+            name,
+            figures.method or "imported",
+            figures.items,
+            figures.sizes,
+            figures.after.items / max(1, figures.items),
+            tuple(use.utilization for use in uses),
+            tuple(use.perplexity / max(1, min(use.size, figures.items)) for use in uses),
+        )
+
+
+PUBLIC = (
+    Comparable(
+        "Amazon Beauty",
+        "CollisionGenRec, RQ-VAE",
+        12101,
+        (256, 256, 256, 256),
+        0.0852,
+        (0.5117, 1.0, 1.0, 1.0),
+        (0.4174, 0.9258, 0.9032, 0.8735),
+    ),
+    Comparable(
+        "Amazon Beauty",
+        "CollisionGenRec, residual k-means",
+        12101,
+        (256, 256, 256, 256),
+        0.2158,
+        (1.0, 1.0, 1.0, 1.0),
+        (0.7578, 0.3507, 0.2827, 0.1881),
+    ),
+    Comparable(
+        "Amazon Industrial",
+        "MiniOneRec, RQ-VAE",
+        3686,
+        (256, 256, 256),
+        0.0084,
+        (0.1875, 1.0, 1.0),
+        (0.1591, 0.944, 0.8814),
+    ),
+    Comparable(
+        "Amazon Beauty",
+        "sidtool, lexical",
+        12101,
+        (256, 256, 256),
+        0.0,
+        (1.0, 1.0, 1.0),
+        (0.8957, 0.8199, 0.7392),
+    ),
+    Comparable(
+        "Amazon Sports",
+        "sidtool, lexical",
+        18357,
+        (256, 256, 256),
+        0.0,
+        (1.0, 1.0, 1.0),
+        (0.8792, 0.7727, 0.7046),
+    ),
+    Comparable(
+        "Amazon Industrial",
+        "sidtool, lexical",
+        3686,
+        (256, 256, 256),
+        0.0,
+        (1.0, 1.0, 1.0),
+        (0.9044, 0.6737, 0.6093),
+    ),
+)
+"""benchmarks/results/comparable.json."""
+
+
+def answers(figures: BundleFigures) -> tuple[str, ...]:
+    """What is good about a codebook and what is not, the worst first."""
+    own = Comparable.of("", figures)
+    bad: list[str] = []
+    usual: list[str] = []
+    good: list[str] = []
+    if not own.sharing:
+        good.append("Good: every item has a SID of its own.")
+    else:
+        highest = max(each.sharing for each in PUBLIC)
+        text = (
+            f"{own.sharing:.1%} of the items share their SID with another one, which the model "
+            f"cannot tell from it; in public catalogs up to {highest:.1%} do."
+        )
+        (bad if own.sharing > highest else usual).append(text)
+    for number, level in enumerate(figures.levels):
+        name = f"Level {number + 1}"
+        share = own.even[number]
+        text = f"{name} has a perplexity of {level.use.perplexity:.0f}, {share:.0%} of the possible"
+        if level.use.is_collapsed(figures.items):
+            bad.append(f"{text}: it is collapsed, a few codes have nearly all items.")
+            continue
+        others = [each.even[number] for each in PUBLIC if len(each.even) > number]
+        if not others:
+            continue
+        beside = f"public catalogs have {min(others):.0%} to {max(others):.0%}"
+        if share < min(others):
+            bad.append(f"{text}; {beside}.")
+        elif share < median(others):
+            usual.append(f"{text}; {beside}.")
+        else:
+            good.append(f"Good: {text[0].lower()}{text[1:]}; {beside}.")
+    return (*(f"Look at it: {text}" for text in bad), *(f"Usual: {text}" for text in usual), *good)
+
+
+def comparison(codebooks: Sequence[Comparable]) -> Table:
+    """The figures of codebooks as a table."""
+    rows = tuple(
+        (
+            *(each.catalog, each.made_by, f"{each.items:,}", "x".join(map(str, each.sizes))),
+            *(f"{each.sharing:.1%}", _shares(each.used), _shares(each.even)),
+        )
+        for each in codebooks
+    )
+    columns = (
+        *("catalog", "codebook", "items", "codes per level", "items sharing a SID"),
+        *("codes used, by level", "perplexity of the possible, by level"),
+    )
+    return Table("Beside public catalogs", columns, rows)
+
+
+def _shares(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.0%}" for value in values)

@@ -1,0 +1,313 @@
+"""Signed versions: what a registry with a policy gives, and what it refuses."""
+
+import base64
+import datetime
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from model_signing import verifying
+
+from sidtool.base.errors import IntegrityError, RefusedError, UsageError
+from sidtool.memory.similarity import KnnSettings
+from sidtool.model.memory import MemoryOptions
+from sidtool.recommendation.serve.serve_options import ServeOptions
+from sidtool.recommendation.serve.sources import Sources
+from sidtool.registry import check_signed, open_bundle, open_memory, policy, pull, push
+from sidtool.registry.references import located
+from sidtool.tokenizer.make.add import add_items
+from tests.bundles import small_bundle
+from tests.cli.road import done, refused, tree
+from tests.memory.cases import small_memory
+from tests.registry.test_models import made, model
+
+__all__ = ["made", "model"]
+PEM = serialization.Encoding.PEM
+Key = ec.EllipticCurvePrivateKey
+
+
+def write_key(path: Path) -> Key:
+    """Write a private key to `path`, and its public key beside it with the suffix `.pub`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    path.write_bytes(private_text(key))
+    public = serialization.PublicFormat.SubjectPublicKeyInfo
+    path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(PEM, public))
+    return key
+
+
+def private_text(key: Key) -> bytes:
+    plain = serialization.NoEncryption()
+    return key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, plain)
+
+
+def certificate(name: str, key: Key, issuer: str, issuer_key: Key, *, ca: bool) -> bytes:
+    def named(text: str) -> x509.Name:
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+    usage = x509.KeyUsage(True, False, False, False, False, ca, ca, False, False)
+    builder = x509.CertificateBuilder(named(issuer), named(name), key.public_key())
+    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(datetime.datetime(2026, 1, 1))
+    builder = builder.not_valid_after(datetime.datetime(2046, 1, 1))
+    builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    builder = builder.add_extension(usage, critical=True)
+    return builder.sign(issuer_key, hashes.SHA256()).public_bytes(PEM)
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """A private key, whose public key is beside it."""
+    write_key(tmp_path / "key.pem")
+    return tmp_path / "key.pem"
+
+
+@pytest.fixture
+def bundle_path(tmp_path: Path) -> str:
+    small_bundle().save(tmp_path / "shop.zarr")
+    return str(tmp_path / "shop.zarr")
+
+
+def test_a_signed_version_is_pulled_with_its_signature(
+    shop: str, key: Path, bundle_path: str, tmp_path: Path
+) -> None:
+    assert policy(shop, key.with_suffix(".pub")) == key.with_suffix(".pub").read_text()
+    with pytest.raises(RefusedError, match="must be signed"):
+        push(bundle_path, shop)
+    push(bundle_path, shop, sign=str(key))
+    assert open_bundle(shop).digest == small_bundle().digest
+    pull(shop, tmp_path / "out.zarr")
+    for signed in (shop, str(tmp_path / "out.zarr")):
+        check_signed(signed, key.with_suffix(".pub"))
+    # by the files themselves, without sidtool
+    verifier = verifying.Config().use_elliptic_key_verifier(public_key=key.with_suffix(".pub"))
+    verifier.verify(tmp_path / "out.zarr", tmp_path / "out.zarr.sig")
+    push(bundle_path, shop, tag="prod")  # it is signed already
+    pull(f"{shop}@prod", tmp_path / "out.zarr.zip")
+    check_signed(str(tmp_path / "out.zarr.zip"), key.with_suffix(".pub"))
+
+
+def test_unsigned_and_wrongly_signed_versions_are_refused(
+    tmp_path: Path, key: Path, bundle_path: str
+) -> None:
+    shop = str(tmp_path / "registry/shop")
+    write_key(tmp_path / "other.pem")
+    push(bundle_path, shop)
+    with pytest.raises(IntegrityError, match="is not signed"):
+        check_signed(shop, key.with_suffix(".pub"))
+    policy(shop, key.with_suffix(".pub"))
+    for refuse in (open_bundle, lambda name: pull(name, tmp_path / "out.zarr")):
+        with pytest.raises(IntegrityError, match=r"version 1\.0 of .* is not signed"):
+            refuse(shop)
+    with pytest.raises(IntegrityError, match="Key mismatch"):
+        push(bundle_path, shop, sign=str(tmp_path / "other.pem"))
+    push(bundle_path, shop, sign=str(key))
+    open_bundle(shop)
+    policy(shop, tmp_path / "other.pub")
+    with pytest.raises(IntegrityError, match=r"signature of version 1\.0 .* is not valid"):
+        open_bundle(shop)
+    both = tmp_path / "both.pub"
+    both.write_text((tmp_path / "other.pub").read_text() + key.with_suffix(".pub").read_text())
+    policy(shop, both)  # one of them
+    open_bundle(shop)
+    assert not (tmp_path / "out.zarr").exists()
+    assert policy(shop, allow_unsigned=True) is None
+    open_bundle(shop)
+
+
+def test_a_certificate_that_leads_to_a_trusted_one_signs(tmp_path: Path, bundle_path: str) -> None:
+    root, leaf, stranger = (write_key(tmp_path / f"{name}.pem") for name in ("r", "l", "s"))
+    signed = certificate("leaf", leaf, "root", root, ca=False)
+    (tmp_path / "leaf.pem").write_bytes(private_text(leaf) + signed)
+    (tmp_path / "root.crt").write_bytes(certificate("root", root, "root", root, ca=True))
+    other = certificate("root", stranger, "root", stranger, ca=True)
+    (tmp_path / "other.crt").write_bytes(other)
+    shop = str(tmp_path / "shop")
+    push(bundle_path, shop, sign=str(tmp_path / "leaf.pem"))
+    check_signed(shop, tmp_path / "root.crt")
+    with pytest.raises(IntegrityError, match="is not valid"):
+        check_signed(shop, tmp_path / "other.crt")
+
+
+def test_a_reader_can_require_signers_itself(
+    tmp_path: Path, key: Path, bundle_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = str(tmp_path / "shop")
+    push(bundle_path, shop)
+    monkeypatch.setenv("SIDTOOL_SIGNED_BY", str(key.with_suffix(".pub")))
+    with pytest.raises(IntegrityError, match="is not signed"):
+        open_bundle(shop)
+    push(bundle_path, shop, sign=str(key))
+    open_bundle(shop)
+    policy(shop, allow_unsigned=True)
+    (record,) = Path(shop).glob("versions/1.0-*/record.sig")
+    record.unlink()
+    with pytest.raises(IntegrityError, match="is not signed"):
+        open_bundle(shop)
+
+
+def test_recommend_and_serve_refuse_unsigned_models_and_memories(
+    tmp_path: Path, key: Path, model: Path
+) -> None:
+    models, nightly = str(tmp_path / "models"), str(tmp_path / "nightly")
+    small_memory(small_bundle(), KnnSettings()).save(tmp_path / "memory.zarr")
+    push(str(model), models)
+    push(str(tmp_path / "memory.zarr"), nightly)
+    for name in (models, nightly):
+        policy(name, key.with_suffix(".pub"))
+    with pytest.raises(IntegrityError, match="is not signed"):
+        Sources(ServeOptions(models), tmp_path / "copies").check()
+    with pytest.raises(IntegrityError, match="is not signed"):
+        located(MemoryOptions(nightly))
+    request = ("recommend", model, "--memory", nightly, "--history", "item1")
+    assert "is not signed" in refused(3, *request)
+    assert "is not signed" in refused(3, "recommend", model, "--bundle", nightly, "--history", "a")
+    push(str(model), models, sign=str(key))
+    push(str(tmp_path / "memory.zarr"), nightly, sign=str(key))
+    Sources(ServeOptions(models), tmp_path / "copies").check()
+    open_memory(nightly)
+    pull(models, tmp_path / "out")
+    check_signed(str(tmp_path / "out"), key.with_suffix(".pub"))
+    verifier = verifying.Config().use_elliptic_key_verifier(public_key=key.with_suffix(".pub"))
+    verifier.set_ignore_unsigned_files(True)  # the card
+    verifier.verify(tmp_path / "out", tmp_path / "out.sig")
+
+
+def test_an_older_version_is_signed_as_such(tmp_path: Path, key: Path) -> None:
+    """The record of a signed version cannot take the place of another one."""
+    shop = tmp_path / "nightly"
+    for number in range(2):
+        small_memory(small_bundle(), KnnSettings(neighbors=5 + number)).save(
+            tmp_path / f"{number}.zarr"
+        )
+        push(str(tmp_path / f"{number}.zarr"), str(shop), sign=str(key))
+    policy(str(shop), key.with_suffix(".pub"))
+    (old,) = shop.glob("versions/1.0-*")
+    record = json.loads((shop / "versions/1.0.json").read_text())
+    shutil.copytree(old, shop / f"versions/1.2-{record['root'][:12]}")
+    text = json.dumps(record | {"version": "1.2"}, indent=1, sort_keys=True)
+    (shop / "versions/1.2.json").write_text(f"{text}\n")
+    with pytest.raises(IntegrityError, match=r"signature of version 1\.2"):
+        open_memory(f"{shop}@1.2")
+
+
+def test_what_is_no_key_is_refused(tmp_path: Path, key: Path, bundle_path: str) -> None:
+    shop = str(tmp_path / "shop")
+    (tmp_path / "empty.pem").write_text("")
+    for path in (tmp_path / "empty.pem", key.with_suffix(".pub")):
+        with pytest.raises(UsageError, match="cannot sign"):
+            push(bundle_path, shop, sign=str(path))
+    for path in (tmp_path / "empty.pem", key, Path(bundle_path) / "zarr.json"):
+        with pytest.raises(UsageError, match="is not a file of public keys"):
+            policy(shop, path)
+    assert not (tmp_path / "shop/signed-by.pem").exists()
+
+
+def test_the_commands_sign_and_check(tmp_path: Path, key: Path, bundle_path: str) -> None:
+    shop = tmp_path / "shop"
+    public = key.with_suffix(".pub")
+    assert "need no signature" in done("policy", shop).out
+    assert done("policy", shop, "--signed-by", public, "--json").json["signed_by"]
+    assert "must be signed" in refused(3, "push", bundle_path, shop)
+    done("push", bundle_path, shop, "--sign", key)
+    done("pull", shop, "-o", tmp_path / "out.zarr")
+    done("verify", tmp_path / "out.zarr", "--signed-by", public)
+    write_key(tmp_path / "other.pem")
+    error = refused(3, "verify", tmp_path / "out.zarr", "--signed-by", tmp_path / "other.pub")
+    assert "Key mismatch" in error
+    (tmp_path / "out.zarr.sig").unlink()
+    assert "is not signed" in refused(3, "verify", tmp_path / "out.zarr", "--signed-by", public)
+    done("verify", tmp_path / "out.zarr")
+    done("policy", shop, "--allow-unsigned")
+    larger = add_items(small_bundle(), remove=["i3"])
+    larger.save(tmp_path / "next.zarr")
+    done("push", tmp_path / "next.zarr", shop)
+
+
+def flip(data: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ draw.randrange(1, 256)]) + data[at + 1 :]
+
+
+def cut(data: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(data))
+    return data[:at] + data[at + draw.randrange(1, 9) :]
+
+
+def grow(data: bytes, draw: random.Random) -> bytes:
+    at = draw.randrange(len(data) + 1)
+    return data[:at] + draw.randbytes(draw.randrange(1, 9)) + data[at:]
+
+
+def change_base64(text: bytes, draw: random.Random) -> bytes:
+    """The text of base64 with another character among those that all count."""
+    at = draw.randrange(len(text) - 4)
+    if text[at : at + 1] == b"\n":
+        return text[:at] + text[at + 2 :]
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    other = draw.choice([each for each in alphabet if each != text[at]])
+    return text[:at] + bytes([other]) + text[at + 1 :]
+
+
+def change_key(data: bytes, draw: random.Random) -> bytes:
+    head, body, tail = data.partition(b"-----\n")[0], *data.partition(b"-----\n")[2].split(b"\n-")
+    return head + b"-----\n" + change_base64(body, draw) + b"\n-" + tail
+
+
+def change_signature(data: bytes, draw: random.Random) -> bytes:
+    envelope = json.loads(data)["dsseEnvelope"]
+    text = draw.choice([envelope["payload"], envelope["signatures"][0]["sig"]]).encode()
+    assert base64.b64decode(text)
+    return data.replace(text, change_base64(text, draw))
+
+
+CHANGES = (flip, cut, grow)
+
+
+@pytest.mark.parametrize(
+    "count", [60, pytest.param(1000, marks=pytest.mark.slow)], ids=["some", "thousand"]
+)
+def test_random_changes_of_what_is_signed_are_refused(
+    count: int, tmp_path: Path, key: Path, bundle_path: str
+) -> None:
+    """Of files, records, keys and signatures; the card is not signed."""
+    shop = tmp_path / "shop"
+    push(bundle_path, str(shop), sign=str(key))
+    policy(str(shop), key.with_suffix(".pub"))
+    changes: dict[str, tuple[Callable[[bytes, random.Random], bytes], ...]] = {}
+    for name in tree(shop):
+        if name == "signed-by.pem":
+            changes[name] = (change_key,)
+        elif name.endswith(".sig"):
+            changes[name] = (change_signature,)
+        elif "/bundle.zarr/" in name or name == "versions/1.0.json":
+            changes[name] = CHANGES
+    assert {"versions/1.0.json", "signed-by.pem"} < changes.keys()
+    draw = random.Random(20261128)
+    groups = [[n for n in changes if n.endswith(kind)] for kind in (".sig", ".pem", "1.0.json")]
+    groups.append([name for name in changes if "/bundle.zarr/" in name])
+    out = tmp_path / "out.zarr"
+    n_refused = 0
+    for number in range(count):
+        name = draw.choice(groups[number % len(groups)])
+        path = shop / name
+        before = path.read_bytes()
+        changed = draw.choice(changes[name])(before, draw)
+        if changed == before:
+            continue
+        path.write_bytes(changed)
+        with pytest.raises(RefusedError):
+            pull(str(shop), out)
+        assert not out.exists()
+        shutil.rmtree(tmp_path / "out.zarr.partial", ignore_errors=True)
+        path.write_bytes(before)
+        n_refused += 1
+    assert n_refused > count * 0.95
+    pull(str(shop), out)
+    check_signed(str(out), key.with_suffix(".pub"))
