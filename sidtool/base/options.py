@@ -110,6 +110,20 @@ def options_from(kind: type[Options], options: Options | None, given: Mapping[st
     return options or kind(**values)
 
 
+def settings_from(
+    kind: type[Options],
+    options: Options | None,
+    others: Mapping[str, Any] | None,
+    given: Mapping[str, Any],
+) -> tuple[Options, dict[str, Any]]:
+    """As `options_from`, for a function that also takes the settings of a library, `others`: what
+    is no field of `kind` is one of these."""
+    own = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    of_kind = {name: value for name, value in given.items() if name in own}
+    of_library = {name: value for name, value in given.items() if name not in own}
+    return options_from(kind, options, of_kind), {**(others or {}), **of_library}
+
+
 def check_options(options: Any) -> None:
     """Raise UsageError for the first value of a dataclass that is out of its bounds or not of its
     type: numbers and texts of choices."""

@@ -84,7 +84,8 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
-    item-kNN; of a model with a memory also the model alone and the memory alone."""
+    item-kNN; of a model with a memory also the model alone, the memory alone and,
+    with a re-ranker, the mixture."""
     from sidtool.evaluation import check_names, check_thresholds, model_metric_names
     from sidtool.evaluation import evaluate as evaluate_split
 

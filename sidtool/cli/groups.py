@@ -83,9 +83,10 @@ class Flag:
     def meaning(self) -> str:
         """The help."""
         text = meanings(_kind(self.group)).get(self.field.name, "")
-        if isinstance(self.group, Given):
-            text += f" Default: {getattr(self.group.defaults, self.field.name)}."
-        return text
+        if not isinstance(self.group, Given):
+            return text
+        default = getattr(self.group.defaults, self.field.name)
+        return text if default is None else f"{text} Default: {default}."
 
     def parameter(self) -> inspect.Parameter:
         """A keyword parameter with the flag, without its help."""

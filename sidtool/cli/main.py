@@ -13,7 +13,7 @@ from sidtool.cli.groups import with_flags
 from sidtool.cli.terminal.console import Commands
 
 PANELS: dict[str, dict[str, str]] = {
-    "Everything": {
+    "Start here": {
         "fit.fit": "items.csv events.csv -o shop",
         "fit.example": "movielens -o data",
     },

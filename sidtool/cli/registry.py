@@ -1,4 +1,4 @@
-"""The commands for published bundles, memories and models: log, push, pull, tag."""
+"""The commands for published bundles, memories and models: log, push, pull, tag, policy."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

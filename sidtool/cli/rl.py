@@ -1,17 +1,18 @@
 """The command that trains by rewards: rl."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sidtool.base.errors import UsageError
+from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
 from sidtool.cli.terminal.console import progress, say_plan
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
-from sidtool.training import Algorithm
+from sidtool.training import ObjectiveOptions
 
 
 def rl(
@@ -25,18 +26,7 @@ def rl(
         ),
     ],
     out: options.Out,
-    algorithm: Annotated[
-        Algorithm | None,
-        typer.Option(help="Objective of the training. Default: grpo."),
-    ] = None,
-    reward: Annotated[
-        str | None,
-        typer.Option(
-            help="Rewards with weights, as rank=1,prefix=0.5: exact, rank, prefix, ndcg, "
-            "collaborative, label, value, or MODULE:FUNCTION. Default: "
-            "exact=1,rank=1; of lists (ipa) ndcg=1."
-        ),
-    ] = None,
+    objective: Annotated[Mapping[str, str], Given(ObjectiveOptions())],
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -79,9 +69,7 @@ def rl(
     resumes it."""
     from sidtool.training import RL_SETTINGS, RlRequest, plan_rl, read_settings, run_rl
 
-    pairs = list(set_ or ())
-    pairs += [f"algorithm={algorithm}"] if algorithm else []
-    pairs += [f"reward={reward}"] if reward else []
+    pairs = [*(set_ or ()), *(f"{name}={value}" for name, value in objective.items())]
     rl_options, fields = read_settings(RL_SETTINGS, config, pairs)
     request = RlRequest(
         model,

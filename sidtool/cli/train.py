@@ -1,5 +1,6 @@
 """The commands that train: train, refresh."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.cli.groups import Given
 from sidtool.cli.setting_list import Configurable
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
@@ -21,7 +23,7 @@ from sidtool.cli.terminal.console import (
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
 from sidtool.model import DEFAULT_PRESET, Preset
-from sidtool.training import RefreshOptions, Stage
+from sidtool.training import RefreshOptions, StageOptions
 
 if TYPE_CHECKING:
     from sidtool.training import RefreshPlan
@@ -33,13 +35,7 @@ def train(
         Path, typer.Argument(help="Training examples that make-sft wrote, with the files beside.")
     ],
     out: options.Out,
-    stage: Annotated[
-        Stage | None,
-        typer.Option(
-            help="Weights to train: all, only the embedding rows of SID tokens, or those rows and "
-            "LoRA adapters."
-        ),
-    ] = None,
+    chosen: Annotated[Mapping[str, str], Given(StageOptions())],
     config: Annotated[
         Path | None,
         typer.Option("--config", help="YAML file of training settings; may list `stages`."),
@@ -71,7 +67,7 @@ def train(
     as OUT-1-embeddings."""
     from sidtool.training import TrainRequest, check_stages, plan_stages, read_stages, run_stages
 
-    stages = read_stages(config, set_ or (), stage)
+    stages = read_stages(config, set_ or (), chosen.get("stage"))
     request = TrainRequest(
         model,
         examples,

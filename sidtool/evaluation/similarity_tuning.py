@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.base.options import check_options, option
+from sidtool.base.options import check_options, option, options_from
 from sidtool.data.split import Example, Split, evenly_spaced, item_sequences
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
@@ -87,13 +87,16 @@ def tune_similarity(
     options: TuneSimilarityOptions | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
+    **given: Any,
 ) -> TunedSimilarity:
-    """The settings of a memory with the best NDCG@10 on validation examples of a split.
+    """The settings of a memory with the best NDCG@10 on validation examples of a split. The options
+    may also be given as keywords.
 
     Test examples are not read. Raises DataError without validation examples, CompatibilityError if
     the bundle's codebook may have learned from held-out events, RefusedError if a held-out event is
     among the training events."""
-    options = (options or TuneSimilarityOptions()).with_seen(split.reference.targets_repeat)
+    options = options_from(TuneSimilarityOptions, options, given)
+    options = options.with_seen(split.reference.targets_repeat)
     check_bundle_split(bundle, "the split of the memory", split.reference)
     if not split.valid:
         raise DataError("the split has no validation examples to tune the memory on")

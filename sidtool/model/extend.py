@@ -11,7 +11,7 @@ from typing import Any
 from sidtool.base.checkpoint import CONFIG
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import check_options, option
+from sidtool.base.options import check_options, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
@@ -102,8 +102,10 @@ def extend_model(
     *,
     trust_remote_code: bool = False,
     force: bool = False,
+    **given: Any,
 ) -> Contract:
-    """Write `model` with the bundle's tokens to folder `out`.
+    """Write `model` with the bundle's tokens to folder `out`. The options may also be given as
+    keywords.
 
     `model` is a folder, a .gguf file or `hf://ORG/NAME`. `field_tokens` of the options are values
     of fields, as texts: {"user.age": ("18", "25")}.
@@ -120,7 +122,7 @@ def extend_model(
     """
     model = str(model)
     out = Path(out)
-    options = options or ExtendOptions()
+    options = options_from(ExtendOptions, options, given)
     check_extension(bundle, out, options, force=force)
     checkpoint = locate_base(model, revision=options.revision, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(checkpoint, trust_remote_code=trust_remote_code)

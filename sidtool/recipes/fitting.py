@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import SidtoolWarning, UsageError
 from sidtool.base.extras import require
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, option, options_from
 from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
@@ -134,9 +135,10 @@ def fit(
     run_command: RunCommand | None = None,
     notify: Callable[[str], None] = lambda line: None,
     clock: Callable[[], float] = time.monotonic,
+    **given: Any,
 ) -> Fitted:
     """Fit a model with a memory to a catalog and its events, evaluate it, and say how it compares
-    with item-kNN.
+    with item-kNN. The options may also be given as keywords, like `minutes=5`.
 
     Each step is one sidtool command, whose output is in the folder `out`; `run_command` runs it, by
     default in a process of its own. A killed call continues when it is called again, and a changed
@@ -150,7 +152,7 @@ def fit(
         >>> fitted.verdict.standing  # doctest: +SKIP
         'ahead'
     """
-    options = options or FitOptions()
+    options = options_from(FitOptions, options, given)
     _require_extras()
     out = Path(out)
     raw = _inputs(items, events, options)

@@ -35,7 +35,7 @@ def required_signers(registry: Storage) -> list[Signers]:
 def read_policy(registry: Storage) -> Signers | None:
     """Who must have signed by the policy of a registry, None if it has none. Raises IntegrityError
     if it is damaged."""
-    data = registry.read(POLICY, limit=MAX_PEM)
+    data = _read(registry, POLICY, MAX_PEM)
     if not data:
         return None
     try:
@@ -58,9 +58,9 @@ def check_version(registry: Storage, record: VersionRecord) -> None:
 def verify_record(registry: Storage, record: VersionRecord, signers: list[Signers]) -> None:
     """Raise IntegrityError unless each of the signers signed the stored record."""
     name = record_name(record.version)
-    if registry.read(name, limit=MAX_DOCUMENT) != spell(record):
+    if _read(registry, name, MAX_DOCUMENT) != spell(record):
         raise IntegrityError(f"{registry.location}/{name} is not spelled as this version spells it")
-    signature = registry.read(f"{record.folder}/{_RECORD}", limit=MAX_SIGNATURE)
+    signature = _read(registry, f"{record.folder}/{_RECORD}", MAX_SIGNATURE)
     _verify(registry, record, signature, signers)
 
 
@@ -85,7 +85,7 @@ def _verify(
 def read_signature(registry: Storage, record: VersionRecord, manifest: AnyManifest) -> bytes | None:
     """The signature of the objects of a version, None if there is none. Raises IntegrityError
     unless it is as it must be."""
-    signature = registry.read(record.group + SIGNATURE, limit=MAX_SIGNATURE)
+    signature = _read(registry, record.group + SIGNATURE, MAX_SIGNATURE)
     for each in required_signers(registry):
         digests = signed_objects(manifest, record.root)
         each.verify(f"version {record.version} of {registry.location}", digests, signature)
@@ -103,7 +103,7 @@ def verify_signature(location: str, signers: Signers) -> None:
     manifest = read_manifest(location)
     root = Storage(location).read(ROOTS[kind_of(manifest)]) or b""
     folder, _, name = location.rstrip("/").rpartition("/")
-    signature = Storage(folder or ".").read(name + SIGNATURE, limit=MAX_SIGNATURE)
+    signature = _read(Storage(folder or "."), name + SIGNATURE, MAX_SIGNATURE)
     digests = signed_objects(manifest, hashlib.sha256(root).hexdigest())
     signers.verify(location, digests, signature)
 
@@ -117,3 +117,9 @@ def check_root(location: str, record: VersionRecord) -> None:
 
 def _digest(record: VersionRecord) -> str:
     return hashlib.sha256(spell(record)).hexdigest()
+
+
+def _read(storage: Storage, name: str, limit: int) -> bytes | None:
+    """A small object, None if there is none. Raises IntegrityError if it is larger or no file."""
+    snapshot = storage.snapshot(name, limit)
+    return None if snapshot is None else snapshot.data

@@ -4,7 +4,7 @@ from .reinforcement.run import rl as rl
 from .reinforcement.run import run_rl as run_rl
 from .reinforcement.settings import RL_DEFAULTS as RL_DEFAULTS
 from .reinforcement.settings import RL_SETTINGS as RL_SETTINGS
-from .reinforcement.settings import Algorithm as Algorithm
+from .reinforcement.settings import ObjectiveOptions as ObjectiveOptions
 from .reinforcement.settings import RlOptions as RlOptions
 from .renewal.last_training import RefreshOptions as RefreshOptions
 from .renewal.last_training import training_settings as training_settings
@@ -21,6 +21,7 @@ from .run import train_stages as train_stages
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
 from .settings import Stage as Stage
+from .settings import StageOptions as StageOptions
 from .settings import StageSettings as StageSettings
 from .settings import TrainOptions as TrainOptions
 from .settings_file import TRAINING as TRAINING

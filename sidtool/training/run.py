@@ -6,13 +6,13 @@ this code, and the first one alone writes. The outputs of earlier stages are sto
 one, as OUT-1-embeddings, and are not deleted: adapters need their base."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.checkpoint import offline
 from sidtool.base.extras import require
-from sidtool.base.options import options_from
+from sidtool.base.options import settings_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
@@ -112,15 +112,13 @@ def train(
         >>> summary.steps, summary.stage
         (2, 'full')
     """
-    own = {entry.name for entry in fields(TrainOptions)}
-    of_options = {name: value for name, value in given.items() if name in own}
-    of_sft = {name: value for name, value in given.items() if name not in own}
+    own, of_sft = settings_from(TrainOptions, options, sft_fields, given)
     request = TrainRequest(
         model_dir,
         Path(examples),
         Path(out),
-        options_from(TrainOptions, options, of_options),
-        {**(sft_fields or {}), **of_sft},
+        own,
+        of_sft,
         valid=None if valid is None else Path(valid),
         bundle=bundle,
         teachers=teachers,

@@ -23,14 +23,20 @@ def parse_metric(text: str) -> tuple[str, int]:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Training settings that sidtool adds to SFTConfig.
-
-    Raises UsageError for a value outside its choices or range."""
+class StageOptions:
+    """The setting of a training that is a flag, too."""
 
     stage: Stage = option("full")
     """Weights to train: all (`full`), only the embedding rows of the SID tokens (`embeddings`), or
     those rows and low-rank adapters (`lora`)."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(StageOptions):
+    """Training settings that sidtool adds to SFTConfig.
+
+    Raises UsageError for a value outside its choices or range."""
+
     lora_r: int = option(16, minimum=1)
     """Rank of the LoRA adapters."""
     lora_alpha: float = option(32.0)

@@ -32,11 +32,11 @@ def test_rl_prints_validations_its_summary_and_the_next_command(road: Road, tmp_
 
 def test_settings_come_from_a_file_and_a_dry_run_writes_nothing(road: Road, tmp_path: Path) -> None:
     config = tmp_path / "rl.yaml"
-    config.write_text("algorithm: gspo\nnum_generations: 8\nrollouts: beam\n")
+    config.write_text("algorithm: gspo\nnum_generations: 8\nsft_weight: 0.2\n")
     command = ("rl", road.tuned, road.examples, "-o", tmp_path / "out", "--config", config)
     ran = done(*command, "--set", "num_generations=4", "--dry-run")
     assert "gspo starts from" in ran.err
-    assert "groups of 4 by beam" in ran.err
+    assert "groups of 4, reward exact=1,rank=1" in ran.err
     plan = done(*command, "--set", "num_generations=4", "--dry-run", "--json").json
     assert (plan["dry_run"], plan["start"]) == (True, str(road.tuned))
     assert plan["options"]["algorithm"] == "gspo"

@@ -31,18 +31,18 @@ WIDTH = 12
 HINT = RERANK_FEATURES.index("largest cosine")
 
 
-def users(seed: int, *, hint: float, rare_loses: bool = False) -> RankedUsers:
+def users(seed: int, *, hint: float, rare_loses: bool = False, width: int = WIDTH) -> RankedUsers:
     """Users with random lists, whose targets a feature tells; with `rare_loses` it tells the
     contrary for targets with few events."""
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(USERS, WIDTH, N_FEATURES)).astype(np.float32)
-    targets = rng.integers(0, WIDTH, size=USERS)
+    features = rng.normal(size=(USERS, width, N_FEATURES)).astype(np.float32)
+    targets = rng.integers(0, width, size=USERS)
     events = rng.integers(0, 40, size=USERS)
     signs = np.where(rare_loses & (events <= 5), -1.0, 1.0)
     features[np.arange(USERS), targets, HINT] += hint * signs
     return RankedUsers(
         features,
-        np.sort(rng.normal(size=(USERS, WIDTH)), axis=1)[:, ::-1].copy(),
+        np.sort(rng.normal(size=(USERS, width)), axis=1)[:, ::-1].copy(),
         np.where(rng.random(USERS) < 0.8, targets, -1),
         rng.random(USERS) < 0.9,
         events,
@@ -87,12 +87,14 @@ def test_the_same_users_give_the_same_re_ranker_whatever_was_drawn_before() -> N
 
 
 def test_lists_of_other_lengths_and_users_without_memory_keep_their_place() -> None:
-    ranked = users(3, hint=3.0)
+    ranked = users(3, hint=3.0, width=60)
     ranked.mixed[:50, 6:] = -np.inf
     ranked.targets[:50] = np.minimum(ranked.targets[:50], 5)
     everyone = np.ones(USERS, dtype=np.bool_)
     added = Fit.of(ranked, everyone, "twice", seeds=(0,)).added(ranked, everyone)
     assert not added[:50, 6:].any()
+    late = np.flatnonzero((ranked.targets >= 50) & ranked.is_mixed)
+    assert added[late, ranked.targets[late]].mean() > added[late].mean() + 0.1
     plain = ~ranked.is_mixed
     assert np.array_equal(ranked.ranks(added)[plain], ranked.ranks(0.0)[plain])
     assert (ranked.ranks(0.0)[ranked.targets < 0] == K).all()

@@ -11,6 +11,7 @@ from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import read_split
 from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.split import Split
 from sidtool.data.split.values import FurtherTarget
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
 from sidtool.examples.lineage import read_lineage
@@ -151,11 +152,16 @@ def test_the_split_of_format_1() -> None:
     }
 
 
+def recorded(split: Split) -> Split:
+    """The split as 0.2.0 records it, without the number of repeated targets."""
+    return replace(split, origin=replace(split.origin, repeated_targets=None))
+
+
 @pytest.mark.filterwarnings("ignore:1 of 3 users of the events have no row")
 def test_the_split_of_format_2() -> None:
     split = read_split(SPLIT_2)
     assert split.reference.digest == SPLIT_DIGEST  # fields are in no digest
-    assert split == golden_split_2()
+    assert split == recorded(golden_split_2())
     assert split.fields == FieldTypes(
         {"rating": "int"}, {"device": "str"}, {"age": "int", "city": "str"}, True, ("rating>=3",)
     )
@@ -172,7 +178,7 @@ def test_the_split_of_format_2() -> None:
 
 def test_the_split_of_format_3() -> None:
     split = read_split(SPLIT_3)
-    assert split == golden_split_3()
+    assert split == recorded(golden_split_3())
     assert (split.manifest({}).format, split.origin.sessions) == (3, SessionRule(gap=1800.0))
     assert {user.user: (user.items, user.sessions) for user in split.train} == {
         "u1": (("i0", "i1"), (0,)),
@@ -190,7 +196,7 @@ def test_the_split_of_format_3() -> None:
 
 def test_the_split_of_format_4() -> None:
     split = read_split(SPLIT_4)
-    assert split == golden_split_4()
+    assert split == recorded(golden_split_4())
     assert split.manifest({}).format == 4
     assert split.reference.digest == SPLIT_4_DIGEST
     lines = read_split(SPLIT_3)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError
+from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.data import Fields, FieldTypes, need_feedback_of_numbers
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
@@ -48,10 +49,11 @@ def evaluate_lists(
     *,
     against: LoadedModel | str | Path | None = None,
     progress: Progress | None = None,
+    **given: Any,
 ) -> ListEvaluation:
     """Evaluate the lists of a model on the held-out sessions of a split: a `Split`, its folder, or
     a file of events (as `open_split`). Without sessions, a session is the one item that is held
-    out.
+    out. The options may also be given as keywords.
 
     A model that was not trained on lists is evaluated by the first items of its ranking, and a
     model that was by both. `against` is another model for the same items. Raises CompatibilityError
@@ -59,12 +61,11 @@ def evaluate_lists(
     items, UsageError if the split lacks the feedback of the order, DataError without examples.
 
     Examples:
-        >>> options = sidtool.ListEvaluationOptions(length=3, num_beams=5)
-        >>> evaluation = sidtool.evaluate_lists("tuned", "split", options)
+        >>> evaluation = sidtool.evaluate_lists("tuned", "split", length=3, num_beams=5)
         >>> list(evaluation.systems)
         ['top items', 'popularity', 'item-knn']
     """
-    options = options or ListEvaluationOptions()
+    options = options_from(ListEvaluationOptions, options, given)
     held_out = HeldOut.open(model, split, options.on, against)
     repeats = held_out.split.reference.targets_repeat
     reason = seen_reason(options.exclude_seen, repeats)

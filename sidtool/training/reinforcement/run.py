@@ -10,6 +10,7 @@ from typing import Any
 
 from sidtool.base.checkpoint import offline
 from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.options import settings_from
 from sidtool.base.progress import Progress
 from sidtool.training.arguments import made_config
 from sidtool.training.execution import Finished, train_and_publish
@@ -70,9 +71,11 @@ def rl(
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
+    **given: Any,
 ) -> RlSummary:
     """Train a model further on the items that it recommends for the histories in a file of
-    training examples, and write it to the folder `out`.
+    training examples, and write it to the folder `out`. Every setting of `--set` may also be given
+    as a keyword.
 
     The output is the checkpoint that recommends best to the validation users beside the examples,
     among those that are worse than the start on no slice of targets by training frequency; with
@@ -93,19 +96,20 @@ def rl(
     SidtoolError if the training diverges.
 
     Examples:
-        >>> fields = {"max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8}
+        >>> settings = {"max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8}
         >>> summary = sidtool.rl(
-        ...     "tuned", "train.jsonl", "reinforced", grpo_fields=fields, allow_worse_slices=True
+        ...     "tuned", "train.jsonl", "reinforced", allow_worse_slices=True, **settings
         ... )
         >>> summary.algorithm, summary.steps
         ('grpo', 1)
     """
+    own, of_grpo = settings_from(RlOptions, options, grpo_fields, given)
     request = RlRequest(
         model_dir,
         Path(examples),
         Path(out),
-        options or RlOptions(),
-        grpo_fields or {},
+        own,
+        of_grpo,
         reward_inputs=reward_inputs or {},
         split=split,
         trust_remote_code=trust_remote_code,

@@ -19,10 +19,8 @@ Algorithm = Literal["grpo", "dapo", "gspo", "ecpo", "dpo", "ipa"]
 
 
 @dataclass(frozen=True)
-class RlOptions(SeenOptions):
-    """Settings of reinforcement that sidtool adds to GRPOConfig.
-
-    Raises UsageError for a value outside its choices or range, or that do not fit together."""
+class ObjectiveOptions:
+    """The settings of reinforcement that are flags, too."""
 
     algorithm: Algorithm = option("grpo")
     """The objective: policy gradients with clipped ratios (`grpo`, `dapo`, `gspo`), with ratios
@@ -34,6 +32,14 @@ class RlOptions(SeenOptions):
     """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
     Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `label`.
     Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
+
+
+@dataclass(frozen=True)
+class RlOptions(ObjectiveOptions, SeenOptions):
+    """Settings of reinforcement that sidtool adds to GRPOConfig.
+
+    Raises UsageError for a value outside its choices or range, or that do not fit together."""
+
     positive_label: str | None = option(None)
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     candidate_lists: int = option(8, minimum=2)

@@ -11,6 +11,7 @@ from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import options_from
 from sidtool.base.output import locked, refuse_existing, remove
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
@@ -118,8 +119,10 @@ def refresh(
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
+    **given: Any,
 ) -> RefreshSummary:
     """Write the model in `model_dir`, brought to `bundle` and to the events of `split`, to `out`.
+    The options may also be given as keywords.
 
     A bundle with another codebook is aligned with the model's first; the embedding rows of its
     codes are carried over (`carry_model`). With a split, a training stage follows, with the tasks
@@ -149,7 +152,7 @@ def refresh(
         items=items,
         embeddings=embeddings,
         catalog_options=catalog_options or TaskCatalogOptions(),
-        options=options or RefreshOptions(),
+        options=options_from(RefreshOptions, options, given),
         trust_remote_code=trust_remote_code,
     )
     return run_refresh(request, force=force, progress=progress, log=log, notify=notify)
