@@ -34,8 +34,6 @@ NETWORKS = 3
 SCALES = (1.0, 0.5)
 """Of the networks' scores, that are tried."""
 METRIC = "ndcg@10"
-FITTED_ITEMS = 50
-"""First items of a list that a network is fitted to, with the target if it is a later one."""
 FEATURE_BLOCK = 1024
 """Users whose features are made at a time."""
 
@@ -154,13 +152,8 @@ class Fit:
     ) -> "Fit":
         """Fit a network of each seed to a part of the users."""
         rows = np.flatnonzero(users & ranked.is_informative)
-        # (m, f) the columns of the first items, the last of them that of a later target
-        columns = np.tile(np.arange(min(FITTED_ITEMS, ranked.mixed.shape[1])), (len(rows), 1))
-        columns[:, -1] = np.maximum(columns[:, -1], ranked.targets[rows])
-        features = ranked.features[rows[:, None], columns]  # (m, f, N_FEATURES)
-        mixed = ranked.mixed[rows[:, None], columns]
-        targets = np.minimum(ranked.targets[rows], columns.shape[1] - 1)
-        present = np.isfinite(mixed)
+        features = ranked.features[rows]  # (m, c, N_FEATURES)
+        present = np.isfinite(ranked.mixed[rows])
         means = features[present].mean(axis=0, dtype=np.float64).tolist()
         # a feature that is the same for all items has no effect
         deviations = features[present].std(axis=0, dtype=np.float64)
@@ -168,7 +161,7 @@ class Fit:
         inputs = standardized_features(features, means, scales)
         inputs[~present] = 0
         importance = RARITY_WEIGHTS[rarity](ranked.target_events[rows])
-        batch = (inputs, mixed, targets, importance / importance.mean())
+        batch = (inputs, ranked.mixed[rows], ranked.targets[rows], importance / importance.mean())
         return cls(means, scales, tuple(fit_network(*batch, seed=seed) for seed in seeds))
 
     def added(self, ranked: RankedUsers, users: NDArray[np.bool_]) -> NDArray[np.float32]:
