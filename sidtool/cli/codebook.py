@@ -107,6 +107,8 @@ def build_codebook(
         return _say_plan(plan_build(items, build, **data), build, out, json)
     with progress("embed", "quantize", "encode") as stages:
         bundle = build_codebook(items, out, build, force=force, progress=stages, **data)
+    if build.sizes is None and not json:
+        say(f"levels: {bundle.space.spelled_sizes}, by the number of items ({len(bundle):,})")
     _say_built(bundle, out, json)
     return next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
 
@@ -141,7 +143,7 @@ def _with_settings(
 
 
 def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) -> None:
-    levels = "x".join(map(str, build.sizes))
+    levels = "x".join(map(str, build.sizes_for(len(catalog))))
     say_plan(
         f"would build {levels} for {len(catalog)} items at {out}\n"
         f"text of {catalog.ids[0]}: {catalog.texts[0]}",
@@ -149,7 +151,7 @@ def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) ->
         bundle=str(out),
         items=len(catalog),
         example={catalog.ids[0]: catalog.texts[0]},
-        options=asdict(build),
+        options=asdict(replace(build, sizes=build.sizes_for(len(catalog)))),
     )
 
 

@@ -37,6 +37,8 @@ Spelling = Literal["openonerec", "minionerec"]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MAX_CODES = 1 << 16
+MIN_CODES, MAX_FIRST_CODES, SIDS_PER_ITEM = 32, 1024, 100
+"""Bounds of the levels that follow from the number of items."""
 MAX_TOKEN_BYTES = 64
 """Length of a template, a begin or an end token: bounds the size of a vocabulary."""
 
@@ -72,6 +74,23 @@ class Levels:
         if not re.fullmatch(r"[0-9]+(x[0-9]+)*", text):
             raise UsageError(f"level sizes are written like 256x256x256, not {text!r}")
         return Levels(tuple(int(part) for part in text.split("x")))
+
+    @staticmethod
+    def for_items(n_items: int) -> "Levels":
+        """Three levels for a catalog without other sizes: the first has the power of two from half
+        as many codes as items, 32 to 1,024, the others half of it, at least 32. Where that is fewer
+        than 100 SIDs per item, all are doubled until it is not. docs/choosing.md gives the reasons.
+
+        Examples:
+            >>> [Levels.for_items(n).spelled_sizes for n in (60, 1682, 12101, 10**7)]
+            ['32x32x32', '1024x512x512', '1024x512x512', '2048x1024x1024']
+        """
+        half = max(1, -(-n_items // 2))
+        first = min(max(1 << (half - 1).bit_length(), MIN_CODES), MAX_FIRST_CODES)
+        sizes = [first, max(first // 2, MIN_CODES), max(first // 2, MIN_CODES)]
+        while prod(sizes) < SIDS_PER_ITEM * n_items and 2 * sizes[0] <= MAX_CODES:
+            sizes = [2 * size for size in sizes]
+        return Levels(tuple(sizes))
 
     @property
     def spelled_sizes(self) -> str:

@@ -51,7 +51,7 @@ def test_flags_override_the_environment_which_overrides_the_file(
 
 def test_defaults_apply_without_a_file(road: Road, tmp_path: Path) -> None:
     ran = done(*built(road, tmp_path / "b.zarr"), "--dry-run")
-    assert "256x256x256" in ran.err
+    assert "would build 32x32x32 for 60 items" in ran.err
 
 
 def test_a_file_may_name_options_with_either_dash_and_hold_flags(

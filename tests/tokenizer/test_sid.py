@@ -121,3 +121,24 @@ def test_level_sizes_are_parsed() -> None:
     assert Levels.from_text("512x128") == Levels((512, 128))
     with pytest.raises(UsageError):
         Levels.from_text("512,128")
+
+
+@pytest.mark.parametrize(
+    ("items", "sizes"),
+    [
+        (0, (32, 32, 32)),
+        (1, (32, 32, 32)),
+        (64, (32, 32, 32)),
+        (65, (64, 32, 32)),
+        (300, (256, 128, 128)),
+        (1024, (512, 256, 256)),
+        (1025, (1024, 512, 512)),
+        (2_684_354, (1024, 512, 512)),
+        (2_684_355, (2048, 1024, 1024)),
+        (10**8, (4096, 2048, 2048)),
+    ],
+)
+def test_levels_follow_from_the_number_of_items(items: int, sizes: tuple[int, ...]) -> None:
+    levels = Levels.for_items(items)
+    assert levels.sizes == sizes
+    assert levels.capacity >= 100 * items

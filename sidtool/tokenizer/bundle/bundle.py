@@ -34,7 +34,7 @@ from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import new_zip, read_manifest, write_group
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.sid import Codes, ItemRows, SidSpace, Spelling
+from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling
 
 
 class Bundle(OnHub):
@@ -136,7 +136,7 @@ class Bundle(OnHub):
         *,
         titles: Sequence[str] | None = None,
         name: str = "bundle",
-        sizes: Sequence[int] = (256, 256, 256),
+        sizes: Sequence[int] | None = None,
         method: str = "rq-kmeans",
         collisions: Policy = "reassign",
         spelling: Spelling = "openonerec",
@@ -145,16 +145,19 @@ class Bundle(OnHub):
     ) -> "Bundle":
         """Fit a codebook to the (n, dim) float32 vectors of n items, and give each item a SID.
 
-        `sizes` are the codes per level; `method_options` are those of the method, like
-        `balanced`. `save` writes the bundle. `sidtool.build_codebook` also embeds texts, uses
-        co-occurrence and resumes. Raises DataError for ids or vectors that do not fit, UsageError
-        for a method, option, size, collision policy or spelling that does not exist.
+        `sizes` are the codes per level (default: by `Levels.for_items`); `method_options` are those
+        of the method, like `balanced`. `save` writes the bundle. `sidtool.build_codebook` also
+        embeds texts, uses co-occurrence and resumes. Raises DataError for ids or vectors that do
+        not fit, UsageError for a method, option, size, collision policy or spelling that does not
+        exist.
         """
         from sidtool.tokenizer.codes.make import make_codes
         from sidtool.tokenizer.quantize import fit
 
         check_ids(ids)
         check_policy(collisions)
+        if sizes is None:
+            sizes = Levels.for_items(len(ids)).sizes
         SidSpace.of_spelling(sizes, spelling)
         if titles is not None and len(titles) != len(ids):
             raise DataError(f"{len(titles)} titles for {len(ids)} items")

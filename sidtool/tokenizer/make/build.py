@@ -88,6 +88,7 @@ def build_codebook(
     if isinstance(split, str | Path):
         split = open_split(split)
     sources = _open_sources(embeddings, items.ids, memory, by_row)
+    options = replace(options, sizes=options.sizes_for(len(items)))
     with locked(out) as work:
         refuse_existing(out, force)
         if encoder is not None:
@@ -144,7 +145,7 @@ def plan_build(
     _open_sources(embeddings, items.ids, memory, by_row)
     if embeddings:
         source_shares(len(embeddings), options.weights)
-    levels = Levels(options.sizes)
+    levels = Levels(options.sizes_for(len(items)))
     if options.collisions == "reassign" and len(items) > levels.capacity:
         require_capacity(len(items), levels)
     return items
@@ -227,7 +228,7 @@ def _fit(
     def make() -> Codebook:
         return fit(
             inputs.vectors,
-            options.sizes,
+            options.sizes_for(len(items)),
             method=options.method,
             seed=options.seed,
             progress=progress,

@@ -50,14 +50,11 @@ class BuildOptions:
     exist and a vocabulary that cannot be spelled.
     """
 
-    sizes: tuple[int, ...] = option(
-        (256, 256, 256),
-        reads=read_sizes,
-        flag="--levels",
-        default_text="256x256x256",
-        panel="Quantizer",
+    sizes: tuple[int, ...] | None = option(
+        None, reads=read_sizes, flag="--levels", panel="Quantizer"
     )
-    """Codes per level, like 256x256x256."""
+    """Codes per level, like 256x256x256. Default: by the number of items, 1024x512x512 for 1,025 to
+    2.6 million."""
     method: Method = option("rq-kmeans", panel="Quantizer")
     """Quantization method."""
     method_options: Mapping[str, Any] = field(default_factory=dict)
@@ -77,7 +74,12 @@ class BuildOptions:
     def __post_init__(self) -> None:
         check_options(self)
         check_method(self.method, dict(self.method_options))
-        self.space(self.sizes)
+        if self.sizes is not None:
+            self.space(self.sizes)
+
+    def sizes_for(self, n_items: int) -> tuple[int, ...]:
+        """The sizes for so many items: those that were given, or by `Levels.for_items`."""
+        return Levels.for_items(n_items).sizes if self.sizes is None else self.sizes
 
     def space(self, sizes: tuple[int, ...]) -> SidSpace:
         """The SID vocabulary of these sizes (an appended collision level included, if any)."""
