@@ -262,7 +262,13 @@ def policy(
     file, or nothing any more; the PEM text of the policy, None without one.
 
     `pull`, `recommend`, `serve` and every other command refuse a version that is not signed so.
-    Raises UsageError if the file has no public key or certificate."""
+    Raises UsageError if the file has no public key or certificate.
+
+    Examples:
+        >>> _ = sidtool.push("shop.zarr", "registry/shop")
+        >>> print(sidtool.policy("registry/shop"))
+        None
+    """
     storage = _registry_at(registry)
     if allow_unsigned:
         storage.put({POLICY: b""})

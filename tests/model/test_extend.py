@@ -323,7 +323,7 @@ class TestWhatIsRefused:
             ("nobody/has-this-model", "is not a folder"),
             ("./no/such/folder", "is not a folder"),
             ("no-such.gguf", "is not a folder"),
-            ("hf://nobody/has-this-model", "cannot be downloaded"),
+            ("hf://nobody/has-this-model", "is not in the hub's cache"),
         ):
             with pytest.raises(DataError, match=problem) as caught:
                 extend_model(name, bundle, tmp_path / "out")

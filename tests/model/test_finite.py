@@ -108,9 +108,8 @@ def test_adapters_are_checked_too(made: Path, bundle: Bundle, tmp_path: Path) ->
     from sidtool.model.lora import Lora
 
     loaded = load_model_folder(made, device="cpu")
-    targets = ["q_proj"]
     ids = loaded.contract.added_ids
-    adapters = Lora(loaded.model, made, ids, r=2, alpha=4, dropout=0, targets=targets, seed=0)
+    adapters = Lora(loaded.model, made, ids, r=2, alpha=4, seed=0)
     folder = tmp_path / "adapter"
     adapters.save(folder, adapters.state())
     loaded.tokenizer.save_pretrained(folder)

@@ -443,7 +443,7 @@ def test_options_of_another_system_are_refused(tmp_path: Path) -> None:
     bundle = small_bundle()
     with pytest.raises(UsageError, match="apply to --to minionerec, not to flashrec"):
         export_map(bundle, tmp_path / "x.json", "flashrec", keys="line")
-    with pytest.raises(UsageError, match="applies to --to flashrec, xllm, not to open"):
+    with pytest.raises(UsageError, match="applies to --to sid-gr, flashrec, xllm, not to open"):
         export_map(bundle, tmp_path / "x", "openonerec", tokens=block_tokens(bundle, 0))
     with pytest.raises(UsageError, match="writes token ids, and they depend on the model"):
         export_map(bundle, tmp_path / "x.bin", "xllm")

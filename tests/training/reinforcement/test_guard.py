@@ -83,7 +83,7 @@ def test_inputs_in_earlier_contracts_are_read() -> None:
     reference = {"path": "m", "weights": {}}
     record = {
         "examples": "e",
-        "split": {"protocol": "leave-one-out", "digest": "d"},
+        "split": {"protocol": "leave-one-out", "digest": "d" * 64},
         "start": reference,
         "options": {},
         "grpo_fields": {},

@@ -12,7 +12,6 @@ import pytest
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.items import Items
-from sidtool.data.split.examples import write_examples
 from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split
 from sidtool.examples.examples_run import make_sft
@@ -59,7 +58,6 @@ def rated(split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = split_with_fields(split, types, fields_of, lambda user, item: {"rating": rating(item)})
     folder = tmp_path_factory.mktemp("rated") / "split"
     write_split(made, folder)
-    write_examples(folder.with_name("valid.jsonl"), made.valid)
     return folder
 
 
@@ -97,6 +95,21 @@ def reward_model(trained: Callable[..., Path]) -> Path:
     return trained(4, "{sid}{event.rating};")
 
 
+@pytest.fixture(scope="module")
+def made_from_rated(
+    bundle: Bundle, catalog: Items, rated: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Training examples of a task, whose validation users beside them have ratings."""
+
+    def make(task: str) -> Path:
+        made = tmp_path_factory.mktemp("made") / "train.jsonl"
+        options = SftOptions({task: 1.0}, max_length=256, history_length=6)
+        make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
+        return made
+
+    return make
+
+
 def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **how: Any) -> Any:
     logs: list[dict[str, float]] = []
     options = {"eval_users": 8, "eval_num_beams": 4, **LABEL, **how}
@@ -111,7 +124,6 @@ def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **h
         out,
         options=RlOptions(**options),
         grpo_fields=fields,
-        valid=rated.with_name("valid.jsonl"),
         reward_inputs={"label": reward_model},
         split=rated,
         allow_worse_slices=True,
@@ -123,7 +135,7 @@ def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **h
 def test_lists_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
     list_model: Path,
-    made_lists: Path,
+    made_from_rated: Callable[[str], Path],
     rated: Path,
     reward_model: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -137,9 +149,8 @@ def test_lists_are_rewarded_by_the_model_of_labels(
         return scores
 
     monkeypatch.setattr(label.LabelScores, "__call__", record)
-    summary, logs = run(
-        list_model, made_lists, tmp_path / "out", rated, reward_model, algorithm="ipa"
-    )
+    made = made_from_rated("list")
+    summary, logs = run(list_model, made, tmp_path / "out", rated, reward_model, algorithm="ipa")
     assert isinstance(summary, RlSummary)
     contract = read_contract(tmp_path / "out")
     assert isinstance(contract.params, RlParams)
@@ -166,9 +177,9 @@ def test_items_are_rewarded_by_the_model_of_labels(
     list_model: Path,
     rated: Path,
     reward_model: Path,
-    examples: Callable[..., Path],
+    made_from_rated: Callable[[str], Path],
 ) -> None:
-    made = examples(sequence=1.0)
+    made = made_from_rated("sequence")
     _, logs = run(list_model, made, tmp_path / "out", rated, reward_model, algorithm="grpo")
     measured = next(entry for entry in reversed(logs) if "eval_reward" in entry)
     assert 0 < measured["eval_reward"] < 1
