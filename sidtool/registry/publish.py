@@ -266,8 +266,8 @@ def policy(
 
     Examples:
         >>> _ = sidtool.push("shop.zarr", "registry/shop")
-        >>> print(sidtool.policy("registry/shop"))
-        None
+        >>> sidtool.policy("registry/shop") is None
+        True
     """
     storage = _registry_at(registry)
     if allow_unsigned:
