@@ -8,6 +8,8 @@ from typing import Any, TextIO
 import numpy as np
 import pytest
 
+from sidtool.recipes import Ran
+
 SECONDS = {"joint-dpo-0.0001": 40.0, "joint-dpo-0.001": 60.0}
 HIT_RATES = {"joint-dpo-0.0001": 0.2, "joint-dpo-0.001": 0.5, "more-sft-0.001": 0.3}
 
@@ -21,23 +23,23 @@ def comparison(recipe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     calls: list[list[str]] = []
     refused = {"grpo"}
 
-    def run_command(arguments: list[str], stdout: TextIO) -> int:
+    def run_command(arguments: list[str], stdout: TextIO) -> Ran:
         calls.append(arguments)
         out = Path(arguments[arguments.index("-o") + 1])
         is_refused = any(f"algorithm={name}" in arguments for name in refused)
         if is_refused and "--allow-worse-slices" not in arguments:
-            return reinforce.REFUSED
+            return Ran(reinforce.REFUSED)
         out.mkdir(parents=True)
         (out / "model.safetensors").write_text(out.parent.name)
         stdout.write(json.dumps({"tokens": 1000}))
-        return 0
+        return Ran(0)
 
     for name in ("items.jsonl", "interactions.csv"):
         (tmp_path / name).touch()
     recipe = Recipe(
         Dataset.open(tmp_path), RecipeRun(recipe_folder, seeds=(3, 4)), tmp_path / "work"
     )
-    recipe.steps.run_command = run_command  # type: ignore[method-assign]
+    recipe.steps.run_command = run_command
     for name in ("bundle", "split", "training_examples", "initial_model"):
         path = recipe.work / name
         path.mkdir()
@@ -111,7 +113,7 @@ def test_another_failure_of_a_command_ends_the_run(
 ) -> None:
     from sidtool.recipes import StepError
 
-    monkeypatch.setattr(comparison.recipe.steps, "run_command", lambda *arguments: 1)
+    monkeypatch.setattr(comparison.recipe.steps, "run_command", lambda *arguments: Ran(1))
     with pytest.raises(StepError, match="ended with exit code 1"):
         comparison.cell("GRPO", 3, 1e-4)
 
