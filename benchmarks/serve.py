@@ -180,7 +180,7 @@ def soak(
         except AssertionError:
             wrong += 1
         seen[reply.bundle] += 1
-    third = len(memory) // 3
+    third = max(1, len(memory) // 3)
     return {
         "requests": len(bodies),
         "lost": len(bodies) - len(replies),
