@@ -118,9 +118,9 @@ def settings_from(
 ) -> tuple[Options, dict[str, Any]]:
     """As `options_from`, for a function that also takes the settings of a library, `others`: what
     is no field of `kind` is one of these."""
-    own = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    of_kind = {name: value for name, value in given.items() if name in own}
-    of_library = {name: value for name, value in given.items() if name not in own}
+    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    of_kind = {name: value for name, value in given.items() if name in names}
+    of_library = {name: value for name, value in given.items() if name not in names}
     return options_from(kind, options, of_kind), {**(others or {}), **of_library}
 
 

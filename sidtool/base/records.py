@@ -40,10 +40,10 @@ class Rule:
 
     def check(self, value: Any, key: str) -> None:
         """Raise TypeError that names the key for a value that breaks the rule."""
-        kept = self.pattern is None or re.fullmatch(self.pattern, value) is not None
-        kept &= self.minimum is None or value >= self.minimum
-        kept &= self.maximum is None or value <= self.maximum
-        if not kept:
+        is_met = self.pattern is None or re.fullmatch(self.pattern, value) is not None
+        is_met &= self.minimum is None or value >= self.minimum
+        is_met &= self.maximum is None or value <= self.maximum
+        if not is_met:
             raise _mismatch(key, self.meaning, value)
 
 

@@ -158,10 +158,10 @@ def _verifiers(pem: str) -> Iterator[list[Any]]:
 
 def _blocks(pem: str) -> Iterator[tuple[str, str]]:
     """The kind and the text of each PEM block. Raises ValueError for a block without an end."""
-    found = [(match[1], match[0]) for match in _BLOCK.finditer(pem)]
-    if len(found) != pem.count("-----BEGIN"):
+    blocks = [(match[1], match[0]) for match in _BLOCK.finditer(pem)]
+    if len(blocks) != pem.count("-----BEGIN"):
         raise ValueError("it has a PEM block without an end")
-    yield from found
+    yield from blocks
 
 
 def _read_pem(path: Path) -> str:

@@ -202,13 +202,13 @@ def _check_shown(fields: "Fields", loaded: "LoadedModel", *, is_list: bool) -> N
     shows none of them."""
     contract = loaded.contract
     prompt = contract.list_prompt if is_list else contract.history_prompt
-    given = set(_field_names(fields))
-    shown = set() if prompt is None else set(_field_names(prompt.unknown_fields(1)))
-    if not given - shown:
+    named = set(_field_names(fields))
+    in_prompt = set() if prompt is None else set(_field_names(prompt.unknown_fields(1)))
+    if not named - in_prompt:
         return
-    listed = ", ".join(sorted(shown)) or "no fields"
-    message = f"the model's prompt does not show {', '.join(sorted(given - shown))} of --fields"
-    if not given & shown:
+    listed = ", ".join(sorted(in_prompt)) or "no fields"
+    message = f"the model's prompt does not show {', '.join(sorted(named - in_prompt))} of --fields"
+    if not named & in_prompt:
         raise UsageError(message, hint=f"it shows {listed}")
     warn(f"{message}: it shows {listed}")
 

@@ -195,11 +195,11 @@ class Plan:
     def _train(
         self, start: Path, examples: str, part: str, settings: Mapping[str, object] | None = None
     ) -> tuple[object, ...]:
-        chosen = {"seed": self.seed} | dict(settings or {})
-        given = {name: value for name, value in chosen.items() if value is not None}
+        values = {"seed": self.seed} | dict(settings or {})
+        set_values = {name: value for name, value in values.items() if value is not None}
         pairs = (
             f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in given.items()
+            for name, value in set_values.items()
         )
         words = [word for pair in pairs for word in ("--set", pair)]
         options = self.recipe.options(part)

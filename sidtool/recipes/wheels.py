@@ -22,17 +22,17 @@ def unpack_wheels(requirements: Path, out: Path, only: Sequence[str] = ()) -> Pa
         return out
     lines = requirements.read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
-    chosen = [pin for pin in pins if not only or pin.partition("==")[0] in only]
+    wanted_pins = [pin for pin in pins if not only or pin.partition("==")[0] in only]
     with tempfile.TemporaryDirectory() as scratch, new_dir(out) as folder:
         pinned = Path(scratch, "requirements.txt")
-        pinned.write_text("\n".join(chosen), encoding="utf-8")
+        pinned.write_text("\n".join(wanted_pins), encoding="utf-8")
         download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command = [*download, "--require-hashes", "-r", str(pinned), "-d", scratch]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             reason = done.stderr.strip().splitlines() or ["pip failed"]
             raise SidtoolError(
-                f"{', '.join(pin.partition(' ')[0] for pin in chosen)} cannot be downloaded: "
+                f"{', '.join(pin.partition(' ')[0] for pin in wanted_pins)} cannot be downloaded: "
                 f"{reason[-1]}",
                 hint="this needs pip and a network or an index (PIP_INDEX_URL)",
             )

@@ -69,11 +69,11 @@ def bundle_page(
     with; the seed draws the items of the map."""
     figures = {name: _figures(bundle, values, users, seed) for name, bundle in bundles.items()}
     facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
-    found = [Listing(f"Codes of {name}", answers(each)) for name, each in figures.items()]
-    own = [Comparable.of(name, each) for name, each in figures.items()]
-    beside = comparison([*own, *PUBLIC])
+    judgements = [Listing(f"Codes of {name}", answers(each)) for name, each in figures.items()]
+    of_bundles = [Comparable.of(name, each) for name, each in figures.items()]
+    beside = comparison([*of_bundles, *PUBLIC])
     sections = [
-        Section("What is good and what is not", (*found, beside, Text(USUAL))),
+        Section("What is good and what is not", (*judgements, beside, Text(USUAL))),
         Section("Overview", (facts_table("What the bundle is", facts),)),
     ]
     before = {} if parent is None else {f"version {parent.manifest.version}": parent}

@@ -102,22 +102,22 @@ PUBLIC = (
 
 def answers(figures: BundleFigures) -> tuple[str, ...]:
     """What is good about a codebook and what is not, the worst first."""
-    own = Comparable.of("", figures)
+    codebook = Comparable.of("", figures)
     bad: list[str] = []
     usual: list[str] = []
     good: list[str] = []
-    if not own.sharing:
+    if not codebook.sharing:
         good.append("Good: every item has a SID of its own.")
     else:
         highest = max(each.sharing for each in PUBLIC)
         text = (
-            f"{own.sharing:.1%} of the items share their SID with another one, which the model "
-            f"cannot tell from it; in public catalogs up to {highest:.1%} do."
+            f"{codebook.sharing:.1%} of the items share their SID with another one, which the "
+            f"model cannot tell from it; in public catalogs up to {highest:.1%} do."
         )
-        (bad if own.sharing > highest else usual).append(text)
+        (bad if codebook.sharing > highest else usual).append(text)
     for number, level in enumerate(figures.levels):
         name = f"Level {number + 1}"
-        share = own.even[number]
+        share = codebook.even[number]
         text = f"{name} has a perplexity of {level.use.perplexity:.0f}, {share:.0%} of the possible"
         if level.use.is_collapsed(figures.items):
             bad.append(f"{text}: it is collapsed, a few codes have nearly all items.")
