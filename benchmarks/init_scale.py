@@ -25,7 +25,7 @@ from sidtool.data.split.files import open_split
 from sidtool.model.embedding_init import Init
 from sidtool.model.extend import ExtendOptions, write_embeddings
 from sidtool.model.pretrained import load_model, load_tokenizer, locate
-from sidtool.model.vocabulary import add_sid_tokens
+from sidtool.model.structure import add_sid_tokens
 from sidtool.recipes import StepError, Steps
 from sidtool.tokenizer.bundle.bundle import Bundle
 

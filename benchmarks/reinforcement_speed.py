@@ -32,9 +32,8 @@ from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.machine import quiet
 from sidtool.training.loop.trainer import class_forward
-from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.plan import RlRequest, plan_rl
 from sidtool.training.reinforcement.policy import pad_left
-from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import grpo_config
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.setup import build_trainer

@@ -10,15 +10,16 @@ import numpy as np
 from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     CatalogSpans,
+    EventBlock,
     ExampleBlock,
     LinePart,
     LineTexts,
     Numbers,
+    TrainEvents,
     escaped,
     line_by_line,
     line_part,
 )
-from sidtool.examples.event_columns import EventBlock, TrainEvents
 from sidtool.examples.task import ExampleContext
 from sidtool.model.prompt import Segment, begin, catalog, template
 

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
@@ -14,8 +17,8 @@ from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data import GeneralOptions, Items, Query
-from sidtool.data.split import Split, open_split
-from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
+from sidtool.data.split import PackedExamples, Split, open_split, ranges, write_examples
+from sidtool.examples.blocks import BLOCK, LinePart, LineTexts, line_by_line, line_part
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.lineage import (
     Lineage,
@@ -24,9 +27,8 @@ from sidtool.examples.lineage import (
     write_lineage,
 )
 from sidtool.examples.sft_job import GeneralExamples, SftJob
-from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.training_examples import NO_FIELD_TOKENS, ExampleMaker
-from sidtool.examples.validation_file import write_validation
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
 from sidtool.model.contract import check_bundle_split, model_folder
 from sidtool.registry import open_source
@@ -224,3 +226,35 @@ def _staged(out: Path, force: bool) -> Iterator[Path]:
                     publish(stage / target.name, target)
         finally:
             remove(stage)
+
+
+def write_validation(path: Path, examples: PackedExamples) -> None:
+    """Write the lines of `write_examples`."""
+    if examples.store.has_fields or (examples.targets.lengths > 1).any():
+        write_examples(path, examples)
+        return
+    texts = LineTexts()
+    users = texts.add([f'{{"user": {encode_basestring(user)}' for user in examples.store.users])
+    items = list(map(encode_basestring, examples.names))
+    first_items = texts.add([f', "history": [{item}' for item in items])
+    next_items = texts.add([f", {item}" for item in items])
+    targets = texts.add([f'], "item": {item}' for item in items])
+    no_history = texts.add([', "history": ['])
+    distinct, position_of = np.unique(examples.positions, return_inverse=True)
+    positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
+    with path.open("wb") as stream:
+        for start, stop in ranges(examples.histories.lengths, BLOCK):
+            part = examples.take(slice(start, stop))
+            sizes = part.histories.lengths
+            history = part.histories.joined + np.int64(next_items)
+            is_empty = sizes == 0
+            oldest = (np.cumsum(sizes) - sizes)[~is_empty]
+            history[oldest] += first_items - next_items
+            parts = [
+                line_part(part.user_codes + np.int64(users)),
+                LinePart(is_empty, np.full(int(is_empty.sum()), no_history)),
+                LinePart(sizes, history),
+                line_part(part.items + np.int64(targets)),
+                line_part(position_of[start:stop] + positions),
+            ]
+            stream.write(texts.joined(line_by_line(parts)))

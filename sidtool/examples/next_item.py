@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 
 from sidtool.data import NO_FIELDS
-from sidtool.examples.blocks import BlockCopies, MakeBlock
-from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.blocks import BlockCopies, MakeBlock, TrainEvents
 from sidtool.examples.event_lines import EventLines
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import catalog, template, value_text

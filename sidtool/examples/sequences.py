@@ -11,16 +11,17 @@ from sidtool.base.errors import DataError
 from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
+    EventBlock,
     ExampleBlock,
     LinePart,
     LineTexts,
     MakeBlock,
     Numbers,
+    TrainEvents,
     escaped,
     line_by_line,
     line_part,
 )
-from sidtool.examples.event_columns import EventBlock, TrainEvents
 from sidtool.examples.histories import HistorySlice
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import Segment, frame_segments, joined, sids, template

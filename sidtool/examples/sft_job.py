@@ -22,8 +22,7 @@ from sidtool.data import (
     guess_spelling,
 )
 from sidtool.data.split import Event, Split, count_leaks
-from sidtool.examples.blocks import MakeBlock
-from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.blocks import MakeBlock, TrainEvents
 from sidtool.examples.event_weights import EventWeights
 from sidtool.examples.example_file import example_json
 from sidtool.examples.lineage import ExampleCounts, Lineage, TaskCounts, task_counts

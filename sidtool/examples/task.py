@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query
 from sidtool.data.split import Event, ListTargets, Split
-from sidtool.examples.blocks import BlockCopies, MakeBlock
-from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.blocks import BlockCopies, MakeBlock, TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.model.prompt import (
     PromptEncoder,

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import FieldTypes, Items, Query
 from sidtool.data.split import Event, Split
-from sidtool.examples.blocks import MakeBlock
-from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.blocks import MakeBlock, TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.examples.items import training_queries
 from sidtool.examples.prompts import ServedPrompts, frames_of_mix

@@ -1,6 +1,6 @@
-from .carry import carry_model as carry_model
 from .copies import Outlook as Outlook
 from .copies import bind_memory as bind_memory
+from .copies import carry_model as carry_model
 from .copies import check_merge as check_merge
 from .copies import check_rebind as check_rebind
 from .copies import merge as merge
@@ -17,7 +17,6 @@ from .load import load_model_folder as load_model_folder
 from .load import load_without_weights as load_without_weights
 from .load import usable_items as usable_items
 from .load import with_bundle as with_bundle
-from .lora import Lora as Lora
 from .memory import DEFAULT_NEW_ITEM_FACTOR as DEFAULT_NEW_ITEM_FACTOR
 from .memory import DEFAULT_POWER as DEFAULT_POWER
 from .memory import DEFAULT_WEIGHT as DEFAULT_WEIGHT
@@ -40,7 +39,9 @@ from .sharded import local_part as local_part
 from .sharded import part_like as part_like
 from .sharded import whole as whole
 from .sharded import whole_model as whole_model
+from .structure import check_embedding_rows as check_embedding_rows
 from .structure import check_positions as check_positions
+from .structure import check_token_ids as check_token_ids
 from .structure import decoder_start_id as decoder_start_id
 from .structure import fit_prompt as fit_prompt
 from .structure import freeze_unread_embeddings as freeze_unread_embeddings
@@ -49,6 +50,5 @@ from .structure import max_positions as max_positions
 from .structure import model_kind as model_kind
 from .structure import share_embedding_layers as share_embedding_layers
 from .structure import vocabulary_weights as vocabulary_weights
+from .token_embeddings import Lora as Lora
 from .token_embeddings import TokenEmbeddings as TokenEmbeddings
-from .vocabulary import check_embedding_rows as check_embedding_rows
-from .vocabulary import check_token_ids as check_token_ids

@@ -36,28 +36,26 @@ from sidtool.model.pretrained import (
     save_pretrained,
     weight_digests,
 )
-from sidtool.model.prompt.field_tokens import (
+from sidtool.model.prompt.template_slots import parse_field_tokens
+from sidtool.model.prompt.tokens import (
     MAX_USER_TOKENS,
     FieldTokens,
     FieldValues,
+    SidTokens,
     UserTokens,
 )
-from sidtool.model.prompt.template_slots import parse_field_tokens
-from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import (
+    add_block,
+    add_sid_tokens,
+    check_block,
+    check_embedding_rows,
+    check_token_ids,
     decoder_start_id,
     grow_vocabulary,
     is_encoder_decoder,
     logits_bias,
     model_kind,
     vocabulary_weights,
-)
-from sidtool.model.vocabulary import (
-    add_block,
-    add_sid_tokens,
-    check_block,
-    check_embedding_rows,
-    check_token_ids,
 )
 from sidtool.tokenizer.bundle import Bundle
 

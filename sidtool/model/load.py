@@ -20,8 +20,7 @@ from sidtool.model.contract.folder import check_files, model_folder, open_bundle
 from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import model_kind
-from sidtool.model.vocabulary import check_block, check_embedding_rows, check_token_ids
+from sidtool.model.structure import check_block, check_embedding_rows, check_token_ids, model_kind
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 

@@ -1,5 +1,5 @@
+from .reinforcement.plan import RlRequest as RlRequest
 from .reinforcement.plan import plan_rl as plan_rl
-from .reinforcement.rl_run import RlRequest as RlRequest
 from .reinforcement.run import rl as rl
 from .reinforcement.run import run_rl as run_rl
 from .reinforcement.settings import RL_DEFAULTS as RL_DEFAULTS

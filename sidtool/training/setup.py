@@ -25,9 +25,8 @@ from sidtool.model import (
 )
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
-from sidtool.training.arguments import weight_dtype
 from sidtool.training.forgetting import ForgettingCheck
-from sidtool.training.loop.fsdp import wants_fsdp
+from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import (
     CausalTrainer,
     EncoderDecoderTrainer,
@@ -40,8 +39,8 @@ from sidtool.training.loss.augment import (
     AugmentedExamples,
     PrefixExamples,
 )
-from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.teachers import load_teachers
+from sidtool.training.loss.loss import Loss, load_teachers
+from sidtool.training.plan import weight_dtype
 from sidtool.training.training_run import Log, TrainingRun
 
 

@@ -15,10 +15,10 @@ from sidtool.data.split.split import Split, count_leaks
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 from sidtool.examples import event_columns, validation_file
 from sidtool.examples.example_file import example_json
+from sidtool.examples.examples_run import write_validation
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import BLOCKS, named_task
 from sidtool.examples.training_examples import ExampleMaker
-from sidtool.examples.validation_file import write_validation
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace

@@ -16,12 +16,12 @@ from sidtool.data.split.split import Split
 from sidtool.examples.example_file import TokenizedExamples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.loss.teachers import Teachers, load_teachers
+from sidtool.training.loss.loss import Teachers, load_teachers
 from sidtool.training.plan import plan_training
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions

@@ -20,9 +20,16 @@ from sidtool.model.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
-from sidtool.model.prompt.field_tokens import MAX_USER_TOKENS, FieldTokens, FieldValues, UserTokens
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
+from sidtool.model.prompt.tokens import (
+    MAX_USER_TOKENS,
+    NO_TOKEN,
+    FieldTokens,
+    FieldValues,
+    SidTokens,
+    TokenTable,
+    UserTokens,
+)
 from sidtool.tokenizer.bundle import Identity, check_names
 from sidtool.tokenizer.sid import SidSpace
 

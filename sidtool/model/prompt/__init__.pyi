@@ -8,10 +8,6 @@ from .assemble import text_prompt_ids as text_prompt_ids
 from .encoder import METASPACE as METASPACE
 from .encoder import PromptEncoder as PromptEncoder
 from .encoder import prompt_encoder as prompt_encoder
-from .field_tokens import TIMES as TIMES
-from .field_tokens import FieldTokens as FieldTokens
-from .field_tokens import FieldValues as FieldValues
-from .field_tokens import UserTokens as UserTokens
 from .frames import HISTORY_SLOT as HISTORY_SLOT
 from .frames import ITEM_SLOT as ITEM_SLOT
 from .frames import SPLIT_HINT as SPLIT_HINT
@@ -49,5 +45,9 @@ from .template_slots import parse as parse
 from .template_slots import slots as slots
 from .template_slots import value_text as value_text
 from .tokens import NO_TOKEN as NO_TOKEN
+from .tokens import TIMES as TIMES
+from .tokens import FieldTokens as FieldTokens
+from .tokens import FieldValues as FieldValues
 from .tokens import SidTokens as SidTokens
+from .tokens import UserTokens as UserTokens
 from .tokens import sid_token_indexes as sid_token_indexes

@@ -35,10 +35,9 @@ from sidtool.model import (
 from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
-from sidtool.training.loop.fsdp import check_active
-from sidtool.training.loop.machine import float32_attention
+from sidtool.training.loop.machine import check_active, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
-from sidtool.training.loop.sharded import ShardedTrainer
+from sidtool.training.loop.watched import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.batches import (
     IGNORED,
@@ -48,9 +47,7 @@ from sidtool.training.loss.batches import (
     Targets,
     parts_by_length,
 )
-from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
-from sidtool.training.loss.teachers import Teachers
+from sidtool.training.loss.loss import Loss, Teachers, narrows_exactly, packs_exactly
 
 Examples = TokenizedExamples | AugmentedExamples
 

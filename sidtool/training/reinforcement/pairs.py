@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
-from sidtool.training.reinforcement.advantages import NO_SPREAD
 from sidtool.training.reinforcement.examples import ListExamples
+from sidtool.training.reinforcement.groups import NO_SPREAD
 from sidtool.training.reinforcement.policy import ListPolicy, pad_left
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
 from sidtool.training.reinforcement.settings import RlOptions

@@ -26,9 +26,9 @@ from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.judge import Judge
 from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
 from sidtool.training.reinforcement.pairs import PairMaker
+from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
-from sidtool.training.reinforcement.rl_run import RlRun
 from sidtool.training.reinforcement.trainer import GroupTrainer
 from sidtool.training.training_run import Log
 

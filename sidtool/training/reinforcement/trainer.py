@@ -24,19 +24,22 @@ from sidtool.model.contract import write_contract
 from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
-from sidtool.training.reinforcement.advantages import first_difference, lacks_signal
-from sidtool.training.reinforcement.groups import GroupMaker, Rollouts, first_items
-from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
-from sidtool.training.reinforcement.offline import (
+from sidtool.training.reinforcement.groups import (
+    GroupMaker,
     OfflineGroup,
+    Rollouts,
+    first_difference,
+    first_items,
+    lacks_signal,
     load_records,
     make_offline,
     save_records,
     stack_groups,
 )
+from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
+from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import Groups
-from sidtool.training.reinforcement.rl_run import RlRun
 
 REFERENCE_FILE = "reference.safetensors"
 """The weights of a moving reference, in each checkpoint."""

@@ -16,7 +16,7 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.memory.build import build_memory
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.plan import plan_rl
+from sidtool.training.reinforcement.plan import RlRequest, plan_rl
 from sidtool.training.reinforcement.rewards.kinds import REWARDS
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
@@ -26,7 +26,6 @@ from sidtool.training.reinforcement.rewards.reward import (
     RunFacts,
     reward_sum,
 )
-from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.reinforcement.test_run import FAST

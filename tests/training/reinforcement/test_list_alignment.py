@@ -14,8 +14,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
-from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
-from sidtool.training.reinforcement.rl_run import RlRequest
+from sidtool.training.reinforcement.plan import RlRequest, _policy_prompt, plan_rl
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.runs import Stopped, same, weights
@@ -182,7 +181,7 @@ def test_pairs_are_the_best_and_the_worst_list(
     from sidtool.model.prompt.encoder import prompt_encoder
     from sidtool.recommendation.query import QuerySession
     from sidtool.training.reinforcement.examples import read_list_examples
-    from sidtool.training.reinforcement.offline import load_records, save_records
+    from sidtool.training.reinforcement.groups import load_records, save_records
     from sidtool.training.reinforcement.pairs import ListPair, PairMaker
     from sidtool.training.reinforcement.policy import ListPolicy, Policy
     from sidtool.training.reinforcement.rewards.reward import ListGroups

@@ -21,8 +21,7 @@ from sidtool.examples.lineage import read_lineage, side_files, write_lineage
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
-from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.rl_run import RlRequest
+from sidtool.training.reinforcement.plan import RlRequest, plan_rl
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train

@@ -11,8 +11,7 @@ import torch
 
 from sidtool.recommendation.query import Query
 from sidtool.training.loop.trainer import class_forward
-from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.rl_run import RlRequest
+from sidtool.training.reinforcement.plan import RlRequest, plan_rl
 from sidtool.training.reinforcement.run import grpo_config
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.setup import build_trainer
