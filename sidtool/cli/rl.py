@@ -67,11 +67,11 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
-    from sidtool.training import RL_SETTINGS, RlRequest, plan_rl, read_settings, run_rl
+    from sidtool.training import RL_SETTINGS, plan_rl, read_settings, run_rl
 
     pairs = [*(set_ or ()), *(f"{name}={value}" for name, value in objective.items())]
     rl_options, fields = read_settings(RL_SETTINGS, config, pairs)
-    request = RlRequest(
+    run = plan_rl(
         model,
         examples,
         out,
@@ -80,14 +80,14 @@ def rl(
         reward_inputs=_parse_inputs(reward_input or ()),
         split=split,
         trust_remote_code=trust_remote_code,
+        force=force,
     )
     if dry_run:
-        run = plan_rl(request, force=force)
         return say_plan(f"would train: {run.inheritance()}", json=json, **run.to_json())
     with progress("train") as report:
         steps_of, log = watch()
         summary = run_rl(
-            request,
+            run,
             allow_worse_slices=allow_worse_slices,
             force=force,
             progress=steps_of(report.get("train")),

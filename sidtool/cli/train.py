@@ -155,9 +155,9 @@ def refresh(
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
     from sidtool.examples import TaskCatalogOptions
-    from sidtool.training import RefreshRequest, plan_refresh, run_refresh
+    from sidtool.training import plan_refresh, run_refresh
 
-    request = RefreshRequest(
+    plan = plan_refresh(
         model,
         bundle,
         out,
@@ -167,13 +167,14 @@ def refresh(
         catalog_options=TaskCatalogOptions(**asdict(columns)),
         options=chosen,
         trust_remote_code=trust_remote_code,
+        force=force,
     )
     if dry_run:
-        return _say_refresh_plan(plan_refresh(request, force=force), chosen, model, out, json=json)
+        return _say_refresh_plan(plan, model, json=json)
     with progress("train") as report:
         steps_of, log = watch()
         summary = run_refresh(
-            request,
+            plan,
             force=force,
             progress=steps_of(report.get("train")),
             log=log,
@@ -182,18 +183,16 @@ def refresh(
     return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=json)
 
 
-def _say_refresh_plan(
-    plan: "RefreshPlan", chosen: RefreshOptions, model: str, out: Path, *, json: bool
-) -> None:
+def _say_refresh_plan(plan: "RefreshPlan", model: str, *, json: bool) -> None:
     """What a refresh would do with the bundle, and how long it would train on which tasks."""
     from sidtool.training import training_settings
 
-    verdict = plan.verdict
+    verdict, out = plan.verdict, plan.out
     text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"
     values: dict[str, Any] = {"model": str(out), "bundle": verdict.kind}
     values["reassigned_share"] = verdict.reassigned_share
     if plan.last is not None and plan.split is not None:
-        train_options, sft_fields = training_settings(plan.last, chosen)
+        train_options, sft_fields = training_settings(plan.last, plan.options)
         tasks = ", ".join(plan.last.task_weights)
         text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
         values["tasks"] = dict(plan.last.task_weights)

@@ -1,7 +1,7 @@
 """make-sft: opens what training examples are made from, and writes them with their lineage."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from json.encoder import encode_basestring
 from pathlib import Path
@@ -67,7 +67,8 @@ class SftInputs:
             tokenizer = load_tokenizer(Checkpoint(folder))
             field_tokens = contract.field_tokens
             # the prompt that a model was adopted with, unless there are templates of its task
-            prompt = contract.history_prompt if contract.is_adopted else None
+            is_adopted = any(record.stage == "adopt" for record in contract.stages)
+            prompt = contract.history_prompt if is_adopted else None
             if prompt is not None and prompt.task in options.templates:
                 prompt = None
         items, queries, columns = self._catalog(bundle)
@@ -176,17 +177,33 @@ def make_sft(
 
 
 def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Lineage:
-    """Write the files of a job, whole or not at all."""
+    """Write the files of a job, whole or not at all: they move beside `out` when all are written,
+    the lineage last."""
     side = side_files(out)
-    with _staged(out, force) as stage:
-        tasks = writer(job, stage / out.name)
-        write_validation(stage / side["valid"].name, job.split.valid)
-        if job.general is not None:
-            with (stage / side["general"].name).open("wb") as stream:
-                job.write_examples(stream, job.general.held_out)
-        digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
-        lineage = job.lineage(tasks, digests)
-        write_lineage(lineage, stage / side["meta"].name)
+    with ExitStack() as locks:
+        for path in side.values():
+            locks.enter_context(locked(path))
+        stage = locks.enter_context(locked(out))  # the last one is named by errors of the disk
+        _refuse_outputs(out, force)
+        remove(stage)
+        stage.mkdir()
+        try:
+            tasks = writer(job, stage / out.name)
+            write_validation(stage / side["valid"].name, job.split.valid)
+            if job.general is not None:
+                with (stage / side["general"].name).open("wb") as stream:
+                    job.write_examples(stream, job.general.held_out)
+            digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
+            lineage = job.lineage(tasks, digests)
+            write_lineage(lineage, stage / side["meta"].name)
+            side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
+            if not (stage / side["general"].name).exists():
+                side["general"].unlink(missing_ok=True)
+            for target in (side["valid"], side["general"], out, side["meta"]):
+                if (stage / target.name).exists():
+                    publish(stage / target.name, target)
+        finally:
+            remove(stage)
     return lineage
 
 
@@ -202,30 +219,6 @@ def _refuse_outputs(out: Path, force: bool) -> None:
         return
     for path in (out, *side.values()):
         refuse_existing(path, force)
-
-
-@contextmanager
-def _staged(out: Path, force: bool) -> Iterator[Path]:
-    """A folder to write the files in; they move beside `out` when the block ends well, the lineage
-    last."""
-    side = side_files(out)
-    with ExitStack() as locks:
-        for path in side.values():
-            locks.enter_context(locked(path))
-        stage = locks.enter_context(locked(out))  # the last one is named by errors of the disk
-        _refuse_outputs(out, force)
-        remove(stage)
-        stage.mkdir()
-        try:
-            yield stage
-            side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
-            if not (stage / side["general"].name).exists():
-                side["general"].unlink(missing_ok=True)
-            for target in (side["valid"], side["general"], out, side["meta"]):
-                if (stage / target.name).exists():
-                    publish(stage / target.name, target)
-        finally:
-            remove(stage)
 
 
 def write_validation(path: Path, examples: PackedExamples) -> None:

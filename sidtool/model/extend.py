@@ -162,7 +162,11 @@ def check_extension(
 ) -> None:
     """Raise what `extend_model` refuses before it looks for the model."""
     FieldTokens(0, options.field_tokens)  # raises UsageError
-    check_init(bundle, options.init)
+    if options.init == "codebook" and bundle.codebook is None:
+        raise UsageError(
+            f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",
+            hint="--init random needs none",
+        )
     check_license(options.license or "unknown")
     refuse_existing(out, force, FOLDER)
     require("models")
@@ -241,12 +245,3 @@ def greedy_generation(network: Any, tokenizer: Any) -> Any:
     if is_encoder_decoder(network):
         ids["decoder_start_token_id"] = decoder_start_id(network)
     return GenerationConfig(do_sample=False, num_beams=1, **ids)
-
-
-def check_init(bundle: Bundle, init: Init) -> None:
-    """Raise UsageError if the bundle lacks the codebook that `init` makes rows from."""
-    if init == "codebook" and bundle.codebook is None:
-        raise UsageError(
-            f"bundle {bundle.manifest.name!r} has no codebook to initialize embedding rows from",
-            hint="--init random needs none",
-        )

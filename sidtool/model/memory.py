@@ -10,8 +10,7 @@ from sidtool.memory import Gate, Memory, Reranker
 from sidtool.model.contract.contract import (
     MEMORY_COPY,
     MemoryBinding,
-    check_new_item_factor,
-    check_weight,
+    check_mixture,
 )
 from sidtool.tokenizer.bundle import Bundle
 
@@ -29,7 +28,7 @@ class WeightedMemory:
     p_memory is the memory's scores raised to `power`, those of new items times `new_item_factor`,
     and normalized.
 
-    Raises UsageError as `check_weight` and `check_new_item_factor`."""
+    Raises UsageError as `check_mixture`."""
 
     memory: Memory
     weight: float = DEFAULT_WEIGHT
@@ -42,8 +41,7 @@ class WeightedMemory:
     """Orders the first items of the mixture again."""
 
     def __post_init__(self) -> None:
-        check_weight(self.weight, self.power)
-        check_new_item_factor(self.new_item_factor)
+        check_mixture(self.weight, self.power, self.new_item_factor)
 
     @property
     def is_used(self) -> bool:

@@ -66,7 +66,7 @@ class TokenEmbeddings:
             layer.register_state_dict_post_hook(_drop_parameter)
         for table in tables:
             table.forward = partial(self._embed, table, _lookup_copy(table))
-        head.forward = self._all_logits
+        head.forward = partial(self.logits, columns=(0, len(head.weight)))
 
     def named(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """The rows, detached, by the name of their first layer; parts under FSDP2."""
@@ -112,9 +112,6 @@ class TokenEmbeddings:
         blocks = [linear(hidden, part) for part in parts if len(part)]
         joined = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-1)
         return joined if self._head.bias is None else joined + self._head.bias[first:stop]
-
-    def _all_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.logits(hidden, (0, len(self._head.weight)))
 
     def _embed(self, layer: nn.Embedding, lookup: Any, ids: torch.Tensor) -> torch.Tensor:
         """A layer's own forward on a table with one row for each token of the batch."""

@@ -1,4 +1,3 @@
-from .reinforcement.plan import RlRequest as RlRequest
 from .reinforcement.plan import plan_rl as plan_rl
 from .reinforcement.run import rl as rl
 from .reinforcement.run import run_rl as run_rl
@@ -9,7 +8,6 @@ from .reinforcement.settings import RlOptions as RlOptions
 from .renewal.last_training import RefreshOptions as RefreshOptions
 from .renewal.last_training import training_settings as training_settings
 from .renewal.refresh import RefreshPlan as RefreshPlan
-from .renewal.refresh import RefreshRequest as RefreshRequest
 from .renewal.refresh import plan_refresh as plan_refresh
 from .renewal.refresh import refresh as refresh
 from .renewal.refresh import run_refresh as run_refresh

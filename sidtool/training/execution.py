@@ -3,8 +3,8 @@ the output is complete. Of several processes, the first alone writes."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ def train_and_publish(
     with locked(run.out) if arguments.process_index == 0 else nullcontext():
         refuse_existing(run.out, force)
         checkpoint = _find_checkpoint(run, arguments, force)
-        with _resumable_or_removed(run, arguments):
+        is_first = arguments.process_index == 0
+        try:
             trainer = build()
             if checkpoint and has_ended(checkpoint):
                 trainer.restore(checkpoint)
@@ -72,29 +73,25 @@ def train_and_publish(
             check_weights(trainer)
             if check is not None:
                 check(trainer)
+        except (SidtoolError, ValueError):
+            # without a checkpoint a corrected call must not find this run's settings
+            if is_first and last_checkpoint(run.work) is None:
+                remove(run.work)
+            raise
         totals = trainer.totals()
         trainer.accelerator.wait_for_everyone()
         final = run.work / "output"
-        if arguments.process_index == 0:
+        if is_first:
             remove(final)
         trainer.write_model(final)
-        if arguments.process_index == 0:
-            _publish_output(run, trainer, final, force)
+        if is_first:
+            write_history(trainer.state.log_history, final)
+            keep_logs(run.work, final)
+            refuse_existing(run.out, force)
+            publish(final, run.out)
+            remove(run.work)
         trainer.accelerator.wait_for_everyone()
     return Finished(trainer, checkpoint, totals)
-
-
-@contextmanager
-def _resumable_or_removed(run: Run, arguments: Any) -> Iterator[None]:
-    """Remove the work folder after an error, also one of a library about a value, if it has no
-    checkpoint: a corrected call must not find this run's settings."""
-    try:
-        yield
-    except (SidtoolError, ValueError):
-        is_first = arguments.process_index == 0
-        if is_first and last_checkpoint(run.work) is None:
-            remove(run.work)
-        raise
 
 
 def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
@@ -109,15 +106,6 @@ def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
         if is_first and checkpoint:
             relocate_best(checkpoint)
     return checkpoint
-
-
-def _publish_output(run: Run, trainer: Any, final: Path, force: bool) -> None:
-    """Move the model in `final`, without training state, into place and remove the work folder."""
-    write_history(trainer.state.log_history, final)
-    keep_logs(run.work, final)
-    refuse_existing(run.out, force)
-    publish(final, run.out)
-    remove(run.work)
 
 
 def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:

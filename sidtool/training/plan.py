@@ -1,9 +1,8 @@
 """What a training run needs, checked before weights are read or anything is written."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
@@ -54,7 +53,13 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
     if options.stage == "lora":
         refuse_base_as_output(request.out, contract, model_dir)
     check_same_bundle(lineage, bundle, examples)
-    _check_field_tokens(lineage, contract, examples)
+    shown = lineage.field_tokens
+    if shown and dict(shown) != dict(contract.field_tokens):
+        raise CompatibilityError(
+            f"{examples} shows tokens of {', '.join(shown)} as another model has them than the "
+            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
+            hint="make-sft --model with the model that is to be trained",
+        )
     by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}
     learned_from = further_splits(bundle, by_name.values())
     _check_kind(contract.kind, options, lineage)
@@ -81,17 +86,6 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
         item_fields=_item_fields(lineage, contract, options),
         trust_remote_code=trust,
     )
-
-
-def _check_field_tokens(lineage: Lineage, contract: Contract, examples: Path) -> None:
-    """Raise CompatibilityError if the examples show tokens of fields that the model has not."""
-    shown = lineage.field_tokens
-    if shown and dict(shown) != dict(contract.field_tokens):
-        raise CompatibilityError(
-            f"{examples} shows tokens of {', '.join(shown)} as another model has them than the "
-            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
-            hint="make-sft --model with the model that is to be trained",
-        )
 
 
 def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) -> ItemFields:
@@ -175,27 +169,20 @@ def run_config(run: TrainingRun) -> Any:
     _ = run.softmax_over  # does not fit all examples
     kind = run.contract.kind
     check_fields(kind, run.config_fields)
-    config_class, decided = _config_class(kind)
     validates = run.valid is not None and run.config_fields["eval_strategy"] != "no"
-    decided |= {"remove_unused_columns": False, "load_best_model_at_end": validates}
+    decided: dict[str, Any] = {"remove_unused_columns": False, "load_best_model_at_end": validates}
     if not validates:
         decided["eval_strategy"] = "no"
+    if kind == "causal":
+        from trl import SFTConfig as config_class
+
+        # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
+        decided |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    else:
+        from transformers import Seq2SeqTrainingArguments as config_class
     arguments = made_config(config_class, run, decided, shards=True)
     check_fsdp(arguments)
     return arguments
-
-
-def _config_class(kind: ModelKind) -> tuple[Any, dict[str, Any]]:
-    """The class of the configuration, and the fields by which its trainer leaves examples as they
-    are."""
-    if kind == "causal":
-        from trl import SFTConfig
-
-        # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
-        return SFTConfig, {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    from transformers import Seq2SeqTrainingArguments
-
-    return Seq2SeqTrainingArguments, {}
 
 
 def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
@@ -222,9 +209,16 @@ def made_config(
 
     Raises UsageError if the fields do not fit together, or if one process would train on several
     GPUs."""
-    for_machine, own_fields = machine_defaults(run.config_fields)
+    import torch
+
+    own_fields = dict(run.config_fields)
+    on_gpu = torch.cuda.is_available() and not own_fields.get("use_cpu", False)
+    if own_fields.get("bf16") == "auto":
+        own_fields["bf16"] = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
     fields = {
-        **for_machine,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": on_gpu,
         **own_fields,
         "output_dir": str(run.work),
         # a loss that is no number stops the training
@@ -235,7 +229,12 @@ def made_config(
         "restore_callback_states_from_checkpoint": True,
         **decided,
     }
-    _refuse_sharding(fields, ("deepspeed",) if shards else ("fsdp", "deepspeed"))
+    for name in ("deepspeed",) if shards else ("fsdp", "deepspeed"):
+        if fields.get(name) or is_set(f"ACCELERATE_USE_{name.upper()}"):
+            raise UsageError(
+                f"{name} divides weights among processes, and training reads them whole",
+                hint="torchrun or accelerate launch without it: every process has the whole model",
+            )
     try:
         arguments = config_class(**fields)
     except (ValueError, TypeError) as error:
@@ -247,34 +246,6 @@ def made_config(
             "selects one",
         )
     return arguments
-
-
-def _refuse_sharding(fields: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise UsageError if a setting, or the configuration of accelerate, divides weights among
-    processes in one of these ways."""
-    for name in names:
-        if fields.get(name) or is_set(f"ACCELERATE_USE_{name.upper()}"):
-            raise UsageError(
-                f"{name} divides weights among processes, and training reads them whole",
-                hint="torchrun or accelerate launch without it: every process has the whole model",
-            )
-
-
-def machine_defaults(config_fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields that suit the machine, and `config_fields` with `bf16=auto` resolved."""
-    import torch
-
-    fields = dict(config_fields)
-    on_gpu = torch.cuda.is_available() and not fields.get("use_cpu", False)
-    fast_bf16 = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
-    if fields.get("bf16") == "auto":
-        fields["bf16"] = fast_bf16
-    suggested = {
-        "use_cpu": not on_gpu,
-        "bf16": on_gpu and fast_bf16,
-        "dataloader_pin_memory": on_gpu,
-    }
-    return suggested, fields
 
 
 def weight_dtype(run: TrainingRun, arguments: Any) -> Dtype:

@@ -19,7 +19,7 @@ from sidtool.base.progress import Progress
 from sidtool.examples import validation_users
 from sidtool.model.contract import TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.training.execution import Finished, train_and_publish
+from sidtool.training.execution import train_and_publish
 from sidtool.training.forgetting import ForgettingCheck
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training, run_config
@@ -145,8 +145,10 @@ def run_training(
     forgetting = ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
     if notify:
         notify(run.inheritance())
-    if reuse and _is_output_of(run):
-        return TrainingSummary(run.options.stage, str(run.out), reused=True)
+    if reuse and run.out.exists():
+        params = read_contract(run.out).params
+        if isinstance(params, TrainParams) and params.run == run.digest:
+            return TrainingSummary(run.options.stage, str(run.out), reused=True)
     # with `reuse`, the output of another run
     refuse_existing(run.out, force, FOLDER)
     with quiet(), offline():
@@ -159,24 +161,10 @@ def run_training(
 
         check = None if forgetting is None else forgetting.measure_after
         finished = train_and_publish(run, arguments, build, force=force, check=check)
-        return _summary(run, finished, forgetting)
-
-
-def _is_output_of(run: TrainingRun) -> bool:
-    if not run.out.exists():
-        return False
-    params = read_contract(run.out).params
-    return isinstance(params, TrainParams) and params.run == run.digest
-
-
-def _summary(
-    run: TrainingRun, finished: Finished, check: ForgettingCheck | None
-) -> TrainingSummary:
-    trainer = finished.trainer
-    totals = finished.totals
+    trainer, totals = finished.trainer, finished.totals
     tokens, targets = totals.seen
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    forgetting = None if check is None else check.result
+    result = None if forgetting is None else forgetting.result
     return TrainingSummary(
         stage=run.options.stage,
         model=str(run.out),
@@ -195,8 +183,8 @@ def _summary(
         resumed_from=finished.checkpoint.name if finished.checkpoint else None,
         packed=trainer.packed,
         softmax_over=run.softmax_over,
-        perplexity_before=None if forgetting is None else forgetting.before,
-        perplexity_after=None if forgetting is None else forgetting.after,
+        perplexity_before=None if result is None else result.before,
+        perplexity_after=None if result is None else result.after,
     )
 
 

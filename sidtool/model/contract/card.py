@@ -16,7 +16,6 @@ from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.prompt.frames import HISTORY_SLOT
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, flat_record
 
 MODEL_CARD = "README.md"
@@ -75,6 +74,13 @@ def check_license(license: str) -> None:
 def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = None) -> str:
     """The card of a model, as Markdown with YAML front matter. `reference` is URL/NAME@VERSION of a
     published one, which a reader of the card has to pull first."""
+    pulling = ""
+    if reference is not None and is_hub_repository(reference):
+        hub_name = json.dumps(reference.removeprefix(HUB_PREFIX))
+        pulling = f"```python\n{_FROM_HUB.format(name=hub_name)}\n```\n\n"
+    elif reference is not None:
+        command = f"sidtool pull {shell_word(reference)} -o model && cd model"
+        pulling = f"```console\n{command}\n```\n\n"
     template = files("sidtool.model.contract").joinpath("card.md").read_text(encoding="utf-8")
     return Template(template).substitute(
         front=front_matter(
@@ -86,7 +92,7 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
         ),
         name=literal(bundle.manifest.name),
         summary=key_value_table(summary(contract, bundle)),
-        loading=_pulling(reference) + _loading(contract, bundle),
+        loading=pulling + _loading(contract, bundle),
         recipe="\n\n".join(_stages(contract)),
         data=key_value_table(dict(_data(contract, bundle))),
         metrics=_metrics(contract),
@@ -105,13 +111,17 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
     """What a model is: its license, base, items, tokens, bundle and memory, by name."""
     manifest = bundle.manifest
     tokens = contract.tokens
+    n_missing = len(tokens.token_ids) - tokens.number
+    missing = f", {n_missing} codes have no token" if n_missing else ""
+    base = contract.base_model
     first_sid = contract.space.spell([0] * contract.space.levels)
     values: dict[str, object] = {
         "license": contract.license or "unknown",
-        "base model": _base_name(contract.base_model),
+        # of a path the last part, because others name folders of a machine
+        "base model": base if base.startswith(HUB_PREFIX) else PurePath(base).name,
         "items": manifest.items,
         "SIDs": f"{contract.space.spelled_sizes} codes, spelled like {first_sid}",
-        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}" + _missing(tokens),
+        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}{missing}",
         "bundle": f"{manifest.name} {manifest.version}, digest {manifest.identity.digest}",
         "scores": f"log-probabilities, normalized over the {contract.normalize}",
     }
@@ -123,26 +133,6 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
         weight = "by a gate per request" if memory.gate else f"weight {memory.weight:g}"
         values["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
     return values
-
-
-def _missing(tokens: SidTokens) -> str:
-    n_missing = len(tokens.token_ids) - tokens.number
-    return f", {n_missing} codes have no token" if n_missing else ""
-
-
-def _base_name(base: str) -> str:
-    """A hub id as it is; of a path the last part, because others name folders of a machine."""
-    return base if base.startswith(HUB_PREFIX) else PurePath(base).name
-
-
-def _pulling(reference: str | None) -> str:
-    if reference is None:
-        return ""
-    if is_hub_repository(reference):
-        name = json.dumps(reference.removeprefix(HUB_PREFIX))
-        return f"```python\n{_FROM_HUB.format(name=name)}\n```\n\n"
-    command = f"sidtool pull {shell_word(reference)} -o model && cd model"
-    return f"```console\n{command}\n```\n\n"
 
 
 def _loading(contract: Contract, bundle: Bundle) -> str:

@@ -174,14 +174,6 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
     return bundle
 
 
-def embed(folder: Path, contract: Mapping[str, Any]) -> None:
-    """Store the JSON object of a contract in the configuration of a model folder, spelled as
-    transformers spells it."""
-    settings = read_object(folder / CONFIG) | {EMBEDDED: contract}
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    write_whole(folder / CONFIG, text)
-
-
 def embedded_contract(folder: Path) -> Mapping[str, Any] | None:
     """The JSON object of the contract in the configuration of a model folder; None if it has none.
 
@@ -209,7 +201,10 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract
     digests = model_digests(folder) | {name: file_digest(folder / name) for name in roots}
     if (folder / CONFIG).is_file():
         del digests[CONFIG]
-        embed(folder, replace(contract, files=digests).to_json())
+        embedded = replace(contract, files=digests).to_json()
+        settings = read_object(folder / CONFIG) | {EMBEDDED: embedded}
+        # as transformers spells it
+        write_whole(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         digests[CONFIG] = file_digest(folder / CONFIG)
     stored = replace(contract, files=digests)
     write_whole(folder / MODEL_CARD, model_card(stored, bundle))

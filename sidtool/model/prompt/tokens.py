@@ -268,12 +268,7 @@ class FieldTokens:
     @property
     def texts(self) -> tuple[str, ...]:
         """The tokens in the order of their ids."""
-        return field_token_texts(self.number)
-
-
-def field_token_texts(number: int) -> tuple[str, ...]:
-    """The texts of so many field tokens."""
-    return tuple(f"<field_{index}>" for index in range(number))
+        return tuple(f"<field_{index}>" for index in range(self.number))
 
 
 def value_of_token(text: str) -> str:

@@ -120,6 +120,9 @@ def check_fsdp(arguments: Any) -> None:
     """Raise UsageError if FSDP is wanted in a way that training does not support."""
     if not wants_fsdp(arguments):
         return
+    from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.fsdp import CPUOffloadPolicy, StateDictType
+
     if arguments.world_size == 1:
         raise UsageError("fsdp divides weights among processes, and this is one", hint=_ONE_PROCESS)
     optim = str(getattr(arguments.optim, "value", arguments.optim))
@@ -127,29 +130,8 @@ def check_fsdp(arguments: Any) -> None:
         raise UsageError(
             f"optim={optim} cannot be combined with fsdp", hint=f"optim={', '.join(OPTIMIZERS)}"
         )
-    for is_chosen, name, reason, instead in _unsupported(arguments):
-        if is_chosen:
-            raise UsageError(f"{name} is not supported: {reason}", hint=instead)
-
-
-def check_active(arguments: Any, accelerator: Any) -> None:
-    """Raise UsageError if FSDP is wanted, and accelerate left it out."""
-    if wants_fsdp(arguments) and not accelerator.is_fsdp2:
-        raise UsageError(
-            f"fsdp divides weights among GPUs, and accelerate leaves it out on {arguments.device}",
-            hint="train without it",
-        )
-
-
-def _unsupported(arguments: Any) -> list[tuple[bool, str, str, str]]:
-    """Choices of FSDP that training does not support: whether it is made, its name, the reason and
-    what to choose instead."""
-    from accelerate import FullyShardedDataParallelPlugin
-    from torch.distributed.fsdp import CPUOffloadPolicy, StateDictType
-
     plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
-    is_full = plugin.state_dict_type == StateDictType.FULL_STATE_DICT
-    return [
+    unsupported = (
         (
             plugin.fsdp_version != 2,
             f"fsdp_version: {plugin.fsdp_version}",
@@ -157,13 +139,13 @@ def _unsupported(arguments: Any) -> list[tuple[bool, str, str, str]]:
             "fsdp_version: 2",
         ),
         (
-            not is_full,
+            plugin.state_dict_type != StateDictType.FULL_STATE_DICT,
             f"fsdp_state_dict_type: {plugin.state_dict_type.name}",
             "checkpoints have whole weights, so that any number of processes can resume them",
             "fsdp_state_dict_type: FULL_STATE_DICT",
         ),
         (
-            bool(plugin.cpu_ram_efficient_loading),
+            plugin.cpu_ram_efficient_loading,
             "fsdp_cpu_ram_efficient_loading: true",
             "every process checks the weights that it loads",
             "fsdp_cpu_ram_efficient_loading: false",
@@ -175,12 +157,24 @@ def _unsupported(arguments: Any) -> list[tuple[bool, str, str, str]]:
             "fsdp_offload_params: false",
         ),
         (
-            bool(plugin.activation_checkpointing),
+            plugin.activation_checkpointing,
             "fsdp_activation_checkpointing: true",
             "it replaces layers of the model",
             "fsdp_activation_checkpointing: false, and --set gradient_checkpointing=true",
         ),
-    ]
+    )
+    for is_chosen, name, reason, instead in unsupported:
+        if is_chosen:
+            raise UsageError(f"{name} is not supported: {reason}", hint=instead)
+
+
+def check_active(arguments: Any, accelerator: Any) -> None:
+    """Raise UsageError if FSDP is wanted, and accelerate left it out."""
+    if wants_fsdp(arguments) and not accelerator.is_fsdp2:
+        raise UsageError(
+            f"fsdp divides weights among GPUs, and accelerate leaves it out on {arguments.device}",
+            hint="train without it",
+        )
 
 
 def is_set(variable: str) -> bool:

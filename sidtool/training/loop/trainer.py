@@ -237,7 +237,13 @@ class CausalTrainer(SidTrainer, SFTTrainer):
         teachers: Teachers | None = None,
         **settings: Any,
     ) -> None:
-        self.packed = _resolve_packing(model, batching, teachers)
+        can_pack = batching != "padded" and packs_exactly(model)
+        self.packed = can_pack and (teachers is None or teachers.packs)
+        if batching == "packed" and not self.packed:
+            raise UsageError(
+                "examples cannot be packed: the model or a teacher does not keep them separate",
+                hint="packing needs sdpa attention; batching=padded works with any",
+            )
         collator = PackedCollator if self.packed else PaddedCollator
         super().__init__(
             model=model,
@@ -246,18 +252,6 @@ class CausalTrainer(SidTrainer, SFTTrainer):
             collator=collator(padding_id(tokenizer)),
             **settings,
         )
-
-
-def _resolve_packing(model: Any, batching: str, teachers: Teachers | None) -> bool:
-    if batching == "padded":
-        return False
-    can_pack = packs_exactly(model) and (teachers is None or teachers.packs)
-    if batching == "packed" and not can_pack:
-        raise UsageError(
-            "examples cannot be packed: the model or a teacher does not keep them separate",
-            hint="packing needs sdpa attention; batching=padded works with any",
-        )
-    return can_pack
 
 
 LINES_PER_PART = 16

@@ -21,13 +21,6 @@ from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
 from sidtool.training.training_run import Log
 
 
-def _measured(seconds: float) -> dict[str, float]:
-    """The MACHINE_FIGURES, those of a GPU only if there is one."""
-    memory = {"memory_gib": resident_gib(), "gpu_memory_gib": peak_cuda_gib()}
-    figures = {"seconds": seconds, **memory}
-    return {name: round(value, 3) for name, value in figures.items() if value is not None}
-
-
 class WatchedTrainer(Trainer):
     """Counts losses, time and `n_seen`, a tensor of counts that a subclass increases, and stops at
     a loss or a gradient that is no number."""
@@ -134,7 +127,10 @@ class WatchedTrainer(Trainer):
             steps = max(1, self.state.global_step - totals.logged_step)
             logs = {**logs, "loss": (totals.loss - totals.logged_loss) / steps}
             logs["tokens"] = totals.seen[0]
-            logs |= _measured(totals.seconds)
+            measured = {"seconds": totals.seconds, "memory_gib": resident_gib()}
+            if (on_gpu := peak_cuda_gib()) is not None:
+                measured["gpu_memory_gib"] = on_gpu
+            logs |= {name: round(value, 3) for name, value in measured.items()}
             self._logged = (totals.loss, self.state.global_step)
         super().log(logs, start_time)
 
@@ -185,20 +181,15 @@ class ProgressCallback(TrainerCallback):
             self._progress(state.global_step, state.max_steps)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the time of a validation out of the speed."""
-        self._leave_out()
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave the time of a checkpoint out of the speed."""
-        self._leave_out()
-
-    def _leave_out(self) -> None:
-        """Leave the time since the last step, or since this was called, out of the speed."""
+        """Leave the time of a validation or a checkpoint, which is that since the last step or
+        since this was called, out of the speed."""
         now = time.monotonic()
         if self._last is not None:
             seconds, tokens = self._last
             self._last = (seconds + now - self._step_end, tokens)
         self._step_end = now
+
+    on_save = on_evaluate
 
     def _speed(self, logs: Mapping[str, float]) -> dict[str, float]:
         if "tokens" not in logs:
@@ -309,16 +300,16 @@ def _whole_optimizer_state(optimizer: Any, *, keep: bool) -> dict[str, Any]:
 
 def _divided_optimizer_state(stored: dict[str, Any], optimizer: Any) -> dict[str, Any]:
     """The state of one process with what has the shape of a weight divided as the weight is."""
+
+    def has_shape(value: Any, weight: torch.Tensor) -> bool:
+        return isinstance(value, torch.Tensor) and value.shape == weight.shape
+
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     states = {}
     for number, values in stored["state"].items():
         weight = weights[number]
         states[number] = {
-            key: part_like(weight, value) if _has_shape(value, weight) else value
+            key: part_like(weight, value) if has_shape(value, weight) else value
             for key, value in values.items()
         }
     return {**stored, "state": states}
-
-
-def _has_shape(value: Any, weight: torch.Tensor) -> bool:
-    return isinstance(value, torch.Tensor) and value.shape == weight.shape

@@ -1,10 +1,14 @@
 """The groups of items that a policy is trained on: G distinct items of the catalog for each prompt,
-by beam search."""
+by beam search; what their rewards tell; and the records of what the start made once per example,
+which preference learning compares the policy with, in a checkpoint.
+
+Made again beside other examples, records would differ in the last bits, and a resumed run in its
+weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +20,6 @@ from sidtool.tokenizer.bundle import Trie
 from sidtool.tokenizer.sid import Codes, ItemRows, Leaves, SidPositions
 from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.policy import Policy, pad_left
-from sidtool.training.reinforcement.settings import RlOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,6 @@ class GroupMaker:
     examples: RlExamples
     size: int
     """G, the items of a group"""
-    options: RlOptions
 
     def target_leaves(self, numbers: NDArray[np.int64]) -> Leaves:
         """(n,): the leaf of each example's target."""
@@ -49,11 +51,7 @@ class GroupMaker:
 
     def make(self, model: Any, numbers: NDArray[np.int64]) -> Rollouts:
         """The groups of examples, under a model that holds no gradient meanwhile."""
-        exclude_seen = bool(self.options.exclude_seen)
-        queries = [
-            self.examples.query(self.session, number, exclude_seen=exclude_seen)
-            for number in numbers.tolist()
-        ]
+        queries = [self.examples.query(self.session, number) for number in numbers.tolist()]
         leaves = np.full((len(queries), self.size), -1, dtype=np.int64)
         results = self.session.search(model, queries, k=self.size, num_beams=self.size)
         for row, result in zip(leaves, results, strict=True):
@@ -107,21 +105,24 @@ def first_difference(items: Codes, targets: Codes, valid: Flags) -> NDArray[np.f
 
 
 @dataclass(frozen=True, eq=False)
-class OfflineGroup:
-    """G items for one example, and its target."""
+class PromptRecord:
+    """What is made once for an example: tensors that have the same shape in all records of a file,
+    but for the prompt."""
 
     prompt: torch.Tensor
     """(P,) token ids"""
-    completions: torch.Tensor
-    """(G, levels) token ids"""
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineGroup(PromptRecord):
+    """G items for one example, and its target behind them."""
+
+    codes: torch.Tensor
+    """(G + 1, levels)"""
     valid: torch.Tensor
     """(G,) bool: items other than the target"""
     reference: torch.Tensor
-    """(G,): log-probability of each item under the start"""
-    target_codes: torch.Tensor
-    """(levels,) codes"""
-    target_reference: torch.Tensor
-    """(): log-probability of the target under the start"""
+    """(G + 1,): log-probability of each under the start"""
 
 
 @torch.no_grad()
@@ -133,72 +134,39 @@ def make_offline(
     rows = np.array(numbers, dtype=np.int64)
     rollouts = maker.make(start, rows)
     targets = maker.target_leaves(rows)
-    valid = rollouts.valid & (rollouts.leaves != targets[:, None])
-    shape = (*rollouts.leaves.shape, trie.levels)  # (n, G, levels)
-    flat_codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))
-    item_codes = flat_codes.astype(np.int64).reshape(shape)
-    target_codes = trie.leaf_codes(targets).astype(np.int64)
-    chains = np.concatenate([item_codes, target_codes[:, None]], axis=1)  # (n, G + 1, levels)
-    ids, mask = pad_left([torch.tensor(prompt) for prompt in rollouts.prompts])
-    device = start.device
-    scores = policy.scores(
-        start, ids.to(device), mask.to(device), torch.from_numpy(chains).to(device)
-    )
-    log_probs = scores.log_probs.sum(-1).cpu()  # (n, G + 1)
-    token_ids = maker.session.tokens.ids(flat_codes, begin_end_tokens=False)
-    completions = torch.from_numpy(token_ids.reshape(shape))
+    leaves = np.concatenate([rollouts.leaves, targets[:, None]], axis=1)  # (n, G + 1)
+    valid = torch.from_numpy(rollouts.valid & (rollouts.leaves != targets[:, None]))
+    flat_codes = trie.leaf_codes(Leaves(leaves.ravel())).astype(np.int64)
+    codes = torch.from_numpy(flat_codes.reshape(*leaves.shape, trie.levels))
+    prompts = [torch.tensor(prompt) for prompt in rollouts.prompts]
+    inputs = (*pad_left(prompts), codes)
+    log_probs, _ = policy.scores(start, *(tensor.to(start.device) for tensor in inputs))
+    reference = log_probs.sum(-1).cpu()  # (n, G + 1)
     return {
-        number: OfflineGroup(
-            prompt=torch.tensor(rollouts.prompts[row]),
-            completions=completions[row],
-            valid=torch.from_numpy(valid[row]),
-            reference=log_probs[row, :-1],
-            target_codes=torch.from_numpy(target_codes[row]),
-            target_reference=log_probs[row, -1],
-        )
+        number: OfflineGroup(prompts[row], codes[row], valid[row], reference[row])
         for row, number in enumerate(numbers)
     }
 
 
-def stack_groups(groups: Sequence[OfflineGroup]) -> dict[str, torch.Tensor]:
-    """A batch with one row per item, as TRL's; what a group has once is repeated."""
-    size = len(groups[0].valid)
-    ids, mask = pad_left([group.prompt for group in groups])
-    once = {
-        "prompt_ids": ids,
-        "prompt_mask": mask,
-        "target_codes": torch.stack([group.target_codes for group in groups]),
-        "target_reference": torch.stack([group.target_reference for group in groups]),
-    }
-    batch = {name: tensor.repeat_interleave(size, dim=0) for name, tensor in once.items()}
-    batch["completion_ids"] = torch.cat([group.completions for group in groups])
-    batch["valid"] = torch.cat([group.valid for group in groups])
-    batch["reference"] = torch.cat([group.reference for group in groups])
-    return batch
+def stack(records: Sequence[PromptRecord], size: int) -> dict[str, torch.Tensor]:
+    """A batch with `size` rows for each record, which a trainer may split by rows: all have what
+    the record has."""
+    ids, mask = pad_left([record.prompt for record in records])
+    once = {"prompt_ids": ids, "prompt_mask": mask}
+    for field in fields(records[0]):
+        if field.name != "prompt":
+            once[field.name] = torch.stack([getattr(record, field.name) for record in records])
+    return {name: tensor.repeat_interleave(size, dim=0) for name, tensor in once.items()}
 
 
-class PromptRecord(Protocol):
-    """A dataclass of tensors, of the same shape in all records of a file but for the prompt."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    @property
-    def prompt(self) -> torch.Tensor:
-        """(P,) token ids"""
-
-
-Record = TypeVar("Record")
+Record = TypeVar("Record", bound=PromptRecord)
 
 
 def save_records(records: Mapping[int, PromptRecord], path: Path) -> None:
     """Store at least one record by the number of its example."""
-    first = next(iter(records.values()))
-    stacked = {
-        field.name: [getattr(record, field.name) for record in records.values()]
-        for field in fields(first)
-    }
-    prompts = stacked.pop("prompt")
-    tensors = {name: torch.stack(rows) for name, rows in stacked.items()}
+    prompts = [record.prompt for record in records.values()]
+    tensors = stack(list(records.values()), 1)
+    del tensors["prompt_ids"], tensors["prompt_mask"]
     tensors["prompt"] = torch.cat(prompts)
     tensors["length"] = torch.tensor([len(prompt) for prompt in prompts])
     tensors["number"] = torch.tensor(list(records))

@@ -7,7 +7,6 @@ policy is compared with. Settings, validation, checkpoints and resumption are th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -23,15 +22,13 @@ from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.judge import ListValues, Measurement
-from sidtool.training.reinforcement.objective import preference_loss, sft_loss
+from sidtool.training.reinforcement.objective import preference_loss
 from sidtool.training.reinforcement.pairs import (
     ListPair,
     ListRewardFunction,
     PairMaker,
-    stack_pairs,
     write_lists,
 )
-from sidtool.training.reinforcement.policy import ListPolicy
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext
 from sidtool.training.reinforcement.settings import RlOptions
@@ -60,23 +57,21 @@ class ListTrainer(GroupTrainer):
     def make_records(self, numbers: list[int]) -> dict[int, Any]:
         """The pairs of examples, by their number, for this round."""
         assert self.reference_policy is not None
-        reference = ListPolicy(self.reference_policy, self.pairs.session.tokens)
-        return self.pairs.make(self.ref_model, reference, numbers)
+        return self.pairs.make(self.ref_model, self.reference_policy, numbers)
 
     def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
         """A batch of pairs, whose rewards are logged."""
         self.recent["reward"] += [float(pair.mean_reward) for pair in records]
-        self.recent["dead_groups"] += [
-            float(pair.rewards[0] == pair.rewards[1]) for pair in records
-        ]
-        return stack_pairs(records)
+        is_dead = [float(pair.rewards[0] == pair.rewards[1]) for pair in records]
+        self.recent["dead_groups"] += is_dead
+        return super().stack(records)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The preference of the better list, and the cross-entropy of the targets."""
         once = {name: tensor[::2] for name, tensor in inputs.items()}
         n_lists = 3 if self.options.sft_weight else 2
         with self.accelerator.autocast():
-            log_probs = ListPolicy(self.maker.policy, self.pairs.session.tokens).log_probs(
+            log_probs = self.maker.policy.list_log_probs(
                 model,
                 once["prompt_ids"].repeat_interleave(n_lists, dim=0),
                 once["prompt_mask"].repeat_interleave(n_lists, dim=0),
@@ -99,7 +94,7 @@ class ListTrainer(GroupTrainer):
             self._metrics["train"]["preferred"].append(float(preferred.float().mean()))
         loss = losses.mean()
         if self.options.sft_weight:
-            cross_entropy = sft_loss(by_list[:, 2][once["valid"][:, 2]])
+            cross_entropy = -by_list[:, 2][once["valid"][:, 2]].mean()
             self._metrics["train"]["sft_loss"].append(float(cross_entropy.detach()))
             loss = loss + self.options.sft_weight * cross_entropy
         return loss / self.current_gradient_accumulation_steps
@@ -135,6 +130,7 @@ class ListValidation:
     session: QuerySession
     """of lists"""
     users: tuple[str, ...]
+    queries: tuple[Query, ...]
     histories: tuple[ItemRows, ...]
     targets: tuple[NDArray[np.int64], ...]
     """the items of each user's held-out session, as bundle rows"""
@@ -142,7 +138,7 @@ class ListValidation:
     """what is known before each session"""
     reward: ListRewardFunction
     length: int
-    options: RlOptions
+    num_beams: int
 
     @classmethod
     def of(
@@ -154,54 +150,36 @@ class ListValidation:
         options: RlOptions,
     ) -> Self:
         """Look up the items of examples; those without an active one of the bundle are left out.
-
         Raises DataError if none is left."""
         items = session.bundle.items
-        is_active = session.bundle.is_active
-        users = []
-        histories = []
-        targets = []
-        fields = []
+        found = []
         for example in examples:
             rows = items.rows(example.history)
             in_bundle = np.flatnonzero(rows >= 0)
             history = ItemRows(rows[in_bundle])
             named = items.rows(example.items)
             following = named[named >= 0]
-            following = following[is_active[following]]
+            following = following[session.bundle.is_active[following]]
             if options.exclude_seen:
                 following = following[~np.isin(following, history)]
             if len(following):
-                users.append(example.user)
-                histories.append(history)
-                fields.append(example.fields.take(in_bundle.tolist()))
-                targets.append(np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64))
-        if not users:
+                targets = np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64)
+                fields = example.fields.take(in_bundle.tolist())
+                denied = session.leaf_filter(None, [history] if options.exclude_seen else [])
+                prompt = session.from_history(history, fields, user=example.user)
+                found.append((example.user, Query(prompt, denied), history, targets, fields))
+        if not found:
             raise DataError("no validation user has a held-out item that a list may have")
-        columns = (tuple(users), tuple(histories), tuple(targets), tuple(fields))
-        return cls(session, *columns, reward, length, options)
-
-    @cached_property
-    def _queries(self) -> list[Query]:
-        seen = [[history] if self.options.exclude_seen else [] for history in self.histories]
-        return [
-            Query(
-                self.session.from_history(history, fields, user=user),
-                self.session.leaf_filter(None, denied),
-            )
-            for user, history, fields, denied in zip(
-                self.users, self.histories, self.fields, seen, strict=True
-            )
-        ]
+        users, queries, histories, lists, known = zip(*found, strict=True)
+        return cls(
+            session, users, queries, histories, lists, known, reward, length, options.eval_num_beams
+        )
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
         """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
+        queries = self.queries[process::processes]
         lists = write_lists(
-            self.session,
-            model,
-            self._queries[process::processes],
-            length=self.length,
-            num_beams=self.options.eval_num_beams,
+            self.session, model, queries, length=self.length, num_beams=self.num_beams
         )
         return lists[:, 0]
 

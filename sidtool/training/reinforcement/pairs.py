@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
 from sidtool.training.reinforcement.examples import ListExamples
-from sidtool.training.reinforcement.groups import NO_SPREAD
-from sidtool.training.reinforcement.policy import ListPolicy, pad_left
+from sidtool.training.reinforcement.groups import NO_SPREAD, PromptRecord
+from sidtool.training.reinforcement.policy import Policy, pad_left
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
 from sidtool.training.reinforcement.settings import RlOptions
 
@@ -22,11 +22,9 @@ ListRewardFunction = Callable[[ListGroups], Matrix]
 
 
 @dataclass(frozen=True, eq=False)
-class ListPair:
+class ListPair(PromptRecord):
     """Two lists for one example, the better first, and the list that really followed."""
 
-    prompt: torch.Tensor
-    """(P,) token ids"""
     codes: torch.Tensor
     """(3, m, L): of the better list, the worse one and the targets"""
     valid: torch.Tensor
@@ -79,15 +77,11 @@ class PairMaker:
     options: RlOptions
 
     @torch.no_grad()
-    def make(self, model: Any, policy: ListPolicy, numbers: Sequence[int]) -> dict[int, ListPair]:
+    def make(self, model: Any, policy: Policy, numbers: Sequence[int]) -> dict[int, ListPair]:
         """The pairs of examples by their number, from lists that a model writes; `policy` is its
         own."""
-        histories = [self.examples.history(number) for number in numbers]
-        exclude_seen = bool(self.options.exclude_seen)
-        queries = [
-            self.examples.query(self.session, number, exclude_seen=exclude_seen)
-            for number in numbers
-        ]
+        examples = self.examples
+        queries = [examples.query(self.session, number) for number in numbers]
         n_lists = self.options.candidate_lists
         lists = write_lists(
             self.session,
@@ -97,21 +91,47 @@ class PairMaker:
             num_beams=n_lists,
             n_lists=n_lists,
         )
+        values = examples.list_values
         groups = ListGroups(
-            histories,
+            [examples.history(number) for number in numbers],
             lists,
-            [self.examples.list_targets[number] for number in numbers],
-            None
-            if self.examples.list_values is None
-            else [self.examples.list_values[number] for number in numbers],
-            list(map(self.examples.fields_before, numbers)),
+            [examples.list_targets[number] for number in numbers],
+            None if values is None else [values[number] for number in numbers],
+            list(map(examples.fields_before, numbers)),
         )
         # a place without a list is neither the best nor the worst
-        is_list = (lists >= 0).any(axis=-1)
-        rewards = np.where(is_list, self.reward(groups), np.nan)
+        rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)
         chosen = self._chosen(lists, rewards, groups.targets)  # (n, 3, m) rows
-        prompts = [list(query.prompt) for query in queries]
-        return self._pairs(model, policy, numbers, prompts, chosen, rewards)
+        codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
+        code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
+        valid = torch.from_numpy(chosen >= 0)
+        prompts = [torch.tensor(query.prompt) for query in queries]
+        ids, mask = pad_left(prompts)
+        inputs = (
+            ids.repeat_interleave(2, dim=0),
+            mask.repeat_interleave(2, dim=0),
+            code_tensor[:, :2].flatten(0, 1),
+            valid[:, :2].flatten(0, 1),
+        )
+        log_probs = policy.list_log_probs(model, *(tensor.to(model.device) for tensor in inputs))
+        reference = log_probs.sum((-2, -1)).view(-1, 2).cpu()
+        pairs = {}
+        for row, number in enumerate(numbers):
+            of_prompt = rewards[row][~np.isnan(rewards[row])]
+            best, worst, mean = 0.0, 0.0, 0.0
+            if len(of_prompt):
+                best, worst, mean = of_prompt.max(), of_prompt.min(), of_prompt.mean()
+            if best - worst <= NO_SPREAD:  # equal but for rounding
+                worst = best
+            pairs[number] = ListPair(
+                prompts[row],
+                code_tensor[row],
+                valid[row],
+                reference[row],
+                torch.tensor([best, worst], dtype=torch.float64),
+                torch.tensor(mean, dtype=torch.float64),
+            )
+        return pairs
 
     def _chosen(
         self, lists: NDArray[np.int64], rewards: Matrix, targets: Sequence[NDArray[np.int64]]
@@ -127,56 +147,3 @@ class PairMaker:
                 # of equally bad lists, the one that the model finds likeliest
                 chosen[row, 1] = lists[row, np.nanargmin(of_prompt)]
         return chosen
-
-    def _pairs(
-        self,
-        model: Any,
-        policy: ListPolicy,
-        numbers: Sequence[int],
-        prompts: Sequence[list[int]],
-        chosen: NDArray[np.int64],
-        rewards: Matrix,
-    ) -> dict[int, ListPair]:
-        codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
-        code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
-        valid = torch.from_numpy(chosen >= 0)
-        ids, mask = pad_left([torch.tensor(prompt) for prompt in prompts])
-        device = model.device
-        log_probs = policy.log_probs(
-            model,
-            ids.repeat_interleave(2, dim=0).to(device),
-            mask.repeat_interleave(2, dim=0).to(device),
-            code_tensor[:, :2].flatten(0, 1).to(device),
-            valid[:, :2].flatten(0, 1).to(device),
-        )
-        reference = log_probs.sum((-2, -1)).view(-1, 2).cpu()
-        pairs = {}
-        for row, number in enumerate(numbers):
-            of_prompt = rewards[row][~np.isnan(rewards[row])]
-            extremes = [of_prompt.max(), of_prompt.min()] if len(of_prompt) else [0.0, 0.0]
-            if extremes[0] - extremes[1] <= NO_SPREAD:  # equal but for rounding
-                extremes[1] = extremes[0]
-            pairs[number] = ListPair(
-                torch.tensor(prompts[row]),
-                code_tensor[row],
-                valid[row],
-                reference[row],
-                torch.tensor(extremes, dtype=torch.float64),
-                torch.tensor(of_prompt.mean() if len(of_prompt) else 0.0, dtype=torch.float64),
-            )
-        return pairs
-
-
-def stack_pairs(pairs: Sequence[ListPair]) -> dict[str, torch.Tensor]:
-    """A batch with two rows per pair, which a trainer may split by rows; what a pair has once is
-    in both."""
-    ids, mask = pad_left([pair.prompt for pair in pairs])
-    once = {
-        "prompt_ids": ids,
-        "prompt_mask": mask,
-        "codes": torch.stack([pair.codes for pair in pairs]),
-        "valid": torch.stack([pair.valid for pair in pairs]),
-        "reference": torch.stack([pair.reference for pair in pairs]),
-        "rewards": torch.stack([pair.rewards for pair in pairs]),
-    }
-    return {name: tensor.repeat_interleave(2, dim=0) for name, tensor in once.items()}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,36 +41,12 @@ from sidtool.training.reinforcement.settings import (
     RL_DEFAULTS,
     RL_SETTINGS,
     RlOptions,
-    with_reward,
 )
 from sidtool.training.settings_file import typed_fields
 from sidtool.training.training_run import Run, changed_fields, json_digest, json_values
 
 if TYPE_CHECKING:
     from sidtool.training.reinforcement.rewards.reward import RewardInput, RewardTerm
-
-
-@dataclass(frozen=True)
-class RlRequest:
-    """What a run of reinforcement is asked for: the arguments of `rl`, which explains them."""
-
-    model: str | Path
-    examples: Path
-    out: Path
-    options: RlOptions = field(default_factory=RlOptions)
-    grpo_fields: Mapping[str, Any] = field(default_factory=dict)
-    reward_inputs: Mapping[str, str | Path] = field(default_factory=dict)
-    split: str | Path | None = None
-    trust_remote_code: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class FieldsSplit:
-    """The split of the training examples, whose fields the prompts of a run show."""
-
-    split: Split
-    digest: str
-    """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +59,10 @@ class RlRun(Run):
     """of items, of lists with `ipa`; none with `dpo`"""
     reward_inputs: "Mapping[str, RewardInput]"
     """of the rewards that have one, by their name"""
-    fields: FieldsSplit | None
+    fields: Split | None
     """the split that has the fields of prompts; None if they show none"""
+    fields_digest: str | None
+    """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
 
     @property
     def needs_start(self) -> bool:
@@ -99,8 +77,8 @@ class RlRun(Run):
     def other_inputs(self) -> dict[str, Any]:
         """Those of rewards, and the split of fields."""
         inputs = {f"input of {name}": record for name, record in self.input_records.items()}
-        if self.fields is not None:
-            inputs["fields"] = self.fields.digest
+        if self.fields_digest is not None:
+            inputs["fields"] = self.fields_digest
         return inputs
 
     def resumable(self, processes: int) -> dict[str, Any]:
@@ -149,25 +127,37 @@ class RlRun(Run):
         )
 
 
-def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
-    """The run of a request, with everything checked that needs no weights; writes nothing. Raises
-    as `rl`."""
+def plan_rl(
+    model: str | Path,
+    examples: Path,
+    out: Path,
+    options: RlOptions,
+    grpo_fields: Mapping[str, Any],
+    *,
+    reward_inputs: Mapping[str, str | Path] | None = None,
+    split: str | Path | None = None,
+    trust_remote_code: bool = False,
+    force: bool = False,
+) -> RlRun:
+    """The run of a call of `rl`, with everything checked that needs no weights; writes nothing.
+    Raises as `rl`."""
     require("train")
     from sidtool.training.reinforcement.rewards.kinds import parse_rewards
     from sidtool.training.reinforcement.rewards.reward import RunFacts
 
-    refuse_existing(request.out, force, FOLDER)
-    examples = request.examples
-    trust = request.trust_remote_code
-    options = with_reward(request.options)
-    fields = complete_fields(options, typed_fields(RL_SETTINGS, request.grpo_fields))
+    refuse_existing(out, force, FOLDER)
+    paths = reward_inputs or {}
+    if options.reward is None and options.algorithm != "dpo":
+        reward = "ndcg=1" if options.algorithm == "ipa" else "exact=1,rank=1"
+        options = replace(options, reward=reward)
+    fields = complete_fields(options, typed_fields(RL_SETTINGS, grpo_fields))
     is_of_lists = options.algorithm == "ipa"
     rewards = parse_rewards(options.reward, lists=is_of_lists) if options.reward else ()
-    _check_rewards(rewards, request.reward_inputs, options)
+    _check_rewards(rewards, paths, options)
     lineage = read_lineage(examples)
     options = options.with_seen(lineage.split.targets_repeat)
     _check_examples(lineage, examples, rewards, is_of_lists)
-    model_dir = model_folder(request.model, trust_remote_code=trust)
+    model_dir = model_folder(model, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
     name = f"model {model_dir}"
     prompts: dict[str, HistoryPrompt | LabelPrompt] = {
@@ -175,9 +165,9 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
     }
     check_same_bundle(lineage, bundle, examples)
     check_model_split(contract, bundle, str(examples), lineage.split, model=name)
-    facts = RunFacts(examples, lineage, bundle, options, trust)
+    facts = RunFacts(examples, lineage, bundle, options, trust_remote_code)
     inputs = {
-        term.name: term.kind.open_input(str(request.reward_inputs[term.name]), facts)
+        term.name: term.kind.open_input(str(paths[term.name]), facts)
         for term in rewards
         if term.kind.open_input is not None
     }
@@ -187,10 +177,11 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         *(one.split for one in inputs.values() if one.split is not None),
     )
     prompts |= {one.name: one.prompt for one in inputs.values() if one.prompt is not None}
+    fields_split = _open_fields_split(split, prompts, examples, lineage)
     return RlRun(
         model_dir=model_dir,
         examples=examples,
-        out=request.out,
+        out=out,
         valid=validation_users(examples, lineage),
         options=options,
         config_fields=fields,
@@ -200,8 +191,9 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         contract=contract,
         bundle=bundle,
         learned_from=learned_from,
-        fields=_open_fields_split(request.split, prompts, examples, lineage),
-        trust_remote_code=trust,
+        fields=fields_split,
+        fields_digest=None if split is None else file_digest(Path(split) / MANIFEST),
+        trust_remote_code=trust_remote_code,
     )
 
 
@@ -278,7 +270,7 @@ def _open_fields_split(
     prompts: Mapping[str, HistoryPrompt | LabelPrompt],
     examples: Path,
     lineage: Lineage,
-) -> FieldsSplit | None:
+) -> Split | None:
     """The split at `path`, if one of the prompts, by the name of their models, shows fields.
 
     Raises UsageError unless there is a split exactly if a prompt shows fields, and if the split has
@@ -300,7 +292,7 @@ def _open_fields_split(
     check_same_split(lineage, split)
     for prompt in with_fields.values():
         check_prompt(prompt, split.fields)
-    return FieldsSplit(split, file_digest(folder / MANIFEST))
+    return split
 
 
 def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,9 +92,7 @@ def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
         starts = np.flatnonzero(loaded.tokens.is_code(ids, 0))[1:]
         expected += [ids[:start].tolist() for start in starts.tolist() if targets[start]]
     assert len(expected) == len(examples) > 100
-    queries = [
-        examples.query(session, number, exclude_seen=False) for number in range(len(examples))
-    ]
+    queries = [examples.query(session, number) for number in range(len(examples))]
     assert [query.prompt for query in queries] == expected
 
 
@@ -150,7 +148,7 @@ def test_lists_are_aligned_on_prompts_with_fields(
     for number, row in enumerate(rows):
         ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
         prompt = ids[: int(targets.argmax())].tolist()
-        assert examples.query(session, number, exclude_seen=False).prompt == prompt
+        assert examples.query(session, number).prompt == prompt
 
     summary = rl(
         tmp_path / "model",

@@ -21,7 +21,7 @@ from sidtool.model.contract.stage_record import ModelReference, RlParams
 from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.reinforcement.plan import RlRequest, plan_rl
+from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.rewards import label
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_refused(
         options = {**LABEL, **how.pop("options", {})}
         inputs: dict[str, Any] = {"reward_inputs": {"label": reward_model}, "split": rated, **how}
         chosen = RlOptions(algorithm="ipa", **options)
-        return plan_rl(RlRequest(list_model, made_lists, tmp_path / "out", chosen, **inputs))
+        return plan_rl(list_model, made_lists, tmp_path / "out", chosen, {}, **inputs)
 
     assert plan().reward_inputs["label"].prompt.labels == ("1", "5")
     for how, message in (
