@@ -65,18 +65,19 @@ def train(
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
-    from sidtool.training import TrainRequest, check_stages, plan_stages, read_stages, run_stages
+    from sidtool.training import check_stages, plan_stages, read_stages, run_stages
 
     stages = read_stages(config, set_ or (), chosen.get("stage"))
-    request = TrainRequest(
+    planned = plan_stages(
         model,
         examples,
         out,
+        stages,
         teachers=teacher or (),
+        force=force,
         trust_remote_code=trust_remote_code,
     )
     if dry_run:
-        planned = plan_stages(request, stages, force=force)
         check_stages(planned)
         lines = [f"would train {stage}" for stage in planned]
         return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
@@ -84,8 +85,7 @@ def train(
     with progress(*labels) as report:
         steps_of, log = watch()
         summaries = run_stages(
-            request,
-            stages,
+            planned,
             force=force,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,

@@ -30,4 +30,3 @@ from .settings_file import type_name as type_name
 from .training_run import HISTORY_FILE as HISTORY_FILE
 from .training_run import MACHINE_FIGURES as MACHINE_FIGURES
 from .training_run import MACHINE_FILE as MACHINE_FILE
-from .training_run import TrainRequest as TrainRequest

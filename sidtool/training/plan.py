@@ -1,8 +1,9 @@
 """What a training run needs, checked before weights are read or anything is written."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
@@ -19,6 +20,7 @@ from sidtool.model.contract import (
     refuse_base_as_output,
 )
 from sidtool.recommendation.search import excludes_seen
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supports_bf16
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
 from sidtool.training.settings import DEFAULTS, TrainOptions
@@ -26,32 +28,39 @@ from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_run import (
     Run,
     TrainingRun,
-    TrainRequest,
     sliding_windows,
 )
 
 
-def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -> TrainingRun:
-    """The run of a request, with everything checked that needs no weights; writes nothing. `before`
-    is the run that will write the request's model. Raises as `train`."""
-    options = request.options
-    examples = request.examples
-    trust = request.trust_remote_code
+def plan_training(
+    model: str | Path,
+    examples: Path,
+    out: Path,
+    options: TrainOptions,
+    sft_fields: Mapping[str, Any],
+    *,
+    valid: Path | None = None,
+    bundle: Bundle | None = None,
+    teachers: Sequence[str | Path] = (),
+    trust_remote_code: bool = False,
+    before: TrainingRun | None = None,
+) -> TrainingRun:
+    """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
+    `before` is the run that will write the model. Raises as `train`."""
+    trust = trust_remote_code
     lineage = read_lineage(examples)
     exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
     options = replace(options, eval_exclude_seen=exclude_seen)
     if before is None:
-        model_dir = model_folder(request.model, trust_remote_code=trust)
-        contract, bundle, _ = check_model_folder(model_dir, request.bundle)
+        model_dir = model_folder(model, trust_remote_code=trust)
+        contract, bundle, _ = check_model_folder(model_dir, bundle)
     else:
         model_dir, contract, bundle = before.out, before.contract, before.bundle
         made_from = before.lineage.split
         check_split(str(before.examples), made_from, str(examples), lineage.split)
-    teacher_dirs = tuple(
-        model_folder(teacher, trust_remote_code=trust) for teacher in request.teachers
-    )
+    teacher_dirs = tuple(model_folder(teacher, trust_remote_code=trust) for teacher in teachers)
     if options.stage == "lora":
-        refuse_base_as_output(request.out, contract, model_dir)
+        refuse_base_as_output(out, contract, model_dir)
     check_same_bundle(lineage, bundle, examples)
     shown = lineage.field_tokens
     if shown and dict(shown) != dict(contract.field_tokens):
@@ -70,14 +79,14 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
     by_name[f"model {model_dir}"] = contract
     for name, model_contract in by_name.items():
         check_model_split(model_contract, bundle, str(examples), lineage.split, model=name)
-    check_fields(contract.kind, request.sft_fields)
+    check_fields(contract.kind, sft_fields)
     return TrainingRun(
         model_dir=model_dir,
         examples=examples,
-        out=request.out,
-        valid=request.valid,
+        out=out,
+        valid=valid,
         options=options,
-        config_fields=complete_fields(options, typed_fields(TRAINING, request.sft_fields), lineage),
+        config_fields=complete_fields(options, typed_fields(TRAINING, sft_fields), lineage),
         lineage=lineage,
         contract=contract,
         bundle=bundle,

@@ -5,8 +5,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -49,21 +49,6 @@ def sliding_windows(options: TrainOptions, kind: ModelKind) -> SlidingWindows:
     if options.sliding_windows != "auto":
         return options.sliding_windows
     return "none" if kind == "causal" else "drawn"
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What a training is asked for: the arguments of `train`, which explains them."""
-
-    model: str | Path
-    examples: Path
-    out: Path
-    options: TrainOptions = field(default_factory=TrainOptions)
-    sft_fields: Mapping[str, Any] = field(default_factory=dict)
-    valid: Path | None = None
-    bundle: Bundle | None = None
-    teachers: Sequence[str | Path] = ()
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,9 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
 from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.item_text import item_text
-from sidtool.model.prompt.segments import Segment, catalog
+from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap

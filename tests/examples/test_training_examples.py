@@ -21,8 +21,7 @@ from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_ca
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import named_task
 from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.segments import segments_to_text
+from sidtool.model.prompt.segments import PromptEncoder, segments_to_text
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle

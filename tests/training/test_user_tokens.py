@@ -17,7 +17,7 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend

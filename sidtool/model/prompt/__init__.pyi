@@ -5,9 +5,6 @@ from .assemble import history_items as history_items
 from .assemble import history_prompt_ids as history_prompt_ids
 from .assemble import label_prompt_ids as label_prompt_ids
 from .assemble import text_prompt_ids as text_prompt_ids
-from .encoder import METASPACE as METASPACE
-from .encoder import PromptEncoder as PromptEncoder
-from .encoder import prompt_encoder as prompt_encoder
 from .frames import HISTORY_SLOT as HISTORY_SLOT
 from .frames import ITEM_SLOT as ITEM_SLOT
 from .frames import SPLIT_HINT as SPLIT_HINT
@@ -29,11 +26,14 @@ from .prompts import ListPrompt as ListPrompt
 from .prompts import TextPrompt as TextPrompt
 from .prompts import are_numbers as are_numbers
 from .prompts import sorted_labels as sorted_labels
+from .segments import METASPACE as METASPACE
+from .segments import PromptEncoder as PromptEncoder
 from .segments import Segment as Segment
 from .segments import Span as Span
 from .segments import begin as begin
 from .segments import catalog as catalog
 from .segments import end as end
+from .segments import prompt_encoder as prompt_encoder
 from .segments import segments_to_text as segments_to_text
 from .segments import sids as sids
 from .segments import template as template

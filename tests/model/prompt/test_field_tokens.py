@@ -12,10 +12,15 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import Fields
 from sidtool.examples.prompts import with_field_tokens
 from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import catalog, segments_to_text, template, text_to_segments
+from sidtool.model.prompt.segments import (
+    PromptEncoder,
+    catalog,
+    segments_to_text,
+    template,
+    text_to_segments,
+)
 from sidtool.model.prompt.template_slots import (
     Slot,
     frame_segments,

@@ -17,8 +17,8 @@ from sidtool.examples.example_file import encode_example, read_training_examples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Templates
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import (

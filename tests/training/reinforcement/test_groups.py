@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, Rollouts

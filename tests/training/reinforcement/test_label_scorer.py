@@ -9,9 +9,8 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.fields.fields import Fields
-from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.prompts import LabelPrompt
-from sidtool.model.prompt.segments import Segment, catalog, sids, template
+from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder, sids, template
 from sidtool.training.reinforcement.rewards.kinds import parse_rewards
 from sidtool.training.reinforcement.rewards.label import LabelScores, positive_labels
 from sidtool.training.reinforcement.rewards.reward import (

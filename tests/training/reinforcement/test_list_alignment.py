@@ -178,11 +178,11 @@ def test_pairs_are_the_best_and_the_worst_list(
     list_model: Path, made_lists: Path, tmp_path: Path
 ) -> None:
     from sidtool.model.load import load_model_folder
-    from sidtool.model.prompt.encoder import prompt_encoder
+    from sidtool.model.prompt.segments import prompt_encoder
     from sidtool.recommendation.query import QuerySession
     from sidtool.training.reinforcement.examples import read_list_examples
     from sidtool.training.reinforcement.groups import load_records, save_records
-    from sidtool.training.reinforcement.pairs import ListPair, PairMaker
+    from sidtool.training.reinforcement.list_trainer import ListPair, PairMaker
     from sidtool.training.reinforcement.policy import Policy
     from sidtool.training.reinforcement.rewards.reward import ListGroups
 
