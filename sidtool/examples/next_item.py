@@ -75,7 +75,20 @@ class EventLines:
         self._users = self._texts.add(escaped(events.user_ids))
         self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
         self._end = self._texts.add(["}\n"])
-        self._add_frames()
+        frames, space = context.frames, context.bundle.space
+        ending = [begin(space)] if context.task.writes_sid else []
+        ending_text = (space.begin or "") if ending else ""
+        # the literal text behind the user, behind the history and behind the answer
+        before = escaped(frame.before for frame in frames)
+        after = escaped(frame.after + ending_text for frame in frames)
+        close = escaped(frame.close for frame in frames)
+        self._before = self._texts.add([f'", "prompt": "{text}' for text in before])
+        self._after = self._texts.add([f'{text}", "completion": "' for text in after])
+        self._close = self._texts.add([f'{text}"' for text in close])
+        self._before_characters = np.array([len(frame.before) for frame in frames])
+        literal = [(frame.before, frame.after, frame.close) for frame in frames]
+        n_tokens = [self._n_tokens([*map(template, texts), *ending]) for texts in literal]
+        self._frame_tokens = np.array(n_tokens)
         task, rows = context.task, events.used_rows
         separator = context.frames[0].separator
         self._separator = separator if task.history_source == "title" else ""
@@ -91,27 +104,6 @@ class EventLines:
         longest_prompt += int(self._before_characters.max())
         longest_answer = int(self._answers.characters.max(initial=0))
         self._spans = CatalogSpans(self._texts, longest_prompt, longest_answer)
-
-    def _add_frames(self) -> None:
-        """Add the literal text behind the user, behind the history and behind the answer."""
-        frames, space = self._context.frames, self._context.bundle.space
-        ending = [begin(space)] if self._context.task.writes_sid else []
-        ending_text = (space.begin or "") if ending else ""
-        before = escaped(frame.before for frame in frames)
-        after = escaped(frame.after + ending_text for frame in frames)
-        close = escaped(frame.close for frame in frames)
-        self._before = self._texts.add([f'", "prompt": "{text}' for text in before])
-        self._after = self._texts.add([f'{text}", "completion": "' for text in after])
-        self._close = self._texts.add([f'{text}"' for text in close])
-        self._before_characters = np.array([len(frame.before) for frame in frames])
-        self._frame_tokens = np.array(
-            [
-                self._n_tokens(
-                    [template(frame.before), template(frame.after), template(frame.close), *ending]
-                )
-                for frame in frames
-            ]
-        )
 
     def _sids(self, rows: Numbers, *, begin_token: bool = True) -> ItemTexts:
         """SIDs; without the begin token as answers, since the prompt ends with it."""
@@ -179,20 +171,7 @@ class EventLines:
         item_texts[oldest] = self._items.numbers[items[oldest]]
         users = np.repeat(events.users, events.sizes)[shown.targets]
         answers = events.rows[shown.targets]
-        return [
-            line_part(self._head * one_each),
-            line_part(self._users + users),
-            line_part(self._before + shown.frames),
-            LinePart(shown.sizes, item_texts),
-            line_part(self._after + shown.frames),
-            line_part(self._answers.numbers[answers]),
-            line_part(self._close + shown.frames),
-            *self._spans_of(events, shown),
-            line_part(self._end * one_each),
-        ]
-
-    def _spans_of(self, events: EventBlock, shown: ShownEvents) -> list[LinePart]:
-        """The spans of titles in prompts, and those of answers."""
+        # the spans of titles in prompts
         characters = self._items.characters[events.rows]
         before = np.concatenate([[0], np.cumsum(characters + len(self._separator))])
         first = self._before_characters[shown.frames] - before[shown.starts]
@@ -201,12 +180,20 @@ class EventLines:
         owners = np.repeat(np.arange(len(first)), shown.sizes)[has_title]
         indexes = indexes[has_title]
         starts = first[owners] + before[indexes]
-        return self._spans.parts(
-            np.bincount(owners, minlength=len(first)),
-            starts,
-            starts + characters[indexes],
-            self._answers.characters[events.rows[shown.targets]],
-        )
+        n_titles = np.bincount(owners, minlength=len(first))
+        stops = starts + characters[indexes]
+        spans = self._spans.parts(n_titles, starts, stops, self._answers.characters[answers])
+        return [
+            line_part(self._head * one_each),
+            line_part(self._users + users),
+            line_part(self._before + shown.frames),
+            LinePart(shown.sizes, item_texts),
+            line_part(self._after + shown.frames),
+            line_part(self._answers.numbers[answers]),
+            line_part(self._close + shown.frames),
+            *spans,
+            line_part(self._end * one_each),
+        ]
 
 
 def event_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

@@ -144,7 +144,8 @@ def read_catalog(
     Raises UsageError for an unknown task or a missing column, DataError for a malformed file."""
     fields = list(options.fields)
     for task in tasks:
-        fields += named_task(task).fields
+        if column := named_task(task).column:
+            fields.append(column)
     if options.query_text is not None:
         columns = template_columns(options.query_text)
         fields += [name for name in columns if name != "title"]

@@ -11,8 +11,6 @@ from .extend import check_extension as check_extension
 from .extend import extend_model as extend_model
 from .extend import locate_base as locate_base
 from .load import DEFAULT_NEW_ITEM_FACTOR as DEFAULT_NEW_ITEM_FACTOR
-from .load import DEFAULT_POWER as DEFAULT_POWER
-from .load import DEFAULT_WEIGHT as DEFAULT_WEIGHT
 from .load import LoadedModel as LoadedModel
 from .load import MemoryOptions as MemoryOptions
 from .load import ModelOptions as ModelOptions

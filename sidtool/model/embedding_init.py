@@ -86,14 +86,6 @@ def initial_embeddings(
     return existing.mean + np.float32(scale) * offsets
 
 
-def random_embeddings(n: int, existing: EmbeddingStatistics, seed: int) -> Matrix:
-    """(n, width) Gaussian rows with the mean and deviation of existing rows per dimension. The same
-    seed gives the same rows."""
-    rng = np.random.default_rng([seed, n])
-    noise = rng.standard_normal((n, len(existing.mean)), dtype=np.float32)
-    return existing.mean + existing.deviation * noise
-
-
 def _level_offsets(points: Matrix, noise: Matrix, existing: EmbeddingStatistics) -> Matrix:
     """One level's offsets from the mean row: directions of the centered points, lengths like those
     of existing rows."""

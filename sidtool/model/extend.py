@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sidtool.base.checkpoint import CONFIG
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
@@ -24,7 +26,6 @@ from sidtool.model.embedding_init import (
     EmbeddingStatistics,
     Init,
     initial_embeddings,
-    random_embeddings,
 )
 from sidtool.model.pretrained import (
     Checkpoint,
@@ -223,7 +224,10 @@ def write_embeddings(
                 scale=options.init_scale,
             )
             weight[sid_rows] = torch.from_numpy(rows).to(weight.dtype)
-            rows = random_embeddings(more_tokens, statistics, options.seed)
+            rng = np.random.default_rng([options.seed, more_tokens])
+            shape = (more_tokens, len(statistics.mean))
+            noise = rng.standard_normal(shape, dtype=np.float32)
+            rows = statistics.mean + statistics.deviation * noise
             weight[more_rows] = torch.from_numpy(rows).to(weight.dtype)
         bias = logits_bias(network)
         if bias is not None:

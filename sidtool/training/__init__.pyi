@@ -18,7 +18,6 @@ from .run import train as train
 from .run import train_stages as train_stages
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
-from .settings import Stage as Stage
 from .settings import StageOptions as StageOptions
 from .settings import StageSettings as StageSettings
 from .settings import TrainOptions as TrainOptions

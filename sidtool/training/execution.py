@@ -61,8 +61,15 @@ def train_and_publish(
     exists or an unfinished run had different settings, without `force`."""
     with locked(run.out) if arguments.process_index == 0 else nullcontext():
         refuse_existing(run.out, force)
-        checkpoint = _find_checkpoint(run, arguments, force)
         is_first = arguments.process_index == 0
+        with arguments.main_process_first(desc="open the work folder"):
+            if is_first:
+                fingerprint = run.resumable(arguments.world_size)
+                restart = "--force starts again"
+                open_work_folder(run.work, fingerprint, restart=restart, force=force)
+            checkpoint = last_checkpoint(run.work)
+            if is_first and checkpoint:
+                relocate_best(checkpoint)
         try:
             trainer = build()
             if checkpoint and has_ended(checkpoint):
@@ -92,20 +99,6 @@ def train_and_publish(
             remove(run.work)
         trainer.accelerator.wait_for_everyone()
     return Finished(trainer, checkpoint, totals)
-
-
-def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
-    """Open the work folder and return the checkpoint to resume from."""
-    is_first = arguments.process_index == 0
-    with arguments.main_process_first(desc="open the work folder"):
-        if is_first:
-            fingerprint = run.resumable(arguments.world_size)
-            restart = "--force starts again"
-            open_work_folder(run.work, fingerprint, restart=restart, force=force)
-        checkpoint = last_checkpoint(run.work)
-        if is_first and checkpoint:
-            relocate_best(checkpoint)
-    return checkpoint
 
 
 def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:

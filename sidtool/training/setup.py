@@ -81,19 +81,7 @@ def build_trainer(
     if wants_fsdp(arguments):
         share_embedding_layers(loaded.model)
     options = run.options
-    lora = embeddings = None
-    if options.stage == "lora":
-        lora = Lora(
-            loaded.model,
-            run.model_dir,
-            loaded.contract.added_ids,
-            r=options.lora_r,
-            alpha=options.lora_alpha,
-            seed=run.seed,
-        )
-    if options.stage == "embeddings":
-        loaded.model.requires_grad_(False)
-        embeddings = TokenEmbeddings(loaded.model, loaded.contract.added_ids)
+    lora, embeddings = _added_parts(run, loaded)
     loss = Loss(
         softmax_over,
         loaded.tokens,
@@ -137,6 +125,21 @@ def build_trainer(
     if check is not None:
         check.measure_before(trainer)
     return trainer
+
+
+def _added_parts(
+    run: TrainingRun, loaded: LoadedModel
+) -> tuple[Lora | None, TokenEmbeddings | None]:
+    """Adapters, or the embedding rows that are trained alone, added to a model."""
+    options = run.options
+    if options.stage == "full":
+        return None, None
+    ids = loaded.contract.added_ids
+    if options.stage == "lora":
+        r, alpha = options.lora_r, options.lora_alpha
+        return Lora(loaded.model, run.model_dir, ids, r=r, alpha=alpha, seed=run.seed), None
+    loaded.model.requires_grad_(False)
+    return None, TokenEmbeddings(loaded.model, ids)
 
 
 def set_dropout(model: nn.Module, rate: float | None) -> None:

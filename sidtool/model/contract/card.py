@@ -81,6 +81,11 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
     elif reference is not None:
         command = f"sidtool pull {shell_word(reference)} -o model && cd model"
         pulling = f"```console\n{command}\n```\n\n"
+    recipe = []
+    for number, record in enumerate(contract.stages, 1):
+        settings = {} if record.params is None else _settings(record.params)
+        text = key_value_table(settings) if settings else "Its settings are not known."
+        recipe.append(f"### {number}. {literal(record.stage)}\n\n{text}")
     template = files("sidtool.model.contract").joinpath("card.md").read_text(encoding="utf-8")
     return Template(template).substitute(
         front=front_matter(
@@ -93,7 +98,7 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
         name=literal(bundle.manifest.name),
         summary=key_value_table(summary(contract, bundle)),
         loading=pulling + _loading(contract, bundle),
-        recipe="\n\n".join(_stages(contract)),
+        recipe="\n\n".join(recipe),
         data=key_value_table(dict(_data(contract, bundle))),
         metrics=_metrics(contract),
     )
@@ -164,14 +169,6 @@ def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]
         levels=contract.space.levels,
         model_class=_CLASSES[contract.kind][0],
     )
-
-
-def _stages(contract: Contract) -> Iterator[str]:
-    """The settings of each stage under a heading, oldest first."""
-    for number, record in enumerate(contract.stages, 1):
-        settings = {} if record.params is None else _settings(record.params)
-        text = key_value_table(settings) if settings else "Its settings are not known."
-        yield f"### {number}. {literal(record.stage)}\n\n{text}"
 
 
 def _settings(params: StageParams) -> dict[str, object]:

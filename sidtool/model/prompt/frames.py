@@ -260,25 +260,23 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     """The text of messages by the tokenizer's chat template.
 
     Raises DataError if the template fails or exceeds a limit."""
+    from jinja2 import Environment
+
     path = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
     with loading(f"the chat template of {path}", "as a template"):
         with _limited_memory(), _limited_time():
-            _check_source(str(tokenizer.chat_template))
+            source = str(tokenizer.chat_template)
+            if len(source) > MAX_CHARACTERS:
+                raise ValueError(f"it has {len(source)} characters, the limit is {MAX_CHARACTERS}")
+            lexed = Environment().lex(source)
+            operators = [value for _, kind, value in lexed if kind == "operator"]
+            # arithmetic that takes long without executing a further line
+            if "**" in operators or operators.count("*") > MAX_PRODUCTS:
+                raise ValueError("it computes powers or too many products")
             text: str = tokenizer.apply_chat_template(messages, tokenize=False)
         if len(text) > MAX_CHARACTERS:
             raise ValueError(f"it renders {len(text)} characters, the limit is {MAX_CHARACTERS}")
         return text
-
-
-def _check_source(source: str) -> None:
-    """Refuse arithmetic that takes long without executing a further line."""
-    from jinja2 import Environment
-
-    if len(source) > MAX_CHARACTERS:
-        raise ValueError(f"it has {len(source)} characters, the limit is {MAX_CHARACTERS}")
-    operators = [value for _, kind, value in Environment().lex(source) if kind == "operator"]
-    if "**" in operators or operators.count("*") > MAX_PRODUCTS:
-        raise ValueError("it computes powers or too many products")
 
 
 @contextmanager

@@ -155,28 +155,22 @@ class PromptEncoder:
         self._catalog_ids = lru_cache(1 << 16)(self._encode_catalog)
 
     def ids(self, segments: Sequence[Segment]) -> list[int]:
-        """Token ids of the segments, one after the other."""
+        """Token ids of the segments, one after the other. Raises DataError for a code without a
+        token."""
         ids: list[int] = []
         for segment in segments:
-            if segment.kind == "sid":
-                ids.extend(self._sid_ids(segment.sid_tokens))
-            else:
+            if segment.kind != "sid":
                 ids.extend(self._text_ids(segment))
-        return ids
-
-    def _sid_ids(self, indexes: Sequence[int]) -> list[int]:
-        """The ids of tokens by their indexes into `space.tokens`. Raises DataError for a code
-        without a token."""
-        if self.tokens.table is None:
-            start = self.tokens.start
-            return [start + index for index in indexes]
-        ids = [self._table_ids[index] for index in indexes]
-        if NO_TOKEN in ids:
-            text = self.tokens.space.tokens[indexes[ids.index(NO_TOKEN)]]
-            raise DataError(
-                f"the model has no token for {text}",
-                hint="leave out the items with this code: the model was made without them",
-            )
+            elif self.tokens.table is None:
+                ids.extend([self.tokens.start + index for index in segment.sid_tokens])
+            else:
+                ids.extend([self._table_ids[index] for index in segment.sid_tokens])
+                if NO_TOKEN in ids:
+                    lacking = next(i for i in segment.sid_tokens if self._table_ids[i] == NO_TOKEN)
+                    raise DataError(
+                        f"the model has no token for {self.tokens.space.tokens[lacking]}",
+                        hint="leave out the items with this code: the model was made without them",
+                    )
         return ids
 
     def length(self, segments: Sequence[Segment]) -> int:

@@ -181,7 +181,15 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         """TRL's batch, with advantages of single codes, and the targets."""
         numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
         if self.options.algorithm in ("dpo", "ipa"):
-            return self._recorded_batch(numbers)
+            # made once per example, by the start or for a round
+            new = [number for number in dict.fromkeys(numbers) if number not in self.records]
+            if new:
+                with self.accelerator.autocast():
+                    self.records |= self.make_records(new)
+            records = [self.records[number] for number in numbers]
+            self._count(sum(len(record.prompt) for record in records), len(numbers))
+            batch = self.stack(records)
+            return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         assert self._rollouts is not None
         rollouts = self._rollouts
@@ -200,16 +208,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             of_rows = np.repeat(target_codes.astype(np.int64), self.num_generations, axis=0)
             output["target_codes"] = torch.from_numpy(of_rows).to(self.args.device)
         return output
-
-    def _recorded_batch(self, numbers: list[int]) -> dict[str, Any]:
-        """A batch of what is made once per example, by the start or for a round."""
-        new = [number for number in dict.fromkeys(numbers) if number not in self.records]
-        if new:
-            with self.accelerator.autocast():
-                self.records |= self.make_records(new)
-        records = [self.records[number] for number in numbers]
-        self._count(sum(len(record.prompt) for record in records), len(numbers))
-        return {name: tensor.to(self.args.device) for name, tensor in self.stack(records).items()}
 
     def make_records(self, numbers: list[int]) -> dict[int, Any]:
         """The groups that the start makes for examples, by their number."""

@@ -286,7 +286,10 @@ def plan_refresh(
     contract, own_bundle, _ = check_model_folder(model_dir)
     if not isinstance(bundle, Bundle):
         bundle = open_source(str(bundle))
-    bundle = usable_bundle(bundle, own_bundle)
+    try:
+        check_bundle(own_bundle, bundle)
+    except CompatibilityError:  # the model cannot use it as it is
+        bundle = align(bundle, own_bundle)
     plan = RefreshPlan(
         model_dir=model_dir,
         contract=contract,
@@ -302,7 +305,15 @@ def plan_refresh(
         trust_remote_code=trust_remote_code,
     )
     if split is None:
-        _refuse_without_split(plan)
+        given = {
+            "--items": items is not None,
+            "--embeddings": bool(embeddings),
+            "--share": options.share != RefreshOptions.share,
+            "--learning-rate": options.learning_rate is not None,
+        }
+        for option, is_given in given.items():
+            if is_given:
+                raise UsageError(f"{option} has no effect without a split: nothing is trained")
         return plan
     if embeddings and contract.memory is None:
         raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
@@ -320,28 +331,3 @@ def plan_refresh(
         check_vectors(memory.manifest, bundle, are_given=are_given)
         check_item_vectors(bundle, catalog, embeddings=embeddings)
     return replace(plan, split=split, last=last)
-
-
-def _refuse_without_split(plan: RefreshPlan) -> None:
-    """Raise UsageError for options of the training stage, which there is none of without a
-    split."""
-    given = {
-        "--items": plan.items is not None,
-        "--embeddings": bool(plan.embeddings),
-        "--share": plan.options.share != RefreshOptions.share,
-        "--learning-rate": plan.options.learning_rate is not None,
-    }
-    for option, is_given in given.items():
-        if is_given:
-            raise UsageError(f"{option} has no effect without a split: nothing is trained")
-
-
-def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:
-    """`bundle`, aligned with the model's own if the model cannot use it as it is.
-
-    Raises RefusedError if it cannot be aligned."""
-    try:
-        check_bundle(own_bundle, bundle)
-    except CompatibilityError:
-        return align(bundle, own_bundle)
-    return bundle
