@@ -1,5 +1,6 @@
-"""Training examples as lines of a file, many at once: every text that occurs in them is stored
-once, and lines are put together from the numbers of their texts."""
+"""The training events of a split as columns, and training examples as lines of a file, many at
+once: every text that occurs in them is stored once, and lines are put together from the numbers of
+their texts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

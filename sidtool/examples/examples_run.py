@@ -1,4 +1,5 @@
-"""make-sft: opens what training examples are made from, and writes them with their lineage."""
+"""make-sft: opens what training examples are made from, and writes them with the validation users
+and their lineage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack

@@ -1,4 +1,5 @@
-"""The options of training examples, shared by the library and the command line."""
+"""The options of training examples, shared by the library and the command line, and the catalog and
+queries that tasks are made of, read with every column that they need."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""Copies of model folders: with a newer bundle or another memory, with LoRA adapters merged, and
-with contract and bundle restored after another program saved the model."""
+"""Copies of model folders: with a newer bundle or another memory, with LoRA adapters merged, with
+contract and bundle restored after another program saved the model, or carried over to a retrained
+codebook, with new embedding rows out of trained ones."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from sidtool.model.contract.stage_record import (
     RestoreParams,
     StageRecord,
 )
-from sidtool.model.embedding_init import EmbeddingStatistics, initial_embeddings
+from sidtool.model.extend import EmbeddingStatistics, initial_embeddings
 from sidtool.model.load import check_model_folder, load_model_folder
 from sidtool.model.pretrained import Dtype, save_pretrained
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens

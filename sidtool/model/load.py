@@ -1,5 +1,5 @@
-"""Loads a model folder: weights, tokenizer, contract and bundle, checked against each other before
-any weight is read."""
+"""Loads a model folder: weights, tokenizer, contract, bundle and memory, checked against each other
+before any weight is read."""
 
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,13 @@
-"""What a model is made of: its kind, its positions, and the layers with one row per token.
+"""What a model is made of: its kind, its positions, the layers with one row per token, and the SID
+vocabulary in its tokenizer.
 
 A causal model has one embedding layer. An encoder-decoder has up to three (shared, encoder and
-decoder), which hold one weight or several; its output head is tied to them or not."""
+decoder), which hold one weight or several; its output head is tied to them or not.
+
+SID tokens are added tokens that are not special, so `decode(..., skip_special_tokens=True)` keeps
+them. They are not normalized and strip no space beside them, so text and tokens convert without
+loss, and a prompt has the same tokens with and without its answer. A space right before a SID would
+therefore be a token (`Ġ`), so templates put none there."""
 
 from dataclasses import replace
 from typing import Any, TypeVar

@@ -1,4 +1,5 @@
-"""The embedding rows of SID tokens as separate parameters, while all other weights stay frozen.
+"""The embedding rows of SID tokens as separate parameters, while all other weights stay frozen, or
+are changed by LoRA adapters.
 
 Such a parameter shares its memory with the weight that it is part of, so a step on it changes that
 weight in place, and no other byte can change, whatever the optimizer does. Code that reads the

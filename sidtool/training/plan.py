@@ -1,4 +1,5 @@
-"""What a training run needs, checked before weights are read or anything is written."""
+"""What a training run needs, checked before weights are read or anything is written, and the
+configuration of its trainer: from the settings, the machine and what sidtool decides."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -19,8 +19,7 @@ from sidtool.base.progress import Progress
 from sidtool.examples import validation_users
 from sidtool.model.contract import Forgetting, TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.training.execution import Finished, train_and_publish
-from sidtool.training.forgetting import ForgettingCheck
+from sidtool.training.execution import Finished, ForgettingCheck, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training, run_config
 from sidtool.training.settings import StageSettings, TrainOptions

@@ -24,7 +24,7 @@ from sidtool.model import (
 )
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
-from sidtool.training.forgetting import ForgettingCheck
+from sidtool.training.execution import ForgettingCheck
 from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import (
     CausalTrainer,

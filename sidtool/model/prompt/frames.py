@@ -1,7 +1,9 @@
 """The literal text around the content of a prompt, from a template file and a tokenizer.
 
 Template files are those in `sidtool/model/prompt/templates` and, with slots for the fields of a
-split, those of a user."""
+split, those of a user. The chat template of a tokenizer, a program of unknown origin, is rendered
+under limits: transformers runs it in Jinja's sandbox, which forbids access to Python but not
+endless loops or huge texts."""
 
 import json
 import sys

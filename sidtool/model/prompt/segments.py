@@ -1,4 +1,5 @@
-"""Segments, the pieces of a prompt, and their text form in a file of training examples.
+"""Segments, the pieces of a prompt, their text form in a file of training examples, and their token
+ids by one tokenizer.
 
 There are three kinds, tokenized in different ways, so that data can never act as markup: template
 text (special tokens allowed), catalog text (never a special token) and SID tokens."""

@@ -2,7 +2,9 @@
 that another system made may have its tokens in another order, or only some of them; their ids are
 then in a table.
 
-Adding offsets takes 0.5 us for a history of 20 items, tokenizing its text 225 us."""
+Adding offsets takes 0.5 us for a history of 20 items, tokenizing its text 225 us. Behind the SID
+tokens there may be tokens that stand for users, by the hash of their ids (S. Rajput et al., TIGER,
+2023), and tokens for values of fields, in place of the values' text."""
 
 import hashlib
 import re

@@ -1,4 +1,5 @@
-"""Precision, memory and library logs of a training run on this machine."""
+"""Precision, memory and library logs of a training run on this machine, and what FSDP2, which
+divides weights, gradients and optimizer states among processes, can train."""
 
 import contextlib
 import json

@@ -1,5 +1,9 @@
 """What a run has done over all of its calls: a resumed call starts from the counts in its
-checkpoint, so that its log and its summary cover the whole run."""
+checkpoint, so that its log and its summary cover the whole run.
+
+Checkpoints of weights that FSDP2 divides among processes are those of one process, with whole
+weights and whole optimizer states, so any number of processes can resume them. A tensor is gathered
+on the CPU of the first process at a time."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,6 @@
-"""The training loss: cross-entropy over the tokens that a target competes with."""
+"""The training loss: cross-entropy over the tokens that a target competes with. Teachers, trained
+models whose distributions a model learns beside its targets. And checks on a few tokens that the
+shortcuts of training are exact for a model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

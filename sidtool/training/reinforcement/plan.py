@@ -1,4 +1,5 @@
-"""What a run of reinforcement needs, checked before weights are read or anything is written."""
+"""A run of reinforcement with all of its inputs settled and checked, before weights are read or
+anything is written: what determines it, and the contract of the model that it makes."""
 
 import dataclasses
 from collections.abc import Mapping

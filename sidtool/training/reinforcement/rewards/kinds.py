@@ -1,4 +1,5 @@
-"""The kinds of rewards by name, and sums of them as text."""
+"""The kinds of rewards by name, and sums of them as text: those that compare with the target are in
+`hits`, that of a memory and functions of the user here."""
 
 import importlib
 import sys
