@@ -245,7 +245,7 @@ def _measured(inputs: Inputs) -> DataProfile:
     try:
         catalog, table = read_tables(items, events, inputs.columns, inputs.names)
     except UsageError as error:
-        hint = error.hint and f"{error.hint}; --fix mends what else would stop a build"
+        hint = error.shell_hint and f"{error.shell_hint}; --fix mends what else would stop a build"
         raise UsageError(str(error), hint=hint) from error
     checked = report(catalog, table, allow_unknown=inputs.allow_unknown)
     cleaning = "--fix continues with cleaned copies; `sidtool check` lists every problem"
