@@ -59,7 +59,8 @@ class GroupObjective(GRPOTrainer):
         log_probs, entropies = (torch.cat(parts) for parts in zip(*scored, strict=True))
         of_items = log_probs[:, :size].reshape(-1, levels)
         if inputs is not None:
-            self._target_log_probs = None if targets is None else log_probs[:, size]
+            of_targets = None if targets is None else log_probs[:, size].contiguous()
+            self._target_log_probs = of_targets
             old = inputs.get("old_per_token_logps")
             # without old ones they are those of this step: every ratio is 1
             if self.options.algorithm == "ecpo" and old is not None:
@@ -101,7 +102,7 @@ class GroupObjective(GRPOTrainer):
             log_probs, _ = self.maker.policy.scores(
                 model, once["prompt_ids"], once["prompt_mask"], once["codes"]
             )
-        self._target_log_probs = log_probs[:, -1]
+        self._target_log_probs = log_probs[:, -1].contiguous()
         of_sids = log_probs.sum(-1)  # (n, G + 1)
         losses = preference_loss(
             of_sids[:, -1],
