@@ -80,6 +80,7 @@ def test_too_few_users_are_not_fitted_to() -> None:
     assert fit_reranker(few, MANIFEST, exclude_seen=False) == (None, {})
 
 
+@pytest.mark.slow
 def test_the_same_users_give_the_same_re_ranker_whatever_was_drawn_before() -> None:
     first = fit_reranker(users(0, hint=3.0), MANIFEST, exclude_seen=True)
     torch.rand(3)

@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.model.prompt.encoder import prompt_encoder
@@ -122,10 +121,3 @@ def test_unusable_examples_are_one_line(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read(write(tmp_path / "train.jsonl", example))
-
-
-def test_other_tasks_are_refused(made: Path) -> None:
-    lineage = read_lineage(made)
-    with pytest.raises(UsageError, match="no task that shows histories as SIDs, only item-text"):
-        history_task(type(lineage)(**{**vars(lineage), "tasks": {"item-text": None}}), made)
-    assert np.unique([history_task(lineage, made)]).tolist() == ["sequence"]

@@ -125,6 +125,7 @@ def test_such_a_model_is_trained_further(
 LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))
 
 
+@pytest.mark.slow
 def test_lists_are_aligned_on_prompts_with_fields(
     bundle: Bundle, catalog: Items, rated: Path, models: Callable[..., Path], tmp_path: Path
 ) -> None:

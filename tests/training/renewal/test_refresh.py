@@ -1,6 +1,5 @@
 """Refreshing a trained model: a retrained codebook, new items and new events, by a short stage."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,14 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from sidtool.base.errors import CompatibilityError, RefusedError, UsageError
 from sidtool.base.output import locked
-from sidtool.cli.main import app
 from sidtool.data.items import Items
 from sidtool.data.split.extension import extended
-from sidtool.data.split.files import write_split
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.vectors import Vectors
 from sidtool.examples.event_weights import WeightOptions
@@ -46,17 +42,9 @@ from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
 from tests.training_fixtures import (
     N_ITEMS,
-    bundle,
-    catalog,
-    examples,
     make_split,
-    models,
-    one_thread,
     rated_split,
-    split,
 )
-
-__all__ = ["bundle", "catalog", "examples", "models", "one_thread", "split"]
 
 Make = Callable[..., Path]
 SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
@@ -161,6 +149,7 @@ def test_the_memory_is_built_again(
     assert read_contract(tmp_path / "aligned").memory is None
 
 
+@pytest.mark.slow
 def test_a_re_ranker_is_fitted_to_the_new_model_or_left_out(
     tmp_path: Path, models: Make, examples: Make, split: Split, bundle: Bundle, later: Split
 ) -> None:
@@ -203,6 +192,7 @@ def test_a_memory_by_vectors_needs_them(
 QUICK = RefreshOptions(share=0.05)
 
 
+@pytest.mark.slow
 def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
     tmp_path: Path,
     trained: Path,
@@ -264,6 +254,7 @@ def interrupted(
     return model
 
 
+@pytest.mark.slow
 def test_a_refresh_with_a_memory_resumes_after_training(
     tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
 ) -> None:
@@ -275,6 +266,7 @@ def test_a_refresh_with_a_memory_resumes_after_training(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_refresh_left_is_replaced_by_force(
     tmp_path: Path, interrupted: Path, retrained: Bundle, later: Split
 ) -> None:
@@ -289,6 +281,7 @@ def test_what_a_killed_refresh_left_is_replaced_by_force(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
+@pytest.mark.slow
 def test_a_line_says_that_teachers_are_not_used(
     tmp_path: Path, trained: Path, retrained: Bundle, bundle: Bundle, later: Split
 ) -> None:
@@ -388,6 +381,7 @@ def weighted(
     return folder / "model"
 
 
+@pytest.mark.slow
 def test_a_model_is_refreshed_on_examples_as_those_it_was_trained_on(
     tmp_path: Path, weighted: Path, bundle: Bundle, catalog: Items, later: Split
 ) -> None:
@@ -493,19 +487,6 @@ def test_tasks_that_show_text_need_a_catalog(
     with pytest.raises(UsageError, match="title-to-sid shows text") as error:
         refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
     assert error.value.hint == "--items CATALOG"
-
-
-def test_the_command_prints_what_it_did(
-    tmp_path: Path, trained: Path, retrained: Bundle, later: Split
-) -> None:
-    retrained.save(tmp_path / "new.zarr")
-    write_split(later, tmp_path / "later")
-    parts = ["refresh", trained, tmp_path / "new.zarr", tmp_path / "later", "-o", tmp_path / "out"]
-    result = CliRunner().invoke(app, [*map(str, parts), "--share", "0.1", "--json"])
-    assert result.exit_code == 0, result.output
-    value = json.loads(result.stdout)
-    assert (value["bundle"], value["epochs"]) == ("aligned", 2.0)
-    assert "sidtool evaluate" in result.stderr
 
 
 def test_an_interrupted_refresh_resumes_to_the_same_weights(
