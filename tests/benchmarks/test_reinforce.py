@@ -1,4 +1,4 @@
-"""The comparison of reinforcement with supervised training runs to its end, and rarity is a weight."""
+"""Rarity is a weight of events, and the comparison of reinforcement runs to its end."""
 
 from pathlib import Path
 

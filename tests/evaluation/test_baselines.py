@@ -181,11 +181,7 @@ def test_tuning_selects_the_last_item_where_only_it_matters() -> None:
     steps: list[tuple[int, int]] = []
     grid = {"recency": (1.0, 0.75, 0.3), "distance": (1.0, 0.5)}
     best = tune_item_knn(
-        catalog,
-        valid,
-        exclude_seen=True,
-        grid=grid,
-        progress=lambda *step: steps.append(step),
+        catalog, valid, exclude_seen=True, grid=grid, progress=lambda *step: steps.append(step)
     )
     assert steps[-1] == (10, 10)
     assert quality(catalog, valid, best) >= quality(catalog, valid, UNTUNED)

@@ -137,14 +137,7 @@ def test_slices_split_by_training_events() -> None:
     leaves[2] = -1  # the cold one is missed
     slices = evaluate_rankings(indexed, leaves, events).slices
     counts = {name: part.n for name, part in slices.items()}
-    assert counts == {
-        "cold": 1,
-        "rare": 1,
-        "occasional": 2,
-        "frequent": 0,
-        "popular": 0,
-        "warm": 3,
-    }
+    assert counts == {"cold": 1, "rare": 1, "occasional": 2, "frequent": 0, "popular": 0, "warm": 3}
     assert slices["popular"].metrics == slices["popular"].confidence_interval == {}
     assert slices["warm"].confidence_interval["hr@1"] == (1.0, 1.0)
     assert {name: part.metrics["hr@1"] for name, part in slices.items() if part.n} == {

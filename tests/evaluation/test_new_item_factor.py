@@ -35,9 +35,7 @@ def shop_candidates(seed: int, *, new_score: float, new_share: float) -> Candida
     scores = rng.normal(size=(USERS, ITEMS))
     wants_new = rng.random(USERS) < new_share
     targets = np.where(
-        wants_new,
-        rng.integers(ITEMS - NEW, ITEMS, USERS),
-        rng.integers(0, ITEMS - NEW, USERS),
+        wants_new, rng.integers(ITEMS - NEW, ITEMS, USERS), rng.integers(0, ITEMS - NEW, USERS)
     )
     scores[np.arange(USERS), targets] += 2.0
     scores[:, ITEMS - NEW :] += new_score

@@ -101,12 +101,7 @@ def test_targets_that_cannot_be_recommended_are_misses() -> None:
     assert indexed.histories[0].tolist() == bundle.items.rows(["i2", "i1"]).tolist()
     assert (
         IndexedExamples.of(bundle, examples, exclude_seen=False).target_positions >= 0
-    ).tolist() == [
-        True,
-        False,
-        False,
-        True,
-    ]
+    ).tolist() == [True, False, False, True]
     everything = np.tile(np.arange(bundle.trie().n_leaves), (4, 1))
     assert (item_ranks(indexed, everything).group_size > 0).tolist() == [True, False, False, False]
 

@@ -181,12 +181,7 @@ def test_examples_are_packed_only_if_the_teachers_support_packing() -> None:
 
 
 def test_a_model_has_learned_what_its_teachers_learned(
-    tmp_path: Path,
-    teacher: Path,
-    models: Make,
-    bundle: Bundle,
-    catalog: Items,
-    split: Split,
+    tmp_path: Path, teacher: Path, models: Make, bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     """The pupil's split lacks a user of the teacher's, so a third one may hold out what only the
     teacher was trained on."""

@@ -69,13 +69,7 @@ def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
     return items
 
 
-@given(
-    st.sampled_from([MARKED, BARE]),
-    histories,
-    st.integers(0, 8),
-    chances,
-    st.integers(0, 99),
-)
+@given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances, st.integers(0, 99))
 def test_a_shortened_history_has_whole_items_in_order(
     space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float, seed: int
 ) -> None:

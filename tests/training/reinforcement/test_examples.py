@@ -67,11 +67,7 @@ def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
         {"task": "sequence", "text": sid(5) + sid(6)},
     )
     events = {each.user: set(each.items) for each in read(path).events(BUNDLE)}
-    assert events == {
-        "a": {IDS[1], IDS[2], IDS[3], IDS[4]},
-        "b": {IDS[1], IDS[4]},
-        "": {IDS[6]},
-    }
+    assert events == {"a": {IDS[1], IDS[2], IDS[3], IDS[4]}, "b": {IDS[1], IDS[4]}, "": {IDS[6]}}
 
 
 def test_no_target_that_counts_is_one_line(tmp_path: Path) -> None:

@@ -64,10 +64,7 @@ def with_fields(
     folder = tmp_path_factory.mktemp("with-fields")
     made = folder / "train.jsonl"
     options = SftOptions(
-        {"sequence": 1.0},
-        max_length=200,
-        history_length=6,
-        templates={"sequence": TEMPLATES},
+        {"sequence": 1.0}, max_length=200, history_length=6, templates={"sequence": TEMPLATES}
     )
     make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
     fields = {"max_steps": 2, "per_device_train_batch_size": 16}

@@ -262,11 +262,7 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
     tmp_path: Path, tuned: Path, made: Path
 ) -> None:
     """The reward punishes hits, and nothing holds the model back."""
-    harmful: dict[str, Any] = {
-        "reward": "exact=-1",
-        "sft_weight": 0.0,
-        "eval_users": 0,
-    }
+    harmful: dict[str, Any] = {"reward": "exact=-1", "sft_weight": 0.0, "eval_users": 0}
     fields = {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
     out = tmp_path / "out"
     with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:

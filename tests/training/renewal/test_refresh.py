@@ -40,11 +40,7 @@ from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
 from tests.memory.rerankers import random_reranker
 from tests.model.contract.cases import TRAINED
-from tests.training_fixtures import (
-    N_ITEMS,
-    make_split,
-    rated_split,
-)
+from tests.training_fixtures import N_ITEMS, make_split, rated_split
 
 Make = Callable[..., Path]
 SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
@@ -120,7 +116,7 @@ def test_an_encoder_decoder_is_refreshed(
     loaded = load_model_folder(out)
     assert loaded.contract.kind == "encoder-decoder"
     assert [record.stage for record in loaded.contract.stages] == [
-        *("extend", "full", "rebind", "full"),
+        *("extend", "full", "rebind", "full")
     ]
     assert len(loaded.bundle.items) == N_ITEMS + 5
 
