@@ -254,13 +254,13 @@ def test_fewer_histories_are_reversed_in_every_epoch_and_none_in_the_last(
     plain = [some_rows()[row][0].tolist() for row in range(40)]
 
     def turned(epoch: int) -> float:
-        result = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(50)]
+        result = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(20)]
         return float(
             np.mean([ids != raw for rows in result for ids, raw in zip(rows, plain, strict=True)])
         )
 
     assert [turned(epoch) for epoch in range(epochs)] == pytest.approx(
-        shares, abs=0.056
+        shares, abs=0.09
     )  # five deviations
 
 

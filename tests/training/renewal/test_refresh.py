@@ -45,7 +45,7 @@ from tests.training_fixtures import N_ITEMS, make_split, rated_split
 Make = Callable[..., Path]
 SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
 BRIEF = {"num_train_epochs": 2, "per_device_train_batch_size": 16}
-FAST = {"num_train_epochs": 20, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+FAST = {"num_train_epochs": 12, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_refreshed_model_learns_the_new_codes_in_a_fraction_of_the_steps(
     summary = refresh(trained, retrained, out, split=later, options=RefreshOptions(share=0.5))
     assert summary.verdict.kind == "aligned"
     assert summary.training is not None
-    assert summary.training.epochs == pytest.approx(10)
+    assert summary.training.epochs == pytest.approx(6)
     assert summary.training.best is not None
     assert summary.training.best > 0.2  # random: .05
     contract = read_contract(out)
