@@ -16,7 +16,7 @@ from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.evaluation.results import ITEM_KNN, Metrics
 from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
 from sidtool.recommendation import Query, QuerySession
-from sidtool.recommendation.search import AllowList, Normalize
+from sidtool.recommendation.search import Normalize
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, Leaves
 
@@ -158,7 +158,7 @@ class Validator:
 
     def _target_query(self, query: Query, row: int) -> Query:
         """The query that may find one item only: its search scores the item."""
-        target = AllowList.of(self._session.trie, ItemRows(np.array([row])))
+        target = self._session.trie.positions(ItemRows(np.array([row])))
         nothing = ItemRows(np.empty(0, dtype=np.int64))
         return replace(query, leaf_filter=self._session.leaf_filter(target, [nothing]))
 
