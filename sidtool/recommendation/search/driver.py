@@ -90,7 +90,7 @@ class Decoder:
         tokens each; empty prompts are left out."""
         for batch in batches([len(prompt) for prompt in prompts], capacity, token_budget):
             chosen = [prompts[index] for index in batch]
-            yield batch, TokenTree.of(self.model, chosen, capacity=capacity, head=self.head)
+            yield batch, TokenTree(self.model, chosen, capacity=capacity, head=self.head)
 
     def grow(
         self,
@@ -238,7 +238,7 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     first_step = torch.tensor([ids[-8:-6], ids[-6:-4]])  # (prompts, 2)
     second_step = torch.tensor([ids[-4:-1], ids[-3:]])  # (prompts, 3)
     parents = torch.tensor([[1, 0, 1], [0, 1, 1]])  # (prompts, 3)
-    tree = TokenTree.of(model, prompts, capacity=5, head=head)
+    tree = TokenTree(model, prompts, capacity=5, head=head)
     tree.prefill()
     tree.step(first_step.to(model.device), torch.zeros_like(first_step).to(model.device))
     hidden = tree.step(second_step.to(model.device), parents.to(model.device))

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self
 
 from sidtool.base.errors import RefusedError
@@ -85,7 +86,15 @@ class Served:
     def warm_up(self) -> None:
         """Answer one request, so that what is made at first use exists. Raises RefusedError if the
         model cannot answer at all."""
-        (answer,) = self.base.answer([_trial(self.loaded)])
+        contract = self.loaded.contract
+        prompt = contract.history_prompt
+        history = tuple(islice(self.loaded.bundle.items.ids, 1))
+        request = Request(history=history)
+        if prompt is None and contract.text_prompt is not None:
+            request = Request(text="a text")
+        elif prompt is not None and prompt.shows_fields:
+            request = Request(history=history, fields=prompt.unknown_fields(len(history)))
+        (answer,) = self.base.answer([request])
         if isinstance(answer, BadRequest):
             raise RefusedError(f"the model cannot answer: {answer.error}")
 
@@ -103,17 +112,3 @@ class Served:
             "exclude_seen": self.base.options.exclude_seen,
             "seen": self.seen,
         }
-
-
-def _trial(loaded: LoadedModel) -> Request:
-    """A request that a model can answer, of its first item and unknown fields, or of a text if it
-    is asked by texts alone."""
-    contract = loaded.contract
-    prompt = contract.history_prompt
-    if prompt is None and contract.text_prompt is not None:
-        return Request(text="a text")
-    ids = loaded.bundle.items.ids
-    history = (ids[0],) if len(ids) else ()
-    if prompt is None or not prompt.shows_fields:
-        return Request(history=history)
-    return Request(history=history, fields=prompt.unknown_fields(len(history)))

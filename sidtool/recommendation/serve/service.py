@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,9 +40,10 @@ class Service:
         self.is_draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batcher = Batcher(served, options.limits, self.metrics, self._deliver)
-        self._watcher = Watcher(sources, self._batcher, self.metrics)
+        self.watcher = Watcher(sources, self._batcher, self.metrics)
+        """What looks for newer versions."""
         self._side = ThreadPoolExecutor(1, "side")
-        self._side_calls = 0
+        self._side_calls: list[Future[Any]] = []
         self._encoder: tuple[Any, TextEncoder] | None = None
         self.metrics.items.set(len(served.loaded.bundle))
 
@@ -65,11 +66,6 @@ class Service:
         return self._batcher.served
 
     @property
-    def watcher(self) -> Watcher:
-        """What looks for newer versions."""
-        return self._watcher
-
-    @property
     def is_alive(self) -> bool:
         """Whether the model's thread runs."""
         return self._batcher.is_alive
@@ -78,12 +74,12 @@ class Service:
         """Start the threads, for calls of the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._batcher.start()
-        self._watcher.start()
+        self.watcher.start()
 
     async def stop(self) -> None:
         """Answer what waits, and end the threads."""
         self.is_draining = True
-        self._watcher.stop()
+        self.watcher.stop()
         await asyncio.to_thread(self._batcher.stop)
         self._side.shutdown(wait=False, cancel_futures=True)
 
@@ -136,26 +132,20 @@ class Service:
 
     async def _aside(self, function: Callable[[], T], deadline: float) -> T:
         """The result of a function that runs in a thread beside the model's."""
-        if self._side_calls >= MAX_SIDE_CALLS:
+        waiting = [call for call in self._side_calls if not call.done()]
+        if len(waiting) >= MAX_SIDE_CALLS:
             raise Busy(1)
-        self._side_calls += 1
         future = self._side.submit(function)
-        future.add_done_callback(lambda _: self._count_side_call())
+        self._side_calls = [*waiting, future]
         async with asyncio.timeout_at(deadline):
             return await asyncio.wrap_future(future)
 
-    def _count_side_call(self) -> None:
-        self._side_calls -= 1
-
     def _encode(self, bundle: Bundle, inputs: list[str] | Vectors) -> list[Encoding]:
+        """By the encoder of the bundle, which is loaded for the first text and stays in memory."""
         if not isinstance(inputs, list):
             return encode(bundle, vectors=inputs)
         if not inputs:
             raise DataError("'texts' is empty")
-        return encode(bundle, inputs, model=self._encoder_of(bundle))
-
-    def _encoder_of(self, bundle: Bundle) -> TextEncoder:
-        """The encoder of a bundle, which stays in memory; it is loaded for the first text."""
         recipe = (bundle.manifest.recipe or {}).get("encoder")
         if self._encoder is None or self._encoder[0] != recipe:
             self._encoder = None
@@ -164,7 +154,7 @@ class Service:
                 bundle, model=options.encoder, trust_remote_code=options.trust_remote_code
             )
             self._encoder = (recipe, loaded)
-        return self._encoder[1]
+        return encode(bundle, inputs, model=self._encoder[1])
 
 
 def _resolve(delivery: Delivery) -> None:

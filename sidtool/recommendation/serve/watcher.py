@@ -28,14 +28,10 @@ class Watcher:
         self._refused: Version | None = None
         self._pause = 1
         self._looks_left = 0
-        self._last_error = ""
+        self.last_error = ""
+        """Why what is there now was not taken; empty if it was."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
-
-    @property
-    def last_error(self) -> str:
-        """Why what is there now was not taken; empty if it was."""
-        return self._last_error
 
     def start(self) -> None:
         """Start the thread."""
@@ -64,7 +60,7 @@ class Watcher:
         try:
             version = self._sources.version()
             if version == served.version:
-                self._last_error = ""
+                self.last_error = ""
                 self._refused = None
                 return False
             if version != self._refused:
@@ -85,7 +81,7 @@ class Watcher:
                 self._pause = min(2 * self._pause, MAX_PAUSE)
             self._keep("refused" if is_refused else "failed", str(error))
             return False
-        self._last_error = ""
+        self.last_error = ""
         self._refused = None
         self._metrics.exchanges.labels("exchanged").inc()
         self._metrics.items.set(len(new.loaded.bundle))
@@ -96,6 +92,6 @@ class Watcher:
     def _keep(self, result: str, message: str) -> None:
         """Record why the old value stays; the same reason is logged once."""
         self._metrics.exchanges.labels(result).inc()
-        if message != self._last_error:
-            self._last_error = message
+        if message != self.last_error:
+            self.last_error = message
             log.warning("%s, the old one stays: %s", result, visible(message))

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -31,12 +30,6 @@ SIGNAL_SECONDS = 0.5
 """How often the supervisor looks whether it should end."""
 
 
-@dataclass
-class _Worker:
-    process: SpawnProcess
-    started: float
-
-
 class _Supervisor:
     """Keeps a number of workers running."""
 
@@ -54,12 +47,15 @@ class _Supervisor:
         self._arguments = (options, listener, self._ready, folder, verbose, n_threads)
         self._options = options
         self._should_end = False
-        self._workers = [self._start() for _ in range(n_workers)]
+        self._workers: dict[SpawnProcess, float] = {}
+        """When each process was started."""
+        for _ in range(n_workers):
+            self._start()
 
-    def _start(self) -> _Worker:
+    def _start(self) -> None:
         process = self._context.Process(target=_work, args=self._arguments)
         process.start()
-        return _Worker(process, time.monotonic())
+        self._workers[process] = time.monotonic()
 
     def request_end(self, *_: Any) -> None:
         """Let `run` end; a handler of signals."""
@@ -72,29 +68,29 @@ class _Supervisor:
             if on_start is not None and self._ready.is_set():
                 on_start()
                 on_start = None
-            wait([each.process.sentinel for each in self._workers], timeout=SIGNAL_SECONDS)
-            for index, worker in enumerate(self._workers):
-                if self._should_end or worker.process.is_alive():
+            wait([process.sentinel for process in self._workers], timeout=SIGNAL_SECONDS)
+            for process, started in list(self._workers.items()):
+                if self._should_end or process.is_alive():
                     continue
                 if not self._ready.is_set():
                     raise SidtoolError(
-                        f"a worker ended with code {worker.process.exitcode} before it answered",
+                        f"a worker ended with code {process.exitcode} before it answered",
                         hint="the lines above say why",
                     )
-                left = worker.started + RESTART_SECONDS - time.monotonic()
-                time.sleep(max(left, 0))
-                self._workers[index] = self._start()
+                time.sleep(max(started + RESTART_SECONDS - time.monotonic(), 0))
+                del self._workers[process]
+                self._start()
 
     def drain(self) -> None:
         """End all workers, each when it has answered its calls."""
-        for worker in self._workers:
-            worker.process.terminate()
+        for process in self._workers:
+            process.terminate()
         deadline = time.monotonic() + self._options.limits.seconds + DRAIN_SECONDS
-        for worker in self._workers:
-            worker.process.join(max(deadline - time.monotonic(), 0))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+        for process in self._workers:
+            process.join(max(deadline - time.monotonic(), 0))
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
 def serve_with_workers(
