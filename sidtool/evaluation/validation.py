@@ -18,7 +18,7 @@ from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import LeafFilter, Normalize
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import Leaves
+from sidtool.tokenizer.sid import ItemRows, Leaves
 
 LOSS_USERS = 256
 """Users whose target's loss is measured, of those that are validated on."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -136,27 +136,21 @@ def store_rows(
     try:
         with ExitStack() as stack:
             offsets, items, weights = (stack.enter_context(path.open("wb")) for path in names)
-            _append(np.zeros(1, dtype=np.int64), offsets)
+            offsets.write(np.zeros(1, dtype=np.int64).data)
             for part in parts:
-                _append(part.offsets[1:] + end, offsets)
-                _append(part.items, items)
-                _append(part.weights, weights)
+                offsets.write(np.ascontiguousarray(part.offsets[1:] + end).data)
+                items.write(np.ascontiguousarray(part.items).data)
+                weights.write(np.ascontiguousarray(part.weights).data)
                 end += len(part.items)
     except OSError as error:
         path = shards.folder / name
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
-    arrays = map(_mapped, names, (np.int64, np.uint32, dtype))
+    arrays = [
+        # an empty file cannot be mapped
+        np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.zeros(0, dtype=kind)
+        for path, kind in zip(names, (np.int64, np.uint32, dtype), strict=True)
+    ]
     return SparseRows(*arrays)
-
-
-def _append(array: NDArray[Any], stream: BinaryIO) -> None:
-    stream.write(np.ascontiguousarray(array).data)
-
-
-def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
-    if not path.stat().st_size:
-        return np.zeros(0, dtype=dtype)  # an empty file cannot be mapped
-    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def padded_rows(

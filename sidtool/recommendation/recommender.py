@@ -82,7 +82,12 @@ class Recommender:
         denied = items.rows(options.deny)
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
-        _report_unknown(session, options)
+        for name, ids in (("allow", options.allow), ("deny", options.deny)):
+            unknown = _unknown_ids(ids, items.rows(ids)) if ids else ""
+            if unknown and options.strict:
+                raise DataError(f"the {name} list has {unknown}")
+            if unknown:
+                _warn(f"the {name} list has {unknown}")
         return cls(session, loaded.model, options, candidate_index, allowed, denied)
 
     def with_options(self, options: RecommendOptions) -> "Recommender":
@@ -227,16 +232,6 @@ def _check_explain(session: QuerySession, options: RecommendOptions) -> None:
     """Raise UsageError if there is no memory to explain."""
     if options.explain and session.mixture is None:
         raise UsageError("--explain needs a memory", hint="give --memory, or tune-memory's model")
-
-
-def _report_unknown(session: QuerySession, options: RecommendOptions) -> None:
-    """Warn of ids of the run's lists that the bundle lacks; with `strict` raise DataError."""
-    for name, ids in (("allow", options.allow), ("deny", options.deny)):
-        unknown = _unknown_ids(ids, session.bundle.items.rows(ids)) if ids else ""
-        if unknown and options.strict:
-            raise DataError(f"the {name} list has {unknown}")
-        if unknown:
-            _warn(f"the {name} list has {unknown}")
 
 
 def _n_unknown(rows: ItemRows | None) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sidtool.base.errors import UsageError
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
@@ -63,11 +62,9 @@ def beam_search(
     then ranks the items). With `targets`, a leaf per prompt or -1, each result says after how many
     levels the target's prefix was among the beams. An empty prompt gets an empty result.
 
-    Raises UsageError if `num_beams` or k is less than 1 or too large for a tree of MAX_TREE_TOKENS,
-    if no mask steers the model's attention, or for priors where its scores are no distribution over
-    items; DataError if a logit is NaN or a prompt is longer than the model's positions."""
-    if num_beams < 1 or k < 1:
-        raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
+    Raises UsageError if `num_beams` or k is too large for a tree of MAX_TREE_TOKENS, if no mask
+    steers the model's attention, or for priors where its scores are no distribution over items;
+    DataError if a logit is NaN or a prompt is longer than the model's positions."""
     num_beams = min(max(num_beams, k), trie.n_leaves)
     capacity = tree_tokens(num_beams, trie.levels - 1, f"SIDs of {trie.levels} levels")
     filters = filters or [None] * len(prompts)

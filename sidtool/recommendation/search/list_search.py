@@ -64,14 +64,8 @@ def search_lists(
     exclude items and change no score; nor do `options` for diversity, which change what ranks
     first. An empty prompt gets no list.
 
-    Raises UsageError if a number is less than 1, the tree is too large or the model's attention
-    cannot be steered; DataError if a logit is NaN or a prompt and its list are longer than the
-    model's positions."""
-    if min(length, num_beams, n_lists) < 1:
-        raise UsageError(
-            f"length, num_beams and n_lists must be at least 1, not {length}, {num_beams}, "
-            f"{n_lists}"
-        )
+    Raises UsageError if the tree is too large or the model's attention cannot be steered;
+    DataError if a logit is NaN or a prompt and its list are longer than the model's positions."""
     options = options or ListOptions()
     beams = max(num_beams, n_lists) if options.search == "beam" else n_lists
     filters = filters or [None] * len(prompts)
