@@ -17,7 +17,7 @@ from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import baseline_values
+from sidtool.evaluation.baselines import UNTUNED, baseline_values
 from sidtool.evaluation.bootstrap import RESAMPLES, everyone
 from sidtool.evaluation.groups import (
     SLICES,
@@ -266,7 +266,6 @@ def evaluation_of(
             examples,
             events,
             options.ks,
-            options.knn,
             k=options.depth,
             shards=shards,
             threads=thread_count(options.threads),
@@ -337,7 +336,7 @@ def _settings(
     if options.target:
         settings["target"] = list(options.target)
     if has_baselines:
-        settings[ITEM_KNN] = asdict(options.knn)
+        settings[ITEM_KNN] = asdict(UNTUNED)
     return settings
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation.baselines import UNTUNED, baseline_values
+from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.evaluation.results import ITEM_KNN, Metrics
@@ -65,7 +65,7 @@ def item_knn_metrics(
     indexed = IndexedExamples.of(
         bundle, sample_examples(examples, users, seed), exclude_seen=exclude_seen
     )
-    values = baseline_values(indexed, events, [k], UNTUNED, k=k)[ITEM_KNN]
+    values = baseline_values(indexed, events, [k], k=k)[ITEM_KNN]
     return {
         name: float(mean)
         for name, mean in zip(values.names, values.values.mean(axis=0), strict=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -136,11 +136,11 @@ def store_rows(
     try:
         with ExitStack() as stack:
             offsets, items, weights = (stack.enter_context(path.open("wb")) for path in names)
-            offsets.write(np.zeros(1, dtype=np.int64).data)
+            _append(np.zeros(1, dtype=np.int64), offsets)
             for part in parts:
-                offsets.write(np.ascontiguousarray(part.offsets[1:] + end).data)
-                items.write(np.ascontiguousarray(part.items).data)
-                weights.write(np.ascontiguousarray(part.weights).data)
+                _append(part.offsets[1:] + end, offsets)
+                _append(part.items, items)
+                _append(part.weights, weights)
                 end += len(part.items)
     except OSError as error:
         path = shards.folder / name
@@ -151,6 +151,10 @@ def store_rows(
         for path, kind in zip(names, (np.int64, np.uint32, dtype), strict=True)
     ]
     return SparseRows(*arrays)
+
+
+def _append(array: NDArray[Any], stream: BinaryIO) -> None:
+    stream.write(np.ascontiguousarray(array).data)
 
 
 def padded_rows(

@@ -311,16 +311,15 @@ class QuerySession:
         by_mixture: list[NDArray[np.int64]] = []
         survived: list[int] = []
         for batch in in_windows(queries, window or WINDOW, total, progress):
-            if items:
-                for ranked in self.search_items(model, batch, k=k, num_beams=num_beams):
-                    entries.append(ranked.positions)
-                    survived.append(ranked.survived)
-                    if ranked.mixture_order is not None:
-                        by_mixture.append(ranked.mixture_order)
-            else:
-                for result in self.search(model, batch, k=k, num_beams=num_beams):
+            search = self.search_items if items else self.search
+            for result in search(model, batch, k=k, num_beams=num_beams):
+                survived.append(result.survived)
+                if isinstance(result, BeamResult):
                     entries.append(result.leaves)
-                    survived.append(result.survived)
+                    continue
+                entries.append(result.positions)
+                if result.mixture_order is not None:
+                    by_mixture.append(result.mixture_order)
         table = _padded_lists(entries, k)
         levels = np.array(survived, dtype=np.int64)
         if not items:

@@ -7,7 +7,7 @@ import pytest
 
 from sidtool.data.split.values import Example
 from sidtool.evaluation import validation
-from sidtool.evaluation.baselines import UNTUNED, baseline_values
+from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.validation import Validator, item_knn_metrics
 from sidtool.model.prompt.prompts import HistoryPrompt
@@ -116,7 +116,7 @@ def test_item_knn_is_that_of_an_evaluation_on_the_same_users(
     measured = item_knn_metrics(examples, catalog, **sample)
     drawn = validation.sample_examples(examples, 12, 3)
     indexed = IndexedExamples.of(catalog, drawn, exclude_seen=True)
-    expected = baseline_values(indexed, events, [10], UNTUNED, k=10)["item-knn"]
+    expected = baseline_values(indexed, events, [10], k=10)["item-knn"]
     means = dict(zip(expected.names, expected.values.mean(axis=0), strict=True))
     assert set(measured) == {"hr@10", "ndcg@10"}
     assert measured == {name: pytest.approx(means[name]) for name in measured}

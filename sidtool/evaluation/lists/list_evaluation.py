@@ -15,7 +15,7 @@ from sidtool.base.progress import Progress
 from sidtool.base.records import JsonRecord
 from sidtool.data import need_feedback_of_numbers
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import Catalog, rank_baselines
+from sidtool.evaluation.baselines import UNTUNED, Catalog, rank_baselines
 from sidtool.evaluation.bootstrap import RESAMPLES, Difference, intervals, paired_differences
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.lists.list_metrics import (
@@ -184,7 +184,6 @@ def evaluate_list_makers(
         ranked = rank_baselines(
             catalog,
             sessions.examples,
-            options.knn,
             k=options.length,
             exclude_seen=bool(options.exclude_seen),
         )
@@ -292,7 +291,7 @@ def _settings(options: ListEvaluationOptions) -> dict[str, Any]:
         "resamples": RESAMPLES,
     }
     if options.baselines:
-        settings["item-knn"] = asdict(options.knn)
+        settings["item-knn"] = asdict(UNTUNED)
     return settings
 
 
