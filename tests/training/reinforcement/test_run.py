@@ -83,8 +83,7 @@ def run(
     "algorithm",
     [
         "ecpo",
-        "dpo",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "gspo")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "grpo", "gspo")),
     ],
 )
 def test_every_algorithm_writes_a_complete_model(
@@ -119,6 +118,7 @@ def test_every_algorithm_writes_a_complete_model(
     assert measured <= last.keys()
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_learns_from_groups(
     tmp_path: Path, models: Callable[..., Path], made: Path
 ) -> None:
@@ -142,6 +142,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_options_train(tmp_path: Path, tuned: Path, made: Path, options: dict[str, Any]) -> None:
     once = {"max_steps": 1, "beta": 0.0, "eval_steps": 1, "save_steps": 1}
@@ -149,6 +150,7 @@ def test_options_train(tmp_path: Path, tuned: Path, made: Path, options: dict[st
     assert not same(weights(tmp_path / "out"), weights(tuned))
 
 
+@pytest.mark.slow
 def test_the_best_validation_is_published_also_between_checkpoints(
     tmp_path: Path, tuned: Path, made: Path
 ) -> None:
@@ -168,6 +170,7 @@ def test_the_best_validation_is_published_also_between_checkpoints(
     assert same(results[1], results[500])
 
 
+@pytest.mark.slow
 def test_events_that_cannot_be_recommended_are_counted(
     tmp_path: Path, tuned: Path, made: Path
 ) -> None:
@@ -260,11 +263,7 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
     tmp_path: Path, tuned: Path, made: Path
 ) -> None:
     """The reward punishes hits, and nothing holds the model back."""
-    harmful: dict[str, Any] = {
-        "reward": "exact=-1",
-        "sft_weight": 0.0,
-        "eval_users": 0,
-    }
+    harmful: dict[str, Any] = {"reward": "exact=-1", "sft_weight": 0.0, "eval_users": 0}
     fields = {"beta": 0.0, "learning_rate": 0.2, "max_steps": 2}
     out = tmp_path / "out"
     with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:
