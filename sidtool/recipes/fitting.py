@@ -264,7 +264,7 @@ def _measured(inputs: Inputs) -> DataProfile:
 def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
     """The plan for data, or one of as many steps for data that is not cleaned yet."""
     recipe = Recipe.named(options.recipe)
-    choices = Choices() if profile is None else choose(profile, recipe)
+    choices = Choices() if profile is None else choose(profile, recipe, options.minutes)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)
     return Plan(recipe, inputs, out, options.encoder, options.seed, options.model, choices)

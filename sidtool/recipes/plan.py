@@ -112,7 +112,8 @@ class Plan:
             *_flag("--text-template", self.choices.text_template),
         )
         yield from self._untrained_model()
-        yield self._examples("examples", "sft")
+        history = _flag("--history-length", self.choices.history)
+        yield self._examples("examples", "sft", *history)
         if self.recipe.has("cpt"):
             columns = [word for name in self.choices.text_columns for word in ("--field", name)]
             yield self._examples("examples of running text", "cpt", *columns)
@@ -165,6 +166,7 @@ class Plan:
                 self.folder / "base",
                 *("init-model", self.inputs.items, "--bundle", self.bundle, "--seed", self.seed),
                 *self.recipe.options("model"),
+                *_flag("--set", self.choices.model_setting),
             )
         elif self.base is None:
             raise UsageError(

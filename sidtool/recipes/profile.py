@@ -1,5 +1,6 @@
 """What is measured of a catalog and its events before anything is built."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ class DataProfile(JsonRecord):
     users: int
     text_columns: tuple[str, ...]
     """Columns beside the title with text."""
+    longest: int = 0
+    """Events of the user with the most."""
 
 
 def measure(
@@ -45,6 +48,7 @@ def measure(
         events=n_events,
         users=checked.users or 0,
         text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
+        longest=max(Counter(table.users).values(), default=0),
     )
     return profile, checked
 

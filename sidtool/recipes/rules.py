@@ -16,6 +16,11 @@ MIN_STEPS = 1000
 MAX_EPOCHS = 100
 EVENTS_PER_EXAMPLE = 10
 """Of long histories, which are divided into overlapping examples of 20 items."""
+WIDE_EVENTS = 1_000_000
+"""From so many events on, a model may be twice as wide: at 200,000 events that was worse."""
+WIDE = "hidden_size=256"
+EVENTS_PER_SECOND = 250
+"""Events that a processor's core trains a wide model on, a quarter of those of the usual one."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,10 @@ class Choices(JsonRecord):
     text_template: str | None = None
     text_columns: tuple[str, ...] = ()
     """Columns that running text shows."""
+    model_setting: str | None = None
+    """A `--set` of `init-model`; None: as the recipe says."""
+    history: int | None = None
+    """Items of a history at most; None: as the recipe says."""
     epochs: float | None = None
     """None: as the recipe says."""
     eval_users: int | None = None
@@ -42,14 +51,28 @@ def text_template(profile: DataProfile) -> str | None:
     return ". ".join(f"{{{name}}}" for name in ("title", *profile.text_columns))
 
 
-def choose(profile: DataProfile, recipe: Recipe) -> Choices:
-    """What follows from the data alone."""
+def choose(profile: DataProfile, recipe: Recipe, minutes: float) -> Choices:
+    """What follows from the data and the time alone."""
     has_template = "text_template" in recipe.settings("codebook")
+    epochs = enough_epochs(profile, recipe.settings("train"))
+    most = recipe.settings("sft").get("history_length")
     return Choices(
         text_template=None if has_template else text_template(profile),
         text_columns=profile.text_columns,
-        epochs=enough_epochs(profile, recipe.settings("train")),
+        model_setting=_wide(profile, recipe, epochs, minutes),
+        # the last event is held out
+        history=None if most is None or profile.longest > most else max(1, profile.longest - 1),
+        epochs=epochs,
     )
+
+
+def _wide(profile: DataProfile, recipe: Recipe, epochs: float | None, minutes: float) -> str | None:
+    """The setting of a wider model, if there are the events for it and the time for its epochs."""
+    model = recipe.settings("model")
+    is_narrow = model.get("preset") == "neox-tiny" and "set" not in model
+    if not is_narrow or epochs is None or profile.events < WIDE_EVENTS:
+        return None
+    return WIDE if 60 * minutes * EVENTS_PER_SECOND >= epochs * profile.events else None
 
 
 def enough_epochs(profile: DataProfile, settings: Mapping[str, Any]) -> float | None:
