@@ -83,9 +83,7 @@ def build_codebook(
     encoder: Encoder | None,
     inputs: VectorInputs,
     settings: QuantizerSettings,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     from sidtool.tokenizer import build_codebook, plan_build
@@ -102,14 +100,14 @@ def build_codebook(
         "interactions": inputs.interactions,
         "memory": inputs.memory,
     }
-    if dry_run:
-        refuse_existing(out, force, BUNDLE)
-        return _say_plan(plan_build(items, build, **data), build, out, json)
+    if how.dry_run:
+        refuse_existing(out, how.force, BUNDLE)
+        return _say_plan(plan_build(items, build, **data), build, out, how.json)
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build_codebook(items, out, build, force=force, progress=stages, **data)
-    if build.sizes is None and not json:
+        bundle = build_codebook(items, out, build, force=how.force, progress=stages, **data)
+    if build.sizes is None and not how.json:
         say(f"levels: {bundle.space.spelled_sizes}, by the number of items ({len(bundle):,})")
-    _say_built(bundle, out, json)
+    _say_built(bundle, out, how.json)
     return next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
 
 

@@ -106,9 +106,7 @@ def build_memory(
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.base.output import refuse_existing
@@ -117,7 +115,7 @@ def build_memory(
     from sidtool.memory import build_memory, check_memory_split, shards_beside
     from sidtool.registry import open_memory, open_source
 
-    refuse_existing(out, force, MEMORY)
+    refuse_existing(out, how.force, MEMORY)
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else open_memory(building.earlier)
@@ -125,9 +123,9 @@ def build_memory(
     opened = open_source(bundle)
     settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
     check_memory_split(opened, events)
-    if dry_run:
+    if how.dry_run:
         source.check(opened)
-        return _say_memory_plan(events, opened, out, given, json=json)
+        return _say_memory_plan(events, opened, out, given, json=how.json)
     weight = building.content_weight
     content = _content(opened, source.read(opened), weight, previous)
     with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
@@ -144,8 +142,8 @@ def build_memory(
                 shards=files,
                 threads=building.threads,
             )
-        built.save(out, force=force)
-    _say_built(built, out, json=json)
+        built.save(out, force=how.force)
+    _say_built(built, out, json=how.json)
     return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
 
 
@@ -169,9 +167,7 @@ def tune_memory(
     ],
     out: options.Out,
     tuning: TuneMemoryOptions,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
     bind them to a copy of a model."""
@@ -182,12 +178,11 @@ def tune_memory(
 
     opened = open_memory(memory)
     events = open_split(split)
-    if dry_run:
-        examples = plan_tune_memory(model, events, opened, out, tuning, force=force)
-        return say_plan(
+    if how.dry_run:
+        examples = plan_tune_memory(model, events, opened, out, tuning, force=how.force)
+        return how.plan(
             f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
             f"weight and power that are best on {len(examples)} validation examples",
-            json=json,
             model=str(out),
             memory=opened.digest,
             examples=len(examples),
@@ -195,10 +190,10 @@ def tune_memory(
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
-        binding = tune(model, events, opened, out, tuning, force=force, progress=report)
+        binding = tune(model, events, opened, out, tuning, force=how.force, progress=report)
     seen = seen_reason(tuning.exclude_seen, events.reference.targets_repeat)
     reranker = binding.reranker
-    if json:
+    if how.json:
         values = binding.to_json()
         values["reranker"] = None if reranker is None else reranker.digest  # not its weights
         return say_json({"model": str(out)} | values | {"seen": seen})

@@ -33,11 +33,9 @@ from sidtool.recipes.budget import (
     work_of,
 )
 from sidtool.recipes.plan import Inputs, Plan, check_step
-from sidtool.recipes.profile import DataProfile, measure
+from sidtool.recipes.profile import Choices, DataProfile, choose, measure
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import Choices, choose
-from sidtool.recipes.script import shell_script
-from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
+from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
 
 SCRIPT = "run.sh"
 

@@ -8,8 +8,8 @@ from typing import Any
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_of
 from sidtool.data import CatalogNames, EventNames
+from sidtool.recipes.profile import Choices
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import Choices
 from sidtool.recipes.steps import Step
 
 

@@ -12,7 +12,7 @@ from sidtool.recipes.budget import (
     expected_seconds,
     read_speed,
 )
-from sidtool.recipes.rules import Choices
+from sidtool.recipes.profile import Choices
 
 WORK = Work(
     steps_per_epoch=300,

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from sidtool.data import CatalogNames, EventNames
 from sidtool.recipes import Recipe
-from sidtool.recipes.profile import DataProfile, measure
-from sidtool.recipes.rules import choose, enough_epochs
+from sidtool.recipes.profile import DataProfile, choose, enough_epochs, measure
 
 
 def write(folder: Path) -> DataProfile:

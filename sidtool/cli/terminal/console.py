@@ -100,7 +100,12 @@ def one_line_errors() -> Iterator[None]:
         raise
     except _TyperUsageError as error:
         # Typer would print a box with the command's usage
-        _print_error(_usage_message(error), _usage_hint(error))
+        usage: Any = error
+        is_value = isinstance(error, typer.BadParameter) or usage.ctx is None
+        # the libraries that check values write several lines
+        message = " ".join(usage.format_message().split()).replace("Value error, ", "")
+        # the help lists what exists; a bad value's message says itself what is right
+        _print_error(message, None if is_value else f"{usage.ctx.command_path} --help")
         raise typer.Exit(UsageError.exit_code) from None
     except (SidtoolError, OSError, MemoryError, UnicodeError, ImportError, RuntimeError) as error:
         # TRL raises a RuntimeError for a package that it cannot import
@@ -111,18 +116,6 @@ def one_line_errors() -> Iterator[None]:
         hint = getattr(expected, "shell_hint", None)
         _print_error(str(expected) or type(expected).__name__, hint)
         raise typer.Exit(getattr(expected, "exit_code", SidtoolError.exit_code)) from None
-
-
-def _usage_message(error: Any) -> str:
-    # the libraries that check values write several lines
-    return " ".join(error.format_message().split()).replace("Value error, ", "")
-
-
-def _usage_hint(error: Any) -> str | None:
-    """The help that lists what exists; a bad value's message says itself what is right."""
-    if isinstance(error, typer.BadParameter) or error.ctx is None:
-        return None
-    return f"{error.ctx.command_path} --help"
 
 
 def _print_error(message: str, hint: str | None) -> None:
