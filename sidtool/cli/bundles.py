@@ -13,7 +13,6 @@ from sidtool.cli.compare import ProbeInputs
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
-    progress,
     say,
     say_cells,
     say_json,
@@ -22,6 +21,7 @@ from sidtool.cli.terminal.console import (
     standard_input,
     warn,
 )
+from sidtool.cli.terminal.pace import progress
 from sidtool.integrations.formats import CatalogFile
 from sidtool.integrations.ray import ItemColumns, RunOptions
 from sidtool.tokenizer.encoder import Encoder

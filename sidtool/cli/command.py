@@ -17,13 +17,7 @@ from sidtool.base.artifact import describe
 from sidtool.base.errors import EXIT_INTERRUPTED, SidtoolError, UsageError
 from sidtool.cli.groups import flag_meanings
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import (
-    detail,
-    joined_lines,
-    note,
-    one_line_errors,
-    set_verbosity,
-)
+from sidtool.cli.terminal.console import detail, joined_lines, note, one_line_errors, set_verbosity
 
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": (

@@ -12,7 +12,8 @@ from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_task
-from sidtool.cli.terminal.console import next_step, progress
+from sidtool.cli.terminal.console import next_step
+from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import (
     EvaluationOptions,
     ListEvaluationOptions,

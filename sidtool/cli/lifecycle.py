@@ -9,13 +9,13 @@ import typer
 from sidtool.base.errors import EXIT_REFUSED, UsageError
 from sidtool.base.option_texts import read_ids
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.console import next_step, say, say_json, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.tokenizer import CatalogOptions, NewItemOptions
 
 if TYPE_CHECKING:
     from sidtool.model import Outlook
     from sidtool.tokenizer import Diff
-    from sidtool.tokenizer.bundle import Bundle, ItemsChange
 
 MAX_LISTED = 5
 """Items that a table lists."""
@@ -68,7 +68,16 @@ def add_items(
             encoder=encoder,
             remove=retired,
         )
-        return _say_change(change, len(catalog), bundle, out, json=how.json)
+        return how.plan(
+            f"would add {change.added} of {len(catalog)} items to {bundle}, restore "
+            f"{change.restored}, retitle {change.retitled} and retire {change.retired}, at {out}",
+            bundle=str(out),
+            added=change.added,
+            items=len(catalog),
+            restored=change.restored,
+            retitled=change.retitled,
+            retired=change.retired,
+        )
     with progress("embed") as stages:
         grown = add(
             opened,
@@ -81,33 +90,13 @@ def add_items(
             progress=stages.get("embed"),
         )
     grown.save(out, force=how.force)
-    _say_grown(grown, out, changed=grown is not opened, json=how.json)
+    manifest = grown.manifest
+    value = {"bundle": str(out), "version": manifest.version, "digest": grown.identity.digest}
+    if grown is not opened:
+        value |= manifest.change.to_json()
+    changed = "nothing changed" if grown is opened else str(manifest.change)
+    how.say(value, f"{out}: {manifest.name} {manifest.version}, {changed}")
     return next_step("sidtool recommend MODEL --bundle {out} --history ...", out=out)
-
-
-def _say_change(change: "ItemsChange", items: int, bundle: str, out: Path, *, json: bool) -> None:
-    """What add-items would do with so many items."""
-    say_plan(
-        f"would add {change.added} of {items} items to {bundle}, restore {change.restored}, "
-        f"retitle {change.retitled} and retire {change.retired}, at {out}",
-        json=json,
-        bundle=str(out),
-        added=change.added,
-        items=items,
-        restored=change.restored,
-        retitled=change.retitled,
-        retired=change.retired,
-    )
-
-
-def _say_grown(bundle: "Bundle", out: Path, *, changed: bool, json: bool) -> None:
-    manifest = bundle.manifest
-    if json:
-        value = {"bundle": str(out), "version": manifest.version, "digest": bundle.identity.digest}
-        say_json(value | (manifest.change.to_json() if changed else {}))
-    else:
-        change = manifest.change if changed else "nothing changed"
-        say(f"{out}: {manifest.name} {manifest.version}, {change}")
 
 
 def diff(

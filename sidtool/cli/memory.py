@@ -12,15 +12,8 @@ from sidtool.base.option_texts import parse_bytes
 from sidtool.base.options import check_options, option
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import (
-    next_step,
-    note,
-    progress,
-    say,
-    say_json,
-    say_plan,
-    say_table,
-)
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
@@ -121,11 +114,22 @@ def build_memory(
     previous = None if building.earlier is None else open_memory(building.earlier)
     events = open_split(split)
     opened = open_source(bundle)
-    settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
     check_memory_split(opened, events)
     if how.dry_run:
         source.check(opened)
-        return _say_memory_plan(events, opened, out, given, json=how.json)
+        counts = events.counts
+        named = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
+        return how.plan(
+            f"would build a memory of {len(opened.active)} items from {counts.train_events} "
+            f"training events of {counts.users} users, with {named}, at {out}",
+            memory=str(out),
+            bundle=opened.identity.digest,
+            split=events.reference.digest,
+            items=len(opened.active),
+            users=counts.users,
+            train_events=counts.train_events,
+            settings=given,
+        )
     weight = building.content_weight
     content = _content(opened, source.read(opened), weight, previous)
     with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
@@ -136,27 +140,20 @@ def build_memory(
             built = build_memory(
                 events,
                 opened,
-                settings,
                 earlier=previous,
                 content=content,
                 shards=files,
                 threads=building.threads,
+                **given,
             )
         built.save(out, force=how.force)
-    _say_built(built, out, json=how.json)
-    return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
-
-
-def _say_built(built: "Memory", out: Path, *, json: bool) -> None:
     manifest = built.manifest
-    if json:
-        say_json({"memory": str(out)} | manifest.to_json())
-    else:
-        n_neighbors = len(built.arrays["neighbors/item"])
-        say(
-            f"{out}: {n_neighbors} neighbors of {manifest.items} items, from "
-            f"{manifest.train_events} training events of split {manifest.split}, {built.digest}"
-        )
+    how.say(
+        {"memory": str(out)} | manifest.to_json(),
+        f"{out}: {len(built.arrays['neighbors/item'])} neighbors of {manifest.items} items, from "
+        f"{manifest.train_events} training events of split {manifest.split}, {built.digest}",
+    )
+    return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
 
 
 def tune_memory(
@@ -205,31 +202,6 @@ def tune_memory(
     order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
     say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}; {seen}")
     return next_step("sidtool evaluate {out} {split}", out=out, split=split)
-
-
-def _say_memory_plan(
-    split: "Split",
-    bundle: "Bundle",
-    out: Path,
-    given: dict[str, Any],
-    *,
-    json: bool,
-) -> None:
-    """How much a memory would be built from."""
-    counts = split.counts
-    settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
-    say_plan(
-        f"would build a memory of {len(bundle.active)} items from {counts.train_events} training "
-        f"events of {counts.users} users, with {settings}, at {out}",
-        json=json,
-        memory=str(out),
-        bundle=bundle.identity.digest,
-        split=split.reference.digest,
-        items=len(bundle.active),
-        users=counts.users,
-        train_events=counts.train_events,
-        settings=given,
-    )
 
 
 def _build_tuned(

@@ -9,15 +9,8 @@ import typer
 from sidtool.base.extras import require
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_reference
-from sidtool.cli.terminal.console import (
-    next_step,
-    note,
-    progress,
-    say,
-    say_json,
-    say_plan,
-    say_table,
-)
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.pace import progress
 
 if TYPE_CHECKING:
     from sidtool.registry import Kind

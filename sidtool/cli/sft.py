@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step, note, progress, say, say_json, say_table, warn
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table, warn
+from sidtool.cli.terminal.pace import progress
 from sidtool.data import GeneralOptions
 from sidtool.examples import SftInputs, SftOptions, TaskCatalogOptions, WeightOptions
 from sidtool.integrations.ray import WorkerOptions

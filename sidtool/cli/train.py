@@ -14,13 +14,8 @@ from sidtool.cli.groups import Given
 from sidtool.cli.setting_list import Configurable
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
-from sidtool.cli.terminal.console import (
-    progress,
-    say,
-    say_json,
-    say_plan,
-    say_table,
-)
+from sidtool.cli.terminal.console import say, say_json, say_plan, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
 from sidtool.model import DEFAULT_PRESET, Preset

@@ -20,7 +20,7 @@ from sidtool.cli.reports.blocks import (
     thinned,
 )
 from sidtool.cli.reports.bundle_parts import LEAF, WIDTHS, CodebookTree, item_plane, neighbor_blocks
-from sidtool.cli.reports.comparable import PUBLIC, Comparable, answers, comparison
+from sidtool.cli.reports.comparable import Comparable, answers, comparison, public_codebooks
 from sidtool.data.split import UserSequence
 from sidtool.tokenizer import (
     Behavior,
@@ -68,7 +68,7 @@ def bundle_page(
     facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
     judgements = [Listing(f"Codes of {name}", answers(each)) for name, each in figures.items()]
     of_bundles = [Comparable.of(name, each) for name, each in figures.items()]
-    beside = comparison([*of_bundles, *PUBLIC])
+    beside = comparison([*of_bundles, *public_codebooks()])
     sections = [
         Section("What is good and what is not", (*judgements, beside, Text(USUAL))),
         Section("Overview", (facts_table("What the bundle is", facts),)),

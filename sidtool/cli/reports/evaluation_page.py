@@ -116,7 +116,12 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     samples = tuple(sample_blocks(evaluations, titles))
     if samples:
         sections.append(Section("Users and their recommendations", samples))
-    sections.append(Section("What was evaluated", (_settings(evaluations),)))
+    facts = {
+        name: {"examples": evaluation.n, **evaluation.counts, **flat_record(evaluation.settings)}
+        for name, evaluation in evaluations.items()
+    }
+    table = facts_table("Counts, settings and digests", facts)
+    sections.append(Section("What was evaluated", (table,)))
     names = ", ".join(evaluations)
     summary = (
         f"{first.n:,} held-out examples over the full catalog; intervals are 95% by bootstrap."
@@ -139,15 +144,6 @@ def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
         yield Text(
             "The evaluations have different examples or cut-offs: their numbers do not compare."
         )
-
-
-def _settings(evaluations: Evaluations) -> Table:
-    """What the figures depend on: counts, settings and digests."""
-    facts = {
-        name: {"examples": evaluation.n, **evaluation.counts, **flat_record(evaluation.settings)}
-        for name, evaluation in evaluations.items()
-    }
-    return facts_table("Counts, settings and digests", facts)
 
 
 def _systems(evaluations: Evaluations) -> dict[str, System]:
@@ -177,7 +173,9 @@ def _metrics(
         )
         yield IntervalChart(f"{SPELLED[kind]} at {nearest}", metric, estimates)
     for kind in KINDS:
-        yield _curves(kind, systems)
+        lines = {name: _points(kind, system.metrics) for name, system in systems.items()}
+        series = tuple(Series(name, points) for name, points in lines.items())
+        yield LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], series)
     names = dict.fromkeys(name for system in systems.values() for name in system.metrics)
     rows = tuple(
         (name, *(system.spelled(name) for system in systems.values()))
@@ -188,11 +186,6 @@ def _metrics(
     for name, evaluation in evaluations.items():
         if evaluation.differences:
             yield _differences(name, evaluation, nearest)
-
-
-def _curves(kind: str, systems: Mapping[str, System]) -> LineChart:
-    series = tuple(Series(name, _points(kind, system.metrics)) for name, system in systems.items())
-    return LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], series)
 
 
 def _points(kind: str, metrics: Metrics) -> tuple[Point, ...]:

@@ -6,16 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.cli.terminal.console import (
-    Progress,
-    is_verbose,
-    next_step,
-    note,
-    say,
-    say_json,
-    warn_early,
-)
-from sidtool.cli.terminal.pace import Pace
+from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn_early
+from sidtool.cli.terminal.pace import Pace, Progress
 from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
 
 Log = Callable[[Mapping[str, float]], None]

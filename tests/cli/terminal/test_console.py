@@ -23,7 +23,6 @@ from sidtool.cli.terminal.console import (
     next_step,
     note,
     one_line_errors,
-    progress,
     say,
     say_cells,
     say_json,
@@ -31,6 +30,7 @@ from sidtool.cli.terminal.console import (
     set_verbosity,
     warn,
 )
+from sidtool.cli.terminal.pace import progress
 from tests.cli.road import done, refused, run, write_lines
 
 HOSTILE = (
