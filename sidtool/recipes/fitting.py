@@ -32,8 +32,8 @@ from sidtool.recipes.budget import (
     read_speed,
     work_of,
 )
-from sidtool.recipes.plan import Inputs, Plan, check_step
-from sidtool.recipes.profile import Choices, DataProfile, choose, measure
+from sidtool.recipes.plan import Plan, check_step
+from sidtool.recipes.profile import Choices, DataProfile, Inputs, choose, measure
 from sidtool.recipes.recipe import Recipe
 from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
 
@@ -240,13 +240,7 @@ def _measured(inputs: Inputs) -> DataProfile:
     """The profile of files that a build accepts. Raises RefusedError for others, UsageError for
     columns that are neither named nor have common names."""
     try:
-        profile, report = measure(
-            inputs.items,
-            inputs.events,
-            inputs.columns,
-            inputs.names,
-            allow_unknown=inputs.allow_unknown,
-        )
+        profile, report = measure(inputs)
     except UsageError as error:
         hint = error.shell_hint and f"{error.shell_hint}; --fix mends what else would stop a build"
         raise UsageError(str(error), hint=hint) from error

@@ -7,26 +7,9 @@ from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_of
-from sidtool.data import CatalogNames, EventNames
-from sidtool.recipes.profile import Choices
+from sidtool.recipes.profile import Choices, Inputs
 from sidtool.recipes.recipe import Recipe
 from sidtool.recipes.steps import Step
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files of a data set, and what they are read with."""
-
-    items: Path
-    events: Path
-    columns: CatalogNames = field(default_factory=CatalogNames)
-    names: EventNames = field(default_factory=EventNames)
-    allow_unknown: bool = False
-
-    def cleaned(self, folder: Path) -> "Inputs":
-        """The files that `check --fix` writes, whose columns have names that are guessed."""
-        items, events = folder / "items.parquet", folder / "events.parquet"
-        return Inputs(items, events, allow_unknown=self.allow_unknown)
 
 
 @dataclass(frozen=True)

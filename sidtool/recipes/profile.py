@@ -4,7 +4,7 @@ what a recipe leaves open, within what a budget allows."""
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,22 @@ MIN_TEXT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """The files of a data set, and what they are read with."""
+
+    items: Path
+    events: Path
+    columns: CatalogNames = field(default_factory=CatalogNames)
+    names: EventNames = field(default_factory=EventNames)
+    allow_unknown: bool = False
+
+    def cleaned(self, folder: Path) -> "Inputs":
+        """The files that `check --fix` writes, whose columns have names that are guessed."""
+        items, events = folder / "items.parquet", folder / "events.parquet"
+        return Inputs(items, events, allow_unknown=self.allow_unknown)
+
+
+@dataclass(frozen=True)
 class DataProfile(JsonRecord):
     """The numbers that the rules of a recipe are about."""
 
@@ -35,22 +51,14 @@ class DataProfile(JsonRecord):
     """Events of the user with the most."""
 
 
-def measure(
-    items: Path,
-    events: Path,
-    columns: CatalogNames,
-    names: EventNames,
-    *,
-    allow_unknown: bool = False,
-) -> tuple[DataProfile, Report]:
+def measure(inputs: Inputs) -> tuple[DataProfile, Report]:
     """The profile of two files, and the report of their problems as `check` makes it."""
-    catalog, table = read_tables(items, events, columns, names)
+    catalog, table = read_tables(inputs.items, inputs.events, inputs.columns, inputs.names)
     assert table is not None
-    checked = report(catalog, table, allow_unknown=allow_unknown)
-    n_events = len(table.users)
+    checked = report(catalog, table, allow_unknown=inputs.allow_unknown)
     profile = DataProfile(
         items=len(catalog.ids),
-        events=n_events,
+        events=len(table.users),
         users=checked.users or 0,
         text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
         longest=max(Counter(table.users).values(), default=0),
@@ -70,16 +78,18 @@ def _text_columns(catalog: CatalogTable) -> Iterator[str]:
 def _is_text(cells: Sequence[str]) -> bool:
     """Whether cells are words: not numbers, dates, addresses or ids."""
     filled = [cell.strip() for cell in cells if cell.strip()]
-    words = [cell for cell in filled if cell[0] != "/" and "://" not in cell and _has_words(cell)]
+    words = [
+        cell
+        for cell in filled
+        if cell[0] != "/"
+        and "://" not in cell
+        # most characters are letters or blanks
+        and sum(char.isalpha() or char.isspace() for char in cell) > len(cell) / 2
+    ]
     if len(words) < MIN_TEXT_SHARE * len(cells):
         return False
     is_id = len(set(filled)) == len(filled) and not any(" " in cell for cell in filled)
     return len(set(filled)) > 1 and not is_id
-
-
-def _has_words(cell: str) -> bool:
-    """Whether most characters are letters or blanks."""
-    return sum(char.isalpha() or char.isspace() for char in cell) > len(cell) / 2
 
 
 MIN_STEPS = 1000

@@ -171,17 +171,16 @@ class Steps:
         for word in chain.from_iterable(words):
             if not isinstance(word, Path):
                 parts.append(str(word))
-            elif word.resolve() == output:
+                continue
+            path = word.resolve()
+            if path == output:
                 parts.append("OUTPUT")
-            else:
-                parts.append(self._describe_input(word.resolve()))
+                continue
+            inside = path.is_relative_to(self.folder)
+            name = path.relative_to(self.folder).as_posix() if inside else path.name
+            digest = self._digests.get(path) or content_digest(path)
+            parts.append({"path": name, "digest": digest})
         return parts
-
-    def _describe_input(self, path: Path) -> dict[str, str]:
-        inside = path.is_relative_to(self.folder)
-        name = path.relative_to(self.folder).as_posix() if inside else path.name
-        digest = self._digests.get(path) or content_digest(path)
-        return {"path": name, "digest": digest}
 
     def _is_of(self, output: Path, record: Mapping[str, Any], made: list[Any]) -> bool:
         """Whether an output is what its record says: made by this, and not changed since."""
