@@ -10,7 +10,7 @@ from typing import Any
 
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CatalogTable, Report, read_tables, report
+from sidtool.data.prepare import CatalogTable, EventTable, Report
 from sidtool.recipes.recipe import Recipe
 from sidtool.training import DEFAULTS
 
@@ -51,19 +51,15 @@ class DataProfile(JsonRecord):
     """Events of the user with the most."""
 
 
-def measure(inputs: Inputs) -> tuple[DataProfile, Report]:
-    """The profile of two files, and the report of their problems as `check` makes it."""
-    catalog, table = read_tables(inputs.items, inputs.events, inputs.columns, inputs.names)
-    assert table is not None
-    checked = report(catalog, table, allow_unknown=inputs.allow_unknown)
-    profile = DataProfile(
-        items=len(catalog.ids),
-        events=len(table.users),
+def measure(catalog: CatalogTable, table: EventTable, checked: Report) -> DataProfile:
+    """The profile of a catalog and its events, whose problems were reported."""
+    return DataProfile(
+        items=checked.items,
+        events=checked.events or 0,
         users=checked.users or 0,
         text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
         longest=max(Counter(table.users).values(), default=0),
     )
-    return profile, checked
 
 
 def _text_columns(catalog: CatalogTable) -> Iterator[str]:
