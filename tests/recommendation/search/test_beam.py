@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
@@ -205,13 +205,6 @@ def test_an_empty_prompt_has_no_result() -> None:
     before, result, after = beam_search(model, [[], [9, 8], []], trie, tokens, num_beams=3, k=3)
     assert len(before.leaves) == len(after.scores) == 0
     assert result.leaves.tolist() == alone.leaves.tolist()
-
-
-def test_invalid_options_are_refused() -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    model = model_of("llama", tokens)
-    with pytest.raises(UsageError, match="at least 1"):
-        beam_search(model, [[9]], trie, tokens, num_beams=0, k=3)
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import NO_PRIOR, Prior, mix, rank_items
 from tests.recommendation.search.cases import (
     SOME_ARCHITECTURES,
@@ -83,7 +83,7 @@ def test_a_wide_beam_equals_brute_force(
     ]
     filters: list[LeafFilter | None] = [None] * len(prompts)
     if filtered:
-        allowed = AllowList.of(trie, rng.permutation(trie.n_items)[: max(1, items // 2)])
+        allowed = trie.positions(rng.permutation(trie.n_items)[: max(1, items // 2)])
         denied = rng.permutation(trie.n_items)[: items // 3]
         filters = [LeafFilter.of(trie, each, denied) for each in (allowed, None, allowed)]
         filters = filters[: len(prompts)]

@@ -21,8 +21,7 @@ from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delive
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeLimits
-from sidtool.recommendation.serve.served import Served
-from sidtool.recommendation.serve.sources import Version
+from sidtool.recommendation.serve.served import Served, Version
 from tests.recommendation.serve.conftest import OPTIONS
 from tests.waiting import DEADLOCK
 
