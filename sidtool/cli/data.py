@@ -183,12 +183,15 @@ def split(
             rich_help_panel="Data",
         ),
     ] = None,
+    threads: options.Threads = None,
     how: options.Writing = options.Writing(),
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
     from sidtool.data.split import split_events
 
-    manifest = split_events(events, out, rules, memory=memory, dry_run=how.dry_run, force=how.force)
+    manifest = split_events(
+        events, out, rules, memory=memory, threads=threads, dry_run=how.dry_run, force=how.force
+    )
     if how.json:
         say_json(manifest.to_json())
     else:
