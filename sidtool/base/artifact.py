@@ -21,9 +21,8 @@ LINEAGE_SUFFIX = ".meta.json"
 
 
 def describe(location: str | Path) -> str | None:
-    """The kind of artifact at a path with an article, like "a split"; None if it is none.
-
-    Reads names of files, and the attributes of a Zarr group."""
+    """The kind of artifact at a path with an article, like "a split"; None if it is none. Reads
+    names of files, and the attributes of a Zarr group."""
     path = Path(location)
     with suppress(OSError, ValueError):  # no path
         if path.name.endswith(".partial"):

@@ -72,12 +72,10 @@ def read_document(path: Path, most: int = MAX_BYTES) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON document; bytes are UTF-8, with or without a byte order mark.
-
-    Raises ValueError (a JSONDecodeError for a syntax error) also for a key that occurs twice in an
-    object, NaN and infinities, numbers beyond float64 or of thousands of digits, nesting that is
-    too deep, and lone surrogates.
-    """
+    """The value of a JSON document; bytes are UTF-8, with or without a byte order mark. Raises
+    ValueError (a JSONDecodeError for a syntax error) also for a key that occurs twice in an object,
+    NaN and infinities, numbers beyond float64 or of thousands of digits, nesting that is too deep,
+    and lone surrogates."""
     value = parse_json_row(text, parse_number=None)
     if _openings(text) > MAX_JSON_DEPTH:
         _check_depth(value)
@@ -88,9 +86,8 @@ def parse_json(text: str | bytes) -> Any:
 
 def parse_json_row(text: str | bytes, *, parse_number: Callable[[str], Any] | None) -> Any:
     """As `parse_json`, for rows of which not every value is used: NaN and lone surrogates pass.
-
-    `parse_number` makes a value of the digits of a number; numbers are int and float if it is None.
-    """
+    `parse_number` makes a value of the digits of a number; numbers are int and float if it is
+    None."""
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
         return _decoder(parse_number).decode(decoded)

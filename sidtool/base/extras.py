@@ -51,9 +51,8 @@ def require(extra: str) -> None:
 
 
 def missing_package(error: Exception) -> MissingPackageError | None:
-    """The error of a package that is not installed, if that is the cause of another error.
-
-    None if the cause is another one, or lies within sidtool."""
+    """The error of a package that is not installed, if that is the cause of another error. None if
+    the cause is another one, or lies within sidtool."""
     for cause in _causes(error):
         package = (getattr(cause, "name", None) or "").partition(".")[0]
         if isinstance(cause, ModuleNotFoundError) and package not in ("", "sidtool"):

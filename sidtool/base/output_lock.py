@@ -1,8 +1,7 @@
 """Locks of outputs: one writer at a time, and none that a dead process holds.
 
 The lock of an output NAME is on the sibling file `NAME.partial.lock`, which says who holds it. It
-is a lock of flock(2), which the kernel releases when its process ends, however it ends.
-"""
+is a lock of flock(2), which the kernel releases when its process ends, however it ends."""
 
 import errno
 import os
@@ -24,10 +23,9 @@ _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of the output `path`, in an existing folder, during the block.
-
-    Raises UsageError that names the holder if another writer has it. Warns if the file system has
-    no locks (SidtoolWarning)."""
+    """Hold the lock of the output `path`, in an existing folder, during the block. Raises
+    UsageError that names the holder if another writer has it. Warns if the file system has no locks
+    (SidtoolWarning)."""
     lock = path.with_name(path.name + ".partial.lock")
     descriptor = _locked_file(lock, path)
     try:

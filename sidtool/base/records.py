@@ -79,8 +79,7 @@ def is_number(value: object) -> bool:
 class JsonRecord:
     """Base of a dataclass with fields of JSON values, tuples and other records.
 
-    In a union of records, each has a field `kind` whose default names it.
-    """
+    In a union of records, each has a field `kind` whose default names it."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
     REQUIRED: ClassVar[tuple[str, ...]] = ()
@@ -92,11 +91,9 @@ class JsonRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The record that `to_json` wrote; unknown keys are ignored.
-
-        Raises TypeError, which names the key, if one is missing or has a value of another type than
-        its field. Nothing is converted: true is no number, and 1.0 is no whole number.
-        """
+        """The record that `to_json` wrote; unknown keys are ignored. Raises TypeError, which names
+        the key, if one is missing or has a value of another type than its field. Nothing is
+        converted: true is no number, and 1.0 is no whole number."""
         if not isinstance(value, Mapping):
             raise TypeError(f"expected an object, not {_short(value)}")
         hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a class is hashable

@@ -24,9 +24,8 @@ _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTAL
 
 def sign(name: str, digests: Mapping[str, str], key: str | Path) -> bytes:
     """The signature over objects with these SHA-256 digests, by a file with a private key in PEM.
-    If it also has certificates, that of the key first, they are part of the signature.
-
-    Raises UsageError if the file is not such a key, DataError if it cannot be read."""
+    If it also has certificates, that of the key first, they are part of the signature. Raises
+    UsageError if the file is not such a key, DataError if it cannot be read."""
     require("sign")
     from model_signing import signing
 

@@ -17,11 +17,10 @@ MAX_LISTED = 5
 def open_work_folder(
     work: Path, fingerprint: Mapping[str, Any], *, restart: str, force: bool = False
 ) -> None:
-    """Keep an unfinished work folder of the same run, else start a new one.
-
-    `fingerprint` has everything that must be equal for a run to resume, as JSON values; `restart`
-    says how to start again. The caller holds the lock of the output. Raises, without `force`,
-    UsageError if the folder belongs to a different run, DataError if its record is damaged."""
+    """Keep an unfinished work folder of the same run, else start a new one. `fingerprint` has
+    everything that must be equal for a run to resume, as JSON values; `restart` says how to start
+    again. The caller holds the lock of the output. Raises, without `force`, UsageError if the
+    folder belongs to a different run, DataError if its record is damaged."""
     path = work / RUN_FILE
     if path.exists():
         try:

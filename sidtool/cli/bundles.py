@@ -28,7 +28,8 @@ from sidtool.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray import RunReport
-    from sidtool.tokenizer.bundle import Bundle, Decoded
+    from sidtool.tokenizer import Decoded
+    from sidtool.tokenizer.bundle import Bundle
 
 
 def inspect(
@@ -259,7 +260,7 @@ def decode(
 ) -> None:
     """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""
     from sidtool.registry import open_bundle
-    from sidtool.tokenizer.bundle import decode as look_up
+    from sidtool.tokenizer import decode as look_up
 
     opened = open_bundle(bundle)
     failed = 0

@@ -4,9 +4,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from sidtool.base.card_metadata import front_matter
 from sidtool.base.checkpoint import is_hub_repository
-from sidtool.base.markdown import key_value_table, literal, shell_word
+from sidtool.base.markdown import front_matter, key_value_table, literal, shell_word
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.tokenizer.bundle import flat_record
 

@@ -2,8 +2,7 @@
 
 A version appears in this order: objects, card, root document, record, pointer. A push that is
 killed before the record leaves nothing that a reference resolves to; repeating it sends what is
-missing.
-"""
+missing."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from sidtool.base.signatures import SIGNATURE, Signers
 from sidtool.base.storage import Storage, is_zip
 from sidtool.model.contract import CONTRACT, MODEL_CARD
 from sidtool.registry import records
-from sidtool.registry.hub import push_to_hub
 from sidtool.registry.kinds import (
     OUTPUTS,
     ROOTS,
@@ -29,15 +27,17 @@ from sidtool.registry.kinds import (
     read_manifest,
 )
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, VersionRecord
-from sidtool.registry.references import find_version, is_flat_repository, split_reference
-from sidtool.registry.signing import (
+from sidtool.registry.references import (
     POLICY,
+    find_version,
+    is_flat_repository,
     read_policy,
     read_signature,
     required_signers,
     sign_version,
+    split_reference,
 )
-from sidtool.registry.source import Source, check_source
+from sidtool.registry.source import Source, check_source, push_to_hub
 from sidtool.registry.transfer import download, upload, upload_root
 from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 
@@ -79,8 +79,7 @@ def plan_push(
     it). `license` is by default that of the model's contract, else unknown. Raises UsageError if
     the target cannot be a registry folder or the tag is not valid, IntegrityError if the source is
     damaged, RefusedError if the version of a bundle is published with another digest, the folder
-    has versions of another kind, or a model needs a base.
-    """
+    has versions of another kind, or a model needs a base."""
     if tag is not None:
         records.check_tag(tag)
     registry = _registry_at(target)

@@ -1,13 +1,23 @@
-"""What is published: a bundle, memory or model that was checked."""
+"""What is published, in a registry or on the hub: a bundle, memory or model that was checked."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sidtool.base.errors import IntegrityError, RefusedError
+from sidtool.base.checkpoint import HubCommit, HubPush, upload
+from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.storage import Storage
-from sidtool.model.contract import check_license
-from sidtool.registry.kinds import AnyManifest, broken_parts, read_manifest
+from sidtool.memory import Memory
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, MODEL_CARD, check_license
+from sidtool.registry.kinds import (
+    AnyManifest,
+    StoredModel,
+    broken_parts,
+    kind_of,
+    published_card,
+    read_manifest,
+)
 from sidtool.registry.references import check_published, locate
-from sidtool.registry.stored_model import StoredModel
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -26,9 +36,8 @@ class Source:
 
 def check_source(source: str, license: str | None) -> Source:
     """Check a bundle, memory or model (a path, URL or reference). The license is by default that of
-    the model's contract.
-
-    Raises IntegrityError if it is damaged, RefusedError if a model needs a base."""
+    the model's contract. Raises IntegrityError if it is damaged, RefusedError if a model needs a
+    base."""
     check_license(license or "")
     location, record = locate(source)
     manifest = read_manifest(location)
@@ -51,3 +60,26 @@ def _refuse_adapter(location: str, model: StoredModel) -> None:
             f"{location} has adapters, and needs the model {base.path}",
             hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
         )
+
+
+def push_to_hub(source: Source, url: str, *, tag: str | None = None) -> HubCommit:
+    """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
+    `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
+    location = source.storage.location
+    if isinstance(source.manifest, StoredModel):
+        return _push_model(source, source.manifest, url, tag)
+    opened = (Bundle if kind_of(source.manifest) == "bundle" else Memory).open_verified(location)
+    return opened.push_to_hub(url, license=source.license, tag=tag)
+
+
+def _push_model(source: Source, model: StoredModel, url: str, tag: str | None) -> HubCommit:
+    folder = source.storage.local_path
+    if folder is None:
+        raise UsageError(
+            f"{source.storage.location} is not a folder of this machine",
+            hint="sidtool pull it, and push the copy",
+        )
+    files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
+    files[MODEL_CARD] = published_card(str(folder), model, url, source.license).encode()
+    replaced = [BUNDLE_COPY, MEMORY_COPY, "*.safetensors", "*.safetensors.index.json"]
+    return upload(url, files, replaced, HubPush(tag=tag))

@@ -1,7 +1,6 @@
 """Copying the objects of an artifact to and from a registry, with a check at both ends.
 
-An interrupted copy can be repeated: objects that arrived are not copied again.
-"""
+An interrupted copy can be repeated: objects that arrived are not copied again."""
 
 import base64
 import hashlib
@@ -46,10 +45,8 @@ class Checksums:
 def upload(
     source: Storage, target: Storage, manifest: AnyManifest, progress: Progress | None
 ) -> int:
-    """Send the objects that the target lacks, all but the root document; the number sent.
-
-    Raises IntegrityError if the source changes meanwhile or an object does not arrive as sent.
-    """
+    """Send the objects that the target lacks, all but the root document; the number sent. Raises
+    IntegrityError if the source changes meanwhile or an object does not arrive as sent."""
     stored = target.listing()
     large = _large_objects(source, manifest)
     checksums: dict[str, Checksums] = {}
@@ -135,12 +132,10 @@ def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None
 def download(
     source: Storage, record: VersionRecord, folder: Path, progress: Progress | None
 ) -> None:
-    """Copy a published artifact to a folder, which may hold a part of it.
-
-    No more is read of an object than the store says it has, and nothing is written for one that
-    differs from its digest. Raises IntegrityError if the root document or an object differs from
-    what was published, DataError if the disk has no room for it.
-    """
+    """Copy a published artifact to a folder, which may hold a part of it. No more is read of an
+    object than the store says it has, and nothing is written for one that differs from its digest.
+    Raises IntegrityError if the root document or an object differs from what was published,
+    DataError if the disk has no room for it."""
     root, manifest, sizes = published(source, record)
     complete = _remove_incomplete(folder, manifest.objects)
     missing = {name: size for name, size in sizes.items() if name not in complete}

@@ -52,8 +52,7 @@ class Levels:
     key.
 
     Raises UsageError if there are no levels or too many, if a level is empty or too large, or if a
-    key needs more than 64 bits.
-    """
+    key needs more than 64 bits."""
 
     sizes: tuple[int, ...]
 
@@ -170,8 +169,7 @@ class SidSpace(Levels, JsonRecord):
     present or both None.
 
     Raises UsageError for invalid levels, a template without {level} and {code}, begin and end
-    tokens that are equal or incomplete, or a text that is too long or has control characters.
-    """
+    tokens that are equal or incomplete, or a text that is too long or has control characters."""
 
     REQUIRED = ("template", "begin", "end")
     template: str = "<s_{level}_{code}>"
@@ -238,20 +236,16 @@ class SidSpace(Levels, JsonRecord):
         )
 
     def parse(self, text: str) -> tuple[int, ...]:
-        """The codes of a text that is one SID, with or without begin and end tokens.
-
-        Raises UsageError if the text is not one complete SID.
-        """
+        """The codes of a text that is one SID, with or without begin and end tokens. Raises
+        UsageError if the text is not one complete SID."""
         codes = self.parse_prefix(text)
         if len(codes) != self.levels:
             raise self._not_a_sid(text)
         return codes
 
     def parse_prefix(self, text: str) -> tuple[int, ...]:
-        """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3).
-
-        Raises UsageError if the text is not the start of a SID.
-        """
+        """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if the
+        text is not the start of a SID."""
         bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
         codes = tuple(int(match["code"]) for match in self._pattern.finditer(bare))
         if not codes or not self._within_levels(codes) or self.spell(codes) != bare:
@@ -264,10 +258,8 @@ class SidSpace(Levels, JsonRecord):
         return self.spell([size // 2 for size in self.sizes])
 
     def find(self, text: str) -> Iterator[SidMatch]:
-        """Complete and broken SIDs in a text, in order.
-
-        A run of tokens ends where other text follows or where the level does not rise by one.
-        """
+        """Complete and broken SIDs in a text, in order. A run of tokens ends where other text
+        follows or where the level does not rise by one."""
         run: list[re.Match[str]] = []
         for match in self._pattern.finditer(text):
             if run:

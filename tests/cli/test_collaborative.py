@@ -90,8 +90,6 @@ def test_an_encoder_and_interactions_are_combined(
         "--interactions",
         road.events,
         "--set",
-        "text_dim=8",
-        "--set",
         "collaborative_dim=4",
     )
     assert len(done("encode", out, "a red lamp", "--json").lines) == 1

@@ -78,7 +78,6 @@ def download(
     trust_remote_code: bool = False,
 ) -> Path:
     """Download a repository into the hub's cache; returns its folder, whose name is the commit.
-
     `allow` and `ignore` are patterns of file names. Code and pickled weights are fetched only with
     `trust_remote_code`. Raises UsageError for a malformed URL, DataError if the hub does not give
     the repository."""

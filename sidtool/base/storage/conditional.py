@@ -2,8 +2,7 @@
 
 A local folder uses a lock, S3 conditional puts (If-None-Match, If-Match); other stores are compared
 before and after the write, which leaves a short window for a race, except on memory://, which
-`Storage` locks.
-"""
+`Storage` locks."""
 
 import os
 from dataclasses import dataclass
@@ -28,11 +27,8 @@ class Snapshot:
 
 
 def take_snapshot(filesystem: Any, path: str, limit: int | None = None) -> Snapshot | None:
-    """Read an object and its ETag; None if it does not exist.
-
-    Raises IntegrityError if it has more than `limit` bytes or is not a regular file: reading a pipe
-    or a device may never end.
-    """
+    """Read an object and its ETag; None if it does not exist. Raises IntegrityError if it has more
+    than `limit` bytes or is not a regular file: reading a pipe or a device may never end."""
     try:
         # the ETag first: if the object changes in between, a write under this ETag fails
         info = filesystem.info(path)

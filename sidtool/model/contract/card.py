@@ -8,10 +8,17 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
-from sidtool.base.card_metadata import TAGS, Measured, front_matter
 from sidtool.base.checkpoint import HUB_PREFIX, is_hub_repository
 from sidtool.base.errors import UsageError
-from sidtool.base.markdown import key_value_table, literal, shell_word, table
+from sidtool.base.markdown import (
+    TAGS,
+    Measured,
+    front_matter,
+    key_value_table,
+    literal,
+    shell_word,
+    table,
+)
 from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.prompt.frames import HISTORY_SLOT

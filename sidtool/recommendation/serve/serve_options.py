@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, option, parse_bytes
 from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 

@@ -1,8 +1,7 @@
 """The identity of a bundle: three SHA-256 digests over values.
 
 Storage order, chunks, compressors and container do not change them; name, version, dates, report
-and index are not part of them. docs/format.md specifies the digests.
-"""
+and index are not part of them. docs/format.md specifies the digests."""
 
 import hashlib
 from collections.abc import Mapping

@@ -2,8 +2,7 @@
 
 Level-CSR: the nodes of a level are numbered in SID order, so the children of a node are contiguous,
 a node's id is its position, and a leaf's id is the rank of its SID among the distinct SIDs. A node
-needs one code and one child pointer.
-"""
+needs one code and one child pointer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,10 +44,8 @@ class Trie:
         cls, codes: Codes, sizes: tuple[int, ...], rows: ItemRows | None = None
     ) -> "Trie":
         """The trie of (n, levels) codes in lexicographic order, with their (n,) `rows` in the
-        bundle. Takes well under a second for 10^7 items.
-
-        Raises UsageError if the codes are not in order or there are none.
-        """
+        bundle. Takes well under a second for 10^7 items. Raises UsageError if the codes are not in
+        order or there are none."""
         if codes.ndim != 2 or codes.shape[1] != len(sizes):
             raise UsageError(f"codes have shape {codes.shape}, the space has {len(sizes)} levels")
         if len(codes) == 0:

@@ -47,8 +47,7 @@ class BuildOptions:
     """How vectors become SIDs, and how SIDs are spelled.
 
     Raises UsageError for a method without one of its options, a collision policy that does not
-    exist and a vocabulary that cannot be spelled.
-    """
+    exist and a vocabulary that cannot be spelled."""
 
     sizes: tuple[int, ...] | None = option(
         None, reads=read_sizes, flag="--levels", panel="Quantizer"

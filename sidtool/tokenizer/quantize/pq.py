@@ -2,8 +2,7 @@
 
 Each level codes its own part of the dimensions, so no level depends on another (RPG, ActionPiece).
 Jégou et al. 2011; the rotation is that of Ge et al. 2013: principal axes, distributed so that all
-parts have similar variance, then alternating k-means and Procrustes.
-"""
+parts have similar variance, then alternating k-means and Procrustes."""
 
 from collections.abc import Sequence
 
@@ -38,9 +37,8 @@ def fit(
     progress: Progress | None = None,
 ) -> Codebook:
     """Product quantization of (n, dim) float32 embeddings: k-means of each run of dimensions.
-
-    Raises DataError as residual k-means does, UsageError if there are more levels than dimensions.
-    """
+    Raises DataError as residual k-means does, UsageError if there are more levels than
+    dimensions."""
     rng = np.random.default_rng(seed)
     rows = training_rows(vectors, sizes, rng, normalize)
     dim = rows.shape[1]

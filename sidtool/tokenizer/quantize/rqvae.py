@@ -1,8 +1,7 @@
 """RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and RQ-K-means+
 (GPR).
 
-Torch trains the networks; numpy encodes, so codes have one source.
-"""
+Torch trains the networks; numpy encodes, so codes have one source."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -31,11 +30,9 @@ def fit(
     progress: Progress | None = None,
 ) -> Codebook:
     """An autoencoder of (n, dim) float32 embeddings with residual codes of its `width`-dim latents.
-
     After a warm-up without codes the centroids start from k-means; commitment 0.25,
     straight-through gradients, unused codes restart after every epoch. Raises DataError as residual
-    k-means does.
-    """
+    k-means does."""
     import torch
 
     from sidtool.tokenizer.quantize.autoencoder import (
@@ -74,9 +71,7 @@ def fit_warm(
     progress: Progress | None = None,
 ) -> Codebook:
     """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks start as the identity.
-
-    Latents have the width of the embeddings. Raises DataError as residual k-means does.
-    """
+    Latents have the width of the embeddings. Raises DataError as residual k-means does."""
     import torch
 
     from sidtool.tokenizer.quantize.autoencoder import Autoencoder, ResidualQuantizer, Scale, train
