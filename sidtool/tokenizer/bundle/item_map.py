@@ -20,8 +20,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 @dataclass(frozen=True)
 class StringArray:
     """n strings: `data` (bytes,) uint8, `offsets` (n + 1,) int64; string i is
-    data[offsets[i]:offsets[i + 1]]. One of ten million ids is read in 2.6 us; Zarr's own string type
-    takes milliseconds."""
+    data[offsets[i]:offsets[i + 1]]. One of ten million ids is read in 2.6 us; Zarr's own string
+    type takes milliseconds."""
 
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]

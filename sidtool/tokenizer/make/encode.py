@@ -1,5 +1,5 @@
-"""Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe; SIDs in
-a text -> items."""
+"""Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe; SIDs
+in a text -> items."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

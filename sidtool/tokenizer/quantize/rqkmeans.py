@@ -212,7 +212,8 @@ def balanced_kmeans(
     vectors: Vectors, size: int, rng: np.random.Generator
 ) -> tuple[Vectors, Distances, int]:
     """(n, dim) vectors in random order -> (size, dim) centroids, (size,) prices of at least 0, and
-    iterations done: every centroid gets the same number of rows, to within one (OneRec, MiniOneRec).
+    iterations done. Every centroid gets the same number of rows, to within one, as in OneRec and
+    MiniOneRec.
 
     Exact solvers take minutes where this takes seconds. The price of a centroid is added to its
     squared distances. Prices of crowded centroids rise and those of empty ones fall until the
