@@ -136,11 +136,11 @@ def parse_stored_model(location: str, root: bytes) -> StoredModel:
             hint=f"sidtool rebind {location} {location}/{BUNDLE_COPY} -o NEW records them",
         )
     bundle = Manifest.from_json(_root_of(location, BUNDLE_COPY, contract, "bundle"))
-    objects = {**contract.files, **_inside(BUNDLE_COPY, bundle)}
+    parts: list[tuple[str, GroupManifest]] = [(BUNDLE_COPY, bundle)]
     pairs = [(BUNDLE_COPY, bundle.digest, contract.identity.digest)]
     if contract.memory is not None:
         memory = MemoryManifest.from_json(_root_of(location, MEMORY_COPY, contract, "memory"))
-        objects |= _inside(MEMORY_COPY, memory)
+        parts.append((MEMORY_COPY, memory))
         pairs.append((MEMORY_COPY, memory.digest, contract.memory.digest))
     for name, stored, recorded in pairs:
         if stored != recorded:
@@ -149,6 +149,9 @@ def parse_stored_model(location: str, root: bytes) -> StoredModel:
             )
     if bundle.space != contract.space:
         raise IntegrityError(f"{location}/{BUNDLE_COPY} has another space than {CONTRACT}")
+    objects = dict(contract.files)
+    for part, manifest in parts:
+        objects |= {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
     try:
         check_names(objects)
     except ValueError as error:
@@ -170,11 +173,6 @@ def _root_of(
     return parse_root(f"{location}/{part}", data, kind)
 
 
-def _inside(part: str, manifest: GroupManifest) -> dict[str, str]:
-    """SHA-256 of the objects of the bundle or memory inside, by path in the model folder."""
-    return {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
-
-
 def verify_model(location: str) -> list[tuple[str, str]]:
     """Everything that is wrong with a model folder: (file, reason); empty if it is intact. Checks
     every file against its SHA-256, and the values of bundle and memory. Raises DataError if there
@@ -183,26 +181,22 @@ def verify_model(location: str) -> list[tuple[str, str]]:
         model = read_stored_model(location)
     except IntegrityError as error:
         return [(CONTRACT, str(error))]
-    broken = _broken_files(Storage(location), model)
+    broken = []
+    storage = Storage(location)
+    listed = storage.listing()
+    for name, digest in sorted(model.objects.items()):
+        if name not in listed:
+            broken.append((name, "missing"))
+            continue
+        actual = hashlib.sha256()
+        for piece in storage.pieces(name, int(listed[name]["size"])):
+            actual.update(piece)
+        if actual.hexdigest() != digest:
+            broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
     if not broken:
         bundle = verify(f"{location}/{BUNDLE_COPY}")
         broken = [(f"{BUNDLE_COPY}/{name}", why) for name, why in bundle]
     if not broken and model.contract.memory is not None:
         memory = verify_memory(f"{location}/{MEMORY_COPY}")
         broken = [(f"{MEMORY_COPY}/{name}", why) for name, why in memory]
-    return broken
-
-
-def _broken_files(storage: Storage, model: StoredModel) -> list[tuple[str, str]]:
-    broken = []
-    stored = storage.listing()
-    for name, digest in sorted(model.objects.items()):
-        if name not in stored:
-            broken.append((name, "missing"))
-            continue
-        actual = hashlib.sha256()
-        for piece in storage.pieces(name, int(stored[name]["size"])):
-            actual.update(piece)
-        if actual.hexdigest() != digest:
-            broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
     return broken

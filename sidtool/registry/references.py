@@ -112,18 +112,13 @@ def locate(reference: str) -> tuple[str, VersionRecord | None]:
     """The path or URL of what a reference names, and the record of a published version. A
     repository of the hub goes to the hub's cache."""
     if is_flat_repository(reference):
-        return _downloaded(reference), None
+        if fetch_roots(reference, CONTRACT, DEFAULT_ACCESS)[1]:
+            return str(model_folder(reference)), None
+        return str(download_group(reference)), None
     if is_group(reference):
         return reference, None
     registry, record = find_version(reference)
     return registry.folder(record.group).location, record
-
-
-def _downloaded(repository: str) -> str:
-    """The local folder of the model in a repository of the hub, or else its bundle or memory."""
-    if fetch_roots(repository, CONTRACT, DEFAULT_ACCESS)[1]:
-        return str(model_folder(repository))
-    return str(download_group(repository))
 
 
 def check_published(location: str, manifest: AnyManifest, record: VersionRecord | None) -> None:

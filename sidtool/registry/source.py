@@ -47,36 +47,28 @@ def check_source(source: str, license: str | None) -> Source:
             f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
         )
     if isinstance(manifest, StoredModel):
-        _refuse_adapter(location, manifest)
+        base = manifest.contract.base_folder
+        if base is not None:  # a folder of this machine
+            raise RefusedError(
+                f"{location} has adapters, and needs the model {base.path}",
+                hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
+            )
         license = license or manifest.contract.license
     return Source(Storage(location), manifest, license)
-
-
-def _refuse_adapter(location: str, model: StoredModel) -> None:
-    """Raise RefusedError for adapters: their base is a folder of this machine."""
-    base = model.contract.base_folder
-    if base is not None:
-        raise RefusedError(
-            f"{location} has adapters, and needs the model {base.path}",
-            hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
-        )
 
 
 def push_to_hub(source: Source, url: str, *, tag: str | None = None) -> HubCommit:
     """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
     `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
-    location = source.storage.location
-    if isinstance(source.manifest, StoredModel):
-        return _push_model(source, source.manifest, url, tag)
-    opened = (Bundle if kind_of(source.manifest) == "bundle" else Memory).open_verified(location)
-    return opened.push_to_hub(url, license=source.license, tag=tag)
-
-
-def _push_model(source: Source, model: StoredModel, url: str, tag: str | None) -> HubCommit:
-    folder = source.storage.local_path
+    storage, model = source.storage, source.manifest
+    if not isinstance(model, StoredModel):
+        kind = Bundle if kind_of(model) == "bundle" else Memory
+        opened = kind.open_verified(storage.location)
+        return opened.push_to_hub(url, license=source.license, tag=tag)
+    folder = storage.local_path
     if folder is None:
         raise UsageError(
-            f"{source.storage.location} is not a folder of this machine",
+            f"{storage.location} is not a folder of this machine",
             hint="sidtool pull it, and push the copy",
         )
     files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}

@@ -1,6 +1,5 @@
 from .assign.policy import CollisionCounts as CollisionCounts
 from .assign.policy import Policy as Policy
-from .codes.measure import Behavior as Behavior
 from .codes.measure import NearItems as NearItems
 from .codes.measure import near_items as near_items
 from .codes.measure import neighbor_preservation as neighbor_preservation
@@ -15,6 +14,7 @@ from .make.build import plan_build as plan_build
 from .make.build_options import BuildOptions as BuildOptions
 from .make.build_options import CatalogOptions as CatalogOptions
 from .make.build_options import NewItemOptions as NewItemOptions
+from .make.compare import Behavior as Behavior
 from .make.compare import BundleFigures as BundleFigures
 from .make.compare import Evidence as Evidence
 from .make.compare import LevelFigures as LevelFigures

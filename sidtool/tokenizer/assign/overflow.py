@@ -101,7 +101,11 @@ class PrefixSearch:
             extended += costs[:, :, None]  # (n, beam, 1)
             is_last = depth == len(self._levels) - 1
             width = CANDIDATES if is_last else BEAM
-            best, costs = _smallest(extended.reshape(len(rows), -1), width)
+            costs = extended.reshape(len(rows), -1)
+            best = np.broadcast_to(np.arange(costs.shape[1]), costs.shape)
+            if width < costs.shape[1]:
+                best = np.argpartition(costs, width, axis=1)[:, :width]
+            costs = np.take_along_axis(costs, best, axis=1)
             parent, code = np.divmod(best, len(level))  # columns are (beam, K) flattened
             parents = np.take_along_axis(beam, parent, axis=1)
             beam = (parents << np.uint64(self._bits[depth])) | code.astype(np.uint64)
@@ -141,15 +145,6 @@ def ranks(counts: NDArray[np.intp]) -> NDArray[np.intp]:
     """Positions within runs of the given lengths: (2, 3) -> (0, 1, 0, 1, 2)."""
     starts = np.cumsum(counts) - counts
     return np.arange(counts.sum()) - np.repeat(starts, counts)
-
-
-def _smallest(costs: Table, count: int) -> tuple[NDArray[np.intp], Table]:
-    """Columns of the `count` smallest values of each row, in any order, and these values."""
-    if count >= costs.shape[1]:
-        columns = np.broadcast_to(np.arange(costs.shape[1]), costs.shape)
-    else:
-        columns = np.argpartition(costs, count, axis=1)[:, :count]
-    return columns, np.take_along_axis(costs, columns, axis=1)
 
 
 def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes:
@@ -237,7 +232,8 @@ class _Candidates:
         unresolved = rows
         while len(unresolved):
             at_end = np.isinf(self._distances[unresolved, self._next[unresolved]])
-            self._search_again(unresolved[at_end])
+            if at_end.any():
+                self._search_again(unresolved[at_end])
             prefixes = self._prefixes[unresolved, self._next[unresolved]]
             unresolved = unresolved[self._free.count(prefixes) == 0]
             self._next[unresolved] += 1
@@ -245,8 +241,6 @@ class _Candidates:
         return self._prefixes[rows, column], self._distances[rows, column]
 
     def _search_again(self, rows: NDArray[np.intp]) -> None:
-        if not len(rows):
-            return
         full = self._free.full_prefixes()
         for batch in np.array_split(rows, -(-len(rows) // self._search.batch)):
             prefixes, distances = self._search.nearest(self._latent[batch], full)

@@ -20,7 +20,6 @@ from .manifest import now as now
 from .trie import Trie as Trie
 from .zarr_group import MAX_ROOT_BYTES as MAX_ROOT_BYTES
 from .zarr_group import ROOT as ROOT
-from .zarr_group import Kind as Kind
 from .zarr_group import broken_objects as broken_objects
 from .zarr_group import new_zip as new_zip
 from .zarr_group import parse_root as parse_root

@@ -138,18 +138,14 @@ class Layout:
 def array_objects(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, bytes]]:
     """The name and bytes of each object that stores arrays: metadata of groups and arrays, and
     chunks."""
-    for group in sorted(_groups(arrays)):
+    steps = [name.split("/") for name in arrays]
+    groups = {"/".join(path[:depth]) for path in steps for depth in range(1, len(path))}
+    for group in sorted(groups):
         yield f"{group}{META}", _spelled(GROUP)
     for name, array in arrays.items():
         layout = Layout.of(array)
         yield f"{name}{META}", _spelled(layout.metadata())
         yield from layout.chunks(name, array)
-
-
-def _groups(names: Iterable[str]) -> set[str]:
-    """The folders of arrays."""
-    steps = [name.split("/") for name in names]
-    return {"/".join(path[:depth]) for path in steps for depth in range(1, len(path))}
 
 
 def _spelled(document: Mapping[str, Any]) -> bytes:
@@ -236,8 +232,21 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _unreadable(name, f"its metadata is damaged: {error}") from error
             self._check_digests({name + META: data})
-            self._check(name, layout)
-            self._check_chunks(name, layout)
+            dtype, shape = self._expected.get(name, (layout.dtype.name, layout.shape))
+            same_depth = len(shape) == len(layout.shape)
+            sizes = zip(shape, layout.shape, strict=False)
+            same_sizes = same_depth and all(size in (None, actual) for size, actual in sizes)
+            if layout.dtype.name != dtype or not same_sizes:
+                spelled = ", ".join("any" if size is None else str(size) for size in shape)
+                raise IntegrityError(
+                    f"{name} is {layout.dtype.name} {layout.shape}, the manifest implies {dtype} "
+                    f"({spelled})"
+                )
+            objects = self._manifest.objects
+            is_whole = layout.n_chunks <= len(objects)  # there may be 2^48 chunks
+            ranges = layout.byte_ranges(name, (0, layout.shape[0])) if is_whole else []
+            if not is_whole or any(key not in objects for key, _, _ in ranges):
+                raise _unreadable(name, "an object is missing")
             self._layouts[name] = layout
         return self._layouts[name]
 
@@ -252,28 +261,6 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         for key, data in objects.items():
             if hashlib.sha256(data).hexdigest() != self._manifest.objects[key]:
                 raise _unreadable(key, "its SHA-256 differs from the manifest's")
-
-    def _check_chunks(self, name: str, layout: Layout) -> None:
-        """Raise IntegrityError unless the manifest has every chunk of an array."""
-        objects = self._manifest.objects
-        if layout.n_chunks <= len(objects):  # there may be 2^48
-            ranges = layout.byte_ranges(name, (0, layout.shape[0]))
-            if all(key in objects for key, _, _ in ranges):
-                return
-        raise _unreadable(name, "an object is missing")
-
-    def _check(self, name: str, layout: Layout) -> None:
-        stored: Expected = (layout.dtype.name, layout.shape)
-        dtype, shape = self._expected.get(name, stored)
-        same_depth = len(shape) == len(layout.shape)
-        sizes = zip(shape, layout.shape, strict=False)
-        same_sizes = same_depth and all(size in (None, actual) for size, actual in sizes)
-        if layout.dtype.name != dtype or not same_sizes:
-            spelled = ", ".join("any" if size is None else str(size) for size in shape)
-            raise IntegrityError(
-                f"{name} is {layout.dtype.name} {layout.shape}, the manifest implies {dtype} "
-                f"({spelled})"
-            )
 
 
 def _assemble(
@@ -294,10 +281,6 @@ def _assemble(
         position += len(data)
     if position != len(target):
         raise _unreadable(name, f"rows {rows[0]} to {rows[1]} are not within the array")
-    return _checked(name, array)
-
-
-def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
     # NumPy takes other bytes for true, but computes with them as numbers
     if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
         raise _unreadable(name, "a value is neither true nor false")

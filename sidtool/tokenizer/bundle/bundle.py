@@ -15,7 +15,6 @@ from sidtool.base.storage import Storage, is_zip
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays
-from sidtool.tokenizer.bundle.checks import broken_parts, check_intact
 from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
 from sidtool.tokenizer.bundle.identity import Identity, all_arrays, identify
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, check_ids
@@ -31,10 +30,9 @@ from sidtool.tokenizer.bundle.stored import (
     INDEX_ARRAYS,
     MAX_LOOKUPS,
     Lookup,
+    StoredBundle,
+    broken_parts,
     bundle_layout,
-    stored_codebook,
-    stored_items,
-    stored_lexical,
 )
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip, read_root, write_group
@@ -43,7 +41,7 @@ from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling
 
 
-class Bundle(OnHub):
+class Bundle(StoredBundle, OnHub):
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
     Examples:
@@ -57,11 +55,9 @@ class Bundle(OnHub):
     """
 
     kind = "bundle"
-    manifest: Manifest
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.manifest = manifest
-        self.arrays = arrays
+        super().__init__(manifest, arrays)
         self._n_lookups = 0
 
     def __len__(self) -> int:
@@ -95,7 +91,12 @@ class Bundle(OnHub):
         made of such ones. Unless it is `alone`, other files may be there. Raises IntegrityError if
         it is damaged, else as `open`."""
         bundle = cls.open(location)
-        check_intact(bundle, Storage(location), alone=alone)
+        storage = Storage(location)
+        for name, reason in broken_parts(bundle, storage, alone=alone):
+            raise IntegrityError(
+                f"{storage.location}: {name}: {reason}",
+                hint="sidtool verify lists every broken object",
+            )
         return bundle
 
     @classmethod
@@ -194,11 +195,6 @@ class Bundle(OnHub):
         """The one digest over the three of the identity."""
         return self.identity.digest
 
-    @cached_property
-    def items(self) -> ItemMap:
-        """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
-        return stored_items(self.manifest, self.arrays)
-
     def items_with_sids(self, codes: Codes) -> ItemMap:
         """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
         included. It is `items`, or a part of it with other row numbers: the first look-ups in a
@@ -221,17 +217,6 @@ class Bundle(OnHub):
     def _lookup(self) -> Lookup:
         assert isinstance(self.arrays, StoredArrays)
         return Lookup(self.arrays, self.space, self.manifest.items)
-
-    @cached_property
-    def codebook(self) -> Codebook | None:
-        """The codebook, or None for a map without one."""
-        return stored_codebook(self.manifest, self.arrays)
-
-    @cached_property
-    def lexical(self) -> LexicalEncoder | None:
-        """The stored encoder, None if the recipe names another or none. Raises IntegrityError if
-        it is not the one of the recipe."""
-        return stored_lexical(self.manifest, self.arrays)
 
     @cached_property
     def active(self) -> ItemRows:

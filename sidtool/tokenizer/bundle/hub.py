@@ -34,7 +34,6 @@ from sidtool.base.markdown import (
     table,
 )
 from sidtool.base.storage import Storage
-from sidtool.tokenizer.bundle.arrays import GroupManifest
 from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
 from sidtool.tokenizer.bundle.zarr_group import ROOT, Kind, read_root
 
@@ -51,7 +50,12 @@ def download_group(
     source = folder_or_url(name_or_path)
     copy, folders = fetch_roots(source, ROOT, access)
     wanted = [kind] if kind is not None else get_args(Kind)
-    found = {folder: each for folder in folders for each in wanted if _has(copy / folder, each)}
+    found = {
+        folder: each
+        for folder in folders
+        for each in wanted
+        if describe(copy / folder) == f"a {each}"
+    }
     folder = only_folder(source, " or ".join(wanted), list(found))
     if not isinstance(source, Path):
         objects = read_root(Storage(copy / folder), found[folder])["objects"]
@@ -61,15 +65,10 @@ def download_group(
     return copy / folder
 
 
-def _has(folder: Path, kind: Kind) -> bool:
-    return describe(folder) == f"a {kind}"
-
-
 class OnHub(ABC):
     """A bundle or memory that the Hugging Face hub may have, by the conventions of its library."""
 
     kind: ClassVar[Kind]
-    manifest: GroupManifest
 
     @classmethod
     @abstractmethod
@@ -132,9 +131,10 @@ class OnHub(ABC):
         with TemporaryDirectory() as work:
             folder = Path(work) / f"{self.kind}.zarr"
             self.save(folder)
-            objects = [*type(self).open(folder).manifest.objects, ROOT]
             files: dict[str, Path | bytes] = {
-                f"{folder.name}/{name}": folder / name for name in objects
+                path.relative_to(work).as_posix(): path
+                for path in folder.rglob("*")
+                if path.is_file()
             }
             files[CARD] = self.card(url, license).encode()
             return upload(url, files, [folder.name], push)

@@ -56,7 +56,14 @@ class Trie:
         columns, pointers = _fill(codes, sizes, n_nodes)
         leaf_start = pointers.pop() if len(pointers) == len(sizes) else None
         children = (np.array([0, n_nodes[0]], dtype=np.int32), *pointers)
-        fan_out = tuple(_largest_difference(starts) for starts in children)
+        # the largest number of children, by chunks to save memory
+        fan_out = tuple(
+            max(
+                int(np.diff(starts[first : first + CHUNK + 1]).max())
+                for first in range(0, len(starts) - 1, CHUNK)
+            )
+            for starts in children
+        )
         return cls(sizes, columns, children, fan_out, leaf_start, rows, len(codes))
 
     @property
@@ -195,12 +202,6 @@ def _fill(
     for array, end in zip(pointers, [*n_nodes[1:], len(codes)], strict=False):
         array[-1] = end
     return columns, pointers
-
-
-def _largest_difference(pointers: NDArray[np.int32]) -> int:
-    """The largest number of children, by chunks to save memory."""
-    firsts = range(0, len(pointers) - 1, CHUNK)
-    return max(int(np.diff(pointers[first : first + CHUNK + 1]).max()) for first in firsts)
 
 
 def _code_dtype(size: int) -> type[np.generic]:

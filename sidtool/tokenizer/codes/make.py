@@ -65,20 +65,16 @@ def make_codes(
     with _timed(seconds, "collisions"):
         assigned = assign(raw, vectors, codebook, ids, policy)
     report = codebook_report(vectors, codebook, raw, assigned, seed=seed)
-    _warn_of_collapse(report)
-    capacity = assigned.level_sizes[-1] if policy == "append" else None
-    return ItemCodes(codebook, assigned, replace(report, seconds=seconds), capacity)
-
-
-def _warn_of_collapse(report: CodebookReport) -> None:
     for letter, level in zip(LETTERS, report.levels, strict=False):
         if level.is_collapsed(report.items):
             warnings.warn(
                 f"level {letter} is collapsed: its {level.size} codes have a perplexity of "
                 f"{level.perplexity:.0f}; use smaller levels, or rq-kmeans with --balanced",
                 SidtoolWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
+    capacity = assigned.level_sizes[-1] if policy == "append" else None
+    return ItemCodes(codebook, assigned, replace(report, seconds=seconds), capacity)
 
 
 @contextmanager
@@ -96,12 +92,18 @@ def fit_once(
     `inputs`."""
     if folder is None:
         return make()
-    path = folder / f"codebook-{_digest(inputs)}.npz"
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    path = folder / f"codebook-{digest[:16]}.npz"
     codebook = _load(path)
     if codebook is None:
         codebook = make()
         folder.mkdir(parents=True, exist_ok=True)
-        _save(path, codebook)
+        params = codebook.params.to_json()
+        header = {"method": codebook.method, "levels": len(codebook.levels), "params": params}
+        arrays = {f"level_{level}": centroids for level, centroids in enumerate(codebook.levels)}
+        arrays |= {f"encoder_{name}": array for name, array in codebook.encoder.items()}
+        with whole_file(path) as partial, partial.open("wb") as stream:
+            np.savez(stream, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
     return codebook
 
 
@@ -114,8 +116,14 @@ def encode_all(
 ) -> Codes:
     """n vectors -> (n, levels) uint16 codes, in parts. Finished parts are stored in `folder`."""
     codes = np.empty((len(source), len(codebook.levels)), dtype=np.uint16)
-    parts = None if folder is None else folder / f"codes-{_fingerprint(codebook, source)}"
-    if parts is not None:
+    parts = None
+    if folder is not None:
+        params = json.dumps(codebook.params.to_json(), sort_keys=True)
+        digest = hashlib.sha256(f"{codebook.method} {params} {source.fingerprint}".encode())
+        networks = (codebook.encoder[name] for name in sorted(codebook.encoder))
+        for array in (*codebook.levels, *networks):
+            digest.update(np.ascontiguousarray(array).data)
+        parts = folder / f"codes-{digest.hexdigest()[:16]}"
         parts.mkdir(parents=True, exist_ok=True)
     done = 0
     for number, span in enumerate(source.spans):
@@ -132,33 +140,6 @@ def encode_all(
         if progress is not None:
             progress(done, len(source))
     return codes
-
-
-def _fingerprint(codebook: Codebook, source: VectorSource) -> str:
-    params = json.dumps(codebook.params.to_json(), sort_keys=True)
-    digest = hashlib.sha256(f"{codebook.method} {params} {source.fingerprint}".encode())
-    networks = (codebook.encoder[name] for name in sorted(codebook.encoder))
-    for array in (*codebook.levels, *networks):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
-
-
-def _digest(inputs: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _save(path: Path, codebook: Codebook) -> None:
-    header = json.dumps(
-        {
-            "method": codebook.method,
-            "levels": len(codebook.levels),
-            "params": codebook.params.to_json(),
-        }
-    )
-    arrays = {f"level_{level}": centroids for level, centroids in enumerate(codebook.levels)}
-    arrays |= {f"encoder_{name}": array for name, array in codebook.encoder.items()}
-    with whole_file(path) as partial, partial.open("wb") as stream:
-        np.savez(stream, header=np.array(header), **arrays)  # type: ignore[arg-type]
 
 
 def _load(path: Path) -> Codebook | None:

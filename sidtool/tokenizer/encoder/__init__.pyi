@@ -1,5 +1,4 @@
 from .lexical import LEXICAL as LEXICAL
-from .lexical import LexicalEncoder as LexicalEncoder
 from .model import TextEncoder as TextEncoder
 from .model import check_model as check_model
 from .model import encoder_digests as encoder_digests

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Items, Vectors, read_vectors
-from sidtool.data.split import open_split
+from sidtool.data.split import UserSequence, open_split, packed_sequences
 from sidtool.tokenizer.assign.policy import CollisionCounts
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.codes.measure import (
-    Behavior,
     level_use,
     mutual_information,
     neighbor_preservation,
@@ -27,6 +27,33 @@ from sidtool.tokenizer.codes.report import LevelUse
 from sidtool.tokenizer.sid import Codes
 
 Figures = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """Training events of n items, by index."""
+
+    steps: NDArray[np.int64]
+    """(m, 2): an item and the next item of the same user"""
+    events: NDArray[np.int64]
+    """(n,): training events of each item"""
+
+    @classmethod
+    def of(cls, users: Sequence[UserSequence], ids: Sequence[str]) -> "Behavior":
+        """The training events of items `ids`. Raises DataError if no two of them are
+        consecutive."""
+        packed = packed_sequences(users)
+        number_of = {item: number for number, item in enumerate(ids)}
+        numbers = np.array([number_of.get(name, -1) for name in packed.names], dtype=np.int64)
+        items = numbers[packed.items.joined]
+        positions = packed.event_positions
+        user = np.repeat(np.arange(len(packed)), packed.items.lengths)
+        follows = (np.diff(user) == 0) & (np.diff(positions) == 1)
+        follows &= (items[:-1] >= 0) & (items[1:] >= 0)
+        if not follows.any():
+            raise DataError("no user has two consecutive training events with items of the bundles")
+        steps = np.stack([items[:-1], items[1:]], axis=1)[follows]
+        return cls(steps, np.bincount(items[items >= 0], minlength=len(ids)))
 
 
 @dataclass(frozen=True)
