@@ -3,7 +3,6 @@
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 _MARKUP = re.compile(r"[\\`<>|\[\]]")
@@ -43,29 +42,18 @@ TAGS = (LIBRARY, "semantic-ids", "generative-recommendation", "recommender-syste
 _HUB_PREFIX = "hf://"
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of an artifact, for the hub's `model-index`."""
-
-    name: str
-    """of the artifact"""
-    task: str
-    """as the hub calls it"""
-    dataset: str
-    metrics: Sequence[tuple[str, float]]
-    """names and values"""
-    split: str | None = None
-
-    def to_model_index(self) -> list[dict[str, Any]]:
-        """The value of `model-index`."""
-        name = one_line(self.dataset) or "unnamed"
-        split = {} if self.split is None else {"split": self.split}
-        result = {
-            "task": {"type": self.task},
-            "dataset": {"type": name, "name": name} | split,
-            "metrics": [{"type": one_line(key), "value": value} for key, value in self.metrics],
-        }
-        return [{"name": one_line(self.name) or "unnamed", "results": [result]}]
+def model_index(
+    name: str, task: str, metrics: Sequence[tuple[str, float]], split: str | None = None
+) -> list[dict[str, Any]] | None:
+    """What was measured of an artifact, as the hub's `model-index`; None without metrics. `task` is
+    as the hub calls it."""
+    label = one_line(name) or "unnamed"
+    result = {
+        "task": {"type": task},
+        "dataset": {"type": label, "name": label} | ({} if split is None else {"split": split}),
+        "metrics": [{"type": one_line(key), "value": value} for key, value in metrics],
+    }
+    return [{"name": label, "results": [result]}] if metrics else None
 
 
 def front_matter(
@@ -74,7 +62,7 @@ def front_matter(
     base_model: str | None,
     tags: Sequence[str] = TAGS,
     pipeline_tag: str | None = None,
-    measured: Measured | None = None,
+    measured: list[dict[str, Any]] | None = None,
 ) -> str:
     """The lines of YAML between two lines `---`. What is not known is left out, and so is a base
     model that is not of the hub."""
@@ -90,6 +78,6 @@ def front_matter(
         if pipeline_tag is not None:
             values["base_model_relation"] = "finetune"
     values["tags"] = list(tags)
-    if measured is not None and measured.metrics:
-        values["model-index"] = measured.to_model_index()
+    if measured is not None:
+        values["model-index"] = measured
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).rstrip()

@@ -6,6 +6,7 @@ import ast
 import inspect
 import itertools
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -49,23 +50,22 @@ class Option:
 
     def check(self, name: str, value: Any, kind: Any) -> None:
         """Raise UsageError for a value out of bounds or of another type than `kind`."""
-        rule = _type_error(value, kind) or self._bound_error(value)
+        rule = _type_error(value, kind)
+        if rule is None and _is_number(value):
+            bounds = (
+                (self.minimum, operator.ge, "at least"),
+                (self.above, operator.gt, "more than"),
+                (self.maximum, operator.le, "at most"),
+                (self.below, operator.lt, "less than"),
+            )
+            for bound, is_kept, words in bounds:
+                if bound is not None and not is_kept(value, bound):
+                    rule = f"{words} {bound}"
+                    break
+            else:
+                rule = None if abs(value) < math.inf else "a finite number"
         if value is not None and rule is not None:
             raise UsageError(f"{name} must be {rule}, not {value!r}")
-
-    def _bound_error(self, value: Any) -> str | None:
-        """The bound that a number does not keep."""
-        if value is None or not _is_number(value):
-            return None
-        if self.minimum is not None and not value >= self.minimum:
-            return f"at least {self.minimum}"
-        if self.above is not None and not value > self.above:
-            return f"more than {self.above}"
-        if self.maximum is not None and not value <= self.maximum:
-            return f"at most {self.maximum}"
-        if self.below is not None and not value < self.below:
-            return f"less than {self.below}"
-        return None if abs(value) < math.inf else "a finite number"
 
 
 def option(default: Any = MISSING, **declared: Any) -> Any:

@@ -120,7 +120,10 @@ def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterato
 def publish(new: Path, path: Path) -> None:
     """Move the finished file or folder `new` to `path`, durably. The caller holds the lock. An
     older output is replaced; it is restored if the move fails."""
-    _sync_tree(new)
+    for item in new.rglob("*") if new.is_dir() else ():
+        if item.is_file() or item.is_dir():
+            _sync(item)
+    _sync(new)
     if not _exists(path) or not (_is_folder(new) or _is_folder(path)):
         new.replace(path)
         _sync(path.parent)
@@ -225,17 +228,7 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _sync_tree(path: Path) -> None:
-    """Write a file, or a folder with everything in it, through to the disk."""
-    for item in path.rglob("*") if path.is_dir() else ():
-        if item.is_file() or item.is_dir():
-            _sync(item)
-    _sync(path)
-
-
 def _sync(path: Path) -> None:
-    if os.name == "nt":
-        return  # Windows syncs only what is open for writing
     descriptor = os.open(path, os.O_RDONLY)
     try:
         # some file systems cannot sync folders, and what was moved is in place already

@@ -143,11 +143,25 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
             raise TypeError(f"{key} is {_short(value)}, not one of {', '.join(get_args(hint))}")
         return value
     if origin is tuple:
-        return _tuple(get_args(hint), value, key)
+        if not isinstance(value, list | tuple):
+            raise _mismatch(key, "a list", value)
+        members = get_args(hint)
+        if members[-1] is Ellipsis:
+            members = (members[0],) * len(value)
+        if len(members) != len(value):
+            raise TypeError(f"{key} has {len(value)} members, not {len(members)}")
+        pairs = zip(members, value, strict=True)
+        return tuple(_typed(each, member, f"{key}[{i}]") for i, (each, member) in enumerate(pairs))
     if hasattr(hint, "from_json"):
         return _record(hint, value, key)
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(get_args(hint), value, key)
+        if not isinstance(value, Mapping):
+            raise _mismatch(key, "an object", value)
+        of_key, of_value = get_args(hint)
+        return {
+            _typed(of_key, name, f"a key of {key}"): _typed(of_value, member, f"{key}.{name}")
+            for name, member in value.items()
+        }
     matches = is_number(value) if hint is float else type(value) is hint
     if not matches:
         raise _mismatch(key, _SCALARS[hint], value)
@@ -172,26 +186,6 @@ def _member_of_union(hints: tuple[Any, ...], value: Any, key: str) -> Any:
         if not choices:
             raise TypeError(f"{key} has no kind {_short(value.get('kind'))}")
     return _typed(choices[0], value, key)
-
-
-def _tuple(hints: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise _mismatch(key, "a list", value)
-    if hints[-1] is Ellipsis:
-        hints = (hints[0],) * len(value)
-    if len(hints) != len(value):
-        raise TypeError(f"{key} has {len(value)} members, not {len(hints)}")
-    pairs = zip(hints, value, strict=True)
-    return tuple(_typed(hint, member, f"{key}[{i}]") for i, (hint, member) in enumerate(pairs))
-
-
-def _mapping(hints: tuple[Any, ...], value: Any, key: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise _mismatch(key, "an object", value)
-    return {
-        _typed(hints[0], name, f"a key of {key}"): _typed(hints[1], member, f"{key}.{name}")
-        for name, member in value.items()
-    }
 
 
 def _mismatch(key: str, expected: str, value: Any) -> TypeError:

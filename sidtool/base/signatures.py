@@ -83,7 +83,10 @@ class Signers:
             raise IntegrityError(f"{what} is not signed")
         reason = ""
         try:
-            _check_hint(signature)
+            # a signature of the first versions names no key: the library would print a warning
+            material = json.loads(signature)["verificationMaterial"]
+            if not (material.get("x509CertificateChain") or material["publicKey"]["hint"]):
+                raise ValueError("it names no key")
             with _verifiers(self.pem) as verifiers, TemporaryDirectory() as work:
                 path = Path(work) / "signature"
                 path.write_bytes(signature)
@@ -96,14 +99,6 @@ class Signers:
         except (ValueError, KeyError, TypeError) as error:
             reason = _reason(error)
         raise IntegrityError(f"the signature of {what} is not valid: {reason}")
-
-
-def _check_hint(signature: bytes) -> None:
-    """Raise ValueError for a signature of the first versions, which names no key: the library
-    would print a warning to stdout."""
-    material = json.loads(signature)["verificationMaterial"]
-    if not (material.get("x509CertificateChain") or material["publicKey"]["hint"]):
-        raise ValueError("it names no key")
 
 
 def _given(name: str, digests: Mapping[str, str]) -> Any:

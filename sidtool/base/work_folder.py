@@ -24,11 +24,18 @@ def open_work_folder(
     path = work / RUN_FILE
     if path.exists():
         try:
-            different = _differences(_read(path, restart), fingerprint)
-        except DataError:
+            old = _flat(dict(parse_json(path.read_bytes())))
+        except (OSError, ValueError, TypeError) as error:
             if not force:
-                raise
-            different = [RUN_FILE]
+                reason = " ".join(str(error).split())
+                raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
+            old = {RUN_FILE: "damaged"}
+        new = _flat(fingerprint)
+        different = [
+            f"{key}: {_spell(old.get(key))}, not {_spell(new.get(key))}"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key)
+        ]
         if not different:
             return
         if not force:
@@ -42,26 +49,6 @@ def open_work_folder(
     remove(work)
     work.mkdir(parents=True)
     write_whole(path, json.dumps(fingerprint, indent=1) + "\n")
-
-
-def _read(path: Path, restart: str) -> dict[str, Any]:
-    """The stored fingerprint of a run."""
-    try:
-        return dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
-
-
-def _differences(stored: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> list[str]:
-    """Each setting that differs, with its old and its new value."""
-    old = _flat(stored)
-    new = _flat(fingerprint)
-    return [
-        f"{key}: {_spell(old.get(key))}, not {_spell(new.get(key))}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidtool.base.checkpoint import HubCommit, HubPush, upload
+from sidtool.base.checkpoint import HubCommit, upload
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.storage import Storage
 from sidtool.memory import Memory
@@ -74,4 +74,4 @@ def push_to_hub(source: Source, url: str, *, tag: str | None = None) -> HubCommi
     files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
     files[MODEL_CARD] = published_card(str(folder), model, url, source.license).encode()
     replaced = [BUNDLE_COPY, MEMORY_COPY, "*.safetensors", "*.safetensors.index.json"]
-    return upload(url, files, replaced, HubPush(tag=tag))
+    return upload(url, files, replaced, tag=tag)

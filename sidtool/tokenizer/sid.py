@@ -178,7 +178,13 @@ class SidSpace(Levels, JsonRecord):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_template(self.template)
+        _check_token(self.template)
+        # a letter must not complete another slot, as in "{{level}ode}"
+        texts = [self.template, *(self.template.replace("{level}", letter) for letter in "code")]
+        if self.template.count("{level}") != 1 or any(text.count("{code}") != 1 for text in texts):
+            raise UsageError(
+                f"token template {self.template!r} must contain {{level}} and {{code}} once each"
+            )
         only_one = (self.begin is None) != (self.end is None)
         equal = self.begin is not None and self.begin == self.end
         if only_one or equal:
@@ -188,9 +194,13 @@ class SidSpace(Levels, JsonRecord):
             )
         # two codes have different tokens: a level is one letter, and a code has digits only
         for token in (self.begin, self.end):
-            if token is not None:
-                _check_token(token)
-                if self._is_code(token):
+            if token is None:
+                continue
+            _check_token(token)
+            match = self._pattern.fullmatch(token)
+            if match and _level(match) < self.levels:
+                level, code = _level(match), int(match["code"])
+                if code < self.sizes[level] and self.token(level, code) == token:
                     raise UsageError(f"token template {self.template!r} spells {token!r} alike")
 
     @classmethod
@@ -229,11 +239,8 @@ class SidSpace(Levels, JsonRecord):
     def spell(self, codes: Sequence[int] | NDArray[Any], *, begin_end_tokens: bool = False) -> str:
         """One SID, or a prefix of one, as text; with `begin_end_tokens` between those tokens."""
         text = "".join(self.token(level, int(code)) for level, code in enumerate(codes))
-        return (
-            f"{self.begin}{text}{self.end}"
-            if begin_end_tokens and self.has_begin_end_tokens
-            else text
-        )
+        is_wrapped = begin_end_tokens and self.has_begin_end_tokens
+        return f"{self.begin}{text}{self.end}" if is_wrapped else text
 
     def parse(self, text: str) -> tuple[int, ...]:
         """The codes of a text that is one SID, with or without begin and end tokens. Raises
@@ -293,24 +300,6 @@ class SidSpace(Levels, JsonRecord):
     def _pattern(self) -> re.Pattern[str]:
         pattern = re.escape(self.template).replace(r"\{level\}", "(?P<level>[a-z])")
         return re.compile(pattern.replace(r"\{code\}", "(?P<code>[0-9]{1,5})"))
-
-    def _is_code(self, token: str) -> bool:
-        """Whether a text is the token of a code."""
-        match = self._pattern.fullmatch(token)
-        if match is None or _level(match) >= self.levels:
-            return False
-        code = int(match["code"])
-        return code < self.sizes[_level(match)] and self.token(_level(match), code) == token
-
-
-def _check_template(template: str) -> None:
-    _check_token(template)
-    # a letter must not complete another slot, as in "{{level}ode}"
-    texts = [template, *(template.replace("{level}", letter) for letter in "code")]
-    if template.count("{level}") != 1 or any(text.count("{code}") != 1 for text in texts):
-        raise UsageError(
-            f"token template {template!r} must contain {{level}} and {{code}} once each"
-        )
 
 
 def _check_token(text: str) -> None:

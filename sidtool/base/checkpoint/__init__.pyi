@@ -24,7 +24,6 @@ from .hub import DEFAULT_ACCESS as DEFAULT_ACCESS
 from .hub import HUB_PREFIX as HUB_PREFIX
 from .hub import HubAccess as HubAccess
 from .hub import HubCommit as HubCommit
-from .hub import HubPush as HubPush
 from .hub import cached as cached
 from .hub import download as download
 from .hub import download_model as download_model

@@ -81,7 +81,13 @@ def check_file(path: Path, folder: Path, *, trust_remote_code: bool = False) -> 
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is not a regular file")
-    if trust_remote_code or any(target.is_relative_to(root) for root in _roots(folder)):
+    resolved = folder.resolve()
+    roots = [resolved]  # links may also lead to the blobs of the hub's cache
+    for snapshots in (resolved.parent, resolved.parent.parent):  # of a folder of a repository
+        if snapshots.name == "snapshots":
+            roots.append(snapshots.parent / "blobs")
+            break
+    if trust_remote_code or any(target.is_relative_to(root) for root in roots):
         return
     raise RefusedError(f"{path} is a link to {target}, outside of the model's folder", hint=TRUST)
 
@@ -137,7 +143,11 @@ def read_header(path: Path) -> StoredWeights:
     """Check the header of a safetensors file against its size: known types, and tensors that fill
     the data without gap or overlap. Raises DataError."""
     try:
-        return _read_header(path)
+        with path.open("rb") as stream:
+            _, entries = read_entries(stream)
+        floats = all(entry["dtype"][0] in "FB" for entry in entries.values())
+        n_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        return StoredWeights(len(entries), n_bytes if floats else 8 * n_bytes)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} does not load: {_first_line(error)}") from error
 
@@ -167,15 +177,6 @@ def _nested_templates(folder: Path, parts: Sequence[str]) -> Iterator[str]:
         name = str(PurePosixPath(part) / "additional_chat_templates")
         if (folder / name).is_dir():
             yield name
-
-
-def _roots(folder: Path) -> list[Path]:
-    """Folders that links may lead to: the model's, and the blobs of the hub's cache."""
-    resolved = folder.resolve()
-    for snapshots in (resolved.parent, resolved.parent.parent):  # of a folder of a repository
-        if snapshots.name == "snapshots":
-            return [resolved, snapshots.parent / "blobs"]
-    return [resolved]
 
 
 def _check_weights(folder: Path) -> StoredWeights:
@@ -226,14 +227,6 @@ def _shards(index: Path) -> list[str]:
             raise DataError(f"{index} reads {tensor} from {name!r}, which does not exist")
         names.add(name)
     return sorted(names)
-
-
-def _read_header(path: Path) -> StoredWeights:
-    with path.open("rb") as stream:
-        _, entries = read_entries(stream)
-    floats = all(entry["dtype"][0] in "FB" for entry in entries.values())
-    n_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    return StoredWeights(len(entries), n_bytes if floats else 8 * n_bytes)
 
 
 def read_entries(stream: BinaryIO) -> tuple[bytes, dict[str, dict[str, Any]]]:

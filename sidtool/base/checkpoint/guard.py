@@ -85,7 +85,15 @@ def check_config(folder: Path, stored: StoredWeights) -> None:
 
 def check_settings(path: Path, settings: Mapping[str, Any], stored: StoredWeights) -> None:
     """As `check_config`, for settings that were read already; `path` is named in errors."""
-    for key, value in _numbers(settings):
+    for key, value in _walk(settings, ""):
+        if isinstance(value, str):
+            if "attn_implementation" in key and "/" in value:
+                raise RefusedError(f"{path} names the hub kernel {value!r}", hint=TRUST)
+            # an index of such a name is not checked, and may lead out of the folder
+            if key == "transformers_weights" and value not in (WEIGHTS, INDEX):
+                raise RefusedError(f"{path} names the weights {value!r}, not {WEIGHTS}", hint=TRUST)
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
         limit = MAX_SETTING
         if any(word in key for word in _COUNTS):
             limit = max(stored.tensors, 64)
@@ -93,28 +101,10 @@ def check_settings(path: Path, settings: Mapping[str, Any], stored: StoredWeight
             limit = MAX_LABELS
         if abs(value) > limit:
             raise DataError(f"{path} has {key} = {value:.6g}, the limit for its weights is {limit}")
-    for key, text in _texts(settings):
-        if "attn_implementation" in key and "/" in text:
-            raise RefusedError(f"{path} names the hub kernel {text!r}", hint=TRUST)
-        # an index of such a name is not checked, and may lead out of the folder
-        if key == "transformers_weights" and text not in (WEIGHTS, INDEX):
-            raise RefusedError(f"{path} names the weights {text!r}, not {WEIGHTS}", hint=TRUST)
-
-
-def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
-    """The integers of a JSON value, each by the nearest key."""
-    for name, member in _walk(value, key):
-        if isinstance(member, int) and not isinstance(member, bool):
-            yield name, member
-
-
-def _texts(value: Any) -> Iterator[tuple[str, str]]:
-    for name, member in _walk(value, ""):
-        if isinstance(member, str):
-            yield name, member
 
 
 def _walk(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The numbers and texts of a JSON value, each by the nearest key."""
     if isinstance(value, Mapping):
         for name, member in value.items():
             yield from _walk(member, str(name))
@@ -211,8 +201,10 @@ def check_encoder(folder: Path, *, trust_remote_code: bool = False) -> StoredWei
     its weight files have. Raises RefusedError for a module that may run code or reads outside of
     the folder, DataError for damaged files."""
     parts = module_folders(folder)
-    if not trust_remote_code:
-        _check_types(folder)
+    path = folder / MODULES
+    for module in read_json(path) if path.is_file() and not trust_remote_code else []:
+        if not _TYPE.fullmatch(module["type"]):
+            raise RefusedError(f"{path} has the module {module['type']!r}", hint=TRUST)
     stored = check_folder(folder, parts, trust_remote_code=trust_remote_code)
     if trust_remote_code:
         return stored
@@ -231,13 +223,6 @@ def module_folders(folder: Path) -> tuple[str, ...]:
         raise DataError(f"{path} has no list of modules")
     parts = [_module_folder(path, module) for module in modules]
     return tuple(dict.fromkeys(["", *(part for part in parts if part is not None)]))
-
-
-def _check_types(folder: Path) -> None:
-    path = folder / MODULES
-    for module in read_json(path) if path.is_file() else []:
-        if not _TYPE.fullmatch(module["type"]):
-            raise RefusedError(f"{path} has the module {module['type']!r}", hint=TRUST)
 
 
 def _module_folder(path: Path, module: Any) -> str | None:
@@ -268,33 +253,23 @@ def _check_part(folder: Path, stored: StoredWeights) -> None:
     check_config(folder, stored)
     config = folder / "config.json"
     if config.is_file():
-        _check_activation(config, read_object(config))
+        # a Dense module names its activation by an import path, a Transformer by a word
+        values = read_object(config)
+        for key in ("activation_function", "tokenizer_class"):
+            value = values.get(key, "")
+            if isinstance(value, str) and "." in value and not _ACTIVATION.fullmatch(value):
+                raise RefusedError(f"{config} has {key} {value!r}", hint=TRUST)
     for path in sorted(folder.glob("sentence_*_config.json")):
         settings = read_object(path)
         check_settings(path, settings, stored)
         _check_transformer(path, settings)
 
 
-def _check_activation(path: Path, config: Mapping[str, Any]) -> None:
-    # a Dense module names its activation by an import path, a Transformer by a word
-    for key in ("activation_function", "tokenizer_class"):
-        value = config.get(key, "")
-        if isinstance(value, str) and "." in value and not _ACTIVATION.fullmatch(value):
-            raise RefusedError(f"{path} has {key} {value!r}", hint=TRUST)
-
-
-def _methods(modalities: Mapping[str, Any]) -> list[Any]:
-    """The methods of the network that are called for a kind of input."""
-    return [
-        value["method"]
-        for value in modalities.values()
-        if isinstance(value, dict) and "method" in value
-    ]
-
-
 def _check_transformer(path: Path, settings: Mapping[str, Any]) -> None:
     modalities = settings.get("modality_config")
-    for method in _methods(modalities if isinstance(modalities, dict) else {}):
+    for value in modalities.values() if isinstance(modalities, dict) else ():
+        # the method of the network that is called for a kind of input
+        method = value.get("method", "forward") if isinstance(value, dict) else "forward"
         if not _METHOD.fullmatch(str(method)):
             raise RefusedError(f"{path} calls the method {method!r}", hint=TRUST)
     for key, value in settings.items():

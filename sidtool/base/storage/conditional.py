@@ -79,7 +79,9 @@ def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(LOCK), "ab", opener=_open_no_link) as lock:
+    # no link, which could lead outside of the folder, and no pipe
+    safe = os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(path.with_name(LOCK), "ab", opener=lambda p, flags: os.open(p, flags | safe)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
         current = path.read_bytes() if path.is_file() else None
         if current != (before and before.data):
@@ -92,11 +94,6 @@ def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
             os.fsync(stream.fileno())
         partial.replace(path)
     return True
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    """Open a file, but no link, which could lead outside of the folder, and no pipe."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _write_s3(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:

@@ -202,9 +202,7 @@ class Storage:
         return self._root, first + (start or 0), end if stop is None else min(first + stop, end)
 
     def _fetch(self, requests: Sequence[Range]) -> list[bytes]:
-        if not requests:
-            return []
-        if self._is_local:
+        if self._is_local or not requests:
             return [read_range(*request) for request in requests]
         paths, starts, stops = (list(column) for column in zip(*requests, strict=True))
         # cat_ranges, because `cat` reads a path as a pattern

@@ -4,6 +4,7 @@ card, in the repository itself or in one folder of it."""
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -16,7 +17,6 @@ from sidtool.base.checkpoint import (
     HUB_PREFIX,
     HubAccess,
     HubCommit,
-    HubPush,
     download,
     fetch_roots,
     folder_or_url,
@@ -26,10 +26,10 @@ from sidtool.base.checkpoint import (
     upload,
 )
 from sidtool.base.markdown import (
-    Measured,
     front_matter,
     key_value_table,
     literal,
+    model_index,
     shell_word,
     table,
 )
@@ -60,7 +60,7 @@ def download_group(
     if not isinstance(source, Path):
         objects = read_root(Storage(copy / folder), found[folder])["objects"]
         # the commit, so that both downloads are of one version
-        at_commit = access.at(copy.name)
+        at_commit = replace(access, revision=copy.name)
         download(source.partition("@")[0], at_commit, allow=[folder + name for name in objects])
     return copy / folder
 
@@ -127,7 +127,6 @@ class OnHub(ABC):
         commit. Raises RefusedError if the repository has another kind of artifact, DataError if the
         hub refuses."""
         url = hub_url(repo_id)
-        push = HubPush(revision, token, private, commit_message, tag)
         with TemporaryDirectory() as work:
             folder = Path(work) / f"{self.kind}.zarr"
             self.save(folder)
@@ -137,7 +136,16 @@ class OnHub(ABC):
                 if path.is_file()
             }
             files[CARD] = self.card(url, license).encode()
-            return upload(url, files, [folder.name], push)
+            return upload(
+                url,
+                files,
+                [folder.name],
+                revision=revision,
+                token=token,
+                private=private,
+                commit_message=commit_message,
+                tag=tag,
+            )
 
 
 def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
@@ -167,7 +175,7 @@ def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
         front=front_matter(
             license=license,
             base_model=manifest.made_by.encoder.model,
-            measured=Measured(name, "feature-extraction", name, metrics),
+            measured=model_index(name, "feature-extraction", metrics),
         ),
         name=literal(name),
         version=manifest.version,

@@ -95,8 +95,20 @@ def kmeans(
         lloyd(part, seeds, SEEDING_ITERATIONS),
         lloyd(part, by_direction(part, seeds), SEEDING_ITERATIONS),
     ]
-    assignments = [nearest(vectors, centroids) for centroids, _ in starts]
-    centroids, done = starts[_preferred(assignments, size)]
+    errors = []
+    entropies = []
+    for centroids, _ in starts:
+        codes, distances = nearest(vectors, centroids)
+        errors.append(float(distances.sum(dtype=np.float64)))
+        share = np.bincount(codes, minlength=size) / len(codes)
+        logs = np.log(np.maximum(share, np.finfo(float).tiny))  # 0 * log(tiny) adds nothing
+        entropies.append(float(-(share * logs).sum()))
+    # of the starts with about the least error, the one that uses its codes most evenly
+    preferred = max(
+        range(len(starts)),
+        key=lambda start: (errors[start] <= SIMILAR_ERROR * min(errors), entropies[start]),
+    )
+    centroids, done = starts[preferred]
     if len(part) == len(vectors) and done < SEEDING_ITERATIONS:
         return centroids, done  # converged on the whole sample already
     centroids, steps = lloyd(vectors, centroids, max_iterations)
@@ -108,21 +120,6 @@ def cluster(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     count = min(len(vectors), ROWS_PER_CENTROID * size)
     sample = vectors[rng.choice(len(vectors), count, replace=False)]
     return kmeans(sample, size, rng)[0]
-
-
-def _preferred(assignments: Sequence[tuple[Labels, Distances]], size: int) -> int:
-    """Index of the assignment that uses its codes most evenly, of those with about the least
-    error."""
-    errors = [float(distances.sum(dtype=np.float64)) for _, distances in assignments]
-    entropies = []
-    for codes, _ in assignments:
-        share = np.bincount(codes, minlength=size) / len(codes)
-        logs = np.log(np.maximum(share, np.finfo(float).tiny))  # 0 * log(tiny) adds nothing
-        entropies.append(float(-(share * logs).sum()))
-    return max(
-        range(len(assignments)),
-        key=lambda start: (errors[start] <= SIMILAR_ERROR * min(errors), entropies[start]),
-    )
 
 
 def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:

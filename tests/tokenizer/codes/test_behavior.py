@@ -10,12 +10,12 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.data.split.values import UserSequence
 from sidtool.tokenizer.codes.measure import (
-    Behavior,
     level_use,
     mutual_information,
     prefix_alignment,
     prefix_spread,
 )
+from sidtool.tokenizer.make.compare import Behavior
 
 
 def events(*histories: str) -> list[UserSequence]:

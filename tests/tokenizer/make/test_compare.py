@@ -14,7 +14,6 @@ from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.codes.measure import (
-    Behavior,
     mutual_information,
     neighbor_preservation,
     prefix_alignment,
@@ -23,6 +22,7 @@ from sidtool.tokenizer.codes.measure import (
 from sidtool.tokenizer.make.build import build
 from sidtool.tokenizer.make.build_options import BuildOptions
 from sidtool.tokenizer.make.compare import (
+    Behavior,
     Evidence,
     LevelFigures,
     common_ids,
