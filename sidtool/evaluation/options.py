@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import check_options, option, read_ids
+from sidtool.base.options import check_options, group, option, read_ids
 from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH
 from sidtool.evaluation.baselines import UNTUNED
@@ -93,7 +93,7 @@ class TaskEvaluationOptions(QuestionOptions):
     """Which questions of which task are evaluated. Raises UsageError for an unknown task."""
 
     task: str
-    catalog: TaskCatalogOptions = field(default_factory=TaskCatalogOptions)
+    catalog: TaskCatalogOptions = group(TaskCatalogOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
