@@ -92,9 +92,8 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
 def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
     """The options of a function that takes them as a dataclass or as keywords, those `given`, by
     the names of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of
-    its fields. A text for a field of another type is read as that of a flag.
-
-    Raises UsageError for both, for a keyword that is no option, and for a value out of range."""
+    its fields. A text for a field of another type is read as that of a flag. Raises UsageError for
+    both, for a keyword that is no option, and for a value out of range."""
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
     known = dict.fromkeys(keywords_of(kind))
@@ -210,8 +209,7 @@ def parse_bytes(text: str) -> int:
     units = {name.lower(): factor for name, factor in UNITS.items()}
     if not match or match[2].lower() not in units:
         raise UsageError(
-            f"{text!r} is not a size like 4GiB",
-            hint=f"units are {', '.join(filter(None, UNITS))}",
+            f"{text!r} is not a size like 4GiB", hint=f"units are {', '.join(filter(None, UNITS))}"
         )
     return int(float(match[1]) * units[match[2].lower()])
 

@@ -296,8 +296,7 @@ def _registry_at(target: str) -> Storage:
     base, version = split_reference(target)
     if version is not None:
         raise UsageError(
-            f"{target!r} names a version, but push chooses the version",
-            hint=f"push to {base}",
+            f"{target!r} names a version, but push chooses the version", hint=f"push to {base}"
         )
     if base.endswith((".zarr", ".zip")):
         raise UsageError(

@@ -225,10 +225,7 @@ def required_signers(registry: Storage) -> list[Signers]:
     Raises IntegrityError if the policy is damaged, and as `Signers.read`."""
     stored = read_policy(registry)
     pinned = os.environ.get(VARIABLE)
-    return [
-        *([] if stored is None else [stored]),
-        *([Signers.read(pinned)] if pinned else []),
-    ]
+    return [*([] if stored is None else [stored]), *([Signers.read(pinned)] if pinned else [])]
 
 
 def read_policy(registry: Storage) -> Signers | None:

@@ -116,12 +116,7 @@ def _version(manifest: MemoryManifest | StoredModel, name: str, version: str) ->
         stages = tuple(record.stage for record in contract.stages)
         return ModelVersion(version, manifest.digest, name, stages, contract.identity.digest)
     return MemoryVersion(
-        version,
-        manifest.digest,
-        name,
-        manifest.created,
-        manifest.train_events,
-        str(manifest.split),
+        version, manifest.digest, name, manifest.created, manifest.train_events, str(manifest.split)
     )
 
 

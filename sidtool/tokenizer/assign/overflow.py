@@ -250,11 +250,7 @@ class _Candidates:
 
 
 def _choose_last_codes(
-    latent: Vectors,
-    codebook: Codebook,
-    taken: Keys,
-    prefixes: Keys,
-    distances: NDArray[np.float32],
+    latent: Vectors, codebook: Codebook, taken: Keys, prefixes: Keys, distances: NDArray[np.float32]
 ) -> Codes:
     """(n, levels) codes: under each prefix the nearest row takes its nearest free last code first.
     `taken` are sorted keys, `distances` those of the rows to their prefixes; ties go by row."""

@@ -166,8 +166,7 @@ def _check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
     or DataError if the encoder's packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
-            "give either --encoder or --embeddings",
-            hint="--encoder lexical needs no model",
+            "give either --encoder or --embeddings", hint="--encoder lexical needs no model"
         )
     if encoder is not None:
         check_location(encoder)

@@ -27,10 +27,7 @@ class CatalogOptions(NewItemOptions, TextNames):
 
 
 def read_catalog(
-    path: Path,
-    options: CatalogOptions | None = None,
-    *,
-    recorded: CatalogColumns | None = None,
+    path: Path, options: CatalogOptions | None = None, *, recorded: CatalogColumns | None = None
 ) -> Items:
     """Read a catalog with these options, or the columns that a bundle records; errors as in
     `data.items.read_items`."""

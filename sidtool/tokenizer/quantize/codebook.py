@@ -250,11 +250,10 @@ class Codebook:
     def _stacked(self) -> tuple[Vectors, Vectors, Vectors]:
         """What gives sequential residual codes from one matrix product: the (width, sum K_l)
         centroids of all levels, those of the first one centered; half their squared norms; and
-        their (sum K_l, sum K_l) inner products, all float32.
-
-        The residual of a row x at level l is x - sum_j C_j[c_j], so its nearest centroid maximizes
-        x.C_l[k] - |C_l[k]|^2 / 2 - sum_j C_j[c_j].C_l[k]. The first term is one product with all
-        levels stacked, the last one comes from the table."""
+        their (sum K_l, sum K_l) inner products, all float32. The residual of a row x at level l is
+        x - sum_j C_j[c_j], so its nearest centroid maximizes x.C_l[k] - |C_l[k]|^2 / 2 - sum_j
+        C_j[c_j].C_l[k]. The first term is one product with all levels stacked, the last one comes
+        from the table."""
         first, *later = self.levels
         center = first.mean(axis=0, dtype=np.float64)
         rows = np.concatenate([first - center, *later]).astype(np.float32)

@@ -13,13 +13,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.kmeans import (
-    Normalize,
-    kmeans,
-    lloyd,
-    nearest,
-    training_rows,
-)
+from sidtool.tokenizer.quantize.kmeans import Normalize, kmeans, lloyd, nearest, training_rows
 
 ROUNDS = 10
 """Alternations between centroids and rotation."""

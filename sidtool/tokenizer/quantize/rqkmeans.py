@@ -106,12 +106,7 @@ def fit(
     if not balanced:
         levels = refine(residual, levels, codes)
     levels[0] = levels[0] + center
-    record = {
-        "seed": seed,
-        "balanced": balanced,
-        "sample": len(residual),
-        "iterations": iterations,
-    }
+    record = {"seed": seed, "balanced": balanced, "sample": len(residual), "iterations": iterations}
     dim = None
     if balanced:
         dim = int(residual.shape[1])
