@@ -52,16 +52,6 @@ def write_if_unchanged(filesystem: Any, path: str, before: Snapshot | None, data
         return _write_local(Path(path), before, data)
     if "s3" in names:
         return _write_s3(filesystem, path, before, data)
-    return _compare_and_write(filesystem, path, before, data)
-
-
-def protocols(filesystem: Any) -> tuple[str, ...]:
-    """The URL protocols of a file system."""
-    names = filesystem.protocol
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _compare_and_write(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:
     current = take_snapshot(filesystem, path)
     if (current and current.data) != (before and before.data):
         return False
@@ -73,6 +63,12 @@ def _compare_and_write(filesystem: Any, path: str, before: Snapshot | None, data
         return False
     after = take_snapshot(filesystem, path)
     return after is not None and after.data == data
+
+
+def protocols(filesystem: Any) -> tuple[str, ...]:
+    """The URL protocols of a file system."""
+    names = filesystem.protocol
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:

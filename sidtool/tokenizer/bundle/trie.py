@@ -181,9 +181,11 @@ def _fill(
 ) -> tuple[tuple[NDArray[np.generic], ...], list[NDArray[np.int32]]]:
     """The codes of each level, and per level where each node's children start; those of the last
     level are items (omitted if every SID has one)."""
-    columns = tuple(
-        np.empty(n, dtype=_code_dtype(size)) for size, n in zip(sizes, n_nodes, strict=True)
-    )
+    # the narrowest types that torch can index: it lacks most of uint16
+    types = [
+        np.uint8 if size <= 1 << 8 else np.int16 if size <= 1 << 15 else np.int32 for size in sizes
+    ]
+    columns = tuple(np.empty(n, dtype=kind) for kind, n in zip(types, n_nodes, strict=True))
     shared = n_nodes[-1] < len(codes)  # if every SID has one item, leaves and items coincide
     pointers = [np.empty(n + 1, dtype=np.int32) for n in (n_nodes if shared else n_nodes[:-1])]
     done = np.zeros(len(sizes), dtype=np.int64)  # nodes that are written, per level
@@ -202,10 +204,3 @@ def _fill(
     for array, end in zip(pointers, [*n_nodes[1:], len(codes)], strict=False):
         array[-1] = end
     return columns, pointers
-
-
-def _code_dtype(size: int) -> type[np.generic]:
-    """The narrowest type for a level's codes that torch can index (it lacks most of uint16)."""
-    if size <= 1 << 8:
-        return np.uint8
-    return np.int16 if size <= 1 << 15 else np.int32

@@ -52,7 +52,12 @@ def fit(
         torch.manual_seed(seed)
         model = Autoencoder((rows.shape[1], *HIDDEN, width))
         train(model, rows, None, epochs=max(1, int(WARM_UP * epochs)), seed=seed)
-        start = _residual_kmeans(latents(model, rows), sizes, rng)
+        residual = latents(model, rows)
+        start: list[Vectors] = []
+        for size in sizes:
+            centroids, _ = kmeans(residual, size, rng)
+            residual = residual - centroids[nearest(residual, centroids)[0]]
+            start.append(centroids)
         quantizer = ResidualQuantizer(start)
         train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
     record = {"seed": seed, "sample": len(rows), "epochs": epochs}
@@ -93,16 +98,3 @@ def fit_warm(
     record = {"seed": seed, "sample": len(rows), "epochs": epochs}
     params = QuantizerParams(dim=dim, normalize=normalize, skip=True, fit=record)
     return Codebook("rq-kmeans+", tuple(levels), model.arrays(scale), params)
-
-
-def _residual_kmeans(
-    rows: Vectors, sizes: Sequence[int], rng: np.random.Generator
-) -> list[Vectors]:
-    """Centroids of each level, clustered level by level."""
-    levels: list[Vectors] = []
-    residual = rows.copy()
-    for size in sizes:
-        centroids, _ = kmeans(residual, size, rng)
-        residual -= centroids[nearest(residual, centroids)[0]]
-        levels.append(centroids)
-    return levels
