@@ -95,7 +95,7 @@ class JsonRecord:
         the key, if one is missing or has a value of another type than its field. Nothing is
         converted: true is no number, and 1.0 is no whole number."""
         if not isinstance(value, Mapping):
-            raise TypeError(f"expected an object, not {_short(value)}")
+            raise TypeError(f"expected an object, not {shortened(value)}")
         hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a class is hashable
         values = {}
         for field in fields(cls):
@@ -140,7 +140,7 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         return _member_of_union(get_args(hint), value, key)
     if origin is Literal:
         if not isinstance(value, str) or value not in get_args(hint):
-            raise TypeError(f"{key} is {_short(value)}, not one of {', '.join(get_args(hint))}")
+            raise TypeError(f"{key} is {shortened(value)}, not one of {', '.join(get_args(hint))}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -184,15 +184,15 @@ def _member_of_union(hints: tuple[Any, ...], value: Any, key: str) -> Any:
             raise _mismatch(key, "an object", value)
         choices = [choice for choice in choices if choice.kind == value.get("kind")]
         if not choices:
-            raise TypeError(f"{key} has no kind {_short(value.get('kind'))}")
+            raise TypeError(f"{key} has no kind {shortened(value.get('kind'))}")
     return _typed(choices[0], value, key)
 
 
 def _mismatch(key: str, expected: str, value: Any) -> TypeError:
-    return TypeError(f"{key} is {_short(value)}, not {expected}")
+    return TypeError(f"{key} is {shortened(value)}, not {expected}")
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A JSON value for a message of one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, UsageError, first_line
 from sidtool.base.extras import require
 
 SIGNATURE = ".sig"
@@ -42,7 +42,7 @@ def sign(name: str, digests: Mapping[str, str], key: str | Path) -> bytes:
                 config.use_elliptic_key_signer(private_key=key)
             config.sign(name, out)
         except Exception as error:  # the errors of cryptography have no common class
-            raise UsageError(f"{key} cannot sign: {_reason(error)}", hint=_KEYS) from error
+            raise UsageError(f"{key} cannot sign: {first_line(error)}", hint=_KEYS) from error
         return out.read_bytes()
 
 
@@ -95,9 +95,9 @@ class Signers:
                     try:
                         return verifier.verify(what, path)
                     except Exception as error:
-                        reason = reason or _reason(error)
+                        reason = reason or first_line(error)
         except (ValueError, KeyError, TypeError) as error:
-            reason = _reason(error)
+            reason = first_line(error)
         raise IntegrityError(f"the signature of {what} is not valid: {reason}")
 
 
@@ -144,7 +144,7 @@ def _verifiers(pem: str) -> Iterator[list[Any]]:
                 config = verifying.Config().use_certificate_verifier(certificate_chain=[path])
                 verifiers.append(config)
         except Exception as error:
-            raise ValueError(_reason(error)) from error
+            raise ValueError(first_line(error)) from error
         if not verifiers:
             raise ValueError("it has no PEM block")
         yield verifiers
@@ -166,8 +166,3 @@ def _read_pem(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"{path} is not in PEM", hint=_KEYS) from error
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

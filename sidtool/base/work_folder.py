@@ -8,6 +8,7 @@ from typing import Any
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove, write_whole
+from sidtool.base.records import shortened
 
 RUN_FILE = "run.json"
 MAX_LISTED = 5
@@ -32,7 +33,7 @@ def open_work_folder(
             old = {RUN_FILE: "damaged"}
         new = _flat(fingerprint)
         different = [
-            f"{key}: {_spell(old.get(key))}, not {_spell(new.get(key))}"
+            f"{key}: {shortened(old.get(key))}, not {shortened(new.get(key))}"
             for key in sorted({*old, *new})
             if old.get(key) != new.get(key)
         ]
@@ -60,8 +61,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = member
     return flat
-
-
-def _spell(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -17,7 +17,6 @@ from .files import weight_digests as weight_digests
 from .guard import check_config as check_config
 from .guard import check_encoder as check_encoder
 from .guard import check_settings as check_settings
-from .guard import first_line as first_line
 from .guard import loading as loading
 from .guard import module_folders as module_folders
 from .hub import DEFAULT_ACCESS as DEFAULT_ACCESS

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import DataError, RefusedError
+from sidtool.base.errors import DataError, RefusedError, first_line
 
 TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
 
@@ -101,7 +101,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {_first_line(error)}") from error
+        raise DataError(f"{path} is not valid JSON: {first_line(error)}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def read_header(path: Path) -> StoredWeights:
         n_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         return StoredWeights(len(entries), n_bytes if floats else 8 * n_bytes)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} does not load: {_first_line(error)}") from error
+        raise DataError(f"{path} does not load: {first_line(error)}") from error
 
 
 def read_gguf_size(path: Path) -> StoredWeights:
@@ -200,7 +200,7 @@ def _check_token_ids(path: Path) -> None:
     try:
         value = parse_json(content)
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {_first_line(error)}") from error
+        raise DataError(f"{path} is not valid JSON: {first_line(error)}") from error
     value = value if isinstance(value, dict) else {}
     model = value.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -266,7 +266,3 @@ def _span(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     if type(start) is not int or type(stop) is not int or (stop - start) * 8 != n_bits:
         raise ValueError(f"{name!r} has {n_bits // 8} bytes at {entry['data_offsets']}")
     return start, stop, name
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

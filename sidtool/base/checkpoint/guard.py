@@ -24,7 +24,7 @@ from sidtool.base.checkpoint.files import (
     read_object,
 )
 from sidtool.base.checkpoint.hub import offline
-from sidtool.base.errors import DataError, RefusedError, SidtoolError
+from sidtool.base.errors import DataError, RefusedError, SidtoolError, first_line
 
 REGISTRATIONS = 3
 """How often a layer may register a stored weight: without memory, loaded, and tied."""
@@ -58,17 +58,6 @@ def loading(
             raise RefusedError(f"{path} needs custom code to load", hint=TRUST) from error
         reason = first_line(error)
         raise DataError(f"{path} does not load {purpose}: {reason}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, on one line without control characters."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    text = next((line for line in lines if line), type(error).__name__)
-    if isinstance(error, KeyError):
-        text = f"there is no {text}"
-    if isinstance(error, MemoryError | RecursionError):
-        text = "it is too large or too deeply nested"
-    return "".join(character if character.isprintable() else " " for character in text)[:300]
 
 
 def check_config(folder: Path, stored: StoredWeights) -> None:
@@ -208,8 +197,24 @@ def check_encoder(folder: Path, *, trust_remote_code: bool = False) -> StoredWei
     stored = check_folder(folder, parts, trust_remote_code=trust_remote_code)
     if trust_remote_code:
         return stored
-    for part in parts:
-        _check_part(folder / part, stored)
+    for module in (folder / part for part in parts):
+        if (module / "adapter_config.json").exists():
+            raise RefusedError(
+                f"{module} has a PEFT adapter, whose base may be anywhere",
+                hint="merge it into its base first",
+            )
+        check_config(module, stored)
+        config = module / CONFIG
+        # a Dense module names its activation by an import path, a Transformer by a word
+        values = read_object(config) if config.is_file() else {}
+        for key in ("activation_function", "tokenizer_class"):
+            value = values.get(key, "")
+            if isinstance(value, str) and "." in value and not _ACTIVATION.fullmatch(value):
+                raise RefusedError(f"{config} has {key} {value!r}", hint=TRUST)
+        for path in sorted(module.glob("sentence_*_config.json")):
+            settings = read_object(path)
+            check_settings(path, settings, stored)
+            _check_transformer(path, settings)
     return stored
 
 
@@ -241,28 +246,6 @@ def _module_folder(path: Path, module: Any) -> str | None:
     if not (root / part).resolve().is_relative_to(root.resolve()):
         raise RefusedError(f"{path} has a module at {part!r}, a link outside of its folder")
     return part
-
-
-def _check_part(folder: Path, stored: StoredWeights) -> None:
-    """Check the configurations of one module."""
-    if (folder / "adapter_config.json").exists():
-        raise RefusedError(
-            f"{folder} has a PEFT adapter, whose base may be anywhere",
-            hint="merge it into its base first",
-        )
-    check_config(folder, stored)
-    config = folder / "config.json"
-    if config.is_file():
-        # a Dense module names its activation by an import path, a Transformer by a word
-        values = read_object(config)
-        for key in ("activation_function", "tokenizer_class"):
-            value = values.get(key, "")
-            if isinstance(value, str) and "." in value and not _ACTIVATION.fullmatch(value):
-                raise RefusedError(f"{config} has {key} {value!r}", hint=TRUST)
-    for path in sorted(folder.glob("sentence_*_config.json")):
-        settings = read_object(path)
-        check_settings(path, settings, stored)
-        _check_transformer(path, settings)
 
 
 def _check_transformer(path: Path, settings: Mapping[str, Any]) -> None:

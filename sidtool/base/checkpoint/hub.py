@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from sidtool.base.artifact import MARKERS
-from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.errors import DataError, RefusedError, UsageError, first_line
 from sidtool.base.extras import require
 
 HUB_PREFIX = "hf://"
@@ -252,7 +252,7 @@ def _data_errors(url: str, problem: str, hint: str | None = None) -> Iterator[No
     try:
         yield
     except (OSError, ValueError) as error:  # the base classes of the hub client's errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise DataError(f"{url!r} {problem} ({reason})", hint=hint) from error
 
 
