@@ -215,7 +215,7 @@ def item_knn(folder: Path, budget: int | None) -> Callable[[], Any]:
     from sidtool import open_bundle
     from sidtool import open_split as open_folder
     from sidtool.data.split.split import evenly_spaced
-    from sidtool.evaluation.baselines import UNTUNED, baseline_values
+    from sidtool.evaluation.baselines import baseline_values
     from sidtool.evaluation.evaluation import temporary_shards
     from sidtool.evaluation.ranking import IndexedExamples
 
@@ -225,7 +225,7 @@ def item_knn(folder: Path, budget: int | None) -> Callable[[], Any]:
         with temporary_shards(budget) as shards:
             ranked = evenly_spaced(opened.test, USERS)
             examples = IndexedExamples.of(bundle, ranked, exclude_seen=False)
-            baseline_values(examples, opened.train, (10,), UNTUNED, k=10, shards=shards)
+            baseline_values(examples, opened.train, (10,), k=10, shards=shards)
 
     return work
 

@@ -14,7 +14,7 @@ from sidtool.data.prepare import PrepareOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidtool.data.prepare import Cleaned, EventTable, Report
+    from sidtool.data.prepare import Cleaned, Report
 
 
 def check(
@@ -54,7 +54,8 @@ def check(
     before = report(catalog, table, allow_unknown=checks.allow_unknown)
     if out is None:
         _say_report(before, json=json)
-        hint = _mending_hint(before, items, events, table)
+        cleaning = "--fix OUT writes cleaned copies"
+        hint = before.mending_hint(items, events, table, cleaning)
         return before.refuse_stops(hint, allow_unknown=checks.allow_unknown)
     cleaned = clean(catalog, table, out, force=force)
     if json:
@@ -96,24 +97,6 @@ def prepare(
     if dry_run:
         return note(f"nothing written to {out}")
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
-
-
-def _mending_hint(
-    report: "Report", items: Path, events: Path | None, table: "EventTable | None"
-) -> str:
-    """How the problems that stop a build can be mended."""
-    from sidtool.data import time_format_hint
-    from sidtool.data.prepare import guess_flags
-
-    kinds = {problem.kind for problem in report.stops}
-    hints = []
-    if "no_titles" in kinds and (guessed := guess_flags(items, events)) is not None:
-        hints.append(f"by their cells, columns are {guessed}")
-    if "unreadable_time" in kinds and table is not None:
-        hints.append(time_format_hint(table.times or ()) or "")
-    if kinds - {"no_titles", "unreadable_time"} or not any(hints):
-        hints.append("--fix OUT writes cleaned copies")
-    return "; ".join(filter(None, hints))
 
 
 def _say_report(report: "Report", *, json: bool) -> None:
@@ -159,7 +142,7 @@ def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
     events = "" if left.events is None else f", {left.events} events of {left.users} users"
     say(f"{out}: {left.items} items{events}")
     for problem in left.problems:
-        note(f"{problem.count} {problem.meaning}", label="left:", style="yellow")
+        note(str(problem), label="left:", style="yellow")
 
 
 def _say_left_out(counts: "Mapping[str, int]") -> None:

@@ -17,9 +17,15 @@ from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import baseline_values
-from sidtool.evaluation.bootstrap import RESAMPLES, Difference, everyone
-from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
+from sidtool.evaluation.baselines import UNTUNED, baseline_values
+from sidtool.evaluation.bootstrap import RESAMPLES, everyone
+from sidtool.evaluation.groups import (
+    SLICES,
+    example_groups,
+    field_groups,
+    fulfilling,
+    target_weights,
+)
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.metrics import averages, metric_names, metric_values
 from sidtool.evaluation.options import EvaluationOptions
@@ -35,7 +41,9 @@ from sidtool.evaluation.results import (
     MEMORY_ALONE,
     MIXTURE,
     MODEL_ALONE,
+    NO_EXAMPLES,
     Evaluation,
+    Slice,
     SystemValues,
     coverage,
     effective_items,
@@ -43,7 +51,6 @@ from sidtool.evaluation.results import (
     group_averages,
     positions_in,
     sample_examples,
-    slices_of,
     system_differences,
     titles_of,
 )
@@ -51,7 +58,6 @@ from sidtool.memory import Shards
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import Leaves
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
@@ -185,7 +191,7 @@ def evaluate_examples(
     if ranked.mixture is not None:
         others = {MIXTURE: Ranking.of_items(indexed, ranked.mixture), **others}
     ranking = Ranking.of(indexed, ranked)
-    evaluation = _evaluation(indexed, ranking, others, events, options, shards)
+    evaluation = evaluation_of(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
 
 
@@ -243,18 +249,7 @@ def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> 
     return settings
 
 
-def evaluate_rankings(
-    examples: IndexedExamples,
-    leaves: Leaves,
-    events: Sequence[UserSequence] | None,
-    options: EvaluationOptions | None = None,
-) -> Evaluation:
-    """The evaluation of (n, k) ranked leaves, best first; -1 where there are no more."""
-    options = options or EvaluationOptions(exclude_seen=examples.exclude_seen)
-    return _evaluation(examples, Ranking.of_sids(examples, leaves), {}, events, options)
-
-
-def _evaluation(
+def evaluation_of(
     examples: IndexedExamples,
     ranking: Ranking,
     others: Mapping[str, Ranking],
@@ -271,7 +266,6 @@ def _evaluation(
             examples,
             events,
             options.ks,
-            options.knn,
             k=options.depth,
             shards=shards,
             threads=thread_count(options.threads),
@@ -295,14 +289,25 @@ def _evaluation(
     first_items |= {name: system.first_items for name, system in systems.items()}
     n_items = len(examples.bundle.active)
     samples = sample_examples(examples, first_items, options.samples)
+    slices = {
+        name: Slice(**vars(by_group.get(name, NO_EXAMPLES)), events=of_target)
+        for name, of_target in (SLICES.items() if events else ())
+    }
+    from_item_knn = {
+        name: system_differences(
+            system, systems[ITEM_KNN], users, everyone(len(users)), seed=options.seed
+        )["all"]
+        for name, system in systems.items()
+        if ITEM_KNN in systems and name != ITEM_KNN
+    }
     return Evaluation(
         **vars(by_group["all"]),
         sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
         macro=by_group["macro"],
-        slices=slices_of(by_group) if events else {},
+        slices=slices,
         by=by,
         weighted=weighted,
-        differences_from_item_knn=_from_item_knn(systems, users, options.seed),
+        differences_from_item_knn=from_item_knn,
         coverage={name: coverage(items, n_items) for name, items in first_items.items()},
         effective_items={name: effective_items(items) for name, items in first_items.items()},
         counts=_counts(examples, users),
@@ -313,21 +318,6 @@ def _evaluation(
         groups=groups,
         values=model,
     )
-
-
-def _from_item_knn(
-    systems: Mapping[str, SystemValues], users: Sequence[str], seed: int
-) -> dict[str, dict[str, Difference]]:
-    """The differences of the other systems from item-kNN over all examples."""
-    item_knn = systems.get(ITEM_KNN)
-    if item_knn is None:
-        return {}
-    groups = everyone(len(users))
-    return {
-        name: system_differences(system, item_knn, users, groups, seed=seed)["all"]
-        for name, system in systems.items()
-        if name != ITEM_KNN
-    }
 
 
 def _settings(
@@ -346,7 +336,7 @@ def _settings(
     if options.target:
         settings["target"] = list(options.target)
     if has_baselines:
-        settings[ITEM_KNN] = asdict(options.knn)
+        settings[ITEM_KNN] = asdict(UNTUNED)
     return settings
 
 

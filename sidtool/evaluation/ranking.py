@@ -3,9 +3,8 @@
 The items of a SID are all active items that share it, less those that may not be recommended. Only
 `rank_examples` needs the model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,20 +158,8 @@ def example_queries(
         yield Query(prompt, leaf_filter, history, target)
 
 
-class Ranker(Protocol):
-    """Ranks in place of `rank_examples`, for one model."""
-
-    def __call__(
-        self,
-        examples: IndexedExamples,
-        *,
-        k: int,
-        num_beams: int,
-        is_mixed: bool,
-        normalize: Normalize | None = None,
-        progress: Progress | None = None,
-    ) -> RankedQueries:
-        """The k best SIDs or items of each example."""
+Ranker = Callable[..., RankedQueries]
+"""Ranks in place of `rank_examples` of one model: takes examples and the same keywords."""
 
 
 @dataclass(frozen=True, eq=False)

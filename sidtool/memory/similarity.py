@@ -3,7 +3,7 @@
 Item-kNN (B. Sarwar et al., WWW 2001) with recency weights as in session-based kNN. The baseline of
 an evaluation and the memory of a model are both computed here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +70,20 @@ class CountedPairs:
     def of(cls, later: SparseRows, shards: Shards | None = None) -> "CountedPairs":
         """The counts and their transpose, which lies in files of the shards' folder if they are
         given."""
+        from scipy import sparse
+
         n = len(later)
         sizes = np.diff(later.offsets)
         limit = _all(sizes) if shards is None else shards.entries(n, BLOCK_ENTRY)
-        transposed = (_transposed(later, first, stop) for first, stop in ranges(sizes, limit))
-        return cls(later, _sum_of("earlier", transposed, n, shards))
+
+        def transposed() -> Iterator[Any]:
+            # (n, n) CSR of some rows, whose columns are those of the other rows too
+            for first, stop in ranges(sizes, limit):
+                columns = later.block(first, stop).T.tocsr()  # (n, stop - first)
+                entries = (columns.data, columns.indices + first, columns.indptr)
+                yield sparse.csr_matrix(entries, shape=(n, n))
+
+        return cls(later, _sum_of("earlier", transposed(), n, shards))
 
     @classmethod
     def count(
@@ -99,15 +108,6 @@ class CountedPairs:
 def _all(sizes: NDArray[np.int64]) -> int:
     """A limit of which all sizes are one range."""
     return int(sizes.sum()) + 1
-
-
-def _transposed(later: SparseRows, first: int, stop: int) -> Any:
-    """(n, n) CSR: the transpose of some rows, whose columns are those of the other rows too."""
-    from scipy import sparse
-
-    columns = later.block(first, stop).T.tocsr()  # (n, stop - first)
-    entries = (columns.data, columns.indices + first, columns.indptr)
-    return sparse.csr_matrix(entries, shape=(len(later), len(later)))
 
 
 def _sum_of(name: str, matrices: Iterable[Any], n: int, shards: Shards | None) -> SparseRows:

@@ -20,7 +20,7 @@ from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
-from sidtool.data.prepare import clean, read_tables
+from sidtool.data.prepare import clean, read_tables, report
 from sidtool.evaluation import EvaluationVerdict
 from sidtool.recipes.budget import (
     FILE,
@@ -241,24 +241,19 @@ def _own_folder(out: Path) -> Iterator[None]:
 def _measured(inputs: Inputs) -> DataProfile:
     """The profile of files that a build accepts. Raises RefusedError for others, UsageError for
     columns that are neither named nor have common names."""
+    items, events = inputs.items, inputs.events
     try:
-        profile, report = measure(
-            inputs.items,
-            inputs.events,
-            inputs.columns,
-            inputs.names,
-            allow_unknown=inputs.allow_unknown,
-        )
+        catalog, table = read_tables(items, events, inputs.columns, inputs.names)
     except UsageError as error:
         hint = error.shell_hint and f"{error.shell_hint}; --fix mends what else would stop a build"
         raise UsageError(str(error), hint=hint) from error
+    checked = report(catalog, table, allow_unknown=inputs.allow_unknown)
+    cleaning = "--fix continues with cleaned copies; `sidtool check` lists every problem"
+    hint = checked.mending_hint(items, events, table, cleaning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
-        report.refuse_stops(
-            "--fix continues with cleaned copies; `sidtool check` lists every problem",
-            allow_unknown=inputs.allow_unknown,
-        )
-    return profile
+        checked.refuse_stops(hint, allow_unknown=inputs.allow_unknown)
+    return measure(catalog, checked)
 
 
 def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:

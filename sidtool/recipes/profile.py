@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sidtool.base.records import JsonRecord
-from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CatalogTable, Report, read_tables, report
+from sidtool.data.prepare import CatalogTable, Report
 
 TEXT_COLUMNS = 3
 """Columns beside the title that are part of an item's text, at most."""
@@ -27,26 +25,14 @@ class DataProfile(JsonRecord):
     """Columns beside the title with text."""
 
 
-def measure(
-    items: Path,
-    events: Path,
-    columns: CatalogNames,
-    names: EventNames,
-    *,
-    allow_unknown: bool = False,
-) -> tuple[DataProfile, Report]:
-    """The profile of two files, and the report of their problems as `check` makes it."""
-    catalog, table = read_tables(items, events, columns, names)
-    assert table is not None
-    checked = report(catalog, table, allow_unknown=allow_unknown)
-    n_events = len(table.users)
-    profile = DataProfile(
-        items=len(catalog.ids),
-        events=n_events,
+def measure(catalog: CatalogTable, checked: Report) -> DataProfile:
+    """The profile of a catalog and its events, whose problems were reported."""
+    return DataProfile(
+        items=checked.items,
+        events=checked.events or 0,
         users=checked.users or 0,
         text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
     )
-    return profile, checked
 
 
 def _text_columns(catalog: CatalogTable) -> Iterator[str]:

@@ -4,9 +4,9 @@ SIDs come back.
 The one caller of beam search and of exact scoring: recommendation, evaluation and validation all
 query a model through `QuerySession`."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Self
 
 import numpy as np
@@ -17,10 +17,8 @@ from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.memory import RERANKED
 from sidtool.model import LoadedModel, fit_prompt
-from sidtool.model.contract import Contract
 from sidtool.model.prompt import (
     HistoryPrompt,
-    ListPrompt,
     SidTokens,
     TextPrompt,
     UserTokens,
@@ -28,7 +26,7 @@ from sidtool.model.prompt import (
     text_prompt_ids,
 )
 from sidtool.recommendation.rerank import Reranking
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import (
     NO_PRIOR,
     Mixture,
@@ -115,11 +113,17 @@ class QuerySession:
         room for as many items. Raises DataError then if the model was not trained on lists."""
         contract = loaded.contract
         normalize = normalize or contract.normalize
-        history_prompt = contract.history_prompt
+        history_prompt: HistoryPrompt | None = contract.history_prompt
         # all codes but the last are fed back
         n_answer = contract.space.levels - 1 + bool(contract.users)
         if list_length is not None:
-            history_prompt = _list_prompt(contract)
+            history_prompt = contract.list_prompt
+            if history_prompt is None:
+                raise DataError(
+                    "the model was not trained on lists: its contract has no list prompt",
+                    hint="make-sft --task list=1, then train; without --list the best items are "
+                    "recommended one by one",
+                )
             item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
             n_answer += (list_length - 1) * item_tokens
         mixture = Mixture.of(loaded.memory, loaded.bundle, normalize)
@@ -185,18 +189,40 @@ class QuerySession:
         return text_prompt_ids(self.text_prompt, self.tokenizer, self.tokens, text)
 
     def leaf_filter(
-        self, allowed: AllowList | None, denied: Sequence[ItemRows]
+        self, allowed: SidPositions | None, denied: Sequence[ItemRows]
     ) -> LeafFilter | None:
-        """The filter of an allow list and of denied items; None if it would exclude nothing."""
+        """The filter of allowed items, by position in SID order, and of denied ones; None if it
+        would exclude nothing."""
         if allowed is None and not any(map(len, denied)):
             return None
         return LeafFilter.of(self.trie, allowed, ItemRows(np.concatenate(denied)))
 
     def search(
-        self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
+        self,
+        model: Any,
+        queries: Sequence[Query],
+        *,
+        k: int,
+        num_beams: int,
+        priors: Sequence[Prior | None] | None = None,
     ) -> list[BeamResult]:
-        """The k best SIDs of each query by beam search; with a memory, those of the best items."""
-        return self._search(model, queries, self._priors(queries), k=k, num_beams=num_beams)
+        """The k best SIDs of each query by beam search; with a memory, those of the best items.
+        `priors` are those of the queries, if they are there already."""
+        from sidtool.recommendation.search.beam import beam_search
+
+        search = self.engine_search or beam_search
+        return search(
+            model,
+            [query.prompt for query in queries],
+            self.trie,
+            self.tokens,
+            num_beams=num_beams,
+            k=k,
+            normalize=self.normalize,
+            filters=[query.leaf_filter for query in queries],
+            priors=self._priors(queries) if priors is None else priors,
+            targets=[query.target for query in queries],
+        )
 
     def search_items(
         self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
@@ -205,12 +231,51 @@ class QuerySession:
         one; items that share a SID are in SID order where nothing else decides."""
         priors = self._priors(queries)
         width = self._width(k, num_beams)
-        results = self._search(model, queries, priors, k=width, num_beams=num_beams)
+        results = self.search(model, queries, k=width, num_beams=num_beams, priors=priors)
         ranked = [
             rank_items(result, self.trie, query.leaf_filter, prior, width)
             for result, query, prior in zip(results, queries, priors, strict=True)
         ]
         return self._reranked(ranked, queries, priors, k)
+
+    def score_items(
+        self, model: Any, queries: Sequence[Query], candidates: ItemRows, *, k: int
+    ) -> list[RankedItems]:
+        """The k best candidates of each query that pass its filter, by exact scores. Only where a
+        memory has a share, items that share a SID share its probability. Raises UsageError for a
+        model in an engine, which scores no list."""
+        if self.engine_search is not None:
+            raise UsageError(
+                "an engine does not score candidates", hint="recommend with the model itself"
+            )
+        from sidtool.recommendation.search.score import score_sids
+
+        trie = self.trie
+        positions = trie.positions(candidates)
+        prompts = [query.prompt for query in queries]
+        codes = self.bundle.items.codes[trie.item_rows(positions)]  # (candidates, levels)
+        all_scores = score_sids(
+            model, prompts, codes, self.tokens, normalize=self.normalize, trie=trie
+        )
+        ranked = []
+        priors = self._priors(queries)
+        for query, prior, scores in zip(queries, priors, all_scores, strict=True):
+            check_scores(scores)
+            model_scores = scores.astype(np.float64)
+            if prior is not None and prior.is_mixed:
+                model_scores -= np.log(trie.items_per_leaf(trie.leaves(positions)))
+            eligible = np.isfinite(model_scores)
+            if query.leaf_filter is not None:
+                eligible &= query.leaf_filter.passes(positions)
+            chosen = SidPositions(positions[eligible])
+            width = self._width(k, len(chosen))
+            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, width))
+        return self._reranked(ranked, queries, priors, k)
+
+    def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:
+        if self.mixture is None:
+            return [None] * len(queries)
+        return self.mixture.priors([query.history for query in queries])
 
     def _width(self, k: int, available: int) -> int:
         """The number of items that are ranked by the mixture for the k best."""
@@ -227,36 +292,6 @@ class QuerySession:
         if self.reranking is None:
             return ranked
         return self.reranking.reorder(ranked, priors, [query.history for query in queries], k)
-
-    def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:
-        if self.mixture is None:
-            return [None] * len(queries)
-        return self.mixture.priors([query.history for query in queries])
-
-    def _search(
-        self,
-        model: Any,
-        queries: Sequence[Query],
-        priors: Sequence[Prior | None],
-        *,
-        k: int,
-        num_beams: int,
-    ) -> list[BeamResult]:
-        from sidtool.recommendation.search.beam import beam_search
-
-        search = self.engine_search or beam_search
-        return search(
-            model,
-            [query.prompt for query in queries],
-            self.trie,
-            self.tokens,
-            num_beams=num_beams,
-            k=k,
-            normalize=self.normalize,
-            filters=[query.leaf_filter for query in queries],
-            priors=priors,
-            targets=[query.target for query in queries],
-        )
 
     def rank(
         self,
@@ -276,16 +311,15 @@ class QuerySession:
         by_mixture: list[NDArray[np.int64]] = []
         survived: list[int] = []
         for batch in in_windows(queries, window or WINDOW, total, progress):
-            if items:
-                for ranked in self.search_items(model, batch, k=k, num_beams=num_beams):
-                    entries.append(ranked.positions)
-                    survived.append(ranked.survived)
-                    if ranked.mixture_order is not None:
-                        by_mixture.append(ranked.mixture_order)
-            else:
-                for result in self.search(model, batch, k=k, num_beams=num_beams):
+            search = self.search_items if items else self.search
+            for result in search(model, batch, k=k, num_beams=num_beams):
+                survived.append(result.survived)
+                if isinstance(result, BeamResult):
                     entries.append(result.leaves)
-                    survived.append(result.survived)
+                    continue
+                entries.append(result.positions)
+                if result.mixture_order is not None:
+                    by_mixture.append(result.mixture_order)
         table = _padded_lists(entries, k)
         levels = np.array(survived, dtype=np.int64)
         if not items:
@@ -312,6 +346,9 @@ class QuerySession:
 
         self.check_lists()
         prompts = [query.prompt for query in queries]
+        seeded = [np.array([options.seed, *ids], dtype=np.int64).tobytes() for ids in prompts]
+        # 63 bits for the draws of a prompt: the same in any batch and place
+        seeds = [int.from_bytes(sha256(data).digest()[:8], "little") >> 1 for data in seeded]
         return search_lists(
             model,
             prompts,
@@ -324,7 +361,7 @@ class QuerySession:
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
             codebook=self.bundle.codebook if options.mmr else None,
-            seeds=[_prompt_seed(options.seed, prompt) for prompt in prompts],
+            seeds=seeds,
         )
 
     def check_lists(self) -> None:
@@ -335,46 +372,6 @@ class QuerySession:
                 hint="--memory-weight 0 leaves the memory out",
             )
 
-    def score_items(
-        self, model: Any, queries: Sequence[Query], candidates: ItemRows, *, k: int
-    ) -> list[RankedItems]:
-        """The k best candidates of each query that pass its filter, by exact scores. Only where a
-        memory has a share, items that share a SID share its probability."""
-        trie = self.trie
-        positions = trie.positions(candidates)
-        ranked = []
-        all_scores = self.score(model, queries, trie.item_rows(positions))
-        priors = self._priors(queries)
-        for query, prior, scores in zip(queries, priors, all_scores, strict=True):
-            check_scores(scores)
-            model_scores = scores.astype(np.float64)
-            if prior is not None and prior.is_mixed:
-                model_scores -= np.log(trie.items_per_leaf(trie.leaves(positions)))
-            eligible = np.isfinite(model_scores)
-            if query.leaf_filter is not None:
-                eligible &= query.leaf_filter.passes(positions)
-            chosen = SidPositions(positions[eligible])
-            width = self._width(k, len(chosen))
-            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, width))
-        return self._reranked(ranked, queries, priors, k)
-
-    def score(
-        self, model: Any, queries: Sequence[Query], candidates: ItemRows
-    ) -> NDArray[np.float32]:
-        """(queries, candidates) float32: the exact score of each candidate item, whatever the
-        filters. Raises UsageError for a model in an engine, which scores no list."""
-        if self.engine_search is not None:
-            raise UsageError(
-                "an engine does not score candidates", hint="recommend with the model itself"
-            )
-        from sidtool.recommendation.search.score import score_sids
-
-        prompts = [query.prompt for query in queries]
-        codes = self.bundle.items.codes[candidates]  # (candidates, levels)
-        return score_sids(
-            model, prompts, codes, self.tokens, normalize=self.normalize, trie=self.trie
-        )
-
 
 def _padded_lists(rows: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64]:
     """(n, k): the rows, filled up with -1."""
@@ -382,19 +379,3 @@ def _padded_lists(rows: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64
     for row, values in zip(table, rows, strict=True):
         row[: len(values)] = values
     return table
-
-
-def _list_prompt(contract: Contract) -> ListPrompt:
-    if contract.list_prompt is None:
-        raise DataError(
-            "the model was not trained on lists: its contract has no list prompt",
-            hint="make-sft --task list=1, then train; without --list the best items are "
-            "recommended one by one",
-        )
-    return contract.list_prompt
-
-
-def _prompt_seed(seed: int, prompt: Sequence[int]) -> int:
-    """A seed of 63 bits for the draws of one prompt: the same in any batch and place."""
-    digest = hashlib.sha256(np.array([seed, *prompt], dtype=np.int64).tobytes()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1

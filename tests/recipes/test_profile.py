@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from sidtool.data import CatalogNames, EventNames
+from sidtool.data.prepare import read_tables, report
 from sidtool.recipes import Recipe
 from sidtool.recipes.profile import DataProfile, measure
 from sidtool.recipes.rules import choose, enough_epochs
@@ -34,7 +35,8 @@ def write(folder: Path) -> DataProfile:
     events = folder / "events.csv"
     lines = [f"u{n},b{n + step},{step}" for n in range(10) for step in range(3)]
     events.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
-    return measure(items, events, CatalogNames(), EventNames())[0]
+    catalog, table = read_tables(items, events, CatalogNames(), EventNames())
+    return measure(catalog, report(catalog, table))
 
 
 def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:

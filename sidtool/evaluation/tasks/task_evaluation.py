@@ -83,7 +83,9 @@ def evaluate_task(
             f"the model has user tokens, and questions of task {task} have none",
             hint="sidtool evaluate measures recommendations, with them",
         )
-    has_examples = source is not None and _holds_training_examples(source)
+    has_examples = False
+    if source is not None and not source.is_dir() and suffix(source) in (".jsonl", ".ndjson"):
+        has_examples = any("task" in value for _, value in islice(json_lines(source), 1))
     if options.on != "test" and (has_examples or source is None or not per_user):
         raise UsageError(f"--on {options.on} has no effect without a split")
     if source is not None and has_examples:
@@ -112,12 +114,6 @@ def evaluate_task(
         seed=options.seed,
         progress=progress,
     )
-
-
-def _holds_training_examples(path: Path) -> bool:
-    if path.is_dir() or suffix(path) not in (".jsonl", ".ndjson"):
-        return False
-    return any("task" in value for _, value in islice(json_lines(path), 1))
 
 
 def evaluate_questions(
