@@ -205,13 +205,13 @@ def build(
             raise DataError(f"{len(source)} vectors for {len(items)} items")
     cooccurrence = None
     recipe: dict[str, Any] = {}  # describes the training part only
-    source_of_events: dict[str, Any] = {}  # what the split holds out is no part of the identity
+    made_from: dict[str, Any] = {}  # no part of the identity, as it has what a split holds out
     if split is not None:
         cooccurrence = count_cooccurrence(
             split, items.ids, window=options.fusion.window, decay=options.fusion.decay
         )
         recipe = {"collaborative": {"mode": "fused", **asdict(cooccurrence.record)}}
-        source_of_events = {"split": split.reference.to_json()}
+        made_from = {"split": split.reference.to_json()}
     vectors, fusion, fusion_arrays = _fused(sources, options, cooccurrence)
 
     def fit_codebook() -> Codebook:
@@ -245,7 +245,8 @@ def build(
         codebook = codebook.with_fusion(fusion, fusion_arrays)
     # versions of libraries are recorded outside the identity
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}
-    columns = {} if items.columns is None else {"columns": items.columns.to_json()}
+    if items.columns is not None:
+        made_from["columns"] = items.columns.to_json()
     space = options.space(made.assigned.level_sizes)
     return Bundle.of(
         ItemMap.of(space, items.ids, made.assigned.codes, items.titles),
@@ -255,7 +256,7 @@ def build(
         capacity=made.capacity,
         lexical=lexical,
         recipe={"encoder": recorded, "text_template": items.text_template, **recipe},
-        source={"catalog": items.digest, "items": len(items), **columns, **source_of_events},
+        source={"catalog": items.digest, "items": len(items), **made_from},
         report=made.report.to_json(),
         libraries=library_versions("numpy", "zarr", "scipy", *encoder.get("libraries", {})),
         created=now(),
