@@ -21,7 +21,6 @@ from sidtool.recommendation.requests import (
     Explanation,
     Recommendation,
     Request,
-    at_line,
 )
 from sidtool.recommendation.search.filters import on_both
 from sidtool.recommendation.search.mixture import RankedItems
@@ -187,7 +186,10 @@ class Recommender:
                     raise DataError(f"the {name} list of the request has {bad}")
             query = self._query(request, history, allowed, denied)
         except SidtoolError as error:
-            return BadRequest(at_line(error, request.line), request.line, request.user)
+            if request.line is not None:
+                where = f"line {request.line} of the requests"
+                error = type(error)(f"{where}: {error}", hint=error.hint)
+            return BadRequest(error, request.line, request.user)
         return Prepared(request, history, allowed, denied, query)
 
     def _query(
