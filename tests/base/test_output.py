@@ -229,10 +229,7 @@ def test_a_file_system_without_locks_is_a_warning(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(output_lock, "_lock", no_locks)
-    with (
-        pytest.warns(SidtoolWarning, match="has no locks"),
-        new_file(tmp_path / "out") as path,
-    ):
+    with pytest.warns(SidtoolWarning, match="has no locks"), new_file(tmp_path / "out") as path:
         path.write_text("whole")
     assert names(tmp_path) == ["out"]
 

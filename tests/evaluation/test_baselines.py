@@ -80,16 +80,6 @@ def test_similarities_agree_with_loops(sequences: list[list[int]], how: KnnSetti
             np.testing.assert_allclose(kept, sorted(slow[one].values()), rtol=1e-9)
 
 
-def test_cosine_of_the_item_columns() -> None:
-    sequences = [[0, 1, 2], [1, 2], [0, 2, 3], [2]]
-    columns = np.array([[item in items for item in range(4)] for items in sequences], dtype=float)
-    columns /= np.linalg.norm(columns, axis=0)
-    expected = columns.T @ columns
-    np.fill_diagonal(expected, 0)
-    result = item_similarity(arrays(sequences), 4, KnnSettings(distance=1.0)).to_scipy().toarray()
-    np.testing.assert_allclose(result, expected, rtol=1e-12)
-
-
 @given(
     sequences=st.lists(sequence, min_size=1, max_size=6),
     histories=st.lists(sequence, min_size=1, max_size=4),

@@ -5,13 +5,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.recipes.budget import (
-    Speed,
-    Work,
-    choose_within,
-    expected_seconds,
-    read_speed,
-)
+from sidtool.recipes.budget import Speed, Work, choose_within, expected_seconds, read_speed
 from sidtool.recipes.rules import Choices
 
 WORK = Work(

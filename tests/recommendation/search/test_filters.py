@@ -14,7 +14,7 @@ from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_model
-from tests.recommendation.search.cases import TEXT, catalog, make, path_scores, vocabulary
+from tests.recommendation.search.cases import TEXT, catalog, make, vocabulary
 
 torch.set_num_threads(1)
 
@@ -95,17 +95,6 @@ def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
         ]
         assert len(one.leaves) == min(k, len(leaves))
         assert set(one.leaves.tolist()) <= set(leaves)
-
-
-def test_a_wide_filtered_beam_ranks_all_remaining_items() -> None:
-    trie, tokens = make((4, 3, 5), 50)
-    model = _model(tokens)
-    allow, deny = np.arange(10, 45), np.arange(0, 50, 3)
-    one = LeafFilter.of(trie, trie.positions(allow), deny)
-    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=60, k=60, filters=[one])
-    left = np.array(sorted(eligible(trie, allow, deny)))
-    want = path_scores(model, [9, 8, 7], trie.leaf_codes(left), tokens, "level")
-    assert result.leaves.tolist() == left[np.argsort(-want)].tolist()
 
 
 def test_requests_share_an_allow_list() -> None:

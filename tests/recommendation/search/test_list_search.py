@@ -13,11 +13,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.list_search import (
-    gumbel_noise,
-    perturb_children,
-    search_lists,
-)
+from sidtool.recommendation.search.list_search import gumbel_noise, perturb_children, search_lists
 from sidtool.recommendation.search.results import ItemList
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer.bundle.trie import Trie

@@ -114,8 +114,7 @@ def test_a_wide_beam_equals_brute_force(
         np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_beams", [1, 3, 10])
-@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize(("num_beams", "repeats"), [(1, False), (3, True), (10, False)])
 def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool) -> None:
     """A beam of any width: the best item of a memory may be alone below its prefix."""
     trie, tokens = make((8, 8, 8), 200, 3, repeats=repeats)

@@ -23,7 +23,7 @@ from tests.recommendation.search.cases import (
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+@pytest.mark.parametrize("normalize", ["level", pytest.param("vocabulary", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
 def test_scores_equal_those_of_whole_sequences(
     architecture: str, normalize: Any, monkeypatch: Any
@@ -44,14 +44,6 @@ def test_scores_equal_those_of_whole_sequences(
         np.testing.assert_allclose(
             row, path_scores(model, ids, candidates, tokens, normalize), atol=1e-4
         )
-
-
-def test_scores_equal_those_of_the_beam() -> None:
-    trie, tokens = make((4, 5, 6), 60)
-    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
-    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20)
-    result = score_sids(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens)
-    np.testing.assert_allclose(result[0], beam.scores, atol=1e-4)
 
 
 def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossible(

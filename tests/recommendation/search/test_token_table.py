@@ -164,8 +164,9 @@ def test_the_loss_is_that_of_the_same_logits_in_a_block(tokens: SidTokens, over:
 
 
 @TABLES
-@pytest.mark.parametrize("begin_end_tokens", [False, True])
-@pytest.mark.parametrize("normalize", ["vocabulary", "level", "trie"])
+@pytest.mark.parametrize(
+    ("begin_end_tokens", "normalize"), [(False, "vocabulary"), (True, "level"), (False, "trie")]
+)
 def test_the_constraint_allows_what_it_allows_of_a_block(
     tokens: SidTokens, begin_end_tokens: bool, normalize: Any
 ) -> None:
@@ -200,16 +201,3 @@ def test_neighbors_are_a_slice_of_the_head_and_others_are_gathered() -> None:
     gathered = token_columns(scattered(), "cpu").levels[1].columns
     assert isinstance(gathered, torch.Tensor)
     assert gathered.tolist() == sorted(scattered().level_ids[1].tolist())
-
-
-@TABLES
-def test_ids_and_codes_of_columns_are_inverse(tokens: SidTokens) -> None:
-    codes = TRIE.leaf_codes(np.arange(TRIE.n_leaves))
-    columns = token_columns(tokens, "cpu")
-    ids = torch.from_numpy(tokens.ids(codes, begin_end_tokens=False))
-    as_int = torch.from_numpy(codes.astype(np.int64))
-    assert torch.equal(columns.ids(as_int), ids)
-    assert torch.equal(columns.codes(ids), as_int)
-    levels, located = columns.locate(ids)
-    assert torch.equal(levels, torch.arange(3).expand_as(levels))
-    assert torch.equal(located, as_int)

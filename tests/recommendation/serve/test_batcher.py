@@ -89,12 +89,6 @@ def test_requests_with_equal_options_share_batches_in_their_order(
         assert len(answered.answer.items) == 2
 
 
-def test_batches_are_narrower_on_a_cpu(shop: LoadedModel) -> None:
-    assert served(shop).device == "cpu"
-    assert ServeLimits().tokens_of_batch("cpu") < ServeLimits().tokens_of_batch("cuda")
-    assert ServeLimits(batch_tokens=5).tokens_of_batch("cpu") == 5
-
-
 def test_a_long_prompt_is_padded_into_the_budget(
     make_batcher: MakeBatcher, shop: LoadedModel
 ) -> None:
