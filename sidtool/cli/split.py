@@ -43,6 +43,7 @@ def split(
             rich_help_panel="Data",
         ),
     ] = None,
+    threads: options.Threads = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -50,7 +51,9 @@ def split(
     """Split user events into training, validation and test, for all later commands."""
     from sidtool.data.split import split_events
 
-    manifest = split_events(events, out, rules, memory=memory, dry_run=dry_run, force=force)
+    manifest = split_events(
+        events, out, rules, memory=memory, threads=threads, dry_run=dry_run, force=force
+    )
     if json:
         say_json(manifest.to_json())
     else:
