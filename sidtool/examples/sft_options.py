@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import assignments, numbers, read_ids
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import assignments, check_options, group, numbers, option, read_ids
 from sidtool.data import (
     CatalogColumns,
     CatalogNames,

@@ -63,7 +63,7 @@ def model_folder(
         return download_model(location, access, trust_remote_code=trust_remote_code)
     folder = only_folder(location, "model", folders)
     # the commit, so that all downloads are of one version
-    repository, access = location.partition("@")[0], access.at(copy.name)
+    repository, access = location.partition("@")[0], replace(access, revision=copy.name)
     download_model(repository, access, folder=folder, trust_remote_code=trust_remote_code)
     parts = [f"{folder}{BUNDLE_COPY}/*", f"{folder}{MEMORY_COPY}/*"]
     download(repository, access, allow=parts)

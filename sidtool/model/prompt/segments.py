@@ -13,8 +13,8 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from sidtool.base.checkpoint import first_line, loading
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.checkpoint import loading
+from sidtool.base.errors import DataError, UsageError, first_line
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, sid_token_indexes
 from sidtool.tokenizer.sid import Codes, SidSpace
 
