@@ -7,10 +7,11 @@ import inspect
 import itertools
 import math
 import numbers
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from sidtool.base.errors import UsageError
 
@@ -106,7 +107,7 @@ def keywords_of(kind: type) -> Iterator[str]:
     for entry in fields(kind):
         yield from (entry.name, _flag_keyword(entry))
         if _declared(entry).is_group:
-            yield from keywords_of(_required(entry.type))
+            yield from keywords_of(required(entry.type))
 
 
 def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
@@ -114,7 +115,7 @@ def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
     for entry in fields(kind):  # type: ignore[arg-type]
         declared, flag = _declared(entry), _flag_keyword(entry)
         value = given.get(entry.name, given.get(flag))
-        member = _required(entry.type)
+        member = required(entry.type)
         if declared.is_group and not isinstance(value, member):
             if not given.keys().isdisjoint(keywords_of(member)):
                 values[entry.name] = _from_keywords(member, given)
@@ -135,9 +136,12 @@ def _flag_keyword(entry: Field[Any]) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def _required(kind: Any) -> Any:
-    """X of `X | None`, others unchanged."""
-    return get_args(kind)[0] if type(None) in get_args(kind) else kind
+def required(kind: Any) -> Any:
+    """X of the type `X | None`, others unchanged."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    others = [part for part in get_args(kind) if part is not type(None)]
+    return Union[tuple(others)]  # noqa: UP007
 
 
 def settings_from(
@@ -163,7 +167,7 @@ def check_options(options: Any) -> None:
 
 def _type_error(value: Any, kind: Any) -> str | None:
     """What a number or a choice must be, None if it is that."""
-    kind = _required(kind)
+    kind = required(kind)
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else f"one of {', '.join(map(str, get_args(kind)))}"
     if kind is int and not (_is_number(value) and isinstance(value, numbers.Integral)):

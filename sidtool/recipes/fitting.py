@@ -32,12 +32,10 @@ from sidtool.recipes.budget import (
     read_speed,
     work_of,
 )
-from sidtool.recipes.plan import Inputs, Plan, check_step
-from sidtool.recipes.profile import DataProfile, measure
+from sidtool.recipes.plan import Plan, check_step
+from sidtool.recipes.profile import Choices, DataProfile, Inputs, choose, measure
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import Choices, choose
-from sidtool.recipes.script import shell_script
-from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
+from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
 
 SCRIPT = "run.sh"
 
@@ -253,13 +251,14 @@ def _measured(inputs: Inputs) -> DataProfile:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
         checked.refuse_stops(hint, allow_unknown=inputs.allow_unknown)
-    return measure(catalog, checked)
+    assert table is not None
+    return measure(catalog, table, checked)
 
 
 def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
     """The plan for data, or one of as many steps for data that is not cleaned yet."""
     recipe = Recipe.named(options.recipe)
-    choices = Choices() if profile is None else choose(profile, recipe)
+    choices = Choices() if profile is None else choose(profile, recipe, options.minutes)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)
     return Plan(recipe, inputs, out, options.encoder, options.seed, options.model, choices)

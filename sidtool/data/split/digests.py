@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
-from sidtool.base.threads import in_threads
 from sidtool.data.coded import Texts
 from sidtool.data.split.packed import (
     EventStore,
@@ -31,22 +30,20 @@ RUN_EVENTS = 1 << 20
 """Events whose texts are in memory at once, about."""
 
 
-def train_digest(train: PackedSequences, split_format: int, threads: int = 1) -> str:
+def train_digest(train: PackedSequences, split_format: int) -> str:
     """SHA-256 (hex) over training events, by the rules of a format of the split. The order of users
     has no effect."""
     events = _UserEvents.of_sequences(train)
     if split_format >= COLUMN_FORMAT:
-        return events.bucket_digest(threads)
+        return events.bucket_digest()
     return digest_strings(*events.sorted_texts())
 
 
-def held_out_digest(
-    valid: PackedExamples, test: PackedExamples, split_format: int, threads: int = 1
-) -> str:
+def held_out_digest(valid: PackedExamples, test: PackedExamples, split_format: int) -> str:
     """SHA-256 (hex) over the targets of validation and of test. Their order has no effect."""
     parts = [_UserEvents.of_targets(part) for part in (valid, test)]
     if split_format >= COLUMN_FORMAT:
-        digests = ":".join(part.bucket_digest(threads) for part in parts)
+        digests = ":".join(part.bucket_digest() for part in parts)
         return hashlib.sha256(digests.encode()).hexdigest()
     return digest_strings(*chain.from_iterable(part.sorted_texts() for part in parts))
 
@@ -88,7 +85,7 @@ class _UserEvents:
         starts = np.cumsum(lengths) - lengths
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
-    def bucket_digest(self, threads: int) -> str:
+    def bucket_digest(self) -> str:
         """SHA-256 over the digests of all buckets."""
         order, starts = self.store.user_order
         row_of = np.full(len(order), -1, dtype=np.int32)
@@ -99,14 +96,11 @@ class _UserEvents:
         rows = rows[rows >= 0]
         n_events = np.diff(np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds])
 
-        def digests(buckets: tuple[int, int]) -> bytes:
-            first, last = buckets
-            return self._bucket_digests(
-                rows[bounds[first] : bounds[last]], bounds[first : last + 1]
-            )
-
         # so many buckets at once that the texts of their events are no large part of the memory
-        parts = in_threads(digests, ranges(n_events, RUN_EVENTS), threads)
+        parts = (
+            self._bucket_digests(rows[bounds[first] : bounds[last]], bounds[first : last + 1])
+            for first, last in ranges(n_events, RUN_EVENTS)
+        )
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def _bucket_digests(self, rows: NDArray[np.int32], bounds: NDArray[np.int64]) -> bytes:

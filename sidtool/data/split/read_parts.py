@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
-from sidtool.base.threads import in_threads
 from sidtool.data.coded import ArrowCodes, Coded, Texts, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
@@ -50,15 +49,14 @@ class _Column:
 File = dict[str, _Column]
 
 
-def read_logs(folder: Path, manifest: SplitManifest, threads: int = 1) -> PackedParts:
+def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
     """The parts of a split whose events are ordered.
 
     Raises IntegrityError for columns that the manifest does not have, missing values, and positions
     that are not those of the events."""
     types = manifest.fields or FieldTypes()
     paths = [folder / file_name(part) for part in PARTS]
-    kinds = {path: _kinds(path.stem, manifest) for path in paths}
-    files = list(in_threads(lambda path: _read(path, kinds[path]), paths, threads))
+    files = [_read(path, _kinds(path.stem, manifest)) for path in paths]
     users, row_users = _coded_users([file.pop("user") for file in files])
     log = _Log.of(paths, files, len(users), row_users)
     names, items = _coded([file.pop("items") for file in files])

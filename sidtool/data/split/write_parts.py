@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.threads import in_threads
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import FieldType, Value
 from sidtool.data.split.logs import PARTS, UserLogs
@@ -36,21 +35,18 @@ def file_name(part: str) -> str:
     return f"{part}.parquet"
 
 
-def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> None:
+def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
     """The three files of a split whose events are ordered."""
     lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
     firsts = (np.zeros_like(logs.n_train), logs.n_train, logs.n_train + logs.n_valid)
-
-    def write(part: int) -> None:
+    for part, name in enumerate(PARTS):
         users = np.flatnonzero(lengths[part])
         of_part = _targets(split, part)
         tables = (
             _table(logs, users[start:stop], firsts[part], lengths[part], of_part)
             for start, stop in ranges(lengths[part][users], GROUP_EVENTS)
         )
-        write_tables(folder / file_name(PARTS[part]), tables, distinct=("user",))
-
-    list(in_threads(write, range(len(PARTS)), threads))
+        write_tables(folder / file_name(name), tables, distinct=("user",))
 
 
 def _table(
