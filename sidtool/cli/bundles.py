@@ -259,7 +259,7 @@ def decode(
 ) -> None:
     """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""
     from sidtool.registry import open_bundle
-    from sidtool.tokenizer.bundle import decode as look_up
+    from sidtool.tokenizer import decode as look_up
 
     opened = open_bundle(bundle)
     failed = 0

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import assignments, parse_bytes
-from sidtool.base.options import option
+from sidtool.base.options import assignments, option, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
@@ -147,9 +146,8 @@ def _with_settings(
     fusion = {name: value for name, value in settings.items() if name in names}
     method_options = {name: value for name, value in settings.items() if name not in names}
     options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
-    unused = fusion.keys() - {"text_dim"}
-    if not has_events and unused:
-        raise UsageError(f"option {min(unused)} needs --interactions")
+    if not has_events and fusion:
+        raise UsageError(f"option {min(fusion)} needs --interactions")
     return options
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import parse_bytes
+from sidtool.base.options import parse_bytes
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.data import CatalogNames, EventNames, UnknownOptions

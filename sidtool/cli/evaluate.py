@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.base.option_texts import numbers, parse_bytes
-from sidtool.base.options import option
+from sidtool.base.options import numbers, option, parse_bytes
 from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.terminal import options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import EXIT_REFUSED, UsageError
-from sidtool.base.option_texts import read_ids
+from sidtool.base.options import read_ids
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import check_options, option
+from sidtool.base.options import check_options, option, parse_bytes
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.option_texts import read_ids
-from sidtool.base.options import option
+from sidtool.base.options import option, read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.cli import inference

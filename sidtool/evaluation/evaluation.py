@@ -34,7 +34,7 @@ from sidtool.evaluation.ranking import (
     Ranker,
     Ranking,
     rank_examples,
-    rank_memory,
+    rank_index,
 )
 from sidtool.evaluation.results import (
     ITEM_KNN,
@@ -54,10 +54,9 @@ from sidtool.evaluation.results import (
     system_differences,
     titles_of,
 )
-from sidtool.memory import Shards
+from sidtool.memory import MemoryIndex, Shards
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
-from sidtool.tokenizer.bundle import Bundle
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
@@ -151,7 +150,8 @@ def evaluate_examples(
         raise DataError("there are no examples to evaluate on")
     if against is not None:
         check_same_catalog(loaded.bundle, against.bundle)
-    if uses_memory(loaded):
+    memory = loaded.memory if uses_memory(loaded) else None
+    if memory is not None:
         check_normalize(options.normalize or loaded.contract.normalize)
     num_beams = max(options.num_beams, options.depth)
     if num_beams > options.num_beams:
@@ -162,18 +162,28 @@ def evaluate_examples(
             stacklevel=2,
         )
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=bool(options.exclude_seen))
-    settings: dict[str, Any] = {
-        "num_beams": num_beams,
-        **_model_settings(loaded, options.normalize),
-    }
+    settings = {"num_beams": num_beams} | _model_settings(loaded, options.normalize)
     others = {}
-    n_passes = 1 + (against is not None) + uses_memory(loaded)
-    passes = iter(_reporters(progress, n_passes))
+    passes = iter(_reporters(progress, 1 + (against is not None) + (memory is not None)))
     if against is not None:
         # first, so that what is wrong with it is said before the model has run
-        others[OTHER_MODEL] = _rank_other(
-            against, loaded.bundle, examples, options, num_beams, next(passes)
+        if against.contract.history_prompt is None:
+            raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
+        theirs = IndexedExamples.of(against.bundle, examples, exclude_seen=indexed.exclude_seen)
+        ranking = Ranking.of(
+            theirs,
+            rank_examples(
+                against,
+                theirs,
+                k=options.depth,
+                num_beams=num_beams,
+                is_mixed=uses_memory(against),
+                progress=next(passes),
+            ),
         )
+        # bundles number the same items differently
+        first_items = positions_in(against.bundle, loaded.bundle, ranking.first_items)
+        others[OTHER_MODEL] = replace(ranking, first_items=first_items)
         settings["against"] = _model_settings(against)
     rank = partial(
         ranker or partial(rank_examples, loaded),
@@ -182,12 +192,13 @@ def evaluate_examples(
         num_beams=num_beams,
         normalize=options.normalize,
     )
-    if uses_memory(loaded):
+    if memory is not None:
         alone = rank(is_mixed=False, progress=next(passes))
         others[MODEL_ALONE] = Ranking.of(indexed, alone)
-        by_memory = rank_memory(loaded, indexed, k=options.depth)
+        index = MemoryIndex.of(memory.memory, loaded.bundle, memory.new_item_factor)
+        by_memory = rank_index(index, indexed, power=memory.power, k=options.depth)
         others[MEMORY_ALONE] = Ranking.of_items(indexed, by_memory)
-    ranked = rank(is_mixed=uses_memory(loaded), progress=next(passes))
+    ranked = rank(is_mixed=memory is not None, progress=next(passes))
     if ranked.mixture is not None:
         others = {MIXTURE: Ranking.of_items(indexed, ranked.mixture), **others}
     ranking = Ranking.of(indexed, ranked)
@@ -209,32 +220,6 @@ def _reporters(progress: Progress | None, n_passes: int) -> list[Progress | None
 def uses_memory(loaded: LoadedModel) -> bool:
     """Whether a model's recommendations are mixed with a memory."""
     return loaded.memory is not None and loaded.memory.is_used
-
-
-def _rank_other(
-    other: LoadedModel,
-    bundle: Bundle,
-    examples: Sequence[Example],
-    options: EvaluationOptions,
-    num_beams: int,
-    progress: Progress | None,
-) -> Ranking:
-    """What another model recommends, decoded as it was trained, by the positions of a bundle."""
-    if other.contract.history_prompt is None:
-        raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
-    indexed = IndexedExamples.of(other.bundle, examples, exclude_seen=bool(options.exclude_seen))
-    ranked = rank_examples(
-        other,
-        indexed,
-        k=options.depth,
-        num_beams=num_beams,
-        is_mixed=uses_memory(other),
-        progress=progress,
-    )
-    ranking = Ranking.of(indexed, ranked)
-    # bundles number the same items differently
-    first_items = positions_in(other.bundle, bundle, ranking.first_items)
-    return replace(ranking, first_items=first_items)
 
 
 def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> dict[str, Any]:

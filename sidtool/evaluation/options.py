@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import read_ids
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, option, read_ids
 from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH
 from sidtool.evaluation.metrics import KS, metric_names

@@ -114,19 +114,11 @@ def rank_examples(
     )
 
 
-def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> SidPositions:
-    """(n, k) int64: the k best items of the memory alone for each example, by position in SID
-    order; -1 where there are no more."""
-    weighted = loaded.memory
-    assert weighted is not None
-    index = MemoryIndex.of(weighted.memory, examples.bundle, weighted.new_item_factor)
-    return rank_index(index, examples, power=weighted.power, k=k)
-
-
 def rank_index(
     index: MemoryIndex, examples: IndexedExamples, *, power: float, k: int
 ) -> SidPositions:
-    """As `rank_memory`, by an index of the memory and the power of its scores."""
+    """(n, k) int64: the k best items of a memory alone for each example, by position in SID order;
+    -1 where there are no more. Its scores are raised to a power."""
     ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
     for start in range(0, len(ranked), WINDOW):
         histories = examples.histories[start : start + WINDOW]

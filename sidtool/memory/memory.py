@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.card_metadata import front_matter
 from sidtool.base.checkpoint import is_hub_repository
 from sidtool.base.digests import hash_array
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
-from sidtool.base.markdown import key_value_table, literal, shell_word
+from sidtool.base.markdown import front_matter, key_value_table, literal, shell_word
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
 from sidtool.base.storage import Storage, is_zip
@@ -171,22 +170,17 @@ class Memory(OnHub):
         """Raise CompatibilityError unless `bundle` is the memory's, or a later version of it."""
         digest = self.manifest.bundle.digest
         if digest == bundle.identity.digest:
-            return self._check_ids(bundle)
-        if digest in (version.digest for version in bundle.manifest.history):
-            return None
-        raise CompatibilityError(
-            f"the memory was built for bundle {digest[:12]}, bundle {bundle.manifest.name!r} is "
-            f"{bundle.identity.digest[:12]} and no later version of it",
-            hint="build the memory with this bundle: sidtool build-memory",
-        )
-
-    def _check_ids(self, bundle: Bundle) -> None:
-        """Raise CompatibilityError unless the rows of the bundle are those of the memory."""
-        ids = bundle.items.ids
-        same_bytes = np.array_equal(self.ids.data, ids.data)
-        if not same_bytes or not np.array_equal(self.ids.offsets, ids.offsets):
+            ids = bundle.items.ids
+            same_bytes = np.array_equal(self.ids.data, ids.data)
+            if not same_bytes or not np.array_equal(self.ids.offsets, ids.offsets):
+                raise CompatibilityError(
+                    f"the memory has other items than its bundle {digest[:12]}",
+                    hint="build the memory with this bundle: sidtool build-memory",
+                )
+        elif digest not in (version.digest for version in bundle.manifest.history):
             raise CompatibilityError(
-                f"the memory has other items than its bundle {bundle.identity.digest[:12]}",
+                f"the memory was built for bundle {digest[:12]}, bundle {bundle.manifest.name!r} "
+                f"is {bundle.identity.digest[:12]} and no later version of it",
                 hint="build the memory with this bundle: sidtool build-memory",
             )
 

@@ -167,6 +167,8 @@ def similar_items(
     before i, over the shrinkage plus a power of the product of their numbers of events. `content`,
     an (n, n) CSR matrix above the diagonal, is added. With `shards` the result lies in files of
     their folder. Raises UsageError and DataError as `CountedPairs.count`."""
+    from scipy import sparse
+
     n = len(events)
     if content is not None:
         content = (content + content.T).tocsr()
@@ -177,38 +179,21 @@ def similar_items(
         first, stop = block
         later = pairs.later.block(first, stop)
         weights = pair_weights(later, pairs.earlier.block(first, stop), settings.reverse)
-        block_content = None if content is None else content[first:stop]
-        return similarity_rows(
-            weights, events[first:stop], events[weights.indices], settings, block_content
-        )
+        products = np.repeat(events[first:stop], np.diff(weights.indptr))
+        values = (products * events[weights.indices].astype(np.float64)) ** settings.normalization
+        values += settings.shrinkage
+        np.divide(weights.data, values, out=values)
+        # similarities exist only where items co-occur: the matrix is as sparse as the counts
+        shape = weights.shape
+        similarity = sparse.csr_matrix((values, weights.indices, weights.indptr), shape=shape)
+        if content is not None:
+            similarity = (similarity + content[first:stop]).tocsr()
+        if settings.neighbors is None:
+            return similarity
+        return _nearest(similarity, settings.neighbors)
 
     blocks = in_threads(block_similarity, ranges(sizes, limit), threads)
     return store_rows("neighbors", blocks, n, dtype, shards)
-
-
-def similarity_rows(
-    counts: Any,
-    row_events: NDArray[np.int64],
-    column_events: NDArray[np.int64],
-    settings: KnnSettings,
-    content: Any = None,
-) -> Any:
-    """(m, items) scipy CSR float64: similarity of m items to all by the weights (m, items) CSR of
-    their pairs, the (m,) events of the rows and the (entries,) events of each entry's column, plus
-    (m, items) `content`; the `neighbors` largest of each row."""
-    from scipy import sparse
-
-    products = np.repeat(row_events, np.diff(counts.indptr)) * column_events.astype(np.float64)
-    values = products**settings.normalization
-    values += settings.shrinkage
-    np.divide(counts.data, values, out=values)
-    # similarities exist only where items co-occur: the matrix is as sparse as the counts
-    similarity = sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
-    if content is not None:
-        similarity = (similarity + content).tocsr()
-    if settings.neighbors is None:
-        return similarity
-    return _nearest(similarity, settings.neighbors)
 
 
 def history_scores(

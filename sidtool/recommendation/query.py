@@ -7,7 +7,7 @@ query a model through `QuerySession`."""
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,14 @@ from sidtool.recommendation.search.mixture import (
     mix,
     rank_items,
 )
-from sidtool.recommendation.search.results import BeamResult, ItemList, Normalize, check_scores
+from sidtool.recommendation.search.results import (
+    BeamResult,
+    ItemList,
+    Normalize,
+    RankedQueries,
+    check_scores,
+    padded_lists,
+)
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.windows import WINDOW, in_windows
 from sidtool.tokenizer.bundle import Bundle, Trie
@@ -52,32 +59,6 @@ class Query:
     """What the memory reads; None answers by the model alone."""
     target: int = -1
     """The leaf whose prefixes are followed through the beam, -1 for none."""
-
-
-@dataclass(frozen=True, eq=False)
-class RankedQueries:
-    """The best SIDs or items of n queries, best first."""
-
-    leaves: Leaves
-    """(n, k): the SIDs, or those of the items; -1 where there are no more"""
-    survived: NDArray[np.int64]
-    """(n,): number of levels after which the prefix of the query's target was among the beams"""
-    positions: SidPositions | None = None
-    """(n, k): the items, -1 where there are no more; None where SIDs were ranked"""
-    mixture: SidPositions | None = None
-    """(n, k): the items as the mixture ranks them, where they were ranked again"""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Those of all queries of the parts, which all rank items or all SIDs."""
-        positions = [part.positions for part in parts if part.positions is not None]
-        mixture = [part.mixture for part in parts if part.mixture is not None]
-        return cls(
-            Leaves(np.concatenate([part.leaves for part in parts])),
-            np.concatenate([part.survived for part in parts]),
-            SidPositions(np.concatenate(positions)) if positions else None,
-            SidPositions(np.concatenate(mixture)) if mixture else None,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,12 +301,12 @@ class QuerySession:
                 entries.append(result.positions)
                 if result.mixture_order is not None:
                     by_mixture.append(result.mixture_order)
-        table = _padded_lists(entries, k)
+        table = padded_lists(entries, k)
         levels = np.array(survived, dtype=np.int64)
         if not items:
             return RankedQueries(Leaves(table), levels)
         positions = SidPositions(table)
-        mixture = None if self.reranking is None else SidPositions(_padded_lists(by_mixture, k))
+        mixture = None if self.reranking is None else SidPositions(padded_lists(by_mixture, k))
         return RankedQueries(self.trie.leaves(positions), levels, positions, mixture)
 
     def search_lists(
@@ -371,11 +352,3 @@ class QuerySession:
                 "lists are those of the model alone: they are not mixed with a memory",
                 hint="--memory-weight 0 leaves the memory out",
             )
-
-
-def _padded_lists(rows: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64]:
-    """(n, k): the rows, filled up with -1."""
-    table = np.full((len(rows), k), -1, dtype=np.int64)
-    for row, values in zip(table, rows, strict=True):
-        row[: len(values)] = values
-    return table

@@ -21,7 +21,6 @@ from sidtool.recommendation.requests import (
     Explanation,
     Recommendation,
     Request,
-    at_line,
 )
 from sidtool.recommendation.search.filters import on_both
 from sidtool.recommendation.search.mixture import RankedItems
@@ -174,47 +173,43 @@ class Recommender:
         """Look up the items of a request and build its prompt."""
         if isinstance(request, BadRequest):
             return request
-        items = self.session.bundle.items
-        history = items.rows(request.history)
-        denied = items.rows(request.deny)
-        allowed = None if request.allow is None else items.rows(request.allow)
+        session = self.session
+        rows = session.bundle.items.rows
+        history = rows(request.history)
+        denied = rows(request.deny)
+        allowed = None if request.allow is None else rows(request.allow)
         try:
-            for name, ids, rows in (
+            for name, ids, of_ids in (
                 ("allow", request.allow or (), allowed),
                 ("deny", request.deny, denied),
             ):
-                if self.options.strict and rows is not None and (bad := _unknown_ids(ids, rows)):
+                if (
+                    self.options.strict
+                    and of_ids is not None
+                    and (bad := _unknown_ids(ids, of_ids))
+                ):
                     raise DataError(f"the {name} list of the request has {bad}")
-            query = self._query(request, history, allowed, denied)
+            positions = self.allowed
+            if allowed is not None:
+                positions = session.trie.positions(allowed)
+                if self.allowed is not None:
+                    positions = on_both(positions, self.allowed)
+            seen = [history] if self.options.exclude_seen else []
+            leaf_filter = session.leaf_filter(positions, [self.denied, denied, *seen])
+            if request.text is None:
+                fields = request.fields.over(self.options.fields)
+                prompt = session.from_history(history, fields, user=request.user)
+            elif self.options.list is not None:
+                raise DataError("a list follows a history, not a text")
+            else:
+                prompt = session.from_text(request.text)
         except SidtoolError as error:
-            return BadRequest(at_line(error, request.line), request.line, request.user)
+            if request.line is not None:
+                where = f"line {request.line} of the requests"
+                error = type(error)(f"{where}: {error}", hint=error.hint)
+            return BadRequest(error, request.line, request.user)
+        query = Query(prompt, leaf_filter, history if request.text is None else None)
         return Prepared(request, history, allowed, denied, query)
-
-    def _query(
-        self,
-        request: Request,
-        history: ItemRows,
-        allowed_by_request: ItemRows | None,
-        denied_by_request: ItemRows,
-    ) -> Query:
-        session = self.session
-        allowed = self.allowed
-        if allowed_by_request is not None:
-            allowed = session.trie.positions(allowed_by_request)
-            if self.allowed is not None:
-                allowed = on_both(allowed, self.allowed)
-        denied = [self.denied, denied_by_request]
-        if self.options.exclude_seen:
-            denied.append(history)
-        if request.text is None:
-            fields = request.fields.over(self.options.fields)
-            prompt = session.from_history(history, fields, user=request.user)
-        elif self.options.list is not None:
-            raise DataError("a list follows a history, not a text")
-        else:
-            prompt = session.from_text(request.text)
-        remembered = history if request.text is None else None
-        return Query(prompt, session.leaf_filter(allowed, denied), remembered)
 
 
 @dataclass(frozen=True, eq=False)

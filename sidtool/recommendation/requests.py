@@ -314,10 +314,3 @@ class Outcome:
             f"{self.bad} of {self.requests} requests cannot be answered; the first: {error}",
             hint=error.shell_hint,
         )
-
-
-def at_line(error: SidtoolError, line: int | None) -> SidtoolError:
-    """The same error, with the line of its request if it has one."""
-    if line is None:
-        return error
-    return type(error)(f"line {line} of the requests: {error}", hint=error.shell_hint)

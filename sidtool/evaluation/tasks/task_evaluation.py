@@ -103,12 +103,18 @@ def evaluate_task(
         check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
         examples = split.test if options.on == "test" else split.valid
         questions = make_questions(loaded, examples, options, split.fields)
-    sampled = _sample(questions, options.limit, options.seed)
+    sampled, others = questions
+    if options.limit is not None and options.limit < len(sampled):
+        # at random, in their order; the answers of the others stay correct for their groups
+        rng = np.random.default_rng(options.seed)
+        drawn = set(rng.choice(len(sampled), options.limit, replace=False).tolist())
+        others = [*others, *(each for n, each in enumerate(sampled) if n not in drawn)]
+        sampled = [sampled[n] for n in sorted(drawn)]
     return evaluate_questions(
         loaded,
         task,
-        sampled.questions,
-        also_correct=sampled.also_correct,
+        sampled,
+        also_correct=others,
         are_labels=named_task(task).predicts_feedback,
         search=options,
         seed=options.seed,
@@ -174,15 +180,3 @@ def evaluate_questions(
         chance=chance,
         settings=settings,
     )
-
-
-def _sample(questions: Questions, limit: int | None, seed: int) -> Questions:
-    """Up to `limit` of the questions, drawn at random, in their order. The answers of the others
-    stay correct for their groups."""
-    count = len(questions.questions)
-    if limit is None or limit >= count:
-        return questions
-    drawn = set(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
-    sampled = [questions.questions[index] for index in sorted(drawn)]
-    others = [question for index, question in enumerate(questions.questions) if index not in drawn]
-    return Questions(sampled, [*questions.also_correct, *others])

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import TokenColumns, token_columns
 from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
@@ -40,18 +39,8 @@ def score_sids(
 
     Candidates come in any order and may repeat. A score equals that of `beam_search` where the beam
     finds the SID. It is minus infinity after an empty prompt and, with `normalize` "trie", which
-    requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if the trie is
-    missing, a code is out of range or has no token, or a mask cannot steer the model's attention,
-    DataError if a prompt is longer than the model's positions."""
-    if normalize == "trie" and trie is None:
-        raise UsageError("scores normalized over the trie need the trie")
-    tokens.space.check(candidates)
-    lacking = np.flatnonzero(tokens.lacking(candidates))
-    if len(lacking):
-        raise UsageError(
-            f"{len(lacking)} candidates have a code without a token in the model, the first is "
-            f"{tokens.space.spell(candidates[lacking[0]])}"
-        )
+    requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if a mask cannot
+    steer the model's attention, DataError if a prompt is longer than the model's positions."""
     keys = tokens.space.pack(candidates)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     distinct = candidates[first]  # (d, levels), sorted

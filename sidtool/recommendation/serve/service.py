@@ -18,8 +18,8 @@ from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Served, Sources, Version
-from sidtool.tokenizer import Encoding, encode, open_encoder
-from sidtool.tokenizer.bundle import Bundle, decode
+from sidtool.tokenizer import Encoding, decode, encode, open_encoder
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import TextEncoder
 
 MAX_SIDE_CALLS = 32

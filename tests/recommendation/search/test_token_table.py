@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import vocabulary_weights
 from sidtool.recommendation.search.beam import beam_search
@@ -202,12 +201,3 @@ def test_neighbors_are_a_slice_of_the_head_and_others_are_gathered() -> None:
     gathered = token_columns(scattered(), "cpu").levels[1].columns
     assert isinstance(gathered, torch.Tensor)
     assert gathered.tolist() == sorted(scattered().level_ids[1].tolist())
-
-
-def test_candidates_without_a_token_are_refused() -> None:
-    ids = text_order().token_ids.copy()
-    ids[1] = -1
-    tokens = SidTokens.of_ids(SPACE, ids.tolist())
-    codes = np.array([[0, 3, 2], [1, 3, 2]], dtype=np.uint16)
-    with pytest.raises(UsageError, match=r"1 candidates .* <s_a_1><s_b_3><s_c_2>"):
-        score_sids(model_of("llama", BLOCK), PROMPTS[:1], codes, tokens)

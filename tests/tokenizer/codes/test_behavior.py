@@ -9,13 +9,13 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.data.split.values import UserSequence
-from sidtool.tokenizer.codes.behavior import (
-    Behavior,
+from sidtool.tokenizer.codes.measure import (
+    level_use,
     mutual_information,
     prefix_alignment,
     prefix_spread,
 )
-from sidtool.tokenizer.codes.measure import level_use
+from sidtool.tokenizer.make.compare import Behavior
 
 
 def events(*histories: str) -> list[UserSequence]:
