@@ -1,5 +1,4 @@
 from .event_weights import WeightOptions as WeightOptions
-from .event_weights import WeightRecord as WeightRecord
 from .example_file import TokenizedExample as TokenizedExample
 from .example_file import TokenizedExamples as TokenizedExamples
 from .example_file import encode_example as encode_example
