@@ -1,14 +1,17 @@
 """The command split."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import parse_bytes
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
+from sidtool.cli.terminal.console import next_step, note, progress, say, say_json, say_table
 from sidtool.data.split import Protocol, SplitManifest, SplitOptions
+from sidtool.integrations.ray import PartOptions
 from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ def split(
     ],
     out: options.Out,
     rules: SplitOptions,
+    run: PartOptions,
     memory: Annotated[
         int | None,
         typer.Option(
@@ -43,14 +47,20 @@ def split(
             rich_help_panel="Data",
         ),
     ] = None,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
     from sidtool.data.split import split_events
 
-    manifest = split_events(events, out, rules, memory=memory, dry_run=dry_run, force=force)
+    dry_run = run.dry_run
+    if run.is_divided:
+        if memory is not None:
+            raise UsageError("--memory is for one process without --parts: more parts take less")
+        manifest = _split_in_parts(events, out, rules, run)
+    elif run.resume:
+        raise UsageError("--resume requires --parts: without parts, a split starts again")
+    else:
+        manifest = split_events(events, out, rules, memory=memory, dry_run=dry_run, force=run.force)
     if json:
         say_json(manifest.to_json())
     else:
@@ -59,6 +69,20 @@ def split(
         return note(f"nothing written to {out}")
     command = "sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out} --encoder ENCODER"
     return next_step(command, out=out)
+
+
+def _split_in_parts(
+    events: Path, out: Path, rules: SplitOptions, run: PartOptions
+) -> SplitManifest:
+    from sidtool.data.tables import as_url
+    from sidtool.integrations.ray import split_in_parts
+
+    if run.dry_run:
+        raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
+    with progress("split") as reports:
+        return split_in_parts(
+            as_url(events), out, rules, run=replace(run, progress=reports.get("split"))
+        )
 
 
 def _say_manifest(manifest: SplitManifest) -> None:

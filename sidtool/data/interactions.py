@@ -173,7 +173,7 @@ class EventCoder:
         `item`, `order` (if there is none, events are in order) and further ones, which are coded.
         Raises DataError for a malformed or empty cell."""
         first = 0
-        for cells in _runs_of_cells(batches, run_events):
+        for cells in runs_of_cells(batches, run_events):
             yield self._coded(path, cells, first)
             first += len(cells)
 
@@ -183,7 +183,7 @@ class EventCoder:
         rows = np.arange(first, first + len(cells))
         run: dict[str, NDArray[Any]] = {ROW: rows}
         for name in (USER, ITEM):
-            run[name] = self._codes(name, _ids(path, name, cells[name], first))
+            run[name] = self._codes(name, filled_ids(path, name, cells[name], first))
         run[ORDER], run[REST] = rows.astype(np.float64), np.zeros(len(rows))
         for name in cells.column_names:
             if name == ORDER:
@@ -206,8 +206,9 @@ class EventCoder:
         return numbers, rest
 
 
-def _ids(path: Path, content: str, column: Column, first: int) -> Column:
-    """The column, whose first row is `first`. Raises DataError for an empty id, with its row."""
+def filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
+    """A column of ids, whose first row is `first`. Raises DataError for an empty one, with its
+    row."""
     import pyarrow.compute as pc
 
     column = pc.fill_null(column, "")
@@ -217,7 +218,7 @@ def _ids(path: Path, content: str, column: Column, first: int) -> Column:
     return column
 
 
-def _runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:
+def runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:
     """Tables of at least so many rows, and what is left."""
     import pyarrow as pa
 

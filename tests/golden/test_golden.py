@@ -38,6 +38,7 @@ from tests.golden.make import (
     SPLIT_2,
     SPLIT_3,
     SPLIT_4,
+    SPLIT_PARTS,
     SPLIT_REFERENCE,
     golden_contract,
     golden_contract_2,
@@ -61,6 +62,7 @@ BUNDLE_2_CODES = [[1, 4, 5], [1, 1, 3], [1, 4, 5], [1, 2, 1]]
 MEMORY_DIGEST = "eae8007f938ffb3af8c56bb8c72813cefd87c9e5692ed712cec02430b20b6da3"
 RERANKER_DIGEST = "33358f153917f055840561e518d86fd3e4aa08e5a6e059a255716d311cd99220"
 SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
+SPLIT_PARTS_DIGEST = "8ceb9eb997b17f5324f149266e6f7aff13cef18d34e01f703df084fcce779455"
 SPLIT_4_DIGEST = "69b1d892ac43a653653e9acc4b9fb52ce04e1a5424b9dd39af2b0334a30d5064"
 
 
@@ -201,6 +203,13 @@ def test_the_split_of_format_4() -> None:
     assert split.reference.digest == SPLIT_4_DIGEST
     lines = read_split(SPLIT_3)
     assert (split.train, split.valid, split.test) == (lines.train, lines.valid, lines.test)
+
+
+def test_the_split_in_parts() -> None:
+    split = read_split(SPLIT_PARTS)
+    assert split.reference.digest == SPLIT_PARTS_DIGEST
+    assert [read_split(SPLIT_PARTS, f"part-000{part}").counts.users for part in (0, 1)] == [6, 1]
+    assert not (SPLIT_PARTS / "part-0002").exists()
 
 
 def test_the_training_examples_of_format_1() -> None:

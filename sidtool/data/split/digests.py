@@ -5,7 +5,7 @@ number of workers can compute that of all."""
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
+from sidtool.base.records import Digest, JsonRecord
 from sidtool.data.split.packed import (
     BUCKETS,
     EventStore,
@@ -36,7 +37,7 @@ def train_digest(train: PackedSequences, split_format: int) -> str:
     has no effect."""
     events = _UserEvents.of_sequences(train)
     if split_format >= COLUMN_FORMAT:
-        return events.bucket_digest()
+        return _joined(events.bucket_digests())
     return digest_strings(*events.sorted_texts())
 
 
@@ -44,8 +45,57 @@ def held_out_digest(valid: PackedExamples, test: PackedExamples, split_format: i
     """SHA-256 (hex) over the targets of validation and of test. Their order has no effect."""
     parts = [_UserEvents.of_targets(part) for part in (valid, test)]
     if split_format >= COLUMN_FORMAT:
-        return hashlib.sha256(":".join(part.bucket_digest() for part in parts).encode()).hexdigest()
+        return _pair(_joined(part.bucket_digests()) for part in parts)
     return digest_strings(*chain.from_iterable(part.sorted_texts() for part in parts))
+
+
+@dataclass(frozen=True)
+class BucketDigests(JsonRecord):
+    """The digests of consecutive buckets of users, for each part of a split."""
+
+    train: tuple[Digest, ...]
+    valid: tuple[Digest, ...]
+    test: tuple[Digest, ...]
+
+    @classmethod
+    def of(
+        cls, train: PackedSequences, valid: PackedExamples, test: PackedExamples, buckets: range
+    ) -> "BucketDigests":
+        """The digests of some buckets of a split."""
+        events = [_UserEvents.of_sequences(train)]
+        events += [_UserEvents.of_targets(part) for part in (valid, test)]
+        return cls(*(tuple(part.bucket_digests(buckets)) for part in events))
+
+    @classmethod
+    def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
+        """Those of all buckets, given as consecutive ranges."""
+        parts = [[each.train for each in ranges], [each.valid for each in ranges]]
+        parts.append([each.test for each in ranges])
+        return cls(*(tuple(chain.from_iterable(part)) for part in parts))
+
+    @property
+    def train_digest(self) -> str:
+        """As the function `train_digest`, if these are all buckets."""
+        return _joined(self.train)
+
+    @property
+    def held_out_digest(self) -> str:
+        """As the function `held_out_digest`, if these are all buckets."""
+        return _pair((_joined(self.valid), _joined(self.test)))
+
+
+def _joined(digests: Iterable[str]) -> str:
+    """SHA-256 over the digests of all buckets."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def _pair(digests: Iterable[str]) -> str:
+    return hashlib.sha256(":".join(digests).encode()).hexdigest()
+
+
+def split_digest(train: str, held_out: str) -> str:
+    """The digest of a split, by those of its training and of its held-out events."""
+    return _pair((train, held_out))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +134,8 @@ class _UserEvents:
         starts = np.cumsum(lengths) - lengths
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
-    def bucket_digest(self) -> str:
-        """SHA-256 over the digests of all buckets."""
+    def bucket_digests(self, numbers: range = range(BUCKETS)) -> list[str]:
+        """The digest (hex) of each bucket, or of some."""
         import pyarrow as pa
 
         ids = pa.array(self.store.users, pa.string())
@@ -96,7 +146,7 @@ class _UserEvents:
         stops = np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds].tolist()
         digests = []
         # so many buckets at once that the texts of their events are no large part of the memory
-        for first, last in _runs(stops):
+        for first, last in _runs(stops, numbers):
             run = rows[bounds[first] : bounds[last]]
             events, places = self._events(run)
             users = _Texts.of(ids.take(pa.array(self.users[run])))
@@ -111,8 +161,8 @@ class _UserEvents:
                 state.update(lengths[of_users].tobytes())
                 items.update(state, of_events)
                 state.update(positions[of_events].tobytes())
-                digests.append(state.digest())
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+                digests.append(state.hexdigest())
+        return digests
 
     def sorted_texts(self) -> list[Iterator[str]]:
         """The columns of the digests of formats 1 to 3: users, items and positions as texts, sorted
@@ -140,12 +190,13 @@ def _names(names: NDArray[np.object_], codes: NDArray[np.integer[Any]]) -> Itera
     return chain.from_iterable(names[codes[start : start + BLOCK]].tolist() for start in blocks)
 
 
-def _runs(stops: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ranges of buckets with about RUN_EVENTS events each; `stops` are where their events end."""
-    first = 0
-    while first < BUCKETS:
+def _runs(stops: Sequence[int], numbers: range) -> Iterator[tuple[int, int]]:
+    """Ranges of some buckets with about RUN_EVENTS events each; `stops` are where the events of all
+    end."""
+    first = numbers.start
+    while first < numbers.stop:
         last = bisect_right(stops, stops[first] + RUN_EVENTS) - 1
-        last = min(max(last, first + 1), BUCKETS)
+        last = min(max(last, first + 1), numbers.stop)
         yield first, last
         first = last
 

@@ -89,6 +89,11 @@ def text_ranks(texts: NDArray[np.object_]) -> NDArray[np.int64]:
     return ranks
 
 
+def user_buckets(ids: Sequence[str]) -> NDArray[np.int64]:
+    """(n,): the bucket of each of n users, by the CRC-32 of the id."""
+    return np.fromiter(map(zlib.crc32, map(str.encode, ids)), np.int64, len(ids)) % BUCKETS
+
+
 @dataclass(frozen=True, eq=False)
 class EventStore:
     """Events in columns, to which the lists of a split's parts refer."""
@@ -110,9 +115,8 @@ class EventStore:
 
     @cached_property
     def buckets(self) -> NDArray[np.int64]:
-        """(users,): the bucket of each user, by the CRC-32 of the id."""
-        ids = map(str.encode, self.users.tolist())
-        return np.fromiter(map(zlib.crc32, ids), np.int64, len(self.users)) % BUCKETS
+        """(users,): the bucket of each user."""
+        return user_buckets(self.users.tolist())
 
     @cached_property
     def bucket_ranks(self) -> NDArray[np.int64]:

@@ -48,14 +48,18 @@ class _Column:
         return np.asarray(self.values.to_numpy())
 
 
-def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
-    """The parts of a split whose events are ordered.
+def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
+    """The parts of a split whose events are ordered, of the users in some folders.
 
     Raises IntegrityError for columns that the manifest does not have, missing values, and positions
     that are not those of the events."""
     types = manifest.fields or FieldTypes()
+    folder = folders[0]
     paths = [folder / file_name(part) for part in PARTS]
-    files = [_read(path, _kinds(part, manifest)) for path, part in zip(paths, PARTS, strict=True)]
+    files = [
+        _read([folder / path.name for folder in folders], _kinds(part, manifest))
+        for path, part in zip(paths, PARTS, strict=True)
+    ]
     users, row_users = _coded_texts([file["user"] for file in files])
     log = _Log.of(paths, files, len(users), row_users)
     positions = log.joined([file["positions"].numbers for file in files])
@@ -84,7 +88,7 @@ def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
 
 def read_windows(folder: Path) -> PackedParts:
     """The parts of a split by `given`. Raises IntegrityError as `read_logs` does."""
-    files = [_read(folder / file_name(part), WINDOW_COLUMNS) for part in PARTS]
+    files = [_read([folder / file_name(part)], WINDOW_COLUMNS) for part in PARTS]
     users, row_users = _coded_texts([file["user"] for file in files])
     columns = [file[name] for file in files for name in ("history", "item")]
     names, items = _coded_texts(columns)
@@ -118,13 +122,17 @@ def _kinds(part: str, manifest: SplitManifest) -> dict[str, str]:
     return kinds | ({"history": "int32"} if manifest.protocol == "last-session" else {})
 
 
-def _read(path: Path, kinds: Mapping[str, str]) -> dict[str, _Column]:
-    """The columns of a file. Raises IntegrityError unless it has these, of these types, without
-    missing values but in fields."""
-    groups = list(row_groups(path))
-    if not groups or set(groups[0].column_names) != set(kinds):
-        columns = groups[0].column_names if groups else "no rows"
-        raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
+def _read(paths: Sequence[Path], kinds: Mapping[str, str]) -> dict[str, _Column]:
+    """The columns of files, one behind the other. Raises IntegrityError unless each has these, of
+    these types, without missing values but in fields."""
+    groups = []
+    for path in paths:
+        of_file = list(row_groups(path))
+        if not of_file or set(of_file[0].column_names) != set(kinds):
+            columns = of_file[0].column_names if of_file else "no rows"
+            raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
+        groups += of_file
+    path = paths[0]
     columns = {}
     for name, kind in kinds.items():
         chunks = [chunk for group in groups for chunk in group[name].chunks]
@@ -148,7 +156,7 @@ def _column(label: str, kind: str, chunks: Sequence[Any]) -> _Column:
         lengths = lengths.astype(np.int64)
         chunks = [chunk.flatten() for chunk in chunks]
         kind = kind.removeprefix("list ")
-    values = pa.chunked_array(chunks)
+    values = pa.chunked_array(_of_one_type(chunks))
     actual = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     is_number = actual in (pa.int64(), pa.float64())
     if not (is_number if kind == NUMBER else actual == pa.type_for_alias(kind)):
@@ -157,6 +165,22 @@ def _column(label: str, kind: str, chunks: Sequence[Any]) -> _Column:
     if values.null_count and not is_field:
         raise IntegrityError(f"{label} lacks a value")
     return _Column(values, lengths)
+
+
+def _of_one_type(chunks: Sequence[Any]) -> Sequence[Any]:
+    """The chunks of several files, some of which have codes, or whole numbers, where others have
+    texts, or fractions."""
+    import pyarrow as pa
+
+    if len({chunk.type for chunk in chunks}) == 1:
+        return chunks
+    plain = [
+        chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
+        for chunk in chunks
+    ]
+    kinds = {chunk.type for chunk in plain}
+    is_mixed = kinds == {pa.int64(), pa.float64()}
+    return [chunk.cast(pa.float64()) for chunk in plain] if is_mixed else plain
 
 
 def _coded_texts(

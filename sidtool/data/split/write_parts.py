@@ -35,6 +35,11 @@ def file_name(part: str) -> str:
     return f"{part}.parquet"
 
 
+def folder_name(number: int) -> str:
+    """The folder of the files of a range of buckets, of a split that has several."""
+    return f"part-{number:04d}"
+
+
 def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
     """The three files of a split whose events are ordered."""
     lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
@@ -69,8 +74,8 @@ class _PartWriter:
         return self.logs.users[self.rows]
 
     def write(self, path: Path) -> None:
-        """The rows in groups of GROUP_EVENTS."""
-        groups = ranges(self.lengths, GROUP_EVENTS)
+        """The rows in groups of GROUP_EVENTS; without rows an empty one, which has the columns."""
+        groups = list(ranges(self.lengths, GROUP_EVENTS)) or [(0, 0)]
         write_tables(path, (self._table(slice(first, stop)) for first, stop in groups))
 
     def _table(self, rows: slice) -> Any:

@@ -4,6 +4,8 @@ from .ray_service import serve_on_ray as serve_on_ray
 from .recommendations import recommend_folder as recommend_folder
 from .run import RunOptions as RunOptions
 from .run import RunReport as RunReport
+from .split_parts import PartOptions as PartOptions
+from .split_parts import split_in_parts as split_in_parts
 from .training_examples import ClusterExamples as ClusterExamples
 from .vectors import ItemColumns as ItemColumns
 from .vectors import embed_folder as embed_folder
