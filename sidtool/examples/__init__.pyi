@@ -1,5 +1,6 @@
 from .catalog import TaskCatalogOptions as TaskCatalogOptions
 from .catalog import read_catalog as read_catalog
+from .event_weights import EventWeights as EventWeights
 from .event_weights import WeightOptions as WeightOptions
 from .event_weights import WeightRecord as WeightRecord
 from .example_file import TokenizedExample as TokenizedExample
