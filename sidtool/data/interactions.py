@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
-from sidtool.data.coded import Coded, TextCodes
+from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
 from sidtool.data.tables.containers import Column
@@ -97,11 +97,11 @@ def read_interactions(
     coder = EventCoder()
     run_events = RUN_EVENTS if spill is None else min(RUN_EVENTS, spill.run_events)
     arrays = sort_events(_runs(path, columns, further, coder, run_events), spill)
-    users = Coded[str](coder.codes[USER].names, arrays[USER])
-    items = Coded[str](coder.codes[ITEM].names, arrays[ITEM])
+    users = Coded[str](coder.texts(USER), arrays[USER])
+    items = Coded[str](coder.texts(ITEM), arrays[ITEM])
     order = arrays[ORDER]
     cells = {
-        name: Coded[str](coder.codes[_cell(name)].names, arrays[_cell(name)]) for name in further
+        name: Coded[str](coder.texts(_cell(name)).objects, arrays[_cell(name)]) for name in further
     }
     return Interactions(
         users, items, order, columns, _digest(users, items, order), arrays[ROW], cells
@@ -160,8 +160,7 @@ class EventCoder:
     """Codes events run by run, with the same codes for all of them."""
 
     def __init__(self) -> None:
-        self.codes: dict[str, TextCodes] = {}
-        """Column -> what its codes mean, as far as events were coded."""
+        self._codes: dict[str, ArrowCodes] = {}
         self.units: Counter[float] = Counter()
         """How many times are in which unit."""
         self._first_order: tuple[int, str] | None = None
@@ -183,17 +182,21 @@ class EventCoder:
         rows = np.arange(first, first + len(cells))
         run: dict[str, NDArray[Any]] = {ROW: rows}
         for name in (USER, ITEM):
-            run[name] = self._codes(name, filled_ids(path, name, cells[name], first))
+            run[name] = self._code(name, filled_ids(path, name, cells[name], first))
         run[ORDER], run[REST] = rows.astype(np.float64), np.zeros(len(rows))
         for name in cells.column_names:
             if name == ORDER:
                 run[ORDER], run[REST] = self._order(path, trimmed(cells[name]), first)
             elif name not in (USER, ITEM):
-                run[name] = self._codes(name, trimmed(cells[name]))
+                run[name] = self._code(name, trimmed(cells[name]))
         return pa.record_batch(run)
 
-    def _codes(self, name: str, column: Column) -> NDArray[np.int32]:
-        return self.codes.setdefault(name, TextCodes()).add(column)
+    def texts(self, name: str) -> Texts:
+        """What the codes of a column mean, as far as events were coded."""
+        return Texts(self._codes[name].values)
+
+    def _code(self, name: str, column: Column) -> NDArray[np.int32]:
+        return self._codes.setdefault(name, ArrowCodes()).add(column.combine_chunks())
 
     def _order(
         self, path: Path, texts: Column, row: int

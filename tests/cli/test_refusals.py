@@ -93,6 +93,7 @@ CASES = [
     ("check items.jsonl --id-column u", 2, "no column 'u'"),
     ("check items.jsonl --time-format %Y", 2, "--time-format requires EVENTS"),
     ("check items.jsonl events.csv --time-format %Q", 2, "is no format of dates"),
+    ("build-memory split shop.zarr -o OUT --resume", 2, "--resume requires --engine ray"),
     ("SPLIT --parts 1", 2, "--parts must be at least 2"),
     ("SPLIT --resume", 2, "--resume requires --parts"),
     ("SPLIT --parts 2 --memory 1GiB", 2, "--memory is for one process without --parts"),

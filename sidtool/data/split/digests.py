@@ -4,7 +4,6 @@ Users fall into buckets by a hash of their id. The digest of a bucket needs no o
 number of workers can compute that of all."""
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,37 +14,41 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.records import Digest, JsonRecord
+from sidtool.base.threads import in_threads
+from sidtool.data.coded import Texts
 from sidtool.data.split.packed import (
     BUCKETS,
     EventStore,
     PackedExamples,
     PackedSequences,
     consecutive,
-    text_ranks,
+    ranges,
 )
 
 COLUMN_FORMAT = 4
 """The first format of a split whose digests are made of buckets."""
 BLOCK = 1 << 16
 """Events whose texts are made at once."""
-RUN_EVENTS = 1 << 22
+RUN_EVENTS = 1 << 20
 """Events whose texts are in memory at once, about."""
 
 
-def train_digest(train: PackedSequences, split_format: int) -> str:
+def train_digest(train: PackedSequences, split_format: int, threads: int = 1) -> str:
     """SHA-256 (hex) over training events, by the rules of a format of the split. The order of users
     has no effect."""
     events = _UserEvents.of_sequences(train)
     if split_format >= COLUMN_FORMAT:
-        return _joined(events.bucket_digests())
+        return _joined(events.bucket_digests(threads))
     return digest_strings(*events.sorted_texts())
 
 
-def held_out_digest(valid: PackedExamples, test: PackedExamples, split_format: int) -> str:
+def held_out_digest(
+    valid: PackedExamples, test: PackedExamples, split_format: int, threads: int = 1
+) -> str:
     """SHA-256 (hex) over the targets of validation and of test. Their order has no effect."""
     parts = [_UserEvents.of_targets(part) for part in (valid, test)]
     if split_format >= COLUMN_FORMAT:
-        return _pair(_joined(part.bucket_digests()) for part in parts)
+        return _pair(_joined(part.bucket_digests(threads)) for part in parts)
     return digest_strings(*chain.from_iterable(part.sorted_texts() for part in parts))
 
 
@@ -64,7 +67,7 @@ class BucketDigests(JsonRecord):
         """The digests of some buckets of a split."""
         events = [_UserEvents.of_sequences(train)]
         events += [_UserEvents.of_targets(part) for part in (valid, test)]
-        return cls(*(tuple(part.bucket_digests(buckets)) for part in events))
+        return cls(*(tuple(part.bucket_digests(1, buckets)) for part in events))
 
     @classmethod
     def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
@@ -126,48 +129,66 @@ class _UserEvents:
     def of_targets(cls, part: PackedExamples) -> "_UserEvents":
         """The targets of each user by position, then by item."""
         items, positions, user_of = part.event_items, part.event_positions, part.event_users
-        order = np.lexsort((positions, user_of))
-        places = np.stack([user_of[order], positions[order]])
-        if (places[:, 1:] == places[:, :-1]).all(axis=0).any():  # windows may disagree on an item
-            order = np.lexsort((text_ranks(part.names)[items], positions, user_of))
+        if (np.diff(user_of) > 0).all():
+            ones = np.ones(len(user_of), dtype=np.int64)
+            return cls(part.store, user_of, np.arange(len(user_of)), ones, items, positions)
+        # windows may disagree on an item
+        order = np.lexsort((part.names.ranks[items], positions, user_of))
         users, lengths = np.unique(user_of, return_counts=True)
         starts = np.cumsum(lengths) - lengths
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
-    def bucket_digests(self, numbers: range = range(BUCKETS)) -> list[str]:
-        """The digest (hex) of each bucket, or of some."""
-        import pyarrow as pa
+    def bucket_digests(self, threads: int, numbers: range = range(BUCKETS)) -> list[str]:
+        """The digests (hex) of all buckets, or of some."""
+        order, starts = self.store.user_order
+        row_of = np.full(len(order), -1, dtype=np.int32)
+        row_of[self.users] = np.arange(len(self.users))
+        rows = row_of[order]
+        # (BUCKETS + 1,): where the rows of each bucket start
+        bounds = np.concatenate([[0], np.cumsum(rows >= 0)])[starts]
+        rows = rows[rows >= 0]
+        n_events = np.diff(np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds])
 
-        ids = pa.array(self.store.users, pa.string())
-        names = pa.array(self.store.names, pa.string())
-        rows = np.argsort(self.store.bucket_ranks[self.users])
-        buckets = self.store.buckets[self.users[rows]]
-        bounds = np.searchsorted(buckets, np.arange(BUCKETS + 1)).tolist()
-        stops = np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds].tolist()
-        digests = []
+        def digests(buckets: tuple[int, int]) -> list[str]:
+            first, last = buckets
+            return self._bucket_digests(
+                rows[bounds[first] : bounds[last]], bounds[first : last + 1]
+            )
+
         # so many buckets at once that the texts of their events are no large part of the memory
-        for first, last in _runs(stops, numbers):
-            run = rows[bounds[first] : bounds[last]]
-            events, places = self._events(run)
-            users = _Texts.of(ids.take(pa.array(self.users[run])))
-            items = _Texts.of(names.take(pa.array(self.items[events])))
-            lengths = self.lengths[run].astype("<u4")
-            positions = places.astype("<u4")
-            for bucket in range(first, last):
-                of_users = slice(*(bound - bounds[first] for bound in bounds[bucket : bucket + 2]))
-                of_events = slice(*(stop - stops[first] for stop in stops[bucket : bucket + 2]))
-                state = hashlib.sha256()
-                users.update(state, of_users)
-                state.update(lengths[of_users].tobytes())
-                items.update(state, of_events)
-                state.update(positions[of_events].tobytes())
-                digests.append(state.hexdigest())
+        runs = [
+            (numbers.start + first, numbers.start + last)
+            for first, last in ranges(n_events[numbers.start : numbers.stop], RUN_EVENTS)
+        ]
+        return [*chain.from_iterable(in_threads(digests, runs, threads))]
+
+    def _bucket_digests(self, rows: NDArray[np.int32], bounds: NDArray[np.int64]) -> list[str]:
+        """The digests of consecutive buckets, which have these rows; `bounds` are their ends."""
+        events, places = self._events(rows)
+        users = _Utf8.of(self.store.users, self.users[rows])
+        items = _Utf8.of(self.store.names, self.items[events])
+        lengths = self.lengths[rows].astype("<u4")
+        positions = places.astype("<u4")
+        row_bounds = (bounds - bounds[0]).tolist()
+        event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[
+            row_bounds
+        ].tolist()
+        digests = []
+        for bucket in range(len(row_bounds) - 1):
+            of_users = slice(*row_bounds[bucket : bucket + 2])
+            of_events = slice(*event_bounds[bucket : bucket + 2])
+            state = hashlib.sha256()
+            users.update(state, of_users)
+            state.update(lengths[of_users].data)
+            items.update(state, of_events)
+            state.update(positions[of_events].data)
+            digests.append(state.hexdigest())
         return digests
 
     def sorted_texts(self) -> list[Iterator[str]]:
         """The columns of the digests of formats 1 to 3: users, items and positions as texts, sorted
         by user."""
-        rows = np.argsort(self.store.users[self.users], kind="stable")
+        rows = np.argsort(self.store.users.ranks[self.users])
         events, positions = self._events(rows)
         users = np.repeat(self.users[rows], self.lengths[rows])
         return [
@@ -176,7 +197,7 @@ class _UserEvents:
             map(str, positions.tolist()),
         ]
 
-    def _events(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    def _events(self, rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The events of some users as indexes, and their positions."""
         lengths = self.lengths[rows]
         events = consecutive(self.starts[rows], lengths)
@@ -185,24 +206,13 @@ class _UserEvents:
         return events, self.positions[events]
 
 
-def _names(names: NDArray[np.object_], codes: NDArray[np.integer[Any]]) -> Iterator[str]:
+def _names(names: Texts, codes: NDArray[np.integer[Any]]) -> Iterator[str]:
     blocks = range(0, len(codes), BLOCK)
     return chain.from_iterable(names[codes[start : start + BLOCK]].tolist() for start in blocks)
 
 
-def _runs(stops: Sequence[int], numbers: range) -> Iterator[tuple[int, int]]:
-    """Ranges of some buckets with about RUN_EVENTS events each; `stops` are where the events of all
-    end."""
-    first = numbers.start
-    while first < numbers.stop:
-        last = bisect_right(stops, stops[first] + RUN_EVENTS) - 1
-        last = min(max(last, first + 1), numbers.stop)
-        yield first, last
-        first = last
-
-
 @dataclass(frozen=True, eq=False)
-class _Texts:
+class _Utf8:
     """Texts in UTF-8, one behind the other."""
 
     offsets: NDArray[np.int64]
@@ -210,17 +220,18 @@ class _Texts:
     data: memoryview
 
     @classmethod
-    def of(cls, texts: Any) -> "_Texts":
-        """The texts of an arrow array that begins with its buffers."""
+    def of(cls, texts: Texts, codes: NDArray[np.integer[Any]]) -> "_Utf8":
+        """Some of the texts."""
         import pyarrow as pa
 
-        _, offsets, data = texts.cast(pa.large_string()).buffers()
-        numbers = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
+        taken = texts.arrow.take(pa.array(codes)).cast(pa.large_string())
+        _, offsets, data = taken.buffers()
+        numbers = np.frombuffer(offsets, dtype=np.int64)[: len(taken) + 1]
         return cls(numbers, memoryview(data or b""))
 
     def update(self, state: Any, part: slice) -> None:
         """Hash the number of some texts, their lengths in bytes, and their bytes."""
         offsets = self.offsets[part.start : part.stop + 1]
         state.update((part.stop - part.start).to_bytes(8, "little"))
-        state.update(np.diff(offsets).astype("<u4").tobytes())
+        state.update(np.diff(offsets).astype("<u4").data)
         state.update(self.data[offsets[0] : offsets[-1]])

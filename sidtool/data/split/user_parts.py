@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import Digest, JsonRecord
+from sidtool.data.coded import Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import FieldTypes
@@ -171,7 +172,7 @@ def _by_part(users: Column, parts: int) -> tuple[NDArray[np.int64], NDArray[np.i
     """(n,): rows by the part of their user, those of a part in order; (parts,): how many each
     has."""
     coded = users.combine_chunks().dictionary_encode()
-    part_of_user = user_buckets(coded.dictionary.to_pylist()) * parts // BUCKETS
+    part_of_user = user_buckets(Texts(coded.dictionary)).astype(np.int64) * parts // BUCKETS
     part_of = part_of_user[coded.indices.to_numpy()]
     sizes = np.bincount(part_of, minlength=parts)
     return np.argsort(part_of.astype(np.int16), kind="stable"), sizes

@@ -1,3 +1,5 @@
+from .memory_pairs import ClusterPairs as ClusterPairs
+from .memory_pairs import PairOptions as PairOptions
 from .models import ModelSource as ModelSource
 from .rankings import ClusterRanker as ClusterRanker
 from .ray_service import serve_on_ray as serve_on_ray
