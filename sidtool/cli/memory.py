@@ -1,6 +1,7 @@
 """Commands for memories: build-memory, tune-memory."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,13 +23,15 @@ from sidtool.cli.terminal.console import (
     say_table,
 )
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
+from sidtool.integrations.ray import PairOptions
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
     from sidtool.data import Vectors
-    from sidtool.data.split import Split
-    from sidtool.memory import ItemContent, Memory
+    from sidtool.data.split import Split, SplitManifest
+    from sidtool.integrations.ray import ClusterPairs
+    from sidtool.memory import ItemContent, Memory, Shards
     from sidtool.tokenizer.bundle import Bundle
 
 
@@ -97,6 +100,16 @@ class Building:
         if self.tune and self.memory is not None:
             raise UsageError("--tune holds all pairs in memory: it takes no --memory")
 
+    def check_workers(self, workers: PairOptions) -> None:
+        """Raise UsageError for options that do not go with workers."""
+        if workers.engine == "local" and workers.resume:
+            raise UsageError("--resume requires --engine ray: one process starts again")
+        if workers.engine == "local":
+            return
+        for flag, value in (("--tune", self.tune), ("--memory", self.memory is not None)):
+            if value:
+                raise UsageError(f"{flag} is for one process: leave out --engine")
+
 
 def build_memory(
     split: options.Split,
@@ -106,6 +119,7 @@ def build_memory(
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
+    workers: PairOptions,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     json: options.Json = False,
@@ -113,25 +127,27 @@ def build_memory(
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import MEMORY
-    from sidtool.data.split import open_split
-    from sidtool.memory import build_memory, check_memory_split, shards_beside
+    from sidtool.data.split import Split, open_split
+    from sidtool.memory import build_memory, check_memory_split
     from sidtool.registry import open_memory, open_source
 
     refuse_existing(out, force, MEMORY)
+    building.check_workers(workers)
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else open_memory(building.earlier)
-    events = open_split(split)
-    opened = open_source(bundle)
-    settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
-    check_memory_split(opened, events)
-    if dry_run:
-        source.check(opened)
-        return _say_memory_plan(events, opened, out, given, json=json)
-    weight = building.content_weight
-    content = _content(opened, source.read(opened), weight, previous)
-    with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
-        if building.tune:
+    counting = _counting(split, bundle, out, workers)
+    with counting as counter, _files(out, building) as files:
+        events = open_split(split) if counter is None else counter.manifest
+        opened = open_source(bundle)
+        settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
+        check_memory_split(opened, events)
+        if dry_run:
+            source.check(opened)
+            return _say_memory_plan(events, opened, out, given, json=json)
+        weight = building.content_weight
+        content = _content(opened, source.read(opened), weight, previous)
+        if building.tune and isinstance(events, Split):
             fixed = given if weight is None else {**given, "content_weight": weight}
             built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
         else:
@@ -143,10 +159,40 @@ def build_memory(
                 content=content,
                 shards=files,
                 threads=building.threads,
+                counter=counter,
             )
         built.save(out, force=force)
     _say_built(built, out, json=json)
     return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
+
+
+@contextmanager
+def _counting(
+    split: Path, bundle: str, out: Path, workers: PairOptions
+) -> Iterator["ClusterPairs | None"]:
+    """What counts pairs by workers; None in this process."""
+    if workers.engine == "local":
+        yield None
+        return
+    from sidtool.integrations.ray import ClusterPairs
+
+    with (
+        progress("build-memory") as reports,
+        ClusterPairs.opened(split, bundle, out, workers, reports.get("build-memory")) as counter,
+    ):
+        yield counter
+
+
+@contextmanager
+def _files(out: Path, building: Building) -> Iterator["Shards | None"]:
+    """Files for pairs within a memory budget; None without one."""
+    if building.memory is None:
+        yield None
+        return
+    from sidtool.memory import shards_beside
+
+    with shards_beside(out, building.memory) as files:
+        yield files
 
 
 def _say_built(built: "Memory", out: Path, *, json: bool) -> None:
@@ -213,7 +259,7 @@ def tune_memory(
 
 
 def _say_memory_plan(
-    split: "Split",
+    split: "Split | SplitManifest",
     bundle: "Bundle",
     out: Path,
     given: dict[str, Any],

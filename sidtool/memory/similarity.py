@@ -175,15 +175,31 @@ def similar_items(
 
     def block_similarity(block: tuple[int, int]) -> Any:
         first, stop = block
-        later = pairs.later.block(first, stop)
-        weights = pair_weights(later, pairs.earlier.block(first, stop), settings.reverse)
-        block_content = None if content is None else content[first:stop]
-        return similarity_rows(
-            weights, events[first:stop], events[weights.indices], settings, block_content
+        return similar_block(
+            pairs.later.block(first, stop),
+            pairs.earlier.block(first, stop),
+            events[first:stop],
+            events,
+            settings,
+            None if content is None else content[first:stop],
         )
 
     blocks = in_threads(block_similarity, ranges(sizes, limit), threads)
     return store_rows("neighbors", blocks, n, dtype, shards)
+
+
+def similar_block(
+    later: Any,
+    earlier: Any,
+    row_events: NDArray[np.int64],
+    events: NDArray[np.int64],
+    settings: KnnSettings,
+    content: Any = None,
+) -> Any:
+    """(m, n) CSR: `similar_items` of m of the n items, whose pairs with later and with earlier
+    items are (m, n) CSR matrices of counts."""
+    weights = pair_weights(later, earlier, settings.reverse)
+    return similarity_rows(weights, row_events, events[weights.indices], settings, content)
 
 
 def similarity_rows(
