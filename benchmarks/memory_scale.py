@@ -182,7 +182,7 @@ def result_row(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Build each size, print the table."""
-    from sidtool.base.option_texts import parse_bytes
+    from sidtool.base.options import parse_bytes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

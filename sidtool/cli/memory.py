@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import check_options, option
+from sidtool.base.options import check_options, option, parse_bytes
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import (
-    next_step,
-    note,
-    progress,
-    say,
-    say_json,
-    say_plan,
-    say_table,
-)
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.integrations.ray import PairOptions
 from sidtool.memory import DEFAULT
@@ -119,10 +111,8 @@ def build_memory(
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
-    workers: PairOptions,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    workers: PairOptions = PairOptions(),
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.base.output import refuse_existing
@@ -131,7 +121,7 @@ def build_memory(
     from sidtool.memory import build_memory, check_memory_split
     from sidtool.registry import open_memory, open_source
 
-    refuse_existing(out, force, MEMORY)
+    refuse_existing(out, how.force, MEMORY)
     building.check_workers(workers)
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
@@ -140,11 +130,10 @@ def build_memory(
     with counting as counter, _files(out, building) as files:
         events = open_split(split) if counter is None else counter.manifest
         opened = open_source(bundle)
-        settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
         check_memory_split(opened, events)
-        if dry_run:
+        if how.dry_run:
             source.check(opened)
-            return _say_memory_plan(events, opened, out, given, json=json)
+            return _say_plan(events, opened, out, given, how)
         weight = building.content_weight
         content = _content(opened, source.read(opened), weight, previous)
         if building.tune and isinstance(events, Split):
@@ -154,16 +143,92 @@ def build_memory(
             built = build_memory(
                 events,
                 opened,
-                settings,
                 earlier=previous,
                 content=content,
                 shards=files,
                 threads=building.threads,
                 counter=counter,
+                **given,
             )
-        built.save(out, force=force)
-    _say_built(built, out, json=json)
+        built.save(out, force=how.force)
+    manifest = built.manifest
+    how.say(
+        {"memory": str(out)} | manifest.to_json(),
+        f"{out}: {len(built.arrays['neighbors/item'])} neighbors of {manifest.items} items, from "
+        f"{manifest.train_events} training events of split {manifest.split}, {built.digest}",
+    )
     return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
+
+
+def tune_memory(
+    model: options.Model,
+    split: options.Split,
+    memory: Annotated[
+        str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
+    ],
+    out: options.Out,
+    tuning: TuneMemoryOptions,
+    how: options.Writing = options.Writing(),
+) -> None:
+    """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
+    bind them to a copy of a model."""
+    from sidtool.data.split import open_split
+    from sidtool.evaluation import plan_tune_memory
+    from sidtool.evaluation import tune_memory as tune
+    from sidtool.registry import open_memory
+
+    opened = open_memory(memory)
+    events = open_split(split)
+    if how.dry_run:
+        examples = plan_tune_memory(model, events, opened, out, tuning, force=how.force)
+        return how.plan(
+            f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
+            f"weight and power that are best on {len(examples)} validation examples",
+            model=str(out),
+            memory=opened.digest,
+            examples=len(examples),
+            num_beams=tuning.num_beams,
+        )
+    with progress("tune-memory") as reports:
+        report = reports.get("tune-memory")
+        binding = tune(model, events, opened, out, tuning, force=how.force, progress=report)
+    seen = seen_reason(tuning.exclude_seen, events.reference.targets_repeat)
+    reranker = binding.reranker
+    if how.json:
+        values = binding.to_json()
+        values["reranker"] = None if reranker is None else reranker.digest  # not its weights
+        return say_json({"model": str(out)} | values | {"seen": seen})
+    # a count beside metrics would leave these no decimals
+    metrics = {name: value for name, value in binding.validation.items() if name != "users"}
+    rows = [("users", int(binding.validation["users"])), *metrics.items()]
+    say_table(["", ""], rows, title="validation")
+    weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
+    order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
+    say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}; {seen}")
+    return next_step("sidtool evaluate {out} {split}", out=out, split=split)
+
+
+def _say_plan(
+    split: "Split | SplitManifest",
+    bundle: "Bundle",
+    out: Path,
+    given: dict[str, Any],
+    how: options.Writing,
+) -> None:
+    """How much a memory would be built from."""
+    counts = split.counts
+    named = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
+    how.plan(
+        f"would build a memory of {len(bundle.active)} items from {counts.train_events} "
+        f"training events of {counts.users} users, with {named}, at {out}",
+        memory=str(out),
+        bundle=bundle.identity.digest,
+        split=split.reference.digest,
+        items=len(bundle.active),
+        users=counts.users,
+        train_events=counts.train_events,
+        settings=given,
+    )
 
 
 @contextmanager
@@ -193,94 +258,6 @@ def _files(out: Path, building: Building) -> Iterator["Shards | None"]:
 
     with shards_beside(out, building.memory) as files:
         yield files
-
-
-def _say_built(built: "Memory", out: Path, *, json: bool) -> None:
-    manifest = built.manifest
-    if json:
-        say_json({"memory": str(out)} | manifest.to_json())
-    else:
-        n_neighbors = len(built.arrays["neighbors/item"])
-        say(
-            f"{out}: {n_neighbors} neighbors of {manifest.items} items, from "
-            f"{manifest.train_events} training events of split {manifest.split}, {built.digest}"
-        )
-
-
-def tune_memory(
-    model: options.Model,
-    split: options.Split,
-    memory: Annotated[
-        str, typer.Argument(metavar="MEMORY", help="A memory of build-memory, or URL/NAME@VERSION.")
-    ],
-    out: options.Out,
-    tuning: TuneMemoryOptions,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
-) -> None:
-    """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
-    bind them to a copy of a model."""
-    from sidtool.data.split import open_split
-    from sidtool.evaluation import plan_tune_memory
-    from sidtool.evaluation import tune_memory as tune
-    from sidtool.registry import open_memory
-
-    opened = open_memory(memory)
-    events = open_split(split)
-    if dry_run:
-        examples = plan_tune_memory(model, events, opened, out, tuning, force=force)
-        return say_plan(
-            f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
-            f"weight and power that are best on {len(examples)} validation examples",
-            json=json,
-            model=str(out),
-            memory=opened.digest,
-            examples=len(examples),
-            num_beams=tuning.num_beams,
-        )
-    with progress("tune-memory") as reports:
-        report = reports.get("tune-memory")
-        binding = tune(model, events, opened, out, tuning, force=force, progress=report)
-    seen = seen_reason(tuning.exclude_seen, events.reference.targets_repeat)
-    reranker = binding.reranker
-    if json:
-        values = binding.to_json()
-        values["reranker"] = None if reranker is None else reranker.digest  # not its weights
-        return say_json({"model": str(out)} | values | {"seen": seen})
-    # a count beside metrics would leave these no decimals
-    metrics = {name: value for name, value in binding.validation.items() if name != "users"}
-    rows = [("users", int(binding.validation["users"])), *metrics.items()]
-    say_table(["", ""], rows, title="validation")
-    weight = f"weight {binding.weight:g}" if binding.gate is None else "weight by the gate"
-    order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
-    say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}; {seen}")
-    return next_step("sidtool evaluate {out} {split}", out=out, split=split)
-
-
-def _say_memory_plan(
-    split: "Split | SplitManifest",
-    bundle: "Bundle",
-    out: Path,
-    given: dict[str, Any],
-    *,
-    json: bool,
-) -> None:
-    """How much a memory would be built from."""
-    counts = split.counts
-    settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
-    say_plan(
-        f"would build a memory of {len(bundle.active)} items from {counts.train_events} training "
-        f"events of {counts.users} users, with {settings}, at {out}",
-        json=json,
-        memory=str(out),
-        bundle=bundle.identity.digest,
-        split=split.reference.digest,
-        items=len(bundle.active),
-        users=counts.users,
-        train_events=counts.train_events,
-        settings=given,
-    )
 
 
 def _build_tuned(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
+from sidtool.base.threads import in_threads, read_ahead
 from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
@@ -80,13 +81,14 @@ def read_interactions(
     recorded: EventColumns | None = None,
     further: Sequence[str] = (),
     spill: Spill | None = None,
+    threads: int = 1,
 ) -> Interactions:
     """Read events from a file of any type (`containers`), with the cells of `further` columns.
 
     Columns that are not named are those that a split has `recorded`, if the file has them, or
     guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an
     ISO date in all; ties keep the file's order. With `spill` the same arrays are made within a
-    memory budget, and lie in files.
+    memory budget, and lie in files. They are the same for any number of threads.
 
     Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
     cells."""
@@ -94,9 +96,9 @@ def read_interactions(
     columns = choose_event_columns(path, available, names or EventNames(), recorded)
     for name in further:
         choose_column(path, available, name, (), "events")
-    coder = EventCoder()
+    coder = EventCoder(threads)
     run_events = RUN_EVENTS if spill is None else min(RUN_EVENTS, spill.run_events)
-    arrays = sort_events(_runs(path, columns, further, coder, run_events), spill)
+    arrays = sort_events(_runs(path, columns, further, coder, run_events), spill, threads)
     users = Coded[str](coder.texts(USER), arrays[USER])
     items = Coded[str](coder.texts(ITEM), arrays[ITEM])
     order = arrays[ORDER]
@@ -159,7 +161,8 @@ def with_iso_times(
 class EventCoder:
     """Codes events run by run, with the same codes for all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._codes: dict[str, ArrowCodes] = {}
         self.units: Counter[float] = Counter()
         """How many times are in which unit."""
@@ -172,7 +175,7 @@ class EventCoder:
         `item`, `order` (if there is none, events are in order) and further ones, which are coded.
         Raises DataError for a malformed or empty cell."""
         first = 0
-        for cells in runs_of_cells(batches, run_events):
+        for cells in read_ahead(runs_of_cells(batches, run_events), self._threads):
             yield self._coded(path, cells, first)
             first += len(cells)
 
@@ -181,14 +184,18 @@ class EventCoder:
 
         rows = np.arange(first, first + len(cells))
         run: dict[str, NDArray[Any]] = {ROW: rows}
-        for name in (USER, ITEM):
-            run[name] = self._code(name, filled_ids(path, name, cells[name], first))
         run[ORDER], run[REST] = rows.astype(np.float64), np.zeros(len(rows))
-        for name in cells.column_names:
+
+        def code(name: str) -> dict[str, NDArray[Any]]:
             if name == ORDER:
-                run[ORDER], run[REST] = self._order(path, trimmed(cells[name]), first)
-            elif name not in (USER, ITEM):
-                run[name] = self._code(name, trimmed(cells[name]))
+                numbers, rest = self._order(path, trimmed(cells[name]), first)
+                return {ORDER: numbers, REST: rest}
+            is_id = name in (USER, ITEM)
+            column = filled_ids(path, name, cells[name], first) if is_id else trimmed(cells[name])
+            return {name: self._code(name, column)}
+
+        for columns in in_threads(code, cells.column_names, self._threads):
+            run |= columns
         return pa.record_batch(run)
 
     def texts(self, name: str) -> Texts:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.records import Digest, JsonRecord
-from sidtool.base.threads import in_threads
 from sidtool.data.coded import Texts
 from sidtool.data.split.packed import (
     BUCKETS,
@@ -33,22 +32,20 @@ RUN_EVENTS = 1 << 20
 """Events whose texts are in memory at once, about."""
 
 
-def train_digest(train: PackedSequences, split_format: int, threads: int = 1) -> str:
+def train_digest(train: PackedSequences, split_format: int) -> str:
     """SHA-256 (hex) over training events, by the rules of a format of the split. The order of users
     has no effect."""
     events = _UserEvents.of_sequences(train)
     if split_format >= COLUMN_FORMAT:
-        return _joined(events.bucket_digests(threads))
+        return _joined(events.bucket_digests())
     return digest_strings(*events.sorted_texts())
 
 
-def held_out_digest(
-    valid: PackedExamples, test: PackedExamples, split_format: int, threads: int = 1
-) -> str:
+def held_out_digest(valid: PackedExamples, test: PackedExamples, split_format: int) -> str:
     """SHA-256 (hex) over the targets of validation and of test. Their order has no effect."""
     parts = [_UserEvents.of_targets(part) for part in (valid, test)]
     if split_format >= COLUMN_FORMAT:
-        return _pair(_joined(part.bucket_digests(threads)) for part in parts)
+        return _pair(_joined(part.bucket_digests()) for part in parts)
     return digest_strings(*chain.from_iterable(part.sorted_texts() for part in parts))
 
 
@@ -67,7 +64,7 @@ class BucketDigests(JsonRecord):
         """The digests of some buckets of a split."""
         events = [_UserEvents.of_sequences(train)]
         events += [_UserEvents.of_targets(part) for part in (valid, test)]
-        return cls(*(tuple(part.bucket_digests(1, buckets)) for part in events))
+        return cls(*(tuple(part.bucket_digests(buckets)) for part in events))
 
     @classmethod
     def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
@@ -138,7 +135,7 @@ class _UserEvents:
         starts = np.cumsum(lengths) - lengths
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
-    def bucket_digests(self, threads: int, numbers: range = range(BUCKETS)) -> list[str]:
+    def bucket_digests(self, numbers: range = range(BUCKETS)) -> list[str]:
         """The digests (hex) of all buckets, or of some."""
         order, starts = self.store.user_order
         row_of = np.full(len(order), -1, dtype=np.int32)
@@ -149,18 +146,12 @@ class _UserEvents:
         rows = rows[rows >= 0]
         n_events = np.diff(np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds])
 
-        def digests(buckets: tuple[int, int]) -> list[str]:
-            first, last = buckets
-            return self._bucket_digests(
-                rows[bounds[first] : bounds[last]], bounds[first : last + 1]
-            )
-
         # so many buckets at once that the texts of their events are no large part of the memory
-        runs = [
-            (numbers.start + first, numbers.start + last)
-            for first, last in ranges(n_events[numbers.start : numbers.stop], RUN_EVENTS)
-        ]
-        return [*chain.from_iterable(in_threads(digests, runs, threads))]
+        digests: list[str] = []
+        for first, last in ranges(n_events[numbers.start : numbers.stop], RUN_EVENTS):
+            ends = bounds[numbers.start + first : numbers.start + last + 1]
+            digests += self._bucket_digests(rows[ends[0] : ends[-1]], ends)
+        return digests
 
     def _bucket_digests(self, rows: NDArray[np.int32], bounds: NDArray[np.int64]) -> list[str]:
         """The digests of consecutive buckets, which have these rows; `bounds` are their ends."""

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
-from sidtool.base.threads import in_threads
 from sidtool.data.coded import ArrowCodes, Coded, Texts, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
@@ -57,19 +56,17 @@ class _Column:
 File = dict[str, _Column]
 
 
-def read_logs(folders: Sequence[Path], manifest: SplitManifest, threads: int = 1) -> PackedParts:
+def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
     """The parts of a split whose events are ordered, of the users in some folders.
 
     Raises IntegrityError for columns that the manifest does not have, missing values, and positions
     that are not those of the events."""
     types = manifest.fields or FieldTypes()
     paths = [folders[0] / file_name(part) for part in PARTS]
-    kinds = {path.name: _kinds(path.stem, manifest) for path in paths}
-
-    def read(name: str) -> File:
-        return _joined([_read(folder / name, kinds[name]) for folder in folders])
-
-    files = list(in_threads(read, kinds, threads))
+    files = [
+        _joined([_read(folder / path.name, _kinds(path.stem, manifest)) for folder in folders])
+        for path in paths
+    ]
     users, row_users = _coded_users([file.pop("user") for file in files])
     log = _Log.of(paths, files, len(users), row_users)
     names, items = _coded([file.pop("items") for file in files])

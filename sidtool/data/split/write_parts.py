@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.threads import in_threads
 from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import FieldType, Value
 from sidtool.data.split.logs import PARTS, UserLogs
@@ -41,13 +40,12 @@ def folder_name(number: int) -> str:
     return f"part-{number:04d}"
 
 
-def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> None:
+def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
     """The three files of a split whose events are ordered. One without rows has a group without
     rows, which names the columns."""
     lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
     firsts = (np.zeros_like(logs.n_train), logs.n_train, logs.n_train + logs.n_valid)
-
-    def write(part: int) -> None:
+    for part, name in enumerate(PARTS):
         users = np.flatnonzero(lengths[part])
         of_part = _targets(split, part)
         groups = list(ranges(lengths[part][users], GROUP_EVENTS)) or [(0, 0)]
@@ -55,9 +53,7 @@ def write_logs(folder: Path, split: Split, logs: UserLogs, threads: int = 1) -> 
             _table(logs, users[start:stop], firsts[part], lengths[part], of_part)
             for start, stop in groups
         )
-        write_tables(folder / file_name(PARTS[part]), tables, distinct=("user",))
-
-    list(in_threads(write, range(len(PARTS)), threads))
+        write_tables(folder / file_name(name), tables, distinct=("user",))
 
 
 def _table(

@@ -190,11 +190,6 @@ def test_a_map_without_a_codebook_cannot_encode() -> None:
         small_bundle(codebook=False).encode(np.zeros((1, 8), dtype=np.float32))
 
 
-def test_vectors_of_another_width_are_refused() -> None:
-    with pytest.raises(DataError, match="expected \\(n, 8\\)"):
-        small_bundle().encode(np.zeros((1, 9), dtype=np.float32))
-
-
 @settings(max_examples=40)
 @given(
     st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True),

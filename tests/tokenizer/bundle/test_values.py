@@ -10,7 +10,7 @@ import pytest
 
 from sidtool.base.errors import SidtoolError
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft

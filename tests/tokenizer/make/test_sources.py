@@ -63,11 +63,7 @@ def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
 
 
 def built(
-    split: Split | None,
-    *,
-    seed: int = 0,
-    method: str = "rq-kmeans",
-    **settings: object,
+    split: Split | None, *, seed: int = 0, method: str = "rq-kmeans", **settings: object
 ) -> Bundle:
     options = BuildOptions(
         (8, 8, 4),
