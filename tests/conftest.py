@@ -36,9 +36,13 @@ settings.register_profile(
 settings.load_profile("shared-machine")
 
 TESTS = Path(__file__).parent
-TOGETHER = ("cli", "hostile", "recommendation/serve", "training")
-"""Folders whose tests share artifacts that take seconds to make: one process runs them all, with
-`--dist loadgroup`. Other tests stay together by file."""
+TOGETHER = {
+    "hostile/": "hostile",
+    "recommendation/serve/": "serve",
+    **dict.fromkeys(("cli/", "recipes/", "training/", "test_audit", "test_readme"), "trains"),
+}
+"""Tests that share artifacts or imports which take seconds, by how their paths begin: one process
+runs the tests of a name, with `--dist loadgroup`. Other tests stay together by file."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -50,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(TESTS).as_posix()
         if path.startswith("benchmarks/"):
             item.add_marker(pytest.mark.slow)
-        group = next((folder for folder in TOGETHER if path.startswith(f"{folder}/")), path)
+        group = next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
         item.add_marker(pytest.mark.xdist_group(group))
         is_property = isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)
         if is_property and group != "hostile":

@@ -232,10 +232,11 @@ def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
 
 def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: Make) -> None:
     base, made = models("llama"), examples(sequence=1.0)
+    fields = {**FAST, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
     stages = [
-        StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN),
-        StageSettings(lora(), OFTEN),
-        StageSettings(lora(lora_alpha=8.0), OFTEN),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), fields),
+        StageSettings(lora(), fields),
+        StageSettings(lora(lora_alpha=8.0), fields),
     ]
     message: list[str] = []
 
@@ -277,7 +278,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
     with pytest.raises(UsageError, match="exists already"):
         run("killed")
     other = [
-        StageSettings(TrainOptions(stage="embeddings", **SMALL), {**OFTEN, "seed": 5}),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), {**fields, "seed": 5}),
         *stages[1:],
     ]
     shutil.rmtree(tmp_path / "killed")

@@ -190,7 +190,13 @@ INDEX_CHANGES: dict[str, Callable[[Draft], None]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(name, marks=pytest.mark.slow if place % 4 else ())
+        for place, name in enumerate(CHANGES)
+    ],
+)
 def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, change: str) -> None:
     made = draft()
     CHANGES[change](made)
@@ -201,7 +207,7 @@ def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, cha
 
 
 @pytest.mark.parametrize("change", INDEX_CHANGES)
-@pytest.mark.parametrize("items", [6, 5000])
+@pytest.mark.parametrize("items", [6, pytest.param(5000, marks=pytest.mark.slow)])
 def test_an_index_that_disagrees_is_found(tmp_path: Path, change: str, items: int) -> None:
     made = draft(items)
     if items > 6:  # look-ups read parts
