@@ -1,9 +1,16 @@
 """Re-rankers for tests: random networks."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
+from sidtool.model.load import LoadedModel
+from sidtool.model.memory import WeightedMemory
+from tests.bundles import small_bundle
+from tests.loaded import loaded_model
+from tests.memory.cases import small_memory
 
 
 def random_reranker(
@@ -28,3 +35,12 @@ def random_reranker(
         scale=scale,
         exclude_seen=False,
     )
+
+
+def reranked_model() -> LoadedModel:
+    """A tiny model of 60 items with a memory and a re-ranker, which changes the order of items."""
+    loaded = loaded_model(small_bundle(60))
+    memory = small_memory(loaded.bundle)
+    weighted = WeightedMemory(memory, 0.4, reranker=random_reranker(memory.manifest))
+    contract = replace(loaded.contract, normalize="trie")
+    return replace(loaded, contract=contract, memory=weighted)
