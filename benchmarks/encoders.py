@@ -126,8 +126,10 @@ class Comparison:
         return {"n": metrics["n"], **metrics["metrics"]}
 
 
-def compare(comparison: Comparison, levels: Sequence[str], seeds: Sequence[int]) -> None:
-    """Measure what WORK/result.json lacks."""
+def compare(
+    comparison: Comparison, levels: Sequence[str], seeds: Sequence[int], trained: Sequence[str]
+) -> None:
+    """Measure what WORK/result.json lacks; models are trained for the encoders `trained`."""
     path = comparison.work / "result.json"
     found = parse_json(path.read_bytes()) if path.exists() else {}
 
@@ -147,7 +149,7 @@ def compare(comparison: Comparison, levels: Sequence[str], seeds: Sequence[int])
         measured(f"memory {encoder}", lambda: comparison.memory(encoder))
     for seed in seeds:
         for size in levels:
-            for encoder in ENCODERS[:2]:
+            for encoder in trained:
                 name = f"model {encoder} {size} seed {seed}"
                 measured(name, lambda: comparison.trained(encoder, size, seed))
 
@@ -157,13 +159,15 @@ def main() -> None:
     parser = recipe_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model minilm")
     parser.add_argument("--levels", default="", help="sizes of levels, separated by commas")
+    parser.add_argument("--trained", default="lexical,minilm", help="encoders of trained models")
     parser.add_argument("--seeds", type=parse_numbers, default=(0,))
     parser.add_argument("--epochs", type=float, default=2)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     dataset = Dataset.open(args.data, args.dataset)
     comparison = Comparison(dataset, args.model, args.recipe, args.out.resolve(), args.epochs)
-    compare(comparison, [size for size in args.levels.split(",") if size], args.seeds)
+    levels = [size for size in args.levels.split(",") if size]
+    compare(comparison, levels, args.seeds, args.trained.split(","))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A server on this machine that answers like the Hugging Face hub: repositories are folders, and a
-push is a commit of whole files."""
+push is a commit of whole files. Binary files are uploaded by Git LFS before the commit, as the hub
+asks for large ones."""
 
 import base64
 import hashlib
@@ -34,6 +35,8 @@ class FakeHub:
     """the commit of each branch and tag that was pushed to"""
     downloads: list[str] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
+    large: dict[str, bytes] = field(default_factory=dict)
+    """what was uploaded by Git LFS, by its SHA-256"""
     tokens: set[str] = field(default_factory=set)
     """the tokens of all requests"""
 
@@ -90,6 +93,8 @@ class FakeHub:
                 self.repositories[name].mkdir(parents=True)
             return {}, json.dumps({"url": f"{self.endpoint}/{name}"}).encode()
         for name in self.repositories:
+            if path == f"/{name}.git/info/lfs/objects/batch":
+                return {}, json.dumps(self._transfers(json.loads(body)["objects"])).encode()
             action, _, revision = path.removeprefix(f"/api/models/{name}/").partition("/")
             if action == "branch":
                 head = self.commit_of(name, "main")
@@ -111,15 +116,15 @@ class FakeHub:
 
     def _modes(self, name: str, revision: str, body: bytes) -> list[dict[str, Any]]:
         folder = self.files(name, self.commit_of(name, revision))
-        return [
-            {
-                "path": each["path"],
-                "uploadMode": "regular",
-                "shouldIgnore": False,
-                "oid": _oid(folder / each["path"]) if (folder / each["path"]).is_file() else None,
-            }
-            for each in json.loads(body)["files"]
-        ]
+        return [_mode(folder / each["path"], each) for each in json.loads(body)["files"]]
+
+    def _transfers(self, objects: list[dict[str, Any]]) -> dict[str, Any]:
+        """Where each object goes; one that was uploaded before goes nowhere."""
+        missing = [each for each in objects if each["oid"] not in self.large]
+        where = {each["oid"]: {"href": f"{self.endpoint}/lfs/{each['oid']}"} for each in missing}
+        uploads = [{**each, "actions": {"upload": where[each["oid"]]}} for each in missing]
+        known = [each for each in objects if each["oid"] in self.large]
+        return {"transfer": "basic", "objects": [*uploads, *known]}
 
     def _commit(self, name: str, revision: str, body: bytes) -> dict[str, Any]:
         before = self.commit_of(name, revision)
@@ -135,10 +140,16 @@ class FakeHub:
                 path.unlink()
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(base64.b64decode(entry["value"]["content"]))
+                path.write_bytes(self._content(entry))
         self.commits[name, commit] = folder
         self.references[name, revision] = commit
         return {"commitUrl": f"{self.endpoint}/{name}/commit/{commit}", "commitOid": commit}
+
+    def _content(self, entry: dict[str, Any]) -> bytes:
+        value = entry["value"]
+        if entry["key"] == "lfsFile":
+            return self.large[value["oid"]]
+        return base64.b64decode(value["content"])
 
 
 def _tree(folder: Path) -> Iterator[dict[str, object]]:
@@ -146,6 +157,15 @@ def _tree(folder: Path) -> Iterator[dict[str, object]]:
         if path.is_file():
             name = path.relative_to(folder).as_posix()
             yield {"type": "file", "path": name, "size": path.stat().st_size, "oid": _oid(path)}
+
+
+def _mode(stored: Path, file: dict[str, Any]) -> dict[str, Any]:
+    """How a file is uploaded, and the id of what is stored under its name."""
+    mode: dict[str, Any] = {"path": file["path"], "shouldIgnore": False}
+    if b"\0" in base64.b64decode(file["sample"]):
+        oid = hashlib.sha256(stored.read_bytes()).hexdigest() if stored.is_file() else None
+        return mode | {"uploadMode": "lfs", "oid": oid}
+    return mode | {"uploadMode": "regular", "oid": _oid(stored) if stored.is_file() else None}
 
 
 def _oid(path: Path) -> str:
@@ -173,6 +193,13 @@ def serve_hub(cache: Path) -> Iterator[FakeHub]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             self._answer(hub.posted(self._path, body), with_body=True)
+
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            oid = self._path.removeprefix("/lfs/")
+            assert hashlib.sha256(body).hexdigest() == oid
+            hub.large[oid] = body
+            self._answer(({}, b"{}"), with_body=True)
 
         def do_DELETE(self) -> None:
             name, _, tag = self._path.removeprefix("/api/models/").partition("/tag/")
@@ -207,6 +234,7 @@ def serve_hub(cache: Path) -> Iterator[FakeHub]:
             patch.setattr(f"{constants}.ENDPOINT", endpoint)
             patch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
             patch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+            patch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)  # a protocol of its own
             HfFileSystem.clear_instance_cache()  # they know another server
             yield hub
         HfFileSystem.clear_instance_cache()

@@ -11,7 +11,8 @@
 
     SidtoolWarning                   a message for the user that is not a failure
 
-An error is one line: what is wrong and the two values that disagree; `hint` is what to do next.
+An error is one line: what is wrong and the two values that disagree; `hint` is what to do next, in
+the words of Python.
 """
 
 import re
@@ -21,27 +22,49 @@ EXIT_USAGE = 2
 EXIT_REFUSED = 3
 EXIT_INTERRUPTED = 130
 
-_SWITCH = re.compile(r"--(force|resume|trust-remote-code|allow-unknown)\b")
+_SWITCHES = "force|resume|fix|trust-remote-code|allow-unknown|allow-worse-slices"
+_CHOICES = "random|plain|float32|lexical|minilm|reassign|xllm|line|id|drop|row|hf://[A-Z/]+"
+"""Words that are the value of a flag in a hint."""
+_FLAG = re.compile(
+    rf"--(?:(?P<switch>{_SWITCHES})|no-(?P<off>[a-z-]+)|(?P<name>[a-z][a-z-]*)"
+    rf"(?: (?P<share>[a-z-]+=\d)| (?P<word>{_CHOICES})\b| (?P<value>[A-Z]+|[\d.e-]+)\b)?)"
+)
+_COMMAND = re.compile(r"`|\b(sidtool|torchrun|(make|extend|tune|build|init|add)-[a-z]+)\b")
+"""A part of a hint with one of these is for a shell."""
 
 
 class SidtoolError(Exception):
     """Any failure that sidtool expects: one line, an exit code, and optionally what to do next.
 
-    A hint that names a switch is also a note of the exception, which a traceback shows, with the
-    keyword in place of the switch: `force=True`."""
+    `hint` is that in Python's words, `force=True`; it is also a note of the exception, which a
+    traceback shows. `shell_hint` has the flags of the commands, `--force`."""
 
     exit_code = EXIT_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
-        self.hint = hint
-        if hint is not None and _SWITCH.search(hint):
-            self.add_note(_SWITCH.sub(_as_keyword, hint))
+        self.shell_hint = hint
+        self.hint = None if hint is None else _in_python(hint)
+        if self.hint is not None:
+            self.add_note(self.hint)
 
 
-def _as_keyword(switch: re.Match[str]) -> str:
-    """The keyword of a function that is a switch of its command."""
-    return f"{switch[1].replace('-', '_')}=True"
+def _in_python(hint: str) -> str:
+    """A hint with keywords in place of flags. What names a command stays as it is."""
+    parts = re.split(r"(?<=[,;]) ", hint)
+    return " ".join(part if _COMMAND.search(part) else _FLAG.sub(_keyword, part) for part in parts)
+
+
+def _keyword(flag: re.Match[str]) -> str:
+    """The keyword of a function that is a flag of its command."""
+    name = (flag["switch"] or flag["off"] or flag["name"]).replace("-", "_")
+    if flag["share"]:
+        key, _, weight = flag["share"].partition("=")
+        return f'{name}={{"{key}": {weight}}}'
+    if flag["word"]:
+        return f'{name}="{flag["word"]}"'
+    value = flag["value"] or ("True" if flag["switch"] else "False" if flag["off"] else None)
+    return name if value is None else f"{name}={value}"
 
 
 class UsageError(SidtoolError):

@@ -88,26 +88,56 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
 
 def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
     """The options of a function that takes them as a dataclass or as keywords, those `given`, by
-    the names of the fields or of their flags: `tasks` or `task`. A text for a field of another type
-    is read as that of a flag.
+    the names of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of
+    its fields. A text for a field of another type is read as that of a flag.
 
     Raises UsageError for both, for a keyword that is no option, and for a value out of range."""
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
-    names = {entry.name: entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    readers: dict[str, Callable[[str], Any]] = {}
-    for entry, declared in options_of(kind):
-        if declared.flag:
-            names[declared.flag.removeprefix("--").replace("-", "_")] = entry.name
-        if declared.reads:
-            readers[entry.name] = declared.reads
+    known = dict.fromkeys(keywords_of(kind))
+    for name in given:
+        if name not in known:
+            raise UsageError(f"there is no option {name}, known are {', '.join(known)}")
+    return options or _from_keywords(kind, given)
+
+
+def keywords_of(kind: type) -> Iterator[str]:
+    """The keywords of the fields of a dataclass and of its groups."""
+    for entry in fields(kind):
+        yield from (entry.name, _flag_keyword(entry))
+        if _declared(entry).is_group:
+            yield from keywords_of(_required(entry.type))
+
+
+def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
     values = {}
-    for name, value in given.items():
-        if name not in names:
-            raise UsageError(f"there is no option {name}, known are {', '.join(names)}")
-        is_spelled = isinstance(value, str) and names[name] in readers
-        values[names[name]] = readers[names[name]](value) if is_spelled else value
-    return options or kind(**values)
+    for entry in fields(kind):  # type: ignore[arg-type]
+        declared, flag = _declared(entry), _flag_keyword(entry)
+        value = given.get(entry.name, given.get(flag))
+        member = _required(entry.type)
+        if declared.is_group and not isinstance(value, member):
+            if not given.keys().isdisjoint(keywords_of(member)):
+                values[entry.name] = _from_keywords(member, given)
+        elif entry.name in given or flag in given:
+            if isinstance(value, str) and declared.reads is not None:
+                value = declared.reads(value)
+            values[entry.name] = value
+    return kind(**values)
+
+
+def _declared(entry: Field[Any]) -> Option:
+    return entry.metadata.get(_KEY, Option())
+
+
+def _flag_keyword(entry: Field[Any]) -> str:
+    """The keyword that is spelled like the flag of a field."""
+    flag = _declared(entry).flag or entry.name
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _required(kind: Any) -> Any:
+    """X of `X | None`, others unchanged."""
+    return get_args(kind)[0] if type(None) in get_args(kind) else kind
 
 
 def settings_from(
@@ -133,8 +163,7 @@ def check_options(options: Any) -> None:
 
 def _type_error(value: Any, kind: Any) -> str | None:
     """What a number or a choice must be, None if it is that."""
-    if type(None) in get_args(kind):
-        kind = get_args(kind)[0]
+    kind = _required(kind)
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else f"one of {', '.join(map(str, get_args(kind)))}"
     if kind is int and not (_is_number(value) and isinstance(value, numbers.Integral)):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import read_ids
-from sidtool.base.options import check_options, option
+from sidtool.base.options import check_options, group, option
 from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH
 from sidtool.evaluation.baselines import UNTUNED
@@ -94,7 +94,7 @@ class TaskEvaluationOptions(QuestionOptions):
     """Which questions of which task are evaluated. Raises UsageError for an unknown task."""
 
     task: str
-    catalog: TaskCatalogOptions = field(default_factory=TaskCatalogOptions)
+    catalog: TaskCatalogOptions = group(TaskCatalogOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,11 @@
 """Builds a memory of a split's training events."""
 
+from typing import Any
+
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.options import options_from
 from sidtool.base.threads import thread_count
 from sidtool.data import Vectors
 from sidtool.data.split import (
@@ -41,14 +44,15 @@ def build_memory(
     tuned_on: int | None = None,
     shards: Shards | None = None,
     threads: int | None = None,
+    **given: Any,
 ) -> Memory:
     """The memory of a split's training events, by the items of a bundle.
 
-    `settings` defaults to those of an `earlier` memory. With `content`, items are also similar by
-    content, new ones too; the content of the earlier memory is used only if it is given here.
-    `tuned_on` is the number of validation users that chose the settings, if they did. With
-    `shards`, the arrays of the memory lie in files of their folder; the values are the same, as for
-    any number of `threads` (default: one per core).
+    `settings` may also be given as keywords; they default to those of an `earlier` memory.
+    With `content`, items are also similar by content, new ones too; the content of the earlier
+    memory is used only if it is given here. `tuned_on` is the number of validation users that chose
+    the settings, if they did. With `shards`, the arrays of the memory lie in files of their folder;
+    the values are the same, as for any number of `threads` (default: one per core).
 
     Raises CompatibilityError if the bundle's codebook, or the choice of the earlier memory's
     settings, may have learned from events that the split holds out, RefusedError if a held-out
@@ -62,8 +66,9 @@ def build_memory(
     """
     check_memory_split(bundle, split)
     before = None if earlier is None else earlier.manifest
-    if settings is None:
+    if settings is None and not given:
         settings = DEFAULT if before is None else before.settings
+    settings = options_from(KnnSettings, settings, given)
     if before is not None and before.settings == settings:
         tuned_on = before.tuned_on
         if tuned_on is not None:

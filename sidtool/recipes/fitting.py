@@ -250,7 +250,7 @@ def _measured(inputs: Inputs) -> DataProfile:
             allow_unknown=inputs.allow_unknown,
         )
     except UsageError as error:
-        hint = error.hint and f"{error.hint}; --fix mends what else would stop a build"
+        hint = error.shell_hint and f"{error.shell_hint}; --fix mends what else would stop a build"
         raise UsageError(str(error), hint=hint) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same

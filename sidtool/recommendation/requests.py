@@ -325,7 +325,7 @@ class Outcome:
             raise error
         raise DataError(
             f"{self.bad} of {self.requests} requests cannot be answered; the first: {error}",
-            hint=error.hint,
+            hint=error.shell_hint,
         )
 
 
@@ -333,4 +333,4 @@ def at_line(error: SidtoolError, line: int | None) -> SidtoolError:
     """The same error, with the line of its request if it has one."""
     if line is None:
         return error
-    return type(error)(f"line {line} of the requests: {error}", hint=error.hint)
+    return type(error)(f"line {line} of the requests: {error}", hint=error.shell_hint)

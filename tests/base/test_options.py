@@ -1,11 +1,16 @@
 """Options of functions as keywords."""
 
+import inspect
+
 import pytest
 
+import sidtool
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_from
 from sidtool.data.split.files import SplitOptions
 from sidtool.examples.sft_options import SftOptions
+from sidtool.recipes import FitOptions
+from sidtool.recommendation.serve import serve_options
 from sidtool.tokenizer import BuildOptions
 
 
@@ -24,3 +29,21 @@ def test_an_unknown_keyword_lists_the_known_ones() -> None:
         options_from(SplitOptions, None, {"protocl": "temporal"})
     with pytest.raises(UsageError, match="options and the keyword seed are both given"):
         options_from(SftOptions, SftOptions(), {"seed": 1})
+
+
+def test_keywords_reach_groups_by_their_flags() -> None:
+    served, listening = serve_options("tuned", None, {"memory": "m.zarr", "k": 3, "port": 0})
+    assert (served.model, served.memory.location, served.recommend.k) == ("tuned", "m.zarr", 3)
+    assert listening.port == 0
+    assert options_from(FitOptions, None, {"id_column": "sku"}).columns.id_column == "sku"
+    with pytest.raises(UsageError, match="there is no option hots"):
+        serve_options("tuned", None, {"hots": "0.0.0.0"})
+
+
+def test_every_public_function_with_options_takes_keywords() -> None:
+    for name in sidtool.__all__:
+        function = getattr(sidtool, name)
+        if inspect.isfunction(function):
+            parameters = inspect.signature(function).parameters
+            kinds = [parameter.kind for parameter in parameters.values()]
+            assert "options" not in parameters or inspect.Parameter.VAR_KEYWORD in kinds, name

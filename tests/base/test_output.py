@@ -460,5 +460,5 @@ def test_a_traceback_shows_the_hint_as_a_keyword(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(UsageError) as caught:
         refuse_existing(tmp_path / "out", force=False)
-    assert caught.value.hint == "--force replaces it"
+    assert caught.value.shell_hint == "--force replaces it"
     assert traceback.format_exception_only(caught.value)[-1] == "force=True replaces it\n"

@@ -91,7 +91,7 @@ def test_a_link_in_place_of_unfinished_work_is_not_followed(tmp_path: Path, resu
 def test_a_name_of_another_file_type_is_refused(name: str, kind: OutputKind) -> None:
     with pytest.raises(UsageError, match=rf"ends with .*, but {kind.content} is written") as caught:
         check_suffix(Path("folder") / name, kind)
-    right = str(caught.value.hint).removeprefix("-o ")
+    right = str(caught.value.shell_hint).removeprefix("-o ")
     check_suffix(Path(right), kind)
 
 

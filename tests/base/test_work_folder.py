@@ -58,7 +58,7 @@ def test_another_run_is_refused_with_what_differs(
     assert str(refused.value).startswith(f"{work} has an unfinished run with different ")
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert RESTART in str(refused.value.hint)
+    assert RESTART in str(refused.value.shell_hint)
     assert (work / "step-1").exists()
     assert opened(work, other, force=True) == [RUN_FILE]
 
@@ -81,7 +81,7 @@ def test_a_damaged_record_is_one_line_with_the_way_out(work: Path, damage: str) 
     with pytest.raises(DataError, match=r"run\.json is damaged") as refused:
         opened(work, RUN)
     assert "\n" not in str(refused.value)
-    assert refused.value.hint == RESTART
+    assert refused.value.shell_hint == RESTART
     assert opened(work, RUN, force=True) == [RUN_FILE]
     assert json.loads((work / RUN_FILE).read_text()) == RUN
 

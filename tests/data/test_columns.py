@@ -24,7 +24,7 @@ def test_a_named_column_comes_first_then_a_recorded_one_then_a_guess() -> None:
     assert choose_column(PATH, ("rating",), None, TIERS, "item id") is None
     with pytest.raises(UsageError, match="no column 'x'") as caught:
         choose_column(PATH, names, "x", TIERS, "item id")
-    assert "rating, movieId, asin" in str(caught.value.hint)
+    assert "rating, movieId, asin" in str(caught.value.shell_hint)
 
 
 @pytest.mark.parametrize("names", [("SKU", "movie_id"), ("sku", "SKU"), ("movieId", "movie_id")])
@@ -32,7 +32,7 @@ def test_two_columns_of_one_tier_are_ambiguous(names: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="two columns that look like the item id") as caught:
         choose_column(PATH, names, None, TIERS, "item id", "name it with --id-column")
     assert all(repr(name) in str(caught.value) for name in names)
-    assert caught.value.hint == "name it with --id-column"
+    assert caught.value.shell_hint == "name it with --id-column"
     assert choose_column(PATH, (*names, "asin"), None, TIERS, "item id") == "asin"
 
 

@@ -144,4 +144,4 @@ def test_a_budget_below_the_events_of_one_user_is_refused(tmp_path: Path) -> Non
         pytest.raises(UsageError, match="31 events do not fit") as refusal,
     ):
         read_interactions(path, spill=spill)
-    assert f"--memory of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.hint)
+    assert f"--memory of at least {30 * EVENT_BYTES} bytes" in str(refusal.value.shell_hint)

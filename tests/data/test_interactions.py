@@ -174,14 +174,14 @@ def test_columns_are_selected_by_flag(tmp_path: Path) -> None:
         read_interactions(path, EventNames("nobody"))
     with pytest.raises(UsageError, match="looks like the user id") as caught:
         read_interactions(write_table(tmp_path / "y.csv", {"item": ["i"], "b": ["1"]}))
-    assert "y.csv -o SPLIT` names it with --user-column" in str(caught.value.hint)
+    assert "y.csv -o SPLIT` names it with --user-column" in str(caught.value.shell_hint)
 
 
 def test_events_without_an_order_are_refused_unless_the_rows_are_meant(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"user": ["u", "v", "u"], "item": ["b", "c", "a"]})
     with pytest.raises(UsageError, match="looks like the time or order of an event") as caught:
         read_interactions(path)
-    assert "--order row" in str(caught.value.hint)
+    assert "--order row" in str(caught.value.shell_hint)
     read = read_interactions(path, EventNames(order_by="row"))
     assert (read.items.tolist(), read.columns.order) == (["b", "a", "c"], None)
     recorded = read_interactions(path, recorded=read.columns)

@@ -82,7 +82,7 @@ def test_a_catalog_without_titles_needs_a_template(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"item_id": ["1"], "genre": ["Noir"]})
     with pytest.raises(UsageError, match="no column 'title'") as caught:
         read_items(path)
-    assert "item_id, genre" in str(caught.value.hint)
+    assert "item_id, genre" in str(caught.value.shell_hint)
     items = read_items(path, text_template="{genre}")
     assert (items.titles, items.texts) == (("",), ("Noir",))
     with warnings.catch_warnings():
@@ -95,7 +95,7 @@ def test_an_unknown_column_is_named_with_the_known_ones(tmp_path: Path) -> None:
     for wrong in ({"text_template": "{color}"}, {"fields": ["color"]}, {"id_column": "color"}):
         with pytest.raises(UsageError, match="'color'") as caught:
             read_items(path, **wrong)  # type: ignore[arg-type]
-        assert "asin, title, brand" in str(caught.value.hint)
+        assert "asin, title, brand" in str(caught.value.shell_hint)
 
 
 def test_duplicate_ids_are_named_with_both_rows(tmp_path: Path) -> None:

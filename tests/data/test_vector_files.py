@@ -86,7 +86,7 @@ def test_matrices_without_ids_are_read_by_row_only_if_that_is_meant(tmp_path: Pa
         for by_row in (None, False):
             with pytest.raises(DataError, match="has no item ids") as caught:
                 read_vectors(tmp_path / name, IDS, by_row=by_row)
-            assert ("--by-row" in str(caught.value.hint)) == (by_row is False)
+            assert ("--by-row" in str(caught.value.shell_hint)) == (by_row is False)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -220,7 +220,7 @@ def test_too_little_memory_is_refused_with_the_amount_that_suffices(tmp_path: Pa
         UsageError, match="1000000 bytes of memory are not enough for vectors of 64"
     ) as caught:
         open_vectors(tmp_path / "x.npy", memory=1_000_000)
-    assert "2097152" in str(caught.value.hint)
+    assert "2097152" in str(caught.value.shell_hint)
     assert len(open_vectors(tmp_path / "x.npy", memory=2_097_152)) == 10
 
 

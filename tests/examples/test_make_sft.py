@@ -252,7 +252,7 @@ def test_titles_are_needed_only_by_tasks_that_show_them(
     options = SftOptions({"sid-to-title": 1.0})
     with pytest.raises(UsageError, match="task sid-to-title shows titles") as error:
         make_sft(bundle, items, split, tmp_path / "titles.jsonl", options)
-    assert error.value.hint == "name it with --title-column"
+    assert error.value.shell_hint == "name it with --title-column"
 
 
 def test_queries_are_given_once(tmp_path: Path, bundle: Bundle, split: Split) -> None:

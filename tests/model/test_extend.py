@@ -235,7 +235,7 @@ def test_codebook_init_needs_a_codebook(base: Path, tmp_path: Path) -> None:
     bare = make_bundle(["a", "b"], distinct_codes(2), codebook=None)
     with pytest.raises(UsageError, match="no codebook") as caught:
         extend_model(str(base), bare, tmp_path / "out")
-    assert "--init random" in str(caught.value.hint)
+    assert "--init random" in str(caught.value.shell_hint)
     assert not (tmp_path / "out").exists()
     extend_model(str(base), bare, tmp_path / "out", ExtendOptions(init="random"))
     assert load_model_folder(tmp_path / "out").bundle.codebook is None
@@ -335,7 +335,7 @@ class TestWhatIsRefused:
         torch.save(model.state_dict(), base / "pytorch_model.bin")
         with pytest.raises(RefusedError, match="pickled") as caught:
             extend_model(str(base), bundle, tmp_path / "out")
-        assert "--trust-remote-code" in str(caught.value.hint)
+        assert "--trust-remote-code" in str(caught.value.shell_hint)
         contract = extend_model(str(base), bundle, tmp_path / "out", trust_remote_code=True)
         assert list(contract.base_weights) == ["pytorch_model.bin"]
         assert (tmp_path / "out" / "model.safetensors").exists()
@@ -355,7 +355,7 @@ class TestWhatIsRefused:
         )
         with pytest.raises(RefusedError, match="needs custom code") as caught:
             extend_model(str(base), bundle, tmp_path / "out")
-        assert "--trust-remote-code" in str(caught.value.hint)
+        assert "--trust-remote-code" in str(caught.value.shell_hint)
         assert not mark.exists()
         extend_model(str(base), bundle, tmp_path / "out", trust_remote_code=True)
         assert mark.exists()

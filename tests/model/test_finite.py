@@ -78,7 +78,7 @@ def test_a_precision_that_is_too_narrow_is_named(made: Path) -> None:
     load_model_folder(made, device="cpu", dtype="bfloat16")
     with pytest.raises(DataError, match="NaN or infinite") as caught:
         load_model_folder(made, device="cpu", dtype="float16")
-    assert "precision that is too narrow" in str(caught.value.hint)
+    assert "precision that is too narrow" in str(caught.value.shell_hint)
 
 
 def test_no_such_model_is_written(tmp_path: Path) -> None:

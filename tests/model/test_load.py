@@ -211,7 +211,7 @@ def test_a_contract_of_another_bundle_is_refused(made: Path, bundle: Bundle) -> 
 def test_a_base_model_is_refused(base: Path) -> None:
     with pytest.raises(CompatibilityError, match=r"has no sid\.json") as caught:
         load_model_folder(base)
-    assert "extend-model" in str(caught.value.hint)
+    assert "extend-model" in str(caught.value.shell_hint)
 
 
 def test_a_model_without_its_bundle_copy_needs_a_bundle(made: Path) -> None:

@@ -194,8 +194,8 @@ def test_files_that_stop_a_build_are_refused_before_anything_runs(
     items.write_text("\n".join([*lines, lines[0]]) + "\n")
     with pytest.raises(RefusedError, match="duplicate_item_id") as raised:
         fit(items, shop.events, tmp_path / "out", shop.options, run_command=lambda *_: Ran(1))
-    assert raised.value.hint is not None
-    assert "--fix" in raised.value.hint
+    assert raised.value.shell_hint is not None
+    assert "--fix" in raised.value.shell_hint
     steps = plan_fit(items, shop.events, tmp_path / "out", FitOptions(fix=True))
     assert steps[0].arguments[-2:] == ["--fix", str(tmp_path / "out" / "data")]
     assert str(tmp_path / "out" / "data" / "events.parquet") in steps[1].arguments

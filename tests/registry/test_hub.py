@@ -47,6 +47,7 @@ def test_a_pushed_bundle_is_loaded_by_name(server: FakeHub) -> None:
     assert "README.md" not in server.downloads
     again = bundle.push_to_hub("org/shop", license="mit")
     assert (again.id, again.is_new) == (commit.id, False)
+    assert server.large  # the vectors of the codebook went by Git LFS
 
 
 def test_a_push_replaces_the_bundle_and_keeps_other_files(server: FakeHub) -> None:
@@ -207,6 +208,7 @@ def test_the_commands_know_repositories(server: FakeHub, tmp_path: Path) -> None
     ran = done("push", tmp_path / "shop.zarr", "hf://org/shop", "--tag", "v1", "--license", "mit")
     commit = server.references["org/shop", "v1"]
     assert ran.last == f"next: sidtool verify hf://org/shop@{commit}"
+    assert "LFS" not in ran.err  # no bars of the hub's client outside of a terminal
     assert (
         "already published"
         in done("push", tmp_path / "shop.zarr", "hf://org/shop", "--license", "mit").out

@@ -236,7 +236,7 @@ def test_a_model_that_lacks_digests_or_its_base_is_refused(model: Path, tmp_path
     rewrite(model, files={})
     with pytest.raises(CompatibilityError, match="without digests") as caught:
         push(str(model), shop)
-    assert f"sidtool rebind {model} {model}/sid.zarr" in str(caught.value.hint)
+    assert f"sidtool rebind {model} {model}/sid.zarr" in str(caught.value.shell_hint)
 
 
 def test_a_registry_holds_one_kind(model: Path, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_registry_holds_one_kind(model: Path, tmp_path: Path) -> None:
         push(str(model / "sid.zarr"), str(model))
     with pytest.raises(DataError, match="is a model, not a bundle") as caught:
         open_bundle(f"{shop}@1.0")
-    location = str(caught.value.hint).rpartition(" ")[2]
+    location = str(caught.value.shell_hint).rpartition(" ")[2]
     assert Bundle.open(location).identity == catalog_bundle().identity
     with pytest.raises(UsageError, match=r"ends with \.zarr, but a folder is written"):
         pull(shop, tmp_path / "out.zarr")

@@ -101,7 +101,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-4"
     assert f"{checkpoint} is the last good checkpoint" in message
-    assert "learning_rate (now 0.001)" in str(caught.value.hint)
+    assert "learning_rate (now 0.001)" in str(caught.value.shell_hint)
     assert "\n" not in message
     assert caught.value.exit_code == 1
     assert not out.exists()

@@ -172,7 +172,8 @@ def upload(
 
     repository, branch = _parse(url, push.revision)
     api = HfApi(token=push.token)
-    with _data_errors(url, "cannot be pushed to"), _hub_settings(HF_HUB_DISABLE_TELEMETRY=True):
+    settings = _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
+    with _data_errors(url, "cannot be pushed to"), settings, _progress_bars_on_terminals():
         api.create_repo(repository, private=push.private, exist_ok=True)
         if branch is not None:
             api.create_branch(repository, branch=branch, exist_ok=True)

@@ -108,7 +108,8 @@ def one_line_errors() -> Iterator[None]:
         expected = missing_package(error) if is_other else error
         if expected is None or os.environ.get("SIDTOOL_DEBUG") == "1":
             raise
-        _print_error(str(expected) or type(expected).__name__, getattr(expected, "hint", None))
+        hint = getattr(expected, "shell_hint", None)
+        _print_error(str(expected) or type(expected).__name__, hint)
         raise typer.Exit(getattr(expected, "exit_code", SidtoolError.exit_code)) from None
 
 

@@ -82,13 +82,13 @@ def read_tables(
         catalog = read_catalog_table(items, columns.id_column, columns.title_column)
         return catalog, None if events is None else read_event_table(events, names)
     except UsageError as error:
-        missing = set(COLUMN_FLAG.findall(error.hint or ""))
+        missing = set(COLUMN_FLAG.findall(error.shell_hint or ""))
         guessed = guess_flags(items, events) if missing else None
         if guessed is None:
             raise
         hint = f"by their cells, columns are {guessed}"
         if missing - set(COLUMN_FLAG.findall(guessed)):
-            hint += f"; {error.hint}"
+            hint += f"; {error.shell_hint}"
         raise UsageError(str(error), hint=hint) from error
 
 

@@ -39,7 +39,7 @@ class TableFiles:
             if not self.url:
                 raise
             message = str(error).replace(self.folder, self.url)
-            raise type(error)(message, hint=error.hint) from error
+            raise type(error)(message, hint=error.shell_hint) from error
 
 
 def table_files(path: Path) -> TableFiles:

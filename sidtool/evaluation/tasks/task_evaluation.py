@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError, UsageError
+from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.data import FieldTypes
 from sidtool.data.split import open_split
@@ -54,11 +55,12 @@ class TaskEvaluation:
 def evaluate_task(
     model: LoadedModel | str | Path,
     source: str | Path | None,
-    options: TaskEvaluationOptions,
+    options: TaskEvaluationOptions | None = None,
     *,
     progress: Progress | None = None,
+    **given: Any,
 ) -> TaskEvaluation:
-    """Evaluate a model on one task.
+    """Evaluate a model on one task. The options may also be given as keywords.
 
     `source` is a file of training examples, or for a task about histories a split (as
     `open_split`); a task about items or queries needs none. Users whose item the bundle lacks are
@@ -68,10 +70,10 @@ def evaluate_task(
     `evaluate_questions`.
 
     Examples:
-        >>> options = sidtool.TaskEvaluationOptions(task="next-item", limit=4, num_beams=5)
-        >>> sidtool.evaluate_task("tuned", "split", options).n
+        >>> sidtool.evaluate_task("tuned", "split", task="next-item", limit=4, num_beams=5).n
         4
     """
+    options = options_from(TaskEvaluationOptions, options, given)
     loaded = load_model_folder(model) if isinstance(model, str | Path) else model
     source = None if source is None else Path(source)
     task = options.task

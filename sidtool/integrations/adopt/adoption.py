@@ -12,6 +12,7 @@ from sidtool.base.artifact import describe
 from sidtool.base.checkpoint import model_digests
 from sidtool.base.errors import CompatibilityError, SidtoolWarning, UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.integrations.adopt.known_prompts import AdoptOptions
@@ -41,12 +42,14 @@ def adopt(
     model: str | Path,
     source: str | Path,
     out: str | Path,
-    options: AdoptOptions,
+    options: AdoptOptions | None = None,
     *,
     trust_remote_code: bool = False,
     force: bool = False,
+    **given: Any,
 ) -> Adoption:
-    """Write `model`, which has SID tokens already, to folder `out` with a contract and its map.
+    """Write `model`, which has SID tokens already, to folder `out` with a contract and its map. The
+    options may also be given as keywords.
 
     `model` is a folder or `hf://ORG/NAME`; `source` a bundle, or a map that `import_map` reads. All
     is checked before the first file is written. Raises UsageError if `out` exists without `force`
@@ -54,12 +57,13 @@ def adopt(
     tokenizer or the weights lack tokens, or the model has a contract already.
 
     Examples:
-        >>> options = sidtool.AdoptOptions(preset="minionerec")
-        >>> adoption = sidtool.adopt("foreign", "foreign-maps/index.json", "adopted", options)
+        >>> index = "foreign-maps/index.json"
+        >>> adoption = sidtool.adopt("foreign", index, "adopted", preset="minionerec")
         >>> adoption.items_without_token, adoption.contract.stages[0].stage
         (0, 'adopt')
     """
     out = Path(out)
+    options = options_from(AdoptOptions, options, given)
     checkpoint, adoption = _inspect(model, source, out, options, trust_remote_code, force)
     with new_dir(out, force=force) as folder:
         _copy(checkpoint, folder)

@@ -21,7 +21,7 @@ from sidtool.base.errors import DataError, MissingPackageError, SidtoolError, Us
 from sidtool.base.extras import require
 from sidtool.data.tables import one_line
 from sidtool.integrations.ray.workers import RESTARTS, actor_resources, has_cluster, ray_cluster
-from sidtool.recommendation.serve import Listening, ServeOptions
+from sidtool.recommendation.serve import Listening, ServeOptions, serve_options
 
 NAME = "sidtool"
 """The name of the application in Ray Serve."""
@@ -108,15 +108,16 @@ def _metrics(folder: str) -> str:
 
 
 def serve_on_ray(
-    options: ServeOptions,
+    options: ServeOptions | str,
     listening: Listening | None = None,
     *,
     verbose: bool = False,
     started: Callable[[str], None] | None = None,
+    **given: Any,
 ) -> None:
     """Serve a model by `listening.workers` replicas of Ray Serve until the process gets SIGTERM,
     then answer what was received and return. The cluster is that of RAY_ADDRESS, or one on this
-    machine that ends, too.
+    machine that ends, too. Options and keywords are those of `serve`.
 
     Paths must be those of every machine. `started` is called with the URL when calls are answered.
     Raises MissingPackageError without the extras `serve` and `ray`, DataError if there is no
@@ -124,15 +125,16 @@ def serve_on_ray(
     `load_model_folder` raises if the model cannot be loaded, and KeyboardInterrupt for SIGINT.
 
     Examples:
-        >>> sidtool.serve_on_ray(sidtool.ServeOptions("no-such-model"))
+        >>> sidtool.serve_on_ray("no-such-model")
         Traceback (most recent call last):
         sidtool.base.errors.DataError: there is no model at no-such-model
+        sidtool serve MODEL, the folder of extend-model, train or rl
     """
     require("serve")
     require("ray")
     from sidtool.recommendation.serve import Sources, log_to_stderr, threads_per_worker
 
-    listening = listening or Listening()
+    options, listening = serve_options(options, listening, given)
     with tempfile.TemporaryDirectory(prefix="sidtool-serve-") as copies:
         Sources(options, Path(copies)).check()
     _require_ray_serve()

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.options import options_from
 from sidtool.integrations.ray.models import ModelSource
 from sidtool.integrations.ray.output import PartFolder, PartReport
 from sidtool.integrations.ray.run import RunOptions, run_over_folder
@@ -81,9 +83,11 @@ def recommend_folder(
     stop: bool = False,
     run: RunOptions | None = None,
     shard_rows: int = ROWS,
+    **given: Any,
 ) -> Outcome:
     """Answer the requests of a Parquet file, or of a folder of such at any fsspec URL, and write a
-    folder of Parquet with a row per request, in the order of the requests.
+    folder of Parquet with a row per request, in the order of the requests. The options may also be
+    given as keywords.
 
     The rows are those of `recommend_to_file`, to the last bit if `shard_rows` is a multiple of the
     queries that run together (`query.WINDOW`), and the parts the same for any engine and number of
@@ -93,12 +97,12 @@ def recommend_folder(
     Examples:
         >>> import pyarrow as pa, pyarrow.parquet as pq
         >>> pq.write_table(pa.table({"history": [["b001", "b002"]]}), "requests.parquet")
-        >>> outcome = sidtool.recommend_folder("tuned", "requests.parquet", "recommended")
+        >>> outcome = sidtool.recommend_folder("tuned", "requests.parquet", "recommended", k=3)
         >>> outcome.requests, outcome.bad
         (1, 0)
     """
     source = ModelSource(model) if isinstance(model, str) else model
-    options = options or RecommendOptions()
+    options = options_from(RecommendOptions, options, given)
     listed = None if candidates is None else tuple(candidates)
     settings = asdict(options)
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", listed)):

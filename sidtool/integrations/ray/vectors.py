@@ -110,6 +110,7 @@ def embed_folder(
         >>> sidtool.embed_folder("items.parquet", "vectors", sidtool.Encoder("no-such-folder"))
         Traceback (most recent call last):
         sidtool.base.errors.DataError: the encoder no-such-folder is not a folder
+        encoder="lexical", encoder="minilm", or hf://ORG/NAME for a model of the Hugging Face hub
     """
     check_model(encoder)
     columns = columns or ItemColumns()
@@ -144,6 +145,7 @@ def encode_folder(
         >>> sidtool.encode_folder("shop.zarr", "items.parquet", "sids")
         Traceback (most recent call last):
         sidtool.base.errors.RefusedError: bundle 'shop' was built from given vectors
+        give embeddings
     """
     opened = open_source(bundle)
     refuse_inputs(out, locate(bundle)[0])

@@ -135,7 +135,7 @@ def _located(location: str, value: Mapping[str, Any]) -> Contract:
     try:
         return Contract.from_json(value)
     except RefusedError as error:
-        raise type(error)(f"{location}: {error}", hint=error.hint) from error
+        raise type(error)(f"{location}: {error}", hint=error.shell_hint) from error
 
 
 def check_files(folder: Path, contract: Contract) -> None:

@@ -1,10 +1,12 @@
 """What a service serves, and what it accepts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, keywords_of, option, options_from
 from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 
@@ -82,7 +84,7 @@ class ServeOptions(ServiceOptions):
 
     model: str
     """A model folder, `hf://ORG/NAME`, or a published model URL/NAME[@VERSION|@TAG]."""
-    recommend: RecommendOptions = field(default_factory=RecommendOptions)
+    recommend: RecommendOptions = group(RecommendOptions)
     """Options of requests that do not have their own; allow and deny lists hold for all."""
     token: str | None = field(default=None, repr=False)
     """The bearer token that calls must have; None admits everyone."""
@@ -118,3 +120,16 @@ class Listening:
         """The URL at a port of the address."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{port}"
+
+
+def serve_options(
+    options: ServeOptions | str, listening: Listening | None, given: Mapping[str, Any]
+) -> tuple[ServeOptions, Listening]:
+    """What to serve and where, of the arguments and keywords of `serve`. Raises UsageError."""
+    names = set(keywords_of(Listening))
+    where = {name: value for name, value in given.items() if name in names}
+    others = {name: value for name, value in given.items() if name not in names}
+    listening = options_from(Listening, listening, where)
+    if isinstance(options, str):
+        return options_from(ServeOptions, None, {"model": options, **others}), listening
+    return options_from(ServeOptions, options, others), listening

@@ -6,24 +6,27 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.output_lock import hold_lock
-from sidtool.recommendation.serve.serve_options import Listening, ServeOptions
+from sidtool.recommendation.serve.serve_options import Listening, ServeOptions, serve_options
 
 _PREFIX = "sidtool-serve-"
 _LOCK = ".partial.lock"
 
 
 def serve(
-    options: ServeOptions,
+    options: ServeOptions | str,
     listening: Listening | None = None,
     *,
     verbose: bool = False,
     started: Callable[[str], None] | None = None,
+    **given: Any,
 ) -> None:
-    """Serve a model until the process gets SIGTERM, then answer what was received and return.
+    """Serve a model until the process gets SIGTERM, then answer what was received and return. With
+    the name of a model in place of the options, these and where to listen are keywords.
 
     `started` is called with the URL when calls are answered. Raises MissingPackageError without
     the extra `serve`, DataError if the address cannot be used, what `load_model_folder` raises if
@@ -35,7 +38,7 @@ def serve(
         >>> def stop(url):
         ...     urls.append(url)
         ...     os.kill(os.getpid(), signal.SIGTERM)
-        >>> sidtool.serve(sidtool.ServeOptions("tuned"), sidtool.Listening(port=0), started=stop)
+        >>> sidtool.serve("tuned", port=0, k=3, started=stop)
         >>> urls[0].rpartition(":")[0]
         'http://127.0.0.1'
     """
@@ -46,7 +49,7 @@ def serve(
     from sidtool.recommendation.serve.sources import Sources
     from sidtool.recommendation.serve.workers import serve_with_workers
 
-    listening = listening or Listening()
+    options, listening = serve_options(options, listening, given)
     with (
         log_to_stderr(verbose=verbose),
         bound_socket(listening) as listener,

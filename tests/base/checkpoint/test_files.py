@@ -33,7 +33,7 @@ def test_weights_that_are_only_pickled_need_trust(name: str, folder: Path) -> No
     (folder / "model.safetensors").rename(folder / name)
     with pytest.raises(RefusedError, match="pickled") as caught:
         check_folder(folder)
-    assert "--trust-remote-code" in str(caught.value.hint)
+    assert "--trust-remote-code" in str(caught.value.shell_hint)
     check_folder(folder, trust_remote_code=True)
 
 

@@ -281,7 +281,7 @@ def test_two_versions_of_one_data_set_are_not_read_together(tmp_path: Path) -> N
     write(folder / "meta_Beauty_2.jsonl", "")
     with pytest.raises(UsageError, match="several files of items") as caught:
         prepare(whole, tmp_path / "x", PrepareOptions("amazon-2018"))
-    assert "--items" in str(caught.value.hint)
+    assert "--items" in str(caught.value.shell_hint)
 
 
 def test_options_that_do_not_apply_are_refused(tmp_path: Path) -> None:

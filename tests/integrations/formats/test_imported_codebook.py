@@ -199,7 +199,7 @@ def test_other_vectors_are_refused(tmp_path: Path) -> None:
     source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
     with pytest.raises(ThresholdError, match=r"gives back the SIDs of .* of 60 items") as caught:
         import_map(path, tmp_path / "shop.zarr", codebook=source)
-    assert "--fail-under 0" in (caught.value.hint or "")
+    assert "--fail-under 0" in (caught.value.shell_hint or "")
     np.save(tmp_path / "vectors.npy", rows.numpy()[:, :5])
     with pytest.raises(CompatibilityError, match=r"vectors of 5 dimensions, the codebook .* 9"):
         import_map(path, tmp_path / "shop.zarr", codebook=source)
@@ -228,7 +228,7 @@ def test_an_unknown_encoder_is_asked_for(tmp_path: Path) -> None:
     path, checkpoint, _ = rq_vae(tmp_path, vectors(tmp_path))
     with pytest.raises(UsageError, match=r"the encoder of .* is not known") as caught:
         import_map(path, tmp_path / "shop.zarr", codebook=CodebookFile(checkpoint))
-    assert "--encoder MODEL" in (caught.value.hint or "")
+    assert "--encoder MODEL" in (caught.value.shell_hint or "")
     source = CodebookFile(checkpoint, tmp_path / "vectors.npy", by_row=True)
     with pytest.warns(SidtoolWarning, match=r"--encoder MODEL, with its --pooling and --prompt"):
         import_map(path, tmp_path / "shop.zarr", codebook=source)

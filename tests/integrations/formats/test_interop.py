@@ -276,7 +276,7 @@ def test_an_id_that_breaks_the_lines_of_info_is_refused(tmp_path: Path, item: st
     with pytest.raises(DataError, match=r"the id 'a.* has a tab or a line end") as caught:
         write_minionerec(with_titles("A", "C"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert "--keys line" in (caught.value.hint or "")
+    assert "--keys line" in (caught.value.shell_hint or "")
     lines = {"items": catalog(item, "c"), "keys": "line"}
     write_minionerec(with_titles("A", "C"), tmp_path / "lines", **lines)
     # an index alone may have any id

@@ -32,7 +32,7 @@ def test_an_error_of_the_work_is_that_of_the_run(tmp_path: Path) -> None:
     write_numbers(tmp_path / "in")
     with pytest.raises(DataError, match="9 is bad") as raised:
         double(tmp_path / "in", tmp_path / "out", RAY, bad=9)
-    assert raised.value.hint == "leave it out"
+    assert raised.value.shell_hint == "leave it out"
     assert not (tmp_path / "out").exists()
     double(tmp_path / "in", tmp_path / "out", RunOptions(engine="ray", resume=True))
     assert len(read_numbers(tmp_path / "out")) == 20

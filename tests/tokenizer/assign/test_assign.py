@@ -136,7 +136,7 @@ def test_a_full_space_is_refused_with_the_depth_that_suffices():
     codebook = codebook_of(0, (4, 4), 3)
     with pytest.raises(UsageError, match=r"15 items .* 94% of the 16") as caught:
         settle(codebook, vectors_of(1, 15, 3), [str(row) for row in range(15)], "reassign")
-    assert "4x4x4" in caught.value.hint
+    assert "4x4x4" in caught.value.shell_hint
 
 
 def test_a_full_space_without_collisions_is_accepted():
@@ -157,7 +157,7 @@ def test_following_the_hints_ends_in_a_codebook(n, distinct):
         try:
             made = Bundle.from_vectors(ids, vectors, sizes=sizes, collisions=policy)
         except SidtoolError as error:
-            hint = error.hint or ""
+            hint = error.shell_hint or ""
             if "policy append" in hint:
                 policy = "append"
             elif found := re.search("levels of at most ([0-9]+) codes", hint):

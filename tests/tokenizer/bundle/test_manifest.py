@@ -280,7 +280,7 @@ def test_a_newer_format_is_refused_before_its_keys_are_read(tmp_path: Path) -> N
     message = f"format {FORMAT + 1}, this version of sidtool reads up to {FORMAT}"
     with pytest.raises(CompatibilityError, match=message) as caught:
         Bundle.open(path)
-    assert caught.value.hint == "upgrade sidtool"
+    assert caught.value.shell_hint == "upgrade sidtool"
 
 
 def test_what_readers_refuse_is_not_written(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_an_invalid_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
         embed(["a"], Encoder(str(tmp_path / "empty")), cache=tmp_path)
     with pytest.raises(UsageError, match="there is no pooling 'best'") as caught:
         embed(["a"], Encoder(str(folder), pooling="best"), cache=tmp_path)
-    assert "lasttoken" in str(caught.value.hint)
+    assert "lasttoken" in str(caught.value.shell_hint)
     with pytest.raises(UsageError, match="int3"):
         embed(["a"], Encoder(str(folder), dtype="int3"), cache=tmp_path)
 
@@ -80,6 +80,6 @@ def test_pickled_weights_load_only_when_trusted(folder: Path, tmp_path: Path) ->
     (pickled / "model.safetensors").unlink()
     with pytest.raises(RefusedError, match="only pickled weights") as caught:
         embed(["a"], Encoder(str(pickled)), cache=tmp_path)
-    assert "--trust-remote-code" in str(caught.value.hint)
+    assert "--trust-remote-code" in str(caught.value.shell_hint)
     _, facts = embed(["a"], Encoder(str(pickled), trust_remote_code=True), cache=tmp_path)
     assert list(facts["weights"]) == ["pytorch_model.bin"]

@@ -167,7 +167,7 @@ def test_values_whose_squared_distances_overflow_are_refused(method):
     for factor in (1e19, -1e19):
         with pytest.raises(DataError, match=r"values up to .*e.19, more than 1e.08") as caught:
             fit(vectors * np.float32(factor), (4, 8), method=method)
-        assert caught.value.hint == "scale the vectors down"
+        assert caught.value.shell_hint == "scale the vectors down"
 
 
 @pytest.mark.parametrize(

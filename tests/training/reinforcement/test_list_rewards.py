@@ -73,4 +73,4 @@ def test_a_function_of_the_user_gets_item_ids(tmp_path: Any, monkeypatch: Any) -
 def test_rewards_of_items_are_no_rewards_of_lists() -> None:
     with pytest.raises(UsageError, match="no reward 'exact'") as caught:
         parse_rewards("exact=1,rank=1", lists=True)
-    assert "recall, ndcg, value" in (caught.value.hint or "")
+    assert "recall, ndcg, value" in (caught.value.shell_hint or "")

@@ -270,7 +270,7 @@ def test_a_model_that_is_worse_on_a_slice_is_refused(
     out = tmp_path / "out"
     with pytest.raises(RefusedError, match=r"worse than the start .* \(ndcg@10 -0\.") as error:
         run(tuned, made, out, fields=fields, allow_worse_slices=False, **harmful)
-    assert "--allow-worse-slices" in str(error.value.hint)
+    assert "--allow-worse-slices" in str(error.value.shell_hint)
     assert not out.exists()
     summary = run(tuned, made, out, fields=fields, **harmful)
     assert (summary.resumed_from, summary.steps) == ("checkpoint-2", 2)

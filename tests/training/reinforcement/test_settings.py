@@ -104,4 +104,4 @@ def test_fields_that_cannot_be_set_say_why() -> None:
     for name in refused:
         with pytest.raises(UsageError, match=f"{name} cannot be set") as error:
             typed_fields(RL_SETTINGS, {name: 1})
-        assert error.value.hint
+        assert error.value.shell_hint

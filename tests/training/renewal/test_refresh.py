@@ -193,8 +193,8 @@ def test_a_memory_by_vectors_needs_them(
     request = RefreshRequest(model, retrained, tmp_path / "out", split=later)
     with pytest.raises(UsageError, match="compares the items' vectors") as caught:
         plan_refresh(request)
-    assert caught.value.hint is not None
-    assert caught.value.hint.startswith("--items CATALOG")
+    assert caught.value.shell_hint is not None
+    assert caught.value.shell_hint.startswith("--items CATALOG")
     with pytest.raises(UsageError, match="has no memory"):
         refresh(trained, retrained, tmp_path / "out", split=later, embeddings=[tmp_path / "v.npy"])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -455,7 +455,7 @@ def test_what_a_contract_does_not_record_is_refused(
     write_contract(model, replace(contract, stages=stages), bundle)
     with pytest.raises(UsageError, match=f"it does not record {option}") as error:
         refresh(model, bundle, tmp_path / "out", split=rated_split(split))
-    assert error.value.hint == f"sidtool make-sft {option}, then sidtool train"
+    assert error.value.shell_hint == f"sidtool make-sft {option}, then sidtool train"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -492,7 +492,7 @@ def test_tasks_that_show_text_need_a_catalog(
     train(models("gpt2"), made, tmp_path / "model", sft_fields={**FAST, "max_steps": 2})
     with pytest.raises(UsageError, match="title-to-sid shows text") as error:
         refresh(tmp_path / "model", bundle, tmp_path / "out", split=split)
-    assert error.value.hint == "--items CATALOG"
+    assert error.value.shell_hint == "--items CATALOG"
 
 
 def test_the_command_prints_what_it_did(

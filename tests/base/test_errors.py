@@ -1,0 +1,35 @@
+"""Hints in the words of Python and of a shell."""
+
+import pytest
+
+from sidtool.base.errors import SidtoolError
+
+
+@pytest.mark.parametrize(
+    ("shell", "python"),
+    [
+        ("--force replaces it", "force=True replaces it"),
+        ("--no-rerank leaves it out", "rerank=False leaves it out"),
+        ("--init random needs none", 'init="random" needs none'),
+        ("--memory-weight 0 leaves it out", "memory_weight=0 leaves it out"),
+        ("name it with --title-column", "name it with title_column"),
+        ("--task item-text=1", 'task={"item-text": 1}'),
+        ("--model hf://ORG/NAME, or a folder", 'model="hf://ORG/NAME", or a folder'),
+        ("give --items FILE", "give items=FILE"),
+        ("sidtool split --times", "sidtool split --times"),
+        (
+            "make-sft --model measures; raise --max-length",
+            "make-sft --model measures; raise max_length",
+        ),
+    ],
+)
+def test_a_hint_speaks_python_and_the_command_line_shows_flags(shell: str, python: str) -> None:
+    error = SidtoolError("wrong", hint=shell)
+    assert (error.hint, error.shell_hint) == (python, shell)
+    assert error.__notes__ == [python]
+
+
+def test_an_error_without_a_hint_has_no_note() -> None:
+    error = SidtoolError("wrong")
+    assert (error.hint, error.shell_hint) == (None, None)
+    assert not hasattr(error, "__notes__")
