@@ -35,7 +35,7 @@ from sidtool.evaluation.ranking import (
     rank_examples,
     rank_index,
 )
-from sidtool.evaluation.reranker_fit import RankedUsers, fit_reranker
+from sidtool.evaluation.reranker_fit import choose_reranker
 from sidtool.memory import Memory, MemoryIndex, Reranker
 from sidtool.model import LoadedModel, WeightedMemory, load_model_folder
 from sidtool.recommendation import WINDOW, FeatureIndex, QuerySession, in_windows
@@ -163,7 +163,9 @@ def of_lists(examples: IndexedExamples, ranked: list[RankedItems]) -> NDArray[np
 
 def tuned(
     bench: Bench, examples: IndexedExamples, seeds: tuple[int, ...]
-) -> tuple[MixtureChoice, float, list[tuple[Reranker | None, dict[str, float]]], dict[str, Any]]:
+) -> tuple[
+    MixtureChoice, float, list[tuple[Reranker | None, float, dict[str, float]]], dict[str, Any]
+]:
     """The mixture and its factor of new items, a re-ranker of each seed, and times in seconds."""
     even = bench.session(WeightedMemory(bench.memory, weight=0.5, power=1.0))
     assert even.mixture is not None
@@ -175,15 +177,13 @@ def tuned(
     choice, factor = choose_for_new_items(candidates, users)
     start = time.process_time()
     features = FeatureIndex.of(bench.memory, index, bench.loaded.bundle)
-    scaled = candidates.with_factor(factor)
-    ranked_users = RankedUsers.of(scaled, choice, examples, features)
     seconds: dict[str, Any] = {"features": time.process_time() - start, "fits": []}
     fits = []
     for seed in seeds:
         start = time.process_time()
         manifest = bench.memory.manifest
         fits.append(
-            fit_reranker(ranked_users, manifest, exclude_seen=bench.exclude_seen, seed=seed)
+            choose_reranker(candidates, choice, factor, examples, features, manifest, seed=seed)
         )
         seconds["fits"].append(time.process_time() - start)
     return choice, factor, fits, {"users": len(users), "cpu_seconds": seconds}
@@ -201,7 +201,6 @@ def measure(
     index = session.mixture.index
     test = bench.indexed(split, "test", limit)
     ranked = bench.searched("test", session, test, TEST_BEAMS)
-    priors = session.mixture.priors(test.histories)
     measured = Measured.of(test, index)
     mixture = of_lists(test, ranked)
     alone = values_of(Ranking.of_sids(test, bench.model_alone(test)))
@@ -214,13 +213,21 @@ def measure(
     features = FeatureIndex.of(bench.memory, index, bench.loaded.bundle)
     histories: list[ItemRows | None] = list(test.histories)
     results = []
-    for seed, (reranker, judged) in zip(seeds, fits, strict=True):
+    for seed, (reranker, used_factor, judged) in zip(seeds, fits, strict=True):
         result: dict[str, Any] = {"seed": seed, "validation": judged, "used": reranker is not None}
         if reranker is not None:
-            reordered = Reranking(reranker, features).reorder(ranked, priors, histories, max(KS))
+            served, served_lists = session, ranked
+            if used_factor != factor:
+                served = bench.session(replace(weighted, new_item_factor=used_factor))
+                name = f"test-{used_factor:g}"
+                served_lists = bench.searched(name, served, test, TEST_BEAMS)
+            assert served.mixture is not None
+            priors = served.mixture.priors(test.histories)
+            reranking = Reranking(reranker, features)
+            reordered = reranking.reorder(served_lists, priors, histories, max(KS))
             values = of_lists(test, reordered)
             result |= {"metrics": measured.means(values), "gain": measured.gains(values, mixture)}
-            result["scale"] = reranker.scale
+            result |= {"scale": reranker.scale, "new_item_factor": used_factor}
         results.append(result)
     return {
         "n": {group: int(weights.sum()) for group, weights in measured.groups.items()},
