@@ -1,12 +1,14 @@
 """What a re-ranker gains over the mixture that it orders, on test users.
 
-    python benchmarks/rerank.py MODEL SPLIT MEMORY -o WORK [--seeds 0,1,2] [--limit N] [--seen]
+    python benchmarks/rerank.py MODEL SPLIT MEMORY -o WORK [--seeds 0,1,2] [--users N]
+        [--limit N] [--seen]
 
-MODEL is a trained model of the memory's bundle. Weight, power, gate and re-ranker are chosen on all
-validation users, as `tune-memory` does; the re-ranker is fitted once per seed. Test is read once:
-mixture and re-ranked lists come from the same search, with 50 beams as in `evaluate`. What the
-model has searched is kept in WORK, so a killed run continues. Items of the history are left out
-unless `--seen` is given."""
+MODEL is a trained model of the memory's bundle. Weight, power, gate and re-ranker are chosen on
+validation users, all or `--users`, as `tune-memory` does; the re-ranker is fitted once per seed.
+Test is read once: mixture and re-ranked lists come from the same search, with 50 beams as in
+`evaluate`. What the model has searched is kept in WORK, so a killed run continues. Items of the
+history are left out unless `--seen` is given. New items are those without training events; lists
+without them are those of the same search."""
 
 import argparse
 import json
@@ -121,6 +123,7 @@ class Measured:
         first, last = SLICES["rare"]
         groups = {
             "all": np.ones(len(events)),
+            "warm": (events > 0).astype(np.float64),
             "rare": ((events >= first) & (events <= (last or 0))).astype(np.float64),
             "new": ((events == 0) & (examples.targets >= 0)).astype(np.float64),
         }
@@ -163,9 +166,7 @@ def of_lists(examples: IndexedExamples, ranked: list[RankedItems]) -> NDArray[np
 
 def tuned(
     bench: Bench, examples: IndexedExamples, seeds: tuple[int, ...]
-) -> tuple[
-    MixtureChoice, float, list[tuple[Reranker | None, float, dict[str, float]]], dict[str, Any]
-]:
+) -> tuple[MixtureChoice, float, list[tuple[Reranker | None, dict[str, float]]], dict[str, Any]]:
     """The mixture and its factor of new items, a re-ranker of each seed, and times in seconds."""
     even = bench.session(WeightedMemory(bench.memory, weight=0.5, power=1.0))
     assert even.mixture is not None
@@ -177,23 +178,22 @@ def tuned(
     choice, factor = choose_for_new_items(candidates, users)
     start = time.process_time()
     features = FeatureIndex.of(bench.memory, index, bench.loaded.bundle)
+    scaled = candidates.with_factor(factor)
     seconds: dict[str, Any] = {"features": time.process_time() - start, "fits": []}
     fits = []
     for seed in seeds:
         start = time.process_time()
         manifest = bench.memory.manifest
-        fits.append(
-            choose_reranker(candidates, choice, factor, examples, features, manifest, seed=seed)
-        )
+        fits.append(choose_reranker(scaled, choice, examples, features, manifest, seed=seed))
         seconds["fits"].append(time.process_time() - start)
     return choice, factor, fits, {"users": len(users), "cpu_seconds": seconds}
 
 
 def measure(
-    bench: Bench, split: Split, seeds: tuple[int, ...], limit: int | None
+    bench: Bench, split: Split, seeds: tuple[int, ...], users: int | None, limit: int | None
 ) -> dict[str, Any]:
     """Everything that the results file has of the data set."""
-    valid = bench.indexed(split, "valid", None)
+    valid = bench.indexed(split, "valid", users)
     choice, factor, fits, tuning = tuned(bench, valid, seeds)
     weighted = WeightedMemory(bench.memory, choice.weight, choice.power, choice.gate, factor)
     session = bench.session(weighted)
@@ -201,33 +201,30 @@ def measure(
     index = session.mixture.index
     test = bench.indexed(split, "test", limit)
     ranked = bench.searched("test", session, test, TEST_BEAMS)
+    without_new = [items.take(np.flatnonzero(~index.is_new[items.positions])) for items in ranked]
+    priors = session.mixture.priors(test.histories)
     measured = Measured.of(test, index)
     mixture = of_lists(test, ranked)
     alone = values_of(Ranking.of_sids(test, bench.model_alone(test)))
     by_memory = rank_index(index, test, power=choice.power, k=max(KS))
     systems = {
         "mixture": measured.means(mixture),
+        "mixture without new items": measured.means(of_lists(test, without_new)),
         "model alone": measured.means(alone),
         "memory alone": measured.means(values_of(Ranking.of_items(test, by_memory))),
     }
     features = FeatureIndex.of(bench.memory, index, bench.loaded.bundle)
     histories: list[ItemRows | None] = list(test.histories)
     results = []
-    for seed, (reranker, used_factor, judged) in zip(seeds, fits, strict=True):
+    for seed, (reranker, judged) in zip(seeds, fits, strict=True):
         result: dict[str, Any] = {"seed": seed, "validation": judged, "used": reranker is not None}
         if reranker is not None:
-            served, served_lists = session, ranked
-            if used_factor != factor:
-                served = bench.session(replace(weighted, new_item_factor=used_factor))
-                name = f"test-{used_factor:g}"
-                served_lists = bench.searched(name, served, test, TEST_BEAMS)
-            assert served.mixture is not None
-            priors = served.mixture.priors(test.histories)
             reranking = Reranking(reranker, features)
-            reordered = reranking.reorder(served_lists, priors, histories, max(KS))
-            values = of_lists(test, reordered)
+            values = of_lists(test, reranking.reorder(ranked, priors, histories, max(KS)))
             result |= {"metrics": measured.means(values), "gain": measured.gains(values, mixture)}
-            result |= {"scale": reranker.scale, "new_item_factor": used_factor}
+            result |= {"scale": reranker.scale, "new_item_bonus": reranker.new_item_bonus}
+            fewer = reranking.reorder(without_new, priors, histories, max(KS))
+            result["metrics without new items"] = measured.means(of_lists(test, fewer))
         results.append(result)
     return {
         "n": {group: int(weights.sum()) for group, weights in measured.groups.items()},
@@ -264,6 +261,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, metavar=name.upper())
     parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
     parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--users", type=int, help="validation users, evenly spread")
     parser.add_argument("--limit", type=int, help="test users, evenly spread")
     parser.add_argument("--seen", action="store_true")
     parser.add_argument("--trained", default="", help="how MODEL was trained, for the results file")
@@ -272,7 +270,7 @@ def main() -> None:
     bench = Bench(
         load_model_folder(str(args.model)), open_memory(str(args.memory)), args.out, not args.seen
     )
-    result = measure(bench, open_split(args.split), args.seeds, args.limit)
+    result = measure(bench, open_split(args.split), args.seeds, args.users, args.limit)
     result |= {"trained": args.trained, **environment()}
     result["command"] = command_line("rerank.py", sys.argv[1:])
     path = args.out / "result.json"

@@ -99,8 +99,8 @@ def choose_binding(
         indexed = IndexedExamples.of(
             loaded.bundle, examples, exclude_seen=bool(options.exclude_seen)
         )
-        reranker, factor, judged = choose_reranker(
-            candidates, choice, factor, indexed, features, memory.manifest
+        reranker, judged = choose_reranker(
+            candidates.with_factor(factor), choice, indexed, features, memory.manifest
         )
     return MemoryBinding(
         memory.digest,

@@ -6,8 +6,10 @@ Each half of the users judges what was fitted to the other half, as for the gate
 used if NDCG@10 of these users is above that of the mixture beyond noise, and no fewer of them find
 a rare target or one without training events. docs/ranking.md gives loss and rule."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from sidtool.memory import (
     LIMIT,
     N_FEATURES,
     RERANKED,
+    TRAINING_EVENTS,
     MemoryManifest,
     Network,
     Reranker,
@@ -34,6 +37,8 @@ NETWORKS = 3
 """Networks of a re-ranker, of as many seeds; one is fitted to each half."""
 SCALES = (1.0, 0.5)
 """Of the networks' scores, that are tried."""
+BONUSES = (0.0, 0.2, 0.4, 0.6, 0.8)
+"""Of items without training events, that are tried, in units of log-probability."""
 METRIC = "ndcg@10"
 FEATURE_BLOCK = 1024
 """Users whose features are made at a time."""
@@ -119,7 +124,12 @@ class RankedUsers:
         """(n,) whether a user can be fitted to: the target is among the items."""
         return self.is_mixed & (self.targets >= 0)
 
-    def ranks(self, added: NDArray[np.float32] | float) -> NDArray[np.int64]:
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """(n, c) whether an item has no training events."""
+        return np.isfinite(self.mixed) & (self.features[..., TRAINING_EVENTS] == 0)
+
+    def ranks(self, added: NDArray[np.floating[Any]] | float) -> NDArray[np.int64]:
         """(n,) ranks of the targets from 0, at most K, where (n, c) scores are added."""
         scores = self.mixed + np.where(self.is_mixed[:, None], added, 0.0)
         rows = np.arange(len(scores))
@@ -171,72 +181,60 @@ class Fit:
 def choose_reranker(
     candidates: Candidates,
     choice: MixtureChoice,
-    factor: float,
     examples: IndexedExamples,
     index: FeatureIndex,
     manifest: MemoryManifest,
     *,
     seed: int = 0,
-) -> tuple[Reranker | None, float, dict[str, float]]:
-    """A re-ranker for a mixture with the memory of a manifest, the factor of new items to use with
-    it, and what judged it. None with the given factor if it is not used."""
-
-    def lists(of_users: Candidates) -> RankedUsers:
-        return RankedUsers.of(of_users, choice, examples, index)
-
-    served = {factor: lists(candidates.with_factor(factor))}
-    without_new = served[factor]
+) -> tuple[Reranker | None, dict[str, float]]:
+    """A re-ranker for a mixture with the memory of a manifest, and what judged it; None if it is
+    not used."""
+    served = RankedUsers.of(candidates, choice, examples, index)
+    fitted_to = served
     if candidates.lists_new_items:
-        without_new = lists(candidates.without_new_items())
-        if factor < 1:
-            served[1.0] = lists(candidates.with_factor(1.0))
-    return fit_reranker(
-        without_new, served, manifest, exclude_seen=examples.exclude_seen, seed=seed
-    )
+        fitted_to = RankedUsers.of(candidates.without_new_items(), choice, examples, index)
+    return fit_reranker(fitted_to, served, manifest, exclude_seen=examples.exclude_seen, seed=seed)
 
 
 def fit_reranker(
-    without_new: RankedUsers,
-    served: Mapping[float, RankedUsers],
+    fitted_to: RankedUsers,
+    served: RankedUsers,
     manifest: MemoryManifest,
     *,
     exclude_seen: bool,
     seed: int = 0,
-) -> tuple[Reranker | None, float, dict[str, float]]:
-    """As `choose_reranker`: fitted to lists without new items, judged on the lists that are served
-    with each factor, of which the first is the mixture's own. NETWORKS seeds from NETWORKS times
-    `seed` on are drawn from."""
-    own_factor, mixture = next(iter(served.items()))
+) -> tuple[Reranker | None, dict[str, float]]:
+    """As `choose_reranker`: fitted to lists without new items, judged on the lists of the mixture.
+    NETWORKS seeds from NETWORKS times `seed` on are drawn from."""
     seeds = range(seed * NETWORKS, (seed + 1) * NETWORKS)
-    halves = (mixture.in_first_half, ~mixture.in_first_half)
-    if any((half & without_new.is_informative).sum() < RERANK_USERS for half in halves):
-        return None, own_factor, {}
-    before = mixture.ranks(0.0)
+    halves = (served.in_first_half, ~served.in_first_half)
+    if any((half & fitted_to.is_informative).sum() < RERANK_USERS for half in halves):
+        return None, {}
+    before = served.ranks(0.0)
+    bonuses = BONUSES if served.is_new.any() else BONUSES[:1]
     best: _Judged | None = None
     highest = -1.0
     for rarity in RARITY_WEIGHTS:
-        fits = [Fit.of(without_new, ~half, rarity, seeds[:1]) for half in halves]
-        for factor, lists in served.items():
-            parts = [fit.added(lists, half) for fit, half in zip(fits, halves, strict=True)]
-            for scale in SCALES:
-                after = lists.ranks((parts[0] + parts[1]) * np.float32(scale))
-                judged = _Judged(float(gains(after).mean()), rarity, scale, factor, after)
-                highest = max(highest, judged.ndcg)
-                if not _keeps_groups(before, after, mixture, warm=factor != own_factor):
-                    continue
-                if best is None or judged.ndcg > best.ndcg:
-                    best = judged
+        added = np.zeros(served.mixed.shape, dtype=np.float32)
+        for half in halves:
+            added += Fit.of(fitted_to, ~half, rarity, seeds[:1]).added(served, half)
+        for scale, bonus in product(SCALES, bonuses):
+            after = served.ranks(added * np.float32(scale) + np.float32(bonus) * served.is_new)
+            judged = _Judged(float(gains(after).mean()), rarity, scale, bonus, after)
+            highest = max(highest, judged.ndcg)
+            if (best is None or judged.ndcg > best.ndcg) and _keeps_groups(before, judged, served):
+                best = judged
     record = {"ndcg@10 mixture, judged": float(gains(before).mean())}
     if best is None:
-        return None, own_factor, {**record, "ndcg@10 re-ranked, judged": highest}
+        return None, {**record, "ndcg@10 re-ranked, judged": highest}
     record["ndcg@10 re-ranked, judged"] = best.ndcg
     columns = gains(best.ranks)[:, None], gains(before)[:, None]
-    difference = paired_differences([METRIC], *columns, mixture.users)["all"][METRIC]
+    difference = paired_differences([METRIC], *columns, served.users)["all"][METRIC]
     record |= {"ndcg@10 gain, low": difference.low, "ndcg@10 gain, high": difference.high}
     if difference.low <= 0:
-        return None, own_factor, record
+        return None, record
     everyone = np.ones(len(before), dtype=np.bool_)
-    fit = Fit.of(without_new, everyone, best.rarity, seeds)
+    fit = Fit.of(fitted_to, everyone, best.rarity, seeds)
     reranker = Reranker.of(
         fit.means,
         fit.scales,
@@ -244,8 +242,9 @@ def fit_reranker(
         manifest,
         scale=best.scale,
         exclude_seen=exclude_seen,
+        new_item_bonus=best.bonus,
     )
-    return reranker, best.factor, record
+    return reranker, record
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,18 +254,16 @@ class _Judged:
     ndcg: float
     rarity: str
     scale: float
-    factor: float
+    bonus: float
     ranks: NDArray[np.int64]
     """(n,) of the targets"""
 
 
-def _keeps_groups(
-    before: NDArray[np.int64], after: NDArray[np.int64], ranked: RankedUsers, *, warm: bool
-) -> bool:
+def _keeps_groups(before: NDArray[np.int64], judged: _Judged, served: RankedUsers) -> bool:
     """Whether no fewer rare targets, and no fewer without training events, are among the first K
-    after than before; with `warm` no fewer of all with training events either."""
-    events = ranked.target_events
+    than before; with a bonus of new items no fewer of all with training events either."""
+    events = served.target_events
     groups = [(events >= 1) & (events <= 5), events == 0]
-    if warm:
+    if judged.bonus:
         groups.append(events >= 1)
-    return all((after[users] < K).sum() >= (before[users] < K).sum() for users in groups)
+    return all((judged.ranks[users] < K).sum() >= (before[users] < K).sum() for users in groups)

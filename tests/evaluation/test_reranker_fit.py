@@ -17,7 +17,7 @@ from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
-from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, Reranker
+from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS, Reranker
 from sidtool.model.memory import WeightedMemory
 from sidtool.recommendation.rerank import FeatureIndex
 from tests.evaluation.shop import visits
@@ -55,11 +55,7 @@ def fit_to(
     ranked: RankedUsers, *, exclude_seen: bool = False
 ) -> tuple[Reranker | None, dict[str, float]]:
     """What is fitted to users and judged by them, in a catalog without new items."""
-    fitted, factor, judged = fit_reranker(
-        ranked, {1.0: ranked}, MANIFEST, exclude_seen=exclude_seen
-    )
-    assert factor == 1.0
-    return fitted, judged
+    return fit_reranker(ranked, ranked, MANIFEST, exclude_seen=exclude_seen)
 
 
 def test_it_finds_the_feature_that_tells_the_target() -> None:
@@ -98,23 +94,32 @@ def test_the_same_users_give_the_same_re_ranker_whatever_was_drawn_before() -> N
 
 
 def test_it_is_fitted_to_lists_without_new_items_and_judged_by_those_that_are_served() -> None:
-    fitted, factor, judged = fit_reranker(
-        users(0, hint=3.0), {1.0: users(0, hint=-3.0)}, MANIFEST, exclude_seen=False
-    )
-    assert (fitted, factor) == (None, 1.0)
+    other = users(0, hint=-3.0)
+    fitted, judged = fit_reranker(users(0, hint=3.0), other, MANIFEST, exclude_seen=False)
+    assert fitted is None
     assert judged["ndcg@10 re-ranked, judged"] < judged["ndcg@10 mixture, judged"]
-    assert fit_to(users(0, hint=-3.0))[0] is not None
+    assert fit_to(other)[0] is not None
 
 
-@pytest.mark.parametrize(("hint", "expected"), [(3.0, 1.0), (1.0, 0.5), (-3.0, 0.5)])
-def test_new_items_count_in_full_if_no_fewer_users_find_their_target(
-    hint: float, expected: float
+@pytest.mark.parametrize(
+    ("of_items", "of_targets", "has_bonus"), [(0.05, 0.35, True), (0.4, 0.02, False)]
+)
+def test_new_items_get_a_bonus_where_they_are_targets_more_often_than_listed(
+    of_items: float, of_targets: float, has_bonus: bool
 ) -> None:
-    own = users(0, hint=2.0)
-    served = {0.5: own, 1.0: users(0, hint=hint)}
-    fitted, factor, _ = fit_reranker(own, served, MANIFEST, exclude_seen=False)
+    ranked = users(0, hint=3.0)
+    rng = np.random.default_rng(1)
+    rows = np.arange(USERS)
+    ranked.features[..., TRAINING_EVENTS] = np.where(
+        rng.random(ranked.mixed.shape) < of_items, 0, 1
+    )
+    is_new = rng.random(USERS) < of_targets
+    ranked.features[rows, ranked.targets, TRAINING_EVENTS] = np.where(is_new, 0, 1)
+    served = replace(ranked, target_events=np.where(is_new, 0, 9))
+    without_new = replace(served, targets=np.where(is_new, -1, served.targets))
+    fitted, _ = fit_reranker(without_new, served, MANIFEST, exclude_seen=False)
     assert fitted is not None
-    assert factor == expected
+    assert (fitted.new_item_bonus > 0) == has_bonus
 
 
 def test_lists_without_new_items_have_the_others_in_their_order() -> None:

@@ -20,6 +20,7 @@ def random_reranker(
     networks: int = 2,
     scale: float = 1.0,
     strength: float = 0.3,
+    new_item_bonus: float = 0.0,
 ) -> Reranker:
     """A re-ranker of random weights; with strength 0 it adds nothing."""
     rng = np.random.default_rng(seed)
@@ -34,6 +35,7 @@ def random_reranker(
         manifest,
         scale=scale,
         exclude_seen=False,
+        new_item_bonus=new_item_bonus,
     )
 
 
