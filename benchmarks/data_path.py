@@ -1,16 +1,17 @@
 """Measure the way from events to training examples and a memory, beside engines that users have.
 
     pip install duckdb polars
-    python benchmarks/data_path.py 100000 1000000 [10000000] [--memory 1GiB] [--steps STEP ...]
+    python benchmarks/data_path.py 100000 1000000 [10000000] [--memory 1GiB] [--threads 2]
+        [--steps STEP ...]
 
 Random users with 10 events each on items of Zipf-like popularity, one item per 40 events (at most
 10^6), as a CSV file in no order; titles have three to eleven words. Each step is a process of its
-own with one thread, and is given the files of the one before. CPU seconds are those of the work:
-imports are not counted, what a command reads and writes is. The peak is that of the process's own
-memory (RssAnon; pages of mapped files are the system's cache). `duckdb` and `polars` read the
-same file, sort it by user, time and row, and write the same three parts; `scipy pairs` counts the
-pairs that `build-memory` counts. An engine that is not installed is left out. With `--memory`,
-steps that have a budget run within it."""
+own with one thread, or as many as given, and is given the files of the one before. CPU seconds are
+those of the work: imports are not counted, what a command reads and writes is. The peak is that of
+the process's own memory (RssAnon; pages of mapped files are the system's cache). `duckdb` and
+`polars` read the same file, sort it by user, time and row, and write the same three parts; `scipy
+pairs` counts the pairs that `build-memory` counts. An engine that is not installed is left out.
+With `--memory`, steps that have a budget run within it."""
 
 import argparse
 import json
@@ -215,7 +216,7 @@ def item_knn(folder: Path, budget: int | None) -> Callable[[], Any]:
     from sidtool import open_bundle
     from sidtool import open_split as open_folder
     from sidtool.data.split.split import evenly_spaced
-    from sidtool.evaluation.baselines import UNTUNED, baseline_values
+    from sidtool.evaluation.baselines import baseline_values
     from sidtool.evaluation.evaluation import temporary_shards
     from sidtool.evaluation.ranking import IndexedExamples
 
@@ -225,7 +226,7 @@ def item_knn(folder: Path, budget: int | None) -> Callable[[], Any]:
         with temporary_shards(budget) as shards:
             ranked = evenly_spaced(opened.test, USERS)
             examples = IndexedExamples.of(bundle, ranked, exclude_seen=False)
-            baseline_values(examples, opened.train, (10,), UNTUNED, k=10, shards=shards)
+            baseline_values(examples, opened.train, (10,), k=10, shards=shards)
 
     return work
 
@@ -245,12 +246,15 @@ BESIDE = {"split": "duckdb split", "build-memory": "scipy pairs"}
 """Step -> the engine's step that it is compared with."""
 
 
-def measure(step: str, folder: str, budget: int | None) -> dict[str, Any]:
-    """Run a step in this process."""
+def measure(step: str, folder: str, budget: int | None, threads: int) -> dict[str, Any]:
+    """Run a step in this process, on so many cores."""
     import pyarrow as pa
 
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    pa.set_cpu_count(threads)
+    pa.set_io_thread_count(threads)
+    pa.array([0]).to_numpy()  # imports pandas, if it is there
+    import_module("pyarrow.parquet")
     work = STEPS[step](Path(folder), budget)
     peaks: list[int] = []
     clocks = time.perf_counter(), time.process_time()
@@ -264,15 +268,18 @@ def measure(step: str, folder: str, budget: int | None) -> dict[str, Any]:
     }
 
 
-def in_own_process(step: str, folder: Path, budget: int | None) -> dict[str, Any]:
-    """`measure` in a new process with one thread."""
-    command = [sys.executable, __file__, "--child", json.dumps([step, str(folder), budget])]
+def in_own_process(step: str, folder: Path, budget: int | None, threads: int = 1) -> dict[str, Any]:
+    """`measure` in a new process."""
+    child = json.dumps([step, str(folder), budget, threads])
+    command = [sys.executable, __file__, "--child", child]
     environ = os.environ | ONE_THREAD
     ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environ)
     return json.loads(ran.stdout)
 
 
-def measure_size(events: int, budget: int | None, steps: list[str]) -> list[dict[str, Any]]:
+def measure_size(
+    events: int, budget: int | None, threads: int, steps: list[str]
+) -> list[dict[str, Any]]:
     """Every step on a data set of this size."""
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -285,7 +292,8 @@ def measure_size(events: int, budget: int | None, steps: list[str]) -> list[dict
             if engine in ("duckdb", "polars") and find_spec(engine) is None:
                 continue
             results[step] = {"events": events, "items": item_count(events), "step": step}
-            results[step] |= in_own_process(step, folder, budget)
+            results[step]["threads"] = threads
+            results[step] |= in_own_process(step, folder, budget, threads)
             print(json.dumps(results[step]), file=sys.stderr)
     for step, engine in BESIDE.items():
         if step in results and engine in results:
@@ -309,13 +317,14 @@ def result_row(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Measure each size, print the table."""
-    from sidtool.base.option_texts import parse_bytes
+    from sidtool.base.options import parse_bytes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--memory", type=parse_bytes)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
@@ -324,7 +333,9 @@ def main() -> None:
         print(json.dumps(measure(*args.child)))
         return
     results = [
-        result for events in args.events for result in measure_size(events, args.memory, args.steps)
+        result
+        for events in args.events
+        for result in measure_size(events, args.memory, args.threads, args.steps)
     ]
     header = ["events", "step", "CPU seconds", "events per CPU second", "ratio", "peak, MiB"]
     print(markdown(header, map(result_row, results)))

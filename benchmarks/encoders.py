@@ -31,7 +31,8 @@ from sidtool.evaluation.baselines import Catalog
 from sidtool.evaluation.similarity_tuning import CONTENT, TuneSimilarityOptions, tune_similarity
 from sidtool.memory import DEFAULT, ItemContent
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.encoder import Encoder, LexicalEncoder, load_encoder
+from sidtool.tokenizer.encoder import Encoder, load_encoder
+from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.mlp import unit
 from sidtool.tokenizer.sid import PopularityRanks
 

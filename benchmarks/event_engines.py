@@ -184,7 +184,7 @@ def measure_size(events: int, runs: int, budget: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure each size, print the table."""
-    from sidtool.base.option_texts import parse_bytes
+    from sidtool.base.options import parse_bytes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

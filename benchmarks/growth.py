@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from compared import compare
 from new_items import text_knn
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from sidtool.data.vectors import Vectors
 from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import Evaluation, compare
+from sidtool.evaluation.results import Evaluation
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend

@@ -8,6 +8,7 @@ user. Seen items are excluded; co-occurrence and popularity come from training e
 import argparse
 from pathlib import Path
 
+from item_knn_tuning import tune_item_knn
 from table import METRICS, markdown
 
 from sidtool.data.interactions import read_interactions
@@ -19,7 +20,6 @@ from sidtool.evaluation.baselines import (
     popularity,
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
-from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import KnnSettings, item_similarity
 
 K = 10

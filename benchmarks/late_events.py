@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from compared import compare
 from environment import environment
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
 from table import markdown, spread
@@ -27,7 +28,6 @@ from sidtool.data.interactions import read_interactions
 from sidtool.data.split.values import Example
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import compare
 from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.load import load_model_folder
 from sidtool.model.memory import MemoryOptions

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from compared import compare
 from divided_items import NEW, OLD, divide_items
 from environment import environment
 from growth import METRIC, Growth, after_adding, measure
@@ -28,7 +29,6 @@ from sidtool import Bundle, read_items
 from sidtool.base.errors import SidtoolError
 from sidtool.data.split.files import read_split
 from sidtool.data.split.split import Split
-from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 from sidtool.recipes import StepError
 from sidtool.tokenizer.make.diff import diff

@@ -28,9 +28,14 @@ from table import markdown
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
 from sidtool.data.split.split import evenly_spaced
-from sidtool.evaluation.lists.list_evaluation import evaluate_list_makers, list_maker
+from sidtool.evaluation.lists.list_evaluation import (
+    Values,
+    differences,
+    evaluate_list_makers,
+    list_maker,
+    means,
+)
 from sidtool.evaluation.lists.list_metrics import list_metric_names
-from sidtool.evaluation.lists.list_results import Values, differences, means
 from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.load import LoadedModel, load_model_folder

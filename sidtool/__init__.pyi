@@ -1,4 +1,5 @@
 from .base.errors import SidtoolError as SidtoolError
+from .cli.reports.report import ReportOptions as ReportOptions
 from .cli.reports.report import report as report
 from .cli.setting_list import list_settings as list_settings
 from .data import EventNames as EventNames
@@ -82,11 +83,11 @@ from .tokenizer import add_items as add_items
 from .tokenizer import align as align
 from .tokenizer import build_codebook as build_codebook
 from .tokenizer import compare_bundles as compare_bundles
+from .tokenizer import decode as decode
 from .tokenizer import diff as diff
 from .tokenizer import encode as encode
 from .tokenizer import explain as explain
 from .tokenizer.bundle import Bundle as Bundle
-from .tokenizer.bundle import decode as decode
 from .tokenizer.bundle import verify as verify
 from .tokenizer.encoder import Encoder as Encoder
 from .tokenizer.sid import SidSpace as SidSpace

@@ -2,7 +2,9 @@
 or stay together, and the examples of Hypothesis, without a limit of time: on a shared machine any
 example may take seconds. `tests.waiting` is for other waits."""
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,20 +17,32 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.hostile.summary"]
 
+# TRL imports it, which takes two seconds, wherever it is installed
+sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]
+
+# the power does not fail between a test's writes and its reads
+os.fsync = lambda descriptor: None
+
 EXAMPLES = int(os.environ.get("SIDTOOL_EXAMPLES", "1"))
-"""How many times as many examples each property is tried with as in `make test`: ten times in `make
-test-slow`. Those of tests/hostile are counted by SIDTOOL_HOSTILE_CASES."""
+"""How many times as many examples each property is tried with as in `make test`: twenty times in
+`make test-slow`. Those of tests/hostile are counted by SIDTOOL_HOSTILE_CASES."""
+MOST_EXAMPLES = 25
+"""Examples of a property in `make test`, 500 in `make test-slow`; a costly one declares fewer."""
 
 suppressed = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile(
-    "shared-machine", deadline=None, max_examples=20, suppress_health_check=suppressed
+    "shared-machine", deadline=None, max_examples=MOST_EXAMPLES, suppress_health_check=suppressed
 )
 settings.load_profile("shared-machine")
 
 TESTS = Path(__file__).parent
-TOGETHER = ("cli", "hostile", "recommendation/serve", "training")
-"""Folders whose tests share artifacts that take seconds to make: one process runs them all, with
-`--dist loadgroup`. Other tests stay together by file."""
+TOGETHER = {
+    "hostile/": "hostile",
+    "recommendation/serve/": "serve",
+    **dict.fromkeys(("cli/", "recipes/", "training/", "test_audit", "test_readme"), "trains"),
+}
+"""Tests that share artifacts or imports which take seconds, by how their paths begin: one process
+runs the tests of a name, with `--dist loadgroup`. Other tests stay together by file."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -40,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(TESTS).as_posix()
         if path.startswith("benchmarks/"):
             item.add_marker(pytest.mark.slow)
-        group = next((folder for folder in TOGETHER if path.startswith(f"{folder}/")), path)
+        group = next((name for start, name in TOGETHER.items() if path.startswith(start)), path)
         item.add_marker(pytest.mark.xdist_group(group))
         is_property = isinstance(item, pytest.Function) and is_hypothesis_test(item.obj)
         if is_property and group != "hostile":
@@ -49,10 +63,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         multiply_examples(test)
 
 
+def pytest_collection_finish() -> None:
+    """Keep the modules that are imported by now out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
 def multiply_examples(test: Any) -> None:
-    """Try a property with EXAMPLES times as many examples as it declares."""
+    """Try a property with EXAMPLES times as many examples as it declares, or as MOST_EXAMPLES."""
     declared = test._hypothesis_internal_use_settings
-    examples = EXAMPLES * declared.max_examples
+    examples = EXAMPLES * min(declared.max_examples, MOST_EXAMPLES)
     test._hypothesis_internal_use_settings = settings(declared, max_examples=examples)
 
 

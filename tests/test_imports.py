@@ -33,6 +33,11 @@ def test_import_sidtool_loads_nothing_heavy() -> None:
     assert loaded_by("import sidtool") == set()
 
 
+def test_rooms_that_recommend_and_evaluate_load_no_model() -> None:
+    rooms = "sidtool.recommendation.recommendations, sidtool.evaluation.evaluation"
+    assert not loaded_by(f"import {rooms}") & {"torch", "transformers", "scipy"}
+
+
 def test_help_loads_nothing_heavy() -> None:
     program = (
         "from typer.testing import CliRunner; from sidtool.cli.main import app; "

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import sidtool
 from tests.cli.road import catalog, done, interactions, tree
 
@@ -48,6 +50,7 @@ def optimized(*lines: tuple[object, ...]) -> list[tuple[int, str]]:
     return [(code, err) for code, err in json.loads(ended.stdout)]
 
 
+@pytest.mark.slow
 def test_commands_work_and_refuse_as_without_it(tmp_path: Path) -> None:
     items = catalog(tmp_path / "items.jsonl")
     events = interactions(tmp_path / "events.csv")

@@ -19,12 +19,7 @@ from sidtool.model.extend import extend_model
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 from tests.examples.cases import QUERIES
-from tests.models import (
-    ENCODER_DECODERS,
-    tiny_encoder_decoder,
-    tiny_model,
-    tiny_tokenizer,
-)
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model, tiny_tokenizer
 
 N_ITEMS = 40
 FIRST_TIME = 880_000_000.0

@@ -21,31 +21,24 @@ LINEAGE_SUFFIX = ".meta.json"
 
 
 def describe(location: str | Path) -> str | None:
-    """The kind of artifact at a path with an article, like "a split"; None if it is none.
-
-    Reads names of files, and the attributes of a Zarr group."""
+    """The kind of artifact at a path with an article, like "a split"; None if it is none. Reads
+    names of files, and the attributes of a Zarr group."""
     path = Path(location)
     with suppress(OSError, ValueError):  # no path
         if path.name.endswith(".partial"):
             return "the work folder of an unfinished run"
         if path.is_file():
-            return _describe_file(path)
+            if path.with_name(path.name + LINEAGE_SUFFIX).is_file():
+                return "a file of training examples"
+            return None if path.suffix == ".zip" else "a file"
         for name, kind in MARKERS.items():
-            if (path / name).is_file():
-                return _zarr_kind(path / name) or kind if name == "zarr.json" else kind
+            if not (path / name).is_file():
+                continue
+            if name == "zarr.json":
+                with suppress(OSError, ValueError, KeyError, TypeError):
+                    manifest = parse_json((path / name).read_bytes())["attributes"]["sidtool"]
+                    return f"a {manifest.get('kind', 'bundle')}"
+            return kind
         if any(path.glob(f"*{LINEAGE_SUFFIX}")):
             return "a folder of training examples"
-    return None
-
-
-def _describe_file(path: Path) -> str | None:
-    if path.with_name(path.name + LINEAGE_SUFFIX).is_file():
-        return "a file of training examples"
-    return None if path.suffix == ".zip" else "a file"
-
-
-def _zarr_kind(root: Path) -> str | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        manifest = parse_json(root.read_bytes())["attributes"]["sidtool"]
-        return f"a {manifest.get('kind', 'bundle')}"
     return None

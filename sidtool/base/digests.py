@@ -27,9 +27,11 @@ def digest_strings(*columns: Iterable[str]) -> str:
     state = hashlib.sha256()
     for column in columns:
         strings = iter(column)
-        while encoded := [text.encode("utf-8") for text in islice(strings, BLOCK)]:
-            state.update(",".join(str(len(text)) for text in encoded).encode() + b":")
-            state.update(b"".join(encoded))
+        while block := list(islice(strings, BLOCK)):
+            joined = "".join(block)
+            encoded = block if joined.isascii() else [text.encode("utf-8") for text in block]
+            state.update(",".join(map(str, map(len, encoded))).encode() + b":")
+            state.update(joined.encode("utf-8"))
         state.update(b"|")
     return state.hexdigest()
 

@@ -72,25 +72,33 @@ def read_document(path: Path, most: int = MAX_BYTES) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON document; bytes are UTF-8, with or without a byte order mark.
-
-    Raises ValueError (a JSONDecodeError for a syntax error) also for a key that occurs twice in an
-    object, NaN and infinities, numbers beyond float64 or of thousands of digits, nesting that is
-    too deep, and lone surrogates.
-    """
+    """The value of a JSON document; bytes are UTF-8, with or without a byte order mark. Raises
+    ValueError (a JSONDecodeError for a syntax error) also for a key that occurs twice in an object,
+    NaN and infinities, numbers beyond float64 or of thousands of digits, nesting that is too deep,
+    and lone surrogates."""
     value = parse_json_row(text, parse_number=None)
-    if _openings(text) > MAX_JSON_DEPTH:
-        _check_depth(value)
-    if _has_surrogate_escape(text):
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if data.count(b"[") + data.count(b"{") > MAX_JSON_DEPTH:
+        # too deep for functions that call themselves for the members of a value
+        containers = [value]
+        for _ in range(MAX_JSON_DEPTH):
+            groups = (each.values() if isinstance(each, dict) else each for each in containers)
+            containers = [
+                each for group in groups for each in group if isinstance(each, dict | list)
+            ]
+            if not containers:
+                break
+        else:
+            raise ValueError("the nesting is too deep")
+    if b"\\ud" in data or b"\\uD" in data or (isinstance(text, str) and not text.isascii()):
         check_strings(value)
     return value
 
 
 def parse_json_row(text: str | bytes, *, parse_number: Callable[[str], Any] | None) -> Any:
     """As `parse_json`, for rows of which not every value is used: NaN and lone surrogates pass.
-
-    `parse_number` makes a value of the digits of a number; numbers are int and float if it is None.
-    """
+    `parse_number` makes a value of the digits of a number; numbers are int and float if it is
+    None."""
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
         return _decoder(parse_number).decode(decoded)
@@ -142,25 +150,6 @@ def parse_yaml(text: str, *, text_levels: int = 0) -> Any:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _openings(text: str | bytes) -> int:
-    """The most that a document can be nested."""
-    if isinstance(text, str):
-        return text.count("[") + text.count("{")
-    return text.count(b"[") + text.count(b"{")
-
-
-def _check_depth(value: Any) -> None:
-    """Raise ValueError if a value is too deep for functions that call themselves for its members,
-    wherever they are called."""
-    containers = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        members = (each.values() if isinstance(each, dict) else each for each in containers)
-        containers = [each for group in members for each in group if isinstance(each, dict | list)]
-        if not containers:
-            return
-    raise ValueError("the nesting is too deep")
-
-
 @cache
 def _yaml_loader() -> Any:
     """PyYAML's safe loader that ends early on deep nesting, which takes it quadratic time."""
@@ -189,12 +178,6 @@ def _decoder(parse_number: Callable[[str], Any] | None) -> json.JSONDecoder:
     return json.JSONDecoder(
         object_pairs_hook=_without_repeats, parse_float=_finite, parse_constant=_refuse
     )
-
-
-def _has_surrogate_escape(text: str | bytes) -> bool:
-    if isinstance(text, str):
-        return not text.isascii() or "\\ud" in text or "\\uD" in text
-    return b"\\ud" in text or b"\\uD" in text
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -101,3 +101,14 @@ class ThresholdError(RefusedError):
 
 class SidtoolWarning(UserWarning):
     """A message for the user that is not a failure."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line without control characters."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    text = next((line for line in lines if line), type(error).__name__)
+    if isinstance(error, KeyError):
+        text = f"there is no {text}"
+    if isinstance(error, MemoryError | RecursionError):
+        text = "it is too large or too deeply nested"
+    return "".join(character if character.isprintable() else " " for character in text)[:300]

@@ -1,6 +1,6 @@
 """Optional packages: the extra of sidtool that installs each, and the error when one is missing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -51,14 +51,16 @@ def require(extra: str) -> None:
 
 
 def missing_package(error: Exception) -> MissingPackageError | None:
-    """The error of a package that is not installed, if that is the cause of another error.
-
-    None if the cause is another one, or lies within sidtool."""
-    for cause in _causes(error):
+    """The error of a package that is not installed, if that is the cause of another error. None if
+    the cause is another one, or lies within sidtool."""
+    cause: BaseException | None = error
+    # transformers raises its own error from the one that names the package
+    while cause is not None:
         package = (getattr(cause, "name", None) or "").partition(".")[0]
         if isinstance(cause, ModuleNotFoundError) and package not in ("", "sidtool"):
             extras = (extra for extra, packages in EXTRAS.items() if package in packages)
             return _missing(package, next(extras, None))
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
@@ -74,10 +76,3 @@ def data_frame(rows: Sequence[Sequence[object]], columns: Sequence[str]) -> Any:
 def _missing(package: str, extra: str | None) -> MissingPackageError:
     command = f"pip install 'sidtool[{extra}]'" if extra else f"pip install {package}"
     return MissingPackageError(f"{package} is not installed: {command}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    # transformers raises its own error from the one that names the package
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

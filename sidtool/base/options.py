@@ -6,13 +6,18 @@ import ast
 import inspect
 import itertools
 import math
-import numbers
+import operator
+import re
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from sidtool.base.errors import UsageError
+from sidtool.base.documents import parse_yaml, read_document
+from sidtool.base.errors import DataError, UsageError
 
 _KEY = "option"
 Options = TypeVar("Options")
@@ -46,23 +51,22 @@ class Option:
 
     def check(self, name: str, value: Any, kind: Any) -> None:
         """Raise UsageError for a value out of bounds or of another type than `kind`."""
-        rule = _type_error(value, kind) or self._bound_error(value)
+        rule = _type_error(value, kind)
+        if rule is None and _is_number(value):
+            bounds = (
+                (self.minimum, operator.ge, "at least"),
+                (self.above, operator.gt, "more than"),
+                (self.maximum, operator.le, "at most"),
+                (self.below, operator.lt, "less than"),
+            )
+            for bound, is_kept, words in bounds:
+                if bound is not None and not is_kept(value, bound):
+                    rule = f"{words} {bound}"
+                    break
+            else:
+                rule = None if abs(value) < math.inf else "a finite number"
         if value is not None and rule is not None:
             raise UsageError(f"{name} must be {rule}, not {value!r}")
-
-    def _bound_error(self, value: Any) -> str | None:
-        """The bound that a number does not keep."""
-        if value is None or not _is_number(value):
-            return None
-        if self.minimum is not None and not value >= self.minimum:
-            return f"at least {self.minimum}"
-        if self.above is not None and not value > self.above:
-            return f"more than {self.above}"
-        if self.maximum is not None and not value <= self.maximum:
-            return f"at most {self.maximum}"
-        if self.below is not None and not value < self.below:
-            return f"less than {self.below}"
-        return None if abs(value) < math.inf else "a finite number"
 
 
 def option(default: Any = MISSING, **declared: Any) -> Any:
@@ -89,9 +93,8 @@ def options_of(kind: type) -> Iterator[tuple[Field[Any], Option]]:
 def options_from(kind: type[Options], options: Options | None, given: Mapping[str, Any]) -> Options:
     """The options of a function that takes them as a dataclass or as keywords, those `given`, by
     the names of the fields or of their flags: `tasks` or `task`. Keywords of a group are those of
-    its fields. A text for a field of another type is read as that of a flag.
-
-    Raises UsageError for both, for a keyword that is no option, and for a value out of range."""
+    its fields. A text for a field of another type is read as that of a flag. Raises UsageError for
+    both, for a keyword that is no option, and for a value out of range."""
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
     known = dict.fromkeys(keywords_of(kind))
@@ -106,7 +109,7 @@ def keywords_of(kind: type) -> Iterator[str]:
     for entry in fields(kind):
         yield from (entry.name, _flag_keyword(entry))
         if _declared(entry).is_group:
-            yield from keywords_of(_required(entry.type))
+            yield from keywords_of(required(entry.type))
 
 
 def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
@@ -114,7 +117,7 @@ def _from_keywords(kind: type[Options], given: Mapping[str, Any]) -> Options:
     for entry in fields(kind):  # type: ignore[arg-type]
         declared, flag = _declared(entry), _flag_keyword(entry)
         value = given.get(entry.name, given.get(flag))
-        member = _required(entry.type)
+        member = required(entry.type)
         if declared.is_group and not isinstance(value, member):
             if not given.keys().isdisjoint(keywords_of(member)):
                 values[entry.name] = _from_keywords(member, given)
@@ -135,9 +138,12 @@ def _flag_keyword(entry: Field[Any]) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def _required(kind: Any) -> Any:
-    """X of `X | None`, others unchanged."""
-    return get_args(kind)[0] if type(None) in get_args(kind) else kind
+def required(kind: Any) -> Any:
+    """X of the type `X | None`, others unchanged."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    others = [part for part in get_args(kind) if part is not type(None)]
+    return Union[tuple(others)]  # noqa: UP007
 
 
 def settings_from(
@@ -163,10 +169,10 @@ def check_options(options: Any) -> None:
 
 def _type_error(value: Any, kind: Any) -> str | None:
     """What a number or a choice must be, None if it is that."""
-    kind = _required(kind)
+    kind = required(kind)
     if get_origin(kind) is Literal:
         return None if value in get_args(kind) else f"one of {', '.join(map(str, get_args(kind)))}"
-    if kind is int and not (_is_number(value) and isinstance(value, numbers.Integral)):
+    if kind is int and not (_is_number(value) and isinstance(value, Integral)):
         return "a whole number"
     if kind is float and not _is_number(value):
         return "a number"
@@ -176,7 +182,7 @@ def _type_error(value: Any, kind: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @cache
@@ -190,3 +196,66 @@ def meanings(kind: type) -> Mapping[str, str]:
             if isinstance(named, ast.AnnAssign) and isinstance(text, ast.Expr):
                 texts[ast.unparse(named.target)] = " ".join(ast.literal_eval(text.value).split())
     return texts
+
+
+MAX_ID_BYTES = 1 << 28
+"""Bytes of a file of ids: some ten million of them."""
+
+_DECIMAL = {f"{prefix}B": 1000**power for power, prefix in enumerate(("", "k", "M", "G", "T"))}
+_BINARY = {f"{prefix}iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)}
+UNITS = {"": 1, **_DECIMAL, **_BINARY}
+"""Bytes by unit."""
+
+
+def parse_bytes(text: str) -> int:
+    """A size in bytes: "4GiB" -> 4294967296. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", text.strip())
+    units = {name.lower(): factor for name, factor in UNITS.items()}
+    if not match or match[2].lower() not in units:
+        raise UsageError(
+            f"{text!r} is not a size like 4GiB", hint=f"units are {', '.join(filter(None, UNITS))}"
+        )
+    return int(float(match[1]) * units[match[2].lower()])
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """Item ids, one per line, exactly as they stand there; empty lines are skipped. Only a line
+    feed, or a carriage return before it, ends a line: spaces and other separators are part of an
+    id. Raises DataError if the file cannot be read."""
+    try:
+        content = read_document(path, MAX_ID_BYTES)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8") from error
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    return tuple(line for line in lines if line)
+
+
+def assignments(pairs: list[str], *, option: str = "--set") -> dict[str, Any]:
+    """`key=value` pairs as a mapping; a value is read as YAML, so that numbers are numbers."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UsageError(f"{option} takes key=value, not {pair!r}")
+        try:
+            values[key] = parse_yaml(value)
+        except ValueError:
+            values[key] = value
+    return values
+
+
+def numbers(pairs: list[str], *, option: str) -> dict[str, float]:
+    """`key=number` pairs as a mapping. Raises UsageError for a value that is no number."""
+    values = {}
+    for key, value in assignments(pairs, option=option).items():
+        try:  # YAML reads 1e-3 as text
+            values[key] = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            values[key] = math.nan
+        if not math.isfinite(values[key]):
+            raise UsageError(f"{option} takes a number for {key}, not {value!r}")
+    return values

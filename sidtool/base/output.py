@@ -2,8 +2,7 @@
 
 Work is written to the sibling `NAME.partial` and moved into place at the end, while the output is
 locked. A folder that `force` replaces is first moved to `NAME.replaced`, and restored if the move
-fails, or by the next run, with a warning, if this one was killed between the two moves.
-"""
+fails, or by the next run, with a warning, if this one was killed between the two moves."""
 
 import errno
 import os
@@ -71,10 +70,9 @@ def refuse_existing(path: Path, force: bool, kind: OutputKind | None = None) -> 
 
 @contextmanager
 def locked(path: Path) -> Iterator[Path]:
-    """Hold the lock of an output while it is written; yields its `partial_path`.
-
-    Completes what a killed run left. Raises UsageError if another process writes the output,
-    DataError if the block fails because the disk is full or cannot be written."""
+    """Hold the lock of an output while it is written; yields its `partial_path`. Completes what a
+    killed run left. Raises UsageError if another process writes the output, DataError if the block
+    fails because the disk is full or cannot be written."""
     check_name(path)
     with _one_line_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,11 +98,9 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterator[Path]:
-    """A folder to write into; it becomes `path` if the block succeeds, and is removed if not.
-
-    With `resume`, the folder has the content of an earlier unfinished run, and is kept if the block
-    fails.
-    """
+    """A folder to write into; it becomes `path` if the block succeeds, and is removed if not. With
+    `resume`, the folder has the content of an earlier unfinished run, and is kept if the block
+    fails."""
     refuse_existing(path, force)
     with locked(path) as partial:
         refuse_existing(path, force)  # another process may have made it until the lock was held
@@ -122,10 +118,12 @@ def new_dir(path: Path, *, force: bool = False, resume: bool = False) -> Iterato
 
 
 def publish(new: Path, path: Path) -> None:
-    """Move the finished file or folder `new` to `path`, durably. The caller holds the lock.
-
-    An older output is replaced; it is restored if the move fails."""
-    _sync_tree(new)
+    """Move the finished file or folder `new` to `path`, durably. The caller holds the lock. An
+    older output is replaced; it is restored if the move fails."""
+    for item in new.rglob("*") if new.is_dir() else ():
+        if item.is_file() or item.is_dir():
+            _sync(item)
+    _sync(new)
     if not _exists(path) or not (_is_folder(new) or _is_folder(path)):
         new.replace(path)
         _sync(path.parent)
@@ -144,9 +142,8 @@ def publish(new: Path, path: Path) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write a file of unfinished work at; it then replaces `path`, durably.
-
-    For state that a killed run leaves to a later one. The caller holds the lock of the output."""
+    """A path to write a file of unfinished work at; it then replaces `path`, durably. For state
+    that a killed run leaves to a later one. The caller holds the lock of the output."""
     partial = partial_path(path)
     yield partial
     publish(partial, path)
@@ -231,17 +228,7 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _sync_tree(path: Path) -> None:
-    """Write a file, or a folder with everything in it, through to the disk."""
-    for item in path.rglob("*") if path.is_dir() else ():
-        if item.is_file() or item.is_dir():
-            _sync(item)
-    _sync(path)
-
-
 def _sync(path: Path) -> None:
-    if os.name == "nt":
-        return  # Windows syncs only what is open for writing
     descriptor = os.open(path, os.O_RDONLY)
     try:
         # some file systems cannot sync folders, and what was moved is in place already

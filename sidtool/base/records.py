@@ -79,8 +79,7 @@ def is_number(value: object) -> bool:
 class JsonRecord:
     """Base of a dataclass with fields of JSON values, tuples and other records.
 
-    In a union of records, each has a field `kind` whose default names it.
-    """
+    In a union of records, each has a field `kind` whose default names it."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # subclasses are dataclasses
     REQUIRED: ClassVar[tuple[str, ...]] = ()
@@ -92,13 +91,11 @@ class JsonRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The record that `to_json` wrote; unknown keys are ignored.
-
-        Raises TypeError, which names the key, if one is missing or has a value of another type than
-        its field. Nothing is converted: true is no number, and 1.0 is no whole number.
-        """
+        """The record that `to_json` wrote; unknown keys are ignored. Raises TypeError, which names
+        the key, if one is missing or has a value of another type than its field. Nothing is
+        converted: true is no number, and 1.0 is no whole number."""
         if not isinstance(value, Mapping):
-            raise TypeError(f"expected an object, not {_short(value)}")
+            raise TypeError(f"expected an object, not {shortened(value)}")
         hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a class is hashable
         values = {}
         for field in fields(cls):
@@ -143,14 +140,28 @@ def _typed(hint: Any, value: Any, key: str) -> Any:
         return _member_of_union(get_args(hint), value, key)
     if origin is Literal:
         if not isinstance(value, str) or value not in get_args(hint):
-            raise TypeError(f"{key} is {_short(value)}, not one of {', '.join(get_args(hint))}")
+            raise TypeError(f"{key} is {shortened(value)}, not one of {', '.join(get_args(hint))}")
         return value
     if origin is tuple:
-        return _tuple(get_args(hint), value, key)
+        if not isinstance(value, list | tuple):
+            raise _mismatch(key, "a list", value)
+        members = get_args(hint)
+        if members[-1] is Ellipsis:
+            members = (members[0],) * len(value)
+        if len(members) != len(value):
+            raise TypeError(f"{key} has {len(value)} members, not {len(members)}")
+        pairs = zip(members, value, strict=True)
+        return tuple(_typed(each, member, f"{key}[{i}]") for i, (each, member) in enumerate(pairs))
     if hasattr(hint, "from_json"):
         return _record(hint, value, key)
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(get_args(hint), value, key)
+        if not isinstance(value, Mapping):
+            raise _mismatch(key, "an object", value)
+        of_key, of_value = get_args(hint)
+        return {
+            _typed(of_key, name, f"a key of {key}"): _typed(of_value, member, f"{key}.{name}")
+            for name, member in value.items()
+        }
     matches = is_number(value) if hint is float else type(value) is hint
     if not matches:
         raise _mismatch(key, _SCALARS[hint], value)
@@ -173,35 +184,15 @@ def _member_of_union(hints: tuple[Any, ...], value: Any, key: str) -> Any:
             raise _mismatch(key, "an object", value)
         choices = [choice for choice in choices if choice.kind == value.get("kind")]
         if not choices:
-            raise TypeError(f"{key} has no kind {_short(value.get('kind'))}")
+            raise TypeError(f"{key} has no kind {shortened(value.get('kind'))}")
     return _typed(choices[0], value, key)
 
 
-def _tuple(hints: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise _mismatch(key, "a list", value)
-    if hints[-1] is Ellipsis:
-        hints = (hints[0],) * len(value)
-    if len(hints) != len(value):
-        raise TypeError(f"{key} has {len(value)} members, not {len(hints)}")
-    pairs = zip(hints, value, strict=True)
-    return tuple(_typed(hint, member, f"{key}[{i}]") for i, (hint, member) in enumerate(pairs))
-
-
-def _mapping(hints: tuple[Any, ...], value: Any, key: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise _mismatch(key, "an object", value)
-    return {
-        _typed(hints[0], name, f"a key of {key}"): _typed(hints[1], member, f"{key}.{name}")
-        for name, member in value.items()
-    }
-
-
 def _mismatch(key: str, expected: str, value: Any) -> TypeError:
-    return TypeError(f"{key} is {_short(value)}, not {expected}")
+    return TypeError(f"{key} is {shortened(value)}, not {expected}")
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A JSON value for a message of one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

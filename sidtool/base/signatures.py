@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sidtool.base.errors import DataError, IntegrityError, UsageError
+from sidtool.base.errors import DataError, IntegrityError, UsageError, first_line
 from sidtool.base.extras import require
 
 SIGNATURE = ".sig"
@@ -24,9 +24,8 @@ _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTAL
 
 def sign(name: str, digests: Mapping[str, str], key: str | Path) -> bytes:
     """The signature over objects with these SHA-256 digests, by a file with a private key in PEM.
-    If it also has certificates, that of the key first, they are part of the signature.
-
-    Raises UsageError if the file is not such a key, DataError if it cannot be read."""
+    If it also has certificates, that of the key first, they are part of the signature. Raises
+    UsageError if the file is not such a key, DataError if it cannot be read."""
     require("sign")
     from model_signing import signing
 
@@ -43,7 +42,7 @@ def sign(name: str, digests: Mapping[str, str], key: str | Path) -> bytes:
                 config.use_elliptic_key_signer(private_key=key)
             config.sign(name, out)
         except Exception as error:  # the errors of cryptography have no common class
-            raise UsageError(f"{key} cannot sign: {_reason(error)}", hint=_KEYS) from error
+            raise UsageError(f"{key} cannot sign: {first_line(error)}", hint=_KEYS) from error
         return out.read_bytes()
 
 
@@ -84,7 +83,10 @@ class Signers:
             raise IntegrityError(f"{what} is not signed")
         reason = ""
         try:
-            _check_hint(signature)
+            # a signature of the first versions names no key: the library would print a warning
+            material = json.loads(signature)["verificationMaterial"]
+            if not (material.get("x509CertificateChain") or material["publicKey"]["hint"]):
+                raise ValueError("it names no key")
             with _verifiers(self.pem) as verifiers, TemporaryDirectory() as work:
                 path = Path(work) / "signature"
                 path.write_bytes(signature)
@@ -93,18 +95,10 @@ class Signers:
                     try:
                         return verifier.verify(what, path)
                     except Exception as error:
-                        reason = reason or _reason(error)
+                        reason = reason or first_line(error)
         except (ValueError, KeyError, TypeError) as error:
-            reason = _reason(error)
+            reason = first_line(error)
         raise IntegrityError(f"the signature of {what} is not valid: {reason}")
-
-
-def _check_hint(signature: bytes) -> None:
-    """Raise ValueError for a signature of the first versions, which names no key: the library
-    would print a warning to stdout."""
-    material = json.loads(signature)["verificationMaterial"]
-    if not (material.get("x509CertificateChain") or material["publicKey"]["hint"]):
-        raise ValueError("it names no key")
 
 
 def _given(name: str, digests: Mapping[str, str]) -> Any:
@@ -150,7 +144,7 @@ def _verifiers(pem: str) -> Iterator[list[Any]]:
                 config = verifying.Config().use_certificate_verifier(certificate_chain=[path])
                 verifiers.append(config)
         except Exception as error:
-            raise ValueError(_reason(error)) from error
+            raise ValueError(first_line(error)) from error
         if not verifiers:
             raise ValueError("it has no PEM block")
         yield verifiers
@@ -172,8 +166,3 @@ def _read_pem(path: Path) -> str:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"{path} is not in PEM", hint=_KEYS) from error
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,6 +16,32 @@ def thread_count(threads: int | None = None) -> int:
     if threads is not None:
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def arrow_threads(threads: int) -> Iterator[None]:
+    """Let Arrow use so many threads."""
+    import pyarrow as pa
+
+    before = pa.cpu_count()
+    pa.set_cpu_count(threads)
+    try:
+        yield
+    finally:
+        pa.set_cpu_count(before)
+
+
+def read_ahead(values: Iterable[T], threads: int) -> Iterator[T]:
+    """The values; if there are several threads, the next one is made while one is used."""
+    stream = iter(values)
+    if threads == 1:
+        yield from stream
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, stream, None)
+        while (value := pending.result()) is not None:
+            pending = pool.submit(next, stream, None)
+            yield value
 
 
 def in_threads(function: Callable[[T], R], values: Iterable[T], threads: int) -> Iterator[R]:

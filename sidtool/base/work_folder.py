@@ -8,6 +8,7 @@ from typing import Any
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import remove, write_whole
+from sidtool.base.records import shortened
 
 RUN_FILE = "run.json"
 MAX_LISTED = 5
@@ -17,19 +18,25 @@ MAX_LISTED = 5
 def open_work_folder(
     work: Path, fingerprint: Mapping[str, Any], *, restart: str, force: bool = False
 ) -> None:
-    """Keep an unfinished work folder of the same run, else start a new one.
-
-    `fingerprint` has everything that must be equal for a run to resume, as JSON values; `restart`
-    says how to start again. The caller holds the lock of the output. Raises, without `force`,
-    UsageError if the folder belongs to a different run, DataError if its record is damaged."""
+    """Keep an unfinished work folder of the same run, else start a new one. `fingerprint` has
+    everything that must be equal for a run to resume, as JSON values; `restart` says how to start
+    again. The caller holds the lock of the output. Raises, without `force`, UsageError if the
+    folder belongs to a different run, DataError if its record is damaged."""
     path = work / RUN_FILE
     if path.exists():
         try:
-            different = _differences(_read(path, restart), fingerprint)
-        except DataError:
+            old = _flat(dict(parse_json(path.read_bytes())))
+        except (OSError, ValueError, TypeError) as error:
             if not force:
-                raise
-            different = [RUN_FILE]
+                reason = " ".join(str(error).split())
+                raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
+            old = {RUN_FILE: "damaged"}
+        new = _flat(fingerprint)
+        different = [
+            f"{key}: {shortened(old.get(key))}, not {shortened(new.get(key))}"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key)
+        ]
         if not different:
             return
         if not force:
@@ -45,26 +52,6 @@ def open_work_folder(
     write_whole(path, json.dumps(fingerprint, indent=1) + "\n")
 
 
-def _read(path: Path, restart: str) -> dict[str, Any]:
-    """The stored fingerprint of a run."""
-    try:
-        return dict(parse_json(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged: {reason}", hint=restart) from error
-
-
-def _differences(stored: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> list[str]:
-    """Each setting that differs, with its old and its new value."""
-    old = _flat(stored)
-    new = _flat(fingerprint)
-    return [
-        f"{key}: {_spell(old.get(key))}, not {_spell(new.get(key))}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-
-
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
@@ -74,8 +61,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = member
     return flat
-
-
-def _spell(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -13,7 +13,6 @@ from sidtool.cli.compare import ProbeInputs
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import (
     next_step,
-    progress,
     say,
     say_cells,
     say_json,
@@ -22,13 +21,14 @@ from sidtool.cli.terminal.console import (
     standard_input,
     warn,
 )
+from sidtool.cli.terminal.pace import progress
 from sidtool.integrations.formats import CatalogFile
 from sidtool.integrations.ray import ItemColumns, RunOptions
 from sidtool.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:
     from sidtool.integrations.ray import RunReport
-    from sidtool.tokenizer.bundle import Bundle, Decoded
+    from sidtool.tokenizer.bundle import Bundle
 
 
 def inspect(
@@ -259,7 +259,7 @@ def decode(
 ) -> None:
     """Print the items of the SIDs in a text, and report unknown, retired and malformed SIDs."""
     from sidtool.registry import open_bundle
-    from sidtool.tokenizer.bundle import decode as look_up
+    from sidtool.tokenizer import decode as look_up
 
     opened = open_bundle(bundle)
     failed = 0
@@ -272,17 +272,13 @@ def decode(
         for sid in sids:
             if json:
                 say_json(asdict(sid))
-            else:
-                _say_decoded(sid)
+                continue
+            if not sid.items:
+                say_cells(sid.sid, sid.status)
+            for item, title in zip(sid.items, sid.titles, strict=True):
+                say_cells(sid.sid, sid.status, item, *filter(None, [title]))
     if strict and failed:
         raise RefusedError(f"{failed} SIDs are not those of active items of {bundle}")
-
-
-def _say_decoded(sid: "Decoded") -> None:
-    if not sid.items:
-        say_cells(sid.sid, sid.status)
-    for item, title in zip(sid.items, sid.titles, strict=True):
-        say_cells(sid.sid, sid.status, item, *filter(None, [title]))
 
 
 def _say_model(folder: str, *, json: bool) -> None:

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import assignments, parse_bytes
-from sidtool.base.options import option
+from sidtool.base.options import assignments, option, parse_bytes
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
-from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.console import next_step, say, say_json, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.tokenizer import BuildOptions, CatalogOptions, FusionOptions
 from sidtool.tokenizer.encoder import Encoder
 from sidtool.tokenizer.sid import LETTERS
 
 if TYPE_CHECKING:
-    from sidtool.data import Items
     from sidtool.tokenizer import CodebookReport
-    from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,7 @@ def build_codebook(
     encoder: Encoder | None,
     inputs: VectorInputs,
     settings: QuantizerSettings,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Build a codebook and the item-SID map of a catalog, as one bundle."""
     from sidtool.tokenizer import build_codebook, plan_build
@@ -102,14 +98,28 @@ def build_codebook(
         "interactions": inputs.interactions,
         "memory": inputs.memory,
     }
-    if dry_run:
-        refuse_existing(out, force, BUNDLE)
-        return _say_plan(plan_build(items, build, **data), build, out, json)
+    if how.dry_run:
+        refuse_existing(out, how.force, BUNDLE)
+        read = plan_build(items, build, **data)
+        sizes = build.sizes_for(len(read))
+        return how.plan(
+            f"would build {'x'.join(map(str, sizes))} for {len(read)} items at {out}\n"
+            f"text of {read.ids[0]}: {read.texts[0]}",
+            bundle=str(out),
+            items=len(read),
+            example={read.ids[0]: read.texts[0]},
+            options=asdict(replace(build, sizes=sizes)),
+        )
     with progress("embed", "quantize", "encode") as stages:
-        bundle = build_codebook(items, out, build, force=force, progress=stages, **data)
-    if build.sizes is None and not json:
+        bundle = build_codebook(items, out, build, force=how.force, progress=stages, **data)
+    if build.sizes is None and not how.json:
         say(f"levels: {bundle.space.spelled_sizes}, by the number of items ({len(bundle):,})")
-    _say_built(bundle, out, json)
+    manifest = bundle.manifest
+    if how.json:
+        report = dict(manifest.report)
+        say_json({"bundle": str(out), "digest": manifest.digest, "report": report})
+    elif manifest.codebook_report is not None:
+        say_report(manifest.codebook_report)
     return next_step("sidtool extend-model MODEL {out} -o MODEL+sid", out=out)
 
 
@@ -136,32 +146,9 @@ def _with_settings(
     fusion = {name: value for name, value in settings.items() if name in names}
     method_options = {name: value for name, value in settings.items() if name not in names}
     options = replace(options, method_options=method_options, fusion=FusionOptions(**fusion))
-    unused = fusion.keys() - {"text_dim"}
-    if not has_events and unused:
-        raise UsageError(f"option {min(unused)} needs --interactions")
+    if not has_events and fusion:
+        raise UsageError(f"option {min(fusion)} needs --interactions")
     return options
-
-
-def _say_plan(catalog: "Items", build: "BuildOptions", out: Path, json: bool) -> None:
-    levels = "x".join(map(str, build.sizes_for(len(catalog))))
-    say_plan(
-        f"would build {levels} for {len(catalog)} items at {out}\n"
-        f"text of {catalog.ids[0]}: {catalog.texts[0]}",
-        json=json,
-        bundle=str(out),
-        items=len(catalog),
-        example={catalog.ids[0]: catalog.texts[0]},
-        options=asdict(replace(build, sizes=build.sizes_for(len(catalog)))),
-    )
-
-
-def _say_built(bundle: "Bundle", out: Path, json: bool) -> None:
-    manifest = bundle.manifest
-    if json:
-        report = dict(manifest.report)
-        say_json({"bundle": str(out), "digest": manifest.digest, "report": report})
-    elif manifest.codebook_report is not None:
-        say_report(manifest.codebook_report)
 
 
 def say_report(report: "CodebookReport") -> None:

@@ -1,4 +1,4 @@
-"""The commands for raw data: check, prepare."""
+"""The commands for raw data: check, prepare, split."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import UsageError
+from sidtool.base.options import parse_bytes
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data.prepare import PrepareOptions
+from sidtool.data.split import Protocol, SplitManifest, SplitOptions
+from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidtool.data.prepare import Cleaned, EventTable, Report
+    from sidtool.data import FieldTypes
+    from sidtool.data.prepare import Cleaned, Report
 
 
 def check(
@@ -54,7 +58,8 @@ def check(
     before = report(catalog, table, allow_unknown=checks.allow_unknown)
     if out is None:
         _say_report(before, json=json)
-        hint = _mending_hint(before, items, events, table)
+        cleaning = "--fix OUT writes cleaned copies"
+        hint = before.mending_hint(items, events, table, cleaning)
         return before.refuse_stops(hint, allow_unknown=checks.allow_unknown)
     cleaned = clean(catalog, table, out, force=force)
     if json:
@@ -78,42 +83,22 @@ def prepare(
     ],
     out: options.Out,
     source_options: PrepareOptions,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Write items.parquet and events.parquet from a public data set or any table of events."""
     from sidtool.data.prepare import prepare as prepare_data
 
-    prepared = prepare_data(source, out, source_options, dry_run=dry_run, force=force)
-    if json:
+    prepared = prepare_data(source, out, source_options, dry_run=how.dry_run, force=how.force)
+    if how.json:
         say_json(prepared.to_json())
     else:
         rows = [(step.name, step.events, step.users, step.items) for step in prepared.steps]
         say_table(["after", "events", "users", "items"], rows)
         _say_left_out(prepared.dropped_items)
         say(f"{out}: {prepared.items} items, {prepared.steps[-1].events} events")
-    if dry_run:
+    if how.dry_run:
         return note(f"nothing written to {out}")
     return next_step("sidtool split {out}/events.parquet -o SPLIT", out=out)
-
-
-def _mending_hint(
-    report: "Report", items: Path, events: Path | None, table: "EventTable | None"
-) -> str:
-    """How the problems that stop a build can be mended."""
-    from sidtool.data import time_format_hint
-    from sidtool.data.prepare import guess_flags
-
-    kinds = {problem.kind for problem in report.stops}
-    hints = []
-    if "no_titles" in kinds and (guessed := guess_flags(items, events)) is not None:
-        hints.append(f"by their cells, columns are {guessed}")
-    if "unreadable_time" in kinds and table is not None:
-        hints.append(time_format_hint(table.times or ()) or "")
-    if kinds - {"no_titles", "unreadable_time"} or not any(hints):
-        hints.append("--fix OUT writes cleaned copies")
-    return "; ".join(filter(None, hints))
 
 
 def _say_report(report: "Report", *, json: bool) -> None:
@@ -159,7 +144,7 @@ def _say_cleaned(cleaned: "Cleaned", out: Path) -> None:
     events = "" if left.events is None else f", {left.events} events of {left.users} users"
     say(f"{out}: {left.items} items{events}")
     for problem in left.problems:
-        note(f"{problem.count} {problem.meaning}", label="left:", style="yellow")
+        note(str(problem), label="left:", style="yellow")
 
 
 def _say_left_out(counts: "Mapping[str, int]") -> None:
@@ -167,3 +152,86 @@ def _say_left_out(counts: "Mapping[str, int]") -> None:
 
     for reason, count in counts.items():
         say(f"left out: {count} {MEANINGS[reason]}")  # type: ignore[index]
+
+
+LEFT_OUT: dict[Protocol, str] = {
+    "leave-one-out": "events behind a user's last target",
+    "last-session": "events in or behind a user's last session that are no targets",
+    "temporal": "first events without a history",
+    "given": "windows that show or may show a held-out event",
+}
+
+
+def split(
+    events: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EVENTS",
+            help="User-item events: CSV, TSV, JSONL, Parquet or RecBole .inter. With --protocol "
+            "given, the training windows.",
+        ),
+    ],
+    out: options.Out,
+    rules: SplitOptions,
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_bytes,
+            metavar="SIZE",
+            help="Memory for events, like 4GiB: more than fits is put into files beside the "
+            "output.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    threads: options.Threads = None,
+    how: options.Writing = options.Writing(),
+) -> None:
+    """Split user events into training, validation and test, for all later commands."""
+    from sidtool.data.split import split_events
+
+    manifest = split_events(
+        events, out, rules, memory=memory, threads=threads, dry_run=how.dry_run, force=how.force
+    )
+    if how.json:
+        say_json(manifest.to_json())
+    else:
+        _say_manifest(manifest)
+    if how.dry_run:
+        return note(f"nothing written to {out}")
+    command = "sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out} --encoder ENCODER"
+    return next_step(command, out=out)
+
+
+def _say_manifest(manifest: SplitManifest) -> None:
+    counts = manifest.counts
+    rows = [
+        ("train", f"{counts.train_events} events of {counts.users} users"),
+        ("valid", f"{counts.valid} examples"),
+        ("test", f"{counts.test} examples"),
+    ]
+    if manifest.protocol == "given":
+        rows.insert(1, ("windows", f"{counts.windows} training windows"))
+    if counts.left_out:
+        rows.append(("left out", f"{counts.left_out} {LEFT_OUT[manifest.protocol]}"))
+    if counts.repeated_targets is not None:
+        reason = seen_reason(None, counts.targets_repeat)
+        rows.append(("repeats", f"{counts.repeated_targets} targets; by default {reason}"))
+    if manifest.cuts:
+        rows.append(("cuts", f"{manifest.cuts.valid_from:.16g}, {manifest.cuts.test_from:.16g}"))
+    if manifest.sessions is not None:
+        rows.append(("sessions", str(manifest.sessions)))
+    if manifest.fields is not None:
+        rows += _field_rows(manifest.fields)
+    say_table(["part", manifest.protocol], rows)
+    say(f"digest {manifest.digest}")
+
+
+def _field_rows(fields: "FieldTypes") -> list[tuple[str, str]]:
+    rows = []
+    parts = {"feedback": fields.feedback, "context": fields.context, "user": fields.user}
+    for part, types in parts.items():
+        if types:
+            rows.append((part, ", ".join(f"{name}:{kind}" for name, kind in types.items())))
+    if fields.target:
+        rows.append(("targets", " and ".join(fields.target)))
+    return rows

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.base.option_texts import numbers, parse_bytes
-from sidtool.base.options import option
+from sidtool.base.options import numbers, option, parse_bytes
 from sidtool.cli import inference
 from sidtool.cli.evaluation_tables import say_evaluation, say_lists, say_task
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_task
-from sidtool.cli.terminal.console import next_step, progress
+from sidtool.cli.terminal.console import next_step
+from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import (
     EvaluationOptions,
     ListEvaluationOptions,
@@ -25,7 +25,6 @@ from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation.search import ListOptions
 
 if TYPE_CHECKING:
-    from sidtool.integrations.ray import ClusterRanker
     from sidtool.model import LoadedModel
 
 
@@ -90,7 +89,12 @@ def evaluate(
     from sidtool.evaluation import evaluate as evaluate_split
 
     thresholds = compared.values()
-    ranker = _ranker(model, use, memory, workers)
+    ranker = None
+    if workers.engine == "ray":
+        from sidtool.integrations.ray import ClusterRanker
+
+        source = inference.model_source(model, use, memory)
+        ranker = ClusterRanker(source, workers.engine, workers.workers)
     loaded = inference.load_model(model, use, memory)
     check_names(thresholds, model_metric_names(loaded.bundle.space.levels))
     with progress("evaluate") as reports:
@@ -170,15 +174,3 @@ def evaluate_task(
         answers = evaluate_questions(loaded, source, settings, progress=reports.get("evaluate"))
     say_task(answers, json=json)
     check_thresholds(answers.metrics, thresholds)
-
-
-def _ranker(
-    model: str, use: ModelOptions, memory: MemoryOptions, workers: WorkerOptions
-) -> "ClusterRanker | None":
-    """The workers that search, None for this process."""
-    if workers.engine == "local":
-        return None
-    from sidtool.integrations.ray import ClusterRanker
-
-    source = inference.model_source(model, use, memory)
-    return ClusterRanker(source, workers.engine, workers.workers)

@@ -1,9 +1,9 @@
 """The tables of evaluate, evaluate-task and evaluate-lists, at most 80 columns wide."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sidtool.cli.terminal.console import note, say, say_json, say_table
 
@@ -32,14 +32,20 @@ def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> No
             _say_line(line, aside=json)
     _say_line("", aside=json)
     _say_metrics(evaluation, aside=json)
-    _say_fields(evaluation, aside=json)
+    further = list(_field_tables(evaluation))
     if details:
-        _say_groups(evaluation, aside=json)
-        _say_survival(evaluation, aside=json)
-        _say_coverage(evaluation, aside=json)
-        _say_sid_level(evaluation, aside=json)
+        further += _detail_tables(evaluation)
     if OTHER_MODEL in evaluation.differences:
-        _say_differences(evaluation, OTHER_MODEL, aside=json)
+        further.append(_differences(evaluation, OTHER_MODEL))
+    for table in further:
+        _say_line("", aside=json)
+        say_table(table.columns, table.rows, title=table.title, aside=json)
+
+
+class _Table(NamedTuple):
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
 
 
 def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
@@ -51,10 +57,9 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
     rows = []
     for name in evaluation.sid_level:
         if not name.endswith("@3"):
-            figures = _with_interval(evaluation, name)
             decimals = _decimals(evaluation.confidence_interval[name], evaluation.n)
             others = [_figure(metrics[name], decimals) for metrics in systems.values()]
-            rows.append([name, *figures, *others])
+            rows.append([name, *_with_interval(evaluation, name), *others])
     title = f"{evaluation.n} examples, full ranking, item level"
     n_missing = evaluation.counts["targets_not_recommendable"]
     if n_missing:
@@ -66,95 +71,78 @@ def _say_metrics(evaluation: "Evaluation", *, aside: bool) -> None:
 def _say_seen(settings: Mapping[str, object], *, aside: bool) -> None:
     """Whether seen items are recommended, and why."""
     if "seen" in settings:
-        (note if aside else say)(str(settings["seen"]))
+        _say_line(str(settings["seen"]), aside=aside)
 
 
-def _say_fields(evaluation: "Evaluation", *, aside: bool) -> None:
+def _field_tables(evaluation: "Evaluation") -> Iterator[_Table]:
     """The model's metrics by the values of fields, and weighted by one."""
     for name, groups in evaluation.by.items():
-        _say_averages(groups, f"by {name}", aside=aside)
+        yield _averages(groups, f"by {name}")
     if evaluation.weighted is not None:
         title = f"weighted by {evaluation.settings['weight']} of the target"
-        _say_averages({"all": evaluation.weighted}, title, aside=aside)
+        yield _averages({"all": evaluation.weighted}, title)
 
 
-def _say_groups(evaluation: "Evaluation", *, aside: bool) -> None:
-    """The model's metrics in every group of examples."""
-    title = "by the number of training events of the target"
-    _say_averages(_groups(evaluation), title, aside=aside)
-
-
-def _say_averages(groups: Mapping[str, "Averages"], title: str, *, aside: bool) -> None:
-    """The model's metrics in groups of examples by their labels."""
-    rows = []
-    for label, averages in groups.items():
-        figures = [_with_interval(averages, name) for name in (HIT_RATE, NDCG)]
-        rows.append([label, averages.n, *figures[0], *figures[1]])
-    columns = ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"]
-    _say_next_table(columns, rows, title, aside=aside)
-
-
-def _say_survival(evaluation: "Evaluation", *, aside: bool) -> None:
-    """The share of targets whose prefix is in the beam after each level."""
+def _detail_tables(evaluation: "Evaluation") -> Iterator[_Table]:
+    """Groups of examples, prefixes in the beam after each level, how many items each system
+    recommends, and metrics where any item of a shared SID counts, if they differ at all."""
+    groups = _groups(evaluation)
+    yield _averages(groups, "by the number of training events of the target")
     names = [name for name in evaluation.metrics if name.startswith("survival@")]
-    rows: list[list[object]] = []
-    for label, averages in _groups(evaluation).items():
-        figures = [_with_interval(averages, name)[0] for name in names]
-        rows.append([label, averages.n, *figures])
-    columns = ["", "n", *(name.replace("survival@", "level ") for name in names)]
-    title = f"share of targets whose prefix is among the {evaluation.settings['num_beams']} beams"
-    _say_next_table(columns, rows, title, aside=aside)
-
-
-def _say_coverage(evaluation: "Evaluation", *, aside: bool) -> None:
-    """How many items each system recommends."""
-    rows: list[list[object]] = [
-        [system, f"{share:.1%}", f"{evaluation.effective_items[system]:.0f}"]
-        for system, share in evaluation.coverage.items()
-    ]
-    title = f"of {evaluation.counts['active_items']} items, those among anyone's first ten"
-    _say_next_table(["", "coverage", "effective items"], rows, title, aside=aside)
-
-
-def _say_sid_level(evaluation: "Evaluation", *, aside: bool) -> None:
-    """The metrics where any item of a shared SID counts as correct, if they differ at all."""
+    yield _Table(
+        f"share of targets whose prefix is among the {evaluation.settings['num_beams']} beams",
+        ["", "n", *(name.replace("survival@", "level ") for name in names)],
+        [
+            [label, averages.n, *(_with_interval(averages, name)[0] for name in names)]
+            for label, averages in groups.items()
+        ],
+    )
+    yield _Table(
+        f"of {evaluation.counts['active_items']} items, those among anyone's first ten",
+        ["", "coverage", "effective items"],
+        [
+            [system, f"{share:.1%}", f"{evaluation.effective_items[system]:.0f}"]
+            for system, share in evaluation.coverage.items()
+        ],
+    )
     rows = []
     for name, value in evaluation.sid_level.items():
         if value != evaluation.metrics[name]:
             decimals = _decimals(evaluation.confidence_interval[name], evaluation.n)
-            item_level = _figure(evaluation.metrics[name], decimals)
-            rows.append([name, item_level, _figure(value, decimals)])
+            figures = (evaluation.metrics[name], value)
+            rows.append([name, *(_figure(figure, decimals) for figure in figures)])
     if rows:
         title = "where any item of a shared SID counts as correct"
-        _say_next_table(["", "item level", "SID level"], rows, title, aside=aside)
+        yield _Table(title, ["", "item level", "SID level"], rows)
 
 
-def _say_differences(evaluation: "Evaluation", system: str, *, aside: bool) -> None:
+def _averages(groups: Mapping[str, "Averages"], title: str) -> _Table:
+    """The model's metrics in groups of examples by their labels."""
+    rows = [
+        [label, averages.n, *_with_interval(averages, HIT_RATE), *_with_interval(averages, NDCG)]
+        for label, averages in groups.items()
+    ]
+    return _Table(title, ["", "n", HIT_RATE, "95% interval", NDCG, "95% interval"], rows)
+
+
+def _differences(evaluation: "Evaluation", system: str) -> _Table:
     """The model less another system in every group of examples."""
     rows: list[list[object]] = []
     for label, averages in _groups(evaluation).items():
         for name in (HIT_RATE, NDCG):
-            difference = averages.differences[system][name]
-            decimals = _decimals((difference.low, difference.high), averages.n)
-            figures = [
-                _figure(averages.metrics[name], decimals),
-                _figure(averages.baselines[system][name], decimals),
-                f"{difference.mean:+z.{decimals}f}",
-                f"{difference.low:z.{decimals}f} to {difference.high:z.{decimals}f}",
-                f"{difference.p_value:.3f}",
-            ]
-            rows.append([label, name, *figures])
+            gain = averages.differences[system][name]
+            decimals = _decimals((gain.low, gain.high), averages.n)
+            values = (averages.metrics[name], averages.baselines[system][name])
+            figures = [_figure(value, decimals) for value in values]
+            rows.append([label, name, *figures, *_gain(gain, decimals)])
     columns = ["", "", "model", "other", "gain", "95% interval", "p"]
-    title = f"the gain of the model over the {system}, paired by user"
-    _say_next_table(columns, rows, title, aside=aside)
+    return _Table(f"the gain of the model over the {system}, paired by user", columns, rows)
 
 
-def _say_next_table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str, *, aside: bool
-) -> None:
-    """A table after another one."""
-    _say_line("", aside=aside)
-    say_table(columns, rows, title=title, aside=aside)
+def _gain(gain: Any, decimals: int = max(DECIMALS)) -> tuple[str, str, str]:
+    """A paired difference, its interval and its p-value."""
+    interval = f"{gain.low:z.{decimals}f} to {gain.high:z.{decimals}f}"
+    return f"{gain.mean:+z.{decimals}f}", interval, f"{gain.p_value:.3f}"
 
 
 def _say_line(line: str, *, aside: bool) -> None:
@@ -230,12 +218,11 @@ def say_lists(evaluation: "ListEvaluation", *, json: bool) -> None:
     for system, by_metric in evaluation.differences.items():
         for metric in (*evaluation.names[:2], "diversity"):
             if metric in by_metric:
-                gain = by_metric[metric]
-                interval = f"{gain.low:z.4f} to {gain.high:z.4f}"
-                rows.append([system, metric, f"{gain.mean:+z.4f}", interval, f"{gain.p_value:.3f}"])
+                rows.append([system, metric, *_gain(by_metric[metric])])
     if rows:
+        _say_line("", aside=json)
         title = f"the gain of {names[0]}, paired by user"
-        _say_next_table(["over", "", "gain", "95% interval", "p"], rows, title, aside=json)
+        say_table(["over", "", "gain", "95% interval", "p"], rows, title=title, aside=json)
 
 
 def _mean(mean: "Mean | None") -> str:

@@ -10,15 +10,7 @@ import typer
 
 from sidtool.base.errors import EXIT_INTERRUPTED
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import (
-    as_step,
-    is_verbose,
-    next_step,
-    note,
-    say,
-    say_json,
-    warn,
-)
+from sidtool.cli.terminal.console import as_step, is_verbose, next_step, note, say, say_json, warn
 from sidtool.recipes import Example, FitOptions, Ran, StepError
 
 

@@ -4,16 +4,15 @@ and the command is called with the dataclass. Its body names no flag twice."""
 import functools
 import inspect
 import keyword
-import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import Option, meanings, options_of
+from sidtool.base.options import Option, meanings, options_of, required
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Flag:
         if self.option.reads is not None:
             read = inspect.signature(self.option.reads).parameters.values()
             return next(iter(read)).annotation
-        inner = _required(self.hint)
+        inner = required(self.hint)
         if get_origin(inner) in (tuple, frozenset):
             return list[get_args(inner)[0]]  # type: ignore[misc]
         # of the types that callers may give, a path or a text is what a command line has
@@ -90,7 +89,7 @@ class Flag:
 
     def parameter(self) -> inspect.Parameter:
         """A keyword parameter with the flag, without its help."""
-        is_switch = _required(self.hint) is bool and self.field.default is not False
+        is_switch = required(self.hint) is bool and self.field.default is not False
         spelling = f"{self.spelling}/--no-{self.spelling[2:]}" if is_switch else self.spelling
         names = self.option.completes
         declared = typer.Option(
@@ -117,7 +116,7 @@ class Flag:
             return None if self.default is MISSING else self.default
         if self.option.reads is not None:
             value = self.option.reads(value)
-        several = get_origin(_required(self.hint))
+        several = get_origin(required(self.hint))
         value = several(value) if several in (tuple, frozenset) else value
         self.option.check(self.spelling, value, self.hint)
         return value
@@ -203,21 +202,13 @@ def _group(hint: Any) -> Any:
     for annotation in getattr(hint, "__metadata__", ()):
         if isinstance(annotation, Given):
             return annotation
-    return hint if is_dataclass(_required(hint)) else None
+    return hint if is_dataclass(required(hint)) else None
 
 
 def _kind(group: Any) -> Any:
     """The dataclass of a group."""
-    return type(group.defaults) if isinstance(group, Given) else _required(group)
+    return type(group.defaults) if isinstance(group, Given) else required(group)
 
 
 def _completion(names: Callable[[], Any]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
-
-
-def _required(hint: Any) -> Any:
-    """X of `X | None`, others unchanged."""
-    if get_origin(hint) not in (Union, types.UnionType):
-        return hint
-    others = [part for part in get_args(hint) if part is not type(None)]
-    return Union[tuple(others)]  # noqa: UP007

@@ -10,7 +10,7 @@ from sidtool.base.options import option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import BUNDLE
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan
+from sidtool.cli.terminal.console import next_step, note, say, say_json
 from sidtool.integrations.formats import CatalogFile, CodebookFile, Keys, System
 from sidtool.tokenizer.sid import Levels
 
@@ -49,14 +49,12 @@ def import_(
     catalog: CatalogFile | None,
     codebook: CodebookFile | None,
     choices: MapOptions,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Import another system's map as a bundle, with its codebook if there is one."""
     from sidtool.integrations.formats import read_map
 
-    refuse_existing(out, force, BUNDLE)
+    refuse_existing(out, how.force, BUNDLE)
     bundle = read_map(
         source,
         name=out.name.removesuffix(".zip").removesuffix(".zarr"),
@@ -66,18 +64,17 @@ def import_(
         keys=choices.keys,
         codebook=codebook,
     )
-    if dry_run:
-        return say_plan(
+    if how.dry_run:
+        return how.plan(
             f"would import {bundle.manifest.items} items of {source}, "
             f"{bundle.space.spelled_sizes}, to {out}",
-            json=json,
             bundle=str(out),
             items=bundle.manifest.items,
             sizes=list(bundle.space.sizes),
             policy=bundle.manifest.collisions.policy,
         )
-    bundle.save(out, force=force)
-    _say_imported(bundle, out, json)
+    bundle.save(out, force=how.force)
+    _say_imported(bundle, out, how.json)
     start = "codebook" if bundle.codebook is not None else "mean"
     return next_step(
         "sidtool extend-model MODEL {out} -o MODEL+sid --init {start}", out=out, start=start
@@ -143,9 +140,7 @@ def export(
     ],
     target: ExportOptions,
     catalog: CatalogFile | None,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Export a bundle's map for another system or an engine; retired items are omitted."""
     from sidtool.integrations.formats import (
@@ -161,13 +156,13 @@ def export(
     check_export_options(to, items=catalog, keys=keys, has_model=target.model is not None)
     opened = open_source(bundle)
     tokens = None if target.model is None else model_tokens(target.model, opened)
-    if dry_run:
-        refuse_existing(out, force, FORMATS[to].output)
+    if how.dry_run:
+        refuse_existing(out, how.force, FORMATS[to].output)
         n_items = plan_export(opened, to, items=catalog, keys=keys)
         text = f"would export {n_items} items of {bundle} for {to} to {out}"
-        return say_plan(text, json=json, out=str(out), system=to, items=n_items)
-    exported = export_map(opened, out, to, items=catalog, keys=keys, tokens=tokens, force=force)
-    if json:
+        return how.plan(text, out=str(out), system=to, items=n_items)
+    exported = export_map(opened, out, to, items=catalog, keys=keys, tokens=tokens, force=how.force)
+    if how.json:
         files = [str(file) for file in exported.files]
         return say_json({"system": to, "files": files, "flashrec_sid": exported.flashrec_sid})
     if to == "flashrec":

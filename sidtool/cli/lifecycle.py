@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.base.errors import EXIT_REFUSED, UsageError
-from sidtool.base.option_texts import read_ids
+from sidtool.base.options import read_ids
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step, progress, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.console import next_step, say, say_json, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.tokenizer import CatalogOptions, NewItemOptions
 
 if TYPE_CHECKING:
     from sidtool.model import Outlook
     from sidtool.tokenizer import Diff
-    from sidtool.tokenizer.bundle import Bundle, ItemsChange
 
 MAX_LISTED = 5
 """Items that a table lists."""
@@ -39,9 +39,7 @@ def add_items(
     by_row: options.ByRow = False,
     encoder: options.MovedEncoder = None,
     trust_remote_code: options.Trust = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Add items to a bundle and retire others; published SIDs never move."""
     from sidtool.base.output import refuse_existing
@@ -56,12 +54,12 @@ def add_items(
         raise UsageError("give either --encoder or --embeddings")
     if items is None and (embeddings or encoder or columns != NewItemOptions()):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
-    refuse_existing(out, force, BUNDLE)
+    refuse_existing(out, how.force, BUNDLE)
     opened = open_source(bundle)
     names = CatalogOptions(**asdict(columns))
     catalog = read_new_items(opened, items, names)
     retired = () if remove is None else read_ids(remove)
-    if dry_run:
+    if how.dry_run:
         change = planned_change(
             opened,
             catalog,
@@ -70,7 +68,16 @@ def add_items(
             encoder=encoder,
             remove=retired,
         )
-        return _say_change(change, len(catalog), bundle, out, json=json)
+        return how.plan(
+            f"would add {change.added} of {len(catalog)} items to {bundle}, restore "
+            f"{change.restored}, retitle {change.retitled} and retire {change.retired}, at {out}",
+            bundle=str(out),
+            added=change.added,
+            items=len(catalog),
+            restored=change.restored,
+            retitled=change.retitled,
+            retired=change.retired,
+        )
     with progress("embed") as stages:
         grown = add(
             opened,
@@ -82,34 +89,14 @@ def add_items(
             remove=retired,
             progress=stages.get("embed"),
         )
-    grown.save(out, force=force)
-    _say_grown(grown, out, changed=grown is not opened, json=json)
+    grown.save(out, force=how.force)
+    manifest = grown.manifest
+    value = {"bundle": str(out), "version": manifest.version, "digest": grown.identity.digest}
+    if grown is not opened:
+        value |= manifest.change.to_json()
+    changed = "nothing changed" if grown is opened else str(manifest.change)
+    how.say(value, f"{out}: {manifest.name} {manifest.version}, {changed}")
     return next_step("sidtool recommend MODEL --bundle {out} --history ...", out=out)
-
-
-def _say_change(change: "ItemsChange", items: int, bundle: str, out: Path, *, json: bool) -> None:
-    """What add-items would do with so many items."""
-    say_plan(
-        f"would add {change.added} of {items} items to {bundle}, restore {change.restored}, "
-        f"retitle {change.retitled} and retire {change.retired}, at {out}",
-        json=json,
-        bundle=str(out),
-        added=change.added,
-        items=items,
-        restored=change.restored,
-        retitled=change.retitled,
-        retired=change.retired,
-    )
-
-
-def _say_grown(bundle: "Bundle", out: Path, *, changed: bool, json: bool) -> None:
-    manifest = bundle.manifest
-    if json:
-        value = {"bundle": str(out), "version": manifest.version, "digest": bundle.identity.digest}
-        say_json(value | (manifest.change.to_json() if changed else {}))
-    else:
-        change = manifest.change if changed else "nothing changed"
-        say(f"{out}: {manifest.name} {manifest.version}, {change}")
 
 
 def diff(
@@ -146,9 +133,7 @@ def align(
     ],
     out: options.Out,
     to: Annotated[str, typer.Option("--to", metavar="OLD", help="The bundle whose codes it gets.")],
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Rename the codes of a retrained codebook so that most items keep their old codes."""
     from sidtool.base.output import refuse_existing
@@ -157,21 +142,20 @@ def align(
     from sidtool.tokenizer import align as rename
     from sidtool.tokenizer.bundle import AlignChange
 
-    refuse_existing(out, force, BUNDLE)
+    refuse_existing(out, how.force, BUNDLE)
     aligned = rename(open_source(new), open_source(to))
     change = aligned.manifest.change
     assert isinstance(change, AlignChange)
     counts = {name: getattr(change, name) for name in ("common", "before", "after")}
-    if dry_run:
-        return say_plan(
+    if how.dry_run:
+        return how.plan(
             f"would rename codes of {new}: {change.after[-1]} of {change.common} common items keep "
             f"their SID of {to}, {change.before[-1]} before, at {out}",
-            json=json,
             bundle=str(out),
             **counts,
         )
-    aligned.save(out, force=force)
-    if json:
+    aligned.save(out, force=how.force)
+    if how.json:
         return say_json({"bundle": str(out), "digest": aligned.identity.digest} | counts)
     pairs = zip(change.before, change.after, strict=True)
     rows = [
@@ -192,9 +176,7 @@ def rebind(
         str, typer.Argument(metavar="NEWER", help="The compatible bundle to put into the model.")
     ],
     out: options.Out,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Copy a model folder with a newer bundle, after the compatibility check of recommend
     --bundle."""
@@ -203,16 +185,13 @@ def rebind(
     from sidtool.registry import open_source
 
     opened = open_source(newer)
-    check = check_rebind if dry_run else bind
-    verdict = check(model, opened, out, force=force)
+    check = check_rebind if how.dry_run else bind
+    verdict = check(model, opened, out, force=how.force)
     value = {"model": str(out), "bundle": opened.identity.digest} | asdict(verdict)
     message = verdict.message or "the same bundle as before"
-    if dry_run:
-        return say_plan(f"would copy {model} with {newer} to {out}: {message}", json=json, **value)
-    if json:
-        say_json(value)
-    else:
-        say(f"{out}: {message}")
+    if how.dry_run:
+        return how.plan(f"would copy {model} with {newer} to {out}: {message}", **value)
+    how.say(value, f"{out}: {message}")
     return next_step("sidtool recommend {out} --history ...", out=out)
 
 

@@ -20,7 +20,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Data": {
         "data.prepare": "ml-1m --from movielens --k-core 5 -o data",
         "data.check": "items.csv events.csv --fix cleaned",
-        "split.split": "events.csv -o split",
+        "data.split": "events.csv -o split",
     },
     "Tokenizer": {
         "codebook.build_codebook": "items.csv --encoder hf://ORG/NAME -o shop.zarr",
@@ -42,7 +42,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Training": {
         "sft.make_sft": "shop.zarr items.csv split --model base+sid -o sft/train.jsonl",
         "train.train": "base+sid sft/train.jsonl --set num_train_epochs=20 -o tuned",
-        "rl.rl": "tuned sft/train.jsonl --reward exact=1,rank=1 -o rewarded",
+        "train.rl": "tuned sft/train.jsonl --reward exact=1,rank=1 -o rewarded",
         "train.refresh": "tuned shop-2.zarr split-2 -o tuned-2",
         "train.settings": "train",
     },

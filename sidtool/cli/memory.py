@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import check_options, option
+from sidtool.base.options import check_options, option, parse_bytes
 from sidtool.cli.groups import Given
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import (
-    next_step,
-    note,
-    progress,
-    say,
-    say_json,
-    say_plan,
-    say_table,
-)
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
@@ -106,9 +98,7 @@ def build_memory(
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.base.output import refuse_existing
@@ -117,17 +107,28 @@ def build_memory(
     from sidtool.memory import build_memory, check_memory_split, shards_beside
     from sidtool.registry import open_memory, open_source
 
-    refuse_existing(out, force, MEMORY)
+    refuse_existing(out, how.force, MEMORY)
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else open_memory(building.earlier)
     events = open_split(split)
     opened = open_source(bundle)
-    settings = replace(DEFAULT if previous is None else previous.manifest.settings, **given)
     check_memory_split(opened, events)
-    if dry_run:
+    if how.dry_run:
         source.check(opened)
-        return _say_memory_plan(events, opened, out, given, json=json)
+        counts = events.counts
+        named = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
+        return how.plan(
+            f"would build a memory of {len(opened.active)} items from {counts.train_events} "
+            f"training events of {counts.users} users, with {named}, at {out}",
+            memory=str(out),
+            bundle=opened.identity.digest,
+            split=events.reference.digest,
+            items=len(opened.active),
+            users=counts.users,
+            train_events=counts.train_events,
+            settings=given,
+        )
     weight = building.content_weight
     content = _content(opened, source.read(opened), weight, previous)
     with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
@@ -138,27 +139,20 @@ def build_memory(
             built = build_memory(
                 events,
                 opened,
-                settings,
                 earlier=previous,
                 content=content,
                 shards=files,
                 threads=building.threads,
+                **given,
             )
-        built.save(out, force=force)
-    _say_built(built, out, json=json)
-    return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
-
-
-def _say_built(built: "Memory", out: Path, *, json: bool) -> None:
+        built.save(out, force=how.force)
     manifest = built.manifest
-    if json:
-        say_json({"memory": str(out)} | manifest.to_json())
-    else:
-        n_neighbors = len(built.arrays["neighbors/item"])
-        say(
-            f"{out}: {n_neighbors} neighbors of {manifest.items} items, from "
-            f"{manifest.train_events} training events of split {manifest.split}, {built.digest}"
-        )
+    how.say(
+        {"memory": str(out)} | manifest.to_json(),
+        f"{out}: {len(built.arrays['neighbors/item'])} neighbors of {manifest.items} items, from "
+        f"{manifest.train_events} training events of split {manifest.split}, {built.digest}",
+    )
+    return next_step("sidtool tune-memory MODEL {split} {out} -o OUT", split=split, out=out)
 
 
 def tune_memory(
@@ -169,9 +163,7 @@ def tune_memory(
     ],
     out: options.Out,
     tuning: TuneMemoryOptions,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Choose the weight and power of a memory on validation users, fit a re-ranker to them, and
     bind them to a copy of a model."""
@@ -182,12 +174,11 @@ def tune_memory(
 
     opened = open_memory(memory)
     events = open_split(split)
-    if dry_run:
-        examples = plan_tune_memory(model, events, opened, out, tuning, force=force)
-        return say_plan(
+    if how.dry_run:
+        examples = plan_tune_memory(model, events, opened, out, tuning, force=how.force)
+        return how.plan(
             f"would bind memory {opened.digest[:12]} to a copy of {model} at {out}, with the "
             f"weight and power that are best on {len(examples)} validation examples",
-            json=json,
             model=str(out),
             memory=opened.digest,
             examples=len(examples),
@@ -195,10 +186,10 @@ def tune_memory(
         )
     with progress("tune-memory") as reports:
         report = reports.get("tune-memory")
-        binding = tune(model, events, opened, out, tuning, force=force, progress=report)
+        binding = tune(model, events, opened, out, tuning, force=how.force, progress=report)
     seen = seen_reason(tuning.exclude_seen, events.reference.targets_repeat)
     reranker = binding.reranker
-    if json:
+    if how.json:
         values = binding.to_json()
         values["reranker"] = None if reranker is None else reranker.digest  # not its weights
         return say_json({"model": str(out)} | values | {"seen": seen})
@@ -210,31 +201,6 @@ def tune_memory(
     order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
     say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}; {seen}")
     return next_step("sidtool evaluate {out} {split}", out=out, split=split)
-
-
-def _say_memory_plan(
-    split: "Split",
-    bundle: "Bundle",
-    out: Path,
-    given: dict[str, Any],
-    *,
-    json: bool,
-) -> None:
-    """How much a memory would be built from."""
-    counts = split.counts
-    settings = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
-    say_plan(
-        f"would build a memory of {len(bundle.active)} items from {counts.train_events} training "
-        f"events of {counts.users} users, with {settings}, at {out}",
-        json=json,
-        memory=str(out),
-        bundle=bundle.identity.digest,
-        split=split.reference.digest,
-        items=len(bundle.active),
-        users=counts.users,
-        train_events=counts.train_events,
-        settings=given,
-    )
 
 
 def _build_tuned(

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidtool.base.option_texts import assignments
-from sidtool.base.options import option
+from sidtool.base.options import assignments, option
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
-from sidtool.cli.terminal.console import next_step, say, say_json, say_plan, warn
+from sidtool.cli.terminal.console import next_step, say, say_json, warn
 from sidtool.data import TextNames
 from sidtool.integrations.adopt import AdoptOptions
 from sidtool.model import DEFAULT_PRESET, Dtype, ExtendOptions, Preset
@@ -48,20 +47,17 @@ def init_model(
     out: options.Out,
     columns: TextNames,
     design: ModelDesign,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Create an untrained model and its tokenizer, for training from scratch."""
     from sidtool.model import init_model, model_shape
 
     catalog = _read_catalog(items, design.bundle, columns)
     overrides = assignments(list(design.settings))
-    if dry_run:
-        refuse_existing(out, force, FOLDER)
-        return say_plan(
+    if how.dry_run:
+        refuse_existing(out, how.force, FOLDER)
+        return how.plan(
             f"would create {design.preset} with at most {design.vocab_size} text tokens at {out}",
-            json=json,
             model=str(out),
             vocab_size=design.vocab_size,
             configuration=model_shape(design.preset, overrides),
@@ -73,12 +69,12 @@ def init_model(
         vocab_size=design.vocab_size,
         overrides=overrides,
         seed=design.seed,
-        force=force,
+        force=how.force,
     )
-    if json:
-        say_json({"model": str(out), "preset": design.preset, "parameters": parameters})
-    else:
-        say(f"{out}: {design.preset}, {parameters:,} parameters")
+    how.say(
+        {"model": str(out), "preset": design.preset, "parameters": parameters},
+        f"{out}: {design.preset}, {parameters:,} parameters",
+    )
     return next_step("sidtool extend-model {out} BUNDLE -o {out}+sid", out=out)
 
 
@@ -106,9 +102,7 @@ def extend_model(
     out: options.Out,
     extension: ExtendOptions,
     trust_remote_code: options.Trust = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Add a bundle's SID tokens to a language model."""
     from sidtool.base.checkpoint import is_hub_url
@@ -117,14 +111,13 @@ def extend_model(
     from sidtool.registry import open_source
 
     opened = open_source(bundle)
-    if dry_run:
-        check_extension(opened, out, extension, force=force)
+    if how.dry_run:
+        check_extension(opened, out, extension, force=how.force)
         if not is_hub_url(model):
             locate_base(model, trust_remote_code=trust_remote_code)
         n_tokens = len(opened.space.tokens)
-        return say_plan(
+        return how.plan(
             f"would add {n_tokens} tokens of {bundle} to {model} at {out}",
-            json=json,
             model=str(out),
             base=model,
             bundle=opened.identity.digest,
@@ -134,11 +127,11 @@ def extend_model(
             init=extension.init,
         )
     contract = extend(
-        model, opened, out, extension, trust_remote_code=trust_remote_code, force=force
+        model, opened, out, extension, trust_remote_code=trust_remote_code, force=how.force
     )
     tokens = contract.tokens
     token_range = {"token_start": tokens.start, "token_stop": tokens.stop}
-    if json:
+    if how.json:
         say_json({"model": str(out)} | token_range | {"bundle": contract.identity.digest})
     else:
         n_tokens = tokens.stop - tokens.start
@@ -163,9 +156,7 @@ def adopt(
     out: options.Out,
     origin: AdoptOptions,
     trust_remote_code: options.Trust = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Take over a model that another system trained, with its map of items.
 
@@ -173,21 +164,20 @@ def adopt(
     from sidtool.integrations.adopt import adopt as adopt_model
     from sidtool.integrations.adopt import check_adoption
 
-    run = check_adoption if dry_run else adopt_model
-    adoption = run(model, source, out, origin, trust_remote_code=trust_remote_code, force=force)
-    if not json:
+    run = check_adoption if how.dry_run else adopt_model
+    adoption = run(model, source, out, origin, trust_remote_code=trust_remote_code, force=how.force)
+    if not how.json:
         _say_adoption(adoption)
-    if dry_run:
-        return say_plan(
+    if how.dry_run:
+        return how.plan(
             f"would copy {model} to {out} with the {adoption.items} items of {source}",
-            json=json,
             model=str(out),
             **adoption.to_json(),
         )
-    if json:
-        say_json({"model": str(out), **adoption.to_json()})
-    else:
-        say(f"{out}: {model} with the {adoption.items} items of {source}")
+    how.say(
+        {"model": str(out), **adoption.to_json()},
+        f"{out}: {model} with the {adoption.items} items of {source}",
+    )
     history = ",".join(adoption.prompt.history)
     return next_step("sidtool recommend {out} --history {history} -k 10", out=out, history=history)
 
@@ -216,26 +206,23 @@ def merge(
     dtype: Annotated[
         Dtype, typer.Option(help="Precision to store; the merge itself is in float32.")
     ] = "float32",
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Merge LoRA adapters into their base model."""
     from sidtool.model import check_merge
     from sidtool.model import merge as merge_adapters
 
-    if dry_run:
-        base = check_merge(model, out, force=force)
-        return say_plan(
+    if how.dry_run:
+        base = check_merge(model, out, force=how.force)
+        return how.plan(
             f"would merge the adapters of {model} into {base.path} at {out}",
-            json=json,
             model=str(out),
             base=base.path,
             dtype=dtype,
         )
-    base = merge_adapters(model, out, dtype=dtype, force=force)
-    if json:
-        say_json({"model": str(out), "base": base.path, "dtype": dtype})
-    else:
-        say(f"{out}: adapters of {model} merged into {base.path}, {dtype}")
+    base = merge_adapters(model, out, dtype=dtype, force=how.force)
+    how.say(
+        {"model": str(out), "base": base.path, "dtype": dtype},
+        f"{out}: adapters of {model} merged into {base.path}, {dtype}",
+    )
     return next_step("sidtool recommend {out} --history ITEM,ITEM -k 10", out=out)

@@ -6,21 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.option_texts import read_ids
-from sidtool.base.options import option
+from sidtool.base.options import option, read_ids
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.cli import inference
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import (
-    note,
-    progress,
-    say,
-    say_json,
-    say_table,
-    standard_input,
-    warn,
-)
+from sidtool.cli.terminal.console import note, say, say_json, say_table, standard_input, warn
+from sidtool.cli.terminal.pace import progress
 from sidtool.integrations.ray import RunOptions, WorkerOptions
 from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation import ItemOptions, RecommendOptions

@@ -9,15 +9,8 @@ import typer
 from sidtool.base.extras import require
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_reference
-from sidtool.cli.terminal.console import (
-    next_step,
-    note,
-    progress,
-    say,
-    say_json,
-    say_plan,
-    say_table,
-)
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_plan, say_table
+from sidtool.cli.terminal.pace import progress
 
 if TYPE_CHECKING:
     from sidtool.registry import Kind
@@ -136,22 +129,19 @@ def push(
 def pull(
     reference: Reference,
     out: options.Out,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Copy a published bundle, memory or model to disk, byte for byte, and verify it."""
     from sidtool.registry import plan_pull, published
     from sidtool.registry import pull as fetch
 
-    if dry_run:
-        registry, record = plan_pull(reference, out, force=force)
+    if how.dry_run:
+        registry, record = plan_pull(reference, out, force=how.force)
         _, _, sizes = published(registry.folder(record.group), record)
         size = sum(sizes.values())
-        return say_plan(
+        return how.plan(
             f"would pull {record.kind} {reference}, version {record.version}, {len(sizes) + 1} "
             f"objects of {size / 1e6:.1f} MB to {out}",
-            json=json,
             out=str(out),
             kind=record.kind,
             version=record.version,
@@ -161,8 +151,8 @@ def pull(
             bytes=size,
         )
     with progress("pull") as report:
-        record = fetch(reference, out, force=force, progress=report.get("pull"))
-    if json:
+        record = fetch(reference, out, force=how.force, progress=report.get("pull"))
+    if how.json:
         fields = {"version": record.version, "digest": record.digest, "license": record.license}
         say_json({record.kind: str(out), **fields})
     else:

@@ -69,8 +69,12 @@ def list_settings(command: Configurable, *, preset: Preset = DEFAULT_PRESET) -> 
         'adamw'
     """
     if command == "build-codebook":
-        fusion = dataclass_settings(FusionOptions, "fusion of vectors")
-        return [*_method_settings(), *fusion]
+        methods = [
+            Setting(name, _spell_type(entry.type), entry.default, entry.meaning, f"method {method}")
+            for method, quantizer in METHODS.items()
+            for name, entry in quantizer.options.items()
+        ]
+        return [*methods, *dataclass_settings(FusionOptions, "fusion of vectors")]
     if command == "init-model":
         return list(_model_settings(preset))
     if command == "train":
@@ -110,13 +114,6 @@ def dataclass_settings(kind: type, group: str) -> list[Setting]:
         )
         for field in dataclasses.fields(kind)
     ]
-
-
-def _method_settings() -> Iterator[Setting]:
-    for method, quantizer in METHODS.items():
-        for name, option in quantizer.options.items():
-            kind = _spell_type(option.type)
-            yield Setting(name, kind, option.default, option.meaning, f"method {method}")
 
 
 def _model_settings(preset: Preset) -> Iterator[Setting]:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidtool.cli.terminal import options
-from sidtool.cli.terminal.console import next_step, note, progress, say, say_json, say_table, warn
+from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table, warn
+from sidtool.cli.terminal.pace import progress
 from sidtool.data import GeneralOptions
 from sidtool.examples import SftInputs, SftOptions, TaskCatalogOptions, WeightOptions
 from sidtool.integrations.ray import WorkerOptions
 
 if TYPE_CHECKING:
-    from sidtool.examples import Lineage, WeightRecord
-    from sidtool.integrations.ray import ClusterExamples
+    from sidtool.examples import Lineage
 
 
 def make_sft(
@@ -31,14 +31,17 @@ def make_sft(
         typer.Option(help="Extended model whose tokenizer measures and formats the examples."),
     ] = None,
     threads: options.Threads = None,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Write training examples, validation users and their lineage."""
     from sidtool.examples import make_sft as write_sft
 
-    inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
+    writer = None
+    if workers.engine == "ray":
+        from sidtool.integrations.ray import ClusterExamples, RunOptions
+
+        inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
+        writer = ClusterExamples(inputs, RunOptions(workers.engine, workers.workers))
     with progress("examples") as report:
         lineage = write_sft(
             bundle,
@@ -51,18 +54,18 @@ def make_sft(
             weights=weights,
             general=general,
             threads=threads,
-            writer=_writer(inputs, workers),
-            dry_run=dry_run,
-            force=force,
+            writer=writer,
+            dry_run=how.dry_run,
+            force=how.force,
             progress=report.get("examples"),
         )
-    if json:
+    if how.json:
         say_json(lineage.to_json())
     else:
         _say_lineage(lineage)
     if model is None:
         _warn_of_open_answers(lineage)
-    if dry_run:
+    if how.dry_run:
         return note(f"nothing written to {out}")
     return next_step("sidtool train {model} {out} -o tuned", model=model or "MODEL+sid", out=out)
 
@@ -78,17 +81,6 @@ def _warn_of_open_answers(lineage: "Lineage") -> None:
         )
 
 
-def _writer(inputs: SftInputs, workers: WorkerOptions) -> "ClusterExamples | None":
-    """What writes the examples by workers, None in this process. Raises UsageError for what
-    workers cannot do."""
-    if workers.engine == "local":
-        return None
-
-    from sidtool.integrations.ray import ClusterExamples, RunOptions
-
-    return ClusterExamples(inputs, RunOptions(workers.engine, workers.workers))
-
-
 def _say_lineage(lineage: "Lineage") -> None:
     rows = []
     for task, counts in lineage.tasks.items():
@@ -101,7 +93,12 @@ def _say_lineage(lineage: "Lineage") -> None:
         n_held_out = lineage.general.held_out
         say(f"general text: {lineage.general.documents} documents, {n_held_out} of them held out")
     if lineage.weights is not None:
-        say(_weight_line(lineage.weights))
+        weights = lineage.weights
+        say(
+            f"weight {weights.expression}: {weights.smallest:.3g} to {weights.largest:.3g}, mean "
+            f"{weights.mean:.3g}, {weights.clipped} clipped; {weights.effective_events:.0f} "
+            "effective events"
+        )
     line = f"split {lineage.split}: {lineage.valid} validation examples"
     line += f"; {lineage.leaked_events} held-out events in training examples"
     line += f", {lineage.dropped_events} events of unknown items left out"
@@ -110,11 +107,3 @@ def _say_lineage(lineage: "Lineage") -> None:
     if lineage.hidden_items:
         line += f", text of {lineage.hidden_items} items hidden"
     say(line)
-
-
-def _weight_line(weights: "WeightRecord") -> str:
-    return (
-        f"weight {weights.expression}: {weights.smallest:.3g} to {weights.largest:.3g}, mean "
-        f"{weights.mean:.3g}, {weights.clipped} clipped; {weights.effective_events:.0f} effective "
-        "events"
-    )

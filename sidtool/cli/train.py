@@ -1,6 +1,6 @@
-"""The commands that train: train, refresh."""
+"""The commands that train: train, refresh, rl."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import groupby
 from operator import attrgetter
@@ -9,21 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sidtool.base.errors import UsageError
 from sidtool.cli.groups import Given
 from sidtool.cli.setting_list import Configurable
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.completion import complete_setting
-from sidtool.cli.terminal.console import (
-    progress,
-    say,
-    say_json,
-    say_plan,
-    say_table,
-)
+from sidtool.cli.terminal.console import say, say_json, say_plan, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from sidtool.data import CatalogNames
 from sidtool.model import DEFAULT_PRESET, Preset
-from sidtool.training import RefreshOptions, StageOptions
+from sidtool.training import ObjectiveOptions, RefreshOptions, StageOptions
 
 if TYPE_CHECKING:
     from sidtool.training import RefreshPlan
@@ -56,9 +52,7 @@ def train(
         ),
     ] = None,
     trust_remote_code: options.Trust = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Train a model and keep the checkpoint that recommends best on the validation set.
 
@@ -75,23 +69,23 @@ def train(
         teachers=teacher or (),
         trust_remote_code=trust_remote_code,
     )
-    if dry_run:
-        planned = plan_stages(request, stages, force=force)
+    if how.dry_run:
+        planned = plan_stages(request, stages, force=how.force)
         check_stages(planned)
         lines = [f"would train {stage}" for stage in planned]
-        return say_plan("\n".join(lines), json=json, stages=[stage.to_json() for stage in planned])
+        return how.plan("\n".join(lines), stages=[stage.to_json() for stage in planned])
     labels = [f"{number} {each.options.stage}" for number, each in enumerate(stages, start=1)]
     with progress(*labels) as report:
         steps_of, log = watch()
         summaries = run_stages(
             request,
             stages,
-            force=force,
+            force=how.force,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,
             notify=notify,
         )
-    return say_summaries([summary.to_json() for summary in summaries], out, json=json)
+    return say_summaries([summary.to_json() for summary in summaries], out, json=how.json)
 
 
 def settings(
@@ -146,9 +140,7 @@ def refresh(
         ),
     ] = None,
     trust_remote_code: options.Trust = False,
-    dry_run: options.DryRun = False,
-    force: options.Force = False,
-    json: options.Json = False,
+    how: options.Writing = options.Writing(),
 ) -> None:
     """Bring a trained model to a newer bundle and newer events by a short training stage.
 
@@ -168,18 +160,20 @@ def refresh(
         options=chosen,
         trust_remote_code=trust_remote_code,
     )
-    if dry_run:
-        return _say_refresh_plan(plan_refresh(request, force=force), chosen, model, out, json=json)
+    if how.dry_run:
+        return _say_refresh_plan(
+            plan_refresh(request, force=how.force), chosen, model, out, json=how.json
+        )
     with progress("train") as report:
         steps_of, log = watch()
         summary = run_refresh(
             request,
-            force=force,
+            force=how.force,
             progress=steps_of(report.get("train")),
             log=log,
             notify=notify,
         )
-    return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=json)
+    return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=how.json)
 
 
 def _say_refresh_plan(
@@ -201,3 +195,94 @@ def _say_refresh_plan(
         values["options"] = asdict(train_options)
         values["settings"] = dict(sft_fields)
     say_plan(text, json=json, **values)
+
+
+def rl(
+    model: options.Model,
+    examples: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRAIN",
+            help="Training examples that make-sft wrote: their histories are the prompts, and the "
+            "items that follow the targets.",
+        ),
+    ],
+    out: options.Out,
+    objective: Annotated[Mapping[str, str], Given(ObjectiveOptions())],
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            autocompletion=complete_setting("rl"),
+            help="Setting, key=value; `sidtool settings rl` lists them.",
+        ),
+    ] = None,
+    reward_input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="REWARD=PATH",
+            help="What a reward scores items by: the memory of `collaborative`, the model of "
+            "`label`, one that train made on predict-FIELD.",
+        ),
+    ] = None,
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            help="Split of the examples, if the prompt of MODEL or of a reward shows fields."
+        ),
+    ] = None,
+    allow_worse_slices: Annotated[
+        bool,
+        typer.Option(
+            "--allow-worse-slices",
+            help="Accept a model that is worse than the start on rare or on frequent targets.",
+        ),
+    ] = False,
+    trust_remote_code: options.Trust = False,
+    how: options.Writing = options.Writing(),
+) -> None:
+    """Train a trained model further by rewards of its own recommendations.
+
+    Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
+    than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
+    resumes it."""
+    from sidtool.training import RL_SETTINGS, RlRequest, plan_rl, read_settings, run_rl
+
+    pairs = [*(set_ or ()), *(f"{name}={value}" for name, value in objective.items())]
+    rl_options, fields = read_settings(RL_SETTINGS, config, pairs)
+    request = RlRequest(
+        model,
+        examples,
+        out,
+        rl_options,
+        fields,
+        reward_inputs=_parse_inputs(reward_input or ()),
+        split=split,
+        trust_remote_code=trust_remote_code,
+    )
+    if how.dry_run:
+        run = plan_rl(request, force=how.force)
+        return how.plan(f"would train: {run.inheritance()}", **run.to_json())
+    with progress("train") as report:
+        steps_of, log = watch()
+        summary = run_rl(
+            request,
+            allow_worse_slices=allow_worse_slices,
+            force=how.force,
+            progress=steps_of(report.get("train")),
+            log=log,
+            notify=notify,
+        )
+    return say_summaries([summary.to_json()], out, json=how.json)
+
+
+def _parse_inputs(texts: Iterable[str]) -> dict[str, str]:
+    """`teacher=MODEL` as paths by the names of rewards. Raises UsageError for another form."""
+    inputs = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not (name and path) or name in inputs:
+            raise UsageError(f"--reward-input takes REWARD=PATH once per reward, not {text!r}")
+        inputs[name] = path
+    return inputs

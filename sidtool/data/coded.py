@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
+BLOCK = 1 << 16
+"""Texts that are objects at once while all are read."""
 
 
 @dataclass(frozen=True, eq=False)
 class Coded(Generic[T], Sequence[T]):
     """n values: value i is `names[codes[i]]`. A slice is coded too."""
 
-    names: NDArray[np.object_]
-    """(distinct,) values"""
+    names: Any
+    """(distinct,) values, as an array of objects or Texts"""
     codes: NDArray[np.integer[Any]]
     """(n,), in memory or mapped from a file"""
 
@@ -41,35 +44,75 @@ class Coded(Generic[T], Sequence[T]):
         return self.names[self.codes].tolist()
 
 
-class TextCodes:
-    """The distinct texts of a column that is read in runs, by first appearance."""
+class Texts(Sequence[str]):
+    """n texts as one arrow array, which takes a fifth of the memory of objects; these are made when
+    several are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Any) -> None:
         import pyarrow as pa
 
-        self._texts = pa.array([], pa.string())
+        is_arrow = isinstance(texts, pa.Array)
+        self.arrow = texts if is_arrow else pa.array(list(texts), pa.string())
+        """(n,) of the type string"""
 
-    @property
-    def names(self) -> NDArray[np.object_]:
-        """(distinct,) texts by code."""
-        names: NDArray[np.object_] = self._texts.to_numpy(zero_copy_only=False)
-        return names
+    @cached_property
+    def objects(self) -> NDArray[np.object_]:
+        """(n,) the texts."""
+        objects: NDArray[np.object_] = self.arrow.to_numpy(zero_copy_only=False)
+        return objects
+
+    @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """(n,) the rank of each text by code points; the texts differ."""
+        import pyarrow.compute as pc
+
+        ranks = np.empty(len(self), dtype=np.int64)
+        ranks[pc.sort_indices(self.arrow).to_numpy()] = np.arange(len(self))
+        return ranks
+
+    def __len__(self) -> int:
+        return len(self.arrow)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A text, or those at several indexes as objects."""
+        if isinstance(index, int | np.integer):
+            return self.arrow[int(index)].as_py()
+        return self.objects[index]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), BLOCK):
+            yield from self.arrow.slice(start, BLOCK).to_pylist()
+
+    def tolist(self) -> list[str]:
+        """The texts."""
+        texts: list[str] = self.arrow.to_pylist()
+        return texts
+
+
+class ArrowCodes:
+    """The distinct values of a column that is read in parts, by first appearance."""
+
+    def __init__(self, kind: Any = None) -> None:
+        import pyarrow as pa
+
+        self.values = pa.array([], kind or pa.string())
+        """(distinct,) by code"""
 
     def add(self, column: Any) -> NDArray[np.int32]:
-        """(n,) the codes of a chunked array of n > 0 texts, none of them null; a new text gets
-        the next code."""
+        """(n,) the codes of an array of n values, none of them null; a new value gets the next
+        code."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        coded = column.dictionary_encode()  # all chunks have the dictionary of the last one
-        distinct = coded.chunk(coded.num_chunks - 1).dictionary
-        known = pc.index_in(distinct, value_set=self._texts)
+        coded = column.dictionary_encode()
+        distinct = coded.dictionary
+        known = pc.index_in(distinct, value_set=self.values)
         is_new = pc.is_null(known)
         codes = pc.fill_null(known, 0).to_numpy().copy()
         new = distinct.filter(is_new)
-        codes[is_new.to_numpy(zero_copy_only=False)] = len(self._texts) + np.arange(len(new))
-        self._texts = pa.concat_arrays([self._texts, new])
-        return codes[np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])]
+        codes[is_new.to_numpy(zero_copy_only=False)] = len(self.values) + np.arange(len(new))
+        self.values = pa.concat_arrays([self.values, new])
+        return codes[coded.indices.to_numpy()]
 
 
 def object_array(values: Iterable[Any]) -> NDArray[np.object_]:

@@ -32,7 +32,11 @@ ID_COLUMNS: Tiers = (
 """Names of an item id column."""
 TITLE_COLUMNS: Tiers = (
     ("title",),
-    ("movie_title", "item_title", "product_title", "item_name", "product_name", "headline"),
+    (
+        *("movie_title", "item_title", "product_title", "item_name", "product_name", "headline"),
+        *("book_title", "track_title", "song_title", "game_title", "video_title", "movie_name"),
+        *("game_name", "book_name", "track_name", "song_name", "artist_name"),
+    ),
     ("name",),
 )
 """Names of a title column."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.output import folder_beside
+from sidtool.base.threads import in_threads
 
 Arrays = dict[str, NDArray[Any]]
 USER, ORDER, REST = "user", "order", "rest"
@@ -56,7 +57,7 @@ def spill_beside(out: Path, budget: int) -> Iterator[Spill]:
         yield Spill(folder, budget)
 
 
-def sort_events(runs: Iterable[Any], spill: Spill | None) -> Arrays:
+def sort_events(runs: Iterable[Any], spill: Spill | None, threads: int = 1) -> Arrays:
     """The columns of record batches except REST, each (n,); with a spill, they are mapped from its
     files.
 
@@ -64,11 +65,11 @@ def sort_events(runs: Iterable[Any], spill: Spill | None) -> Arrays:
     one user."""
     by_user = map(_by_user, runs)
     if spill is None:
-        parts = list(_sorted_ranges(list(by_user), None))
+        parts = list(_sorted_ranges(list(by_user), None, threads))
         return {name: np.concatenate([part.pop(name) for part in parts]) for name in [*parts[0]]}
     try:
         stored = _in_file(by_user, spill.folder / "runs.arrow")
-        return _joined_in_files(_sorted_ranges(stored, spill.budget), spill.folder)
+        return _joined_in_files(_sorted_ranges(stored, spill.budget, threads), spill.folder)
     except OSError as error:
         raise DataError(f"{spill.folder} cannot be written: {error.strerror or error}") from error
 
@@ -93,14 +94,15 @@ def _in_file(runs: Iterator[Any], file: Path) -> list[Any]:
     return [reader.get_batch(number) for number in range(reader.num_record_batches)]
 
 
-def _sorted_ranges(runs: Sequence[Any], budget: int | None) -> Iterator[Arrays]:
+def _sorted_ranges(runs: Sequence[Any], budget: int | None, threads: int) -> Iterator[Arrays]:
     """The arrays of each range of users."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    ranges = _user_ranges([run[USER].to_numpy() for run in runs], budget)
+    ranges = _user_ranges([run[USER].to_numpy() for run in runs], budget, threads)
     bounds = [np.searchsorted(run[USER].to_numpy(), ranges).tolist() for run in runs]
-    for number in range(len(ranges) - 1):
+
+    def sort(number: int) -> Arrays:
         slices = [
             run.slice(starts[number], starts[number + 1] - starts[number])
             for run, starts in zip(runs, bounds, strict=True)
@@ -109,12 +111,14 @@ def _sorted_ranges(runs: Sequence[Any], budget: int | None) -> Iterator[Arrays]:
         keys = [(name, "ascending") for name in (USER, ORDER, REST)]
         rows = pc.sort_indices(events, keys)  # stable, too
         names = [name for name in events.column_names if name != REST]
-        yield {name: events[name].take(rows).to_numpy() for name in names}
+        return {name: events[name].take(rows).to_numpy() for name in names}
+
+    return in_threads(sort, range(len(ranges) - 1), threads)
 
 
-def _user_ranges(codes: Sequence[NDArray[np.int32]], budget: int | None) -> list[int]:
+def _user_ranges(codes: Sequence[NDArray[np.int32]], budget: int | None, threads: int) -> list[int]:
     """(ranges + 1,) codes of users: range i has those from the i-th on, and no more events than the
-    budget allows. Raises UsageError if there cannot be."""
+    budget allows if threads sort several. Raises UsageError if there cannot be."""
     users = 1 + max(int(run.max()) for run in codes)
     events_of_user = sum(np.bincount(run, minlength=users) for run in codes)
     ends = np.cumsum(events_of_user)
@@ -126,6 +130,8 @@ def _user_ranges(codes: Sequence[NDArray[np.int32]], budget: int | None) -> list
             "them",
             hint=f"--memory of at least {largest * EVENT_BYTES} bytes",
         )
+    if threads > 1:  # so many are sorted, or wait to be written
+        most = max(largest, most // (threads + 2))
     starts = [0]
     while starts[-1] < users:
         before = int(ends[starts[-1] - 1]) if starts[-1] else 0

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
-from sidtool.data.coded import Coded, TextCodes
+from sidtool.base.threads import in_threads, read_ahead
+from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
 from sidtool.data.tables.containers import Column
@@ -80,13 +81,14 @@ def read_interactions(
     recorded: EventColumns | None = None,
     further: Sequence[str] = (),
     spill: Spill | None = None,
+    threads: int = 1,
 ) -> Interactions:
     """Read events from a file of any type (`containers`), with the cells of `further` columns.
 
     Columns that are not named are those that a split has `recorded`, if the file has them, or
     guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an
     ISO date in all; ties keep the file's order. With `spill` the same arrays are made within a
-    memory budget, and lie in files.
+    memory budget, and lie in files. They are the same for any number of threads.
 
     Raises UsageError for a missing column or a file of windows, DataError for malformed or empty
     cells."""
@@ -94,14 +96,14 @@ def read_interactions(
     columns = choose_event_columns(path, available, names or EventNames(), recorded)
     for name in further:
         choose_column(path, available, name, (), "events")
-    coder = EventCoder()
+    coder = EventCoder(threads)
     run_events = RUN_EVENTS if spill is None else min(RUN_EVENTS, spill.run_events)
-    arrays = sort_events(_runs(path, columns, further, coder, run_events), spill)
-    users = Coded[str](coder.codes[USER].names, arrays[USER])
-    items = Coded[str](coder.codes[ITEM].names, arrays[ITEM])
+    arrays = sort_events(_runs(path, columns, further, coder, run_events), spill, threads)
+    users = Coded[str](coder.texts(USER), arrays[USER])
+    items = Coded[str](coder.texts(ITEM), arrays[ITEM])
     order = arrays[ORDER]
     cells = {
-        name: Coded[str](coder.codes[_cell(name)].names, arrays[_cell(name)]) for name in further
+        name: Coded[str](coder.texts(_cell(name)).objects, arrays[_cell(name)]) for name in further
     }
     return Interactions(
         users, items, order, columns, _digest(users, items, order), arrays[ROW], cells
@@ -159,9 +161,9 @@ def with_iso_times(
 class EventCoder:
     """Codes events run by run, with the same codes for all of them."""
 
-    def __init__(self) -> None:
-        self.codes: dict[str, TextCodes] = {}
-        """Column -> what its codes mean, as far as events were coded."""
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
+        self._codes: dict[str, ArrowCodes] = {}
         self.units: Counter[float] = Counter()
         """How many times are in which unit."""
         self._first_order: tuple[int, str] | None = None
@@ -173,7 +175,7 @@ class EventCoder:
         `item`, `order` (if there is none, events are in order) and further ones, which are coded.
         Raises DataError for a malformed or empty cell."""
         first = 0
-        for cells in _runs_of_cells(batches, run_events):
+        for cells in read_ahead(_runs_of_cells(batches, run_events), self._threads):
             yield self._coded(path, cells, first)
             first += len(cells)
 
@@ -182,18 +184,26 @@ class EventCoder:
 
         rows = np.arange(first, first + len(cells))
         run: dict[str, NDArray[Any]] = {ROW: rows}
-        for name in (USER, ITEM):
-            run[name] = self._codes(name, _ids(path, name, cells[name], first))
         run[ORDER], run[REST] = rows.astype(np.float64), np.zeros(len(rows))
-        for name in cells.column_names:
+
+        def code(name: str) -> dict[str, NDArray[Any]]:
             if name == ORDER:
-                run[ORDER], run[REST] = self._order(path, trimmed(cells[name]), first)
-            elif name not in (USER, ITEM):
-                run[name] = self._codes(name, trimmed(cells[name]))
+                numbers, rest = self._order(path, trimmed(cells[name]), first)
+                return {ORDER: numbers, REST: rest}
+            is_id = name in (USER, ITEM)
+            column = _ids(path, name, cells[name], first) if is_id else trimmed(cells[name])
+            return {name: self._code(name, column)}
+
+        for columns in in_threads(code, cells.column_names, self._threads):
+            run |= columns
         return pa.record_batch(run)
 
-    def _codes(self, name: str, column: Column) -> NDArray[np.int32]:
-        return self.codes.setdefault(name, TextCodes()).add(column)
+    def texts(self, name: str) -> Texts:
+        """What the codes of a column mean, as far as events were coded."""
+        return Texts(self._codes[name].values)
+
+    def _code(self, name: str, column: Column) -> NDArray[np.int32]:
+        return self._codes.setdefault(name, ArrowCodes()).add(column.combine_chunks())
 
     def _order(
         self, path: Path, texts: Column, row: int

@@ -6,10 +6,10 @@ from .groups import SLICES as SLICES
 from .groups import example_groups as example_groups
 from .held_out import OTHER_MODEL as OTHER_MODEL
 from .lists.list_evaluation import LISTS as LISTS
+from .lists.list_evaluation import ListEvaluation as ListEvaluation
+from .lists.list_evaluation import Mean as Mean
 from .lists.list_evaluation import evaluate_lists as evaluate_lists
 from .lists.list_metrics import list_metric_names as list_metric_names
-from .lists.list_results import ListEvaluation as ListEvaluation
-from .lists.list_results import Mean as Mean
 from .memory_tuning import plan_tune_memory as plan_tune_memory
 from .memory_tuning import tune_memory as tune_memory
 from .metrics import KINDS as KINDS

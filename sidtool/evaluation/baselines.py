@@ -86,7 +86,6 @@ def baseline_values(
     examples: IndexedExamples,
     events: Sequence[UserSequence],
     ks: Sequence[int],
-    knn: KnnSettings,
     *,
     k: int,
     shards: Shards | None = None,
@@ -99,7 +98,6 @@ def baseline_values(
     ranked = rank_baselines(
         catalog,
         examples.examples,
-        knn,
         k=k,
         exclude_seen=examples.exclude_seen,
         shards=shards,
@@ -122,7 +120,6 @@ def baseline_values(
 def rank_baselines(
     catalog: Catalog,
     examples: Sequence[Example],
-    knn: KnnSettings,
     *,
     k: int,
     exclude_seen: bool,
@@ -132,11 +129,11 @@ def rank_baselines(
     """By baseline: (n, k) items by popularity rank, best first, for the whole histories of n
     examples; -1 where there are no more. `shards` and `threads` as in `baseline_values`."""
     histories = [catalog.index_of(example.history) for example in examples]
-    similarity = item_similarity(catalog.sequences, len(catalog), knn, shards, threads)
+    similarity = item_similarity(catalog.sequences, len(catalog), UNTUNED, shards, threads)
     return {
         "popularity": popularity(histories, len(catalog), k, exclude_seen=exclude_seen),
         ITEM_KNN: item_knn(
-            similarity, histories, k, settings=knn, exclude_seen=exclude_seen, threads=threads
+            similarity, histories, k, settings=UNTUNED, exclude_seen=exclude_seen, threads=threads
         ),
     }
 

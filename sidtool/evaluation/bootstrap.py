@@ -113,7 +113,15 @@ def _resampled_means(
     """(resamples, groups, metrics) weighted means, each over as many users as there are, drawn with
     replacement; NaN where a resample has nobody of a group."""
     _, user_of = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
-    totals = [_user_totals(values, weights, user_of) for weights in groups]
+    totals = []
+    for weights in groups:
+        inside = np.flatnonzero(weights)
+        members, member_of = np.unique(user_of[inside], return_inverse=True)
+        # (members, metrics + 1): weighted sums of each metric, and last of the weights
+        sums = np.zeros((len(members), values.shape[1] + 1))
+        with_ones = np.column_stack([values[inside], np.ones(len(inside))])
+        np.add.at(sums, member_of, with_ones * weights[inside, None])
+        totals.append((members, sums))
     n_users = int(user_of.max()) + 1
     rng = np.random.default_rng(seed)
     chunk = min(max(1, CHUNK // n_users), resamples)
@@ -129,16 +137,3 @@ def _resampled_means(
             # the mean over examples: a user with more examples weighs more
             means.append(sums[..., :-1] / sums[..., -1:])
     return np.concatenate(means)
-
-
-def _user_totals(
-    values: NDArray[np.float64], weights: NDArray[np.float64], user_of: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The members of a group among the users, and (members, metrics + 1) their weighted sums: of
-    each metric, and last of the weights."""
-    inside = np.flatnonzero(weights)
-    members, member_of = np.unique(user_of[inside], return_inverse=True)
-    with_ones = np.column_stack([values[inside], np.ones(len(inside))])
-    totals = np.zeros((len(members), with_ones.shape[1]))
-    np.add.at(totals, member_of, with_ones * weights[inside, None])
-    return members, totals

@@ -17,9 +17,15 @@ from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import baseline_values
-from sidtool.evaluation.bootstrap import RESAMPLES, Difference, everyone
-from sidtool.evaluation.groups import example_groups, field_groups, fulfilling, target_weights
+from sidtool.evaluation.baselines import UNTUNED, baseline_values
+from sidtool.evaluation.bootstrap import RESAMPLES, everyone
+from sidtool.evaluation.groups import (
+    SLICES,
+    example_groups,
+    field_groups,
+    fulfilling,
+    target_weights,
+)
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.metrics import averages, metric_names, metric_values
 from sidtool.evaluation.options import EvaluationOptions
@@ -28,14 +34,16 @@ from sidtool.evaluation.ranking import (
     Ranker,
     Ranking,
     rank_examples,
-    rank_memory,
+    rank_index,
 )
 from sidtool.evaluation.results import (
     ITEM_KNN,
     MEMORY_ALONE,
     MIXTURE,
     MODEL_ALONE,
+    NO_EXAMPLES,
     Evaluation,
+    Slice,
     SystemValues,
     coverage,
     effective_items,
@@ -43,15 +51,12 @@ from sidtool.evaluation.results import (
     group_averages,
     positions_in,
     sample_examples,
-    slices_of,
     system_differences,
     titles_of,
 )
-from sidtool.memory import Shards
+from sidtool.memory import MemoryIndex, Shards
 from sidtool.model import LoadedModel
 from sidtool.recommendation.search import Normalize, check_normalize, seen_reason
-from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.sid import Leaves
 
 WEIGHTED = "weighted"
 """The group of all examples, weighted by a feedback."""
@@ -145,7 +150,8 @@ def evaluate_examples(
         raise DataError("there are no examples to evaluate on")
     if against is not None:
         check_same_catalog(loaded.bundle, against.bundle)
-    if uses_memory(loaded):
+    memory = loaded.memory if uses_memory(loaded) else None
+    if memory is not None:
         check_normalize(options.normalize or loaded.contract.normalize)
     num_beams = max(options.num_beams, options.depth)
     if num_beams > options.num_beams:
@@ -156,18 +162,28 @@ def evaluate_examples(
             stacklevel=2,
         )
     indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=bool(options.exclude_seen))
-    settings: dict[str, Any] = {
-        "num_beams": num_beams,
-        **_model_settings(loaded, options.normalize),
-    }
+    settings = {"num_beams": num_beams} | _model_settings(loaded, options.normalize)
     others = {}
-    n_passes = 1 + (against is not None) + uses_memory(loaded)
-    passes = iter(_reporters(progress, n_passes))
+    passes = iter(_reporters(progress, 1 + (against is not None) + (memory is not None)))
     if against is not None:
         # first, so that what is wrong with it is said before the model has run
-        others[OTHER_MODEL] = _rank_other(
-            against, loaded.bundle, examples, options, num_beams, next(passes)
+        if against.contract.history_prompt is None:
+            raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
+        theirs = IndexedExamples.of(against.bundle, examples, exclude_seen=indexed.exclude_seen)
+        ranking = Ranking.of(
+            theirs,
+            rank_examples(
+                against,
+                theirs,
+                k=options.depth,
+                num_beams=num_beams,
+                is_mixed=uses_memory(against),
+                progress=next(passes),
+            ),
         )
+        # bundles number the same items differently
+        first_items = positions_in(against.bundle, loaded.bundle, ranking.first_items)
+        others[OTHER_MODEL] = replace(ranking, first_items=first_items)
         settings["against"] = _model_settings(against)
     rank = partial(
         ranker or partial(rank_examples, loaded),
@@ -176,16 +192,17 @@ def evaluate_examples(
         num_beams=num_beams,
         normalize=options.normalize,
     )
-    if uses_memory(loaded):
+    if memory is not None:
         alone = rank(is_mixed=False, progress=next(passes))
         others[MODEL_ALONE] = Ranking.of(indexed, alone)
-        by_memory = rank_memory(loaded, indexed, k=options.depth)
+        index = MemoryIndex.of(memory.memory, loaded.bundle, memory.new_item_factor)
+        by_memory = rank_index(index, indexed, power=memory.power, k=options.depth)
         others[MEMORY_ALONE] = Ranking.of_items(indexed, by_memory)
-    ranked = rank(is_mixed=uses_memory(loaded), progress=next(passes))
+    ranked = rank(is_mixed=memory is not None, progress=next(passes))
     if ranked.mixture is not None:
         others = {MIXTURE: Ranking.of_items(indexed, ranked.mixture), **others}
     ranking = Ranking.of(indexed, ranked)
-    evaluation = _evaluation(indexed, ranking, others, events, options, shards)
+    evaluation = evaluation_of(indexed, ranking, others, events, options, shards)
     return replace(evaluation, settings={**evaluation.settings, **settings})
 
 
@@ -205,32 +222,6 @@ def uses_memory(loaded: LoadedModel) -> bool:
     return loaded.memory is not None and loaded.memory.is_used
 
 
-def _rank_other(
-    other: LoadedModel,
-    bundle: Bundle,
-    examples: Sequence[Example],
-    options: EvaluationOptions,
-    num_beams: int,
-    progress: Progress | None,
-) -> Ranking:
-    """What another model recommends, decoded as it was trained, by the positions of a bundle."""
-    if other.contract.history_prompt is None:
-        raise DataError(f"the {OTHER_MODEL} was not trained to recommend")
-    indexed = IndexedExamples.of(other.bundle, examples, exclude_seen=bool(options.exclude_seen))
-    ranked = rank_examples(
-        other,
-        indexed,
-        k=options.depth,
-        num_beams=num_beams,
-        is_mixed=uses_memory(other),
-        progress=progress,
-    )
-    ranking = Ranking.of(indexed, ranked)
-    # bundles number the same items differently
-    first_items = positions_in(other.bundle, bundle, ranking.first_items)
-    return replace(ranking, first_items=first_items)
-
-
 def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> dict[str, Any]:
     """What else determines a model's recommendations: its bundle, what scores are normalized over,
     and the memory that is used; and its name."""
@@ -243,18 +234,7 @@ def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> 
     return settings
 
 
-def evaluate_rankings(
-    examples: IndexedExamples,
-    leaves: Leaves,
-    events: Sequence[UserSequence] | None,
-    options: EvaluationOptions | None = None,
-) -> Evaluation:
-    """The evaluation of (n, k) ranked leaves, best first; -1 where there are no more."""
-    options = options or EvaluationOptions(exclude_seen=examples.exclude_seen)
-    return _evaluation(examples, Ranking.of_sids(examples, leaves), {}, events, options)
-
-
-def _evaluation(
+def evaluation_of(
     examples: IndexedExamples,
     ranking: Ranking,
     others: Mapping[str, Ranking],
@@ -271,7 +251,6 @@ def _evaluation(
             examples,
             events,
             options.ks,
-            options.knn,
             k=options.depth,
             shards=shards,
             threads=thread_count(options.threads),
@@ -295,14 +274,25 @@ def _evaluation(
     first_items |= {name: system.first_items for name, system in systems.items()}
     n_items = len(examples.bundle.active)
     samples = sample_examples(examples, first_items, options.samples)
+    slices = {
+        name: Slice(**vars(by_group.get(name, NO_EXAMPLES)), events=of_target)
+        for name, of_target in (SLICES.items() if events else ())
+    }
+    from_item_knn = {
+        name: system_differences(
+            system, systems[ITEM_KNN], users, everyone(len(users)), seed=options.seed
+        )["all"]
+        for name, system in systems.items()
+        if ITEM_KNN in systems and name != ITEM_KNN
+    }
     return Evaluation(
         **vars(by_group["all"]),
         sid_level=averages(metric_names(options.ks), metric_values(ranking.sid_ranks, options.ks)),
         macro=by_group["macro"],
-        slices=slices_of(by_group) if events else {},
+        slices=slices,
         by=by,
         weighted=weighted,
-        differences_from_item_knn=_from_item_knn(systems, users, options.seed),
+        differences_from_item_knn=from_item_knn,
         coverage={name: coverage(items, n_items) for name, items in first_items.items()},
         effective_items={name: effective_items(items) for name, items in first_items.items()},
         counts=_counts(examples, users),
@@ -313,21 +303,6 @@ def _evaluation(
         groups=groups,
         values=model,
     )
-
-
-def _from_item_knn(
-    systems: Mapping[str, SystemValues], users: Sequence[str], seed: int
-) -> dict[str, dict[str, Difference]]:
-    """The differences of the other systems from item-kNN over all examples."""
-    item_knn = systems.get(ITEM_KNN)
-    if item_knn is None:
-        return {}
-    groups = everyone(len(users))
-    return {
-        name: system_differences(system, item_knn, users, groups, seed=seed)["all"]
-        for name, system in systems.items()
-        if name != ITEM_KNN
-    }
 
 
 def _settings(
@@ -346,7 +321,7 @@ def _settings(
     if options.target:
         settings["target"] = list(options.target)
     if has_baselines:
-        settings[ITEM_KNN] = asdict(options.knn)
+        settings[ITEM_KNN] = asdict(UNTUNED)
     return settings
 
 

@@ -80,7 +80,7 @@ def target_weights(examples: Sequence[Example], name: str) -> NDArray[np.float64
     """(n,) float64: a feedback of numbers as the weight of each example; 0 where it is missing.
 
     Raises UsageError without such a field, DataError for a negative weight or if all are 0."""
-    values = [_feedback(example, name) for example in examples]
+    values = [_need(example.feedback, name, f"--weight {name}") for example in examples]
     if any(isinstance(value, str) for value in values):
         raise UsageError(f"--weight {name} is a field of texts, a weight needs numbers")
     weights = np.array([0.0 if value is None else float(value) for value in values])
@@ -115,10 +115,6 @@ def _value(example: Example, name: str) -> Value | None:
     if part not in parts or not field:
         raise UsageError(f"--by {name!r} is not one of user.FIELD, context.FIELD, feedback.FIELD")
     return _need(parts[part], field, f"--by {name}")
-
-
-def _feedback(example: Example, name: str) -> Value | None:
-    return _need(example.feedback, name, f"--weight {name}")
 
 
 def _need(values: Values, field: str, option: str) -> Value | None:

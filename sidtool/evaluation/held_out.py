@@ -10,7 +10,7 @@ import numpy as np
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.data import UnknownIds, UnknownOptions, guess_spelling
-from sidtool.data.split import Example, Split, SplitReference, check_split, open_split
+from sidtool.data.split import Example, Split, check_split, open_split
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.model.contract import check_model_split, event_columns, matching_rows
 from sidtool.tokenizer.bundle import Bundle
@@ -46,21 +46,14 @@ class HeldOut:
         if not isinstance(split, Split):
             columns = event_columns(loaded.contract, loaded.bundle)
             split = open_split(split, recorded=columns)
-        _check_unseen(loaded, name, split.reference, "the model", "the memory")
-        if other is not None:
-            labels = (f"the {OTHER_MODEL}", f"the memory of the {OTHER_MODEL}")
-            _check_unseen(other, name, split.reference, *labels)
+        others = [] if other is None else [(other, f"the {OTHER_MODEL}")]
+        for checked, label in [(loaded, "the model"), *others]:
+            reference = split.reference
+            check_model_split(checked.contract, checked.bundle, name, reference, model=label)
+            if checked.memory is not None:
+                memory = "the memory" if checked is loaded else f"the memory of {label}"
+                check_split(memory, checked.memory.memory.manifest.split, name, reference)
         return cls(loaded, other, split, split.test if on == "test" else split.valid)
-
-
-def _check_unseen(
-    loaded: LoadedModel, name: str, split: SplitReference, model: str, memory: str
-) -> None:
-    """Raise CompatibilityError if a model or its memory, which the message calls so, may have
-    learned from what the split holds out."""
-    check_model_split(loaded.contract, loaded.bundle, name, split, model=model)
-    if loaded.memory is not None:
-        check_split(memory, loaded.memory.memory.manifest.split, name, split)
 
 
 def check_targets(

@@ -133,14 +133,9 @@ def plan_tune_memory(
     name = f"split {split.reference}"
     check_model_split(contract, bundle, name, split.reference)
     check_split("the memory", memory.manifest.split, name, split.reference)
-    return tuning_examples(split.valid, options)
-
-
-def tuning_examples(examples: Sequence[Example], options: TuneMemoryOptions) -> Sequence[Example]:
-    """Evenly spread examples. Raises DataError without any."""
-    if not examples:
+    if not split.valid:
         raise DataError("there are no validation examples to tune the memory on")
-    return evenly_spaced(examples, options.users)
+    return evenly_spaced(split.valid, options.users)
 
 
 def candidates_of(

@@ -278,8 +278,8 @@ def choose_for_new_items(
     the best for these users in a catalog without new items, and the largest factor by which they
     lose no more. A loss is counted from that choice without new items."""
     choice = MixtureChoice.of(candidates)
-    if not _new_items_compete(candidates):
-        return choice, DEFAULT_NEW_ITEM_FACTOR
+    if not any(candidates.is_new[each.positions].any() for each in candidates.distributions):
+        return choice, DEFAULT_NEW_ITEM_FACTOR  # the memory recommends no new item to any user
     if not candidates.is_warm.any():
         return choice, 1.0
     warm = candidates.select(candidates.is_warm)
@@ -303,11 +303,6 @@ def choose_for_new_items(
         f"{METRIC} of warm targets, without new items": float(before.mean()),
     }
     return replace(cautious, summary=cautious.summary | measured), factor
-
-
-def _new_items_compete(candidates: Candidates) -> bool:
-    """Whether a memory recommends a new item to any user."""
-    return any(candidates.is_new[each.positions].any() for each in candidates.distributions)
 
 
 def _hits(ranks: NDArray[np.int64]) -> NDArray[np.float64]:

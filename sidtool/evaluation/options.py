@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import read_ids
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import check_options, group, option, read_ids
 from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH
-from sidtool.evaluation.baselines import UNTUNED
 from sidtool.evaluation.metrics import KS, metric_names
 from sidtool.evaluation.ranking import COVERED
 from sidtool.examples import TaskCatalogOptions, named_task
-from sidtool.memory import KnnSettings
 from sidtool.recommendation.search import BeamOptions, ListOptions, SearchOptions, SeenOptions
 
 
@@ -40,7 +37,6 @@ class EvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
     ks: tuple[int, ...] = KS
     """Cut-offs of the metrics."""
     baselines: bool = True
-    knn: KnnSettings = UNTUNED
     by: tuple[str, ...] = option((), metavar="FIELD")
     """Print the metrics also by the values of a field of the split: user.FIELD, context.FIELD or
     feedback.FIELD; repeatable."""
@@ -76,7 +72,6 @@ class ListEvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
     lists: ListOptions = field(default_factory=ListOptions)
     """How lists are searched for."""
     baselines: bool = True
-    knn: KnnSettings = UNTUNED
 
 
 @dataclass(frozen=True, kw_only=True)

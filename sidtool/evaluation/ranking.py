@@ -3,9 +3,8 @@
 The items of a SID are all active items that share it, less those that may not be recommended. Only
 `rank_examples` needs the model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,19 +114,11 @@ def rank_examples(
     )
 
 
-def rank_memory(loaded: LoadedModel, examples: IndexedExamples, *, k: int) -> SidPositions:
-    """(n, k) int64: the k best items of the memory alone for each example, by position in SID
-    order; -1 where there are no more."""
-    weighted = loaded.memory
-    assert weighted is not None
-    index = MemoryIndex.of(weighted.memory, examples.bundle, weighted.new_item_factor)
-    return rank_index(index, examples, power=weighted.power, k=k)
-
-
 def rank_index(
     index: MemoryIndex, examples: IndexedExamples, *, power: float, k: int
 ) -> SidPositions:
-    """As `rank_memory`, by an index of the memory and the power of its scores."""
+    """(n, k) int64: the k best items of a memory alone for each example, by position in SID order;
+    -1 where there are no more. Its scores are raised to a power."""
     ranked = np.full((len(examples.histories), k), -1, dtype=np.int64)
     for start in range(0, len(ranked), WINDOW):
         histories = examples.histories[start : start + WINDOW]
@@ -159,20 +150,8 @@ def example_queries(
         yield Query(prompt, leaf_filter, history, target)
 
 
-class Ranker(Protocol):
-    """Ranks in place of `rank_examples`, for one model."""
-
-    def __call__(
-        self,
-        examples: IndexedExamples,
-        *,
-        k: int,
-        num_beams: int,
-        is_mixed: bool,
-        normalize: Normalize | None = None,
-        progress: Progress | None = None,
-    ) -> RankedQueries:
-        """The k best SIDs or items of each example."""
+Ranker = Callable[..., RankedQueries]
+"""Ranks in place of `rank_examples` of one model: takes examples and the same keywords."""
 
 
 @dataclass(frozen=True, eq=False)

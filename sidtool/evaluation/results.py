@@ -9,12 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError
 from sidtool.base.extras import data_frame
 from sidtool.base.records import JsonRecord
 from sidtool.data.split import Example, evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
-from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.metrics import averages, metric_names, metric_values, survival_names
 from sidtool.evaluation.ranking import IndexedExamples, Ranking
 from sidtool.model.contract import matching_rows
@@ -165,21 +163,18 @@ def sample_examples(
 
     `first_items` has (n, items) per system: the first recommendations for each of the n examples,
     by position in SID order; -1 where there are no more."""
-    return tuple(
-        _sample(examples, first_items, row)
-        for row in evenly_spaced(range(len(examples.examples)), count)
-    )
-
-
-def _sample(examples: IndexedExamples, first_items: Mapping[str, SidPositions], row: int) -> Sample:
-    example = examples.examples[row]
-    earlier = max(0, len(example.history) - HISTORY)
     ids = examples.bundle.items.ids
-    recommended = {}
-    for system, items in first_items.items():
-        positions = items[row][items[row] >= 0]
-        recommended[system] = tuple(ids[at] for at in examples.bundle.active[positions].tolist())
-    return Sample(example.user, earlier, example.history[earlier:], example.item, recommended)
+    samples = []
+    for row in evenly_spaced(range(len(examples.examples)), count):
+        example = examples.examples[row]
+        earlier = max(0, len(example.history) - HISTORY)
+        recommended = {}
+        for system, items in first_items.items():
+            rows = examples.bundle.active[items[row][items[row] >= 0]]
+            recommended[system] = tuple(ids[at] for at in rows.tolist())
+        history = example.history[earlier:]
+        samples.append(Sample(example.user, earlier, history, example.item, recommended))
+    return tuple(samples)
 
 
 def titles_of(samples: tuple[Sample, ...], bundle: Bundle) -> dict[str, str]:
@@ -273,7 +268,7 @@ class Evaluation(StoredEvaluation):
     groups: Groups = field(repr=False)
     """The weights of the examples in each group: "all", "macro" and the slices."""
     values: SystemValues = field(repr=False)
-    """The `metrics` of each example, for `compare`."""
+    """The `metrics` of each example, which `system_differences` compares."""
 
     def __repr__(self) -> str:
         """The number of examples, and NDCG@10 or whatever stands in its place, by system."""
@@ -290,32 +285,9 @@ class Evaluation(StoredEvaluation):
         return value
 
 
-def slices_of(averages: Mapping[str, Averages]) -> dict[str, Slice]:
-    """The slices among groups of examples."""
-    return {
-        name: Slice(**vars(averages.get(name, NO_EXAMPLES)), events=events)
-        for name, events in SLICES.items()
-    }
-
-
 def examples_digest(examples: Sequence[Example]) -> str:
     """SHA-256 (hex) of the users, positions and targets of examples, in their order."""
     state = hashlib.sha256()
     for example in examples:
         state.update(json.dumps([example.user, example.position, example.item]).encode())
     return state.hexdigest()
-
-
-def compare(
-    one: Evaluation, other: Evaluation, *, seed: int = 0
-) -> dict[str, dict[str, Difference]]:
-    """By how much one model is better than another on the same examples in the same order: group
-    ("all", "macro" and the slices) -> metric that both have -> difference.
-
-    Raises DataError if the examples or cut-offs differ."""
-    if any(one.settings[name] != other.settings[name] for name in ("examples", "ks")):
-        raise DataError(
-            f"the evaluations have different examples or cut-offs: {one.n} examples at "
-            f"{one.settings['ks']} and {other.n} at {other.settings['ks']}"
-        )
-    return system_differences(one.values, other.values, one.users, one.groups, seed=seed)

@@ -12,8 +12,7 @@ import numpy as np
 
 from sidtool.base.errors import DataError
 from sidtool.base.options import check_options, option, options_from
-from sidtool.data.split import Example, Split, evenly_spaced, item_sequences
-from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn
+from sidtool.data.split import Split, evenly_spaced, item_sequences
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, rank_index
 from sidtool.memory import (
@@ -24,7 +23,6 @@ from sidtool.memory import (
     MemoryIndex,
     content_similarity,
     count_events,
-    item_similarity,
     similar_items,
 )
 from sidtool.model.contract import check_bundle_split
@@ -145,44 +143,6 @@ def _trials(
         return float(metric_values(find_targets(ranked, targets), [K])[:, 1].mean())
 
     return ndcg
-
-
-KNN_GRID: Grid = {
-    "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),
-    "shrinkage": (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
-    "distance": (1.0, 0.95, 0.85, 0.7, 0.5),
-    "neighbors": (None, 200, 100, 50),
-}
-"""The values that `tune_item_knn` tries: of the classical settings alone, so that the baseline can
-be compared with published ones. `tune_similarity` tries all."""
-
-
-def tune_item_knn(
-    catalog: Catalog,
-    valid: Sequence[Example],
-    *,
-    exclude_seen: bool,
-    grid: Grid = KNN_GRID,
-    progress: Callable[[int, int], None] | None = None,
-) -> KnnSettings:
-    """The settings with the best NDCG@10 on validation examples: one setting after the other from
-    UNTUNED, in two rounds.
-
-    Never pass test examples. Equal results keep the earlier setting. Raises DataError without
-    examples."""
-    if not valid:
-        raise DataError("there are no validation examples to tune item-kNN on")
-    histories = [catalog.index_of(example.history) for example in valid]
-    targets = catalog.targets([example.item for example in valid])
-
-    def ndcg(values: Settings) -> float:
-        settings = KnnSettings(**values)
-        similarity = item_similarity(catalog.sequences, len(catalog), settings)
-        ranked = item_knn(similarity, histories, 10, settings=settings, exclude_seen=exclude_seen)
-        return float(metric_values(find_targets(ranked, targets), [10])[:, 1].mean())
-
-    best, _ = coordinate_search(asdict(UNTUNED), grid, ndcg, progress)
-    return KnnSettings(**best)
 
 
 def coordinate_search(

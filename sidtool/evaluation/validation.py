@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data.split import Example, UserSequence
-from sidtool.evaluation.baselines import UNTUNED, baseline_values
+from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.evaluation.results import ITEM_KNN, Metrics
 from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
-from sidtool.recommendation import Query, QuerySession
-from sidtool.recommendation.search import AllowList, Normalize
+from sidtool.recommendation import QuerySession
+from sidtool.recommendation.search import LeafFilter, Normalize
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, Leaves
 
@@ -65,7 +65,7 @@ def item_knn_metrics(
     indexed = IndexedExamples.of(
         bundle, sample_examples(examples, users, seed), exclude_seen=exclude_seen
     )
-    values = baseline_values(indexed, events, [k], UNTUNED, k=k)[ITEM_KNN]
+    values = baseline_values(indexed, events, [k], k=k)[ITEM_KNN]
     return {
         name: float(mean)
         for name, mean in zip(values.names, values.values.mean(axis=0), strict=True)
@@ -110,10 +110,12 @@ class Validator:
         self._queries = list(
             example_queries(self._session, indexed, exclude_seen=exclude_seen, follow=False)
         )
+        # queries that may find one item only: their search scores the item
+        trie = self._session.trie
         self._target_queries = [
-            self._target_query(query, row)
-            for query, row in zip(self._queries, indexed.targets.tolist(), strict=True)
-            if row >= 0
+            replace(query, leaf_filter=LeafFilter(trie, trie.positions(ItemRows(target))))
+            for query, target in zip(self._queries, indexed.targets[:, None], strict=True)
+            if target[0] >= 0
         ][:LOSS_USERS]
 
     @property
@@ -134,7 +136,10 @@ class Validator:
         values = metric_values(find_targets(ranked, targets, sizes), [self.k])
         of_users = values[:, :2]  # hit rate and NDCG
         squares = (of_users**2).sum(axis=0)
-        losses = self._target_losses(model, self._target_queries[share])
+        losses = []
+        if targeted := self._target_queries[share]:
+            found = self._session.search(model, targeted, k=1, num_beams=1)
+            losses = [-float(result.scores[0]) for result in found]
         return np.array([*of_users.sum(axis=0), *squares, len(queries), sum(losses), len(losses)])
 
     def figures(self, sums: Sequence[float]) -> Metrics:
@@ -155,16 +160,3 @@ class Validator:
         if loss_users:
             figures["loss"] = loss / loss_users
         return figures
-
-    def _target_query(self, query: Query, row: int) -> Query:
-        """The query that may find one item only: its search scores the item."""
-        target = AllowList.of(self._session.trie, ItemRows(np.array([row])))
-        nothing = ItemRows(np.empty(0, dtype=np.int64))
-        return replace(query, leaf_filter=self._session.leaf_filter(target, [nothing]))
-
-    def _target_losses(self, model: Any, queries: Sequence[Query]) -> list[float]:
-        """The negative log-probability of the target's SID after each prompt."""
-        if not queries:
-            return []
-        found = self._session.search(model, queries, k=1, num_beams=1)
-        return [-float(result.scores[0]) for result in found]

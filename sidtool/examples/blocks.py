@@ -1,7 +1,8 @@
 """Training examples as lines of a file, many at once: every text that occurs in them is stored
 once, and lines are put together from the numbers of their texts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.data.split import consecutive
 
+ADDED = 1 << 16
+"""Texts that are objects at once."""
 Numbers = NDArray[np.int64]
 BlockCopies = Callable[[int], Numbers]
 """The number of copies of each of the next n examples."""
@@ -35,15 +38,18 @@ class LineTexts:
         self._arrays: list[Any] = []
         self._n_texts = 0
 
-    def add(self, texts: Sequence[str]) -> int:
+    def add(self, texts: Iterable[str]) -> int:
         """Add texts -> the number of the first one; the others follow."""
         import pyarrow as pa
 
-        self._arrays.append(pa.array(texts, pa.large_string()))
-        self._n_texts += len(texts)
-        return self._n_texts - len(texts)
+        first = self._n_texts
+        stream = iter(texts)
+        while block := list(islice(stream, ADDED)):  # those of ten million users are no list
+            self._arrays.append(pa.array(block, pa.large_string()))
+            self._n_texts += len(block)
+        return first
 
-    def add_by_row(self, texts: Sequence[str], rows: Numbers) -> Numbers:
+    def add_by_row(self, texts: Iterable[str], rows: Numbers) -> Numbers:
         """Add the texts of ascending rows -> the number of each row's text."""
         numbers = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
         numbers[rows] = self.add(texts) + np.arange(len(rows))
@@ -123,6 +129,6 @@ class CatalogSpans:
         ]
 
 
-def escaped(texts: Iterable[str]) -> list[str]:
+def escaped(texts: Iterable[str]) -> Iterator[str]:
     """Texts as they stand within a JSON string."""
-    return [encode_basestring(text)[1:-1] for text in texts]
+    return (encode_basestring(text)[1:-1] for text in texts)

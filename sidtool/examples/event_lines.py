@@ -120,7 +120,7 @@ class EventLines:
     def _titles(self, rows: Numbers, column: str) -> ItemTexts:
         """A column of the catalog."""
         texts = [self._context.texts.text(column, row) for row in rows.tolist()]
-        in_json = escaped(texts)
+        in_json = list(escaped(texts))
         numbers = next_numbers = self._texts.add_by_row(in_json, rows)
         if self._separator:
             [separator] = escaped([self._separator])

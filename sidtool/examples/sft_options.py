@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import assignments, numbers, read_ids
-from sidtool.base.options import check_options, group, option
+from sidtool.base.options import assignments, check_options, group, numbers, option, read_ids
 from sidtool.data import UnknownOptions
 from sidtool.data.split import LENGTH, ListTargets
 from sidtool.examples.tasks import LIST_TASK, TASKS, check_weights, history_source

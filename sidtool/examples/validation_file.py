@@ -16,7 +16,7 @@ def write_validation(path: Path, examples: PackedExamples) -> None:
         write_examples(path, examples)
         return
     texts = LineTexts()
-    users = texts.add([f'{{"user": {encode_basestring(user)}' for user in examples.store.users])
+    users = texts.add(f'{{"user": {encode_basestring(user)}' for user in examples.store.users)
     items = list(map(encode_basestring, examples.names))
     first_items = texts.add([f', "history": [{item}' for item in items])
     next_items = texts.add([f", {item}" for item in items])

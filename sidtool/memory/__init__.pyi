@@ -5,7 +5,6 @@ from .build import check_vectors as check_vectors
 from .build import content_of as content_of
 from .build import needs_vectors as needs_vectors
 from .build import rebuild_memory as rebuild_memory
-from .card import memory_card as memory_card
 from .content import DEFAULT_WEIGHT as DEFAULT_WEIGHT
 from .content import ItemContent as ItemContent
 from .content import content_gain as content_gain
@@ -20,6 +19,7 @@ from .gate import standardize as standardize
 from .manifest import MemoryManifest as MemoryManifest
 from .memory import Memory as Memory
 from .memory import is_memory as is_memory
+from .memory import memory_card as memory_card
 from .memory import verify_memory as verify_memory
 from .reranker import HIDDEN as HIDDEN
 from .reranker import N_FEATURES as N_FEATURES

@@ -1,5 +1,6 @@
 """Builds a memory of a split's training events."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def build_memory(
 ) -> Memory:
     """The memory of a split's training events, by the items of a bundle.
 
-    `settings` may also be given as keywords; they default to those of an `earlier` memory.
+    Single `settings` may be given as keywords; the others are those of an `earlier` memory.
     With `content`, items are also similar by content, new ones too; the content of the earlier
     memory is used only if it is given here. `tuned_on` is the number of validation users that chose
     the settings, if they did. With `shards`, the arrays of the memory lie in files of their folder;
@@ -66,9 +67,9 @@ def build_memory(
     """
     check_memory_split(bundle, split)
     before = None if earlier is None else earlier.manifest
-    if settings is None and not given:
-        settings = DEFAULT if before is None else before.settings
-    settings = options_from(KnnSettings, settings, given)
+    options_from(KnnSettings, settings, given)  # refuses unknown keywords, and both
+    if settings is None:
+        settings = replace(DEFAULT if before is None else before.settings, **given)
     if before is not None and before.settings == settings:
         tuned_on = before.tuned_on
         if tuned_on is not None:

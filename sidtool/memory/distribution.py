@@ -43,11 +43,6 @@ class ItemDistribution:
         positions = SidPositions(self.positions[flags])
         return replace(self, positions=positions, log_probs=self.log_probs[flags])
 
-    def raised(self, power: float) -> "ItemDistribution":
-        """The probabilities raised to a power, and normalized again."""
-        logs = power * self.log_probs
-        return replace(self, log_probs=logs - np.logaddexp.reduce(logs))
-
     def with_factor(self, flags: NDArray[np.bool_], factor: float) -> "ItemDistribution":
         """The probabilities of the items with a flag times a factor, and normalized again; those of
         factor 0 are left out."""

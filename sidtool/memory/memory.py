@@ -6,19 +6,22 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.checkpoint import is_hub_repository
 from sidtool.base.digests import hash_array
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, IntegrityError, SidtoolError
+from sidtool.base.markdown import front_matter, key_value_table, literal, shell_word
 from sidtool.base.output import new_dir
 from sidtool.base.output_name import MEMORY, check_suffix
 from sidtool.base.storage import Storage, is_zip
-from sidtool.memory.card import memory_card
 from sidtool.memory.content import content_similarity
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.rows import SparseRows
@@ -31,6 +34,7 @@ from sidtool.tokenizer.bundle import (
     StoredArrays,
     StringArray,
     broken_objects,
+    flat_record,
     new_zip,
     read_root,
     write_group,
@@ -166,22 +170,17 @@ class Memory(OnHub):
         """Raise CompatibilityError unless `bundle` is the memory's, or a later version of it."""
         digest = self.manifest.bundle.digest
         if digest == bundle.identity.digest:
-            return self._check_ids(bundle)
-        if digest in (version.digest for version in bundle.manifest.history):
-            return None
-        raise CompatibilityError(
-            f"the memory was built for bundle {digest[:12]}, bundle {bundle.manifest.name!r} is "
-            f"{bundle.identity.digest[:12]} and no later version of it",
-            hint="build the memory with this bundle: sidtool build-memory",
-        )
-
-    def _check_ids(self, bundle: Bundle) -> None:
-        """Raise CompatibilityError unless the rows of the bundle are those of the memory."""
-        ids = bundle.items.ids
-        same_bytes = np.array_equal(self.ids.data, ids.data)
-        if not same_bytes or not np.array_equal(self.ids.offsets, ids.offsets):
+            ids = bundle.items.ids
+            same_bytes = np.array_equal(self.ids.data, ids.data)
+            if not same_bytes or not np.array_equal(self.ids.offsets, ids.offsets):
+                raise CompatibilityError(
+                    f"the memory has other items than its bundle {digest[:12]}",
+                    hint="build the memory with this bundle: sidtool build-memory",
+                )
+        elif digest not in (version.digest for version in bundle.manifest.history):
             raise CompatibilityError(
-                f"the memory has other items than its bundle {bundle.identity.digest[:12]}",
+                f"the memory was built for bundle {digest[:12]}, bundle {bundle.manifest.name!r} "
+                f"is {bundle.identity.digest[:12]} and no later version of it",
                 hint="build the memory with this bundle: sidtool build-memory",
             )
 
@@ -281,3 +280,30 @@ def _layout(manifest: MemoryManifest) -> dict[str, Expected]:
         layout[f"{name}/item"] = ("uint32", (None,))
         layout[f"{name}/weight"] = (dtype, (None,))
     return layout
+
+
+def memory_card(manifest: MemoryManifest, reference: str, license: str | None) -> str:
+    """The card of a memory that is published as `reference`: URL/NAME@VERSION or a repository of
+    the hub."""
+    name, _, version = reference.rpartition("/")[2].partition("@")
+    on_hub = is_hub_repository(reference)
+    settings: dict[str, Any] = {"split": str(manifest.split), **manifest.settings.to_json()}
+    if manifest.content is not None:
+        settings["content"] = manifest.content.to_json()
+    pull = f"sidtool pull {shell_word(reference)} -o {shell_word(f'{name}.zarr')}"
+    template = files("sidtool.memory").joinpath("card.md").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        front=front_matter(license=license, base_model=None),
+        name=literal(name),
+        version=version,
+        license=literal(license or "unknown"),
+        items=manifest.items,
+        bundle=manifest.bundle.digest,
+        events=manifest.train_events,
+        digest=manifest.digest,
+        created=literal(manifest.created or "unknown"),
+        extra="hub" if on_hub else "s3",
+        reference=shell_word(reference),
+        command=f"sidtool verify {shell_word(reference)}" if on_hub else pull,
+        settings=key_value_table(flat_record(settings)),
+    )

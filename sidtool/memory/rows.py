@@ -145,18 +145,16 @@ def store_rows(
     except OSError as error:
         path = shards.folder / name
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
-    arrays = map(_mapped, names, (np.int64, np.uint32, dtype))
+    arrays = [
+        # an empty file cannot be mapped
+        np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.zeros(0, dtype=kind)
+        for path, kind in zip(names, (np.int64, np.uint32, dtype), strict=True)
+    ]
     return SparseRows(*arrays)
 
 
 def _append(array: NDArray[Any], stream: BinaryIO) -> None:
     stream.write(np.ascontiguousarray(array).data)
-
-
-def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
-    if not path.stat().st_size:
-        return np.zeros(0, dtype=dtype)  # an empty file cannot be mapped
-    return np.memmap(path, dtype=dtype, mode="r")
 
 
 def padded_rows(

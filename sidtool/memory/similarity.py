@@ -3,7 +3,7 @@
 Item-kNN (B. Sarwar et al., WWW 2001) with recency weights as in session-based kNN. The baseline of
 an evaluation and the memory of a model are both computed here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +70,20 @@ class CountedPairs:
     def of(cls, later: SparseRows, shards: Shards | None = None) -> "CountedPairs":
         """The counts and their transpose, which lies in files of the shards' folder if they are
         given."""
+        from scipy import sparse
+
         n = len(later)
         sizes = np.diff(later.offsets)
         limit = _all(sizes) if shards is None else shards.entries(n, BLOCK_ENTRY)
-        transposed = (_transposed(later, first, stop) for first, stop in ranges(sizes, limit))
-        return cls(later, _sum_of("earlier", transposed, n, shards))
+
+        def transposed() -> Iterator[Any]:
+            # (n, n) CSR of some rows, whose columns are those of the other rows too
+            for first, stop in ranges(sizes, limit):
+                columns = later.block(first, stop).T.tocsr()  # (n, stop - first)
+                entries = (columns.data, columns.indices + first, columns.indptr)
+                yield sparse.csr_matrix(entries, shape=(n, n))
+
+        return cls(later, _sum_of("earlier", transposed(), n, shards))
 
     @classmethod
     def count(
@@ -99,15 +108,6 @@ class CountedPairs:
 def _all(sizes: NDArray[np.int64]) -> int:
     """A limit of which all sizes are one range."""
     return int(sizes.sum()) + 1
-
-
-def _transposed(later: SparseRows, first: int, stop: int) -> Any:
-    """(n, n) CSR: the transpose of some rows, whose columns are those of the other rows too."""
-    from scipy import sparse
-
-    columns = later.block(first, stop).T.tocsr()  # (n, stop - first)
-    entries = (columns.data, columns.indices + first, columns.indptr)
-    return sparse.csr_matrix(entries, shape=(len(later), len(later)))
 
 
 def _sum_of(name: str, matrices: Iterable[Any], n: int, shards: Shards | None) -> SparseRows:
@@ -167,6 +167,8 @@ def similar_items(
     before i, over the shrinkage plus a power of the product of their numbers of events. `content`,
     an (n, n) CSR matrix above the diagonal, is added. With `shards` the result lies in files of
     their folder. Raises UsageError and DataError as `CountedPairs.count`."""
+    from scipy import sparse
+
     n = len(events)
     if content is not None:
         content = (content + content.T).tocsr()
@@ -177,38 +179,21 @@ def similar_items(
         first, stop = block
         later = pairs.later.block(first, stop)
         weights = pair_weights(later, pairs.earlier.block(first, stop), settings.reverse)
-        block_content = None if content is None else content[first:stop]
-        return similarity_rows(
-            weights, events[first:stop], events[weights.indices], settings, block_content
-        )
+        products = np.repeat(events[first:stop], np.diff(weights.indptr))
+        values = (products * events[weights.indices].astype(np.float64)) ** settings.normalization
+        values += settings.shrinkage
+        np.divide(weights.data, values, out=values)
+        # similarities exist only where items co-occur: the matrix is as sparse as the counts
+        shape = weights.shape
+        similarity = sparse.csr_matrix((values, weights.indices, weights.indptr), shape=shape)
+        if content is not None:
+            similarity = (similarity + content[first:stop]).tocsr()
+        if settings.neighbors is None:
+            return similarity
+        return _nearest(similarity, settings.neighbors)
 
     blocks = in_threads(block_similarity, ranges(sizes, limit), threads)
     return store_rows("neighbors", blocks, n, dtype, shards)
-
-
-def similarity_rows(
-    counts: Any,
-    row_events: NDArray[np.int64],
-    column_events: NDArray[np.int64],
-    settings: KnnSettings,
-    content: Any = None,
-) -> Any:
-    """(m, items) scipy CSR float64: similarity of m items to all by the weights (m, items) CSR of
-    their pairs, the (m,) events of the rows and the (entries,) events of each entry's column, plus
-    (m, items) `content`; the `neighbors` largest of each row."""
-    from scipy import sparse
-
-    products = np.repeat(row_events, np.diff(counts.indptr)) * column_events.astype(np.float64)
-    values = products**settings.normalization
-    values += settings.shrinkage
-    np.divide(counts.data, values, out=values)
-    # similarities exist only where items co-occur: the matrix is as sparse as the counts
-    similarity = sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
-    if content is not None:
-        similarity = (similarity + content).tocsr()
-    if settings.neighbors is None:
-        return similarity
-    return _nearest(similarity, settings.neighbors)
 
 
 def history_scores(

@@ -1,4 +1,6 @@
+from .example import WHEELS as WHEELS
 from .example import Example as Example
+from .example import unpack_wheels as unpack_wheels
 from .example import write_example as write_example
 from .fitting import FitOptions as FitOptions
 from .fitting import Fitted as Fitted
@@ -7,11 +9,9 @@ from .fitting import plan_fit as plan_fit
 from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe
 from .recipe import recipe_names as recipe_names
-from .script import shell_script as shell_script
 from .steps import Ran as Ran
 from .steps import Step as Step
 from .steps import StepError as StepError
 from .steps import Steps as Steps
 from .steps import run_process as run_process
-from .wheels import WHEELS as WHEELS
-from .wheels import unpack_wheels as unpack_wheels
+from .steps import shell_script as shell_script

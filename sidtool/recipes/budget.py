@@ -12,7 +12,7 @@ from sidtool.base.records import JsonRecord
 from sidtool.data.split import read_manifest
 from sidtool.examples import read_lineage
 from sidtool.recipes.plan import Plan
-from sidtool.recipes.rules import Choices, batch_size
+from sidtool.recipes.profile import Choices, batch_size
 from sidtool.recipes.steps import Step
 from sidtool.training import MACHINE_FILE, TrainOptions
 

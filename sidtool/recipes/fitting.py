@@ -20,7 +20,7 @@ from sidtool.base.output import remove, write_whole
 from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
-from sidtool.data.prepare import clean, read_tables
+from sidtool.data.prepare import clean, read_tables, report
 from sidtool.evaluation import EvaluationVerdict
 from sidtool.recipes.budget import (
     FILE,
@@ -32,12 +32,10 @@ from sidtool.recipes.budget import (
     read_speed,
     work_of,
 )
-from sidtool.recipes.plan import Inputs, Plan, check_step
-from sidtool.recipes.profile import DataProfile, measure
+from sidtool.recipes.plan import Plan, check_step
+from sidtool.recipes.profile import Choices, DataProfile, Inputs, choose, measure
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import Choices, choose
-from sidtool.recipes.script import shell_script
-from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps
+from sidtool.recipes.steps import RECORDS, RunCommand, Step, Steps, shell_script
 
 SCRIPT = "run.sh"
 
@@ -241,30 +239,26 @@ def _own_folder(out: Path) -> Iterator[None]:
 def _measured(inputs: Inputs) -> DataProfile:
     """The profile of files that a build accepts. Raises RefusedError for others, UsageError for
     columns that are neither named nor have common names."""
+    items, events = inputs.items, inputs.events
     try:
-        profile, report = measure(
-            inputs.items,
-            inputs.events,
-            inputs.columns,
-            inputs.names,
-            allow_unknown=inputs.allow_unknown,
-        )
+        catalog, table = read_tables(items, events, inputs.columns, inputs.names)
     except UsageError as error:
         hint = error.shell_hint and f"{error.shell_hint}; --fix mends what else would stop a build"
         raise UsageError(str(error), hint=hint) from error
+    checked = report(catalog, table, allow_unknown=inputs.allow_unknown)
+    cleaning = "--fix continues with cleaned copies; `sidtool check` lists every problem"
+    hint = checked.mending_hint(items, events, table, cleaning)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SidtoolWarning)  # the step `check` has the same
-        report.refuse_stops(
-            "--fix continues with cleaned copies; `sidtool check` lists every problem",
-            allow_unknown=inputs.allow_unknown,
-        )
-    return profile
+        checked.refuse_stops(hint, allow_unknown=inputs.allow_unknown)
+    assert table is not None
+    return measure(catalog, table, checked)
 
 
 def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out: Path) -> Plan:
     """The plan for data, or one of as many steps for data that is not cleaned yet."""
     recipe = Recipe.named(options.recipe)
-    choices = Choices() if profile is None else choose(profile, recipe)
+    choices = Choices() if profile is None else choose(profile, recipe, options.minutes)
     if options.text_template is not None:
         choices = replace(choices, text_template=options.text_template)
     return Plan(recipe, inputs, out, options.encoder, options.seed, options.model, choices)

@@ -7,26 +7,9 @@ from typing import Any
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import options_of
-from sidtool.data import CatalogNames, EventNames
+from sidtool.recipes.profile import Choices, Inputs
 from sidtool.recipes.recipe import Recipe
-from sidtool.recipes.rules import Choices
 from sidtool.recipes.steps import Step
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files of a data set, and what they are read with."""
-
-    items: Path
-    events: Path
-    columns: CatalogNames = field(default_factory=CatalogNames)
-    names: EventNames = field(default_factory=EventNames)
-    allow_unknown: bool = False
-
-    def cleaned(self, folder: Path) -> "Inputs":
-        """The files that `check --fix` writes, whose columns have names that are guessed."""
-        items, events = folder / "items.parquet", folder / "events.parquet"
-        return Inputs(items, events, allow_unknown=self.allow_unknown)
 
 
 @dataclass(frozen=True)
@@ -112,7 +95,8 @@ class Plan:
             *_flag("--text-template", self.choices.text_template),
         )
         yield from self._untrained_model()
-        yield self._examples("examples", "sft")
+        history = _flag("--history-length", self.choices.history)
+        yield self._examples("examples", "sft", *history)
         if self.recipe.has("cpt"):
             columns = [word for name in self.choices.text_columns for word in ("--field", name)]
             yield self._examples("examples of running text", "cpt", *columns)
@@ -165,6 +149,7 @@ class Plan:
                 self.folder / "base",
                 *("init-model", self.inputs.items, "--bundle", self.bundle, "--seed", self.seed),
                 *self.recipe.options("model"),
+                *_flag("--set", self.choices.model_setting),
             )
         elif self.base is None:
             raise UsageError(

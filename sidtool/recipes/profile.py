@@ -1,12 +1,18 @@
-"""What is measured of a catalog and its events before anything is built."""
+"""What is measured of a catalog and its events before anything is built, and what is chosen by it:
+what a recipe leaves open, within what a budget allows."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames
-from sidtool.data.prepare import CatalogTable, Report, read_tables, report
+from sidtool.data.prepare import CatalogTable, EventTable, Report
+from sidtool.recipes.recipe import Recipe
+from sidtool.training import DEFAULTS
 
 TEXT_COLUMNS = 3
 """Columns beside the title that are part of an item's text, at most."""
@@ -14,6 +20,22 @@ TEXT_SAMPLE = 2000
 """Rows that say what a column holds."""
 MIN_TEXT_SHARE = 0.5
 """Of the cells of a column of text that are not empty and have letters."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files of a data set, and what they are read with."""
+
+    items: Path
+    events: Path
+    columns: CatalogNames = field(default_factory=CatalogNames)
+    names: EventNames = field(default_factory=EventNames)
+    allow_unknown: bool = False
+
+    def cleaned(self, folder: Path) -> "Inputs":
+        """The files that `check --fix` writes, whose columns have names that are guessed."""
+        items, events = folder / "items.parquet", folder / "events.parquet"
+        return Inputs(items, events, allow_unknown=self.allow_unknown)
 
 
 @dataclass(frozen=True)
@@ -25,28 +47,19 @@ class DataProfile(JsonRecord):
     users: int
     text_columns: tuple[str, ...]
     """Columns beside the title with text."""
+    longest: int = 0
+    """Events of the user with the most."""
 
 
-def measure(
-    items: Path,
-    events: Path,
-    columns: CatalogNames,
-    names: EventNames,
-    *,
-    allow_unknown: bool = False,
-) -> tuple[DataProfile, Report]:
-    """The profile of two files, and the report of their problems as `check` makes it."""
-    catalog, table = read_tables(items, events, columns, names)
-    assert table is not None
-    checked = report(catalog, table, allow_unknown=allow_unknown)
-    n_events = len(table.users)
-    profile = DataProfile(
-        items=len(catalog.ids),
-        events=n_events,
+def measure(catalog: CatalogTable, table: EventTable, checked: Report) -> DataProfile:
+    """The profile of a catalog and its events, whose problems were reported."""
+    return DataProfile(
+        items=checked.items,
+        events=checked.events or 0,
         users=checked.users or 0,
         text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
+        longest=max(Counter(table.users).values(), default=0),
     )
-    return profile, checked
 
 
 def _text_columns(catalog: CatalogTable) -> Iterator[str]:
@@ -61,13 +74,98 @@ def _text_columns(catalog: CatalogTable) -> Iterator[str]:
 def _is_text(cells: Sequence[str]) -> bool:
     """Whether cells are words: not numbers, dates, addresses or ids."""
     filled = [cell.strip() for cell in cells if cell.strip()]
-    words = [cell for cell in filled if cell[0] != "/" and "://" not in cell and _has_words(cell)]
+    words = [
+        cell
+        for cell in filled
+        if cell[0] != "/"
+        and "://" not in cell
+        # most characters are letters or blanks
+        and sum(char.isalpha() or char.isspace() for char in cell) > len(cell) / 2
+    ]
     if len(words) < MIN_TEXT_SHARE * len(cells):
         return False
     is_id = len(set(filled)) == len(filled) and not any(" " in cell for cell in filled)
     return len(set(filled)) > 1 and not is_id
 
 
-def _has_words(cell: str) -> bool:
-    """Whether most characters are letters or blanks."""
-    return sum(char.isalpha() or char.isspace() for char in cell) > len(cell) / 2
+MIN_STEPS = 1000
+"""Steps that a small data set is trained for, in at most MAX_EPOCHS."""
+MAX_EPOCHS = 100
+EVENTS_PER_EXAMPLE = 10
+"""Of long histories, which are divided into overlapping examples of 20 items."""
+WIDE_EVENTS = 1_000_000
+"""From so many events on, a model may be twice as wide: at 200,000 events that was worse."""
+WIDE = "hidden_size=256"
+EVENTS_PER_SECOND = 250
+"""Events that a processor's core trains a wide model on, a quarter of those of the usual one."""
+
+
+@dataclass(frozen=True)
+class Choices(JsonRecord):
+    """What a command line says beside the recipe's files."""
+
+    text_template: str | None = None
+    text_columns: tuple[str, ...] = ()
+    """Columns that running text shows."""
+    model_setting: str | None = None
+    """A `--set` of `init-model`; None: as the recipe says."""
+    history: int | None = None
+    """Items of a history at most; None: as the recipe says."""
+    epochs: float | None = None
+    """None: as the recipe says."""
+    eval_users: int | None = None
+    """Validation users during training; None: as the recipe says."""
+    tuning_users: int | None = None
+    """Validation users that choose the weight of a memory; None: all."""
+    test_users: int | None = None
+    """Test users; None: all."""
+
+
+def text_template(profile: DataProfile) -> str | None:
+    """Title and the columns of text; None for the title alone."""
+    if not profile.text_columns:
+        return None
+    return ". ".join(f"{{{name}}}" for name in ("title", *profile.text_columns))
+
+
+def choose(profile: DataProfile, recipe: Recipe, minutes: float) -> Choices:
+    """What follows from the data and the time alone."""
+    has_template = "text_template" in recipe.settings("codebook")
+    epochs = enough_epochs(profile, recipe.settings("train"))
+    most = recipe.settings("sft").get("history_length")
+    return Choices(
+        text_template=None if has_template else text_template(profile),
+        text_columns=profile.text_columns,
+        model_setting=_wide(profile, recipe, epochs, minutes),
+        # the last event is held out
+        history=None if most is None or profile.longest > most else max(1, profile.longest - 1),
+        epochs=epochs,
+    )
+
+
+def _wide(profile: DataProfile, recipe: Recipe, epochs: float | None, minutes: float) -> str | None:
+    """The setting of a wider model, if there are the events for it and the time for its epochs."""
+    model = recipe.settings("model")
+    is_narrow = model.get("preset") == "neox-tiny" and "set" not in model
+    if not is_narrow or epochs is None or profile.events < WIDE_EVENTS:
+        return None
+    return WIDE if 60 * minutes * EVENTS_PER_SECOND >= epochs * profile.events else None
+
+
+def enough_epochs(profile: DataProfile, settings: Mapping[str, Any]) -> float | None:
+    """The epochs that are worth their time, whatever time there is: those of a recipe's training,
+    or more of a small data set. None where the recipe counts tokens or has stages."""
+    if "stages" in settings or "token_budget" in settings:
+        return None
+    of_recipe = float(settings.get("num_train_epochs", DEFAULTS["num_train_epochs"]))
+    n_examples = max(profile.users, profile.events / EVENTS_PER_EXAMPLE)
+    steps_per_epoch = math.ceil(n_examples / batch_size(settings))
+    return max(of_recipe, min(math.ceil(MIN_STEPS / steps_per_epoch), MAX_EPOCHS))
+
+
+def batch_size(settings: Mapping[str, Any]) -> int:
+    """The examples of a training step."""
+    per_device = settings.get(
+        "per_device_train_batch_size", DEFAULTS["per_device_train_batch_size"]
+    )
+    return int(per_device) * int(settings.get("gradient_accumulation_steps", 1))

@@ -7,6 +7,7 @@ beside the record of its command is whole: commands write outputs whole or not a
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -104,7 +105,7 @@ class Steps:
         output = step.output.resolve()
         file = self.folder / RECORDS / f"{output.relative_to(self.folder)}.json"
         made = self.fingerprint(step)
-        record = _read_record(file)
+        record = dict(parse_json(file.read_bytes())) if file.exists() else {}
         if output.exists() and not self._is_of(output, record, made):
             if not self.replaces:
                 raise StepError(_difference(step.output, record.get("made"), made))
@@ -170,17 +171,16 @@ class Steps:
         for word in chain.from_iterable(words):
             if not isinstance(word, Path):
                 parts.append(str(word))
-            elif word.resolve() == output:
+                continue
+            path = word.resolve()
+            if path == output:
                 parts.append("OUTPUT")
-            else:
-                parts.append(self._describe_input(word.resolve()))
+                continue
+            inside = path.is_relative_to(self.folder)
+            name = path.relative_to(self.folder).as_posix() if inside else path.name
+            digest = self._digests.get(path) or content_digest(path)
+            parts.append({"path": name, "digest": digest})
         return parts
-
-    def _describe_input(self, path: Path) -> dict[str, str]:
-        inside = path.is_relative_to(self.folder)
-        name = path.relative_to(self.folder).as_posix() if inside else path.name
-        digest = self._digests.get(path) or content_digest(path)
-        return {"path": name, "digest": digest}
 
     def _is_of(self, output: Path, record: Mapping[str, Any], made: list[Any]) -> bool:
         """Whether an output is what its record says: made by this, and not changed since."""
@@ -203,10 +203,6 @@ def content_digest(path: Path) -> str:
     return state.hexdigest() if files else ""
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    return dict(parse_json(path.read_bytes())) if path.exists() else {}
-
-
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(record, indent=1) + "\n")
@@ -223,3 +219,29 @@ def _difference(output: Path, recorded: list[Any] | None, made: list[Any]) -> st
         f"{output} was made with {before}, but this run has {now}: "
         "remove it or use another work folder"
     )
+
+
+HEAD = """#!/usr/bin/env bash
+# {title}
+# Run it in the folder where `sidtool fit` ran, by which its paths are relative.
+set -euo pipefail
+"""
+
+
+def shell_script(steps: Sequence[Step], title: str) -> str:
+    """The script; a step whose command does not replace its output has it removed first."""
+    lines = [HEAD.format(title=title)]
+    made: set[Path] = set()
+    for step in steps:
+        lines.append(f"# {step.name}")
+        output, folder = shlex.quote(str(step.output)), step.output.parent
+        if folder not in made:
+            lines.append(f"mkdir -p {shlex.quote(str(folder))}")
+            made.add(folder)
+        command = shlex.join(["sidtool", *step.arguments])
+        if step.saves_stdout:
+            lines += [f"{command} > {output}.partial", f"mv {output}.partial {output}"]
+        else:
+            lines += [] if "--force" in step.arguments else [f"rm -rf {output}"]
+            lines.append(command)
+    return "\n".join(lines) + "\n"

@@ -1,6 +1,5 @@
 from .query import Query as Query
 from .query import QuerySession as QuerySession
-from .query import RankedQueries as RankedQueries
 from .recommend_options import ItemOptions as ItemOptions
 from .recommend_options import RecommendOptions as RecommendOptions
 from .recommendations import answer_each as answer_each
@@ -18,6 +17,7 @@ from .requests import read_request_file as read_request_file
 from .requests import user_requests as user_requests
 from .rerank import FeatureIndex as FeatureIndex
 from .result_file import write_result_table as write_result_table
+from .search.results import RankedQueries as RankedQueries
 from .windows import WINDOW as WINDOW
 from .windows import arriving_requests as arriving_requests
 from .windows import in_windows as in_windows

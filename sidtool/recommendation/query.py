@@ -4,10 +4,10 @@ SIDs come back.
 The one caller of beam search and of exact scoring: recommendation, evaluation and validation all
 query a model through `QuerySession`."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,8 @@ from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.memory import RERANKED
 from sidtool.model import LoadedModel, fit_prompt
-from sidtool.model.contract import Contract
 from sidtool.model.prompt import (
     HistoryPrompt,
-    ListPrompt,
     SidTokens,
     TextPrompt,
     UserTokens,
@@ -28,7 +26,7 @@ from sidtool.model.prompt import (
     text_prompt_ids,
 )
 from sidtool.recommendation.rerank import Reranking
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import (
     NO_PRIOR,
     Mixture,
@@ -37,7 +35,14 @@ from sidtool.recommendation.search.mixture import (
     mix,
     rank_items,
 )
-from sidtool.recommendation.search.results import BeamResult, ItemList, Normalize, check_scores
+from sidtool.recommendation.search.results import (
+    BeamResult,
+    ItemList,
+    Normalize,
+    RankedQueries,
+    check_scores,
+    padded_lists,
+)
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.windows import WINDOW, in_windows
 from sidtool.tokenizer.bundle import Bundle, Trie
@@ -54,32 +59,6 @@ class Query:
     """What the memory reads; None answers by the model alone."""
     target: int = -1
     """The leaf whose prefixes are followed through the beam, -1 for none."""
-
-
-@dataclass(frozen=True, eq=False)
-class RankedQueries:
-    """The best SIDs or items of n queries, best first."""
-
-    leaves: Leaves
-    """(n, k): the SIDs, or those of the items; -1 where there are no more"""
-    survived: NDArray[np.int64]
-    """(n,): number of levels after which the prefix of the query's target was among the beams"""
-    positions: SidPositions | None = None
-    """(n, k): the items, -1 where there are no more; None where SIDs were ranked"""
-    mixture: SidPositions | None = None
-    """(n, k): the items as the mixture ranks them, where they were ranked again"""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Those of all queries of the parts, which all rank items or all SIDs."""
-        positions = [part.positions for part in parts if part.positions is not None]
-        mixture = [part.mixture for part in parts if part.mixture is not None]
-        return cls(
-            Leaves(np.concatenate([part.leaves for part in parts])),
-            np.concatenate([part.survived for part in parts]),
-            SidPositions(np.concatenate(positions)) if positions else None,
-            SidPositions(np.concatenate(mixture)) if mixture else None,
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +94,17 @@ class QuerySession:
         room for as many items. Raises DataError then if the model was not trained on lists."""
         contract = loaded.contract
         normalize = normalize or contract.normalize
-        history_prompt = contract.history_prompt
+        history_prompt: HistoryPrompt | None = contract.history_prompt
         # all codes but the last are fed back
         n_answer = contract.space.levels - 1 + bool(contract.users)
         if list_length is not None:
-            history_prompt = _list_prompt(contract)
+            history_prompt = contract.list_prompt
+            if history_prompt is None:
+                raise DataError(
+                    "the model was not trained on lists: its contract has no list prompt",
+                    hint="make-sft --task list=1, then train; without --list the best items are "
+                    "recommended one by one",
+                )
             item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
             n_answer += (list_length - 1) * item_tokens
         mixture = Mixture.of(loaded.memory, loaded.bundle, normalize)
@@ -185,18 +170,40 @@ class QuerySession:
         return text_prompt_ids(self.text_prompt, self.tokenizer, self.tokens, text)
 
     def leaf_filter(
-        self, allowed: AllowList | None, denied: Sequence[ItemRows]
+        self, allowed: SidPositions | None, denied: Sequence[ItemRows]
     ) -> LeafFilter | None:
-        """The filter of an allow list and of denied items; None if it would exclude nothing."""
+        """The filter of allowed items, by position in SID order, and of denied ones; None if it
+        would exclude nothing."""
         if allowed is None and not any(map(len, denied)):
             return None
         return LeafFilter.of(self.trie, allowed, ItemRows(np.concatenate(denied)))
 
     def search(
-        self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
+        self,
+        model: Any,
+        queries: Sequence[Query],
+        *,
+        k: int,
+        num_beams: int,
+        priors: Sequence[Prior | None] | None = None,
     ) -> list[BeamResult]:
-        """The k best SIDs of each query by beam search; with a memory, those of the best items."""
-        return self._search(model, queries, self._priors(queries), k=k, num_beams=num_beams)
+        """The k best SIDs of each query by beam search; with a memory, those of the best items.
+        `priors` are those of the queries, if they are there already."""
+        from sidtool.recommendation.search.beam import beam_search
+
+        search = self.engine_search or beam_search
+        return search(
+            model,
+            [query.prompt for query in queries],
+            self.trie,
+            self.tokens,
+            num_beams=num_beams,
+            k=k,
+            normalize=self.normalize,
+            filters=[query.leaf_filter for query in queries],
+            priors=self._priors(queries) if priors is None else priors,
+            targets=[query.target for query in queries],
+        )
 
     def search_items(
         self, model: Any, queries: Sequence[Query], *, k: int, num_beams: int
@@ -205,12 +212,51 @@ class QuerySession:
         one; items that share a SID are in SID order where nothing else decides."""
         priors = self._priors(queries)
         width = self._width(k, num_beams)
-        results = self._search(model, queries, priors, k=width, num_beams=num_beams)
+        results = self.search(model, queries, k=width, num_beams=num_beams, priors=priors)
         ranked = [
             rank_items(result, self.trie, query.leaf_filter, prior, width)
             for result, query, prior in zip(results, queries, priors, strict=True)
         ]
         return self._reranked(ranked, queries, priors, k)
+
+    def score_items(
+        self, model: Any, queries: Sequence[Query], candidates: ItemRows, *, k: int
+    ) -> list[RankedItems]:
+        """The k best candidates of each query that pass its filter, by exact scores. Only where a
+        memory has a share, items that share a SID share its probability. Raises UsageError for a
+        model in an engine, which scores no list."""
+        if self.engine_search is not None:
+            raise UsageError(
+                "an engine does not score candidates", hint="recommend with the model itself"
+            )
+        from sidtool.recommendation.search.score import score_sids
+
+        trie = self.trie
+        positions = trie.positions(candidates)
+        prompts = [query.prompt for query in queries]
+        codes = self.bundle.items.codes[trie.item_rows(positions)]  # (candidates, levels)
+        all_scores = score_sids(
+            model, prompts, codes, self.tokens, normalize=self.normalize, trie=trie
+        )
+        ranked = []
+        priors = self._priors(queries)
+        for query, prior, scores in zip(queries, priors, all_scores, strict=True):
+            check_scores(scores)
+            model_scores = scores.astype(np.float64)
+            if prior is not None and prior.is_mixed:
+                model_scores -= np.log(trie.items_per_leaf(trie.leaves(positions)))
+            eligible = np.isfinite(model_scores)
+            if query.leaf_filter is not None:
+                eligible &= query.leaf_filter.passes(positions)
+            chosen = SidPositions(positions[eligible])
+            width = self._width(k, len(chosen))
+            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, width))
+        return self._reranked(ranked, queries, priors, k)
+
+    def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:
+        if self.mixture is None:
+            return [None] * len(queries)
+        return self.mixture.priors([query.history for query in queries])
 
     def _width(self, k: int, available: int) -> int:
         """The number of items that are ranked by the mixture for the k best."""
@@ -227,36 +273,6 @@ class QuerySession:
         if self.reranking is None:
             return ranked
         return self.reranking.reorder(ranked, priors, [query.history for query in queries], k)
-
-    def _priors(self, queries: Sequence[Query]) -> list[Prior | None]:
-        if self.mixture is None:
-            return [None] * len(queries)
-        return self.mixture.priors([query.history for query in queries])
-
-    def _search(
-        self,
-        model: Any,
-        queries: Sequence[Query],
-        priors: Sequence[Prior | None],
-        *,
-        k: int,
-        num_beams: int,
-    ) -> list[BeamResult]:
-        from sidtool.recommendation.search.beam import beam_search
-
-        search = self.engine_search or beam_search
-        return search(
-            model,
-            [query.prompt for query in queries],
-            self.trie,
-            self.tokens,
-            num_beams=num_beams,
-            k=k,
-            normalize=self.normalize,
-            filters=[query.leaf_filter for query in queries],
-            priors=priors,
-            targets=[query.target for query in queries],
-        )
 
     def rank(
         self,
@@ -276,22 +292,21 @@ class QuerySession:
         by_mixture: list[NDArray[np.int64]] = []
         survived: list[int] = []
         for batch in in_windows(queries, window or WINDOW, total, progress):
-            if items:
-                for ranked in self.search_items(model, batch, k=k, num_beams=num_beams):
-                    entries.append(ranked.positions)
-                    survived.append(ranked.survived)
-                    if ranked.mixture_order is not None:
-                        by_mixture.append(ranked.mixture_order)
-            else:
-                for result in self.search(model, batch, k=k, num_beams=num_beams):
+            search = self.search_items if items else self.search
+            for result in search(model, batch, k=k, num_beams=num_beams):
+                survived.append(result.survived)
+                if isinstance(result, BeamResult):
                     entries.append(result.leaves)
-                    survived.append(result.survived)
-        table = _padded_lists(entries, k)
+                    continue
+                entries.append(result.positions)
+                if result.mixture_order is not None:
+                    by_mixture.append(result.mixture_order)
+        table = padded_lists(entries, k)
         levels = np.array(survived, dtype=np.int64)
         if not items:
             return RankedQueries(Leaves(table), levels)
         positions = SidPositions(table)
-        mixture = None if self.reranking is None else SidPositions(_padded_lists(by_mixture, k))
+        mixture = None if self.reranking is None else SidPositions(padded_lists(by_mixture, k))
         return RankedQueries(self.trie.leaves(positions), levels, positions, mixture)
 
     def search_lists(
@@ -312,6 +327,9 @@ class QuerySession:
 
         self.check_lists()
         prompts = [query.prompt for query in queries]
+        seeded = [np.array([options.seed, *ids], dtype=np.int64).tobytes() for ids in prompts]
+        # 63 bits for the draws of a prompt: the same in any batch and place
+        seeds = [int.from_bytes(sha256(data).digest()[:8], "little") >> 1 for data in seeded]
         return search_lists(
             model,
             prompts,
@@ -324,7 +342,7 @@ class QuerySession:
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
             codebook=self.bundle.codebook if options.mmr else None,
-            seeds=[_prompt_seed(options.seed, prompt) for prompt in prompts],
+            seeds=seeds,
         )
 
     def check_lists(self) -> None:
@@ -334,67 +352,3 @@ class QuerySession:
                 "lists are those of the model alone: they are not mixed with a memory",
                 hint="--memory-weight 0 leaves the memory out",
             )
-
-    def score_items(
-        self, model: Any, queries: Sequence[Query], candidates: ItemRows, *, k: int
-    ) -> list[RankedItems]:
-        """The k best candidates of each query that pass its filter, by exact scores. Only where a
-        memory has a share, items that share a SID share its probability."""
-        trie = self.trie
-        positions = trie.positions(candidates)
-        ranked = []
-        all_scores = self.score(model, queries, trie.item_rows(positions))
-        priors = self._priors(queries)
-        for query, prior, scores in zip(queries, priors, all_scores, strict=True):
-            check_scores(scores)
-            model_scores = scores.astype(np.float64)
-            if prior is not None and prior.is_mixed:
-                model_scores -= np.log(trie.items_per_leaf(trie.leaves(positions)))
-            eligible = np.isfinite(model_scores)
-            if query.leaf_filter is not None:
-                eligible &= query.leaf_filter.passes(positions)
-            chosen = SidPositions(positions[eligible])
-            width = self._width(k, len(chosen))
-            ranked.append(mix(chosen, model_scores[eligible], prior or NO_PRIOR, width))
-        return self._reranked(ranked, queries, priors, k)
-
-    def score(
-        self, model: Any, queries: Sequence[Query], candidates: ItemRows
-    ) -> NDArray[np.float32]:
-        """(queries, candidates) float32: the exact score of each candidate item, whatever the
-        filters. Raises UsageError for a model in an engine, which scores no list."""
-        if self.engine_search is not None:
-            raise UsageError(
-                "an engine does not score candidates", hint="recommend with the model itself"
-            )
-        from sidtool.recommendation.search.score import score_sids
-
-        prompts = [query.prompt for query in queries]
-        codes = self.bundle.items.codes[candidates]  # (candidates, levels)
-        return score_sids(
-            model, prompts, codes, self.tokens, normalize=self.normalize, trie=self.trie
-        )
-
-
-def _padded_lists(rows: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64]:
-    """(n, k): the rows, filled up with -1."""
-    table = np.full((len(rows), k), -1, dtype=np.int64)
-    for row, values in zip(table, rows, strict=True):
-        row[: len(values)] = values
-    return table
-
-
-def _list_prompt(contract: Contract) -> ListPrompt:
-    if contract.list_prompt is None:
-        raise DataError(
-            "the model was not trained on lists: its contract has no list prompt",
-            hint="make-sft --task list=1, then train; without --list the best items are "
-            "recommended one by one",
-        )
-    return contract.list_prompt
-
-
-def _prompt_seed(seed: int, prompt: Sequence[int]) -> int:
-    """A seed of 63 bits for the draws of one prompt: the same in any batch and place."""
-    digest = hashlib.sha256(np.array([seed, *prompt], dtype=np.int64).tobytes()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import read_ids
-from sidtool.base.options import option
+from sidtool.base.options import option, read_ids
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.recommendation.search.search_options import ListOptions, SearchOptions
 

@@ -115,7 +115,12 @@ def answer_each(
     else:
         windows = in_windows(requests, WINDOW, total, progress)
     for window in windows:
-        _check_types(window)
+        for request in window:
+            if not isinstance(request, Request | BadRequest):
+                raise UsageError(
+                    f"a request is a sidtool.Request, not {type(request).__name__}: "
+                    "sidtool.Request(history=[...])"
+                )
         for answer in run.answer(window):
             if isinstance(answer, BadRequest):
                 if stop:
@@ -124,16 +129,6 @@ def answer_each(
                 unknown.update(count_unknown(answer))
             yield answer
     warn_of_unknown(unknown)
-
-
-def _check_types(requests: Sequence[object]) -> None:
-    """Raise UsageError for a request that is something else, such as a list of ids."""
-    for request in requests:
-        if not isinstance(request, Request | BadRequest):
-            raise UsageError(
-                f"a request is a sidtool.Request, not {type(request).__name__}: "
-                "sidtool.Request(history=[...])"
-            )
 
 
 def recommend_to_file(
@@ -181,13 +176,12 @@ def count_unknown(answer: Recommendation) -> dict[str, int]:
 
 def warn_of_unknown(counts: Mapping[str, int]) -> None:
     """Warn of ids of requests that the bundle lacks, counted as by `count_unknown`."""
-    if counts.get("unknown"):
-        _warn(f"{counts['unknown']} ids in the histories are not in the bundle and were skipped")
-    for name, key in (("allow", "unknown_allowed"), ("deny", "unknown_denied")):
+    messages = {
+        "unknown": "ids in the histories are not in the bundle and were skipped",
+        "unknown_allowed": "ids in the allow lists of requests are not in the bundle",
+        "unknown_denied": "ids in the deny lists of requests are not in the bundle",
+    }
+    for key, message in messages.items():
         if counts.get(key):
-            _warn(f"{counts[key]} ids in the {name} lists of requests are not in the bundle")
-
-
-def _warn(message: str) -> None:
-    # 3: the caller of `answer_each`
-    warnings.warn(message, SidtoolWarning, stacklevel=3)
+            # 2: the caller
+            warnings.warn(f"{counts[key]} {message}", SidtoolWarning, stacklevel=2)

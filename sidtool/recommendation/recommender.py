@@ -21,23 +21,11 @@ from sidtool.recommendation.requests import (
     Explanation,
     Recommendation,
     Request,
-    at_line,
 )
-from sidtool.recommendation.search.filters import AllowList
+from sidtool.recommendation.search.filters import on_both
 from sidtool.recommendation.search.mixture import RankedItems
-from sidtool.recommendation.search.results import EMPTY_LIST
-from sidtool.tokenizer.sid import ItemRows
-
-
-@dataclass(frozen=True)
-class QueryRanking:
-    """The items of one query in order, at most k."""
-
-    rows: list[int]
-    """their index in the bundle"""
-    scores: list[float]
-    explanations: tuple[Explanation, ...] | None = None
-    """what a memory contributes to each, if it was requested"""
+from sidtool.recommendation.search.results import EMPTY_LIST, ItemList
+from sidtool.tokenizer.sid import ItemRows, SidPositions
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +37,7 @@ class Recommender:
     options: RecommendOptions
     candidates: ItemRows | None
     """sorted, each one once"""
-    allowed: AllowList | None
+    allowed: SidPositions | None
     denied: ItemRows
 
     @classmethod
@@ -67,7 +55,10 @@ class Recommender:
         session = session or QuerySession.of(loaded, options.normalize, list_length=list_length)
         if list_length is not None:
             session.check_lists()
-            _report_length(loaded, list_length)
+            prompt = loaded.contract.list_prompt
+            if prompt is not None and list_length > prompt.list_length:
+                trained = prompt.list_length
+                _warn(f"the model was trained on lists of {trained} items, not {list_length}")
         _check_explain(session, options)
         # candidates are named, so they are scored
         repeats = targets_repeat(loaded.contract) if candidates is None else None
@@ -83,14 +74,19 @@ class Recommender:
         allowed = None
         for name, ids in (("allow list", options.allow), ("candidates", candidates)):
             if ids is not None:
-                listed = AllowList.of(session.trie, items.rows(ids))
-                if not len(listed.positions):
+                listed = session.trie.positions(items.rows(ids))
+                if not len(listed):
                     raise DataError(f"none of the {len(ids)} ids of the {name} is an active item")
-                allowed = listed if allowed is None else listed.intersect(allowed)
+                allowed = listed if allowed is None else on_both(listed, allowed)
         denied = items.rows(options.deny)
         if len(denied) and (denied < 0).all():
             raise DataError(f"none of the {len(denied)} ids of the deny list is in the bundle")
-        _report_unknown(session, options)
+        for name, ids in (("allow", options.allow), ("deny", options.deny)):
+            unknown = _unknown_ids(ids, items.rows(ids)) if ids else ""
+            if unknown and options.strict:
+                raise DataError(f"the {name} list has {unknown}")
+            if unknown:
+                _warn(f"the {name} list has {unknown}")
         return cls(session, loaded.model, options, candidate_index, allowed, denied)
 
     def with_options(self, options: RecommendOptions) -> "Recommender":
@@ -106,31 +102,31 @@ class Recommender:
 
     def answer_prepared(self, prepared: Sequence["Prepared | BadRequest"]) -> Iterator[Answer]:
         """The answers to requests whose items were looked up, in order."""
-        queries = [each.query for each in prepared if isinstance(each, Prepared)]
-        rankings = self._rank(queries)
+        rankings = iter(self._rank([each.query for each in prepared if isinstance(each, Prepared)]))
         for each in prepared:
             if isinstance(each, BadRequest):
                 yield each
             else:
                 yield self._recommendation(each, next(rankings))
 
-    def _rank(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
+    def _rank(self, queries: Sequence[Query]) -> Sequence[RankedItems | ItemList]:
         """The k best items of each query, with a memory by the mixture; or its list of k items."""
-        if self.options.list is not None:
-            yield from self._as_list(queries)
-            return
-        session = self.session
         options = self.options
-        if self.candidates is not None:
-            results = session.score_items(self.model, queries, self.candidates, k=options.k)
-        else:
-            results = session.search_items(
-                self.model, queries, k=options.k, num_beams=options.num_beams
+        if options.list is not None:
+            # candidates are what a list may contain: their scores depend on the items before them
+            lists = self.session.search_lists(
+                self.model,
+                queries,
+                length=options.k,
+                num_beams=options.num_beams,
+                options=options.list,
             )
-        for query, result in zip(queries, results, strict=True):
-            rows = session.trie.item_rows(result.positions)
-            explanations = self._explain(query, result) if options.explain else None
-            yield QueryRanking(rows.tolist(), result.scores.tolist(), explanations)
+            return [best[0] if best else EMPTY_LIST for best in lists]
+        if self.candidates is not None:
+            return self.session.score_items(self.model, queries, self.candidates, k=options.k)
+        return self.session.search_items(
+            self.model, queries, k=options.k, num_beams=options.num_beams
+        )
 
     def _explain(self, query: Query, result: RankedItems) -> tuple[Explanation, ...]:
         assert self.session.mixture is not None
@@ -150,84 +146,70 @@ class Recommender:
             )
         )
 
-    def _as_list(self, queries: Sequence[Query]) -> Iterator[QueryRanking]:
-        """The item index and scores of each query's list. Candidates are what it may contain: their
-        scores depend on the items before them."""
-        assert self.options.list is not None
-        lists = self.session.search_lists(
-            self.model,
-            queries,
-            length=self.options.k,
-            num_beams=self.options.num_beams,
-            options=self.options.list,
-        )
-        for best in lists:
-            ranked = best[0] if best else EMPTY_LIST
-            rows = self.session.trie.item_rows(ranked.positions)
-            yield QueryRanking(rows.tolist(), ranked.scores.tolist())
-
-    def _recommendation(self, prepared: "Prepared", ranking: QueryRanking) -> Recommendation:
+    def _recommendation(
+        self, prepared: "Prepared", ranked: RankedItems | ItemList
+    ) -> Recommendation:
         items = self.session.bundle.items
-        is_list = self.options.list is not None
+        rows = self.session.trie.item_rows(ranked.positions).tolist()
+        scores = ranked.scores.tolist()
+        explanations = None
+        if self.options.explain and isinstance(ranked, RankedItems):
+            explanations = self._explain(prepared.query, ranked)
         return Recommendation(
             user=prepared.request.user,
-            items=tuple(items.ids[row] for row in ranking.rows),
-            scores=tuple(ranking.scores),
-            sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in ranking.rows),
-            titles=tuple(items.title(row) for row in ranking.rows),
+            items=tuple(items.ids[row] for row in rows),
+            scores=tuple(scores),
+            sids=tuple(self.session.tokens.space.spell(items.codes[row]) for row in rows),
+            titles=tuple(items.title(row) for row in rows),
             unknown=_n_unknown(prepared.history),
             unknown_allowed=_n_unknown(prepared.allowed),
             unknown_denied=_n_unknown(prepared.denied),
-            missing=self.options.k - len(ranking.rows),
-            explanations=ranking.explanations,
-            list_score=float(sum(ranking.scores)) if is_list else None,
+            missing=self.options.k - len(rows),
+            explanations=explanations,
+            list_score=None if self.options.list is None else float(sum(scores)),
         )
 
     def prepare(self, request: Request | BadRequest) -> "Prepared | BadRequest":
         """Look up the items of a request and build its prompt."""
         if isinstance(request, BadRequest):
             return request
-        items = self.session.bundle.items
-        history = items.rows(request.history)
-        denied = items.rows(request.deny)
-        allowed = None if request.allow is None else items.rows(request.allow)
+        session = self.session
+        rows = session.bundle.items.rows
+        history = rows(request.history)
+        denied = rows(request.deny)
+        allowed = None if request.allow is None else rows(request.allow)
         try:
-            for name, ids, rows in (
+            for name, ids, of_ids in (
                 ("allow", request.allow or (), allowed),
                 ("deny", request.deny, denied),
             ):
-                if self.options.strict and rows is not None and (bad := _unknown_ids(ids, rows)):
+                if (
+                    self.options.strict
+                    and of_ids is not None
+                    and (bad := _unknown_ids(ids, of_ids))
+                ):
                     raise DataError(f"the {name} list of the request has {bad}")
-            query = self._query(request, history, allowed, denied)
+            positions = self.allowed
+            if allowed is not None:
+                positions = session.trie.positions(allowed)
+                if self.allowed is not None:
+                    positions = on_both(positions, self.allowed)
+            seen = [history] if self.options.exclude_seen else []
+            leaf_filter = session.leaf_filter(positions, [self.denied, denied, *seen])
+            if request.text is None:
+                fields = request.fields.over(self.options.fields)
+                prompt = session.from_history(history, fields, user=request.user)
+            elif self.options.list is not None:
+                raise DataError("a list follows a history, not a text")
+            else:
+                prompt = session.from_text(request.text)
         except SidtoolError as error:
-            return BadRequest(at_line(error, request.line), request.line, request.user)
+            if request.line is not None:
+                where = f"line {request.line} of the requests"
+                error = type(error)(f"{where}: {error}", hint=error.hint)
+            return BadRequest(error, request.line, request.user)
+        query = Query(prompt, leaf_filter, history if request.text is None else None)
         return Prepared(request, history, allowed, denied, query)
-
-    def _query(
-        self,
-        request: Request,
-        history: ItemRows,
-        allowed_by_request: ItemRows | None,
-        denied_by_request: ItemRows,
-    ) -> Query:
-        session = self.session
-        allowed = self.allowed
-        if allowed_by_request is not None:
-            allowed = AllowList.of(session.trie, allowed_by_request)
-            if self.allowed is not None:
-                allowed = allowed.intersect(self.allowed)
-        denied = [self.denied, denied_by_request]
-        if self.options.exclude_seen:
-            denied.append(history)
-        if request.text is None:
-            fields = request.fields.over(self.options.fields)
-            prompt = session.from_history(history, fields, user=request.user)
-        elif self.options.list is not None:
-            raise DataError("a list follows a history, not a text")
-        else:
-            prompt = session.from_text(request.text)
-        remembered = history if request.text is None else None
-        return Query(prompt, session.leaf_filter(allowed, denied), remembered)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,27 +223,10 @@ class Prepared:
     query: Query
 
 
-def _report_length(loaded: LoadedModel, length: int) -> None:
-    """Warn of lists that are longer than those that the model was trained on."""
-    prompt = loaded.contract.list_prompt
-    if prompt is not None and length > prompt.list_length:
-        _warn(f"the model was trained on lists of {prompt.list_length} items, not {length}")
-
-
 def _check_explain(session: QuerySession, options: RecommendOptions) -> None:
     """Raise UsageError if there is no memory to explain."""
     if options.explain and session.mixture is None:
         raise UsageError("--explain needs a memory", hint="give --memory, or tune-memory's model")
-
-
-def _report_unknown(session: QuerySession, options: RecommendOptions) -> None:
-    """Warn of ids of the run's lists that the bundle lacks; with `strict` raise DataError."""
-    for name, ids in (("allow", options.allow), ("deny", options.deny)):
-        unknown = _unknown_ids(ids, session.bundle.items.rows(ids)) if ids else ""
-        if unknown and options.strict:
-            raise DataError(f"the {name} list has {unknown}")
-        if unknown:
-            _warn(f"the {name} list has {unknown}")
 
 
 def _n_unknown(rows: ItemRows | None) -> int:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, SidtoolError
 from sidtool.data import NO_FIELDS, EventColumns, Fields
-from sidtool.data.split import History, user_histories
+from sidtool.data.split import user_histories
 from sidtool.data.tables import PARQUET, library_errors, parquet_rows
 
 LINE_LIMIT = 1 << 25
@@ -184,12 +184,11 @@ def parse_request(line: str | bytes, number: int) -> Request:
 def read_request_file(path: Path) -> Iterator[Request | BadRequest]:
     """Requests of a file of JSON Lines, or of a Parquet file with the keys as columns, read as they
     are needed. Raises DataError at once if there is no such file."""
-    if not path.exists():
+    is_parquet = path.name.lower().endswith(PARQUET)
+    if not (path.exists() if is_parquet else path.is_file()):
         raise DataError(f"there is no request file {path}")
-    if path.name.lower().endswith(PARQUET):
+    if is_parquet:
         return read_parquet_requests(path)
-    if not path.is_file():
-        raise DataError(f"there is no request file {path}")
 
     def requests() -> Iterator[Request | BadRequest]:
         with path.open("rb") as stream:
@@ -205,7 +204,12 @@ def read_parquet_requests(
     some rows of a larger table, that has the `name`, and their first row has a number from 0."""
     with library_errors(path, "requests"):
         for number, row in enumerate(parquet_rows(path), start=first_row + 1):
-            value = {key: _as_ids(cell) for key, cell in row.items()}
+            value = {
+                key: [str(each) if type(each) is int else each for each in cell]
+                if isinstance(cell, list)
+                else cell
+                for key, cell in row.items()
+            }
             try:
                 yield Request.from_json(value, number)
             except DataError as error:
@@ -213,27 +217,20 @@ def read_parquet_requests(
                 yield BadRequest(DataError(f"{where}: {error}"), number)
 
 
-def _as_ids(cell: Any) -> Any:
-    """A cell whose whole numbers are spelled as texts."""
-    if isinstance(cell, list):
-        return [str(member) if type(member) is int else member for member in cell]
-    return cell
-
-
 def read_request_stream(stream: IO[bytes]) -> Iterator[Request | BadRequest]:
-    """Requests of a binary stream of JSON Lines, which may begin with a byte order mark."""
-    return read_request_lines(_bounded_lines(stream))
+    """Requests of a binary stream of JSON Lines, which may begin with a byte order mark. Only a
+    line feed ends a line, and each is cut off at LINE_LIMIT."""
 
+    def lines() -> Iterator[bytes]:
+        mark = BOM_UTF8
+        while line := stream.readline(LINE_LIMIT):
+            rest = line
+            while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
+                rest = stream.readline(LINE_LIMIT)
+            yield line.removeprefix(mark)
+            mark = b""
 
-def _bounded_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a stream, which only a line feed ends, each cut off at LINE_LIMIT."""
-    mark = BOM_UTF8
-    while line := stream.readline(LINE_LIMIT):
-        rest = line
-        while len(rest) == LINE_LIMIT and not rest.endswith(b"\n"):
-            rest = stream.readline(LINE_LIMIT)
-        yield line.removeprefix(mark)
-        mark = b""
+    return read_request_lines(lines())
 
 
 def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
@@ -261,21 +258,15 @@ def user_requests(
     """A request of each of `users`, in their order, or of all users; a user without events becomes
     a BadRequest. Arguments and errors as in `user_histories`."""
     histories = user_histories(events, recorded=recorded)
-    if users is None:
-        return [_request(user, history) for user, history in histories.items()]
     requests: list[Request | BadRequest] = []
-    for user in users:
+    for user in histories if users is None else users:
         if user in histories:
-            requests.append(_request(user, histories[user]))
+            items, fields = histories[user]
+            requests.append(Request(user, items, fields=fields))
         else:
             error = DataError(f"user {user!r} has no events in {events}")
             requests.append(BadRequest(error, None, user))
     return requests
-
-
-def _request(user: str, history: History) -> Request:
-    items, fields = history
-    return Request(user, items, fields=fields)
 
 
 Answer = Recommendation | BadRequest
@@ -295,26 +286,22 @@ class Outcome:
     def count(self, answers: Iterable[Answer]) -> Iterator[Answer]:
         """Pass answers on, and count them."""
         for answer in answers:
-            self.add([answer])
-            yield answer
-
-    def add(self, answers: Iterable[Answer]) -> None:
-        """Count answers."""
-        for answer in answers:
             self.requests += 1
             if isinstance(answer, BadRequest):
                 self.bad += 1
                 self.first_bad = self.first_bad or answer
             else:
                 self.short += answer.missing > 0
+            yield answer
 
     def add_line(self, line: Mapping[str, Any]) -> None:
         """Count an answer by what `to_json` returned of it."""
+        self.requests += 1
+        self.short += line.get("missing", 0) > 0
         if "error" in line:
-            self.add([BadRequest(DataError(line["error"]), line.get("line"), line.get("user"))])
-        else:
-            self.requests += 1
-            self.short += line.get("missing", 0) > 0
+            self.bad += 1
+            bad = BadRequest(DataError(line["error"]), line.get("line"), line.get("user"))
+            self.first_bad = self.first_bad or bad
 
     def raise_bad(self) -> None:
         """Raise the error of the first bad request, if there is one, and count the others."""
@@ -327,10 +314,3 @@ class Outcome:
             f"{self.bad} of {self.requests} requests cannot be answered; the first: {error}",
             hint=error.shell_hint,
         )
-
-
-def at_line(error: SidtoolError, line: int | None) -> SidtoolError:
-    """The same error, with the line of its request if it has one."""
-    if line is None:
-        return error
-    return type(error)(f"line {line} of the requests: {error}", hint=error.shell_hint)

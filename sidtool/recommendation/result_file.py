@@ -108,25 +108,20 @@ def run_fingerprint(
     settings = asdict(options)
     for name, ids in (("allow", options.allow), ("deny", options.deny), ("candidates", candidates)):
         settings[name] = None if ids is None else digest_strings(ids)
-    return {
-        "model": _model_digest(loaded),
-        "dtype": str(loaded.model.dtype),
-        "bundle": loaded.bundle.identity.digest,
-        "options": settings,
-        "memory": None if loaded.memory is None else loaded.memory.to_json(),
-    }
-
-
-def _model_digest(loaded: LoadedModel) -> str:
-    """SHA-256 (hex) of a model's contract, which names its stages, and of a sample of its
-    weights."""
+    # the contract names the model's stages; a sample of its weights is read
     contract = json.dumps(loaded.contract.to_json(), sort_keys=True, ensure_ascii=False)
     state = hashlib.sha256(contract.encode())
     for name, weight in loaded.model.named_parameters():
         state.update(f"{name} {tuple(weight.shape)}".encode())
         sample = weight.detach().flatten()[:SAMPLED_VALUES]
         state.update(sample.float().cpu().numpy().tobytes())
-    return state.hexdigest()
+    return {
+        "model": state.hexdigest(),
+        "dtype": str(loaded.model.dtype),
+        "bundle": loaded.bundle.identity.digest,
+        "options": settings,
+        "memory": None if loaded.memory is None else loaded.memory.to_json(),
+    }
 
 
 def _answered(work: Path) -> tuple[tuple[bytes, ...], Outcome]:
@@ -168,11 +163,10 @@ def write_result_table(lines: Path, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    lists = [(name, pa.list_(pa.string())) for name in TEXTS]
     schema = pa.schema(
         [
             ("user", pa.string()),
-            *lists,
+            *((name, pa.list_(pa.string())) for name in TEXTS),
             ("scores", pa.list_(pa.float64())),
             *((name, pa.int64()) for name in NUMBERS),
             ("error", pa.string()),
@@ -181,14 +175,8 @@ def write_result_table(lines: Path, path: Path) -> None:
         ]
     )
     with lines.open(encoding="utf-8") as stream, pq.ParquetWriter(path, schema) as writer:
-        rows = _rows(stream)
-        while batch := list(islice(rows, BATCH)):
+        while batch := [json.loads(line) for line in islice(stream, BATCH)]:
+            for row in batch:
+                if "explanations" in row:
+                    row["explanations"] = json.dumps(row["explanations"], ensure_ascii=False)
             writer.write_table(pa.Table.from_pylist(batch, schema))
-
-
-def _rows(lines: Any) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        row = json.loads(line)
-        if "explanations" in row:
-            row["explanations"] = json.dumps(row["explanations"], ensure_ascii=False)
-        yield row

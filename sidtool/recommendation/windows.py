@@ -92,7 +92,13 @@ class LineReader:
             stop = self._buffer.find(b"\n", searched) + 1
             searched = len(self._buffer)
             if stop or self._ended or searched - self._start >= limit:
-                return self._take(min(stop or searched, self._start + limit))
+                stop = min(stop or searched, self._start + limit)
+                line = bytes(self._buffer[self._start : stop])
+                self._start = stop
+                if self._start > PIECE:
+                    del self._buffer[: self._start]
+                    self._start = 0
+                return line
             self._read()
 
     def has_line_within(self, seconds: float) -> bool:
@@ -107,22 +113,10 @@ class LineReader:
                 start = stop
             elif stop or self._ended or searched - start >= LINE_LIMIT:
                 return start < len(self._buffer)
-            elif self._is_waiting(seconds):
+            elif select.select([self._descriptor], [], [], seconds)[0]:
                 self._read()
             else:
                 return False
-
-    def _is_waiting(self, seconds: float) -> bool:
-        """Whether there are bytes to read, or the end, before so many seconds have passed."""
-        return bool(select.select([self._descriptor], [], [], seconds)[0])
-
-    def _take(self, stop: int) -> bytes:
-        line = bytes(self._buffer[self._start : stop])
-        self._start = stop
-        if self._start > PIECE:
-            del self._buffer[: self._start]
-            self._start = 0
-        return line
 
     def _read(self) -> None:
         """Wait for bytes, and append them."""

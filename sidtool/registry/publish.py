@@ -2,8 +2,7 @@
 
 A version appears in this order: objects, card, root document, record, pointer. A push that is
 killed before the record leaves nothing that a reference resolves to; repeating it sends what is
-missing.
-"""
+missing."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from sidtool.base.signatures import SIGNATURE, Signers
 from sidtool.base.storage import Storage, is_zip
 from sidtool.model.contract import CONTRACT, MODEL_CARD
 from sidtool.registry import records
-from sidtool.registry.hub import push_to_hub
 from sidtool.registry.kinds import (
     OUTPUTS,
     ROOTS,
@@ -29,15 +27,17 @@ from sidtool.registry.kinds import (
     read_manifest,
 )
 from sidtool.registry.records import CARD, POINTER, UNKNOWN_LICENSE, Pointer, VersionRecord
-from sidtool.registry.references import find_version, is_flat_repository, split_reference
-from sidtool.registry.signing import (
+from sidtool.registry.references import (
     POLICY,
+    find_version,
+    is_flat_repository,
     read_policy,
     read_signature,
     required_signers,
     sign_version,
+    split_reference,
 )
-from sidtool.registry.source import Source, check_source
+from sidtool.registry.source import Source, check_source, push_to_hub
 from sidtool.registry.transfer import download, upload, upload_root
 from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 
@@ -79,8 +79,7 @@ def plan_push(
     it). `license` is by default that of the model's contract, else unknown. Raises UsageError if
     the target cannot be a registry folder or the tag is not valid, IntegrityError if the source is
     damaged, RefusedError if the version of a bundle is published with another digest, the folder
-    has versions of another kind, or a model needs a base.
-    """
+    has versions of another kind, or a model needs a base."""
     if tag is not None:
         records.check_tag(tag)
     registry = _registry_at(target)
@@ -126,7 +125,16 @@ def push(
     if is_flat_repository(target):
         if sign is not None:
             raise UsageError(f"--sign signs versions of a registry, and {target} is none")
-        return _push_to_hub(check_source(source, license), target, tag)
+        checked = check_source(source, license)
+        commit = push_to_hub(checked, target, tag=tag)
+        return Pushed(
+            url=commit.url,
+            version=commit.id,
+            digest=checked.manifest.digest,
+            new=commit.is_new,
+            sent=commit.n_files,
+            latest=None,
+        )
     plan = plan_push(source, target, tag=tag, license=license)
     registry = plan.registry
     sent = 0
@@ -134,7 +142,7 @@ def push(
         record, new = plan.record, False
         published = records.read_record(registry, record.version)
         if published is None:
-            sent += _send_signed(plan, sign, progress)
+            sent += _send_version(plan, sign, progress)
             published, new = records.publish_record(registry, record)
         if published.digest == record.digest:
             break
@@ -155,25 +163,6 @@ def push(
         sent=sent,
         latest=pointer.latest,
     )
-
-
-def _push_to_hub(source: Source, url: str, tag: str | None) -> Pushed:
-    commit = push_to_hub(source, url, tag=tag)
-    digest = source.manifest.digest
-    return Pushed(commit.url, commit.id, digest, commit.is_new, commit.n_files, None)
-
-
-def _send_signed(plan: PushPlan, key: str | None, progress: Progress | None) -> int:
-    """Send everything of a version except its record, and sign it; the objects that were sent.
-    Raises RefusedError if the registry requires a signature, and there is no key."""
-    if key is None and required_signers(plan.registry):
-        raise RefusedError(
-            f"versions of {plan.registry.location} must be signed", hint="push with --sign KEY"
-        )
-    sent = _send_version(plan, progress)
-    if key is not None:
-        sign_version(plan.registry, plan.record, plan.source.manifest, key)
-    return sent
 
 
 def _sign_published(plan: PushPlan, published: VersionRecord, key: str) -> None:
@@ -307,8 +296,7 @@ def _registry_at(target: str) -> Storage:
     base, version = split_reference(target)
     if version is not None:
         raise UsageError(
-            f"{target!r} names a version, but push chooses the version",
-            hint=f"push to {base}",
+            f"{target!r} names a version, but push chooses the version", hint=f"push to {base}"
         )
     if base.endswith((".zarr", ".zip")):
         raise UsageError(
@@ -318,42 +306,40 @@ def _registry_at(target: str) -> Storage:
     registry = Storage(base)
     if registry.local_path is not None:
         check_parents(registry.local_path)
-    if registry.has(ROOT):
-        raise UsageError(
-            f"{base} is a Zarr group, not a folder of versions", hint="push to another name"
-        )
-    if registry.has(CONTRACT):
-        raise UsageError(
-            f"{base} is a model, not a folder of versions", hint="push to another name"
-        )
-    _refuse_parent(base, registry)
-    return registry
-
-
-def _refuse_parent(base: str, registry: Storage) -> None:
-    """Raise UsageError for a new registry that would have another one inside: no name below it
-    could be pushed to again."""
-    if registry.has(POINTER):
-        return
-    for name in registry.child_names(files=False):
+    for root, kind in ((ROOT, "a Zarr group"), (CONTRACT, "a model")):
+        if registry.has(root):
+            raise UsageError(
+                f"{base} is {kind}, not a folder of versions", hint="push to another name"
+            )
+    # a new registry around another one: no name below it could be pushed to again
+    for name in [] if registry.has(POINTER) else registry.child_names(files=False):
         if registry.folder(name).has(POINTER):
             raise UsageError(
                 f"{base} contains the registry {name}, so it is no folder of versions itself",
                 hint=f"push to {base}/NAME",
             )
+    return registry
 
 
-def _send_version(plan: PushPlan, progress: Progress | None) -> int:
-    """Send everything of a version except its record: objects, card, and the root document last."""
+def _send_version(plan: PushPlan, key: str | None, progress: Progress | None) -> int:
+    """Send everything of a version except its record: objects, card, and the root document last;
+    and sign it. The objects that were sent. Raises RefusedError if the registry requires a
+    signature, and there is no key."""
+    if key is None and required_signers(plan.registry):
+        raise RefusedError(
+            f"versions of {plan.registry.location} must be signed", hint="push with --sign KEY"
+        )
     target = plan.registry.folder(plan.record.group)
-    # the root document marks the group as complete, so it must not appear before the other objects
-    source = plan.source.storage
-    sent = upload(source, target, plan.source.manifest, progress)
+    source, manifest = plan.source.storage, plan.source.manifest
+    sent = upload(source, target, manifest, progress)
     # where a registry on this machine lies is nobody's business, and it may move
     local = plan.registry.local_path
     name = plan.registry.full_url if local is None else local.name
     reference = f"{name}@{plan.record.version}"
-    card = published_card(source.location, plan.source.manifest, reference, plan.source.license)
+    card = published_card(source.location, manifest, reference, plan.source.license)
     plan.registry.folder(plan.record.folder).put({CARD: card.encode()})
+    # the root document marks the group as complete, so it must not appear before the other objects
     upload_root(source, target, plan.record)
+    if key is not None:
+        sign_version(plan.registry, plan.record, manifest, key)
     return sent + 1

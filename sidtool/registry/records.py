@@ -190,11 +190,9 @@ def check_tag(tag: str) -> None:
 
 
 def version_key(version: str) -> tuple[int, int]:
-    """The sort key of a version: "1.10" -> (1, 10).
-
-    Raises DataError if it is not two numbers in the digits 0 to 9, without leading zeros, of at
-    most 9 digits: equal versions have equal spellings.
-    """
+    """The sort key of a version: "1.10" -> (1, 10). Raises DataError if it is not two numbers in
+    the digits 0 to 9, without leading zeros, of at most 9 digits: equal versions have equal
+    spellings."""
     if not _VERSION.fullmatch(version):
         raise DataError(f"{version[:40]!r} is not a version: two numbers separated by a dot")
     major, _, minor = version.partition(".")

@@ -1,33 +1,37 @@
 """References to published bundles, memories and models: URL/NAME (the latest version),
-URL/NAME@VERSION, URL/NAME@TAG."""
+URL/NAME@VERSION, URL/NAME@TAG; and by whom a version must be signed.
 
+NAME/signed-by.pem                   the policy: keys and certificates, one of which must sign
+NAME/versions/1.0-<digits>/
+    record.sig                       of the record: number, license, digests
+    bundle.zarr.sig                  of the objects; memory.zarr.sig, model.sig
+"""
+
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from sidtool.base.checkpoint import DEFAULT_ACCESS, download, fetch_roots, is_hub_repository
 from sidtool.base.errors import DataError, IntegrityError, UsageError
-from sidtool.base.signatures import Signers
+from sidtool.base.signatures import MAX_PEM, MAX_SIGNATURE, SIGNATURE, Signers, sign
 from sidtool.base.storage import Storage
 from sidtool.memory import Memory
 from sidtool.model import MemoryOptions
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
-from sidtool.registry.kinds import AnyManifest
+from sidtool.registry.kinds import ROOTS, AnyManifest, kind_of, read_manifest
 from sidtool.registry.records import (
     LATEST,
+    MAX_DOCUMENT,
     POINTER,
     VersionRecord,
     list_records,
     list_versions,
     read_pointer,
     read_record,
-)
-from sidtool.registry.signing import (
-    check_root,
-    check_version,
-    required_signers,
-    verify_record,
-    verify_signature,
+    record_name,
+    spell,
 )
 from sidtool.tokenizer.bundle import ROOT, Bundle, Manifest, download_group
 
@@ -36,11 +40,9 @@ MAX_LISTED = 20
 
 
 def open_bundle(reference: str | Path) -> Bundle:
-    """Open a bundle at a path or URL, or a published URL/NAME[@VERSION|@TAG].
-
-    Raises DataError if the registry has no such version or tag, or it is a model, IntegrityError if
-    a record is of another bundle, and what `Bundle.open` raises.
-    """
+    """Open a bundle at a path or URL, or a published URL/NAME[@VERSION|@TAG]. Raises DataError if
+    the registry has no such version or tag, or it is a model, IntegrityError if a record is of
+    another bundle, and what `Bundle.open` raises."""
     return _open_bundle(reference, Bundle.open)
 
 
@@ -66,9 +68,7 @@ def _open_bundle(reference: str | Path, open_at: Callable[[str], Bundle]) -> Bun
 
 def open_parent(reference: str | Path, bundle: Bundle) -> Bundle | None:
     """The bundle that a published one was made from; None if it is not a version of the same
-    URL/NAME.
-
-    Raises as `open_bundle` does."""
+    URL/NAME. Raises as `open_bundle` does."""
     if bundle.manifest.parent is None or is_group(str(reference)):
         return None
     registry = Storage(split_reference(str(reference))[0])
@@ -83,9 +83,8 @@ def open_parent(reference: str | Path, bundle: Bundle) -> Bundle | None:
 
 
 def open_memory(reference: str | Path) -> Memory:
-    """Open and verify a memory at a path or URL, or a published URL/NAME[@VERSION|@TAG].
-
-    Raises as `open_bundle` does; IntegrityError if the memory is damaged."""
+    """Open and verify a memory at a path or URL, or a published URL/NAME[@VERSION|@TAG]. Raises as
+    `open_bundle` does; IntegrityError if the memory is damaged."""
     location, record = locate(str(reference))
     memory = Memory.open_verified(location)
     check_published(location, memory.manifest, record)
@@ -93,9 +92,8 @@ def open_memory(reference: str | Path) -> Memory:
 
 
 def located(memory: MemoryOptions) -> MemoryOptions:
-    """The same options with the location of the memory that a reference names.
-
-    Raises as `open_memory` does, but for damage, which is found when the memory is opened."""
+    """The same options with the location of the memory that a reference names. Raises as
+    `open_memory` does, but for damage, which is found when the memory is opened."""
     if memory.location is None:
         return memory
     location, record = locate(str(memory.location))
@@ -106,10 +104,7 @@ def located(memory: MemoryOptions) -> MemoryOptions:
 
 def resolve(reference: str) -> str:
     """The path or URL of what a reference names; the path or URL of an artifact itself is returned
-    unchanged.
-
-    Raises DataError if the registry has no such version or tag.
-    """
+    unchanged. Raises DataError if the registry has no such version or tag."""
     return locate(reference)[0]
 
 
@@ -117,18 +112,13 @@ def locate(reference: str) -> tuple[str, VersionRecord | None]:
     """The path or URL of what a reference names, and the record of a published version. A
     repository of the hub goes to the hub's cache."""
     if is_flat_repository(reference):
-        return _downloaded(reference), None
+        if fetch_roots(reference, CONTRACT, DEFAULT_ACCESS)[1]:
+            return str(model_folder(reference)), None
+        return str(download_group(reference)), None
     if is_group(reference):
         return reference, None
     registry, record = find_version(reference)
     return registry.folder(record.group).location, record
-
-
-def _downloaded(repository: str) -> str:
-    """The local folder of the model in a repository of the hub, or else its bundle or memory."""
-    if fetch_roots(repository, CONTRACT, DEFAULT_ACCESS)[1]:
-        return str(model_folder(repository))
-    return str(download_group(repository))
 
 
 def check_published(location: str, manifest: AnyManifest, record: VersionRecord | None) -> None:
@@ -222,3 +212,110 @@ def is_group(location: str) -> bool:
         return "@" not in name
     storage = Storage(location)
     return storage.has(ROOT) or not storage.has(POINTER)
+
+
+POLICY = "signed-by.pem"
+VARIABLE = "SIDTOOL_SIGNED_BY"
+"""Names a file of signers that every published version must have, whatever its registry says."""
+_RECORD = f"record{SIGNATURE}"
+
+
+def required_signers(registry: Storage) -> list[Signers]:
+    """Who must have signed a version: by the policy of the registry, and by SIDTOOL_SIGNED_BY.
+    Raises IntegrityError if the policy is damaged, and as `Signers.read`."""
+    stored = read_policy(registry)
+    pinned = os.environ.get(VARIABLE)
+    return [*([] if stored is None else [stored]), *([Signers.read(pinned)] if pinned else [])]
+
+
+def read_policy(registry: Storage) -> Signers | None:
+    """Who must have signed by the policy of a registry, None if it has none. Raises IntegrityError
+    if it is damaged."""
+    data = _read(registry, POLICY, MAX_PEM)
+    if not data:
+        return None
+    try:
+        signers = Signers(data.decode("ascii"))
+        signers.check()
+    except ValueError as error:
+        raise IntegrityError(f"{registry.location}/{POLICY} is damaged: {error}") from error
+    return signers
+
+
+def check_version(registry: Storage, record: VersionRecord) -> None:
+    """Raise IntegrityError unless a version is signed as it must be, with the root document that
+    its record has."""
+    signers = required_signers(registry)
+    if signers:
+        verify_record(registry, record, signers)
+        check_root(registry.folder(record.group).location, record)
+
+
+def verify_record(registry: Storage, record: VersionRecord, signers: list[Signers]) -> None:
+    """Raise IntegrityError unless each of the signers signed the stored record."""
+    name = record_name(record.version)
+    if _read(registry, name, MAX_DOCUMENT) != spell(record):
+        raise IntegrityError(f"{registry.location}/{name} is not spelled as this version spells it")
+    signature = _read(registry, f"{record.folder}/{_RECORD}", MAX_SIGNATURE)
+    _verify(registry, record, signature, signers)
+
+
+def sign_version(registry: Storage, record: VersionRecord, manifest: AnyManifest, key: str) -> None:
+    """Write the signatures of a version. Raises IntegrityError if the registry requires another
+    signer, and as `sign`."""
+    name = record_name(record.version)
+    signature = sign(name, {name: _digest(record)}, key)
+    _verify(registry, record, signature, required_signers(registry))
+    objects = sign(record.group, signed_objects(manifest, record.root), key)
+    registry.put({f"{record.folder}/{_RECORD}": signature, record.group + SIGNATURE: objects})
+
+
+def _verify(
+    registry: Storage, record: VersionRecord, signature: bytes | None, signers: list[Signers]
+) -> None:
+    digests = {record_name(record.version): _digest(record)}
+    for each in signers:
+        each.verify(f"version {record.version} of {registry.location}", digests, signature)
+
+
+def read_signature(registry: Storage, record: VersionRecord, manifest: AnyManifest) -> bytes | None:
+    """The signature of the objects of a version, None if there is none. Raises IntegrityError
+    unless it is as it must be."""
+    signature = _read(registry, record.group + SIGNATURE, MAX_SIGNATURE)
+    for each in required_signers(registry):
+        digests = signed_objects(manifest, record.root)
+        each.verify(f"version {record.version} of {registry.location}", digests, signature)
+    return signature
+
+
+def signed_objects(manifest: AnyManifest, root: str) -> dict[str, str]:
+    """The SHA-256 of every object of an artifact; `root` is that of its root document."""
+    return {**manifest.objects, ROOTS[kind_of(manifest)]: root}
+
+
+def verify_signature(location: str, signers: Signers) -> None:
+    """Raise IntegrityError unless the artifact at a path or URL has a signature beside it, by one
+    of the signers, over its root document and what that says of every other object."""
+    manifest = read_manifest(location)
+    root = Storage(location).read(ROOTS[kind_of(manifest)]) or b""
+    folder, _, name = location.rstrip("/").rpartition("/")
+    signature = _read(Storage(folder or "."), name + SIGNATURE, MAX_SIGNATURE)
+    digests = signed_objects(manifest, hashlib.sha256(root).hexdigest())
+    signers.verify(location, digests, signature)
+
+
+def check_root(location: str, record: VersionRecord) -> None:
+    """Raise IntegrityError unless a root document is the one that a record has."""
+    root = Storage(location).read(ROOTS[record.kind]) or b""
+    if hashlib.sha256(root).hexdigest() != record.root:
+        raise IntegrityError(f"{location}: {ROOTS[record.kind]} differs from the published one")
+
+
+def _digest(record: VersionRecord) -> str:
+    return hashlib.sha256(spell(record)).hexdigest()
+
+
+def _read(storage: Storage, name: str, limit: int) -> bytes | None:
+    """A small object, None if there is none. Raises IntegrityError if it is larger or no file."""
+    snapshot = storage.snapshot(name, limit)
+    return None if snapshot is None else snapshot.data

@@ -1,13 +1,23 @@
-"""What is published: a bundle, memory or model that was checked."""
+"""What is published, in a registry or on the hub: a bundle, memory or model that was checked."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from sidtool.base.errors import IntegrityError, RefusedError
+from sidtool.base.checkpoint import HubCommit, upload
+from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.storage import Storage
-from sidtool.model.contract import check_license
-from sidtool.registry.kinds import AnyManifest, broken_parts, read_manifest
+from sidtool.memory import Memory
+from sidtool.model.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, MODEL_CARD, check_license
+from sidtool.registry.kinds import (
+    AnyManifest,
+    StoredModel,
+    broken_parts,
+    kind_of,
+    published_card,
+    read_manifest,
+)
 from sidtool.registry.references import check_published, locate
-from sidtool.registry.stored_model import StoredModel
+from sidtool.tokenizer.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -26,9 +36,8 @@ class Source:
 
 def check_source(source: str, license: str | None) -> Source:
     """Check a bundle, memory or model (a path, URL or reference). The license is by default that of
-    the model's contract.
-
-    Raises IntegrityError if it is damaged, RefusedError if a model needs a base."""
+    the model's contract. Raises IntegrityError if it is damaged, RefusedError if a model needs a
+    base."""
     check_license(license or "")
     location, record = locate(source)
     manifest = read_manifest(location)
@@ -38,16 +47,31 @@ def check_source(source: str, license: str | None) -> Source:
             f"{location}: {name}: {reason}", hint="sidtool verify lists every broken object"
         )
     if isinstance(manifest, StoredModel):
-        _refuse_adapter(location, manifest)
+        base = manifest.contract.base_folder
+        if base is not None:  # a folder of this machine
+            raise RefusedError(
+                f"{location} has adapters, and needs the model {base.path}",
+                hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
+            )
         license = license or manifest.contract.license
     return Source(Storage(location), manifest, license)
 
 
-def _refuse_adapter(location: str, model: StoredModel) -> None:
-    """Raise RefusedError for adapters: their base is a folder of this machine."""
-    base = model.contract.base_folder
-    if base is not None:
-        raise RefusedError(
-            f"{location} has adapters, and needs the model {base.path}",
-            hint=f"sidtool merge {location} -o MERGED writes a model that needs no base",
+def push_to_hub(source: Source, url: str, *, tag: str | None = None) -> HubCommit:
+    """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
+    `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
+    storage, model = source.storage, source.manifest
+    if not isinstance(model, StoredModel):
+        kind = Bundle if kind_of(model) == "bundle" else Memory
+        opened = kind.open_verified(storage.location)
+        return opened.push_to_hub(url, license=source.license, tag=tag)
+    folder = storage.local_path
+    if folder is None:
+        raise UsageError(
+            f"{storage.location} is not a folder of this machine",
+            hint="sidtool pull it, and push the copy",
         )
+    files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
+    files[MODEL_CARD] = published_card(str(folder), model, url, source.license).encode()
+    replaced = [BUNDLE_COPY, MEMORY_COPY, "*.safetensors", "*.safetensors.index.json"]
+    return upload(url, files, replaced, tag=tag)

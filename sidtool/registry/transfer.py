@@ -1,7 +1,6 @@
 """Copying the objects of an artifact to and from a registry, with a check at both ends.
 
-An interrupted copy can be repeated: objects that arrived are not copied again.
-"""
+An interrupted copy can be repeated: objects that arrived are not copied again."""
 
 import base64
 import hashlib
@@ -46,18 +45,23 @@ class Checksums:
 def upload(
     source: Storage, target: Storage, manifest: AnyManifest, progress: Progress | None
 ) -> int:
-    """Send the objects that the target lacks, all but the root document; the number sent.
-
-    Raises IntegrityError if the source changes meanwhile or an object does not arrive as sent.
-    """
+    """Send the objects that the target lacks, all but the root document; the number sent. Raises
+    IntegrityError if the source changes meanwhile or an object does not arrive as sent."""
     stored = target.listing()
-    large = _large_objects(source, manifest)
+    large = {}  # objects that go in pieces, with their sizes; those of a zip are chunks of arrays
+    if not is_zip(source.location):
+        sizes = {name: int(info.get("size") or 0) for name, info in source.listing().items()}
+        large = {each: sizes[each] for each in manifest.objects if sizes.get(each, 0) > BATCH_BYTES}
     checksums: dict[str, Checksums] = {}
     sent = 0
     small = sorted(manifest.objects.keys() - large)
     for start in range(0, len(small), BATCH):
         missing: dict[str, bytes] = {}
-        for name, data in _read(source, small[start : start + BATCH]).items():
+        try:
+            objects = source.read_many(small[start : start + BATCH])
+        except FileNotFoundError as error:
+            raise IntegrityError(f"{source.location} changed during the push") from error
+        for name, data in objects.items():
             checksums[name] = Checksums.of(data)
             if checksums[name].sha256 != manifest.objects.get(name):
                 raise IntegrityError(f"{source.location}: {name} changed during the push")
@@ -76,21 +80,6 @@ def upload(
         if progress is not None:
             progress(len(checksums) + number, len(manifest.objects))
     return sent
-
-
-def _large_objects(source: Storage, manifest: AnyManifest) -> dict[str, int]:
-    """Objects of more than `BATCH_BYTES` with their sizes; those of a zip are chunks of arrays."""
-    if is_zip(source.location):
-        return {}
-    sizes = {name: int(info.get("size") or 0) for name, info in source.listing().items()}
-    return {name: sizes[name] for name in manifest.objects if sizes.get(name, 0) > BATCH_BYTES}
-
-
-def _read(source: Storage, names: list[str]) -> dict[str, bytes]:
-    try:
-        return source.read_many(names)
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{source.location} changed during the push") from error
 
 
 def _send_pieces(source: Storage, target: Storage, name: str, size: int, digest: str) -> None:
@@ -135,12 +124,10 @@ def upload_root(source: Storage, target: Storage, record: VersionRecord) -> None
 def download(
     source: Storage, record: VersionRecord, folder: Path, progress: Progress | None
 ) -> None:
-    """Copy a published artifact to a folder, which may hold a part of it.
-
-    No more is read of an object than the store says it has, and nothing is written for one that
-    differs from its digest. Raises IntegrityError if the root document or an object differs from
-    what was published, DataError if the disk has no room for it.
-    """
+    """Copy a published artifact to a folder, which may hold a part of it. No more is read of an
+    object than the store says it has, and nothing is written for one that differs from its digest.
+    Raises IntegrityError if the root document or an object differs from what was published,
+    DataError if the disk has no room for it."""
     root, manifest, sizes = published(source, record)
     complete = _remove_incomplete(folder, manifest.objects)
     missing = {name: size for name, size in sizes.items() if name not in complete}
@@ -202,21 +189,18 @@ def _copy(source: Storage, folder: Path, batch: Mapping[str, int], manifest: Any
         except FileNotFoundError as error:
             raise IntegrityError(f"{source.location} lacks the object {error}") from error
         for name, piece in zip(batch, pieces, strict=True):
-            _write(folder / name, piece, append=start > 0)
+            path = folder / name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("ab" if start else "wb") as stream:
+                    stream.write(piece)
+            except OSError as error:
+                raise DataError(f"{path} cannot be written: {error.strerror}") from error
             digests[name].update(piece)
     for name, digest in digests.items():
         if digest.hexdigest() != manifest.objects[name]:
             (folder / name).unlink()
             raise IntegrityError(f"{source.location}: {name} differs from the published one")
-
-
-def _write(path: Path, data: bytes, *, append: bool) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab" if append else "wb") as stream:
-            stream.write(data)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _is_stored(

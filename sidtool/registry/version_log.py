@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from sidtool.base.records import JsonRecord
 from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest
-from sidtool.registry.kinds import read_manifest
+from sidtool.registry.kinds import StoredModel, read_manifest
 from sidtool.registry.records import LATEST, VersionRecord, list_records, read_pointer
 from sidtool.registry.references import check_published, locate, split_reference
-from sidtool.registry.stored_model import StoredModel
 from sidtool.tokenizer.bundle import Manifest, Version
 
 
@@ -74,9 +73,8 @@ class VersionLog:
 
 def log(reference: str) -> VersionLog:
     """The versions of a bundle, memory or model (a path, URL or reference); for URL/NAME also which
-    are published, and under which names.
-
-    Those of a bundle are its lineage, those of others what was published under their name.
+    are published, and under which names. Those of a bundle are its lineage, those of others what
+    was published under their name.
 
     Examples:
         >>> [each.version.version for each in sidtool.log("shop.zarr").versions]
@@ -86,37 +84,29 @@ def log(reference: str) -> VersionLog:
     manifest = read_manifest(location)
     check_published(location, manifest, record)
     published = {} if record is None else published_names(reference)
-    if not isinstance(manifest, Manifest):
-        return _numbered_log(reference, manifest, published)
-    names = {(each.version, each.digest): names for each, names in published.items()}
-    # a later version may revert a change, so two versions may have the same digest
-    keys = {(version.version, version.digest) for version in manifest.history}
-    return VersionLog(
-        versions=tuple(
-            LoggedVersion(version, names.get((version.version, version.digest), ()))
-            for version in reversed(manifest.history)
-        ),
-        in_registry=bool(published),
-        other_versions=tuple(key[0] for key in names if key not in keys),
-    )
-
-
-def _numbered_log(
-    reference: str,
-    manifest: MemoryManifest | StoredModel,
-    published: dict[VersionRecord, tuple[str, ...]],
-) -> VersionLog:
-    name = split_reference(reference)[0].rpartition("/")[2]
+    if isinstance(manifest, Manifest):
+        names = {(each.version, each.digest): names for each, names in published.items()}
+        # a later version may revert a change, so two versions may have the same digest
+        keys = [(version.version, version.digest) for version in manifest.history]
+        return VersionLog(
+            versions=tuple(
+                LoggedVersion(version, names.get(key, ()))
+                for version, key in reversed(list(zip(manifest.history, keys, strict=True)))
+            ),
+            in_registry=bool(published),
+            other_versions=tuple(key[0] for key in names if key not in keys),
+        )
+    base = split_reference(reference)[0]
+    name = base.rpartition("/")[2]
     if not published:
         return VersionLog((LoggedVersion(_version(manifest, name, "-"), ()),), False)
-    registry = Storage(split_reference(reference)[0])
     versions = []
-    for record, names in published.items():
-        location = registry.folder(record.group).location
+    for each, its_names in published.items():
+        location = Storage(base).folder(each.group).location
         stored = read_manifest(location)
-        check_published(location, stored, record)
+        check_published(location, stored, each)
         if not isinstance(stored, Manifest):
-            versions.append(LoggedVersion(_version(stored, name, record.version), names))
+            versions.append(LoggedVersion(_version(stored, name, each.version), its_names))
     return VersionLog(tuple(versions), True)
 
 
@@ -126,12 +116,7 @@ def _version(manifest: MemoryManifest | StoredModel, name: str, version: str) ->
         stages = tuple(record.stage for record in contract.stages)
         return ModelVersion(version, manifest.digest, name, stages, contract.identity.digest)
     return MemoryVersion(
-        version,
-        manifest.digest,
-        name,
-        manifest.created,
-        manifest.train_events,
-        str(manifest.split),
+        version, manifest.digest, name, manifest.created, manifest.train_events, str(manifest.split)
     )
 
 

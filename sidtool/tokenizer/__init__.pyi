@@ -1,6 +1,5 @@
 from .assign.policy import CollisionCounts as CollisionCounts
 from .assign.policy import Policy as Policy
-from .codes.behavior import Behavior as Behavior
 from .codes.measure import NearItems as NearItems
 from .codes.measure import near_items as near_items
 from .codes.measure import neighbor_preservation as neighbor_preservation
@@ -15,6 +14,7 @@ from .make.build import plan_build as plan_build
 from .make.build_options import BuildOptions as BuildOptions
 from .make.build_options import CatalogOptions as CatalogOptions
 from .make.build_options import NewItemOptions as NewItemOptions
+from .make.compare import Behavior as Behavior
 from .make.compare import BundleFigures as BundleFigures
 from .make.compare import Evidence as Evidence
 from .make.compare import LevelFigures as LevelFigures
@@ -22,8 +22,10 @@ from .make.compare import compare_bundles as compare_bundles
 from .make.compare import describe as describe
 from .make.diff import Diff as Diff
 from .make.diff import diff as diff
+from .make.encode import Decoded as Decoded
 from .make.encode import Encoding as Encoding
 from .make.encode import check_item_vectors as check_item_vectors
+from .make.encode import decode as decode
 from .make.encode import encode as encode
 from .make.encode import item_vectors as item_vectors
 from .make.encode import open_encoder as open_encoder

@@ -52,8 +52,7 @@ class Levels:
     key.
 
     Raises UsageError if there are no levels or too many, if a level is empty or too large, or if a
-    key needs more than 64 bits.
-    """
+    key needs more than 64 bits."""
 
     sizes: tuple[int, ...]
 
@@ -170,8 +169,7 @@ class SidSpace(Levels, JsonRecord):
     present or both None.
 
     Raises UsageError for invalid levels, a template without {level} and {code}, begin and end
-    tokens that are equal or incomplete, or a text that is too long or has control characters.
-    """
+    tokens that are equal or incomplete, or a text that is too long or has control characters."""
 
     REQUIRED = ("template", "begin", "end")
     template: str = "<s_{level}_{code}>"
@@ -180,7 +178,13 @@ class SidSpace(Levels, JsonRecord):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_template(self.template)
+        _check_token(self.template)
+        # a letter must not complete another slot, as in "{{level}ode}"
+        texts = [self.template, *(self.template.replace("{level}", letter) for letter in "code")]
+        if self.template.count("{level}") != 1 or any(text.count("{code}") != 1 for text in texts):
+            raise UsageError(
+                f"token template {self.template!r} must contain {{level}} and {{code}} once each"
+            )
         only_one = (self.begin is None) != (self.end is None)
         equal = self.begin is not None and self.begin == self.end
         if only_one or equal:
@@ -190,9 +194,13 @@ class SidSpace(Levels, JsonRecord):
             )
         # two codes have different tokens: a level is one letter, and a code has digits only
         for token in (self.begin, self.end):
-            if token is not None:
-                _check_token(token)
-                if self._is_code(token):
+            if token is None:
+                continue
+            _check_token(token)
+            match = self._pattern.fullmatch(token)
+            if match and _level(match) < self.levels:
+                level, code = _level(match), int(match["code"])
+                if code < self.sizes[level] and self.token(level, code) == token:
                     raise UsageError(f"token template {self.template!r} spells {token!r} alike")
 
     @classmethod
@@ -231,27 +239,20 @@ class SidSpace(Levels, JsonRecord):
     def spell(self, codes: Sequence[int] | NDArray[Any], *, begin_end_tokens: bool = False) -> str:
         """One SID, or a prefix of one, as text; with `begin_end_tokens` between those tokens."""
         text = "".join(self.token(level, int(code)) for level, code in enumerate(codes))
-        return (
-            f"{self.begin}{text}{self.end}"
-            if begin_end_tokens and self.has_begin_end_tokens
-            else text
-        )
+        is_wrapped = begin_end_tokens and self.has_begin_end_tokens
+        return f"{self.begin}{text}{self.end}" if is_wrapped else text
 
     def parse(self, text: str) -> tuple[int, ...]:
-        """The codes of a text that is one SID, with or without begin and end tokens.
-
-        Raises UsageError if the text is not one complete SID.
-        """
+        """The codes of a text that is one SID, with or without begin and end tokens. Raises
+        UsageError if the text is not one complete SID."""
         codes = self.parse_prefix(text)
         if len(codes) != self.levels:
             raise self._not_a_sid(text)
         return codes
 
     def parse_prefix(self, text: str) -> tuple[int, ...]:
-        """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3).
-
-        Raises UsageError if the text is not the start of a SID.
-        """
+        """The codes of the start of a SID: `<s_a_12><s_b_3>` -> (12, 3). Raises UsageError if the
+        text is not the start of a SID."""
         bare = text.strip().removeprefix(self.begin or "").removesuffix(self.end or "")
         codes = tuple(int(match["code"]) for match in self._pattern.finditer(bare))
         if not codes or not self._within_levels(codes) or self.spell(codes) != bare:
@@ -264,10 +265,8 @@ class SidSpace(Levels, JsonRecord):
         return self.spell([size // 2 for size in self.sizes])
 
     def find(self, text: str) -> Iterator[SidMatch]:
-        """Complete and broken SIDs in a text, in order.
-
-        A run of tokens ends where other text follows or where the level does not rise by one.
-        """
+        """Complete and broken SIDs in a text, in order. A run of tokens ends where other text
+        follows or where the level does not rise by one."""
         run: list[re.Match[str]] = []
         for match in self._pattern.finditer(text):
             if run:
@@ -301,24 +300,6 @@ class SidSpace(Levels, JsonRecord):
     def _pattern(self) -> re.Pattern[str]:
         pattern = re.escape(self.template).replace(r"\{level\}", "(?P<level>[a-z])")
         return re.compile(pattern.replace(r"\{code\}", "(?P<code>[0-9]{1,5})"))
-
-    def _is_code(self, token: str) -> bool:
-        """Whether a text is the token of a code."""
-        match = self._pattern.fullmatch(token)
-        if match is None or _level(match) >= self.levels:
-            return False
-        code = int(match["code"])
-        return code < self.sizes[_level(match)] and self.token(_level(match), code) == token
-
-
-def _check_template(template: str) -> None:
-    _check_token(template)
-    # a letter must not complete another slot, as in "{{level}ode}"
-    texts = [template, *(template.replace("{level}", letter) for letter in "code")]
-    if template.count("{level}") != 1 or any(text.count("{code}") != 1 for text in texts):
-        raise UsageError(
-            f"token template {template!r} must contain {{level}} and {{code}} once each"
-        )
 
 
 def _check_token(text: str) -> None:

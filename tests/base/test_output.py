@@ -225,14 +225,11 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_locks(descriptor: int) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(output_lock, "_lock", no_locks)
-    with (
-        pytest.warns(SidtoolWarning, match="has no locks"),
-        new_file(tmp_path / "out") as path,
-    ):
+    monkeypatch.setattr(output_lock.fcntl, "flock", no_locks)
+    with pytest.warns(SidtoolWarning, match="has no locks"), new_file(tmp_path / "out") as path:
         path.write_text("whole")
     assert names(tmp_path) == ["out"]
 

@@ -68,31 +68,3 @@ def test_both_mixes_have_points_and_a_paired_difference(
     assert "hidden_titles" not in sids
     gain = first["less_sids"]["lora-1e-3"]["ndcg@10"]["mean"]
     assert gain == pytest.approx(first["metrics"]["ndcg@10"] - sids["metrics"]["ndcg@10"])
-
-
-def test_the_picture_has_a_band_for_each_curve_and_a_line_for_each_baseline() -> None:
-    from xml.etree import ElementTree
-
-    from alignment_picture import picture
-
-    def measured(value: float) -> dict[str, object]:
-        interval = {"ndcg@10": [value - 0.01, value + 0.01]}
-        return {"metrics": {"ndcg@10": value}, "confidence_interval": interval}
-
-    points = [
-        {"tokens": tokens, "recommendation_tokens": tokens // 4, **measured(value)}
-        for tokens, value in ((250_000, 0.03), (500_000, 0.05))
-    ]
-    runs = {
-        "pretrained-mix-0": {"points": points},
-        "small-0": measured(0.06),
-        "baselines": {"item-knn": {"metrics": {"ndcg@10": 0.07}}},
-    }
-    svg = ElementTree.fromstring(picture({"data": {"shop": runs}}))
-    name = "{http://www.w3.org/2000/svg}"
-    assert len(list(svg.iter(f"{name}polygon"))) == 2  # one of each x axis
-    assert len(list(svg.iter(f"{name}polyline"))) == 6
-    texts = [text.text for text in svg.iter(f"{name}text")]
-    assert "shop: NDCG@10 by tokens of next items" in texts
-    assert {"pretrained-mix", "small-0", "item-knn"} <= set(texts)
-    assert "0.1 M" in texts

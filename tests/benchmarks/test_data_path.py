@@ -23,12 +23,3 @@ def test_the_table_has_every_step(
     assert capsys.readouterr().out.count("| 3,000 |") == len(results)
     assert all(result["peak"] > 0 for result in results)
     assert next(result for result in results if result["step"] == "build-memory")["ratio"] > 0
-
-
-def test_the_data_have_ten_events_per_user(tmp_path: Path) -> None:
-    import data_path
-    from pyarrow import csv
-
-    data_path.write_events(tmp_path / "events.csv", 1000)
-    users = csv.read_csv(tmp_path / "events.csv")["user_id"].value_counts().to_pylist()
-    assert [user["counts"] for user in users] == [10] * 100

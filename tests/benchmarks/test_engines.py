@@ -28,9 +28,3 @@ def test_the_sides_agree_and_end_in_a_table(
     assert (tmp_path / "result.json").read_bytes() == before
     assert main([*arguments, "--sides", "sglang"]) == 1
     assert "no side 'sglang'" in capsys.readouterr().err
-
-
-def test_shares_are_counted_over_all_answers() -> None:
-    from engines import agreement
-
-    assert agreement([[(1,), (2,)], [(3,), (4,)]], [[(1,), (3,)], [(3,), (4,)]]) == 0.75

@@ -44,25 +44,3 @@ def test_all_variants_end_with_a_table(
     assert commands == []
     assert main([*arguments, "--only", "magic"]) == 1
     assert "no variant 'magic'" in capsys.readouterr().err
-
-
-def test_without_a_table_of_users(
-    rated_data: Path, tmp_path: Path, commands: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    from feedback import USER_FIELDS, VARIANTS, Fields, main
-
-    fields = Fields("rating", None, (), "exp(rating/1)", 150.0)
-    assert fields.split_options == ["--times", "--feedback", "rating"]
-    assert fields.variants == [name for name in VARIANTS if name != USER_FIELDS]
-    assert fields.templates(VARIANTS["together"]) == {
-        "prompts": ["{history}"],
-        "items": ["{gap:token}{sid}{event.rating:token}"],
-    }
-
-    arguments = [str(rated_data), "-o", str(tmp_path / "work"), "--feedback", "rating"]
-    assert main([*arguments, "--only", USER_FIELDS]) == 1
-    assert "no variant 'user fields'" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*arguments, "--users", "users.csv"])
-    assert "--users and --user-field belong together" in capsys.readouterr().err
-    assert commands == []

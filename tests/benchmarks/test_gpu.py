@@ -44,14 +44,6 @@ def test_a_job_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert (code, calls, errors) == (0, ["decoder", "table"], "")
 
 
-def test_the_table_has_every_figure(tmp_path: Path) -> None:
-    import gpu
-
-    job(tmp_path, "")
-    table = gpu.table(tmp_path / "work")
-    assert table.count("| x | 1.5 | none |") == 16
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["parity", "decoder", "floor", "graphs", "training:Qwen3-0.6B:lora"]

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.models import tiny_model, tiny_tokenizer
 
@@ -50,25 +49,3 @@ def test_losses_before_and_after_training_end_in_tables(
     assert commands == []
     assert main([*arguments, "--inits", "codebok:1"]) == 1
     assert "'codebok:1' is not INIT:SCALE" in capsys.readouterr().err
-
-
-def test_the_loss_is_that_of_a_loop_over_targets() -> None:
-    from init_scale import losses_of
-
-    from sidtool.model.prompt.tokens import SidTokens
-    from sidtool.tokenizer.sid import SidSpace
-
-    tokens = SidTokens(SidSpace((4, 5), begin=None, end=None), 30)
-    network = tiny_model("qwen3", vocab_size=tokens.stop)
-    ids = [[7, 30, 35, 31, 36, 33, 38], [7, 31, 34, 30, 37, 32, 36]]
-    over_vocabulary, over_level = [], []
-    for sequence in ids:
-        logits = network(torch.tensor([sequence])).logits[0].detach()
-        for place in range(3, 7):
-            row = logits[place - 1]
-            start, stop = (30, 34) if place % 2 else (34, 39)
-            over_vocabulary.append(float(row.logsumexp(0) - row[sequence[place]]))
-            over_level.append(float(row[start:stop].logsumexp(0) - row[sequence[place]]))
-    losses = losses_of(network, ids, tokens, 1)
-    assert losses["vocabulary"] == pytest.approx(sum(over_vocabulary) / 8, abs=1e-5)
-    assert losses["level"] == pytest.approx(sum(over_level) / 8, abs=1e-5)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 
@@ -57,10 +56,3 @@ def test_all_models_end_with_a_table(
         assert each["seeds"] == result["systems"][system]["seeds"]
     assert main([*arguments, "--only", "magic"]) == 1
     assert "no variant 'magic'" in capsys.readouterr().err
-
-
-def test_a_mean_over_seeds_is_over_those_that_have_a_value() -> None:
-    from lists import _mean
-
-    values = [np.array([[1.0, np.nan], [2.0, np.nan]]), np.array([[3.0, 4.0], [np.nan, np.nan]])]
-    np.testing.assert_array_equal(_mean(values), [[2.0, 4.0], [2.0, np.nan]])

@@ -91,10 +91,3 @@ def test_a_dataset_file_names_the_files(tmp_path: Path) -> None:
     assert dataset.items == (tmp_path / "films.csv").resolve()
     assert dataset.test == (tmp_path / "t.csv").resolve()
     assert not dataset.exclude_seen
-
-
-def test_missing_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from recipe import main
-
-    assert main([str(tmp_path), "-o", str(tmp_path / "work")]) == 1
-    assert "items.jsonl" in capsys.readouterr().err

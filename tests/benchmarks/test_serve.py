@@ -4,37 +4,18 @@ import importlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPECTED = {"user": "u1", "items": ["a", "b", "c"], "scores": [-1.0, -2.0, -2.0]}
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module("serve")
-
-
-def test_a_wrong_answer_is_found(benchmark: Any) -> None:
-    reply = benchmark.Reply(200, EXPECTED, "0" * 12, 0.1)
-    benchmark.check_equal(reply, EXPECTED)
-    # items with equal scores may change places, also with one behind the last
-    for items in (["a", "c", "b"], ["a", "b", "d"]):
-        benchmark.check_equal(replace(reply, body={**EXPECTED, "items": items}), EXPECTED)
-    for wrong in (
-        {"user": "u2"},
-        {"items": ["b", "a", "c"]},
-        {"items": ["a", "b"]},
-        {"scores": [-1.0, -2.0, -2.1]},
-        {"items": ["d", "b", "c"]},
-    ):
-        with pytest.raises(AssertionError):
-            benchmark.check_equal(replace(reply, body={**EXPECTED, **wrong}), EXPECTED)
 
 
 @pytest.mark.slow

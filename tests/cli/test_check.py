@@ -77,7 +77,7 @@ def test_a_catalog_with_a_header_alone_is_refused(tmp_path: Path) -> None:
     write_table(items, {"item_id": [], "title": []})
     for words in (("check", items), ("check", items, events)):
         ran = run(*words)
-        assert (ran.code, "a build would stop at no_items" in ran.err) == (3, True)
+        assert (ran.code, "a build would stop: no row below the header" in ran.err) == (3, True)
 
 
 def test_dates_in_another_format_are_named_and_read(tmp_path: Path) -> None:

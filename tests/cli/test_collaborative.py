@@ -90,12 +90,10 @@ def test_an_encoder_and_interactions_are_combined(
         "--interactions",
         road.events,
         "--set",
-        "text_dim=8",
-        "--set",
         "collaborative_dim=4",
     )
     assert len(done("encode", out, "a red lamp", "--json").lines) == 1
-    assert Bundle.open(out).codebook.width == 12
+    assert Bundle.open(out).codebook.width == 20
 
 
 def test_a_file_of_options_does_what_flags_do(

@@ -63,11 +63,7 @@ CASES = {
     ("tune-memory", "split"): ("TUNED", "EVENTS", "MEMORY", "-o", "OUT"),
 }
 """A command and a parameter of it -> words of a run whose file has columns of unusual names."""
-OTHERS = {
-    ("build-memory", "items"),
-    ("encode", "items"),
-    ("rl", "split"),
-}
+OTHERS = {("build-memory", "items"), ("encode", "items"), ("rl", "split")}
 """Files that are read after others with the same columns, or as Parquet alone."""
 
 

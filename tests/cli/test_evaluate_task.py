@@ -103,10 +103,17 @@ def test_items_are_found_by_text(road: Road, spoken: Path) -> None:
 
 ALL = [task for task in ALL_TASKS if "brand" not in task and task != "list"]
 ALL += ["prefix-to-description"]
+ONE_OF_EACH_KIND = ("next-item", "sid-to-title", "item-text")
 LAST_LEVEL = {"exact", "prefix@1", "prefix@2"}
 
 
-@pytest.mark.parametrize("task", ALL)
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(task, marks=() if task in ONE_OF_EACH_KIND else pytest.mark.slow)
+        for task in ALL
+    ],
+)
 def test_every_task_is_measured(road: Road, spoken: Path, tmp_path: Path, task: str) -> None:
     kind = named_task(task)
     of = (road.split,) if kind.of_users else ()
@@ -195,6 +202,7 @@ def test_questions_are_restricted_to_listed_items(road: Road, spoken: Path, tmp_
     assert "there are no questions" in refused(1, *ask, "--only-items", below)
 
 
+@pytest.mark.slow
 def test_a_mix_of_title_tasks_hides_the_listed_titles(road: Road, tmp_path: Path) -> None:
     """A mix without a task that recommends is trained without validation, also in stages."""
     held, examples = write_lines(tmp_path / "held", ["b003", "b004"]), tmp_path / "train.jsonl"

@@ -11,8 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import parse_bytes, read_ids
-from sidtool.base.options import check_options, group, meanings, option
+from sidtool.base.options import check_options, group, meanings, option, parse_bytes, read_ids
 from sidtool.cli.command import Command
 from sidtool.cli.groups import Given, with_flags
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import cache
 
 import pytest
 import typer
@@ -15,6 +16,7 @@ GROUP = typer.main.get_command(app)
 COMMANDS = sorted(GROUP.commands)  # type: ignore[attr-defined]
 
 
+@cache
 def help_of(name: str) -> str:
     return done(name, "--help", env={"COLUMNS": "80"}).out
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from sidtool.cli.command import _WRITES
 from sidtool.cli.main import app
-from sidtool.cli.outputs import _WRITES
 from sidtool.tokenizer.bundle import verify
 from tests.cli.road import catalog as write_catalog
 from tests.cli.road import done, interactions, refused, tree, vectors, write_lines

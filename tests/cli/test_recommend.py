@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sidtool.base.option_texts import read_ids
+from sidtool.base.options import read_ids
 from sidtool.base.visible import visible
 from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
 from sidtool.tokenizer.bundle import Bundle

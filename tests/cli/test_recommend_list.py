@@ -65,9 +65,7 @@ def test_searches_and_diversity_are_options(list_model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [
-        (("--list", "3", "--list-search", "gumbel", "--mmr", "1"), "beam or greedy"),
-    ],
+    [(("--list", "3", "--list-search", "gumbel", "--mmr", "1"), "beam or greedy")],
 )
 def test_options_that_do_not_fit_are_usage_errors(
     list_model: Path, more: tuple[str, ...], message: str

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.cli.reports import neighbors
+from sidtool.cli.reports import bundle_parts
 from tests.cli.reports.html_page import Parsed, parsed
 from tests.cli.road import Road, done, refused
 
@@ -36,7 +36,7 @@ def test_the_page_of_a_bundle(road: Road, tmp_path: Path) -> None:
 
 def test_the_neighbors_of_a_bundle(road: Road, tmp_path: Path) -> None:
     parts = page(tmp_path / "page.html", road.bundle, "--embeddings", road.vectors)
-    assert parts.text.count("of 10 neighbors kept") == neighbors.QUERIES
+    assert parts.text.count("of 10 neighbors kept") == bundle_parts.QUERIES
     assert "✓ kept" in parts.text
     assert "lost" in parts.text
     missing = tmp_path / "few.npy"

@@ -6,12 +6,28 @@ from pathlib import Path
 import pytest
 
 from sidtool.data.split.files import read_split
-from tests.cli.road import N_USERS, TRAINING, Road, done, protocol_split, refused, tree
+from tests.cli.road import (
+    N_USERS,
+    TRAINING,
+    Road,
+    build_command,
+    done,
+    protocol_split,
+    refused,
+    tree,
+)
 
 PROTOCOLS = ("leave-one-out", "temporal", "given")
 PAIRS = [
-    *((protocol, protocol) for protocol in PROTOCOLS),
-    *zip(PROTOCOLS, (*PROTOCOLS[1:], PROTOCOLS[0]), strict=True),
+    ("temporal", "temporal"),
+    ("temporal", "given"),
+    *(
+        pytest.param(one, other, marks=pytest.mark.slow)
+        for one, other in (
+            *((protocol, protocol) for protocol in PROTOCOLS),
+            *zip(PROTOCOLS, (*PROTOCOLS[1:], PROTOCOLS[0]), strict=True),
+        )
+    ),
 ]
 """Each with itself, and with another one."""
 
@@ -66,25 +82,35 @@ def test_given_windows_are_counted(road: Road, tmp_path: Path) -> None:
     assert "sidtool split" in message
 
 
+class Folders(dict[str, Path]):
+    """A split, a bundle built with its co-occurrence, its training examples and a model trained on
+    them, by protocol and kind, each made when it is first read. The models' bundles were built
+    without interactions."""
+
+    def __init__(self, road: Road, folder: Path) -> None:
+        self.road, self.folder = road, folder
+
+    def __missing__(self, key: str) -> Path:
+        protocol, _, kind = key.partition(":")
+        self[key] = out = self.folder / f"{protocol}-{kind}"
+        road = self.road
+        if kind == "split":
+            self[key] = protocol_split(road, self.folder, protocol)
+        elif kind == "bundle":
+            interactions = ("--interactions", self[f"{protocol}:split"])
+            done(*build_command(road, out, *interactions, "--set", "collaborative_dim=4"))
+        elif kind == "examples":
+            self[key] = out / "train.jsonl"
+            made = ("make-sft", road.bundle, road.items, self[f"{protocol}:split"], "-o", self[key])
+            done(*made, "--task", "next-item=1", "--model", road.model)
+        else:
+            done("train", road.model, self[f"{protocol}:examples"], "-o", out, *TRAINING)
+        return self[key]
+
+
 @pytest.fixture(scope="module")
-def folders(road: Road, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A split, a bundle built with its co-occurrence, and a model trained on its examples, for each
-    protocol. The models' bundles were built without interactions."""
-    folder = tmp_path_factory.mktemp("protocols")
-    paths: dict[str, Path] = {}
-    for protocol in PROTOCOLS:
-        split = protocol_split(road, folder, protocol)
-        bundle = folder / f"{protocol}.zarr"
-        examples = folder / protocol / "train.jsonl"
-        model = folder / f"{protocol}-model"
-        build = ("--embeddings", road.vectors, "--levels", "4x4x8", "--set", "collaborative_dim=4")
-        done("build-codebook", road.items, "-o", bundle, "--interactions", split, *build)
-        more = ("--task", "next-item=1", "--model", road.model)
-        done("make-sft", road.bundle, road.items, split, "-o", examples, *more)
-        done("train", road.model, examples, "-o", model, *TRAINING)
-        paths |= {f"{protocol}:split": split, f"{protocol}:bundle": bundle}
-        paths |= {f"{protocol}:examples": examples, f"{protocol}:model": model}
-    return paths
+def folders(road: Road, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return Folders(road, tmp_path_factory.mktemp("protocols"))
 
 
 def expect(code: int, *arguments: object) -> None:
@@ -138,6 +164,7 @@ def test_a_teacher_of_another_split_is_refused(
     expect(0, *command, "--teacher", folders["temporal:model"])
 
 
+@pytest.mark.slow
 def test_the_split_record_survives_the_life_cycle_of_a_bundle(
     folders: dict[str, Path], road: Road, tmp_path: Path
 ) -> None:

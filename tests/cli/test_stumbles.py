@@ -71,8 +71,8 @@ def test_events_alone_name_all_flags_at_once(tmp_path: Path) -> None:
 
 def test_a_table_of_another_suffix_names_those_that_are_known(tmp_path: Path) -> None:
     items, events = library(tmp_path)
-    error = refused(1, "check", items.rename(tmp_path / "books.txt"), events)
-    assert "books.txt: the name does not end in a known suffix" in error
+    error = refused(1, "check", items.rename(tmp_path / "books.data"), events)
+    assert "books.data: the name does not end in a known suffix" in error
     assert ".tsv" in error
 
 

@@ -175,6 +175,7 @@ def test_a_contract_that_does_not_hold_is_exit_3(road: Road, tmp_path: Path) -> 
     assert "is damaged" in refused(3, *command)
 
 
+@pytest.mark.slow
 def test_a_model_learns_from_teachers(road: Road, tmp_path: Path) -> None:
     command = ("train", road.model, road.examples, *TRAINING)
     done(*command, "-o", tmp_path / "pupil", "--teacher", road.tuned, "--set", "distill_weight=1.0")
@@ -261,7 +262,8 @@ TRAPS = (
 )
 
 
-@pytest.mark.parametrize("form", ["plain", pytest.param("chat", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["plain", "chat"])
 def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
     from sidtool.examples.example_file import TokenizedExamples
     from sidtool.model.load import load_model_folder

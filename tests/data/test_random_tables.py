@@ -119,11 +119,11 @@ def random_table(rng: random.Random, size: int = 12) -> bytes:
     return mark + stream.getvalue().encode()
 
 
-def check_table(content: bytes, path: Path, spill: Spill | None) -> None:
+def check_table(content: bytes, path: Path, spill: Spill | None, threads: int = 1) -> None:
     expected = reference(content)
     path.write_bytes(content)
     try:
-        events = read_interactions(path, further=["rating"], spill=spill)
+        events = read_interactions(path, further=["rating"], spill=spill, threads=threads)
     except DataError as error:
         message = str(error)
     else:
@@ -144,7 +144,8 @@ def rows_of(events: Interactions) -> list[tuple[str, str, float, str, int]]:
 
 
 def check_tables(folder: Path, seeds: range, patch: pytest.MonkeyPatch) -> None:
-    """Half of the tables in memory, half in files; in runs and ranges of a few events."""
+    """Half of the tables in memory, half in files, a quarter by three threads; in runs and ranges
+    of a few events."""
     for seed in seeds:
         rng = random.Random(seed)
         patch.setattr("sidtool.data.interactions.RUN_EVENTS", rng.choice([1, 5, 1 << 20]))
@@ -154,7 +155,8 @@ def check_tables(folder: Path, seeds: range, patch: pytest.MonkeyPatch) -> None:
         if rng.random() < 0.5:
             (folder / str(seed)).mkdir()
             spill = Spill(folder / str(seed), 12 * EVENT_BYTES)
-        check_table(random_table(rng), folder / "events.csv", spill)
+        threads = rng.choice([1, 1, 1, 3])
+        check_table(random_table(rng), folder / "events.csv", spill, threads)
 
 
 def test_random_tables_are_read_as_by_a_naive_reference(

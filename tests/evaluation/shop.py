@@ -6,6 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from sidtool.data.split.values import Example, UserSequence
+from sidtool.evaluation.evaluation import evaluation_of
+from sidtool.evaluation.options import EvaluationOptions
+from sidtool.evaluation.ranking import IndexedExamples, Ranking
+from sidtool.evaluation.results import Evaluation
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 
@@ -43,3 +47,14 @@ def random_leaves(bundle: Bundle, n: int, k: int, seed: int = 0) -> np.ndarray:
         order = rng.permutation(bundle.trie().n_leaves)[:k]
         row[: len(order)] = order
     return leaves
+
+
+def evaluate_rankings(
+    examples: IndexedExamples,
+    leaves: np.ndarray,
+    events: Sequence[UserSequence] | None,
+    options: EvaluationOptions | None = None,
+) -> Evaluation:
+    """The evaluation of (n, k) ranked leaves, best first; -1 where there are no more."""
+    options = options or EvaluationOptions(exclude_seen=examples.exclude_seen)
+    return evaluation_of(examples, Ranking.of_sids(examples, leaves), {}, events, options)

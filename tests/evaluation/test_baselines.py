@@ -7,14 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
 from sidtool.data.interactions import read_interactions
 from sidtool.data.split.protocols import leave_one_out
-from sidtool.data.split.values import Example, UserSequence
+from sidtool.data.split.values import UserSequence
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
-from sidtool.evaluation.similarity_tuning import tune_item_knn
 from sidtool.memory.rows import ITEM, Shards
 from sidtool.memory.similarity import BLOCK_ENTRY, KnnSettings, item_similarity
 from tests.shared_data import DATA
@@ -80,16 +78,6 @@ def test_similarities_agree_with_loops(sequences: list[list[int]], how: KnnSetti
         for one in range(ITEMS):
             kept = sorted(result[one][result[one] > 0])
             np.testing.assert_allclose(kept, sorted(slow[one].values()), rtol=1e-9)
-
-
-def test_cosine_of_the_item_columns() -> None:
-    sequences = [[0, 1, 2], [1, 2], [0, 2, 3], [2]]
-    columns = np.array([[item in items for item in range(4)] for items in sequences], dtype=float)
-    columns /= np.linalg.norm(columns, axis=0)
-    expected = columns.T @ columns
-    np.fill_diagonal(expected, 0)
-    result = item_similarity(arrays(sequences), 4, KnnSettings(distance=1.0)).to_scipy().toarray()
-    np.testing.assert_allclose(result, expected, rtol=1e-12)
 
 
 @given(
@@ -173,44 +161,6 @@ def test_the_chunk_size_does_not_change_the_ranking(monkeypatch: pytest.MonkeyPa
             similar, sequences, 10, settings=UNTUNED, exclude_seen=True, threads=threads
         )
         assert (whole == parts).all()
-
-
-def test_tuning_selects_the_last_item_where_only_it_matters() -> None:
-    """Items come in pairs that follow each other; everything earlier in a history is noise."""
-    rng = np.random.default_rng(0)
-    ids = [f"i{number:02}" for number in range(40)]
-
-    def walk() -> list[str]:
-        pairs = rng.permutation(20)[:5]
-        return [ids[2 * pair + step] for pair in pairs for step in (0, 1)]
-
-    train = [UserSequence(f"u{user}", tuple(walk()), tuple(range(10))) for user in range(150)]
-    catalog = Catalog.of(ids, train)
-    walks = [walk() for _ in range(100)]
-    valid = [Example(f"v{row}", tuple(items[:-1]), items[-1], 9) for row, items in enumerate(walks)]
-    steps: list[tuple[int, int]] = []
-    grid = {"recency": (1.0, 0.75, 0.3), "distance": (1.0, 0.5)}
-    best = tune_item_knn(
-        catalog,
-        valid,
-        exclude_seen=True,
-        grid=grid,
-        progress=lambda *step: steps.append(step),
-    )
-    assert steps[-1] == (10, 10)
-    assert quality(catalog, valid, best) >= quality(catalog, valid, UNTUNED)
-    flat = KnnSettings(distance=1.0, recency=1.0)
-    assert quality(catalog, valid, best) > quality(catalog, valid, flat)
-    with pytest.raises(DataError, match="validation examples"):
-        tune_item_knn(catalog, [], exclude_seen=True)
-
-
-def quality(catalog: Catalog, valid: list[Example], how: KnnSettings) -> float:
-    similar = item_similarity(catalog.sequences, len(catalog), how)
-    histories = [catalog.index_of(example.history) for example in valid]
-    ranked = item_knn(similar, histories, 10, settings=how, exclude_seen=True)
-    targets = catalog.targets([example.item for example in valid])
-    return float(metric_values(find_targets(ranked, targets), (10,))[:, 1].mean())
 
 
 @pytest.mark.skipif(not BEAUTY.exists(), reason="the Amazon Beauty benchmark is not at hand")

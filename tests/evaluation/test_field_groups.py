@@ -9,13 +9,13 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.split.values import Example
-from sidtool.evaluation.evaluation import evaluate_rankings
 from sidtool.evaluation.groups import field_groups, fulfilling, target_weights
 from sidtool.evaluation.metrics import averages
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.results import StoredEvaluation
 from tests.bundles import small_bundle
+from tests.evaluation.shop import evaluate_rankings
 
 TYPES = FieldTypes({"rating": "int"}, {"device": "str"}, {"age": "int"})
 

@@ -1,7 +1,6 @@
 """How far new items are let in: as far as users with warm targets do not lose."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,9 +34,7 @@ def shop_candidates(seed: int, *, new_score: float, new_share: float) -> Candida
     scores = rng.normal(size=(USERS, ITEMS))
     wants_new = rng.random(USERS) < new_share
     targets = np.where(
-        wants_new,
-        rng.integers(ITEMS - NEW, ITEMS, USERS),
-        rng.integers(0, ITEMS - NEW, USERS),
+        wants_new, rng.integers(ITEMS - NEW, ITEMS, USERS), rng.integers(0, ITEMS - NEW, USERS)
     )
     scores[np.arange(USERS), targets] += 2.0
     scores[:, ITEMS - NEW :] += new_score
@@ -90,25 +87,6 @@ def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> N
     assert choice.summary["ndcg@10 mixture"] == pytest.approx(gains(ranks).mean())
     assert choice.summary["hr@10 of warm targets, without new items"] == before.mean()
     assert choice.summary["users"] == USERS
-
-
-def test_the_curve_of_the_benchmark_excludes_new_items_at_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    from new_item_factor import FACTORS, curve, shown
-
-    candidates = shop_candidates(0, new_score=2.0, new_share=0.3)
-    # the model gives new items nothing
-    model = np.where(candidates.is_new[candidates.positions], -np.inf, candidates.model_scores)
-    rows = curve(replace(candidates, model_scores=model), MixtureChoice(0.5, 1.0, None, {}))
-    assert tuple(row[0] for row in rows) == FACTORS
-    assert rows[-1][1:] == (0.0, 0.0)
-    news, olds = [row[1] for row in rows], [row[2] for row in rows]
-    assert news == sorted(news, reverse=True)
-    assert olds == sorted(olds)
-    assert olds[0] < 0 < news[0]
-    assert shown(rows).count("\n") >= len(rows)
 
 
 def test_new_items_that_hurt_nobody_keep_their_scores() -> None:

@@ -1,12 +1,10 @@
 """Ranks of items from ranked SIDs, against a slow count of the items before them."""
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sidtool.base.errors import DataError
 from sidtool.data.split.values import Example
 from sidtool.evaluation.metrics import metric_values
 from sidtool.evaluation.ranking import (
@@ -103,12 +101,7 @@ def test_targets_that_cannot_be_recommended_are_misses() -> None:
     assert indexed.histories[0].tolist() == bundle.items.rows(["i2", "i1"]).tolist()
     assert (
         IndexedExamples.of(bundle, examples, exclude_seen=False).target_positions >= 0
-    ).tolist() == [
-        True,
-        False,
-        False,
-        True,
-    ]
+    ).tolist() == [True, False, False, True]
     everything = np.tile(np.arange(bundle.trie().n_leaves), (4, 1))
     assert (item_ranks(indexed, everything).group_size > 0).tolist() == [True, False, False, False]
 
@@ -132,23 +125,6 @@ def test_the_ranking_is_what_recommend_returns(
     answers = recommend(model, requests, options)
     for answer, places in zip(answers, first_items(indexed, leaves, 10), strict=True):
         assert [bundle.items.ids[bundle.active[place]] for place in places] == list(answer.items)
-
-
-def test_the_ranking_comes_from_the_history() -> None:
-    bundle = shop(shared=False)
-    histories = [("i1", "i2"), ("i2", "i1"), ("i7",)]
-    indexed = IndexedExamples.of(
-        bundle, [Example("u", history, "i0", 2) for history in histories], exclude_seen=False
-    )
-    ranked = rank_examples(loaded_model(bundle), indexed, k=10, num_beams=40).leaves
-    assert all((one != other).any() for one, other in pairwise(ranked))
-
-
-def test_a_model_that_was_not_trained_to_recommend_is_refused() -> None:
-    bundle = shop(shared=False)
-    indexed = IndexedExamples.of(bundle, visits(users=1)[1], exclude_seen=False)
-    with pytest.raises(DataError, match="not trained to recommend"):
-        rank_examples(loaded_model(bundle, history_prompt=None), indexed, k=5, num_beams=5)
 
 
 def test_a_catalog_smaller_than_k_ends_early() -> None:

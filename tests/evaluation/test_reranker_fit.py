@@ -87,6 +87,7 @@ def test_too_few_users_are_not_fitted_to() -> None:
     assert fit_to(few) == (None, {})
 
 
+@pytest.mark.slow
 def test_the_same_users_give_the_same_re_ranker_whatever_was_drawn_before() -> None:
     first = fit_to(users(0, hint=3.0))
     torch.rand(3)
@@ -173,12 +174,7 @@ def test_evaluation_measures_what_was_fitted(shared: bool, exclude_seen: bool) -
     everyone = np.ones(len(examples), dtype=np.bool_)
     fit = Fit.of(ranked, everyone, "logarithm", seeds=(0, 1))
     fitted = Reranker.of(
-        fit.means,
-        fit.scales,
-        fit.networks,
-        memory.manifest,
-        scale=0.5,
-        exclude_seen=exclude_seen,
+        fit.means, fit.scales, fit.networks, memory.manifest, scale=0.5, exclude_seen=exclude_seen
     )
     weighted = WeightedMemory(memory, 0.3, 2.0, reranker=fitted)
     how = EvaluationOptions(ks=(10,), exclude_seen=exclude_seen, baselines=False, num_beams=40)
@@ -216,10 +212,7 @@ def test_only_validation_targets_decide_and_no_count_has_a_held_out_event() -> N
     index = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
     features = [
         RankedUsers.of(
-            candidates,
-            choice,
-            IndexedExamples.of(loaded.bundle, part, exclude_seen=False),
-            index,
+            candidates, choice, IndexedExamples.of(loaded.bundle, part, exclude_seen=False), index
         ).features
         for part in (valid, examples)
     ]

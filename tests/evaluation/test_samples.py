@@ -5,11 +5,11 @@ import json
 import numpy as np
 
 from sidtool.data.split.values import Example, UserSequence
-from sidtool.evaluation.evaluation import evaluate_examples, evaluate_rankings
+from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples, first_items
 from sidtool.evaluation.results import HISTORY, StoredEvaluation, positions_in, sample_examples
-from tests.evaluation.shop import random_leaves, shop, visits
+from tests.evaluation.shop import evaluate_rankings, random_leaves, shop, visits
 from tests.loaded import loaded_model
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import UsageError
 from sidtool.data.split.split import Split
 from sidtool.evaluation.evaluation import evaluate_examples
-from sidtool.evaluation.memory_tuning import candidates_of, tuning_examples
+from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid, grid_ranks
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
@@ -56,11 +56,6 @@ def test_of_equal_values_the_smallest_weight_is_chosen() -> None:
     }
 
 
-def test_a_sample_of_users_is_evenly_spread() -> None:
-    _, examples = visits(users=40)
-    sample = tuning_examples(examples, TuneMemoryOptions(users=10))
-    assert list(sample) == list(examples[::4])
-    with pytest.raises(DataError, match="no validation examples"):
-        tuning_examples([], TuneMemoryOptions())
+def test_no_users_are_refused() -> None:
     with pytest.raises(UsageError, match="users must be at least 1"):
         TuneMemoryOptions(users=0)

@@ -7,14 +7,14 @@ import pytest
 
 from sidtool.data.split.values import Example
 from sidtool.evaluation import validation
-from sidtool.evaluation.baselines import UNTUNED, baseline_values
+from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.validation import Validator, item_knn_metrics
 from sidtool.model.prompt.prompts import HistoryPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.results import Normalize
+from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.sid import ItemRows
 from tests.bundles import small_bundle
 from tests.evaluation.shop import shop, visits
 from tests.models import tiny_model, tiny_tokenizer
@@ -85,7 +85,9 @@ def test_the_loss_is_that_of_the_targets_sid(
     examples = [Example(f"u{target}", ("i20", "i21"), target, 2) for target in targets]
     made, model = validator(bundle, examples, normalize="trie", exclude_seen=True)
     session = made._session
-    scores = session.score(model, made._queries[:8], ItemRows(bundle.items.rows(targets[:8])))
+    prompts = [query.prompt for query in made._queries[:8]]
+    codes = bundle.items.codes[bundle.items.rows(targets[:8])]
+    scores = score_sids(model, prompts, codes, session.tokens, normalize="trie", trie=bundle.trie())
     figures = made.figures(made.sums(model))
     assert figures["loss"] == pytest.approx(-np.diagonal(scores).mean(), rel=1e-4)
     monkeypatch.setattr(validation, "LOSS_USERS", 3)
@@ -114,7 +116,7 @@ def test_item_knn_is_that_of_an_evaluation_on_the_same_users(
     measured = item_knn_metrics(examples, catalog, **sample)
     drawn = validation.sample_examples(examples, 12, 3)
     indexed = IndexedExamples.of(catalog, drawn, exclude_seen=True)
-    expected = baseline_values(indexed, events, [10], UNTUNED, k=10)["item-knn"]
+    expected = baseline_values(indexed, events, [10], k=10)["item-knn"]
     means = dict(zip(expected.names, expected.values.mean(axis=0), strict=True))
     assert set(measured) == {"hr@10", "ndcg@10"}
     assert measured == {name: pytest.approx(means[name]) for name in measured}

@@ -32,8 +32,8 @@ from sidtool.model.contract.stage_record import (
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.manifest import AlignChange, BuildChange, ItemsChange, Version
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace

@@ -20,8 +20,8 @@ from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.bundle.history import AlignChange, BuildChange, ItemsChange
-from sidtool.tokenizer.bundle.sid_text import Decoded, decode
+from sidtool.tokenizer.bundle.manifest import AlignChange, BuildChange, ItemsChange
+from sidtool.tokenizer.make.encode import Decoded, decode
 from tests.golden.make import (
     BUNDLE,
     BUNDLE_2,

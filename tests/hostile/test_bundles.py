@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.make.encode import decode
 from tests.bundles import small_bundle
 from tests.hostile.harness import call, cases
 from tests.tokenizer.bundle.drafts import ROOT, Draft, metadata_of, root_document, zipped

@@ -379,9 +379,7 @@ METADATA_KEYS = [
 
 @cases(40)
 @given(
-    array=st.sampled_from(["vectors", "ids"]),
-    key=st.sampled_from(METADATA_KEYS),
-    value=json_values,
+    array=st.sampled_from(["vectors", "ids"]), key=st.sampled_from(METADATA_KEYS), value=json_values
 )
 def test_zarr_metadata(
     tmp_path_factory: pytest.TempPathFactory, array: str, key: str, value: object

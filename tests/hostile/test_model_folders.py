@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from sidtool.base.checkpoint.encoder_modules import check_encoder
 from sidtool.base.checkpoint.files import check_folder, read_header
+from sidtool.base.checkpoint.guard import check_encoder
 from sidtool.model.adapter import read_lora_config
 from sidtool.model.contract.contract import Contract
 from sidtool.model.contract.folder import read_contract

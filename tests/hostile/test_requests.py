@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.base.option_texts import read_ids
+from sidtool.base.options import read_ids
 from sidtool.cli import inference
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions

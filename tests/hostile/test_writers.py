@@ -16,11 +16,7 @@ import pytest
 from tests.cli.road import tree
 from tests.hostile.crash import Ended, run_forked, start_forked
 from tests.hostile.harness import TOTAL_CASES, count
-from tests.hostile.writing_commands import (
-    Writing,
-    heavy_commands,
-    light_commands,
-)
+from tests.hostile.writing_commands import Writing, heavy_commands, light_commands
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -12,15 +12,7 @@ import pyarrow.parquet as pq
 
 from sidtool.cli.main import app
 from sidtool.tokenizer.bundle import Bundle
-from tests.cli.road import (
-    TINY,
-    catalog,
-    done,
-    foreign_model,
-    interactions,
-    vectors,
-    write_lines,
-)
+from tests.cli.road import TINY, catalog, done, foreign_model, interactions, vectors, write_lines
 from tests.data.split.lines import request_lines
 from tests.encoders import tiny_encoder
 
@@ -212,9 +204,7 @@ def heavy_commands(folder: Path) -> dict[str, Writing]:
             ("rl", folder / "mixed", folder / "train.jsonl", *RL_STEPS), init, resumes=True
         ),
         "embed": Writing(
-            ("embed", folder / "items.parquet", "--encoder", folder / "encoder"),
-            init,
-            resumes=True,
+            ("embed", folder / "items.parquet", "--encoder", folder / "encoder"), init, resumes=True
         ),
         "encode": Writing(
             ("encode", folder / "texts.zarr", "--items", folder / "items.parquet"),

@@ -5,12 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sidtool.base.errors import (
-    CompatibilityError,
-    DataError,
-    RefusedError,
-    UsageError,
-)
+from sidtool.base.errors import CompatibilityError, DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example

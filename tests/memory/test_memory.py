@@ -14,7 +14,7 @@ from sidtool.memory.memory import Memory, verify_memory
 from sidtool.memory.rows import SparseRows
 from sidtool.memory.similarity import KnnSettings
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle.item_map import StringArray
 from sidtool.tokenizer.bundle.zarr_group import spell_root
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory

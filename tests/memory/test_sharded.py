@@ -36,7 +36,7 @@ def count_groups(histories: list[list[str]], shards: Shards, how: KnnSettings, t
     return len(list(count_blocks(sequences, ITEMS, how.distance, limit=limit)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     users=st.integers(1, 30),
     longest=st.sampled_from([2, 9, 70]),

@@ -27,13 +27,7 @@ from sidtool.model.structure import (
 )
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.model.cases import distinct_codes, make_bundle, make_codebook, save_base
-from tests.models import (
-    ENCODER_DECODERS,
-    SENTENCES,
-    tiny_encoder_decoder,
-    tiny_tokenizer,
-    unsigned,
-)
+from tests.models import ENCODER_DECODERS, SENTENCES, tiny_encoder_decoder, tiny_tokenizer, unsigned
 
 PROMPTS = torch.arange(24).reshape(2, 12) + 5
 ANSWERS = torch.arange(8).reshape(2, 4) + 40

@@ -39,9 +39,7 @@ def poison(
 @pytest.mark.parametrize(
     ("value", "dtype", "position"),
     all_pairs(
-        VALUES,
-        [torch.float32, torch.bfloat16, torch.float16, torch.float64],
-        [0, 7, 4_096, 9_999],
+        VALUES, [torch.float32, torch.bfloat16, torch.float16, torch.float64], [0, 7, 4_096, 9_999]
     ),
 )
 def test_one_value_is_enough(value: float, dtype: torch.dtype, position: int) -> None:

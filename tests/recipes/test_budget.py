@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.recipes.budget import (
-    Speed,
-    Work,
-    choose_within,
-    expected_seconds,
-    read_speed,
-)
-from sidtool.recipes.rules import Choices
+from sidtool.recipes.budget import Speed, Work, choose_within, expected_seconds, read_speed
+from sidtool.recipes.profile import Choices
 
 WORK = Work(
     steps_per_epoch=300,

@@ -43,7 +43,7 @@ def test_files_that_a_build_would_refuse_stop_at_once(tmp_path: Path) -> None:
     write_lines(items, [*lines, lines[0]])
     events = interactions(tmp_path / "events.csv")
     error = refused(3, "fit", items, events, "-o", tmp_path / "out")
-    assert "duplicate_item_id" in error
+    assert "rows that repeat the id of an earlier row: 1" in error
     assert "--fix continues with cleaned copies" in error
     assert not (tmp_path / "out").exists()
 

@@ -192,7 +192,7 @@ def test_files_that_stop_a_build_are_refused_before_anything_runs(
     items = tmp_path / "items.jsonl"
     lines = shop.items.read_text().splitlines()
     items.write_text("\n".join([*lines, lines[0]]) + "\n")
-    with pytest.raises(RefusedError, match="duplicate_item_id") as raised:
+    with pytest.raises(RefusedError, match="repeat the id of an earlier row: 1") as raised:
         fit(items, shop.events, tmp_path / "out", shop.options, run_command=lambda *_: Ran(1))
     assert raised.value.shell_hint is not None
     assert "--fix" in raised.value.shell_hint

@@ -11,11 +11,8 @@ from tests.cli.test_stumbles import HINTS, Shop
 from tests.recipes.conftest import Shop as Fixture
 
 
-@pytest.mark.parametrize(
-    "tables",
-    [garden, *(pytest.param(each, marks=pytest.mark.slow) for each in (parts, library))],
-    ids=lambda tables: tables.__name__,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tables", [garden, parts, library], ids=lambda tables: tables.__name__)
 def test_messy_tables_end_in_a_verdict(tables: Shop, shop: Fixture, tmp_path: Path) -> None:
     items, events = tables(tmp_path)
     recipe = ("--recipe", shop.recipe, "--minutes", 1, "--fix")

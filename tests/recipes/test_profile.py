@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from sidtool.data import CatalogNames, EventNames
+from sidtool.data.prepare import read_tables, report
 from sidtool.recipes import Recipe
-from sidtool.recipes.profile import DataProfile, measure
-from sidtool.recipes.rules import choose, enough_epochs
+from sidtool.recipes.profile import DataProfile, choose, enough_epochs, measure
 
 
 def write(folder: Path) -> DataProfile:
@@ -34,14 +34,16 @@ def write(folder: Path) -> DataProfile:
     events = folder / "events.csv"
     lines = [f"u{n},b{n + step},{step}" for n in range(10) for step in range(3)]
     events.write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
-    return measure(items, events, CatalogNames(), EventNames())[0]
+    catalog, table = read_tables(items, events, CatalogNames(), EventNames())
+    assert table is not None
+    return measure(catalog, table, report(catalog, table))
 
 
 def test_columns_of_text_are_words_that_differ(tmp_path: Path) -> None:
     profile = write(tmp_path)
-    assert profile == DataProfile(20, 30, 10, ("brand", "text", "color"))
+    assert profile == DataProfile(20, 30, 10, ("brand", "text", "color"), longest=3)
     template = "{title}. {brand}. {text}. {color}"
-    assert choose(profile, Recipe.named("default")).text_template == template
+    assert choose(profile, Recipe.named("default"), 10).text_template == template
 
 
 def test_small_data_is_trained_for_more_epochs() -> None:
@@ -55,3 +57,23 @@ def test_small_data_is_trained_for_more_epochs() -> None:
     assert epochs(40, 400, num_train_epochs=390) == 390
     assert epochs(40, 400, token_budget=1000) is None
     assert epochs(40, 400, stages=[{}]) is None
+
+
+def test_a_history_is_as_long_as_the_longest_and_twenty_at_most() -> None:
+    def history(longest: int, recipe: str = "default") -> int | None:
+        profile = DataProfile(100, 1000, 50, (), longest)
+        return choose(profile, Recipe.named(recipe), 10).history
+
+    assert [history(longest) for longest in (1, 6, 20, 21, 500)] == [1, 5, 19, None, None]
+    assert history(15, "minionerec") is None
+
+
+def test_a_model_is_wider_with_a_million_events_and_the_time_for_them() -> None:
+    def setting(events: int, minutes: float, recipe: str = "default") -> str | None:
+        profile = DataProfile(100_000, events, events // 10, (), 100)
+        return choose(profile, Recipe.named(recipe), minutes).model_setting
+
+    assert setting(999_999, 10_000) is None
+    assert setting(1_000_000, 10) is None
+    assert setting(1_000_000, 1000) == "hidden_size=256"
+    assert setting(1_000_000, 1000, "encoder-decoder") is None

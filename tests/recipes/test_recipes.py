@@ -60,6 +60,7 @@ def test_every_command_of_a_recipe_has_its_options(name: str, shop: Shop, tmp_pa
     assert has_memory == Recipe.named(name).has("memory")
 
 
+@pytest.mark.slow
 def test_tiger_has_its_codebook_its_model_and_its_users(shop: Shop, tmp_path: Path) -> None:
     changes = {
         "codebook": {"levels": "4x4x4", "set": ["epochs=2"]},

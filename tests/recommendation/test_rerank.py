@@ -141,7 +141,7 @@ def case(seed: int) -> tuple[Reranking, Memory, list[Prior], list[ItemRows], lis
 
 
 def test_features_and_order_are_those_of_the_reference() -> None:
-    for seed in range(100):  # 1000 requests
+    for seed in range(25):  # 250 requests
         reranking, memory, priors, histories, ranked = case(seed)
         fitted = reranking.reranker
         reordered = reranking.reorder(ranked, priors, histories, 100)
@@ -174,7 +174,7 @@ def test_features_and_order_are_those_of_the_reference() -> None:
 
 
 def test_a_re_ranker_that_adds_nothing_keeps_the_order_of_the_mixture() -> None:
-    for seed in range(40):
+    for seed in range(10):
         reranking, memory, priors, histories, ranked = case(seed)
         nothing = replace(reranking, reranker=random_reranker(memory.manifest, strength=0))
         for before, after in zip(

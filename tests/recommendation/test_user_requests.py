@@ -59,10 +59,7 @@ def test_results_are_a_table(tmp_path: Path) -> None:
     answer = {"user": "u", "items": ["a"], "scores": [-0.5], "sids": ["<s_a_1>"], "titles": ["A"]}
     counts = {"unknown": 0, "unknown_allowed": 0, "unknown_denied": 0, "missing": 1}
     explanations = [{"memory_share": 0.5, "because_of": {"b": 1.0}}]
-    lines = [
-        {**answer, **counts, "explanations": explanations},
-        {"line": 2, "error": "it is bad"},
-    ]
+    lines = [{**answer, **counts, "explanations": explanations}, {"line": 2, "error": "it is bad"}]
     write_result_table(write_lines(tmp_path / "x.jsonl", lines), tmp_path / "x.parquet")
     first, second = pq.read_table(tmp_path / "x.parquet").to_pylist()
     assert {name: first[name] for name in answer | counts} == answer | counts

@@ -38,7 +38,7 @@ from sidtool.registry.records import (
 from sidtool.registry.references import find_version, open_bundle, resolve, split_reference
 from sidtool.registry.version_log import published_names
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.bundle.zarr_group import ROOT, read_manifest, spell_root
+from sidtool.tokenizer.bundle.zarr_group import ROOT, spell_root
 from tests.bundles import small_bundle
 from tests.registry.conftest import in_every_store
 from tests.s3 import BUCKET, Wire
@@ -409,7 +409,7 @@ def test_a_damaged_bundle_is_not_pushed(shop: str, first: Path) -> None:
 def test_a_manifest_cannot_write_outside_of_the_output(first: Path, tmp_path: Path) -> None:
     shop = str(tmp_path / "shop")
     pushed = push(str(first), shop)
-    manifest = read_manifest(Storage(pushed.url))
+    manifest = Bundle.open(pushed.url).manifest
     root = spell_root(manifest.to_json() | {"objects": {"../evil": "0" * 64}})
     Storage(pushed.url).put({ROOT: root})
     record = json.loads((tmp_path / "shop/versions/1.0.json").read_text())

@@ -67,9 +67,9 @@ def damage_weight(monkeypatch: pytest.MonkeyPatch, value: float, *, step: int = 
 @pytest.mark.parametrize(
     ("damage", "value", "stage"),
     [
-        (damage_loss, float("nan"), "full"),
-        (damage_gradient, float("inf"), "embeddings"),
         (damage_weight, float("nan"), "lora"),
+        pytest.param(damage_loss, float("nan"), "full", marks=pytest.mark.slow),
+        pytest.param(damage_gradient, float("inf"), "embeddings", marks=pytest.mark.slow),
         pytest.param(damage_loss, float("inf"), "lora", marks=pytest.mark.slow),
         pytest.param(damage_gradient, float("nan"), "full", marks=pytest.mark.slow),
         pytest.param(damage_weight, float("inf"), "embeddings", marks=pytest.mark.slow),
@@ -111,7 +111,7 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(
     load_model_folder(out)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.slow)])
 def test_a_learning_rate_that_is_too_high_is_named(
     optimizer: Any, tmp_path: Path, models: Make, examples: Make
 ) -> None:

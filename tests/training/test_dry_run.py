@@ -198,7 +198,7 @@ FEW = {"eval_users": 5, "eval_num_beams": 5}
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if place % 5 else ())
+        pytest.param(name, marks=pytest.mark.slow if place % 10 else ())
         for place, name in enumerate(EDITS)
     ],
 )

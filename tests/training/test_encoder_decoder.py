@@ -56,6 +56,7 @@ def test_training_lowers_the_loss_and_validation_finds_the_pattern(
     assert load_model_folder(tmp_path / "tuned").contract == contract
 
 
+@pytest.mark.slow
 def test_parts_of_similar_length_have_the_loss_and_gradient_of_the_batch(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +78,7 @@ def test_parts_of_similar_length_have_the_loss_and_gradient_of_the_batch(
         torch.testing.assert_close(second[name], weight, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_epoch_has_one_prefix_per_sequence_or_all(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
@@ -110,7 +112,10 @@ def test_an_epoch_has_one_prefix_per_sequence_or_all(
 
 @pytest.mark.parametrize(
     "extra",
-    [{"optimizer": "muon", "item_dropout": 0.2}, {"sliding_windows": "all", "reverse_prob": 0.5}],
+    [
+        {"sliding_windows": "all", "reverse_prob": 0.5},
+        pytest.param({"optimizer": "muon", "item_dropout": 0.2}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_ends_like_an_uninterrupted_one(
     tmp_path: Path, models: Make, examples: Make, extra: dict[str, Any]
@@ -145,7 +150,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
 @pytest.mark.parametrize(
     ("architecture", "tied"),
     [
-        pytest.param(name, place % 2 == 0, marks=() if place < 2 else pytest.mark.slow)
+        pytest.param(name, place % 2 == 0, marks=pytest.mark.slow if place else ())
         for place, name in enumerate(ENCODER_DECODERS)
     ],
 )
@@ -164,7 +169,13 @@ def test_adapters_are_those_that_were_trained_and_merge(
     torch.testing.assert_close(logits(tmp_path / "merged"), adapted, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("t5", True), ("t5", False), ("bart", False)])
+@pytest.mark.parametrize(
+    ("architecture", "tied"),
+    [
+        ("bart", False),
+        *(pytest.param("t5", tied, marks=pytest.mark.slow) for tied in (True, False)),
+    ],
+)
 def test_only_the_rows_of_sid_tokens_are_trained(
     architecture: str, tied: bool, tmp_path: Path, models: Make, examples: Make
 ) -> None:
@@ -190,6 +201,7 @@ def _shared(state: dict[str, torch.Tensor]) -> str:
     return next(name for name in state if name.endswith("shared.weight"))
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_teaches_its_kind(tmp_path: Path, models: Make, examples: Make) -> None:
     losses = {}
     for teachers in ((), ("mt5",)):

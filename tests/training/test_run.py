@@ -24,7 +24,6 @@ from sidtool.model.load import load_model_folder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
-from sidtool.training.execution import keep_logs
 from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.watched import ProgressCallback
 from sidtool.training.loss.loss import Loss
@@ -41,6 +40,9 @@ Make = Callable[..., Path]
 FAST = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 OFTEN = {"eval_strategy": "steps", "eval_steps": 32, "save_strategy": "steps", "save_steps": 32}
 SMALL = TrainOptions(eval_users=20, eval_num_beams=10)
+
+
+ONE_OF_EACH = {("llama", True), ("gemma3", False), ("gpt2", True)}
 
 
 def test_training_lowers_the_loss_and_writes_a_complete_model(
@@ -75,8 +77,14 @@ def test_training_lowers_the_loss_and_writes_a_complete_model(
         train(base, made, tmp_path / "tuned")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("architecture", "tied"),
+    [
+        pytest.param(name, tied, marks=() if (name, tied) in ONE_OF_EACH else pytest.mark.slow)
+        for name in ARCHITECTURES
+        for tied in (True, False)
+    ],
+)
 def test_partial_heads_and_packing_are_exact(architecture: str, tied: bool) -> None:
     extra = {"final_logit_softcapping": 5.0} if architecture == "gemma3" else {}
     model = tiny_model(architecture, vocab_size=90, tied=tied, **extra)
@@ -147,11 +155,19 @@ def trainer_of(
 
 @pytest.mark.parametrize(
     ("architecture", "over", "terms"),
-    all_pairs(
-        ["gpt2", "gemma3", "mistral"],
-        ["vocabulary", "sid", "level", "trie"],
-        [(0.0, 0.0), (0.1, 0.4)],
-    ),
+    [
+        ("gpt2", "vocabulary", (0.1, 0.4)),
+        ("gemma3", "level", (0.0, 0.0)),
+        ("mistral", "trie", (0.1, 0.4)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in all_pairs(
+                ["gpt2", "gemma3", "mistral"],
+                ["vocabulary", "sid", "level", "trie"],
+                [(0.0, 0.0), (0.1, 0.4)],
+            )
+        ),
+    ],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_loss_and_gradient_equal_a_direct_computation(
@@ -239,7 +255,9 @@ def test_loss_and_gradient_equal_a_direct_computation(
         )
 
 
-@pytest.mark.parametrize(("batching", "accumulation"), [("packed", 4), ("padded", 1)])
+@pytest.mark.parametrize(
+    ("batching", "accumulation"), [("packed", 4), pytest.param("padded", 1, marks=pytest.mark.slow)]
+)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_weight_of_two_equals_the_example_twice(
     tmp_path: Path, batching: str, accumulation: int
@@ -291,6 +309,7 @@ def test_a_weight_of_two_equals_the_example_twice(
         torch.testing.assert_close(weight, trained[1][name], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_every_task_trains_together(tmp_path: Path, models: Make, examples: Make) -> None:
     made = examples(
         next_item=0.3,
@@ -341,20 +360,6 @@ def test_dropout_needs_layers_of_dropout(tmp_path: Path, models: Make, examples:
             options=TrainOptions(dropout=0.1),
         )
     assert not list(tmp_path.glob("tuned*"))
-
-
-def test_sid_losses_need_examples_with_sid_targets(
-    tmp_path: Path, models: Make, examples: Make
-) -> None:
-    made = examples(
-        next_item=0.3,
-        title_to_sid=1.0,
-        sid_to_title=1.0,
-        history_to_title=0.2,
-        sid_to_description=0.5,
-    )
-    with pytest.raises(UsageError, match="softmax_over=level"):
-        train(models("llama"), made, tmp_path / "tuned", options=TrainOptions(softmax_over="level"))
 
 
 def test_the_contract_records_the_normalization_of_the_loss(
@@ -469,6 +474,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     assert mean == pytest.approx(whole.loss)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_further(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +517,7 @@ def test_a_finished_run_is_not_trained_further(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "there/killed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", pytest.param("gemma3", marks=pytest.mark.slow)])
 def test_bf16_on_a_cpu_applies_to_products_and_not_to_attention(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch, architecture: str
@@ -540,6 +547,7 @@ def test_bf16_on_a_cpu_applies_to_products_and_not_to_attention(
     assert torch.nn.functional.scaled_dot_product_attention is attention
 
 
+@pytest.mark.slow
 def test_every_epoch_is_augmented_differently(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -577,6 +585,7 @@ def test_an_unfinished_run_with_different_settings_is_not_resumed(
     assert (tmp_path / "tuned").is_dir()
 
 
+@pytest.mark.slow
 def test_a_step_may_be_divided_otherwise_when_a_run_resumes(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:
@@ -735,15 +744,7 @@ def test_two_processes_train_like_one(
         torch.testing.assert_close(two[name], weight, atol=tolerance, rtol=10 * tolerance)
 
 
-def test_the_files_of_tensorboard_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "work" / "runs" / "now").mkdir(parents=True)
-    (tmp_path / "work" / "runs" / "now" / "events").write_text("curve")
-    (tmp_path / "model").mkdir()
-    keep_logs(tmp_path / "work", tmp_path / "model")
-    keep_logs(tmp_path / "work", tmp_path / "model")  # there may be none
-    assert (tmp_path / "model" / "runs" / "now" / "events").read_text() == "curve"
-
-
+@pytest.mark.slow
 def test_tensorboard_has_the_curves_of_every_call(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:

@@ -168,11 +168,7 @@ def test_a_tracker_must_exist_and_be_installed(monkeypatch: pytest.MonkeyPatch) 
 def test_weights_that_are_divided_among_processes_are_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run: Any = SimpleNamespace(
-        config_fields={},
-        work=Path("work"),
-        options=TrainOptions(),
-    )
+    run: Any = SimpleNamespace(config_fields={}, work=Path("work"), options=TrainOptions())
 
     def made(**fields: Any) -> Any:
         return made_config(lambda **_: SimpleNamespace(n_gpu=0), run, fields)

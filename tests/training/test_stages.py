@@ -60,6 +60,7 @@ def lora(**more: Any) -> TrainOptions:
     return TrainOptions(stage="lora", lora_r=4, **{**SMALL, **more})
 
 
+@pytest.mark.slow
 def test_merged_adapters_keep_their_memory(
     tmp_path: Path, models: Make, examples: Make, bundle: Bundle, split: Split
 ) -> None:
@@ -84,7 +85,11 @@ def test_merged_adapters_keep_their_memory(
     ("tied", "mix"),
     [
         (True, {"sequence": 1.0}),
-        (False, {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0}),
+        pytest.param(
+            False,
+            {"next_item": 0.3, "title_to_sid": 1.0, "sid_to_title": 1.0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_only_the_new_embedding_rows_are_trained(
@@ -125,9 +130,8 @@ def test_only_the_new_embedding_rows_are_trained(
 @pytest.mark.parametrize(
     ("architecture", "tied"),
     [
-        ("gpt2", True),
         ("qwen3", False),
-        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("llama", "gemma3")),
+        *(pytest.param(name, True, marks=pytest.mark.slow) for name in ("gpt2", "llama", "gemma3")),
     ],
 )
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
@@ -228,10 +232,11 @@ def test_a_killed_stage_has_the_losses_of_an_uninterrupted_one(
 
 def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: Make) -> None:
     base, made = models("llama"), examples(sequence=1.0)
+    fields = {**FAST, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
     stages = [
-        StageSettings(TrainOptions(stage="embeddings", **SMALL), OFTEN),
-        StageSettings(lora(), OFTEN),
-        StageSettings(lora(lora_alpha=8.0), OFTEN),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), fields),
+        StageSettings(lora(), fields),
+        StageSettings(lora(lora_alpha=8.0), fields),
     ]
     message: list[str] = []
 
@@ -273,7 +278,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
     with pytest.raises(UsageError, match="exists already"):
         run("killed")
     other = [
-        StageSettings(TrainOptions(stage="embeddings", **SMALL), {**OFTEN, "seed": 5}),
+        StageSettings(TrainOptions(stage="embeddings", **SMALL), {**fields, "seed": 5}),
         *stages[1:],
     ]
     shutil.rmtree(tmp_path / "killed")
@@ -281,6 +286,7 @@ def test_stages_run_in_order_and_resume(tmp_path: Path, models: Make, examples: 
         train_stages(base, made, tmp_path / "killed", other)
 
 
+@pytest.mark.slow
 def test_only_stages_that_recommend_validate(tmp_path: Path, models: Make, examples: Make) -> None:
     titles, made = examples(title_to_sid=1.0), examples(sequence=1.0)
     stages = [
@@ -342,6 +348,7 @@ def test_an_adapter_requires_its_unchanged_base(
         load_model_folder(tmp_path / "there/out")
 
 
+@pytest.mark.slow
 def test_padding_is_not_counted_as_tokens(tmp_path: Path, models: Make, examples: Make) -> None:
     made = examples(sequence=1.0)
     seen = {}
@@ -381,7 +388,8 @@ def test_a_token_budget_determines_the_number_of_steps(
 
 
 @pytest.mark.parametrize(
-    "stage", ["embeddings", pytest.param("lora", marks=pytest.mark.slow), "full"]
+    "stage",
+    ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in ("embeddings", "lora"))],
 )
 def test_gradient_checkpointing_does_not_change_the_loss(
     tmp_path: Path, models: Make, examples: Make, stage: Any
@@ -401,6 +409,7 @@ def test_gradient_checkpointing_does_not_change_the_loss(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_weights_in_bfloat16_train_beside_new_ones_in_float32(
     tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +427,7 @@ def test_frozen_weights_in_bfloat16_train_beside_new_ones_in_float32(
     assert load_model_folder(out, dtype="bfloat16").model.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_checkpoints_without_validation_select_none(
     tmp_path: Path, models: Make, examples: Make
 ) -> None:

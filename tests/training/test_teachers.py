@@ -83,6 +83,7 @@ def test_distillation_brings_a_model_closer_to_its_teacher(
     assert far[1.0] < far[0.5] < far[None]
 
 
+@pytest.mark.slow
 def test_the_contract_names_its_teachers_and_the_model_needs_none(
     tmp_path: Path, teacher: Path, models: Make, examples: Make
 ) -> None:
@@ -102,6 +103,7 @@ def test_the_contract_names_its_teachers_and_the_model_needs_none(
     assert names == {path.name for path in teacher.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_killed_distillation_resumes_with_the_same_teachers_only(
     tmp_path: Path, teacher: Path, models: Make, examples: Make
 ) -> None:
@@ -179,12 +181,7 @@ def test_examples_are_packed_only_if_the_teachers_support_packing() -> None:
 
 
 def test_a_model_has_learned_what_its_teachers_learned(
-    tmp_path: Path,
-    teacher: Path,
-    models: Make,
-    bundle: Bundle,
-    catalog: Items,
-    split: Split,
+    tmp_path: Path, teacher: Path, models: Make, bundle: Bundle, catalog: Items, split: Split
 ) -> None:
     """The pupil's split lacks a user of the teacher's, so a third one may hold out what only the
     teacher was trained on."""

@@ -65,7 +65,7 @@ def test_the_contract_records_the_tokens_and_every_embedding_has_rows(
     assert torch.equal(own, plain.model.get_input_embeddings().weight[sid_rows])
 
 
-@pytest.mark.parametrize("task", ["sequence", "next_item"])
+@pytest.mark.parametrize("task", ["sequence", pytest.param("next_item", marks=pytest.mark.slow)])
 def test_a_served_prompt_is_that_of_its_training_example(
     task: str, tmp_path: Path, with_users: Path, examples: Make
 ) -> None:
@@ -124,6 +124,7 @@ def test_a_query_has_no_user_token_and_no_example_is_without_a_weight(
     assert has_token == [False, True]
 
 
+@pytest.mark.slow
 def test_recommendations_depend_on_the_user(
     with_users: Path, tmp_path: Path, examples: Make
 ) -> None:
@@ -137,6 +138,7 @@ def test_recommendations_depend_on_the_user(
     assert nobody.scores != one.scores
 
 
+@pytest.mark.slow
 def test_adapters_train_the_rows_of_users_and_merge(
     with_users: Path, tmp_path: Path, examples: Make
 ) -> None:
@@ -153,6 +155,7 @@ def test_adapters_train_the_rows_of_users_and_merge(
     assert torch.equal(before[:first], after[:first])
 
 
+@pytest.mark.slow
 def test_groups_begin_with_the_token_of_their_user(
     with_users: Path, tmp_path: Path, examples: Make
 ) -> None:
@@ -179,6 +182,7 @@ def test_groups_begin_with_the_token_of_their_user(
     assert load_model_folder(tmp_path / "out").contract.user_tokens == 50
 
 
+@pytest.mark.slow
 def test_lists_are_validated_behind_the_token_of_their_user(
     tmp_path: Path, models: Make, bundle: Bundle, examples: Make, split: Split
 ) -> None:

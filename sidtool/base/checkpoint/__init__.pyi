@@ -1,5 +1,3 @@
-from .encoder_modules import check_encoder as check_encoder
-from .encoder_modules import module_folders as module_folders
 from .files import ADAPTER as ADAPTER
 from .files import CONFIG as CONFIG
 from .files import EMBEDDED as EMBEDDED
@@ -17,14 +15,14 @@ from .files import read_object as read_object
 from .files import settings_digests as settings_digests
 from .files import weight_digests as weight_digests
 from .guard import check_config as check_config
+from .guard import check_encoder as check_encoder
 from .guard import check_settings as check_settings
-from .guard import first_line as first_line
 from .guard import loading as loading
+from .guard import module_folders as module_folders
 from .hub import DEFAULT_ACCESS as DEFAULT_ACCESS
 from .hub import HUB_PREFIX as HUB_PREFIX
 from .hub import HubAccess as HubAccess
 from .hub import HubCommit as HubCommit
-from .hub import HubPush as HubPush
 from .hub import cached as cached
 from .hub import download as download
 from .hub import download_model as download_model

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from sidtool.base.digests import file_digest
 from sidtool.base.documents import parse_json
-from sidtool.base.errors import DataError, RefusedError
+from sidtool.base.errors import DataError, RefusedError, first_line
 
 TRUST = "--trust-remote-code allows it; the checkpoint can then run any code on this machine"
 
@@ -58,11 +58,9 @@ def check_folder(
     folder: Path, parts: Sequence[str] = ("",), *, trust_remote_code: bool = False
 ) -> StoredWeights:
     """Check the files directly in a model folder, or in these parts of it; returns what their
-    weight files have.
-
-    Raises DataError for a file that is not regular or leads outside, or for damaged weights,
-    RefusedError for weights that are only pickled. With `trust_remote_code` only what would block
-    a reader is refused."""
+    weight files have. Raises DataError for a file that is not regular or leads outside, or for
+    damaged weights, RefusedError for weights that are only pickled. With `trust_remote_code` only
+    what would block a reader is refused."""
     stored = StoredWeights()
     for part in dict.fromkeys((*parts, *_nested_templates(folder, parts))):
         for path in _files(folder / part):
@@ -83,7 +81,13 @@ def check_file(path: Path, folder: Path, *, trust_remote_code: bool = False) -> 
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     if not stat.S_ISREG(mode):
         raise DataError(f"{path} is not a regular file")
-    if trust_remote_code or any(target.is_relative_to(root) for root in _roots(folder)):
+    resolved = folder.resolve()
+    roots = [resolved]  # links may also lead to the blobs of the hub's cache
+    for snapshots in (resolved.parent, resolved.parent.parent):  # of a folder of a repository
+        if snapshots.name == "snapshots":
+            roots.append(snapshots.parent / "blobs")
+            break
+    if trust_remote_code or any(target.is_relative_to(root) for root in roots):
         return
     raise RefusedError(f"{path} is a link to {target}, outside of the model's folder", hint=TRUST)
 
@@ -97,7 +101,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {_first_line(error)}") from error
+        raise DataError(f"{path} is not valid JSON: {first_line(error)}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -139,9 +143,13 @@ def read_header(path: Path) -> StoredWeights:
     """Check the header of a safetensors file against its size: known types, and tensors that fill
     the data without gap or overlap. Raises DataError."""
     try:
-        return _read_header(path)
+        with path.open("rb") as stream:
+            _, entries = read_entries(stream)
+        floats = all(entry["dtype"][0] in "FB" for entry in entries.values())
+        n_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        return StoredWeights(len(entries), n_bytes if floats else 8 * n_bytes)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} does not load: {_first_line(error)}") from error
+        raise DataError(f"{path} does not load: {first_line(error)}") from error
 
 
 def read_gguf_size(path: Path) -> StoredWeights:
@@ -171,15 +179,6 @@ def _nested_templates(folder: Path, parts: Sequence[str]) -> Iterator[str]:
             yield name
 
 
-def _roots(folder: Path) -> list[Path]:
-    """Folders that links may lead to: the model's, and the blobs of the hub's cache."""
-    resolved = folder.resolve()
-    for snapshots in (resolved.parent, resolved.parent.parent):  # of a folder of a repository
-        if snapshots.name == "snapshots":
-            return [resolved, snapshots.parent / "blobs"]
-    return [resolved]
-
-
 def _check_weights(folder: Path) -> StoredWeights:
     names = {path.name for path in _files(folder)}
     shards = _shards(folder / INDEX) if INDEX in names else ()
@@ -201,7 +200,7 @@ def _check_token_ids(path: Path) -> None:
     try:
         value = parse_json(content)
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON: {_first_line(error)}") from error
+        raise DataError(f"{path} is not valid JSON: {first_line(error)}") from error
     value = value if isinstance(value, dict) else {}
     model = value.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -228,14 +227,6 @@ def _shards(index: Path) -> list[str]:
             raise DataError(f"{index} reads {tensor} from {name!r}, which does not exist")
         names.add(name)
     return sorted(names)
-
-
-def _read_header(path: Path) -> StoredWeights:
-    with path.open("rb") as stream:
-        _, entries = read_entries(stream)
-    floats = all(entry["dtype"][0] in "FB" for entry in entries.values())
-    n_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    return StoredWeights(len(entries), n_bytes if floats else 8 * n_bytes)
 
 
 def read_entries(stream: BinaryIO) -> tuple[bytes, dict[str, dict[str, Any]]]:
@@ -275,7 +266,3 @@ def _span(name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     if type(start) is not int or type(stop) is not int or (stop - start) * 8 != n_bits:
         raise ValueError(f"{name!r} has {n_bits // 8} bytes at {entry['data_offsets']}")
     return start, stop, name
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

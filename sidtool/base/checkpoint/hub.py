@@ -5,13 +5,12 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.artifact import MARKERS
-from sidtool.base.errors import DataError, RefusedError, UsageError
+from sidtool.base.errors import DataError, RefusedError, UsageError, first_line
 from sidtool.base.extras import require
 
 HUB_PREFIX = "hf://"
@@ -37,10 +36,6 @@ class HubAccess:
     token: str | bool | None = None
     cache_dir: str | Path | None = None
     local_files_only: bool = False
-
-    def at(self, revision: str) -> "HubAccess":
-        """The same access to another revision."""
-        return replace(self, revision=revision)
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,6 @@ def download(
     trust_remote_code: bool = False,
 ) -> Path:
     """Download a repository into the hub's cache; returns its folder, whose name is the commit.
-
     `allow` and `ignore` are patterns of file names. Code and pickled weights are fetched only with
     `trust_remote_code`. Raises UsageError for a malformed URL, DataError if the hub does not give
     the repository."""
@@ -145,21 +139,16 @@ def only_folder(source: Path | str, kind: str, folders: Sequence[str]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class HubPush:
-    """How files are pushed, by the names of huggingface_hub."""
-
-    revision: str | None = None
-    """a branch, which is created if there is none; the main branch if none is given"""
-    token: str | bool | None = None
-    private: bool | None = None
-    commit_message: str = "Push with sidtool"
-    tag: str | None = None
-    """a tag that is moved to the commit"""
-
-
 def upload(
-    url: str, files: Mapping[str, Path | bytes], replaced: Sequence[str], push: HubPush
+    url: str,
+    files: Mapping[str, Path | bytes],
+    replaced: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    commit_message: str = "Push with sidtool",
+    tag: str | None = None,
 ) -> HubCommit:
     """Write the files of an artifact to a repository, `hf://ORG/NAME` or `hf://ORG/NAME@BRANCH`, in
     one commit, so that they appear at once.
@@ -169,12 +158,13 @@ def upload(
     UsageError for a malformed URL, DataError if the hub refuses."""
     require("hub")
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
 
-    repository, branch = _parse(url, push.revision)
-    api = HfApi(token=push.token)
+    repository, branch = _parse(url, revision)
+    api = HfApi(token=token)
     settings = _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
     with _data_errors(url, "cannot be pushed to"), settings, _progress_bars_on_terminals():
-        api.create_repo(repository, private=push.private, exist_ok=True)
+        api.create_repo(repository, private=private, exist_ok=True)
         if branch is not None:
             api.create_branch(repository, branch=branch, exist_ok=True)
         info = api.model_info(repository, revision=branch)
@@ -184,24 +174,26 @@ def upload(
                 raise RefusedError(
                     f"{url} is {other}: it has {name}", hint="push to another repository"
                 )
-        stale = [name for name in sorted(stored - files.keys()) if _matches(name, replaced)]
+        stale = [
+            name
+            for name in sorted(stored - files.keys())
+            if any(fnmatchcase(name.partition("/")[0], pattern) for pattern in replaced)
+        ]
         added = [CommitOperationAdd(name, source) for name, source in files.items()]
         removed = [CommitOperationDelete(name) for name in stale]
         commit = api.create_commit(
             repository,
             [*added, *removed],
-            commit_message=push.commit_message,
+            commit_message=commit_message,
             revision=branch,
             parent_commit=info.sha,
         )
-        if push.tag is not None:
-            _move_tag(api, repository, push.tag, commit.oid)
+        if tag is not None:
+            with suppress(RevisionNotFoundError):  # the hub moves no tag
+                api.delete_tag(repository, tag=tag)
+            api.create_tag(repository, tag=tag, revision=commit.oid)
     url = f"{HUB_PREFIX}{repository}@{commit.oid}"
     return HubCommit(url, str(commit.oid), commit.oid != info.sha, len(files))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name.partition("/")[0], pattern) for pattern in patterns)
 
 
 @contextmanager
@@ -260,7 +252,7 @@ def _data_errors(url: str, problem: str, hint: str | None = None) -> Iterator[No
     try:
         yield
     except (OSError, ValueError) as error:  # the base classes of the hub client's errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise DataError(f"{url!r} {problem} ({reason})", hint=hint) from error
 
 
@@ -287,12 +279,3 @@ def _snapshot(
             local_files_only=local,
         )
     return Path(folder)
-
-
-def _move_tag(api: Any, repository: str, tag: str, commit: str) -> None:
-    """Point a tag at a commit. The hub moves no tag, so an existing one is removed first."""
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    with suppress(RevisionNotFoundError):
-        api.delete_tag(repository, tag=tag)
-    api.create_tag(repository, tag=tag, revision=commit)

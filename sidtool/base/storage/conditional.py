@@ -2,8 +2,7 @@
 
 A local folder uses a lock, S3 conditional puts (If-None-Match, If-Match); other stores are compared
 before and after the write, which leaves a short window for a race, except on memory://, which
-`Storage` locks.
-"""
+`Storage` locks."""
 
 import os
 from dataclasses import dataclass
@@ -28,11 +27,8 @@ class Snapshot:
 
 
 def take_snapshot(filesystem: Any, path: str, limit: int | None = None) -> Snapshot | None:
-    """Read an object and its ETag; None if it does not exist.
-
-    Raises IntegrityError if it has more than `limit` bytes or is not a regular file: reading a pipe
-    or a device may never end.
-    """
+    """Read an object and its ETag; None if it does not exist. Raises IntegrityError if it has more
+    than `limit` bytes or is not a regular file: reading a pipe or a device may never end."""
     try:
         # the ETag first: if the object changes in between, a write under this ETag fails
         info = filesystem.info(path)
@@ -56,16 +52,6 @@ def write_if_unchanged(filesystem: Any, path: str, before: Snapshot | None, data
         return _write_local(Path(path), before, data)
     if "s3" in names:
         return _write_s3(filesystem, path, before, data)
-    return _compare_and_write(filesystem, path, before, data)
-
-
-def protocols(filesystem: Any) -> tuple[str, ...]:
-    """The URL protocols of a file system."""
-    names = filesystem.protocol
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _compare_and_write(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:
     current = take_snapshot(filesystem, path)
     if (current and current.data) != (before and before.data):
         return False
@@ -79,11 +65,19 @@ def _compare_and_write(filesystem: Any, path: str, before: Snapshot | None, data
     return after is not None and after.data == data
 
 
+def protocols(filesystem: Any) -> tuple[str, ...]:
+    """The URL protocols of a file system."""
+    names = filesystem.protocol
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(LOCK), "ab", opener=_open_no_link) as lock:
+    # no link, which could lead outside of the folder, and no pipe
+    safe = os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(path.with_name(LOCK), "ab", opener=lambda p, flags: os.open(p, flags | safe)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
         current = path.read_bytes() if path.is_file() else None
         if current != (before and before.data):
@@ -96,11 +90,6 @@ def _write_local(path: Path, before: Snapshot | None, data: bytes) -> bool:
             os.fsync(stream.fileno())
         partial.replace(path)
     return True
-
-
-def _open_no_link(path: str, flags: int) -> int:
-    """Open a file, but no link, which could lead outside of the folder, and no pipe."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _write_s3(filesystem: Any, path: str, before: Snapshot | None, data: bytes) -> bool:

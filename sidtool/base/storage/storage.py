@@ -1,8 +1,7 @@
 """Named byte objects in a folder or in a stored zip, on disk or at any fsspec URL.
 
 Objects are read whole or by byte range; of a zip, only its directory and the ranges are fetched.
-docs/registry.md lists what each kind of store guarantees for conditional writes.
-"""
+docs/registry.md lists what each kind of store guarantees for conditional writes."""
 
 import stat
 import threading
@@ -43,8 +42,7 @@ class Storage:
     """The objects at a path or URL. Nothing is read or written before a method is called.
 
     Methods raise DataError if the store fails. The constructor raises UsageError if the URL's
-    protocol is unknown or its client is not installed.
-    """
+    protocol is unknown or its client is not installed."""
 
     def __init__(self, location: str | Path) -> None:
         self.location = str(location).rstrip("/") or str(location)
@@ -130,10 +128,8 @@ class Storage:
             yield from self.read_many(names[start : start + BATCH]).items()
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
-        """The bytes of each range, fetched concurrently.
-
-        Raises FileNotFoundError if an object does not exist.
-        """
+        """The bytes of each range, fetched concurrently. Raises FileNotFoundError if an object does
+        not exist."""
         located = [self._locate(*each) for each in ranges]
         # stores refuse empty ranges
         requests = [each for each in located if each[1] is None or each[1] != each[2]]
@@ -151,10 +147,8 @@ class Storage:
             yield self.read_ranges([(name, start, min(start + PIECE_BYTES, size))])[0]
 
     def snapshot(self, name: str, limit: int | None = None) -> Snapshot | None:
-        """An object as it is now, for a later `put_if_unchanged`; None if it does not exist.
-
-        Raises IntegrityError if it has more than `limit` bytes.
-        """
+        """An object as it is now, for a later `put_if_unchanged`; None if it does not exist. Raises
+        IntegrityError if it has more than `limit` bytes."""
         with self._store_errors("read"):
             return take_snapshot(self._filesystem, self._path(name), limit)
 
@@ -190,10 +184,8 @@ class Storage:
                     stream.write(piece)
 
     def put_if_unchanged(self, name: str, before: Snapshot | None, data: bytes) -> bool:
-        """Write an object only if it is still as in `before` (None: it does not exist yet).
-
-        Returns whether it was written.
-        """
+        """Write an object only if it is still as in `before` (None: it does not exist yet). Returns
+        whether it was written."""
         with self._store_errors("written"):
             return write_if_unchanged(self._filesystem, self._path(name), before, data)
 
@@ -210,9 +202,7 @@ class Storage:
         return self._root, first + (start or 0), end if stop is None else min(first + stop, end)
 
     def _fetch(self, requests: Sequence[Range]) -> list[bytes]:
-        if not requests:
-            return []
-        if self._is_local:
+        if self._is_local or not requests:
             return [read_range(*request) for request in requests]
         paths, starts, stops = (list(column) for column in zip(*requests, strict=True))
         # cat_ranges, because `cat` reads a path as a pattern
@@ -289,11 +279,9 @@ SPARSE_RATIO = 20
 
 
 def check_file(path: str) -> int:
-    """The size of a regular file, or of one that a link leads to.
-
-    Raises IntegrityError for anything else, which could have no end (a device) or make the reader
-    wait (a FIFO), and for a sparse file, which takes more memory than it takes on the disk.
-    """
+    """The size of a regular file, or of one that a link leads to. Raises IntegrityError for
+    anything else, which could have no end (a device) or make the reader wait (a FIFO), and for a
+    sparse file, which takes more memory than it takes on the disk."""
     info = Path(path).stat()
     if not stat.S_ISREG(info.st_mode):
         raise IntegrityError(f"{path} is not a regular file")

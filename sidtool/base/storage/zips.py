@@ -24,9 +24,7 @@ def is_zip(location: str) -> bool:
 
 def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
     """The byte range of each object in a zip that `write_zip` wrote, from its directory alone.
-
-    Raises ValueError if the zip has another layout, and what zipfile raises if it is damaged.
-    """
+    Raises ValueError if the zip has another layout, and what zipfile raises if it is damaged."""
     archive = zipfile.ZipFile(BoundedReader(stream))
     entries = archive.infolist()
     starts = [
@@ -47,8 +45,7 @@ def zip_directory(stream: IO[bytes]) -> dict[str, Span]:
 
 
 class BoundedReader:
-    """A file of which no part of MAX_BYTES is read: zipfile reads the directory
-    in one part."""
+    """A file of which no part of MAX_BYTES is read: zipfile reads the directory in one part."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +19,8 @@ from sidtool.cli.reports.blocks import (
     facts_table,
     thinned,
 )
-from sidtool.cli.reports.codebook_tree import LEAF, WIDTHS, CodebookTree
-from sidtool.cli.reports.comparable import PUBLIC, Comparable, answers, comparison
-from sidtool.cli.reports.item_plane import item_plane
-from sidtool.cli.reports.neighbors import neighbor_blocks
+from sidtool.cli.reports.bundle_parts import LEAF, WIDTHS, CodebookTree, item_plane, neighbor_blocks
+from sidtool.cli.reports.comparable import Comparable, answers, comparison, public_codebooks
 from sidtool.data.split import UserSequence
 from sidtool.tokenizer import (
     Behavior,
@@ -71,7 +68,7 @@ def bundle_page(
     facts = {name: _facts(bundle, figures[name]) for name, bundle in bundles.items()}
     judgements = [Listing(f"Codes of {name}", answers(each)) for name, each in figures.items()]
     of_bundles = [Comparable.of(name, each) for name, each in figures.items()]
-    beside = comparison([*of_bundles, *PUBLIC])
+    beside = comparison([*of_bundles, *public_codebooks()])
     sections = [
         Section("What is good and what is not", (*judgements, beside, Text(USUAL))),
         Section("Overview", (facts_table("What the bundle is", facts),)),
@@ -168,7 +165,11 @@ def _levels(bundle: Bundle, codes: Codes, figures: BundleFigures, of: str) -> It
     if figures.levels[0].alignment is not None:
         yield from _events(figures, of)
     levels = zip(codes.T, bundle.space.sizes, strict=True)
-    curves = [_use_curve(column, size) for column, size in levels]
+    curves = []
+    for column, size in levels:
+        counts = np.sort(np.bincount(column, minlength=size))[::-1]
+        points = tuple((float(rank), float(count)) for rank, count in enumerate(counts.tolist(), 1))
+        curves.append(thinned(points, CURVE))
     yield LineChart(
         f"Items per code{of}, codes in order of use",
         "rank of the code",
@@ -218,13 +219,6 @@ def _level_row(prefixes: Codes, level: LevelFigures) -> tuple[object, ...]:
         *(use.size, use.utilization, use.perplexity, use.gini),
         *(distinct, counts.items, counts.largest, level.neighbors, level.purity),
     )
-
-
-def _use_curve(column: Any, size: int) -> tuple[tuple[float, float], ...]:
-    """Rank of each code from 1, and its number of items, most first; at most CURVE points."""
-    counts = np.sort(np.bincount(column, minlength=size))[::-1]
-    points = tuple((float(rank), float(count)) for rank, count in enumerate(counts.tolist(), 1))
-    return thinned(points, CURVE)
 
 
 def _by_depth(shares: Sequence[float]) -> tuple[tuple[float, float], ...]:

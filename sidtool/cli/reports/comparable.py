@@ -5,14 +5,18 @@ model needs: over published codebooks, balance barely predicts how well a model 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from statistics import median
 
+from sidtool.base.documents import parse_json
+from sidtool.base.records import JsonRecord
 from sidtool.cli.reports.blocks import Table
 from sidtool.tokenizer import BundleFigures
 
 
 @dataclass(frozen=True)
-class Comparable:
+class Comparable(JsonRecord):
     """The figures of one codebook."""
 
     catalog: str
@@ -41,63 +45,11 @@ class Comparable:
         )
 
 
-PUBLIC = (
-    Comparable(
-        "Amazon Beauty",
-        "CollisionGenRec, RQ-VAE",
-        12101,
-        (256, 256, 256, 256),
-        0.0852,
-        (0.5117, 1.0, 1.0, 1.0),
-        (0.4174, 0.9258, 0.9032, 0.8735),
-    ),
-    Comparable(
-        "Amazon Beauty",
-        "CollisionGenRec, residual k-means",
-        12101,
-        (256, 256, 256, 256),
-        0.2158,
-        (1.0, 1.0, 1.0, 1.0),
-        (0.7578, 0.3507, 0.2827, 0.1881),
-    ),
-    Comparable(
-        "Amazon Industrial",
-        "MiniOneRec, RQ-VAE",
-        3686,
-        (256, 256, 256),
-        0.0084,
-        (0.1875, 1.0, 1.0),
-        (0.1591, 0.944, 0.8814),
-    ),
-    Comparable(
-        "Amazon Beauty",
-        "sidtool, lexical",
-        12101,
-        (256, 256, 256),
-        0.0,
-        (1.0, 1.0, 1.0),
-        (0.8957, 0.8199, 0.7392),
-    ),
-    Comparable(
-        "Amazon Sports",
-        "sidtool, lexical",
-        18357,
-        (256, 256, 256),
-        0.0,
-        (1.0, 1.0, 1.0),
-        (0.8792, 0.7727, 0.7046),
-    ),
-    Comparable(
-        "Amazon Industrial",
-        "sidtool, lexical",
-        3686,
-        (256, 256, 256),
-        0.0,
-        (1.0, 1.0, 1.0),
-        (0.9044, 0.6737, 0.6093),
-    ),
-)
-"""benchmarks/results/comparable.json."""
+@cache
+def public_codebooks() -> tuple[Comparable, ...]:
+    """Those of public catalogs: the rows of benchmarks/results/comparable.json."""
+    rows = parse_json(Path(__file__).with_name("comparable.json").read_bytes())
+    return tuple(Comparable.from_json(row) for row in rows)
 
 
 def answers(figures: BundleFigures) -> tuple[str, ...]:
@@ -109,7 +61,7 @@ def answers(figures: BundleFigures) -> tuple[str, ...]:
     if not codebook.sharing:
         good.append("Good: every item has a SID of its own.")
     else:
-        highest = max(each.sharing for each in PUBLIC)
+        highest = max(each.sharing for each in public_codebooks())
         text = (
             f"{codebook.sharing:.1%} of the items share their SID with another one, which the "
             f"model cannot tell from it; in public catalogs up to {highest:.1%} do."
@@ -122,7 +74,7 @@ def answers(figures: BundleFigures) -> tuple[str, ...]:
         if level.use.is_collapsed(figures.items):
             bad.append(f"{text}: it is collapsed, a few codes have nearly all items.")
             continue
-        others = [each.even[number] for each in PUBLIC if len(each.even) > number]
+        others = [each.even[number] for each in public_codebooks() if len(each.even) > number]
         if not others:
             continue
         beside = f"public catalogs have {min(others):.0%} to {max(others):.0%}"

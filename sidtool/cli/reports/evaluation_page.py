@@ -1,4 +1,5 @@
-"""The page of one evaluation, or of several side by side."""
+"""The page of one evaluation, or of several side by side: metrics, and what a few users did, were
+recommended and did next."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.cli.reports.blocks import (
     Block,
+    Details,
     Estimate,
     IntervalChart,
     LineChart,
     Listing,
+    Mark,
     Page,
     Point,
     Section,
@@ -20,9 +23,9 @@ from sidtool.cli.reports.blocks import (
     Table,
     Text,
     facts_table,
+    named,
 )
-from sidtool.cli.reports.sample_users import Titles, sample_blocks
-from sidtool.evaluation import KINDS, SLICES, Interval, Metrics, StoredEvaluation, verdict
+from sidtool.evaluation import KINDS, SLICES, Interval, Metrics, Sample, StoredEvaluation, verdict
 from sidtool.tokenizer.bundle import flat_record
 
 NEAR = 10
@@ -31,6 +34,13 @@ SPELLED = {"hr": "Hit rate", "ndcg": "NDCG", "mrr": "MRR"}
 
 Evaluations = Mapping[str, StoredEvaluation]
 """Evaluation by name."""
+MODEL = "model"
+"""The name of the evaluated model among the systems of its evaluation."""
+
+Titles = Mapping[str, str]
+"""Item id -> title."""
+Lists = Mapping[str, tuple[str, ...]]
+"""System -> its first recommendations, best first."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,12 @@ def evaluation_page(evaluations: Evaluations, titles: Titles | None = None) -> P
     samples = tuple(sample_blocks(evaluations, titles))
     if samples:
         sections.append(Section("Users and their recommendations", samples))
-    sections.append(Section("What was evaluated", (_settings(evaluations),)))
+    facts = {
+        name: {"examples": evaluation.n, **evaluation.counts, **flat_record(evaluation.settings)}
+        for name, evaluation in evaluations.items()
+    }
+    table = facts_table("Counts, settings and digests", facts)
+    sections.append(Section("What was evaluated", (table,)))
     names = ", ".join(evaluations)
     summary = (
         f"{first.n:,} held-out examples over the full catalog; intervals are 95% by bootstrap."
@@ -129,15 +144,6 @@ def _verdicts(evaluations: Evaluations) -> Iterator[Block]:
         yield Text(
             "The evaluations have different examples or cut-offs: their numbers do not compare."
         )
-
-
-def _settings(evaluations: Evaluations) -> Table:
-    """What the figures depend on: counts, settings and digests."""
-    facts = {
-        name: {"examples": evaluation.n, **evaluation.counts, **flat_record(evaluation.settings)}
-        for name, evaluation in evaluations.items()
-    }
-    return facts_table("Counts, settings and digests", facts)
 
 
 def _systems(evaluations: Evaluations) -> dict[str, System]:
@@ -167,7 +173,9 @@ def _metrics(
         )
         yield IntervalChart(f"{SPELLED[kind]} at {nearest}", metric, estimates)
     for kind in KINDS:
-        yield _curves(kind, systems)
+        lines = {name: _points(kind, system.metrics) for name, system in systems.items()}
+        series = tuple(Series(name, points) for name, points in lines.items())
+        yield LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], series)
     names = dict.fromkeys(name for system in systems.values() for name in system.metrics)
     rows = tuple(
         (name, *(system.spelled(name) for system in systems.values()))
@@ -178,11 +186,6 @@ def _metrics(
     for name, evaluation in evaluations.items():
         if evaluation.differences:
             yield _differences(name, evaluation, nearest)
-
-
-def _curves(kind: str, systems: Mapping[str, System]) -> LineChart:
-    series = tuple(Series(name, _points(kind, system.metrics)) for name, system in systems.items())
-    return LineChart(f"{SPELLED[kind]} by cut-off", "cut-off", SPELLED[kind], series)
 
 
 def _points(kind: str, metrics: Metrics) -> tuple[Point, ...]:
@@ -256,3 +259,73 @@ def _coverage(evaluations: Evaluations) -> Table:
     )
     columns = ("system", "share of items in a first ten", "effective items")
     return Table("Items that are recommended", columns, rows)
+
+
+def sample_blocks(
+    evaluations: Mapping[str, StoredEvaluation], titles: Titles | None = None
+) -> Iterator[Block]:
+    """The samples of evaluations by name, one part to open per user; nothing without any.
+
+    A sample that several evaluations have is shown once, with the recommendations of each.
+    `titles` come before those of the evaluations."""
+    merged: dict[tuple[str, str, int, tuple[str, ...]], dict[str, Sample]] = {}
+    of_items: dict[str, str] = {}
+    for name, evaluation in evaluations.items():
+        of_items |= evaluation.titles
+        for sample in evaluation.samples:
+            key = (sample.user, sample.target, sample.earlier, sample.history)
+            merged.setdefault(key, {})[name] = sample
+    of_items |= titles or {}
+    if not merged:
+        return
+    n_examples = next(iter(evaluations.values())).n
+    yield Text(
+        f"{len(merged):,} of {n_examples:,} examples, evenly spread and not chosen by result. Open "
+        "one to see the history of the user and what each system recommends; the item that "
+        "followed is marked."
+    )
+    for by_name in merged.values():
+        sample = next(iter(by_name.values()))
+        lists = _lists(by_name)
+        ranks = [f"{system}: {_rank(items, sample.target)}" for system, items in lists.items()]
+        target = named(sample.target, of_items.get(sample.target, ""))
+        summary = f"User {sample.user}, then {target} ({', '.join(ranks)})"
+        blocks = (_history(sample, of_items), _recommendations(sample, lists, of_items))
+        yield Details(summary, blocks)
+
+
+def _lists(by_name: Mapping[str, Sample]) -> dict[str, tuple[str, ...]]:
+    """The recommendations by system: models by the names of their evaluations, other systems once
+    where they agree."""
+    lists = {name: sample.recommended.get(MODEL, ()) for name, sample in by_name.items()}
+    for name, sample in by_name.items():
+        for system, items in sample.recommended.items():
+            if system == MODEL or lists.get(system) == items:
+                continue
+            lists[f"{system} ({name})" if system in lists else system] = items
+    return lists
+
+
+def _rank(items: tuple[str, ...], target: str) -> str:
+    return str(items.index(target) + 1) if target in items else "–"
+
+
+def _history(sample: Sample, titles: Titles) -> Listing:
+    caption = f"History of user {sample.user}, oldest first"
+    if sample.earlier:
+        caption += f"; {sample.earlier:,} earlier items are left out"
+    return Listing(caption, tuple(named(item, titles.get(item, "")) for item in sample.history))
+
+
+def _recommendations(sample: Sample, lists: Lists, titles: Titles) -> Table:
+    depth = max(map(len, lists.values()), default=0)
+    rows = []
+    for place in range(depth):
+        cells: list[object] = [place + 1]
+        for items in lists.values():
+            item = items[place] if place < len(items) else None
+            text = None if item is None else named(item, titles.get(item, ""))
+            cells.append(Mark(text) if text and item == sample.target else text)
+        rows.append(tuple(cells))
+    caption = f"Recommendations for user {sample.user}"
+    return Table(caption, ("rank", *lists), tuple(rows))

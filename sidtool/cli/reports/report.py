@@ -1,12 +1,14 @@
 """The report of any artifact: which page it gets, and the file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sidtool.base.artifact import describe
 from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
+from sidtool.base.options import option, options_from
 from sidtool.base.output import new_file, refuse_existing
 from sidtool.base.output_name import HTML_FILE
 from sidtool.cli.reports.blocks import Page
@@ -21,96 +23,103 @@ from sidtool.registry import open_bundle, open_parent
 Kind = Literal["bundle", "training output", "evaluation"]
 
 
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a page shows beside the artifact itself."""
+
+    items: str | Path | None = option(None)
+    """Catalog: with the column --field for bundles, with titles for evaluations."""
+    field: str | None = option(None)
+    """Catalog column whose values prefixes are compared by, like brand."""
+    id_column: str | None = option(None)
+    """Catalog column of item ids; guessed by default."""
+    embeddings: str | Path | None = option(None)
+    """Vectors of a bundle's items (.npy with ids, Parquet or Zarr): shows which of an item's
+    neighbors by vector are near by SID, too."""
+    split: str | Path | None = option(None, metavar="SPLIT")
+    """Split folder, or events (split by leave-one-out): shows how a bundle's prefixes agree with
+    its training events."""
+    seed: int = option(0, minimum=0)
+    """Seed of all random numbers."""
+
+    def check(self, kind: Kind, path: str | Path) -> None:
+        """Raise UsageError if a catalog, its column, vectors or events would not be used."""
+        if kind == "training output" and self.items is not None:
+            raise UsageError(f"--items does not apply to a training output like {path}")
+        for name in ("field", "embeddings", "split"):
+            if kind != "bundle" and getattr(self, name) is not None:
+                raise UsageError(f"--{name} applies to bundles, and {path} is the kind: {kind}")
+        if kind == "bundle" and (self.items is None) != (self.field is None):
+            raise UsageError(
+                "--items and --field belong together for a bundle", hint="give both or neither"
+            )
+
+    def catalog(self) -> CatalogFile | None:
+        """The catalog's file."""
+        items = self.items
+        return None if items is None else CatalogFile(Path(items), id_column=self.id_column)
+
+
 def report(
     what: str | Path | Sequence[str | Path],
     out: str | Path,
+    options: ReportOptions | None = None,
     *,
-    items: str | Path | None = None,
-    field: str | None = None,
-    id_column: str | None = None,
-    embeddings: str | Path | None = None,
-    split: str | Path | None = None,
-    seed: int = 0,
     force: bool = False,
+    **given: Any,
 ) -> None:
     """Write the HTML page of a bundle, a model folder that `train` wrote, or the JSON of
     `evaluate --json`; of several of one kind, a page that compares them. A published bundle is
-    compared with the version that it was made from.
+    compared with the version that it was made from. The options may also be given as keywords.
 
-    `items` is a catalog: its titles name the items of an evaluation, and its column `field` is
-    compared with the prefixes of a bundle. `embeddings` is a file of the vectors of a bundle's
-    items, for which of an item's neighbors are near by SID, too; `split` is a split folder or a
-    file of events, whose training events are compared with a bundle's prefixes. The seed draws the
-    items that are shown of a large bundle. Raises UsageError for artifacts of different kinds,
-    DataError for one that cannot be read, MissingPackageError without Jinja2.
+    Raises UsageError for artifacts of different kinds, DataError for one that cannot be read,
+    MissingPackageError without Jinja2.
 
     Examples:
         >>> sidtool.report("shop.zarr", "shop.html")
-        >>> sidtool.report(["shop.zarr", "other.zarr"], "both.html")
+        >>> sidtool.report(["shop.zarr", "other.zarr"], "both.html", seed=1)
     """
+    options = options_from(ReportOptions, options, given)
     paths = [what] if isinstance(what, str | Path) else list(what)
     refuse_existing(Path(out), force, HTML_FILE)
     require("report")
     kind = _common_kind(paths)
-    _check_options(kind, paths[0], items, field, embeddings, split)
+    options.check(kind, paths[0])
     names = _names(paths)
     if kind == "evaluation":
+        file, titles = options.catalog(), None
+        if file is not None:
+            catalog = file.read()
+            titles = dict(zip(catalog.ids, catalog.titles, strict=True))
         evaluations = {name: read_evaluation(Path(path)) for name, path in names.items()}
-        page = evaluation_page(evaluations, None if items is None else _titles(items, id_column))
+        page = evaluation_page(evaluations, titles)
     elif kind == "training output":
         page = training_page({name: read_training(Path(path)) for name, path in names.items()})
     else:
-        page = _bundle_page(names, items, field, id_column, embeddings, split, seed)
+        page = _bundle_page(names, options)
     with new_file(Path(out), force=force) as path:
         path.write_text(render(page), encoding="utf-8")
 
 
-def _titles(items: str | Path, id_column: str | None) -> dict[str, str]:
-    """Item id -> title, of a catalog."""
-    catalog = CatalogFile(Path(items), id_column=id_column).read()
-    return dict(zip(catalog.ids, catalog.titles, strict=True))
-
-
-def _check_options(
-    kind: Kind,
-    path: str | Path,
-    items: str | Path | None,
-    field: str | None,
-    embeddings: str | Path | None,
-    split: str | Path | None,
-) -> None:
-    """Raise UsageError if a catalog, its column, vectors or events would not be used."""
-    if kind == "training output" and items is not None:
-        raise UsageError(f"--items does not apply to a training output like {path}")
-    for option, value in (("--field", field), ("--embeddings", embeddings), ("--split", split)):
-        if kind != "bundle" and value is not None:
-            raise UsageError(f"{option} applies to bundles, and {path} is the kind: {kind}")
-    if kind == "bundle" and (items is None) != (field is None):
-        raise UsageError(
-            "--items and --field belong together for a bundle", hint="give both or neither"
-        )
-
-
-def _bundle_page(
-    names: Mapping[str, str | Path],
-    items: str | Path | None,
-    field: str | None,
-    id_column: str | None,
-    embeddings: str | Path | None,
-    split: str | Path | None,
-    seed: int,
-) -> Page:
+def _bundle_page(names: Mapping[str, str | Path], options: ReportOptions) -> Page:
     bundles = {name: open_bundle(str(path)) for name, path in names.items()}
     values = None
-    if items is not None and field is not None:
-        catalog = CatalogFile(Path(items), id_column=id_column).read(fields=[field])
+    file, field = options.catalog(), options.field or ""
+    if file is not None:
+        catalog = file.read(fields=[field])
         values = dict(zip(catalog.ids, catalog.fields[field], strict=True))
     first = next(iter(names))
     parent = open_parent(names[first], bundles[first])
     columns = bundles[first].manifest.made_from.event_columns
-    users = None if split is None else open_split(split, recorded=columns).train
+    users = None if options.split is None else open_split(options.split, recorded=columns).train
     return bundle_page(
-        bundles, values, field or "", parent=parent, embeddings=embeddings, users=users, seed=seed
+        bundles,
+        values,
+        field,
+        parent=parent,
+        embeddings=options.embeddings,
+        users=users,
+        seed=options.seed,
     )
 
 

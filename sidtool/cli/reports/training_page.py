@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
@@ -67,21 +66,18 @@ def _entries(path: Path) -> tuple[Entry, ...]:
         return ()
     entries = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            entries.append(_entry(line, path, number))
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+        if not isinstance(value, dict) or not is_number(value.get("step")):
+            raise DataError(f"{path}, line {number}: a log line is an object with a step")
+        entries.append({key: float(number) for key, number in value.items() if is_number(number)})
     return tuple(entries)
-
-
-def _entry(line: str, path: Path, number: int) -> Entry:
-    try:
-        value = parse_json(line)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number}: {error}") from error
-    if not isinstance(value, dict) or not is_number(value.get("step")):
-        raise DataError(f"{path}, line {number}: a log line is an object with a step")
-    return {key: float(member) for key, member in value.items() if is_number(member)}
 
 
 def training_page(trainings: Mapping[str, Training]) -> Page:
@@ -237,15 +233,11 @@ def course(history: Sequence[Entry], figure: str) -> tuple[str, ...]:
 
 def _settings(trainings: Mapping[str, Training]) -> Table:
     """The settings of the last stages; settings that differ come first."""
-    settings = {name: _stage_settings(training.contract) for name, training in trainings.items()}
+    stages = {name: training.contract.params for name, training in trainings.items()}
+    settings = {name: flat_record(each.to_json()) if each else {} for name, each in stages.items()}
     table = facts_table("Settings of the last stage", settings, "setting")
     rows = sorted(table.rows, key=lambda row: all(cell == row[1] for cell in row[1:]))
     return replace(table, rows=tuple(rows))
-
-
-def _stage_settings(contract: Contract) -> dict[str, Any]:
-    params = contract.params
-    return {} if params is None else flat_record(params.to_json())
 
 
 def _lineage(trainings: Mapping[str, Training]) -> Iterator[Block]:

@@ -8,9 +8,8 @@ import json
 import os
 import shlex
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TextIO
 
@@ -28,10 +27,6 @@ from sidtool.base.errors import (
 )
 from sidtool.base.extras import missing_package
 from sidtool.base.visible import STEERING, visible
-from sidtool.cli.terminal.pace import Pace
-
-Progress = Callable[..., None]
-"""Called with the finished and the total steps of a stage, and optionally figures to show."""
 
 QUIET, NORMAL, VERBOSE = range(3)
 """How much is printed on stderr."""
@@ -40,11 +35,6 @@ _warnings: dict[str, bool] = {}
 """Warnings that are printed below the results, and whether they were printed before, too."""
 _step_warnings: list[str] | None = None
 """The warnings of a command that runs as a step of another one; None outside of one."""
-LOG_SECONDS = 30.0
-"""Seconds between two lines on the progress of a stage, where stderr is no terminal. A stage that
-takes longer prints the warnings that are known."""
-
-
 _TyperUsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The base of the errors that Typer raises for the words of a command line; it exports the one
 below it only."""
@@ -100,7 +90,12 @@ def one_line_errors() -> Iterator[None]:
         raise
     except _TyperUsageError as error:
         # Typer would print a box with the command's usage
-        _print_error(_usage_message(error), _usage_hint(error))
+        usage: Any = error
+        is_value = isinstance(error, typer.BadParameter) or usage.ctx is None
+        # the libraries that check values write several lines
+        message = " ".join(usage.format_message().split()).replace("Value error, ", "")
+        # the help lists what exists; a bad value's message says itself what is right
+        _print_error(message, None if is_value else f"{usage.ctx.command_path} --help")
         raise typer.Exit(UsageError.exit_code) from None
     except (SidtoolError, OSError, MemoryError, UnicodeError, ImportError, RuntimeError) as error:
         # TRL raises a RuntimeError for a package that it cannot import
@@ -111,18 +106,6 @@ def one_line_errors() -> Iterator[None]:
         hint = getattr(expected, "shell_hint", None)
         _print_error(str(expected) or type(expected).__name__, hint)
         raise typer.Exit(getattr(expected, "exit_code", SidtoolError.exit_code)) from None
-
-
-def _usage_message(error: Any) -> str:
-    # the libraries that check values write several lines
-    return " ".join(error.format_message().split()).replace("Value error, ", "")
-
-
-def _usage_hint(error: Any) -> str | None:
-    """The help that lists what exists; a bad value's message says itself what is right."""
-    if isinstance(error, typer.BadParameter) or error.ctx is None:
-        return None
-    return f"{error.ctx.command_path} --help"
 
 
 def _print_error(message: str, hint: str | None) -> None:
@@ -149,6 +132,11 @@ def set_verbosity(*, quiet: bool, verbose: bool) -> None:
 def is_verbose() -> bool:
     """Whether details are printed."""
     return _verbosity == VERBOSE
+
+
+def is_quiet() -> bool:
+    """Whether only results, warnings and errors are printed."""
+    return _verbosity == QUIET
 
 
 def detail(text: str) -> None:
@@ -273,82 +261,6 @@ def _spell_column(cells: Sequence[object]) -> _Column:
         f"{cell:.{decimals}f}" if isinstance(cell, float) else visible(str(cell)) for cell in cells
     ]
     return _Column(texts, numeric)
-
-
-@contextmanager
-def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
-    """The reporters of stages, stage -> report(done, total): a bar per stage on a terminal, else a
-    line now and then; nothing with -q. With -v, a line on how long each stage took."""
-    reported = {"": time.monotonic()}
-    if _verbosity == QUIET:
-        yield {}
-    elif sys.stderr.isatty():
-        with _bars() as bars:
-            yield {stage: _timed(stage, _bar(bars, stage), reported) for stage in stages}
-    else:
-        yield {stage: _timed(stage, _lines(stage), reported) for stage in stages}
-
-
-def _bars() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-    )
-    return Bars(*columns, console=Console(stderr=True), transient=True)
-
-
-def _bar(bars: Any, stage: str) -> Progress:
-    task = bars.add_task(visible(stage), total=None, start=False, visible=False, figures="")
-
-    def report(done: int, total: int, figures: str = "") -> None:
-        bars.start_task(task)
-        fields = {"figures": visible(figures)} if figures else {}
-        bars.update(task, completed=done, total=total, visible=True, **fields)
-
-    return report
-
-
-def _lines(stage: str) -> Progress:
-    pace = Pace()
-    last: float | None = None
-
-    def report(done: int, total: int, figures: str = "") -> None:
-        nonlocal last
-        now = time.monotonic()
-        if last is None:
-            last = now
-        pace.report(done, total)
-        if now - last >= LOG_SECONDS:
-            last = now
-            parts = (f"{done} of {total}", pace.left, figures)
-            note(f"{stage}: {', '.join(filter(None, parts))}")
-
-    return report
-
-
-def _timed(stage: str, report: Progress, reported: dict[str, float]) -> Progress:
-    """With -v, a line on how long the stage took. `reported` has the time of the last report of
-    each stage: one starts where those before it ended."""
-    start: float | None = None
-
-    def timed(done: int, total: int, *figures: str) -> None:
-        nonlocal start
-        if start is None:
-            start = max(reported.values())
-        if time.monotonic() - reported[""] > LOG_SECONDS:
-            warn_early()
-        report(done, total, *figures)
-        reported[stage] = time.monotonic()
-        if done == total:
-            detail(f"{stage}: {total} in {reported[stage] - start:.1f} s")
-
-    return timed
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

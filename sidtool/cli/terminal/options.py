@@ -1,12 +1,16 @@
 """Options that several commands share, so that each has one name and one help text."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from sidtool.base.options import option
 from sidtool.cli.terminal.completion import complete_reference
 from sidtool.cli.terminal.config_file import read_config
+from sidtool.cli.terminal.console import say, say_json, say_plan
 
 Out = Annotated[
     Path, typer.Option("-o", "--out", help="Output path; an existing one needs --force.")
@@ -17,6 +21,31 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object (JSON Lines for many results)."),
 ]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a command that makes an output runs."""
+
+    dry_run: bool = option(False)
+    """Print the plan; write nothing."""
+    force: bool = option(False)
+    """Replace an existing output."""
+    json: bool = option(False)
+    """Print one JSON object (JSON Lines for many results)."""
+
+    def plan(self, text: str, **values: object) -> None:
+        """Say what a dry run would do: notes, or the plan's values as one object."""
+        say_plan(text, json=self.json, **values)
+
+    def say(self, value: Mapping[str, object], *lines: str) -> None:
+        """The result: one object, or lines."""
+        if self.json:
+            say_json(value)
+        else:
+            say(*lines)
+
+
 Quiet = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print results, warnings and errors only.")
 ]

@@ -1,6 +1,21 @@
-"""How fast a stage of work goes, for the time that is left."""
+"""The progress of stages of work on stderr, how fast they go, and the time that is left."""
 
+import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from sidtool.base.visible import visible
+from sidtool.cli.terminal.console import detail, is_quiet, note, warn_early
+
+Progress = Callable[..., None]
+"""Called with the finished and the total steps of a stage, and optionally figures to show."""
+LOG_SECONDS = 30.0
+"""Seconds between two lines on the progress of a stage, where stderr is no terminal. A stage that
+takes longer prints the warnings that are known."""
 
 MOST_TIMES = 100
 """Steps that are left, as a multiple of those that were timed, for which a time is estimated."""
@@ -40,3 +55,79 @@ def spelled_time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@contextmanager
+def progress(*stages: str) -> Iterator[Mapping[str, Progress]]:
+    """The reporters of stages, stage -> report(done, total): a bar per stage on a terminal, else a
+    line now and then; nothing with -q. With -v, a line on how long each stage took."""
+    reported = {"": time.monotonic()}
+    if is_quiet():
+        yield {}
+    elif sys.stderr.isatty():
+        with _bars() as bars:
+            yield {stage: _timed(stage, _bar(bars, stage), reported) for stage in stages}
+    else:
+        yield {stage: _timed(stage, _lines(stage), reported) for stage in stages}
+
+
+def _bars() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+    )
+    return Bars(*columns, console=Console(stderr=True), transient=True)
+
+
+def _bar(bars: Any, stage: str) -> Progress:
+    task = bars.add_task(visible(stage), total=None, start=False, visible=False, figures="")
+
+    def report(done: int, total: int, figures: str = "") -> None:
+        bars.start_task(task)
+        fields = {"figures": visible(figures)} if figures else {}
+        bars.update(task, completed=done, total=total, visible=True, **fields)
+
+    return report
+
+
+def _lines(stage: str) -> Progress:
+    pace = Pace()
+    last: float | None = None
+
+    def report(done: int, total: int, figures: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if last is None:
+            last = now
+        pace.report(done, total)
+        if now - last >= LOG_SECONDS:
+            last = now
+            parts = (f"{done} of {total}", pace.left, figures)
+            note(f"{stage}: {', '.join(filter(None, parts))}")
+
+    return report
+
+
+def _timed(stage: str, report: Progress, reported: dict[str, float]) -> Progress:
+    """With -v, a line on how long the stage took. `reported` has the time of the last report of
+    each stage: one starts where those before it ended."""
+    start: float | None = None
+
+    def timed(done: int, total: int, *figures: str) -> None:
+        nonlocal start
+        if start is None:
+            start = max(reported.values())
+        if time.monotonic() - reported[""] > LOG_SECONDS:
+            warn_early()
+        report(done, total, *figures)
+        reported[stage] = time.monotonic()
+        if done == total:
+            detail(f"{stage}: {total} in {reported[stage] - start:.1f} s")
+
+    return timed

@@ -6,16 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.cli.terminal.console import (
-    Progress,
-    is_verbose,
-    next_step,
-    note,
-    say,
-    say_json,
-    warn_early,
-)
-from sidtool.cli.terminal.pace import Pace
+from sidtool.cli.terminal.console import is_verbose, next_step, note, say, say_json, warn_early
+from sidtool.cli.terminal.pace import Pace, Progress
 from sidtool.evaluation import HIGH, LOW, OF_ITEM_KNN
 
 Log = Callable[[Mapping[str, float]], None]
@@ -76,7 +68,9 @@ def say_summaries(
         say_json(summaries[0] if len(summaries) == 1 else {"stages": summaries})
     else:
         for summary in summaries:
-            say(*_summary_lines(summary))
+            for key, value in summary.items():
+                if value is not None:
+                    say(f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}")
     return next_step("sidtool evaluate {out} {split}", out=out, split=split)
 
 
@@ -84,15 +78,6 @@ def _is_first_process() -> bool:
     """Whether this is the first of the processes that `torchrun` or `accelerate launch` started, or
     the only one."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
-
-
-def _summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """A line per value that the run has; figures with four digits."""
-    present = {key: value for key, value in summary.items() if value is not None}
-    return [
-        f"{key}: {f'{value:.4g}' if isinstance(value, float) else value}"
-        for key, value in present.items()
-    ]
 
 
 def _spell_log(entry: Mapping[str, float]) -> dict[str, str]:
@@ -112,16 +97,10 @@ def _spell_log(entry: Mapping[str, float]) -> dict[str, str]:
             parts["validation loss"] = f"validation loss {value:.4g}"
             continue
         label = label.replace("_", " ") if kind == "eval" else name.replace("_", " ")
-        beside = _beside(entry, name)
+        beside = []
+        if name + LOW in entry:
+            beside.append(f"{entry[name + LOW]:.4f} to {entry[name + HIGH]:.4f}")
+        if name + OF_ITEM_KNN in entry:
+            beside.append(f"item-kNN {entry[name + OF_ITEM_KNN]:.4f}")
         parts[label] = f"{label} {value:.4f}" + (f" ({', '.join(beside)})" if beside else "")
     return parts
-
-
-def _beside(entry: Mapping[str, float], name: str) -> list[str]:
-    """The interval of a validation metric, and item-kNN's value."""
-    beside = []
-    if name + LOW in entry:
-        beside.append(f"{entry[name + LOW]:.4f} to {entry[name + HIGH]:.4f}")
-    if name + OF_ITEM_KNN in entry:
-        beside.append(f"item-kNN {entry[name + OF_ITEM_KNN]:.4f}")
-    return beside

@@ -5,7 +5,6 @@ from .check import report as report
 from .cleaning import Cleaned as Cleaned
 from .cleaning import clean as clean
 from .filters import FilterOptions as FilterOptions
-from .guess import guess_flags as guess_flags
 from .preparation import PrepareOptions as PrepareOptions
 from .preparation import prepare as prepare
 from .tables import CatalogTable as CatalogTable

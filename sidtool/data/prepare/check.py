@@ -17,12 +17,14 @@ from sidtool.base.errors import RefusedError
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
+from sidtool.data.prepare.guess import guess_flags
 from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.tables import (
     CatalogTable,
     EventTable,
     read_tables,
 )
+from sidtool.data.times import time_format_hint
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 
 Kind = Literal[
@@ -103,6 +105,10 @@ class Problem(JsonRecord):
         """What it says in words."""
         return MEANINGS[self.kind]
 
+    def __str__(self) -> str:
+        """What it says in words, with the number of rows if it is one of rows."""
+        return self.meaning if self.meaning.startswith("no ") else f"{self.meaning}: {self.count}"
+
 
 @dataclass(frozen=True)
 class Report(JsonRecord):
@@ -128,11 +134,26 @@ class Report(JsonRecord):
     def refuse_stops(self, hint: str, *, allow_unknown: bool) -> None:
         """Raise RefusedError if a problem would stop a build; a SummaryWarning says that events are
         of unknown items."""
-        others = [problem.kind for problem in self.stops if problem.kind != "unknown_item"]
+        others = [str(problem) for problem in self.stops if problem.kind != "unknown_item"]
         if self.unknown is not None:
             self.unknown.check(allow_unknown=allow_unknown or bool(others))
         if others:
-            raise RefusedError(f"a build would stop at {', '.join(others)}", hint=hint)
+            raise RefusedError(f"a build would stop: {'; '.join(others)}", hint=hint)
+
+    def mending_hint(
+        self, items: Path, events: Path | None, table: EventTable | None, cleaning: str
+    ) -> str:
+        """How the problems that stop a build can be mended; `cleaning` says how the files are
+        cleaned, where that is one of the ways."""
+        kinds = {problem.kind for problem in self.stops}
+        hints = []
+        if "no_titles" in kinds and (guessed := guess_flags(items, events)) is not None:
+            hints.append(f"by their cells, columns are {guessed}")
+        if "unreadable_time" in kinds and table is not None:
+            hints.append(time_format_hint(table.times or ()) or "")
+        if kinds - {"no_titles", "unreadable_time"} or not any(hints):
+            hints.append(cleaning)
+        return "; ".join(filter(None, hints))
 
 
 def check(

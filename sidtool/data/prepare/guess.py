@@ -20,12 +20,14 @@ def guess_flags(items: Path, events: Path | None) -> str | None:
     """The flags that name the columns, like "--id-column sku --title-column label"; those of
     columns that nothing speaks for are left out. None without any."""
     catalog = _cells(items)
-    first = {name: cells[:ROWS] for name, cells in _cells(events).items()} if events else {}
+    cells = _cells(events) if events else {}
+    first = {name: values[:ROWS] for name, values in cells.items()}
     item_id, item = _ids(catalog, first)
     title = next((name for name in catalog if name != item_id and _are_texts(catalog[name])), None)
     others = [name for name in first if name != item]
     order = next((name for name in others if _are_times(first[name])), None)
-    user = next((name for name in others if name != order and _repeats(first[name])), None)
+    others = [name for name in others if name != order and not _are_times(first[name])]
+    user = _user(cells, others, cells.get(item or ""))
     named = {
         "--id-column": item_id,
         "--title-column": title,
@@ -80,6 +82,13 @@ def _is_time(cell: str) -> bool:
         return False
 
 
-def _repeats(cells: Sequence[str]) -> bool:
-    """Whether most cells repeat others, as those of users do."""
-    return len(set(cells)) <= MIN_SHARE * len(cells)
+def _user(cells: Cells, names: Sequence[str], items: Sequence[str] | None) -> str | None:
+    """The column with the most values of those that most rows repeat; what an item determines, like
+    its title, is no user."""
+    distinct = {}
+    for name in names:
+        n_values = len(set(cells[name]))
+        is_of_item = items and len(set(zip(items, cells[name], strict=True))) == len(set(items))
+        if n_values <= MIN_SHARE * len(cells[name]) and not is_of_item:
+            distinct[name] = n_values
+    return max(distinct, key=lambda name: distinct[name], default=None)

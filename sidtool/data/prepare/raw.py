@@ -95,12 +95,12 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
             items.append(run["item"].to_numpy())
             times.append(run["order"].to_numpy())
             if "rating" in run.schema.names:
-                ratings.append(_ratings(path, coder.codes["rating"].names, run))
+                ratings.append(_ratings(path, coder.texts("rating").tolist(), run))
     if not users:
         raise DataError("there are no events")
     return RawEvents(
-        coder.codes["user"].names.tolist(),
-        coder.codes["item"].names.tolist(),
+        coder.texts("user").tolist(),
+        coder.texts("item").tolist(),
         np.concatenate(users),
         np.concatenate(items),
         np.concatenate(times),
@@ -108,7 +108,7 @@ def collect(files: Iterable[tuple[Path, Iterable[Cells]]]) -> RawEvents:
     )
 
 
-def _ratings(path: Path, texts: NDArray[np.object_], run: Any) -> NDArray[np.float32]:
+def _ratings(path: Path, texts: Sequence[str], run: Any) -> NDArray[np.float32]:
     """(rows,) the ratings of a run, whose codes mean these texts; NaN for an empty one."""
     codes = run["rating"].to_numpy()
     numbers = np.full(len(texts), np.nan, dtype=np.float32)

@@ -82,10 +82,9 @@ def _check_targets(split: Split, logs: UserLogs) -> None:
         # a history may end before its target only where events are no targets
         is_early = ends > first if _has_gaps(split) else ends != first
         _refuse(name, part, is_early, "a history that does not end at its targets")
-        rows = np.searchsorted(logs.users, part.user_codes)
-        before = logs.n_train[rows]
+        before = logs.n_train[part.user_codes]
         if name == "test":
-            before = before + logs.n_valid[rows]
+            before = before + logs.n_valid[part.user_codes]
         _refuse(name, part, first < before, "a target among the events of an earlier part")
         if split.protocol == "last-session":
             _refuse(name, part, ends < before, "a history that ends before that of an earlier part")
@@ -102,18 +101,16 @@ def _has_gaps(split: Split) -> bool:
 
 def _check_all_are_targets(split: Split, logs: UserLogs) -> None:
     """Check that each event behind the training events is a target, apart from a first event."""
-    n_targets = np.zeros(len(logs.users), dtype=np.int64)
-    for part in (split.valid, split.test):
-        rows = np.searchsorted(logs.users, part.event_users)
-        n_targets += np.bincount(rows, minlength=len(n_targets))
+    users = np.concatenate([part.event_users for part in (split.valid, split.test)])
+    n_targets = np.bincount(users, minlength=len(logs.totals))
     expected = logs.totals - logs.n_train
-    if split.protocol == "temporal":
-        expected = expected - (logs.n_train == 0)  # an event without a history is in no part
+    if split.protocol == "temporal":  # an event without a history is in no part
+        expected = np.where(logs.n_train == 0, np.maximum(expected - 1, 0), expected)
     has_gap = logs.last_positions + 1 != logs.totals
     wrong = np.flatnonzero((n_targets != expected) | has_gap)
     if len(wrong):
         raise IntegrityError(
-            f"user {logs.store.users[logs.users[wrong[0]]]!r} has {n_targets[wrong[0]]} targets, "
+            f"user {logs.store.users[wrong[0]]!r} has {n_targets[wrong[0]]} targets, "
             f"which are not all {expected[wrong[0]]} events behind the training events"
         )
 

@@ -4,8 +4,7 @@ Users fall into buckets by a hash of their id. The digest of a bucket needs no o
 number of workers can compute that of all."""
 
 import hashlib
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
+from sidtool.data.coded import Texts
 from sidtool.data.split.packed import (
-    BUCKETS,
     EventStore,
     PackedExamples,
     PackedSequences,
     consecutive,
-    text_ranks,
+    ranges,
 )
 
 COLUMN_FORMAT = 4
 """The first format of a split whose digests are made of buckets."""
 BLOCK = 1 << 16
 """Events whose texts are made at once."""
-RUN_EVENTS = 1 << 22
+RUN_EVENTS = 1 << 20
 """Events whose texts are in memory at once, about."""
 
 
@@ -44,7 +43,8 @@ def held_out_digest(valid: PackedExamples, test: PackedExamples, split_format: i
     """SHA-256 (hex) over the targets of validation and of test. Their order has no effect."""
     parts = [_UserEvents.of_targets(part) for part in (valid, test)]
     if split_format >= COLUMN_FORMAT:
-        return hashlib.sha256(":".join(part.bucket_digest() for part in parts).encode()).hexdigest()
+        digests = ":".join(part.bucket_digest() for part in parts)
+        return hashlib.sha256(digests.encode()).hexdigest()
     return digest_strings(*chain.from_iterable(part.sorted_texts() for part in parts))
 
 
@@ -76,48 +76,60 @@ class _UserEvents:
     def of_targets(cls, part: PackedExamples) -> "_UserEvents":
         """The targets of each user by position, then by item."""
         items, positions, user_of = part.event_items, part.event_positions, part.event_users
-        order = np.lexsort((positions, user_of))
-        places = np.stack([user_of[order], positions[order]])
-        if (places[:, 1:] == places[:, :-1]).all(axis=0).any():  # windows may disagree on an item
-            order = np.lexsort((text_ranks(part.names)[items], positions, user_of))
+        if (np.diff(user_of) > 0).all():
+            ones = np.ones(len(user_of), dtype=np.int64)
+            return cls(part.store, user_of, np.arange(len(user_of)), ones, items, positions)
+        # windows may disagree on an item
+        order = np.lexsort((part.names.ranks[items], positions, user_of))
         users, lengths = np.unique(user_of, return_counts=True)
         starts = np.cumsum(lengths) - lengths
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
     def bucket_digest(self) -> str:
         """SHA-256 over the digests of all buckets."""
-        import pyarrow as pa
+        order, starts = self.store.user_order
+        row_of = np.full(len(order), -1, dtype=np.int32)
+        row_of[self.users] = np.arange(len(self.users))
+        rows = row_of[order]
+        # (BUCKETS + 1,): where the rows of each bucket start
+        bounds = np.concatenate([[0], np.cumsum(rows >= 0)])[starts]
+        rows = rows[rows >= 0]
+        n_events = np.diff(np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds])
 
-        ids = pa.array(self.store.users, pa.string())
-        names = pa.array(self.store.names, pa.string())
-        rows = np.argsort(self.store.bucket_ranks[self.users])
-        buckets = self.store.buckets[self.users[rows]]
-        bounds = np.searchsorted(buckets, np.arange(BUCKETS + 1)).tolist()
-        stops = np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds].tolist()
-        digests = []
         # so many buckets at once that the texts of their events are no large part of the memory
-        for first, last in _runs(stops):
-            run = rows[bounds[first] : bounds[last]]
-            events, places = self._events(run)
-            users = _Texts.of(ids.take(pa.array(self.users[run])))
-            items = _Texts.of(names.take(pa.array(self.items[events])))
-            lengths = self.lengths[run].astype("<u4")
-            positions = places.astype("<u4")
-            for bucket in range(first, last):
-                of_users = slice(*(bound - bounds[first] for bound in bounds[bucket : bucket + 2]))
-                of_events = slice(*(stop - stops[first] for stop in stops[bucket : bucket + 2]))
-                state = hashlib.sha256()
-                users.update(state, of_users)
-                state.update(lengths[of_users].tobytes())
-                items.update(state, of_events)
-                state.update(positions[of_events].tobytes())
-                digests.append(state.digest())
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+        parts = (
+            self._bucket_digests(rows[bounds[first] : bounds[last]], bounds[first : last + 1])
+            for first, last in ranges(n_events, RUN_EVENTS)
+        )
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def _bucket_digests(self, rows: NDArray[np.int32], bounds: NDArray[np.int64]) -> bytes:
+        """The digests of consecutive buckets, which have these rows; `bounds` are their ends."""
+        events, places = self._events(rows)
+        users = _Utf8.of(self.store.users, self.users[rows])
+        items = _Utf8.of(self.store.names, self.items[events])
+        lengths = self.lengths[rows].astype("<u4")
+        positions = places.astype("<u4")
+        row_bounds = (bounds - bounds[0]).tolist()
+        event_bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[
+            row_bounds
+        ].tolist()
+        digests = []
+        for bucket in range(len(row_bounds) - 1):
+            of_users = slice(*row_bounds[bucket : bucket + 2])
+            of_events = slice(*event_bounds[bucket : bucket + 2])
+            state = hashlib.sha256()
+            users.update(state, of_users)
+            state.update(lengths[of_users].data)
+            items.update(state, of_events)
+            state.update(positions[of_events].data)
+            digests.append(state.digest())
+        return b"".join(digests)
 
     def sorted_texts(self) -> list[Iterator[str]]:
         """The columns of the digests of formats 1 to 3: users, items and positions as texts, sorted
         by user."""
-        rows = np.argsort(self.store.users[self.users], kind="stable")
+        rows = np.argsort(self.store.users.ranks[self.users])
         events, positions = self._events(rows)
         users = np.repeat(self.users[rows], self.lengths[rows])
         return [
@@ -126,7 +138,7 @@ class _UserEvents:
             map(str, positions.tolist()),
         ]
 
-    def _events(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    def _events(self, rows: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """The events of some users as indexes, and their positions."""
         lengths = self.lengths[rows]
         events = consecutive(self.starts[rows], lengths)
@@ -135,23 +147,13 @@ class _UserEvents:
         return events, self.positions[events]
 
 
-def _names(names: NDArray[np.object_], codes: NDArray[np.integer[Any]]) -> Iterator[str]:
+def _names(names: Texts, codes: NDArray[np.integer[Any]]) -> Iterator[str]:
     blocks = range(0, len(codes), BLOCK)
     return chain.from_iterable(names[codes[start : start + BLOCK]].tolist() for start in blocks)
 
 
-def _runs(stops: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ranges of buckets with about RUN_EVENTS events each; `stops` are where their events end."""
-    first = 0
-    while first < BUCKETS:
-        last = bisect_right(stops, stops[first] + RUN_EVENTS) - 1
-        last = min(max(last, first + 1), BUCKETS)
-        yield first, last
-        first = last
-
-
 @dataclass(frozen=True, eq=False)
-class _Texts:
+class _Utf8:
     """Texts in UTF-8, one behind the other."""
 
     offsets: NDArray[np.int64]
@@ -159,17 +161,18 @@ class _Texts:
     data: memoryview
 
     @classmethod
-    def of(cls, texts: Any) -> "_Texts":
-        """The texts of an arrow array that begins with its buffers."""
+    def of(cls, texts: Texts, codes: NDArray[np.integer[Any]]) -> "_Utf8":
+        """Some of the texts."""
         import pyarrow as pa
 
-        _, offsets, data = texts.cast(pa.large_string()).buffers()
-        numbers = np.frombuffer(offsets, dtype=np.int64)[: len(texts) + 1]
+        taken = texts.arrow.take(pa.array(codes)).cast(pa.large_string())
+        _, offsets, data = taken.buffers()
+        numbers = np.frombuffer(offsets, dtype=np.int64)[: len(taken) + 1]
         return cls(numbers, memoryview(data or b""))
 
     def update(self, state: Any, part: slice) -> None:
         """Hash the number of some texts, their lengths in bytes, and their bytes."""
         offsets = self.offsets[part.start : part.stop + 1]
         state.update((part.stop - part.start).to_bytes(8, "little"))
-        state.update(np.diff(offsets).astype("<u4").tobytes())
+        state.update(np.diff(offsets).astype("<u4").data)
         state.update(self.data[offsets[0] : offsets[-1]])

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
+from sidtool.data.coded import Texts
 from sidtool.data.split.packed import EventStore, PackedExamples
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
@@ -283,10 +284,10 @@ def _event_rows(
     return _EventRows(users, items, times)
 
 
-def _codes(names: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.int64]:
+def _codes(names: Texts, others: Texts) -> NDArray[np.int64]:
     """(others,): the code of each among names, or a new one."""
-    code_of = {name: code for code, name in enumerate(names.tolist())}
-    codes = [code_of.setdefault(name, len(code_of)) for name in others.tolist()]
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = [code_of.setdefault(name, len(code_of)) for name in others]
     return np.array(codes, dtype=np.int64)
 
 

@@ -10,6 +10,7 @@ windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
 
 docs/format.md has their fields and sessions."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.options import check_options, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
+from sidtool.base.threads import arrow_threads, in_threads, thread_count
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.event_sort import Spill, spill_beside
 from sidtool.data.fields.field_columns import FieldOptions, read_fields
@@ -124,10 +126,11 @@ def make_split(
     *,
     recorded: EventColumns | None = None,
     spill: Spill | None = None,
+    threads: int = 1,
 ) -> Split:
     """Split a file of events; under `given`, `events` holds the training windows. `recorded` are
     the columns of an earlier split of such events. With `spill`, events are sorted within a memory
-    budget and lie in files.
+    budget and lie in files. The split is the same for any number of threads.
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
@@ -138,7 +141,12 @@ def make_split(
     further = [name.name for name in options.fields.event_fields]
     further += [name for name in (rule.columns if rule else ()) if name not in further]
     interactions = read_interactions(
-        events, options.columns, recorded=recorded, further=further, spill=spill
+        events,
+        options.columns,
+        recorded=recorded,
+        further=further,
+        spill=spill,
+        threads=threads,
     )
     table = read_fields(events, interactions, options.fields) if options.fields.any else None
     sessions = read_sessions(events, interactions, rule) if rule else None
@@ -155,6 +163,7 @@ def split_events(
     options: SplitOptions | None = None,
     *,
     memory: int | None = None,
+    threads: int | None = None,
     dry_run: bool = False,
     force: bool = False,
     **given: Any,
@@ -163,7 +172,8 @@ def split_events(
     may also be given as keywords.
 
     With `memory`, a number of bytes, events are sorted within it, in files beside the output; the
-    split is the same, byte for byte. Ids come on top (`Spill`).
+    split is the same, byte for byte, for any number of `threads` (default: one per core), too. Ids
+    come on top (`Spill`).
 
     A dry run writes nothing; the manifest then lists no files. Raises UsageError if the output
     exists or options contradict each other, DataError for malformed events or an empty part,
@@ -179,12 +189,16 @@ def split_events(
     options = options_from(SplitOptions, options, given)
     if memory is not None and options.protocol == "given":
         raise UsageError("a memory budget is for events: windows are held in memory")
-    with nullcontext() if memory is None else spill_beside(out, memory) as spill:
-        split = _split_of(Path(events), options, spill)
-        return split.manifest({}) if dry_run else write_split(split, out, force=force)
+    n_threads = thread_count(threads)
+    budget = nullcontext() if memory is None else spill_beside(out, memory)
+    with budget as spill, arrow_threads(n_threads):
+        split = _split_of(Path(events), options, spill, n_threads)
+        if dry_run:
+            return split.manifest({})
+        return write_split(split, out, force=force, threads=n_threads)
 
 
-def _split_of(events: Path, options: SplitOptions, spill: Spill | None) -> Split:
+def _split_of(events: Path, options: SplitOptions, spill: Spill | None, threads: int) -> Split:
     """The split of events, checked against those that it extends."""
     earlier = []
     for number, path in enumerate(options.extends):
@@ -192,23 +206,29 @@ def _split_of(events: Path, options: SplitOptions, spill: Spill | None) -> Split
         aside = None if spill is None else Spill(spill.subfolder(f"earlier-{number}"), spill.budget)
         earlier.append(open_split(path, spill=aside))
     recorded = earlier[0].origin.columns if earlier else None
-    split = make_split(events, options, recorded=recorded, spill=spill)
+    split = make_split(events, options, recorded=recorded, spill=spill, threads=threads)
     for each in earlier:
         split = extended(split, each)
     return split
 
 
-def write_split(split: Split, out: Path, *, force: bool = False) -> SplitManifest:
+def write_split(split: Split, out: Path, *, force: bool = False, threads: int = 1) -> SplitManifest:
     """Write the folder of a split, whole or not at all. Raises IntegrityError if no protocol could
     have made its parts."""
     if split.origin.format != SPLIT_FORMAT:
         split = replace(split, origin=replace(split.origin, format=SPLIT_FORMAT))
     logs = check_parts(split)
     with new_dir(out, force=force) as folder:
-        if logs is not None:
-            write_logs(folder, split, logs)
-        elif split.windows is not None:
-            write_windows(folder, (split.windows, split.valid, split.test))
+
+        def write() -> None:
+            if logs is not None:
+                write_logs(folder, split, logs)
+            elif split.windows is not None:
+                write_windows(folder, (split.windows, split.valid, split.test))
+
+        # the digests of the values are computed meanwhile
+        steps: list[Callable[[], object]] = [write, lambda: split.reference]
+        list(in_threads(lambda step: step(), steps, threads))
         digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         manifest = split.manifest(digests)
         (folder / MANIFEST).write_text(sealed_text(manifest.to_json()), encoding="utf-8")

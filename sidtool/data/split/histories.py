@@ -52,11 +52,7 @@ def user_histories(source: Path, *, recorded: EventColumns | None = None) -> Map
         start, stop = int(interactions.starts[row]), int(interactions.stops[row])
         return tuple(interactions.items[start:stop].tolist()), NO_FIELDS
 
-    return UserHistories(_rows(interactions.users.names.tolist()), history)
-
-
-def _rows(users: list[str]) -> dict[str, int]:
-    return {user: row for row, user in enumerate(users)}
+    return UserHistories({user: row for row, user in enumerate(interactions.users.names)}, history)
 
 
 def _histories_of_events(split: Split) -> Mapping[str, History]:
@@ -64,13 +60,14 @@ def _histories_of_events(split: Split) -> Mapping[str, History]:
     targets."""
     logs = user_logs(split)
 
-    def history(row: int) -> History:
-        counts = logs.totals[row : row + 1]
-        events, _ = logs.events(np.array([row]), np.zeros(1, dtype=np.int64), counts)
+    def history(user: int) -> History:
+        counts = logs.totals[user : user + 1]
+        events, _ = logs.events(np.array([user]), np.zeros(1, dtype=np.int64), counts)
         items = tuple(logs.store.names[logs.store.items[events]].tolist())
-        return items, logs.store.of_events(int(logs.users[row]), events)
+        return items, logs.store.of_events(user, events)
 
-    return UserHistories(_rows(logs.store.users[logs.users].tolist()), history)
+    users = zip(logs.store.users, logs.totals.tolist(), strict=True)
+    return UserHistories({user: code for code, (user, n) in enumerate(users) if n}, history)
 
 
 def _histories_of_windows(split: Split) -> Mapping[str, History]:

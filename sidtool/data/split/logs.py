@@ -15,11 +15,10 @@ PARTS = ("train", "valid", "test")
 
 @dataclass(frozen=True, eq=False)
 class UserLogs:
-    """The events of k users, by position: a list of the store, and the targets behind it."""
+    """The events of k users by code and position: a list of the store, and the targets behind it.
+    A user of the store whom no part has is one of them, without events."""
 
     store: EventStore
-    users: NDArray[np.integer[Any]]
-    """(k,) user codes, ascending"""
     starts: NDArray[np.int64]
     """(k,): where the longest list of each user begins in the store, with positions 0, 1, 2 ..."""
     lengths: NDArray[np.int64]
@@ -47,17 +46,16 @@ class UserLogs:
         return last
 
     def events(
-        self, rows: NDArray[np.int64], first: NDArray[np.int64], counts: NDArray[np.int64]
+        self, users: NDArray[Any], first: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The store's events, and their positions, of `counts` events from the number `first` on,
-        for each of some of the k users."""
-        numbers = consecutive(first, counts)
-        row_of = np.repeat(rows, counts)
-        behind = numbers - self.lengths[row_of]
-        events = self.starts[row_of] + numbers
-        positions = numbers
+        for each of some users."""
+        positions = consecutive(first, counts).copy()
+        user_of = np.repeat(users, counts)
+        behind = positions - self.lengths[user_of]
+        events = self.starts[user_of] + positions
         is_later = np.flatnonzero(behind >= 0)
-        places = self.later.starts[row_of[is_later]] + behind[is_later]
+        places = self.later.starts[user_of[is_later]] + behind[is_later]
         events[is_later] = self.later.values[places]
         positions[is_later] = self.later_positions[places]
         return events, positions
@@ -67,99 +65,69 @@ def user_logs(split: Split) -> UserLogs:
     """The logs of a split by a protocol that orders events.
 
     Raises IntegrityError if two parts disagree about an event."""
-    lists = _part_lists(split)
-    part_of = np.repeat(np.arange(3), [len(part_users) for part_users, _ in lists])
-    list_users = np.concatenate([part_users for part_users, _ in lists])
-    starts = np.concatenate([items.starts for _, items in lists])
-    lengths = np.concatenate([items.lengths for _, items in lists])
-    by_length = np.lexsort((lengths, list_users))
-    is_longest = np.append(np.diff(list_users[by_length]) > 0, True)
-    longest = by_length[is_longest]  # (k,): the longest list of each user
-    users = list_users[longest]
-    longest_of = longest[np.searchsorted(users, list_users)]
-    _compare(split, list_users, part_of, starts, lengths, longest_of)
-    later_users, later_positions, later_events = _later_targets(
-        split, users, starts[longest], lengths[longest]
-    )
-    n_later = np.bincount(np.searchsorted(users, later_users), minlength=len(users))
-    n_train = np.zeros(len(users), dtype=np.int64)
-    n_train[np.searchsorted(users, split.train.user_codes)] = split.train.items.lengths
+    train, valid = split.train, split.valid
+    n_users = len(train.store.users)
+    lists = [(train.user_codes, train.items)]
+    lists += [(part.user_codes, part.histories) for part in (valid, split.test)]
+    lengths = np.zeros(n_users, dtype=np.int64)
+    for users, items in lists:
+        np.maximum.at(lengths, users, items.lengths)
+    starts = np.zeros(n_users, dtype=np.int64)
+    for users, items in lists:
+        is_longest = items.lengths == lengths[users]
+        starts[users[is_longest]] = items.starts[is_longest]
+    for name, (users, items) in zip(PARTS, lists, strict=True):
+        _compare(split, name, users, items, starts[users])
+    users, positions, events = _later_targets(split, starts, lengths)
+    n_later = np.bincount(users, minlength=n_users)
+    n_train = np.zeros(n_users, dtype=np.int64)
+    n_train[train.user_codes] = train.items.lengths
     stops = n_train.copy()  # the position behind the last validation target
-    valid_rows = np.searchsorted(users, split.valid.event_users)
-    np.maximum.at(stops, valid_rows, split.valid.event_positions.astype(np.int64) + 1)
-    is_before = later_positions < np.repeat(stops, n_later)
-    later_rows = np.repeat(np.arange(len(users)), n_later)
-    n_before = np.minimum(stops, lengths[longest])
-    n_before += np.bincount(later_rows[is_before], minlength=len(users))
-    return UserLogs(
-        split.train.store,
-        users,
-        starts[longest],
-        lengths[longest],
-        Ragged.of_lengths(later_events, n_later),
-        later_positions,
-        n_train,
-        n_before - n_train,
-    )
-
-
-def _part_lists(split: Split) -> list[tuple[NDArray[np.integer[Any]], Ragged]]:
-    """The users and the lists of items that each part has: training events, and histories."""
-    return [
-        (split.train.user_codes, split.train.items),
-        (split.valid.user_codes, split.valid.histories),
-        (split.test.user_codes, split.test.histories),
-    ]
+    np.maximum.at(stops, valid.event_users, valid.event_positions.astype(np.int64) + 1)
+    n_before = np.minimum(stops, lengths)
+    n_before += np.bincount(users[positions < stops[users]], minlength=n_users)
+    later = Ragged.of_lengths(events, n_later)
+    return UserLogs(train.store, starts, lengths, later, positions, n_train, n_before - n_train)
 
 
 def _compare(
-    split: Split,
-    users: NDArray[Any],
-    part_of: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    longest_of: NDArray[np.int64],
+    split: Split, name: str, users: NDArray[Any], items: Ragged, starts: NDArray[np.int64]
 ) -> None:
-    """Raise IntegrityError unless each list begins as the longest one of its user does."""
-    others = np.flatnonzero(starts != starts[longest_of])
-    if not len(others):
-        return
-    store = split.train.store
-    places = consecutive(starts[others], lengths[others])
-    longest_places = consecutive(starts[longest_of[others]], lengths[others])
-    wrong = np.flatnonzero(store.items[places] != store.items[longest_places])
+    """Raise IntegrityError unless each list begins as the longest one of its user does, which
+    begins at `starts`."""
+    others = np.flatnonzero(items.starts != starts)
+    lists, store = items.take(others), split.train.store
+    places, longest = lists.places, consecutive(starts[others], lists.lengths)
+    wrong = np.flatnonzero(store.items[places] != store.items[longest])
     if not len(wrong):
         return
-    ends = np.cumsum(lengths[others])
-    row = int(np.searchsorted(ends, wrong[0], side="right"))
-    this, other = others[row], longest_of[others[row]]
-    items = [store.names[store.items[events[wrong[0]]]] for events in (places, longest_places)]
+    row = others[np.searchsorted(np.cumsum(lists.lengths), wrong[0], side="right")]
+    one, other = (store.names[store.items[events[wrong[0]]]] for events in (places, longest))
     raise IntegrityError(
-        f"{PARTS[part_of[this]]} and {PARTS[part_of[other]]}: user {store.users[users[this]]!r} "
-        f"has item {items[0]!r} and item {items[1]!r} at position {places[wrong[0]] - starts[this]}"
+        f"{name}: user {store.users[users[row]]!r} has item {one!r} at position "
+        f"{places[wrong[0]] - items.starts[row]}, another part has item {other!r}"
     )
 
 
 def _later_targets(
-    split: Split, users: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    split: Split, starts: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
     """User codes, positions and store events of the targets behind their users' longest lists, by
     user and position. Raises IntegrityError if another target contradicts its user's list."""
     parts = (split.valid, split.test)
-    target_users = np.concatenate([part.event_users for part in parts])
+    users = np.concatenate([part.event_users for part in parts])
     positions = np.concatenate([part.event_positions for part in parts]).astype(np.int64)
-    events = np.concatenate([part.targets.joined for part in parts]).astype(np.int64)
-    rows = np.searchsorted(users, target_users)
-    is_later = positions >= lengths[rows]
+    events = np.concatenate([part.targets.joined for part in parts])
+    is_later = positions >= lengths[users]
     store = split.train.store
     within = np.flatnonzero(~is_later)
-    listed = store.items[starts[rows[within]] + positions[within]]
+    listed = store.items[starts[users[within]] + positions[within]]
     wrong = within[listed != store.items[events[within]]]
     if len(wrong):
         raise IntegrityError(
-            f"user {store.users[target_users[wrong[0]]]!r} has a target at position "
+            f"user {store.users[users[wrong[0]]]!r} has a target at position "
             f"{positions[wrong[0]]} that another part contradicts"
         )
     later = np.flatnonzero(is_later)
-    order = later[np.lexsort((positions[later], target_users[later]))]
-    return target_users[order], positions[order], events[order]
+    order = later[np.lexsort((positions[later], users[later]))]
+    return users[order], positions[order], events[order]

@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.coded import Coded
+from sidtool.data.coded import Coded, Texts
 from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldTypes, Value, Values
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
 
@@ -52,6 +52,12 @@ class Ragged:
         """(n,)"""
         return self.stops - self.starts
 
+    @classmethod
+    def single(cls, values: NDArray[np.integer[Any]]) -> Self:
+        """Lists of one value each."""
+        bounds = np.arange(len(values) + 1)
+        return cls(values, bounds[:-1], bounds[1:])
+
     def take(self, rows: Any) -> "Ragged":
         """The lists at some rows, or of a slice of them."""
         return replace(self, starts=self.starts[rows], stops=self.stops[rows])
@@ -64,13 +70,19 @@ class Ragged:
     @property
     def joined(self) -> NDArray[np.integer[Any]]:
         """The values of all lists, list by list."""
+        return self.of(self.values)
+
+    def of(self, column: NDArray[Any]) -> NDArray[Any]:
+        """What a column has at the values of all lists, list by list."""
         if len(self) and np.array_equal(self.stops[:-1], self.starts[1:]):
-            return self.values[self.starts[0] : self.stops[-1]]
-        return self.values[self.places]
+            return column[self.starts[0] : self.stops[-1]]
+        return column[self.places]
 
 
 def consecutive(starts: Indexes, lengths: NDArray[Any]) -> Indexes:
     """start, start + 1 ... of each start, so many as its length."""
+    if (lengths == 1).all():
+        return starts
     ends = np.cumsum(lengths, dtype=np.int64)
     return np.repeat(starts - ends + lengths, lengths) + np.arange(ends[-1] if len(ends) else 0)
 
@@ -82,20 +94,13 @@ def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
     return zip(starts, [*starts[1:], len(sizes)], strict=False)  # none without sizes
 
 
-def text_ranks(texts: NDArray[np.object_]) -> NDArray[np.int64]:
-    """(n,): the rank of each of n distinct texts by code points."""
-    ranks = np.empty(len(texts), dtype=np.int64)
-    ranks[np.argsort(texts, kind="stable")] = np.arange(len(ranks))
-    return ranks
-
-
 @dataclass(frozen=True, eq=False)
 class EventStore:
     """Events in columns, to which the lists of a split's parts refer."""
 
-    users: NDArray[np.object_]
+    users: Texts
     """(users,) ids"""
-    names: NDArray[np.object_]
+    names: Texts
     """(items,) ids"""
     items: NDArray[np.integer[Any]]
     """(n,): the item of each event, as an index into `names`"""
@@ -109,22 +114,16 @@ class EventStore:
     """Field of users -> (users,) values"""
 
     @cached_property
-    def buckets(self) -> NDArray[np.int64]:
-        """(users,): the bucket of each user, by the CRC-32 of the id."""
-        ids = map(str.encode, self.users.tolist())
-        return np.fromiter(map(zlib.crc32, ids), np.int64, len(self.users)) % BUCKETS
-
-    @cached_property
-    def bucket_ranks(self) -> NDArray[np.int64]:
-        """(users,): the rank of each user by bucket, then by id."""
-        import pyarrow as pa
+    def user_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The codes of users by bucket, which is the CRC-32 of the id, then by id, and (BUCKETS +
+        1,) where each bucket starts."""
         import pyarrow.compute as pc
 
-        by_id = pc.sort_indices(pa.array(self.users, pa.string())).to_numpy()
-        order = by_id[np.argsort(self.buckets[by_id], kind="stable")]
-        ranks = np.empty(len(order), dtype=np.int64)
-        ranks[order] = np.arange(len(order))
-        return ranks
+        hashes = map(zlib.crc32, map(str.encode, self.users))
+        buckets = (np.fromiter(hashes, np.uint32, len(self.users)) % BUCKETS).astype(np.int16)
+        by_id = pc.sort_indices(self.users.arrow).to_numpy()
+        order = by_id[np.argsort(buckets[by_id], kind="stable")]
+        return order, np.searchsorted(buckets[order], np.arange(BUCKETS + 1))
 
     @cached_property
     def has_fields(self) -> bool:
@@ -164,7 +163,7 @@ class _Packed(Sequence[T], Generic[T]):
         return Coded(self.store.users, self.user_codes)
 
     @property
-    def names(self) -> NDArray[np.object_]:
+    def names(self) -> Texts:
         """The item id of each code"""
         return self.store.names
 
@@ -285,7 +284,7 @@ class PackedExamples(_Packed[Example]):
     @property
     def event_positions(self) -> NDArray[np.integer[Any]]:
         """(events,): the position of each target, example by example."""
-        return self.positions_of[self.targets.places]
+        return self.targets.of(self.positions_of)
 
     @property
     def repeated_targets(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import IntegrityError
-from sidtool.data.coded import Coded, object_array
+from sidtool.data.coded import Coded, Texts, object_array
 from sidtool.data.fields.fields import (
     TARGET,
     TARGET_VALUES,
@@ -23,7 +23,6 @@ from sidtool.data.split.packed import (
     PackedSequences,
     Ragged,
     consecutive,
-    text_ranks,
 )
 from sidtool.data.split.values import Example, UserSequence
 
@@ -68,7 +67,7 @@ def parts_of_windows(
     users = np.concatenate([np.repeat(windows.user_codes, shown.lengths), windows.event_users])
     positions = np.concatenate([consecutive(first, shown.lengths), windows.event_positions])
     items = np.concatenate([shown.joined, windows.event_items])
-    order = np.lexsort((text_ranks(store.names)[items], positions, users))
+    order = np.lexsort((store.names.ranks[items], positions, users))
     columns = np.stack([users[order], positions[order], items[order]])
     is_new = np.ones(len(order), dtype=np.bool_)
     is_new[1:] = (columns[:, 1:] != columns[:, :-1]).any(axis=0)
@@ -209,8 +208,8 @@ class _Packer:
             for name in types.user
         }
         return EventStore(
-            object_array(self._users),
-            object_array(self._items),
+            Texts(self._users),
+            Texts(self._items),
             numbers_of(self._events),
             types,
             columns,

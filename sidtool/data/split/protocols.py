@@ -48,10 +48,14 @@ def leave_one_out(
     logs = _UserLogs(interactions, table, sessions)
     starts, stops = interactions.starts, interactions.stops
     # the targets of each user are at places first:last of all targets
-    last = np.searchsorted(logs.targets, stops)
-    evaluated = np.flatnonzero(last - np.searchsorted(logs.targets, starts) >= MIN_LENGTH)
-    valid = logs.targets[last[evaluated] - 2]
-    test = logs.targets[last[evaluated] - 1]
+    first, last, targets = starts, stops, None
+    if table is not None:
+        targets = logs.targets
+        first, last = np.searchsorted(targets, starts), np.searchsorted(targets, stops)
+    evaluated = np.flatnonzero(last - first >= MIN_LENGTH)
+    valid, test = last[evaluated] - 2, last[evaluated] - 1
+    if targets is not None:
+        valid, test = targets[valid], targets[test]
     trained = stops.copy()
     trained[evaluated] = valid
     left_out = int((stops[evaluated] - test - 1).sum())
@@ -173,8 +177,7 @@ class _UserLogs:
         """(n,) events by their indexes, each after all events of its user before it."""
         starts = self.interactions.starts[users]
         histories = Ragged(self.store.items, starts, events)
-        targets = Ragged.of_lengths(events, np.ones(len(events), dtype=np.int64))
-        return PackedExamples(self.store, users, histories, targets, events - starts)
+        return PackedExamples(self.store, users, histories, Ragged.single(events), events - starts)
 
     def session_examples(
         self, users: NDArray[np.int64], sessions: SessionTable, numbers: NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
-from sidtool.data.coded import Coded, object_array
+from sidtool.data.coded import ArrowCodes, Coded, Texts, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
 from sidtool.data.split.packed import (
@@ -18,7 +19,6 @@ from sidtool.data.split.packed import (
     PackedSequences,
     Ragged,
     consecutive,
-    ranges,
 )
 from sidtool.data.split.packing import PackedParts, parts_of_windows
 from sidtool.data.split.record import SplitManifest
@@ -26,8 +26,6 @@ from sidtool.data.split.sessions import are_divisions
 from sidtool.data.split.write_parts import ARROW_TYPES, file_name
 from sidtool.data.tables import row_groups
 
-BLOCK_EVENTS = 1 << 22
-"""Events that are put in their places at once, about."""
 NUMBER = "a number"
 """The type of a column of int64 or of double."""
 WINDOW_COLUMNS = {"user": "string", "history": "list string", "item": "string", "position": "int32"}
@@ -37,15 +35,18 @@ WINDOW_COLUMNS = {"user": "string", "history": "list string", "item": "string", 
 class _Column:
     """A column of one file: n values, or the members of n lists."""
 
-    values: Any
-    """A chunked array, without dictionaries but for texts"""
-    lengths: NDArray[np.int64]
+    chunks: Sequence[Any]
+    """Arrow arrays, without dictionaries but for texts"""
+    lengths: NDArray[np.int32]
     """(n,) of the lists; those of a column of values are 1"""
 
     @property
     def numbers(self) -> NDArray[Any]:
         """The values as numbers."""
-        return np.asarray(self.values.to_numpy())
+        return np.concatenate([chunk.to_numpy() for chunk in self.chunks])
+
+
+File = dict[str, _Column]
 
 
 def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
@@ -55,49 +56,49 @@ def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
     that are not those of the events."""
     types = manifest.fields or FieldTypes()
     paths = [folder / file_name(part) for part in PARTS]
-    files = [_read(path, _kinds(part, manifest)) for path, part in zip(paths, PARTS, strict=True)]
-    users, row_users = _coded_texts([file["user"] for file in files])
+    files = [_read(path, _kinds(path.stem, manifest)) for path in paths]
+    users, row_users = _coded_users([file.pop("user") for file in files])
     log = _Log.of(paths, files, len(users), row_users)
-    positions = log.joined([file["positions"].numbers for file in files])
-    log.check(folder, positions)
-    del files[0]["positions"]  # what was read is not kept beside the log
-    names, items = _coded_texts([file.pop("items") for file in files])
+    names, items = _coded([file.pop("items") for file in files])
+    store_items = log.joined(items)
+    del items
     event_fields = {
-        name: log.coded([file[f"event_{name}"] for file in files]) for name in types.event
+        name: log.coded([file.pop(f"event_{name}") for file in files]) for name in types.event
     }
     user_fields = {
-        name: _user_values(name, [file[f"user_{name}"] for file in files], row_users, users)
+        name: _user_values(name, [file.pop(f"user_{name}") for file in files], row_users, users)
         for name in types.user
     }
-    times = log.joined([file["times"].numbers for file in files]) if types.times else None
-    store = EventStore(users, names, log.joined(items), types, event_fields, times, user_fields)
+    times = log.joined([[file.pop("times").numbers] for file in files]) if types.times else None
+    store = EventStore(users, Texts(names), store_items, types, event_fields, times, user_fields)
+    lengths = log.row_lengths[0]
+    starts = log.starts[row_users[0]]
     train = PackedSequences(
         store,
         row_users[0],
-        Ragged(store.items, log.row_starts[0], log.row_starts[0] + log.row_lengths[0]),
+        Ragged(store.items, starts, starts + lengths),
         None,
-        None if manifest.sessions is None else _sessions(paths[0], files[0], log.row_lengths[0]),
+        None if manifest.sessions is None else _sessions(paths[0], files[0], lengths),
     )
-    valid, test = (_examples(paths[at], files[at], store, log, positions) for at in (1, 2))
+    valid, test = (_examples(paths[at], files[at], store, log) for at in (1, 2))
     return PackedParts(train, valid, test, None)
 
 
 def read_windows(folder: Path) -> PackedParts:
     """The parts of a split by `given`. Raises IntegrityError as `read_logs` does."""
     files = [_read(folder / file_name(part), WINDOW_COLUMNS) for part in PARTS]
-    users, row_users = _coded_texts([file["user"] for file in files])
-    columns = [file[name] for file in files for name in ("history", "item")]
-    names, items = _coded_texts(columns)
-    store = EventStore(users, names, np.concatenate(items))
+    users, row_users = _coded_users([file["user"] for file in files])
+    names, items = _coded([file[name] for file in files for name in ("history", "item")])
+    columns = [np.concatenate(chunks) for chunks in items]
+    store = EventStore(users, Texts(names), np.concatenate(columns))
     parts = []
     first = 0
     for number, file in enumerate(files):
-        n_shown, n_windows = len(items[2 * number]), len(items[2 * number + 1])
+        n_shown, n_windows = len(columns[2 * number]), len(columns[2 * number + 1])
         lengths = file["history"].lengths
-        starts = first + np.cumsum(lengths) - lengths
-        histories = Ragged(store.items, starts, starts + lengths)
-        events = np.arange(first + n_shown, first + n_shown + n_windows)
-        targets = Ragged.of_lengths(events, np.ones(n_windows, dtype=np.int64))
+        stops = first + np.cumsum(lengths, dtype=np.int64)
+        histories = Ragged(store.items, stops - lengths, stops)
+        targets = Ragged.single(np.arange(first + n_shown, first + n_shown + n_windows))
         positions = file["position"].numbers
         parts.append(PackedExamples(store, row_users[number], histories, targets, positions))
         first += n_shown + n_windows
@@ -118,83 +119,110 @@ def _kinds(part: str, manifest: SplitManifest) -> dict[str, str]:
     return kinds | ({"history": "int32"} if manifest.protocol == "last-session" else {})
 
 
-def _read(path: Path, kinds: Mapping[str, str]) -> dict[str, _Column]:
+def _read(path: Path, kinds: Mapping[str, str]) -> File:
     """The columns of a file. Raises IntegrityError unless it has these, of these types, without
     missing values but in fields."""
     groups = list(row_groups(path))
     if not groups or set(groups[0].column_names) != set(kinds):
         columns = groups[0].column_names if groups else "no rows"
         raise IntegrityError(f"{path} has {columns}, not the columns {list(kinds)}")
-    columns = {}
+    file = {}
     for name, kind in kinds.items():
         chunks = [chunk for group in groups for chunk in group[name].chunks]
-        columns[name] = _column(f"{path}: {name}", kind, chunks)
-    for name, column in columns.items():
+        file[name] = _column(f"{path}: {name}", kind, chunks)
+    for name, column in file.items():
         is_of_events = name in ("positions", "times") or name.startswith("event_")
-        if is_of_events and not np.array_equal(column.lengths, columns["items"].lengths):
+        if is_of_events and not np.array_equal(column.lengths, file["items"].lengths):
             raise IntegrityError(f"{path}: {name} and items differ in length")
-    return columns
+    return file
 
 
 def _column(label: str, kind: str, chunks: Sequence[Any]) -> _Column:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    lengths = np.ones(sum(map(len, chunks)), dtype=np.int64)
+    lengths = np.zeros(0, dtype=np.int32)
     if kind.startswith("list "):
         if not all(pa.types.is_list(chunk.type) and not chunk.null_count for chunk in chunks):
             raise IntegrityError(f"{label} has a row without a list")
         lengths = np.concatenate([pc.list_value_length(chunk).to_numpy() for chunk in chunks])
-        lengths = lengths.astype(np.int64)
         chunks = [chunk.flatten() for chunk in chunks]
         kind = kind.removeprefix("list ")
-    values = pa.chunked_array(chunks)
-    actual = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    actual = chunks[0].type
+    if pa.types.is_dictionary(actual):
+        actual = actual.value_type
     is_number = actual in (pa.int64(), pa.float64())
     if not (is_number if kind == NUMBER else actual == pa.type_for_alias(kind)):
         raise IntegrityError(f"{label} is of type {actual}, not {kind}")
     is_field = label.rpartition(": ")[2].startswith(("event_", "user_"))
-    if values.null_count and not is_field:
+    if not is_field and any(chunk.null_count for chunk in chunks):
         raise IntegrityError(f"{label} lacks a value")
-    return _Column(values, lengths)
+    return _Column(chunks, lengths)
 
 
-def _coded_texts(
-    columns: Sequence[_Column],
-) -> tuple[NDArray[np.object_], list[NDArray[np.int32]]]:
-    """The distinct values of several columns, and the codes of each; a missing value is None."""
+def _coded(columns: Sequence[_Column]) -> tuple[Any, list[list[NDArray[np.int32]]]]:
+    """The distinct values of several columns as an arrow array, and the codes of each column's
+    chunks; that of a missing value is -1."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    chunks = [chunk for column in columns for chunk in column.values.chunks]
-    coded = [
-        chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
-        for chunk in chunks
-    ]
-    unified = pa.chunked_array(coded).unify_dictionaries()
-    names = unified.chunk(0).dictionary.to_pylist()
-    indexes = [pc.fill_null(chunk.indices, len(names)).to_numpy() for chunk in unified.chunks]
-    bounds = np.cumsum([len(column.values) for column in columns])
-    codes = np.concatenate(indexes).astype(np.int32, copy=False)
-    return object_array([*names, *[None][: unified.null_count]]), np.split(codes, bounds[:-1])
+    codes: ArrowCodes | None = None
+    parts: list[list[NDArray[np.int32]]] = []
+    for column in columns:
+        parts.append([])
+        for chunk in column.chunks:
+            is_coded = pa.types.is_dictionary(chunk.type)
+            codes = codes or ArrowCodes(chunk.type.value_type if is_coded else chunk.type)
+            if not is_coded and not chunk.null_count:
+                parts[-1].append(codes.add(chunk))
+                continue
+            coded = chunk if is_coded else chunk.dictionary_encode()
+            # the last code is that of a missing value
+            code_of = np.append(codes.add(coded.dictionary), np.int32(-1))
+            indexes = pc.fill_null(coded.indices, len(code_of) - 1).to_numpy()
+            parts[-1].append(code_of[indexes])
+    assert codes is not None  # a file has a row group
+    return codes.values, parts
+
+
+def _coded_users(columns: Sequence[_Column]) -> tuple[Texts, list[NDArray[np.int32]]]:
+    """The users of several columns, and their codes in each."""
+    import pyarrow as pa
+
+    texts = [pa.chunked_array(column.chunks) for column in columns]
+    # files of users who all have three events or more have the same users
+    others = [not text.equals(texts[0]) for text in texts]
+    distinct = [column for column, is_other in zip(columns, others, strict=True) if is_other]
+    values, parts = _coded([columns[0], *distinct])
+    first, *rest = map(np.concatenate, parts)
+    return Texts(values), [rest.pop(0) if is_other else first for is_other in others]
+
+
+def _values(names: Any, codes: NDArray[np.int32]) -> Coded[Value | None]:
+    """The values of a field by codes, those below 0 are missing."""
+    values = names.to_pylist()
+    if (codes < 0).any():
+        codes = np.where(codes < 0, np.int32(len(values)), codes)
+        values.append(None)
+    return Coded(object_array(values), codes)
 
 
 def _user_values(
     name: str,
     columns: Sequence[_Column],
     row_users: Sequence[NDArray[np.int32]],
-    users: NDArray[np.object_],
+    users: Texts,
 ) -> Coded[Value | None]:
     """The value of each user. Raises IntegrityError if two rows of a user differ."""
-    names, parts = _coded_texts(columns)
-    codes, of_rows = np.concatenate(parts), np.concatenate(row_users)
+    names, parts = _coded(columns)
+    codes, of_rows = np.concatenate([*chain.from_iterable(parts)]), np.concatenate(row_users)
     of_users = np.zeros(len(users), dtype=np.int32)
     of_users[of_rows] = codes
     wrong = np.flatnonzero(of_users[of_rows] != codes)
     if len(wrong):
         user = users[of_rows[wrong[0]]]
         raise IntegrityError(f"user_{name} of user {user!r} differs between two files")
-    return Coded(names, of_users)
+    return _values(names, of_users)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,111 +231,122 @@ class _Log:
 
     row_users: Sequence[NDArray[np.int32]]
     """(rows,) for each part: user codes"""
-    row_starts: Sequence[NDArray[np.int64]]
-    """(rows,) for each part: where its events begin in the log"""
-    row_lengths: Sequence[NDArray[np.int64]]
-    """(rows,) for each part: how many these are"""
+    row_lengths: Sequence[NDArray[np.int32]]
+    """(rows,) for each part: how many events it has of the user"""
     starts: NDArray[np.int64]
     """(users,): where the events of each user begin"""
-    totals: NDArray[np.int64]
-    """(users,): the number of events of each user"""
+    whole: NDArray[np.int64]
+    """(users,): how many of them have the positions 0, 1, 2 ...: the first ones"""
+    places: Sequence[NDArray[np.int64]]
+    """(events,) for valid and test: where the events of the part lie"""
+    is_train: NDArray[np.bool_]
+    """(events of all parts,): the training events, whose users ascend"""
 
     @classmethod
     def of(
         cls,
         paths: Sequence[Path],
-        files: Sequence[Mapping[str, _Column]],
+        files: Sequence[File],
         n_users: int,
         row_users: Sequence[NDArray[np.int32]],
     ) -> "_Log":
-        """Raises IntegrityError for a user with two rows in a file, or a row without events."""
+        """Raises IntegrityError for a user with two rows in a file, a row without events, positions
+        that do not ascend for a user, and training events without 0, 1, 2 ..."""
         totals = np.zeros(n_users, dtype=np.int64)
+        whole = np.zeros(n_users, dtype=np.int64)
+        last = np.full(n_users, -1)
+        lengths = [file["items"].lengths for file in files]
         before = []
-        for path, file, users in zip(paths, files, row_users, strict=True):
+        for path, file, users, counts in zip(paths, files, row_users, lengths, strict=True):
             if (np.bincount(users) > 1).any():
                 raise IntegrityError(f"{path} has two rows of a user")
-            if not file["items"].lengths.all():
+            if not counts.all():
                 raise IntegrityError(f"{path} has a row without events")
+            positions = file["positions"].numbers
+            firsts = np.cumsum(counts, dtype=np.int64) - counts
+            ascends = np.diff(positions, prepend=-1) > 0
+            ascends[firsts] = positions[firsts] > last[users]
+            if not ascends.all():
+                raise IntegrityError(f"{path}: the positions of a user do not ascend")
+            last[users] = positions[firsts + counts - 1]
+            if path is paths[0]:
+                del file["positions"]  # what was read is not kept beside the log
+                # they ascend from 0 or more, so the last one is the largest without a gap
+                if not np.array_equal(last[users], counts - 1):
+                    raise IntegrityError(
+                        f"{path}: the training positions of a user are not 0, 1, 2 ..."
+                    )
+                whole[users] = counts
+            else:
+                rows = np.repeat(np.arange(len(users)), counts)
+                is_whole = positions == consecutive(totals[users], counts)
+                whole[users] += np.bincount(rows[is_whole], minlength=len(users))
             before.append(totals[users])
-            totals[users] += file["items"].lengths
+            totals[users] += counts
         starts = np.cumsum(totals) - totals
-        row_starts = [starts[users] + first for users, first in zip(row_users, before, strict=True)]
-        return cls(row_users, row_starts, [file["items"].lengths for file in files], starts, totals)
+        places = [
+            consecutive(starts[row_users[part]] + before[part], lengths[part]) for part in (1, 2)
+        ]
+        is_train = np.ones(totals.sum(), dtype=np.bool_)
+        for part_places in places:
+            is_train[part_places] = False
+        return cls(row_users, lengths, starts, whole, places, is_train)
 
-    def places(self, part: int, rows: slice = slice(None)) -> NDArray[np.int64]:
-        """(events,): where the events of some rows of a part lie."""
-        return consecutive(self.row_starts[part][rows], self.row_lengths[part][rows])
-
-    def joined(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """(events,): the values of all parts, in the order of the log."""
-        values = np.empty(sum(map(len, parts)), dtype=np.result_type(*parts))
-        for number, part in enumerate(parts):
-            first = 0
-            for start, stop in ranges(self.row_lengths[number], BLOCK_EVENTS):
-                places = self.places(number, slice(start, stop))
-                values[places] = part[first : first + len(places)]
-                first += len(places)
+    def joined(self, parts: Sequence[Sequence[NDArray[Any]]]) -> NDArray[Any]:
+        """(events,): the values of all parts, each in arrays that follow one another, in the order
+        of the log."""
+        dtype = np.result_type(*(array for arrays in parts for array in arrays))
+        values = np.empty(len(self.is_train), dtype=dtype)
+        values[self.is_train] = np.concatenate(parts[0])
+        for places, arrays in zip(self.places, parts[1:], strict=True):
+            values[places] = np.concatenate(arrays)
         return values
-
-    def check(self, folder: Path, positions: NDArray[np.int32]) -> None:
-        """Raise IntegrityError unless (events,) positions ascend for each user, and training events
-        have 0, 1, 2 ..."""
-        ascends = np.diff(positions) > 0
-        ascends[self.starts[1:] - 1] = True
-        if not ascends.all() or (positions[self.starts] < 0).any():
-            raise IntegrityError(f"{folder}: the positions of a user do not ascend")
-        # they ascend from 0 or more, so the last one is the largest that it can be without a gap
-        starts, lengths = self.row_starts[0], self.row_lengths[0]
-        if not np.array_equal(positions[starts + lengths - 1], lengths - 1):
-            raise IntegrityError(f"{folder}: the training positions of a user are not 0, 1, 2 ...")
 
     def coded(self, columns: Sequence[_Column]) -> Coded[Value | None]:
         """(events,): the values of a field of events."""
-        names, codes = _coded_texts(columns)
-        return Coded(names, self.joined(codes))
+        names, parts = _coded(columns)
+        return _values(names, self.joined(parts))
 
 
-def _sessions(path: Path, file: Mapping[str, _Column], n_events: NDArray[np.int64]) -> Ragged:
+def _sessions(path: Path, file: File, n_events: NDArray[np.int32]) -> Ragged:
     sessions = Ragged.of_lengths(file["sessions"].numbers, file["sessions"].lengths)
     if not are_divisions(sessions, n_events):
         raise IntegrityError(f"{path}: the sessions of a user do not divide the events")
     return sessions
 
 
-def _examples(
-    path: Path,
-    file: Mapping[str, _Column],
-    store: EventStore,
-    log: _Log,
-    log_positions: NDArray[np.int32],
-) -> PackedExamples:
+def _examples(path: Path, file: File, store: EventStore, log: _Log) -> PackedExamples:
     """The examples of a part. Raises IntegrityError for a target that is no event of its row, and
     for a history that lacks an event."""
     part = PARTS.index(path.stem)
-    users = log.row_users[part]
-    lengths, positions = file["targets"].lengths, file["targets"].numbers.astype(np.int64)
+    users, events = log.row_users[part], log.places[part - 1]
+    lengths, positions = file["targets"].lengths, file["targets"].numbers
+    event_lengths, event_positions = log.row_lengths[part], file["positions"].numbers
+    if not lengths.all():
+        raise IntegrityError(f"{path}: a row has no target")
     rows = np.repeat(np.arange(len(users)), lengths)
-    # one number for a row and a position; both ascend
-    event_rows = np.repeat(np.arange(len(users)), log.row_lengths[part])
-    event_keys = event_rows << 31 | file["positions"].numbers
-    keys = rows << 31 | positions
-    target_places = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
-    if not np.array_equal(event_keys[target_places], keys) or (np.diff(keys) <= 0).any():
-        raise IntegrityError(f"{path}: the targets of a user are not among the events of the row")
-    events = log.places(part)[target_places]
+    is_of_all = np.array_equal(lengths, event_lengths)
+    if not (is_of_all and np.array_equal(positions, event_positions)):
+        # one number for a row and a position; both ascend
+        event_keys = np.repeat(np.arange(len(users)), event_lengths) << 31 | event_positions
+        keys = rows << 31 | positions
+        chosen = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
+        if not np.array_equal(event_keys[chosen], keys) or (np.diff(keys) <= 0).any():
+            raise IntegrityError(
+                f"{path}: the targets of a user are not among the events of the row"
+            )
+        events = events[chosen]
     if "history" in file:
-        shown = file["history"].numbers.astype(np.int64)
+        shown = file["history"].numbers
         targets = Ragged.of_lengths(events, lengths)
     else:
         users, shown = users[rows], positions
-        targets = Ragged.of_lengths(events, np.ones(len(events), dtype=np.int64))
-    if not targets.lengths.all() or (shown < 0).any():
-        raise IntegrityError(f"{path}: a row has no target, or no history")
-    starts = log.starts[users]
-    is_long = shown > log.totals[users]
-    last = np.where(is_long | (shown == 0), 0, starts + shown - 1)
-    is_whole = (shown == 0) | (log_positions[last] == shown - 1)
-    if (is_long | ~is_whole).any():
+        targets = Ragged.single(events)
+    if (shown < 0).any():
+        raise IntegrityError(f"{path}: a row has no history")
+    if (shown > log.whole[users]).any():
         raise IntegrityError(f"{path}: a history lacks an event before its target")
-    histories = Ragged(store.items, starts, starts + shown)
-    return PackedExamples(store, users, histories, targets, positions)
+    starts = log.starts[users]
+    return PackedExamples(
+        store, users, Ragged(store.items, starts, starts + shown), targets, positions
+    )

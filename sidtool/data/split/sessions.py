@@ -144,7 +144,7 @@ def is_division(starts: Sequence[int], n_events: int) -> bool:
     return bool(starts) and starts[0] == 0 and ascend and starts[-1] < n_events
 
 
-def are_divisions(sessions: Ragged, n_events: NDArray[np.int64]) -> bool:
+def are_divisions(sessions: Ragged, n_events: NDArray[np.integer[Any]]) -> bool:
     """Whether (n,) lists are the starts of sessions of (n,) numbers of events, each."""
     starts = sessions.joined
     firsts = np.cumsum(sessions.lengths) - sessions.lengths

@@ -10,8 +10,7 @@ Under `given`, a row is a window: user, history, item, position.
 
 Writers do not write atomically: use them within `output.new_dir`."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data.fields.fields import FieldType
+from sidtool.data.coded import Coded, Texts
+from sidtool.data.fields.fields import FieldType, Value
 from sidtool.data.split.logs import PARTS, UserLogs
 from sidtool.data.split.packed import PackedExamples, Ragged, ranges
 from sidtool.data.split.split import Split
@@ -38,87 +38,81 @@ def file_name(part: str) -> str:
 def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
     """The three files of a split whose events are ordered."""
     lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
-    first = np.zeros(len(logs.users), dtype=np.int64)
-    for part, n_events, examples in zip(
-        PARTS, lengths, (None, split.valid, split.test), strict=True
-    ):
-        rows = np.flatnonzero(n_events)
-        writer = _PartWriter(split, logs, rows, first[rows], n_events[rows], examples)
-        writer.write(folder / file_name(part))
-        first = first + n_events
+    firsts = (np.zeros_like(logs.n_train), logs.n_train, logs.n_train + logs.n_valid)
+    for part, name in enumerate(PARTS):
+        users = np.flatnonzero(lengths[part])
+        of_part = _targets(split, part)
+        tables = (
+            _table(logs, users[start:stop], firsts[part], lengths[part], of_part)
+            for start, stop in ranges(lengths[part][users], GROUP_EVENTS)
+        )
+        write_tables(folder / file_name(name), tables, distinct=("user",))
 
 
-@dataclass(frozen=True, eq=False)
-class _PartWriter:
-    """Writes the n users of one part."""
+def _table(
+    logs: UserLogs,
+    users: NDArray[np.int64],
+    firsts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    of_part: Callable[[NDArray[np.int64]], dict[str, Any]],
+) -> Any:
+    """The rows of some users, who have (k,) events from the (k,) first numbers on, for each of the
+    k users of the logs; `of_part` makes the columns that the part alone has."""
+    import pyarrow as pa
 
-    split: Split
-    logs: UserLogs
-    rows: NDArray[np.int64]
-    """(n,): which users of the logs"""
-    firsts: NDArray[np.int64]
-    """(n,): the number of the first event of each in the part"""
-    lengths: NDArray[np.int64]
-    """(n,): the number of events of each in the part"""
-    examples: PackedExamples | None
-    """Those of the part, None for training events"""
+    store, counts = logs.store, lengths[users]
+    places, positions = logs.events(users, firsts[users], counts)
+    columns = {
+        "user": store.users.arrow.take(pa.array(users)),
+        "items": _lists(_coded_texts(store.names, store.items[places]), counts),
+        "positions": _lists(positions, counts, pa.int32()),
+        **of_part(users),
+    }
+    if store.times is not None:
+        columns["times"] = _lists(store.times[places], counts)
+    for name, kind in store.types.event.items():
+        values = store.fields[name]
+        columns[f"event_{name}"] = _lists(_typed(values, values.codes[places], kind), counts)
+    for name, kind in store.types.user.items():
+        values = store.user_fields[name]
+        columns[f"user_{name}"] = _typed(values, values.codes[users], kind)
+    return pa.table(columns)
 
-    @property
-    def users(self) -> NDArray[np.integer[Any]]:
-        """(n,) codes"""
-        return self.logs.users[self.rows]
 
-    def write(self, path: Path) -> None:
-        """The rows in groups of GROUP_EVENTS."""
-        groups = ranges(self.lengths, GROUP_EVENTS)
-        write_tables(path, (self._table(slice(first, stop)) for first, stop in groups))
+def _targets(split: Split, part: int) -> Callable[[NDArray[np.int64]], dict[str, Any]]:
+    """Makes the columns that say, for some users, what of the events is a target, or where a
+    session starts."""
+    import pyarrow as pa
 
-    def _table(self, rows: slice) -> Any:
-        import pyarrow as pa
+    train, n_users = split.train, len(split.train.store.users)
+    if part == 0:
+        sessions = train.sessions
+        if sessions is None:
+            return lambda _: {}
+        row_of = np.zeros(n_users, dtype=np.int64)
+        row_of[train.user_codes] = np.arange(len(train))
 
-        store = self.split.train.store
-        users, lengths = self.users[rows], self.lengths[rows]
-        places, positions = self.logs.events(self.rows[rows], self.firsts[rows], lengths)
-        columns = {
-            "user": pa.array(store.users[users], pa.string()),
-            "items": _lists(_coded_texts(store.names, store.items[places]), lengths),
-            "positions": _lists(positions, lengths, pa.int32()),
-        }
-        columns |= self._targets(rows)
-        if store.times is not None:
-            columns["times"] = _lists(store.times[places], lengths)
-        types = store.types
-        for name, kind in types.event.items():
-            values = store.fields[name]
-            columns[f"event_{name}"] = _lists(
-                _typed(values.names, values.codes[places], kind), lengths
-            )
-        for name, kind in types.user.items():
-            values = store.user_fields[name]
-            columns[f"user_{name}"] = _typed(values.names, values.codes[users], kind)
-        return pa.table(columns)
+        def starts(users: NDArray[np.int64]) -> dict[str, Any]:
+            lists = sessions.take(row_of[users])
+            return {"sessions": _lists(lists.joined, lists.lengths, pa.int32())}
 
-    def _targets(self, rows: slice) -> dict[str, Any]:
-        """The columns that say what of the events is a target, or where a session starts."""
-        import pyarrow as pa
+        return starts
+    examples = split.valid if part == 1 else split.test
+    positions, target_users = examples.event_positions, examples.event_users
+    by_user = np.lexsort((positions, target_users))
+    counts = np.bincount(target_users, minlength=n_users)
+    all_targets = Ragged.of_lengths(positions[by_user], counts)
+    history = np.zeros(n_users, dtype=np.int32)
+    history[examples.user_codes] = examples.histories.lengths
 
-        if self.examples is None:
-            sessions = self.split.train.sessions
-            if sessions is None:
-                return {}
-            starts = sessions.take(np.searchsorted(self.split.train.user_codes, self.users[rows]))
-            return {"sessions": _lists(starts.joined, starts.lengths, pa.int32())}
-        examples = self.examples
-        by_user = np.lexsort((examples.event_positions, examples.event_users))
-        of_users = np.searchsorted(examples.event_users[by_user], self.users[rows], side="left")
-        ends = np.searchsorted(examples.event_users[by_user], self.users[rows], side="right")
-        targets = Ragged(examples.event_positions[by_user], of_users, ends)
-        columns = {"targets": _lists(targets.joined, targets.lengths, pa.int32())}
-        if self.split.protocol == "last-session":
-            order = np.argsort(examples.user_codes)
-            places = order[np.searchsorted(examples.user_codes[order], self.users[rows])]
-            columns["history"] = pa.array(examples.histories.lengths[places], pa.int32())
+    def targets(users: NDArray[np.int64]) -> dict[str, Any]:
+        lists = all_targets.take(users)
+        columns = {"targets": _lists(lists.joined, lists.lengths, pa.int32())}
+        if split.protocol == "last-session":
+            columns["history"] = pa.array(history[users])
         return columns
+
+    return targets
 
 
 def write_windows(folder: Path, windows: Sequence[PackedExamples]) -> None:
@@ -131,18 +125,18 @@ def _window_table(windows: PackedExamples) -> Any:
     import pyarrow as pa
 
     columns = {
-        "user": pa.array(windows.users.tolist(), pa.string()),
+        "user": windows.store.users.arrow.take(pa.array(windows.user_codes)),
         "history": _lists(
             _coded_texts(windows.names, windows.histories.joined), windows.histories.lengths
         ),
-        "item": pa.array(windows.names[windows.items], pa.string()),
+        "item": windows.names.arrow.take(pa.array(windows.items)),
         "position": pa.array(windows.positions, pa.int32()),
     }
     return pa.table(columns)
 
 
-def write_tables(path: Path, tables: Iterable[Any]) -> None:
-    """Tables of one schema, each as a row group."""
+def write_tables(path: Path, tables: Iterable[Any], distinct: Sequence[str] = ()) -> None:
+    """Tables of one schema, each as a row group. The texts of `distinct` columns do not repeat."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -159,7 +153,7 @@ def write_tables(path: Path, tables: Iterable[Any]) -> None:
         compression="zstd",
         store_schema=False,
         dictionary_pagesize_limit=1 << 30,
-        use_dictionary=[leaf for leaf in leaves if leaf not in numbers],
+        use_dictionary=[leaf for leaf in leaves if leaf not in (*numbers, *distinct)],
         column_encoding=numbers,
     ) as writer:
         for table in chain([first], tables):
@@ -176,22 +170,24 @@ def _lists(values: Any, lengths: NDArray[np.int64], kind: Any = None) -> Any:
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
-def _coded_texts(names: NDArray[np.object_], codes: NDArray[Any]) -> Any:
+def _coded_texts(names: Texts, codes: NDArray[Any]) -> Any:
     """(n,) dictionary array of those names that occur, in the order of `names`."""
     import pyarrow as pa
 
     is_used = np.zeros(len(names), dtype=np.bool_)
     is_used[codes] = True
     ranks = np.cumsum(is_used, dtype=np.int32) - 1
-    dictionary = pa.array(names[is_used], pa.string())
+    dictionary = names.arrow.filter(pa.array(is_used))
     return pa.DictionaryArray.from_arrays(pa.array(ranks[codes]), dictionary)
 
 
 ARROW_TYPES: Mapping[FieldType, str] = {"str": "string", "int": "int64", "float": "float64"}
 
 
-def _typed(names: NDArray[np.object_], codes: NDArray[Any], kind: FieldType) -> Any:
-    """(n,) arrow array of coded values of a field."""
+def _typed(values: Coded[Value | None], codes: NDArray[Any], kind: FieldType) -> Any:
+    """(n,) arrow array of some values of a field, by their codes."""
     import pyarrow as pa
 
-    return pa.array(names.tolist(), pa.type_for_alias(ARROW_TYPES[kind])).take(pa.array(codes))
+    return pa.array(values.names.tolist(), pa.type_for_alias(ARROW_TYPES[kind])).take(
+        pa.array(codes)
+    )

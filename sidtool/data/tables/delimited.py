@@ -23,9 +23,12 @@ from sidtool.data.tables.containers import (
     refuse_repeated,
 )
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".item": "\t", ".inter": "\t", ".user": "\t"}
+DELIMITERS = {
+    **dict.fromkeys((".csv", ".txt", ".dat"), ","),
+    **dict.fromkeys((".tsv", ".item", ".inter", ".user"), "\t"),
+}
 OTHERS = (";", "\t", "|")
-"""Of a .csv whose header has no comma, as spreadsheets write it."""
+"""Where the header has no comma, of a .csv as spreadsheets write it, of a .txt or .dat."""
 RECBOLE = (".item", ".inter", ".user")
 QUOTE = ord('"')
 SCAN_BYTES = 1 << 18
@@ -52,7 +55,7 @@ def header(path: Path, kind: str) -> tuple[str, ...]:
 def delimiter(path: Path, kind: str) -> str:
     """What stands between the cells of a file."""
     usual = DELIMITERS[kind]
-    if kind != ".csv":
+    if usual != ",":
         return usual
     with open_file(path) as stream:
         first = stream.readline(SCAN_BYTES).decode("utf-8", "replace")

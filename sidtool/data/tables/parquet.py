@@ -79,7 +79,7 @@ def row_groups(path: Path) -> Iterator[Any]:
     """pyarrow tables of all columns of one file, a row group at a time; repeated texts stay coded,
     in lists too. Raises DataError for a file that cannot be read, or claims more than its bytes
     hold."""
-    open_dataset(path)
+    _check_claims(path)
     opened, _ = _open_bounded(path, None)
     with opened:
         for number in range(opened.num_row_groups):
@@ -99,15 +99,29 @@ def open_dataset(path: Path) -> Any:
     texts = ds.partitioning(pa.schema([(key, pa.string()) for key in keys]), flavor="hive")
     dataset = pq.ParquetDataset(path, partitioning=texts)
     for file in dataset.files:
-        size = Path(file).stat().st_size
-        with pq.ParquetFile(file) as opened:
-            footer = opened.metadata
-        if not 0 <= footer.num_rows <= FREE_ROWS + ROWS_PER_BYTE * size:
-            raise DataError(f"{file} claims {footer.num_rows} rows in {size} bytes")
-        values = _most_values(Path(file), footer)
-        if values - footer.num_rows > FREE_VALUES + VALUES_PER_BYTE * size:
-            raise DataError(f"{file} claims a column of {values} values in {size} bytes")
+        _check_claims(Path(file))
     return dataset
+
+
+def _check_claims(path: Path) -> None:
+    """Raise DataError if the footer of a file claims more rows or values than it can hold."""
+    import pyarrow.parquet as pq
+
+    size = path.stat().st_size
+    with pq.ParquetFile(path) as opened:
+        footer = opened.metadata
+    if not 0 <= footer.num_rows <= FREE_ROWS + ROWS_PER_BYTE * size:
+        raise DataError(f"{path} claims {footer.num_rows} rows in {size} bytes")
+    try:
+        values = [chunk.values for chunk in column_chunks(path)]
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    columns = footer.num_columns
+    if len(values) != columns * footer.num_row_groups:
+        raise DataError(f"{path} cannot be read: a column of its footer has no number of values")
+    most = max((sum(values[column::columns]) for column in range(columns)), default=0)
+    if most - footer.num_rows > FREE_VALUES + VALUES_PER_BYTE * size:
+        raise DataError(f"{path} claims a column of {most} values in {size} bytes")
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -212,18 +226,6 @@ def _decoded_bytes(array: Any) -> int:
         parts = members if isinstance(members, list) else [members]
         return 4 * len(array) + sum(map(_decoded_bytes, parts))
     return int(array.nbytes)
-
-
-def _most_values(path: Path, footer: Any) -> int:
-    """The number of values that the largest column claims, members of lists included."""
-    try:
-        values = [chunk.values for chunk in column_chunks(path)]
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    columns = footer.num_columns
-    if len(values) != columns * footer.num_row_groups:
-        raise DataError(f"{path} cannot be read: a column of its footer has no number of values")
-    return max((sum(values[column::columns]) for column in range(columns)), default=0)
 
 
 def id_strings(path: Path, name: str, column: Column) -> Column:

@@ -2,32 +2,33 @@
 popularity and item-kNN. docs/metrics.md defines every number."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.options import options_from
 from sidtool.base.progress import Progress
-from sidtool.data import Fields, FieldTypes, need_feedback_of_numbers
+from sidtool.base.records import JsonRecord
+from sidtool.data import need_feedback_of_numbers
 from sidtool.data.split import Example, Split, UserSequence, evenly_spaced
-from sidtool.evaluation.baselines import Catalog, rank_baselines
-from sidtool.evaluation.bootstrap import RESAMPLES
+from sidtool.evaluation.baselines import UNTUNED, Catalog, rank_baselines
+from sidtool.evaluation.bootstrap import RESAMPLES, Difference, intervals, paired_differences
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
 from sidtool.evaluation.lists.list_metrics import (
     HeldOutSessions,
     ItemFacts,
-    all_values,
     item_facts,
     list_metric_names,
+    list_values,
 )
-from sidtool.evaluation.lists.list_results import ListEvaluation, differences, means
 from sidtool.evaluation.options import ListEvaluationOptions
 from sidtool.evaluation.results import coverage
 from sidtool.model import LoadedModel
-from sidtool.model.contract import Contract, TrainParams
+from sidtool.model.contract import TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
@@ -37,6 +38,54 @@ LISTS = "lists"
 """The lists that the model writes."""
 TOP_ITEMS = "top items"
 """The best items of the model's ranking of next items, as many as a list has."""
+
+Values = NDArray[np.float64]
+"""(n, metrics) of n examples; NaN where a metric is not defined for the list of an example"""
+
+
+@dataclass(frozen=True)
+class Mean(JsonRecord):
+    """The mean of a metric over the n examples for whose lists it is defined, and its 95%
+    interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+Means = dict[str, Mean]
+"""Metric -> mean; without a metric that is defined for no example."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListEvaluation:
+    """Lists of several systems for n examples, the model's first, as `evaluate-lists --json`
+    prints it."""
+
+    n: int
+    length: int
+    """The largest number of items in a list"""
+    systems: dict[str, Means]
+    """By system: the metrics of its lists"""
+    differences: dict[str, dict[str, Difference]]
+    """By how much the first system is better than each other one, over the examples for whose lists
+    a metric is defined in both"""
+    coverage: dict[str, float]
+    """By system: share of the active items in the lists of any example"""
+    counts: dict[str, int]
+    settings: dict[str, Any]
+    names: tuple[str, ...]
+    values: Mapping[str, Values]
+    """By system: every metric of every example"""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object of all but the values of single examples."""
+        value = asdict(self)
+        for name in ("names", "values"):
+            del value[name]
+        return value
+
 
 ListMaker = Callable[[Sequence[Request]], Iterable[Sequence[str]]]
 """Requests -> the ids of a list for each, in its order."""
@@ -73,7 +122,11 @@ def evaluate_lists(
     loaded, other, fields = held_out.loaded, held_out.against, held_out.split.fields
     if other is not None:
         check_same_catalog(loaded.bundle, other.bundle)
-    order = options.order or _trained_order(loaded.contract, fields)
+    order = options.order
+    if order is None:  # that of the lists of the model's training, if the split has it
+        trained = [record.params for record in loaded.contract.stages]
+        made = [each.lists for each in trained if isinstance(each, TrainParams) and each.lists]
+        order = made[-1].order if made and made[-1].order in fields.feedback else None
     if order is not None:
         need_feedback_of_numbers(order, fields, "the order")
     options = replace(options, order=order)
@@ -110,7 +163,15 @@ def evaluate_list_makers(
     sessions = HeldOutSessions.of(
         bundle, examples, exclude_seen=bool(options.exclude_seen), order=options.order
     )
-    requests = [Request(each.user, each.history, fields=_request_fields(each)) for each in examples]
+    # with the feedback of the target, for a model that is told it
+    requests = [
+        Request(
+            each.user,
+            each.history,
+            fields=replace(each.fields, feedback=each.feedback) if each.feedback else each.fields,
+        )
+        for each in examples
+    ]
     lists = {
         system: [
             sessions.rows(number, items[: options.length])
@@ -119,7 +180,16 @@ def evaluate_list_makers(
         for system, make in makers.items()
     }
     if options.baselines:
-        lists |= _baseline_lists(sessions, events, options)
+        catalog = Catalog.of_bundle(bundle, events)
+        ranked = rank_baselines(
+            catalog,
+            sessions.examples,
+            k=options.length,
+            exclude_seen=bool(options.exclude_seen),
+        )
+        rows = bundle.items.rows(catalog.ids)
+        for system, of_system in ranked.items():
+            lists[system] = [ItemRows(rows[items[items >= 0]]) for items in of_system]
     facts = item_facts(bundle, events)
     return _evaluation(sessions, lists, facts, options)
 
@@ -160,39 +230,6 @@ def list_maker(
     return make
 
 
-def _trained_order(contract: Contract, types: FieldTypes) -> str | None:
-    """The feedback by which the model's lists were ordered, if the split has it."""
-    trained = [record.params for record in contract.stages]
-    lists = [params.lists for params in trained if isinstance(params, TrainParams) and params.lists]
-    order = lists[-1].order if lists else None
-    return order if order in types.feedback else None
-
-
-def _request_fields(example: Example) -> Fields:
-    """The fields of an example, with the feedback of its target for a model that is told it."""
-    if not example.feedback:
-        return example.fields
-    return replace(example.fields, feedback=example.feedback)
-
-
-def _baseline_lists(
-    sessions: HeldOutSessions, events: Sequence[UserSequence], options: ListEvaluationOptions
-) -> dict[str, list[ItemRows]]:
-    catalog = Catalog.of_bundle(sessions.bundle, events)
-    ranked = rank_baselines(
-        catalog,
-        sessions.examples,
-        options.knn,
-        k=options.length,
-        exclude_seen=bool(options.exclude_seen),
-    )
-    rows = sessions.bundle.items.rows(catalog.ids)
-    return {
-        system: [ItemRows(rows[items[items >= 0]]) for items in of_system]
-        for system, of_system in ranked.items()
-    }
-
-
 def _evaluation(
     sessions: HeldOutSessions,
     lists: Mapping[str, Sequence[ItemRows]],
@@ -203,11 +240,18 @@ def _evaluation(
     length = options.length
     names = list_metric_names(length)
     users = tuple(example.user for example in sessions.examples)
+    # (n, metrics) of each system
     values = {
-        system: all_values(of_system, sessions.truths, facts, length)
+        system: np.stack(
+            [
+                list_values(items, truth, facts, length)
+                for items, truth in zip(of_system, sessions.truths, strict=True)
+            ]
+        )
         for system, of_system in lists.items()
     }
     first, *others = values
+    targets = [truth.targets for truth in sessions.truths]
     n_active = len(sessions.bundle.active)
     return ListEvaluation(
         n=len(users),
@@ -223,23 +267,17 @@ def _evaluation(
             system: coverage(np.concatenate([*of_system, np.zeros(0, dtype=np.int64)]), n_active)
             for system, of_system in lists.items()
         },
-        counts=_counts(sessions, users),
+        counts={  # targets that cannot be recommended are never found
+            "users": len(set(users)),
+            "active_items": n_active,
+            "targets": sum(map(len, targets)),
+            "targets_not_recommendable": sum(int((each < 0).sum()) for each in targets),
+            "empty_histories": sum(not example.history for example in sessions.examples),
+        },
         settings=_settings(options),
         names=names,
         values=values,
     )
-
-
-def _counts(sessions: HeldOutSessions, users: Sequence[str]) -> dict[str, int]:
-    """Numbers behind the means: targets that cannot be recommended are never found."""
-    targets = [truth.targets for truth in sessions.truths]
-    return {
-        "users": len(set(users)),
-        "active_items": len(sessions.bundle.active),
-        "targets": sum(map(len, targets)),
-        "targets_not_recommendable": sum(int((each < 0).sum()) for each in targets),
-        "empty_histories": sum(not example.history for example in sessions.examples),
-    }
 
 
 def _settings(options: ListEvaluationOptions) -> dict[str, Any]:
@@ -253,5 +291,49 @@ def _settings(options: ListEvaluationOptions) -> dict[str, Any]:
         "resamples": RESAMPLES,
     }
     if options.baselines:
-        settings["item-knn"] = asdict(options.knn)
+        settings["item-knn"] = asdict(UNTUNED)
     return settings
+
+
+def means(names: Sequence[str], values: Values, users: Sequence[str], *, seed: int) -> Means:
+    """The mean of each metric by name, over the examples where it is defined."""
+    result: Means = {}
+    for columns, defined in _by_definition(values):
+        chosen = [names[column] for column in columns]
+        numbers = np.where(defined[:, None], values[:, columns], 0.0)
+        weights = {"all": defined.astype(np.float64)}
+        ends = intervals(chosen, numbers, users, weights, seed=seed)["all"]
+        averages = numbers[defined].mean(axis=0).tolist()
+        n = int(defined.sum())
+        for name, average in zip(chosen, averages, strict=True):
+            result[name] = Mean(average, *ends[name], n)
+    return {name: result[name] for name in names if name in result}
+
+
+def differences(
+    names: Sequence[str], values: Values, others: Values, users: Sequence[str], *, seed: int
+) -> dict[str, Difference]:
+    """By how much one system is better than another, as `paired_differences`, over the examples
+    where a metric is defined for both."""
+    result: dict[str, Difference] = {}
+    both = np.where(np.isfinite(others), values, np.nan)
+    for columns, defined in _by_definition(both):
+        chosen = [names[column] for column in columns]
+        one, other = (
+            np.where(defined[:, None], each[:, columns], 0.0) for each in (values, others)
+        )
+        weights = {"all": defined.astype(np.float64)}
+        result |= paired_differences(chosen, one, other, users, weights, seed=seed)["all"]
+    return {name: result[name] for name in names if name in result}
+
+
+def _by_definition(values: Values) -> list[tuple[list[int], NDArray[np.bool_]]]:
+    """The columns that are defined for the same examples, with a mask of these; those without an
+    example are left out. A bootstrap of several metrics at once draws the users once."""
+    groups: dict[bytes, tuple[list[int], NDArray[np.bool_]]] = {}
+    defined = np.isfinite(values)
+    for column in range(values.shape[1]):
+        mask = defined[:, column]
+        if mask.any():
+            groups.setdefault(mask.tobytes(), ([], mask))[0].append(column)
+    return list(groups.values())

@@ -59,7 +59,7 @@ def list_values(
     repeats and legality of none."""
     items = ItemRows(items[:length])
     # a repeated item is found once
-    distinct = _first_occurrences(items)
+    distinct = ItemRows(np.array(list(dict.fromkeys(items.tolist())), dtype=np.int64))
     legal = ItemRows(distinct[distinct >= 0])  # the entries that are items
     return np.array(
         [
@@ -116,30 +116,6 @@ def diversity(items: ItemRows, directions: NDArray[np.float32] | None) -> float:
     return float(1 - cosines.mean())
 
 
-def information(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(items,): bits of self-information, -log2 of an item's share of the training events, each
-    item counted once more so that new ones have a share (novelty: T. Zhou et al., PNAS 2010)."""
-    shares = (counts + 1) / (counts.sum() + len(counts))
-    return -np.log2(shares)
-
-
-def _first_occurrences(items: ItemRows) -> ItemRows:
-    """The different entries of a list in its order."""
-    return ItemRows(np.array(list(dict.fromkeys(items.tolist())), dtype=np.int64))
-
-
-def all_values(
-    lists: Sequence[ItemRows], truths: Sequence[ListTruth], facts: ItemFacts, length: int
-) -> NDArray[np.float64]:
-    """(n, metrics) of n lists, as `list_values`."""
-    return np.stack(
-        [
-            list_values(items, truth, facts, length)
-            for items, truth in zip(lists, truths, strict=True)
-        ]
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class HeldOutSessions:
     """n examples, each with the items of its session as rows of a bundle."""
@@ -160,8 +136,20 @@ class HeldOutSessions:
     ) -> "HeldOutSessions":
         """Look up the targets. An item that comes again in a session counts once; `order` is the
         feedback by whose values, the largest first, targets are ordered, in place of time."""
-        truths = tuple(_truth(bundle, example, exclude_seen, order) for example in examples)
-        return cls(bundle, tuple(examples), truths, exclude_seen)
+        truths = []
+        for example in examples:
+            first_of: dict[str, FurtherTarget] = {}
+            for target in example.targets:
+                first_of.setdefault(target.item, target)
+            rows = _recommendable(bundle, list(first_of))
+            if exclude_seen:
+                rows[np.isin(list(first_of), example.history)] = UNKNOWN
+            places = np.arange(len(first_of), dtype=np.float64)
+            if order is not None:
+                values = [target.feedback[order] for target in first_of.values()]
+                places = np.array([-v if isinstance(v, int | float) else np.nan for v in values])
+            truths.append(ListTruth(rows, places))
+        return cls(bundle, tuple(examples), tuple(truths), exclude_seen)
 
     def rows(self, number: int, ids: Sequence[str]) -> ItemRows:
         """The rows of a list for an example; -1 for an item that is not active, and for
@@ -184,21 +172,9 @@ def item_facts(bundle: Bundle, events: Sequence[UserSequence]) -> ItemFacts:
     sequences = ItemSequences.of_ids(packed_sequences(events), list(items.ids))
     counts = count_events(sequences, len(items))
     counts[~bundle.is_active] = 0
-    return ItemFacts(directions, information(counts))
-
-
-def _truth(bundle: Bundle, example: Example, exclude_seen: bool, order: str | None) -> ListTruth:
-    first_of: dict[str, FurtherTarget] = {}
-    for target in example.targets:
-        first_of.setdefault(target.item, target)
-    rows = _recommendable(bundle, list(first_of))
-    if exclude_seen:
-        rows[np.isin(list(first_of), example.history)] = UNKNOWN
-    places = np.arange(len(first_of), dtype=np.float64)
-    if order is not None:
-        values = [target.feedback[order] for target in first_of.values()]
-        places = np.array([-v if isinstance(v, int | float) else np.nan for v in values])
-    return ListTruth(rows, places)
+    # each item counts once more, so that new ones have a share (novelty: T. Zhou et al., PNAS 2010)
+    shares = (counts + 1) / (counts.sum() + len(counts))
+    return ItemFacts(directions, -np.log2(shares))
 
 
 def _recommendable(bundle: Bundle, ids: Sequence[str]) -> ItemRows:

@@ -61,7 +61,11 @@ def answer_probabilities(
             return _by_whole_sequences(bare, prompts, answers)
         decoder = Decoder.of(bare, "it cannot score answers")
         results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
-        for numbers in _by_tokens_of_ends(prompts).values():
+        by_tokens: dict[int, list[int]] = {}  # of an end
+        for number, prompt in enumerate(prompts):
+            if prompt.ends:
+                by_tokens.setdefault(len(prompt.ends[0]), []).append(number)
+        for numbers in by_tokens.values():
             alike = [prompts[number] for number in numbers]
             for index, probabilities in _by_trees(decoder, alike, answers):
                 results[numbers[index]] = probabilities
@@ -76,56 +80,37 @@ def _by_trees(
     n_tokens = len(prompts[0].ends[0])
     n_ends = min(ENDS, max(len(prompt.ends) for prompt in prompts))
     # the last token of each end branches into the answers, whose last tokens nothing follows
-    n_appended = _longest(answers) - 1
+    n_appended = max(map(len, answers)) - 1
     capacity = n_ends * (n_tokens + len(answers) * n_appended)
     starts = [prompt.start for prompt in prompts]
     check_positions(decoder.model, max(map(len, starts)) + n_tokens, n_appended)
     for batch, tree in decoder.trees(starts, capacity):
         chosen = [prompts[index] for index in batch]
-        scores = _score(tree, decoder.head, _ends(chosen, decoder.model.device), answers)
-        probabilities = _softmax(scores)  # (batch, k, answers)
+        longest = max(len(prompt.ends) for prompt in chosen)
+        # (batch, k, tokens): the last end again where there are fewer
+        padded = [
+            [*prompt.ends, *[prompt.ends[-1]] * (longest - len(prompt.ends))] for prompt in chosen
+        ]
+        ends = torch.tensor(padded, device=decoder.model.device)
+        tree.prefill()
+        scores = []
+        for part in ends.split(ENDS, dim=1):
+            scores.append(_score_ends(tree, decoder.head, part, answers))
+            tree.rewind()
+        probabilities = _softmax(torch.cat(scores, dim=1))  # (batch, k, answers)
         for row, index in enumerate(batch):
             yield index, probabilities[row, : len(chosen[row].ends)]
-
-
-def _by_tokens_of_ends(prompts: Sequence[SharedPrompt]) -> dict[int, list[int]]:
-    """The numbers of prompts that have ends, by how many tokens an end has."""
-    numbers: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        if prompt.ends:
-            numbers.setdefault(len(prompt.ends[0]), []).append(number)
-    return numbers
-
-
-def _ends(prompts: Sequence[SharedPrompt], device: torch.device) -> torch.Tensor:
-    """(batch, k, tokens): the ends of prompts; the last one again where there are fewer."""
-    longest = max(len(prompt.ends) for prompt in prompts)
-    padded = [
-        [*prompt.ends, *[prompt.ends[-1]] * (longest - len(prompt.ends))] for prompt in prompts
-    ]
-    return torch.tensor(padded, device=device)
-
-
-def _score(
-    tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
-) -> torch.Tensor:
-    """(batch, k, a) log-probabilities of answers behind (batch, k, tokens) ends."""
-    tree.prefill()
-    parts = []
-    for part in ends.split(ENDS, dim=1):
-        parts.append(_score_ends(tree, head, part, answers))
-        tree.rewind()
-    return torch.cat(parts, dim=1)
 
 
 def _score_ends(
     tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
 ) -> torch.Tensor:
-    """The same of few ends: their last tokens branch into the answers, which grow token by token;
-    an answer that is shorter than another goes on without being counted."""
+    """(batch, k, a) log-probabilities of answers behind (batch, k, tokens) ends. The last tokens of
+    the ends branch into the answers, which grow token by token; an answer that is shorter than
+    another goes on without being counted."""
     batch, n_ends, _ = ends.shape
     n_answers = len(answers)
-    longest = _longest(answers)
+    longest = max(map(len, answers))
     padded = [[*answer, *[answer[-1]] * (longest - len(answer))] for answer in answers]
     tokens = torch.tensor(padded, device=ends.device)  # (answers, longest)
     parents = torch.zeros(batch, n_ends, dtype=torch.long, device=ends.device)
@@ -135,7 +120,11 @@ def _score_ends(
     for place in range(longest):
         if place:
             ids = tokens[:, place - 1].repeat(batch, n_ends)  # (batch, ends * answers)
-            flat = tree.step(ids, _parents(place, batch, n_ends, n_answers, ends.device))
+            # the end of each branch, later the branch itself
+            parents = torch.arange(n_ends * n_answers, device=ends.device)
+            if place == 1:
+                parents = parents // n_answers
+            flat = tree.step(ids, parents.expand(batch, -1))
             hidden = flat.view(batch, n_ends, n_answers, -1)
         log_probs = head.log_probs(hidden, tokens[:, place], "vocabulary")
         # behind the first token, each answer at its own branch
@@ -143,17 +132,6 @@ def _score_ends(
         counted = torch.tensor([place < len(answer) for answer in answers], device=ends.device)
         total += log_probs.masked_fill(~counted, 0.0)
     return total
-
-
-def _parents(
-    place: int, batch: int, n_ends: int, n_answers: int, device: torch.device
-) -> torch.Tensor:
-    """(batch, ends * answers): the end of each branch, later the branch itself."""
-    if place > 1:
-        parents = torch.arange(n_ends * n_answers, device=device)
-    else:
-        parents = torch.arange(n_ends, device=device).repeat_interleave(n_answers)
-    return parents.expand(batch, -1)
 
 
 def _by_whole_sequences(
@@ -172,10 +150,6 @@ def _by_whole_sequences(
 def _softmax(scores: torch.Tensor) -> NDArray[np.float64]:
     probabilities: NDArray[np.float64] = scores.double().softmax(-1).cpu().numpy()
     return probabilities
-
-
-def _longest(answers: Sequence[Sequence[int]]) -> int:
-    return max(map(len, answers))
 
 
 SMALLEST = 1e-15

@@ -98,7 +98,15 @@ def make_questions(
     in_bundle = [example for example in examples if maker.has_item(example.item)]
     problem = "users are left out, for the bundle lacks their item"
     check_targets(loaded.bundle, [example.item for example in examples], options, problem)
-    histories = tuple(_history_with_target(example, history_length) for example in in_bundle)
+    histories = []
+    for held_out in in_bundle:
+        history = held_out.history[-history_length:]
+        # the position of an example is that of its target
+        positions = tuple(range(held_out.position - len(history), held_out.position + 1))
+        n_events = len(held_out.history) + 1
+        fields = held_out.all_fields.take(range(n_events - len(positions), n_events))
+        items = (*history, held_out.item)
+        histories.append(UserSequence(held_out.user, items, positions, fields))
     split = Split.of("given", histories, windows=in_bundle, origin=SplitOrigin(fields=types))
     questions: list[Question] = []
     also_correct: list[Question] = []
@@ -162,16 +170,6 @@ def _example_maker(
         bundle, items, sft_options, tokenizer, anonymous, types, prompt, field_tokens
     )
     return maker, sft_options.history_length
-
-
-def _history_with_target(example: Example, history_length: int) -> UserSequence:
-    history = example.history[-history_length:]
-    # the position of an example is that of its target
-    first = example.position - len(history)
-    positions = tuple(range(first, example.position + 1))
-    n_events = len(example.history) + 1
-    fields = example.all_fields.take(range(n_events - len(positions), n_events))
-    return UserSequence(example.user, (*history, example.item), positions, fields)
 
 
 def _question(task: str, prompt: Iterable[Segment], answer: Iterable[Segment]) -> Question:

@@ -1,12 +1,12 @@
 """Metrics of questions whose answer is a SID: accuracy by prefix, and retrieval of the item."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
 from sidtool.evaluation.metrics import KS, find_targets, metric_names, metric_values
 from sidtool.evaluation.tasks.questions import GroupKey, Question
@@ -30,8 +30,6 @@ def sid_answer_metrics(
 ) -> tuple[tuple[str, ...], NDArray[np.float64], dict[str, float]]:
     """Metric names, their (n, metrics) values, and the accuracy of a SID drawn from the catalog at
     random. `also_correct`: as in `evaluate_questions`."""
-    if num_beams < 1:
-        raise UsageError(f"the number of beams must be at least 1, not {num_beams}")
     space = loaded.tokens.space
     trie = loaded.bundle.trie()
     ks = tuple(k for k in KS if k <= num_beams)
@@ -50,8 +48,24 @@ def sid_answer_metrics(
         )
         .leaves
     )
-    correct = _correct_prefixes(space, questions, answers, also_correct)
-    accuracy = _accuracy(trie.leaf_codes(Leaves(ranked[:, 0])).tolist(), correct)
+    # of each question every prefix, the whole SID included, of a correct answer
+    by_group: dict[GroupKey, set[SidCodes]] = defaultdict(set)
+    others = [split_last_sid(space, question)[1] for question in also_correct]
+    for question, codes in zip([*questions, *also_correct], [*answers, *others], strict=True):
+        if question.group is not None:
+            by_group[question.group].update(prefixes(codes))
+    correct = [
+        set(prefixes(codes)) if question.group is None else by_group[question.group]
+        for question, codes in zip(questions, answers, strict=True)
+    ]
+    first_answers = trie.leaf_codes(Leaves(ranked[:, 0])).tolist()
+    # (n, levels): 1 where the prefix of the first answer is one of a correct answer
+    accuracy = np.array(
+        [
+            [float(prefix in of_question) for prefix in prefixes(codes)]
+            for codes, of_question in zip(first_answers, correct, strict=True)
+        ]
+    )
     accuracy[ranked[:, 0] < 0] = 0  # an empty prompt has no answer
     accuracy_names = (*(f"prefix@{level}" for level in range(1, space.levels)), "exact")
 
@@ -66,39 +80,9 @@ def sid_answer_metrics(
     return names, values, _chance(accuracy_names, correct, leaf_of)
 
 
-def _correct_prefixes(
-    space: SidSpace,
-    questions: Sequence[Question],
-    answers: Sequence[SidCodes],
-    also_correct: Sequence[Question],
-) -> list[frozenset[SidCodes]]:
-    """For each question every prefix, the whole SID included, of a correct answer."""
-    by_group: dict[GroupKey, set[SidCodes]] = defaultdict(set)
-    further_answers = [split_last_sid(space, question)[1] for question in also_correct]
-    all_questions = [*questions, *also_correct]
-    for question, codes in zip(all_questions, [*answers, *further_answers], strict=True):
-        if question.group is not None:
-            by_group[question.group].update(prefixes(codes))
-    return [
-        frozenset(prefixes(codes) if question.group is None else by_group[question.group])
-        for question, codes in zip(questions, answers, strict=True)
-    ]
-
-
-def _accuracy(
-    first_answers: Sequence[Sequence[int]], correct: Sequence[frozenset[SidCodes]]
-) -> NDArray[np.float64]:
-    """(n, levels): 1 where the prefix of the first answer is one of a correct answer."""
-    hits = [
-        [float(prefix in correct_prefixes) for prefix in prefixes(codes)]
-        for codes, correct_prefixes in zip(first_answers, correct, strict=True)
-    ]
-    return np.array(hits)
-
-
 def _chance(
     names: Sequence[str],
-    correct: Sequence[frozenset[SidCodes]],
+    correct: Sequence[Set[SidCodes]],
     leaf_of: Mapping[SidCodes, int],
 ) -> dict[str, float]:
     """The expected accuracy of an answer drawn uniformly from the catalog's SIDs."""

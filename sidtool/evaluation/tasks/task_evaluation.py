@@ -83,7 +83,9 @@ def evaluate_task(
             f"the model has user tokens, and questions of task {task} have none",
             hint="sidtool evaluate measures recommendations, with them",
         )
-    has_examples = source is not None and _holds_training_examples(source)
+    has_examples = False
+    if source is not None and not source.is_dir() and suffix(source) in (".jsonl", ".ndjson"):
+        has_examples = any("task" in value for _, value in islice(json_lines(source), 1))
     if options.on != "test" and (has_examples or source is None or not per_user):
         raise UsageError(f"--on {options.on} has no effect without a split")
     if source is not None and has_examples:
@@ -101,23 +103,23 @@ def evaluate_task(
         check_model_split(loaded.contract, loaded.bundle, str(source), split.reference)
         examples = split.test if options.on == "test" else split.valid
         questions = make_questions(loaded, examples, options, split.fields)
-    sampled = _sample(questions, options.limit, options.seed)
+    sampled, others = questions
+    if options.limit is not None and options.limit < len(sampled):
+        # at random, in their order; the answers of the others stay correct for their groups
+        rng = np.random.default_rng(options.seed)
+        drawn = set(rng.choice(len(sampled), options.limit, replace=False).tolist())
+        others = [*others, *(each for n, each in enumerate(sampled) if n not in drawn)]
+        sampled = [sampled[n] for n in sorted(drawn)]
     return evaluate_questions(
         loaded,
         task,
-        sampled.questions,
-        also_correct=sampled.also_correct,
+        sampled,
+        also_correct=others,
         are_labels=named_task(task).predicts_feedback,
         search=options,
         seed=options.seed,
         progress=progress,
     )
-
-
-def _holds_training_examples(path: Path) -> bool:
-    if path.is_dir() or suffix(path) not in (".jsonl", ".ndjson"):
-        return False
-    return any("task" in value for _, value in islice(json_lines(path), 1))
 
 
 def evaluate_questions(
@@ -178,15 +180,3 @@ def evaluate_questions(
         chance=chance,
         settings=settings,
     )
-
-
-def _sample(questions: Questions, limit: int | None, seed: int) -> Questions:
-    """Up to `limit` of the questions, drawn at random, in their order. The answers of the others
-    stay correct for their groups."""
-    count = len(questions.questions)
-    if limit is None or limit >= count:
-        return questions
-    drawn = set(np.random.default_rng(seed).choice(count, limit, replace=False).tolist())
-    sampled = [questions.questions[index] for index in sorted(drawn)]
-    others = [question for index, question in enumerate(questions.questions) if index not in drawn]
-    return Questions(sampled, [*questions.also_correct, *others])

@@ -152,7 +152,12 @@ def _write(
     done = 0
     lengths = [len(prompt) for prompt in prompts]
     with evaluation_mode(loaded.model) as bare:
-        writer = _without_own_settings(bare)
+        # `generate` adds the settings of a checkpoint to those of a call: penalties, forced tokens,
+        # a minimum length
+        writer = copy.copy(bare)
+        writer.generation_config = GenerationConfig()
+        if is_encoder_decoder(bare):
+            writer.generation_config.decoder_start_token_id = decoder_start_id(bare)
         for batch in batches(lengths, max_tokens, TOKENS_PER_BATCH):
             ids, mask = padded([prompts[index] for index in batch], bare.device)
             start = 1  # of the answer in what `generate` returns
@@ -171,15 +176,3 @@ def _write(
             if progress is not None:
                 progress(done, len(prompts))
     return texts
-
-
-def _without_own_settings(model: Any) -> Any:
-    """The model, but without the generation settings of its checkpoint, which `generate` adds to
-    those of a call: penalties, forced tokens, a minimum length. Weights are shared."""
-    from transformers import GenerationConfig
-
-    twin = copy.copy(model)
-    twin.generation_config = GenerationConfig()
-    if is_encoder_decoder(model):
-        twin.generation_config.decoder_start_token_id = decoder_start_id(model)
-    return twin

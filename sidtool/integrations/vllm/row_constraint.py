@@ -14,7 +14,7 @@ from sidtool.base.errors import CompatibilityError
 from sidtool.integrations.vllm.settings import EngineSettings, RequestSettings
 from sidtool.model import check_model_folder
 from sidtool.model.contract import Contract, Verdict
-from sidtool.recommendation.search import AllowList, LeafFilter, Normalize, SidLogitsProcessor
+from sidtool.recommendation.search import LeafFilter, Normalize, SidLogitsProcessor
 from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle import Bundle
 
@@ -97,7 +97,7 @@ def _leaf_filter(bundle: Bundle, settings: RequestSettings) -> LeafFilter:
     items = bundle.items
     allowed = None
     if settings.allow is not None:
-        allowed = AllowList.of(trie, items.rows(settings.allow))
+        allowed = trie.positions(items.rows(settings.allow))
     return LeafFilter.of(trie, allowed, items.rows(settings.deny))
 
 

@@ -112,7 +112,7 @@ class VllmSearch:
             return RequestSettings()
         allowed = leaf_filter.allowed
         return RequestSettings(
-            allow=None if allowed is None else self._ids(leaf_filter.trie, allowed.positions),
+            allow=None if allowed is None else self._ids(leaf_filter.trie, allowed),
             deny=self._ids(leaf_filter.trie, leaf_filter.denied),
         )
 

@@ -8,10 +8,17 @@ from pathlib import PurePath
 from string import Template
 from typing import Any
 
-from sidtool.base.card_metadata import TAGS, Measured, front_matter
 from sidtool.base.checkpoint import HUB_PREFIX, is_hub_repository
 from sidtool.base.errors import UsageError
-from sidtool.base.markdown import key_value_table, literal, shell_word, table
+from sidtool.base.markdown import (
+    TAGS,
+    front_matter,
+    key_value_table,
+    literal,
+    model_index,
+    shell_word,
+    table,
+)
 from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.prompt.frames import HISTORY_SLOT
@@ -76,29 +83,23 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
     """The card of a model, as Markdown with YAML front matter. `reference` is URL/NAME@VERSION of a
     published one, which a reader of the card has to pull first."""
     template = files("sidtool.model.contract").joinpath("card.md").read_text(encoding="utf-8")
+    name, task = bundle.manifest.name, _CLASSES[contract.kind][1]
+    last = {str(metric): float(value) for _, metric, value, _ in validations(contract)}
     return Template(template).substitute(
         front=front_matter(
             license=contract.license,
             base_model=contract.base_model,
             tags=[*TAGS, "transformers"],
-            pipeline_tag=_CLASSES[contract.kind][1],
-            measured=_measured(contract, bundle),
+            pipeline_tag=task,
+            measured=model_index(name, task, list(last.items()), split="validation"),
         ),
-        name=literal(bundle.manifest.name),
+        name=literal(name),
         summary=key_value_table(summary(contract, bundle)),
         loading=_pulling(reference) + _loading(contract, bundle),
         recipe="\n\n".join(_stages(contract)),
         data=key_value_table(dict(_data(contract, bundle))),
         metrics=_metrics(contract),
     )
-
-
-def _measured(contract: Contract, bundle: Bundle) -> Measured:
-    """The last validation of each metric."""
-    values = {str(metric): float(value) for _, metric, value, _ in validations(contract)}
-    name = bundle.manifest.name
-    task = _CLASSES[contract.kind][1]
-    return Measured(name, task, name, list(values.items()), split="validation")
 
 
 def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:

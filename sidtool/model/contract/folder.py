@@ -67,7 +67,7 @@ def _download(url: str, access: HubAccess, trust_remote_code: bool) -> Path:
         return download_model(url, access, trust_remote_code=trust_remote_code)
     folder = only_folder(url, "model", folders)
     # the commit, so that all downloads are of one version
-    repository, access = url.partition("@")[0], access.at(copy.name)
+    repository, access = url.partition("@")[0], replace(access, revision=copy.name)
     download_model(repository, access, folder=folder, trust_remote_code=trust_remote_code)
     parts = [f"{folder}{BUNDLE_COPY}/*", f"{folder}{MEMORY_COPY}/*"]
     download(repository, access, allow=parts)

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sidtool.base.checkpoint import first_line, loading
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.checkpoint import loading
+from sidtool.base.errors import DataError, UsageError, first_line
 from sidtool.model.prompt.segments import Segment
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 

@@ -64,8 +64,12 @@ class TreePositions:
         keys = torch.tensor(key_depths, device=device)
         for module in self._biases:
             module.compute_bias = partial(_bias, module.compute_bias, size, queries, keys)
+        # the position embeddings of these depths, in place of those the model asked for
         for module in self._embeddings:
-            module.forward = partial(_embedded, module.forward, queries)
+            embed = module.forward
+            module.forward = lambda *given, embed=embed, **others: embed(
+                *given, **{**others, "position_ids": queries}
+            )
         try:
             yield
         finally:
@@ -109,13 +113,6 @@ def _bias(
     the model's own function of a sequence, whatever sequence the model asked it for."""
     of_sequence = compute(size, size)  # (1, heads, size, size)
     return of_sequence[:, :, depths][..., key_depths]
-
-
-def _embedded(
-    embed: Callable[..., torch.Tensor], depths: torch.Tensor, *arguments: Any, **others: Any
-) -> torch.Tensor:
-    """The position embeddings of (q,) depths, in place of those the model asked for."""
-    return embed(*arguments, **{**others, "position_ids": depths})
 
 
 class EncodedPrompts(nn.Module):

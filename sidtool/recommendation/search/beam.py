@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
@@ -27,7 +25,7 @@ from sidtool.recommendation.search.driver import (
     tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import Prior, check_normalize
+from sidtool.recommendation.search.mixture import NO_PRIOR, Prior, check_normalize
 from sidtool.recommendation.search.results import (
     EMPTY_RESULT,
     BeamResult,
@@ -64,11 +62,9 @@ def beam_search(
     then ranks the items). With `targets`, a leaf per prompt or -1, each result says after how many
     levels the target's prefix was among the beams. An empty prompt gets an empty result.
 
-    Raises UsageError if `num_beams` or k is less than 1 or too large for a tree of MAX_TREE_TOKENS,
-    if no mask steers the model's attention, or for priors where its scores are no distribution over
-    items; DataError if a logit is NaN or a prompt is longer than the model's positions."""
-    if num_beams < 1 or k < 1:
-        raise UsageError(f"num_beams and k must be at least 1, not {num_beams} and {k}")
+    Raises UsageError if `num_beams` or k is too large for a tree of MAX_TREE_TOKENS, if no mask
+    steers the model's attention, or for priors where its scores are no distribution over items;
+    DataError if a logit is NaN or a prompt is longer than the model's positions."""
     num_beams = min(max(num_beams, k), trie.n_leaves)
     capacity = tree_tokens(num_beams, trie.levels - 1, f"SIDs of {trie.levels} levels")
     filters = filters or [None] * len(prompts)
@@ -116,9 +112,11 @@ class _BeamSearch:
         if priors is not None:
             self._mixture = MixtureArrays(priors, filters, catalog, trie, device)
             self._scores = self._mixture.log_model
-        self._targets = None
+        self._target_nodes = None
         if max(targets) >= 0:
-            self._targets = TargetPrefixes(targets, catalog, device)
+            paths = catalog.leaf_nodes(Leaves(np.array(targets, dtype=np.int64)))
+            self._target_nodes = torch.from_numpy(paths).to(device)  # (batch, levels)
+        self._survived = torch.zeros(len(filters), dtype=torch.long, device=device)
 
     def rank(self, level: int, children: Children) -> torch.Tensor:
         """As `Search.rank`: by scores, or by the mixture."""
@@ -146,41 +144,23 @@ class _BeamSearch:
             self._scores = self._totals.gather(1, best)
             if level < self._trie.levels - 1:
                 self._mixture.follow(best)
-        if self._targets is not None:
-            self._targets.update(level, nodes, ranks)
+        if self._target_nodes is not None:
+            # a prefix that is lost never comes back; a beam of rank minus infinity is a dead end
+            is_prefix = nodes == self._target_nodes[:, level : level + 1]
+            self._survived += (is_prefix & (ranks > -torch.inf)).any(dim=1)
 
     def results(self, leaves: torch.Tensor, k: int) -> list[BeamResult]:
         """The k best of the (batch, beams) leaves of each prompt."""
         scores = self._scores
         if self._mixture is not None:
             scores = scores - self._mixture.log_model
-        survived = [0] * len(leaves)
-        if self._targets is not None:
-            survived = self._targets.survived.tolist()
         columns = [tensor.cpu().numpy() for tensor in (leaves, self._ranks, scores)]
         return [
-            best_leaves(row_leaves, ranks, k, row_scores)._replace(survived=levels)
-            for row_leaves, ranks, row_scores, levels in zip(*columns, survived, strict=True)
+            best_leaves(row_leaves, ranks, k, row_scores)._replace(survived=survived)
+            for row_leaves, ranks, row_scores, survived in zip(
+                *columns, self._survived.tolist(), strict=True
+            )
         ]
-
-
-class TargetPrefixes:
-    """Follows the prefixes of a batch's targets, which are leaves of the trie; -1 is no target.
-
-    A prefix that is lost never comes back, so the number of levels after which it is still among
-    the beams says it all."""
-
-    def __init__(self, targets: Sequence[int], trie: Trie, device: Any) -> None:
-        paths = trie.leaf_nodes(Leaves(np.asarray(targets, dtype=np.int64)))
-        self._nodes = torch.from_numpy(paths).to(device)  # (batch, levels)
-        self.survived = torch.zeros(len(paths), dtype=torch.long, device=device)
-        """(batch,): the levels so far after which the target's prefix was among the beams"""
-
-    def update(self, level: int, nodes: torch.Tensor, ranks: torch.Tensor) -> None:
-        """Compare the targets with the (batch, beams) nodes that survive a level; a beam of rank
-        minus infinity is a dead end."""
-        is_prefix = nodes == self._nodes[:, level : level + 1]
-        self.survived += (is_prefix & (ranks > -torch.inf)).any(dim=1)
 
 
 class MixtureArrays:
@@ -197,29 +177,28 @@ class MixtureArrays:
         arrays: TrieArrays,
         device: torch.device,
     ) -> None:
-        items = [
-            _item_shares(prior, leaf_filter, trie)
-            for prior, leaf_filter in zip(priors, filters, strict=True)
-        ]
-        most = max(len(leaves) for leaves, _ in items)
+        present = [NO_PRIOR if prior is None else prior for prior in priors]
+        most = max(len(prior.distribution) for prior in present)
         # (batch, most): rows are filled up with items of share 0, which change no score
-        padded_leaves = np.zeros((len(items), most), dtype=np.int64)
-        padded_shares = np.full((len(items), most), -np.inf, dtype=np.float32)
-        for row, (leaves, shares) in enumerate(items):
-            padded_leaves[row, : len(leaves)] = leaves
-            padded_shares[row, : len(leaves)] = shares
-        self._shares = torch.from_numpy(padded_shares).to(device)
-        paths = arrays.paths[torch.from_numpy(padded_leaves).to(device)]
+        leaves = np.zeros((len(present), most), dtype=np.int64)
+        shares = np.full((len(present), most), -np.inf, dtype=np.float32)
+        for row, (prior, leaf_filter) in enumerate(zip(present, filters, strict=True)):
+            distribution = prior.distribution
+            if leaf_filter is not None:
+                distribution = distribution.select(leaf_filter.passes(distribution.positions))
+            leaves[row, : len(distribution)] = trie.leaves(distribution.positions)
+            shares[row, : len(distribution)] = distribution.log_probs + prior.log_shares[1]
+        self._shares = torch.from_numpy(shares).to(device)
+        paths = arrays.paths[torch.from_numpy(leaves).to(device)]
         self._slots = paths.permute(2, 0, 1).long()  # (levels, batch, most)
         self._places = torch.zeros_like(self._slots[0])
         """(batch, most) index of each item's prefix among the candidates of a level"""
         self._beams = self._places
         """(batch, most) the beam that has each item's prefix; any one if none has it, and then the
         share is 0"""
-        is_mixed = [prior is not None and prior.is_mixed for prior in priors]
-        self.is_mixed = torch.tensor(is_mixed, device=device)
+        self.is_mixed = torch.tensor([prior.is_mixed for prior in present], device=device)
         """(batch,): whether the memory has a share; elsewhere the model alone ranks"""
-        log_models = [0.0 if prior is None else prior.log_shares[0] for prior in priors]
+        log_models = [prior.log_shares[0] for prior in present]
         self.log_model = torch.tensor(log_models, device=device).unsqueeze(1)
 
     def add_to(self, totals: torch.Tensor, level: int, fan_out: int) -> torch.Tensor:
@@ -237,16 +216,3 @@ class MixtureArrays:
         in_beam = ordered.gather(1, nearest) == self._places
         self._shares = torch.where(in_beam, self._shares, -torch.inf)
         self._beams = beam_of.gather(1, nearest)
-
-
-def _item_shares(
-    prior: Prior | None, leaf_filter: LeafFilter | None, trie: Trie
-) -> tuple[Leaves, NDArray[np.float64]]:
-    """The leaf and the log of the share of each item that has memory mass and may be
-    recommended."""
-    if prior is None or not len(prior.distribution):
-        return EMPTY_RESULT.leaves, np.zeros(0)
-    distribution = prior.distribution
-    if leaf_filter is not None:
-        distribution = distribution.select(leaf_filter.passes(distribution.positions))
-    return trie.leaves(distribution.positions), distribution.log_probs + prior.log_shares[1]

@@ -88,10 +88,6 @@ class LevelColumns:
             return places + self.columns[0]
         return self.columns[places]
 
-    def codes(self, ids: torch.Tensor) -> torch.Tensor:
-        """(...) token ids of this level -> (...) codes."""
-        return self.codes_at(places_in(self.columns, ids))
-
     def codes_at(self, places: torch.Tensor) -> torch.Tensor:
         """(...) positions in a block of logits of `columns` -> (...) codes."""
         return places if self._code_of_place is None else self._code_of_place[places]
@@ -122,8 +118,11 @@ class TokenColumns:
 
     def codes(self, ids: torch.Tensor) -> torch.Tensor:
         """(..., depth) token ids of the first levels -> (..., depth) codes."""
-        columns = zip(self.levels, ids.unbind(-1), strict=False)
-        return torch.stack([level.codes(of_level) for level, of_level in columns], dim=-1)
+        codes = [
+            level.codes_at(places_in(level.columns, of_level))
+            for level, of_level in zip(self.levels, ids.unbind(-1), strict=False)
+        ]
+        return torch.stack(codes, dim=-1)
 
     def locate(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(...) any token ids -> (...) the level of each, -1 or the number of levels where it is no

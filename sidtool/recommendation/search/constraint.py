@@ -76,6 +76,7 @@ class SidLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """(rows, length) token ids and (rows, vocabulary) scores -> (rows, vocabulary) scores."""
         depth, nodes, invalid = self._prefixes(input_ids)
+        arrays = trie_arrays(self._trie, scores.device)
         out = torch.full_like(scores, -torch.inf)
         at_edge = torch.zeros_like(invalid)  # rows that need a begin or an end token
         if self._begin is not None and self._end is not None:
@@ -91,51 +92,38 @@ class SidLogitsProcessor(LogitsProcessor):
         expects_code = ~at_edge & ~invalid
         for level in range(self._trie.levels):
             rows = ((depth == level) & expects_code).nonzero().squeeze(1)
-            if len(rows):
-                self._allow(out, scores, rows, level, nodes[level][rows])
+            if not len(rows):
+                continue
+            # (rows, 1, fan-out) each
+            children, codes, valid = arrays.candidates(level, nodes[level][rows].unsqueeze(1))
+            columns = token_columns(self._tokens, scores.device).levels[level]
+            part = part_of(columns.columns)
+            level_scores = scores[:, part][rows]
+            if self._normalize != "vocabulary":
+                level_scores = level_scores.log_softmax(-1)
+            places = columns.places(codes[:, 0])
+            child_scores = level_scores.gather(1, places)
+            if self._normalize == "trie":
+                child_scores = normalize_over_children(child_scores, valid[:, 0])
+            if self._filters is not None:
+                rows_per_prompt = len(out) // len(self._filters)
+                filters = [self._filters[row // rows_per_prompt] for row in rows.tolist()]
+                eligible = FilterArrays(filters, arrays, scores.device).eligible(level, children)
+                valid &= eligible > 0
+            child_scores = child_scores.masked_fill(~valid[:, 0], -torch.inf)
+            # padding repeats a code that may be valid: the larger of the two scores wins
+            empty = torch.full_like(level_scores, -torch.inf)
+            of_level = empty.scatter_reduce(1, places, child_scores, "amax")
+            if isinstance(part, slice):
+                out[rows, part] = of_level
+            else:
+                out[rows[:, None], part] = of_level
         if self._strict and bool((out == -torch.inf).all(-1).any()):
             raise DataError(
                 "a row has left the trie: no valid SID has its prefix",
                 hint="check that all its SID tokens belong to this trie",
             )
         return out
-
-    def _allow(
-        self,
-        out: torch.Tensor,
-        scores: torch.Tensor,
-        rows: torch.Tensor,
-        level: int,
-        nodes: torch.Tensor,
-    ) -> None:
-        """Write the scores of valid codes of `level` into `rows` of `out`, (n,); `nodes` (n,) are
-        their prefixes."""
-        arrays = trie_arrays(self._trie, scores.device)
-        # (rows, 1, fan-out) each
-        children, codes, valid = arrays.candidates(level, nodes.unsqueeze(1))
-        codes = codes[:, 0]
-        columns = token_columns(self._tokens, scores.device).levels[level]
-        part = part_of(columns.columns)
-        level_scores = scores[:, part][rows]
-        if self._normalize != "vocabulary":
-            level_scores = level_scores.log_softmax(-1)
-        places = columns.places(codes)
-        child_scores = level_scores.gather(1, places)
-        if self._normalize == "trie":
-            child_scores = normalize_over_children(child_scores, valid[:, 0])
-        if self._filters is not None:
-            rows_per_prompt = len(out) // len(self._filters)
-            filters = [self._filters[row // rows_per_prompt] for row in rows.tolist()]
-            eligible = FilterArrays(filters, arrays, scores.device).eligible(level, children)
-            valid &= eligible > 0
-        child_scores = child_scores.masked_fill(~valid[:, 0], -torch.inf)
-        # padding repeats a code that may be valid: the larger of the two scores wins
-        empty = torch.full_like(level_scores, -torch.inf)
-        of_level = empty.scatter_reduce(1, places, child_scores, "amax")
-        if isinstance(part, slice):
-            out[rows, part] = of_level
-        else:
-            out[rows[:, None], part] = of_level
 
     def _prefixes(
         self, input_ids: torch.Tensor

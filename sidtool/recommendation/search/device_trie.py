@@ -126,14 +126,14 @@ class FilterArrays:
 
     def __init__(self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: Any) -> None:
         self._trie = trie
-        self._excludes = any(leaf_filter is not None for leaf_filter in filters)
+        self.excludes = any(leaf_filter is not None for leaf_filter in filters)
         allow_lists: dict[int, NDArray[np.int64]] = {}  # prompts often share a large one
         list_numbers = []
         denied = []
         for leaf_filter in filters:
             allowed = None if leaf_filter is None else leaf_filter.allowed
             if allowed is not None:
-                allow_lists.setdefault(id(allowed), allowed.positions)
+                allow_lists.setdefault(id(allowed), allowed)
             list_numbers.append(-1 if allowed is None else list(allow_lists).index(id(allowed)))
             denied.append(
                 np.zeros(0, dtype=np.int64) if leaf_filter is None else leaf_filter.denied
@@ -148,7 +148,7 @@ class FilterArrays:
         """(batch, beams, n) int64: how many items below nodes of a level pass."""
         first = self._trie.first_item(level, nodes)
         stop = self._trie.first_item(level, nodes + 1)
-        if not self._excludes:
+        if not self.excludes:
             return stop - first
         listed = self._count(self.allowed_keys, self._allow_list.clamp_min(0), first, stop)
         allowed = torch.where(self._allow_list < 0, stop - first, listed)

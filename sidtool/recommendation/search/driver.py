@@ -26,7 +26,7 @@ from sidtool.recommendation.search.token_tree import TokenTree
 DecodingMethod = Literal["sliced", "full"]
 """A token tree with a sliced head, or with a full head."""
 
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+TOLERANCE = 1e-3
 LOW_PRECISION_TOLERANCE = 0.1
 PROBED_WINDOW = 64
 
@@ -90,7 +90,7 @@ class Decoder:
         tokens each; empty prompts are left out."""
         for batch in batches([len(prompt) for prompt in prompts], capacity, token_budget):
             chosen = [prompts[index] for index in batch]
-            yield batch, TokenTree.of(self.model, chosen, capacity=capacity, head=self.head)
+            yield batch, TokenTree(self.model, chosen, capacity=capacity, head=self.head)
 
     def grow(
         self,
@@ -126,19 +126,14 @@ class Decoder:
                 if level < trie.levels - 1:
                     hidden = tree.step(of_level.ids(codes), parents)  # (batch, beams, dim)
             if item < n_items - 1:
-                ids = _with_tokens(of_level.ids(codes), between)
+                ids = of_level.ids(codes).unsqueeze(-1)
+                ends = torch.tensor(between, dtype=ids.dtype, device=ids.device)
+                # (batch, beams, 1 + between)
+                ids = torch.cat([ids, ends.expand(*ids.shape[:2], -1)], dim=-1)
                 hidden = tree.step(ids, parents)
                 tree.prune()
                 nodes = torch.zeros_like(nodes)
         return nodes
-
-
-def _with_tokens(ids: torch.Tensor, following: Sequence[int]) -> torch.Tensor:
-    """(batch, beams) token ids -> (batch, beams, 1 + following), or as they are if none follow."""
-    if not following:
-        return ids
-    ends = torch.tensor(following, device=ids.device).expand(*ids.shape, -1)
-    return torch.cat([ids.unsqueeze(-1), ends], dim=-1)
 
 
 @contextmanager
@@ -233,6 +228,9 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     if not is_encoder_decoder(model):  # whose prompts are not behind the decoder's windows
         windows = [window for window in attention_windows(model.config) if window]
     length = 6 + min((window for window in windows if window <= PROBED_WINDOW), default=0)
+    is_exact = model.dtype in (torch.float32, torch.float64)
+    is_exact = is_exact and not torch.is_autocast_enabled(model.device.type)
+    tolerance = TOLERANCE if is_exact else LOW_PRECISION_TOLERANCE
     # arbitrary token ids that differ from position to position
     ids = (torch.arange(64 + 2 * length) * 7919 + 11).remainder(head.vocab_size).tolist()
     prompts = [ids[:length], ids[length : 2 * length - 2]]  # two lengths: one is padded
@@ -240,7 +238,7 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     first_step = torch.tensor([ids[-8:-6], ids[-6:-4]])  # (prompts, 2)
     second_step = torch.tensor([ids[-4:-1], ids[-3:]])  # (prompts, 3)
     parents = torch.tensor([[1, 0, 1], [0, 1, 1]])  # (prompts, 3)
-    tree = TokenTree.of(model, prompts, capacity=5, head=head)
+    tree = TokenTree(model, prompts, capacity=5, head=head)
     tree.prefill()
     tree.step(first_step.to(model.device), torch.zeros_like(first_step).to(model.device))
     hidden = tree.step(second_step.to(model.device), parents.to(model.device))
@@ -249,27 +247,16 @@ def _agrees(model: Any, head: DecodingHead) -> bool:
     for row, prompt in enumerate(prompts):
         # (3, 2): each path from its prompt on
         tails = torch.stack([first_step[row][parents[row]], second_step[row]], dim=1)
-        expected = _next_logits(model, torch.tensor([prompt]).expand(3, -1), tails)
+        starts = torch.tensor([prompt]).expand(3, -1)
+        inputs = {"input_ids": torch.cat([starts, tails], dim=1)}
+        if is_encoder_decoder(model):
+            before = torch.full((3, 1), decoder_start_id(model))
+            inputs = {"input_ids": starts, "decoder_input_ids": torch.cat([before, tails], dim=1)}
+        inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
+        expected = model(**inputs, use_cache=False).logits[:, -1].float()  # (3, vocabulary)
         check_scores(expected.cpu().numpy())
         spread = max(float(expected.std()), 1e-3)
         error = float((log_probs[row] - expected.log_softmax(-1)).abs().max())
-        if not error <= _tolerance(model) * spread:
+        if not error <= tolerance * spread:
             return False
     return True
-
-
-def _next_logits(model: Any, prompts: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
-    """(n, vocabulary) float32 logits behind (n, length) prompts and (n, depth) tails."""
-    inputs = {"input_ids": torch.cat([prompts, tails], dim=1)}
-    if is_encoder_decoder(model):
-        starts = torch.full((len(tails), 1), decoder_start_id(model))
-        inputs = {"input_ids": prompts, "decoder_input_ids": torch.cat([starts, tails], dim=1)}
-    inputs = {name: ids.to(model.device) for name, ids in inputs.items()}
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits
-    return logits[:, -1].float()
-
-
-def _tolerance(model: Any) -> float:
-    if torch.is_autocast_enabled(model.device.type):
-        return LOW_PRECISION_TOLERANCE
-    return TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE)

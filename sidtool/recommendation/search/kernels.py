@@ -21,9 +21,13 @@ SMALL = 1 << 21
 def fast_linear(model: nn.Module) -> Iterator[None]:
     """Run the model's float32 linear layers on a CPU with the faster library; inference only, as
     oneDNN products carry no gradient."""
-    layers = []
-    if onednn_is_faster():
-        layers = [layer for layer in model.modules() if _is_plain(layer)]
+    from transformers.pytorch_utils import Conv1D
+
+    layers = [
+        layer
+        for layer in (model.modules() if onednn_is_faster() else ())
+        if type(layer) in (nn.Linear, Conv1D) and "forward" not in layer.__dict__
+    ]
     for layer in layers:
         layer.forward = partial(_forward, layer)
     try:
@@ -48,26 +52,16 @@ def onednn_is_faster() -> bool:
 def product(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """(..., dim) states by a (columns, dim) weight -> (..., columns), like
     `torch.nn.functional.linear`."""
-    if onednn_is_faster() and _pays(hidden, weight):
+    float32 = hidden.dtype == weight.dtype == torch.float32
+    on_cpu = hidden.device.type == weight.device.type == "cpu"
+    large = hidden.numel() * weight.shape[0] >= SMALL
+    inference = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    if float32 and on_cpu and large and inference and onednn_is_faster():
         return torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")
     return nn.functional.linear(hidden, weight, bias)
-
-
-def _is_plain(layer: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return type(layer) in (nn.Linear, Conv1D) and "forward" not in layer.__dict__
 
 
 def _forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
     # GPT-2's Conv1D stores its weight as (dim, columns)
     weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
     return product(hidden, weight, layer.bias)
-
-
-def _pays(hidden: torch.Tensor, weight: torch.Tensor) -> bool:
-    float32 = hidden.dtype == weight.dtype == torch.float32
-    on_cpu = hidden.device.type == weight.device.type == "cpu"
-    large = hidden.numel() * weight.shape[0] >= SMALL
-    inference = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    return float32 and on_cpu and large and inference

@@ -31,7 +31,6 @@ from sidtool.recommendation.search.driver import (
     tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.partial_lists import Diversity, PartialLists
 from sidtool.recommendation.search.results import ItemList, Normalize, check_scores
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer import Codebook
@@ -65,14 +64,8 @@ def search_lists(
     exclude items and change no score; nor do `options` for diversity, which change what ranks
     first. An empty prompt gets no list.
 
-    Raises UsageError if a number is less than 1, the tree is too large or the model's attention
-    cannot be steered; DataError if a logit is NaN or a prompt and its list are longer than the
-    model's positions."""
-    if min(length, num_beams, n_lists) < 1:
-        raise UsageError(
-            f"length, num_beams and n_lists must be at least 1, not {length}, {num_beams}, "
-            f"{n_lists}"
-        )
+    Raises UsageError if the tree is too large or the model's attention cannot be steered;
+    DataError if a logit is NaN or a prompt and its list are longer than the model's positions."""
     options = options or ListOptions()
     beams = max(num_beams, n_lists) if options.search == "beam" else n_lists
     filters = filters or [None] * len(prompts)
@@ -93,120 +86,154 @@ def search_lists(
         decoder = Decoder.of(model, "it cannot write lists")
         arrays = trie_arrays(trie, model.device)
         columns = token_columns(tokens, model.device)
+        widths = [beams] * trie.levels
         diversity = None
         if options.mmr:
             diversity = Diversity(options.mmr, arrays, codebook, model.device)
         for batch, tree in decoder.trees(prompts, capacity, token_budget):
-            batch_filters = [filters[index] for index in batch]
-            batch_lengths = [lengths[index] for index in batch]
             search = _ListSearch(
                 arrays,
-                batch_lengths,
-                OpenPaths(batch_filters, arrays, model.device),
+                [filters[index] for index in batch],
+                [lengths[index] for index in batch],
+                [seeds[index] for index in batch] if options.search == "gumbel" else None,
                 diversity,
-                _Noise([seeds[index] for index in batch]) if options.search == "gumbel" else None,
                 model.device,
             )
+            n_items = max(lengths[index] for index in batch)
             decoder.grow(
-                tree,
-                search,
-                arrays,
-                columns,
-                normalize,
-                [beams] * trie.levels,
-                n_items=max(batch_lengths),
-                between=between,
+                tree, search, arrays, columns, normalize, widths, n_items=n_items, between=between
             )
             for row, index in enumerate(batch):
-                results[index] = _best(
-                    search.lists, row, lengths[index], n_lists, trie, batch_filters[row]
-                )
+                results[index] = search.results(row, n_lists, trie, filters[index])
     return results
 
 
-class _Noise:
-    """The Gumbel noise of draws, one generator per prompt, so that draws do not depend on the
-    batch."""
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def draw(self, shape: torch.Size) -> torch.Tensor:
-        """(batch, ...) float64 noise."""
-        return torch.stack([gumbel_noise(shape[1:], generator) for generator in self._generators])
-
-
 class _ListSearch:
-    """The partial lists of one batch of prompts."""
+    """The partial lists of one batch of prompts, all with the same number of items and of codes of
+    the item that is being written.
+
+    A path is closed by counting: a node stays open while more of its items are eligible than the
+    list has. This is exact where items share a SID, which may then be written once per item."""
 
     def __init__(
         self,
         trie: TrieArrays,
+        filters: Sequence[LeafFilter | None],
         lengths: Sequence[int],
-        paths: "OpenPaths",
-        diversity: Diversity | None,
-        noise: _Noise | None,
+        seeds: Sequence[int] | None,
+        diversity: "Diversity | None",
         device: Any,
     ) -> None:
-        """`lengths` are how many items the lists of each prompt have; behind them nothing
-        counts."""
-        self.lists = PartialLists(len(lengths), trie.levels, device)
-        if noise is not None:
-            self.lists.start_draws(noise.draw(self.lists.scores.shape).to(device))
+        """`lengths` are how many items the lists of each prompt have; behind them nothing counts.
+        With `seeds`, ranks are draws; each prompt has a generator, whatever its batch."""
+        batch = len(lengths)
         self._levels = trie.levels
+        self._filters = FilterArrays(filters, trie, device)
+        self._diversity = diversity
         self._lengths = torch.tensor(lengths, device=device)
         self._shortest = min(lengths)
-        self._paths = paths
-        self._diversity = diversity
-        self._noise = noise
+        self._items = torch.zeros(batch, 1, 0, trie.levels, dtype=torch.long, device=device)
+        """(batch, beams, items, levels): the nodes on the path of each whole item"""
+        self._current = torch.zeros(batch, 1, 0, dtype=torch.long, device=device)
+        """(batch, beams, depth): the nodes of the item that is being written"""
+        self._scores = torch.zeros(batch, 1, device=device)
+        """(batch, beams): sums of log-probabilities, minus infinity behind a closed path"""
+        self._ranks = self._scores
+        """(batch, beams): what the best are chosen by"""
+        self._ends = self._scores.unsqueeze(-1)
+        """(batch, beams, items + 1): the score in front of the first item and after each"""
+        self._carried = torch.zeros_like(self._scores)
+        """(batch, beams): penalties that stay subtracted from the rank; of draws, float64, the
+        log-probability in the distribution that is drawn from"""
+        self._generators = None
+        if seeds is not None:
+            self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            self._ranks = self._noise(self._scores)
+            self._carried = torch.zeros_like(self._ranks)
 
     def rank(self, level: int, children: Children) -> torch.Tensor:
         """As `Search.rank`: by scores, less penalties, or by draws."""
-        lists = self.lists
-        is_open = self._paths.open(lists, children.nodes, children.valid)
-        scores = lists.scores.unsqueeze(-1) + children.log_probs
+        is_open = self._open(level, children)
+        scores = self._scores.unsqueeze(-1) + children.log_probs
         ranks = scores = scores.masked_fill(~is_open, -torch.inf)
         # (batch, beams, fan-out) each: what follows the lists that are chosen
-        self._penalties = self._log_probs = None
-        if self._noise is not None:
-            self._log_probs, ranks = self._draw(children.log_probs, is_open, self._noise)
+        carried = self._carried.unsqueeze(-1).expand_as(scores)
+        if self._generators is not None:
+            is_open = is_open & (self._ranks > -torch.inf).unsqueeze(-1)
+            carried = carried + normalize_over_children(children.log_probs.double(), is_open)
+            ranks = perturb_children(self._ranks, carried, is_open, self._noise(carried))
         elif self._diversity is not None:
-            lasting, passing = self._diversity.penalties(lists, children.codes)
-            ranks = scores - lasting - passing
-            self._penalties = lasting
-        self._scores = scores
-        if self._shortest <= lists.n_items:
-            finished = self._lengths <= lists.n_items
-            self._scores = _first_if(finished, lists.scores, scores)
-            ranks = _first_if(finished, lists.ranks, ranks)
+            passing = self._diversity.penalties(self._items, self._current, children.codes)
+            if level == self._levels - 1:  # the item is known
+                carried = carried + passing
+                ranks = scores - carried
+            else:
+                ranks = scores - carried - passing
+        if self._shortest <= self._items.shape[2]:
+            finished = self._lengths <= self._items.shape[2]
+            scores = _first_if(finished, self._scores, scores)
+            ranks = _first_if(finished, self._ranks, ranks)
+        self._following = (scores, carried)
         return ranks
 
     def follow(
         self, level: int, nodes: torch.Tensor, ranks: torch.Tensor, best: torch.Tensor
     ) -> None:
         """As `Search.follow`."""
-        lists = self.lists
-        lists.extend(best // self._scores.shape[-1], nodes)
-        lists.ranks = ranks
-        lists.scores = self._scores.flatten(1).gather(1, best)
-        if self._penalties is not None:
-            lists.penalties = self._penalties.flatten(1).gather(1, best)
-        if self._log_probs is not None:
-            lists.log_probs = self._log_probs.flatten(1).gather(1, best)
+        scores, carried = self._following
+        parents = best // scores.shape[-1]
+        batch = torch.arange(len(parents), device=parents.device).unsqueeze(1)
+        self._items = self._items[batch, parents]
+        self._current = torch.cat([self._current[batch, parents], nodes.unsqueeze(-1)], dim=-1)
+        self._ends = self._ends[batch, parents]
+        self._ranks = ranks
+        self._scores = scores.flatten(1).gather(1, best)
+        self._carried = carried.flatten(1).gather(1, best)
         if level == self._levels - 1:
-            lists.close_item()
+            self._items = torch.cat([self._items, self._current.unsqueeze(2)], dim=2)
+            self._current = self._current[..., :0]
+            self._ends = torch.cat([self._ends, self._scores.unsqueeze(-1)], dim=-1)
 
-    def _draw(
-        self, steps: torch.Tensor, is_open: torch.Tensor, noise: _Noise
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(batch, beams, fan-out) each: the log-probabilities of the longer lists in the
-        distribution that is drawn from, and the same perturbed."""
-        assert self.lists.log_probs is not None
-        is_open = is_open & (self.lists.ranks > -torch.inf).unsqueeze(-1)
-        steps = normalize_over_children(steps.double(), is_open)
-        log_probs = self.lists.log_probs.unsqueeze(-1) + steps
-        drawn = noise.draw(log_probs.shape).to(steps.device)
-        return log_probs, perturb_children(self.lists.ranks, log_probs, is_open, drawn)
+    def results(
+        self, row: int, n_lists: int, trie: Trie, leaf_filter: LeafFilter | None
+    ) -> list[ItemList]:
+        """The first `n_lists` lists of a prompt, cut to its length."""
+        length = int(self._lengths[row])
+        leaves = self._items[row, :n_lists, :length, -1].cpu().numpy()
+        scores = self._ends[row, :n_lists].diff(dim=-1)[:, :length].cpu().numpy()
+        ranks = self._ranks[row, :n_lists].float().cpu().numpy()
+        check_scores(ranks)
+        return [
+            ItemList.of(leaves[beam], scores[beam], trie, leaf_filter)
+            for beam in np.flatnonzero(np.isfinite(ranks))
+        ]
+
+    def _noise(self, like: torch.Tensor) -> torch.Tensor:
+        """Float64 Gumbel noise of the shape of a (batch, ...) tensor."""
+        assert self._generators is not None
+        drawn = [gumbel_noise(like.shape[1:], generator) for generator in self._generators]
+        return torch.stack(drawn).to(like.device)
+
+    def _open(self, level: int, children: Children) -> torch.Tensor:
+        """(batch, beams, fan-out) bool: which children of each list's node lead to an item that may
+        be written."""
+        nodes, valid = children.nodes, children.valid
+        is_open = valid
+        if self._filters.excludes:
+            is_open = valid & (self._filters.eligible(level, nodes) > 0)
+        if not self._items.shape[2]:
+            return is_open
+        # (batch, beams, items): the nodes of this level on the paths of the items written
+        written = self._items[..., level]
+        slots = written - nodes[..., :1]
+        is_child = (slots >= 0) & (slots < nodes.shape[-1])
+        slots = slots.clamp(0, nodes.shape[-1] - 1)
+        is_child &= nodes.gather(-1, slots) == written
+        is_child &= valid.gather(-1, slots)
+        counts = (written.unsqueeze(-1) == written.unsqueeze(-2)).sum(-1)  # of each one's node
+        used_up = is_child & (counts >= self._filters.eligible(level, written))
+        closed = torch.zeros_like(nodes).scatter_add(-1, slots, used_up.long()) > 0
+        return is_open & ~closed
 
 
 def _first_if(
@@ -217,62 +244,6 @@ def _first_if(
     only_first = torch.full_like(candidates, -torch.inf)
     only_first[..., 0] = values
     return torch.where(finished[:, None, None], only_first, candidates)
-
-
-class OpenPaths:
-    """Which codes may follow in a list: those below which an item is left that the list lacks.
-
-    A path is closed by counting: a node stays open while more of its items are eligible than the
-    list has. This is exact where items share a SID, which may then be written once per item."""
-
-    def __init__(
-        self, filters: Sequence[LeafFilter | None], trie: TrieArrays, device: torch.device
-    ):
-        self._filters = FilterArrays(filters, trie, device)
-        self._has_filters = any(leaf_filter is not None for leaf_filter in filters)
-
-    def open(
-        self, lists: PartialLists, children: torch.Tensor, valid: torch.Tensor
-    ) -> torch.Tensor:
-        """(batch, beams, fan-out) bool: which children of each list's node lead to an item that may
-        be written; `valid` says which of them are children."""
-        level = lists.depth
-        is_open = valid
-        if self._has_filters:
-            is_open = valid & (self._filters.eligible(level, children) > 0)
-        if not lists.n_items:
-            return is_open
-        # (batch, beams, items): the nodes of this level on the paths of the items written
-        written = lists.items[..., level]
-        slots = written - children[..., :1]
-        is_child = (slots >= 0) & (slots < children.shape[-1])
-        slots = slots.clamp(0, children.shape[-1] - 1)
-        is_child &= children.gather(-1, slots) == written
-        is_child &= valid.gather(-1, slots)
-        counts = (written.unsqueeze(-1) == written.unsqueeze(-2)).sum(-1)  # of each one's node
-        used_up = is_child & (counts >= self._filters.eligible(level, written))
-        closed = torch.zeros_like(children).scatter_add(-1, slots, used_up.long()) > 0
-        return is_open & ~closed
-
-
-def _best(
-    lists: PartialLists,
-    row: int,
-    length: int,
-    n_lists: int,
-    trie: Trie,
-    leaf_filter: LeafFilter | None,
-) -> list[ItemList]:
-    """The first `n_lists` lists of a prompt, cut to its length."""
-    leaves = lists.items[row, :n_lists, :length, -1].cpu().numpy()
-    scores = lists.item_scores[row, :n_lists, :length].cpu().numpy()
-    ranks = lists.ranks[row, :n_lists].float().cpu().numpy()
-    check_scores(ranks)
-    return [
-        ItemList.of(leaves[beam], scores[beam], trie, leaf_filter)
-        for beam in range(len(leaves))
-        if np.isfinite(ranks[beam])
-    ]
 
 
 def gumbel_noise(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -299,3 +270,58 @@ def perturb_children(
     shifted = parents - perturbed + torch.log(-torch.expm1(gaps))
     values = parents - shifted.clamp_min(0) - torch.log1p(torch.exp(-shifted.abs()))
     return torch.where(valid, values, -torch.inf)
+
+
+EPSILON = 1e-12
+"""Smallest length of a vector that is divided by."""
+
+
+class Diversity:
+    """What lowers the rank of an item that resembles earlier items of its list. Scores stay those
+    of the model."""
+
+    def __init__(
+        self, mmr: float, trie: TrieArrays, codebook: Codebook | None, device: Any
+    ) -> None:
+        """Raises UsageError if the bundle has no codebook."""
+        if codebook is None:
+            raise UsageError(
+                "MMR compares items by the vectors of the codebook, and the bundle has none"
+            )
+        self._mmr = mmr
+        self._trie = trie
+        self._centroids: list[torch.Tensor] = []
+        for level, size in enumerate(trie.sizes):
+            centroids = torch.zeros(size, codebook.width, device=device)
+            if level < len(codebook.levels):  # a level that only separates items has no vectors
+                centroids[: len(codebook.levels[level])] = torch.from_numpy(codebook.levels[level])
+            self._centroids.append(centroids)
+
+    def penalties(
+        self, items: torch.Tensor, current: torch.Tensor, codes: torch.Tensor
+    ) -> torch.Tensor:
+        """(batch, beams, fan-out): what is subtracted from the rank of candidates with these codes,
+        by the largest cosine of the vector of each, or of its prefix, to that of an item of its
+        list. Nodes are (batch, beams, items, levels) of the list's items and (batch, beams, depth)
+        of the one that is being written."""
+        if not items.shape[2]:
+            return torch.zeros(codes.shape, device=codes.device)
+        prefix = self._vectors(current)  # (batch, beams, width)
+        written = self._vectors(items)  # (batch, beams, items, width)
+        written = written / written.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+        centroids = self._centroids[current.shape[2]]  # (size, width)
+        # (batch, beams, size, items)
+        products = centroids @ written.mT + (written @ prefix.unsqueeze(-1)).mT
+        squares = prefix.square().sum(-1, keepdim=True) + centroids.square().sum(-1)
+        squares = squares + 2 * prefix @ centroids.T  # (batch, beams, size)
+        lengths = squares.clamp_min(EPSILON**2).sqrt()
+        largest = products.amax(-1) / lengths
+        return self._mmr * largest.gather(-1, codes)
+
+    def _vectors(self, nodes: torch.Tensor) -> torch.Tensor:
+        """(..., depth) nodes of paths -> (..., width): the sums of their centroids."""
+        total = torch.zeros(*nodes.shape[:-1], self._centroids[0].shape[1], device=nodes.device)
+        for level in range(nodes.shape[-1]):
+            codes = self._trie.codes[level][nodes[..., level]].long()
+            total = total + self._centroids[level][codes]
+        return total

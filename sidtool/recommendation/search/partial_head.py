@@ -170,33 +170,25 @@ class DecodingHead:
         prefix."""
         states = hidden.reshape(-1, hidden.shape[-1])  # (n, dim)
         if self._sliced:
-            log_probs = self._from_slices(states, columns, normalize)
+            log_probs = self._logits(states, columns)
+            if normalize != "vocabulary":
+                log_probs = log_probs.log_softmax(-1)
+            else:  # the normalizer over the whole vocabulary, in chunks of columns
+                step = max(1 << 12, CHUNK // len(states))
+                sums = []
+                for first in range(0, self.vocab_size, step):
+                    part = (first, min(first + step, self.vocab_size))
+                    sums.append(self._logits(states, part).logsumexp(-1))
+                log_probs = log_probs - torch.stack(sums).logsumexp(0).unsqueeze(-1)
         else:
-            chunks = states.split(max(1, CHUNK_FULL // self.vocab_size))
-            log_probs = torch.cat([self._from_whole(chunk, columns, normalize) for chunk in chunks])
+            parts = []
+            for chunk in states.split(max(1, CHUNK_FULL // self.vocab_size)):
+                whole = self._logits(chunk, None)
+                logits = whole[:, part_of(columns)]
+                competing = whole if normalize == "vocabulary" else logits
+                parts.append(logits - competing.logsumexp(-1, keepdim=True))
+            log_probs = torch.cat(parts)
         return log_probs.view(*hidden.shape[:-1], width_of(columns))
-
-    def _from_slices(
-        self, states: torch.Tensor, columns: Columns, normalize: Normalize
-    ) -> torch.Tensor:
-        logits = self._logits(states, columns)
-        if normalize != "vocabulary":
-            return logits.log_softmax(-1)
-        # the normalizer over the whole vocabulary, in chunks of columns
-        step = max(1 << 12, CHUNK // len(states))
-        sums = []
-        for first in range(0, self.vocab_size, step):
-            chunk = (first, min(first + step, self.vocab_size))
-            sums.append(self._logits(states, chunk).logsumexp(-1))
-        return logits - torch.stack(sums).logsumexp(0).unsqueeze(-1)
-
-    def _from_whole(
-        self, states: torch.Tensor, columns: Columns, normalize: Normalize
-    ) -> torch.Tensor:
-        whole = self._logits(states, None)
-        logits = whole[:, part_of(columns)]
-        competing = whole if normalize == "vocabulary" else logits
-        return logits - competing.logsumexp(-1, keepdim=True)
 
     def _logits(self, states: torch.Tensor, columns: Columns | None) -> torch.Tensor:
         """(n, dim) hidden states -> (n, columns) float32."""

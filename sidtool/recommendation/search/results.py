@@ -1,8 +1,9 @@
 """What searches return for one prompt: ranked SIDs, or a list; and what scores are normalized
 over."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,3 +107,37 @@ EMPTY_LIST = ItemList(
     Leaves(np.zeros(0, dtype=np.int64)),
     np.zeros(0, dtype=np.float32),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class RankedQueries:
+    """The best SIDs or items of n queries, best first."""
+
+    leaves: Leaves
+    """(n, k): the SIDs, or those of the items; -1 where there are no more"""
+    survived: NDArray[np.int64]
+    """(n,): number of levels after which the prefix of the query's target was among the beams"""
+    positions: SidPositions | None = None
+    """(n, k): the items, -1 where there are no more; None where SIDs were ranked"""
+    mixture: SidPositions | None = None
+    """(n, k): the items as the mixture ranks them, where they were ranked again"""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Those of all queries of the parts, which all rank items or all SIDs."""
+        positions = [part.positions for part in parts if part.positions is not None]
+        mixture = [part.mixture for part in parts if part.mixture is not None]
+        return cls(
+            Leaves(np.concatenate([part.leaves for part in parts])),
+            np.concatenate([part.survived for part in parts]),
+            SidPositions(np.concatenate(positions)) if positions else None,
+            SidPositions(np.concatenate(mixture)) if mixture else None,
+        )
+
+
+def padded_lists(rows: Sequence[NDArray[np.int64]], k: int) -> NDArray[np.int64]:
+    """(n, k): the rows, filled up with -1."""
+    table = np.full((len(rows), k), -1, dtype=np.int64)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    return table

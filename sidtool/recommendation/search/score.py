@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
 from sidtool.model.prompt import SidTokens
-from sidtool.recommendation.search.columns import LevelColumns, TokenColumns, token_columns
+from sidtool.recommendation.search.columns import TokenColumns, token_columns
 from sidtool.recommendation.search.device_trie import TrieArrays, trie_arrays
 from sidtool.recommendation.search.driver import TOKEN_BUDGET, Decoder, evaluation_mode
 from sidtool.recommendation.search.partial_head import DecodingHead
@@ -40,18 +39,8 @@ def score_sids(
 
     Candidates come in any order and may repeat. A score equals that of `beam_search` where the beam
     finds the SID. It is minus infinity after an empty prompt and, with `normalize` "trie", which
-    requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if the trie is
-    missing, a code is out of range or has no token, or a mask cannot steer the model's attention,
-    DataError if a prompt is longer than the model's positions."""
-    if normalize == "trie" and trie is None:
-        raise UsageError("scores normalized over the trie need the trie")
-    tokens.space.check(candidates)
-    lacking = np.flatnonzero(tokens.lacking(candidates))
-    if len(lacking):
-        raise UsageError(
-            f"{len(lacking)} candidates have a code without a token in the model, the first is "
-            f"{tokens.space.spell(candidates[lacking[0]])}"
-        )
+    requires the catalog's `trie`, for a SID that is not in it. Raises UsageError if a mask cannot
+    steer the model's attention, DataError if a prompt is longer than the model's positions."""
     keys = tokens.space.pack(candidates)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     distinct = candidates[first]  # (d, levels), sorted
@@ -103,7 +92,11 @@ def _score(
         codes = torch.from_numpy(trie.codes[level]).to(device).long()  # (nodes,)
         step = log_probs[:, parents, of_level.places(codes)]  # (batch, nodes)
         if catalog is not None:
-            normalizer = _children_logsumexp(log_probs, of_level, catalog, level, catalog_nodes)
+            # of the probability that each node gives to its children in the catalog
+            _, children, valid = catalog.candidates(level, catalog_nodes.unsqueeze(0))
+            places = of_level.places(children).expand(batch, -1, -1)  # (batch, nodes, fan-out)
+            of_children = log_probs.gather(-1, places).masked_fill(~valid, -torch.inf)
+            normalizer = of_children.logsumexp(-1)  # (batch, nodes above)
             catalog_nodes, exists = catalog.child(level, catalog_nodes[parents], codes)
             step = (step - normalizer[:, parents]).masked_fill(~exists, -torch.inf)
         scores = scores[:, parents] + step
@@ -111,18 +104,3 @@ def _score(
             ids = of_level.ids(codes).expand(batch, -1)
             hidden = tree.step(ids, parents.expand(batch, -1))
     return scores
-
-
-def _children_logsumexp(
-    log_probs: torch.Tensor,
-    columns: LevelColumns,
-    catalog: TrieArrays,
-    level: int,
-    nodes: torch.Tensor,
-) -> torch.Tensor:
-    """(batch, nodes) log of the probability that (batch, nodes, columns) log-probabilities give to
-    the children of (nodes,) prefixes of the catalog."""
-    _, codes, valid = catalog.candidates(level, nodes.unsqueeze(0))  # (1, nodes, fan-out)
-    places = columns.places(codes)
-    child_log_probs = log_probs.gather(-1, places.expand(len(log_probs), -1, -1))
-    return child_log_probs.masked_fill(~valid, -torch.inf).logsumexp(-1)

@@ -1,7 +1,7 @@
 """The options of searches, which recommendations, evaluations and services share."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
@@ -78,10 +78,6 @@ class ListOptions:
     vectors of the codebook (maximal marginal relevance)."""
 
     def __post_init__(self) -> None:
-        if self.search not in get_args(ListSearch):
-            raise UsageError(
-                f"search is one of {', '.join(get_args(ListSearch))}, not {self.search!r}"
-            )
         check_options(self)
         if self.search == "gumbel" and self.mmr:
             raise UsageError(

@@ -4,7 +4,7 @@ A step appends W tokens to the row of each prompt, all at the same position; a m
 to the prompt and its own ancestors (tree attention of SpecInfer, Miao et al., 2023)."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +23,8 @@ SHARED_MIN = 16
 
 
 class TokenTree:
-    """One batch of prompts and the trees that grow on them.
+    """One batch of prompts, which a causal model reads, or the encoder of an encoder-decoder, and
+    the trees that grow on them.
 
     Call `prefill` first, then `step` level by level; `rewind` drops the trees and keeps the
     prompts. `capacity` is the largest number of tree tokens per prompt."""
@@ -31,6 +32,9 @@ class TokenTree:
     def __init__(
         self, model: Any, prompts: Sequence[Sequence[int]], *, capacity: int, head: DecodingHead
     ) -> None:
+        if is_encoder_decoder(model):
+            model = EncodedPrompts(model, prompts)
+            prompts = model.starts
         self._base = model.base_model
         self._head = head
         self._device = model.device
@@ -47,16 +51,6 @@ class TokenTree:
         # (batch, beams, keys): what the token of each beam attends to
         self._visible = (positions < self._lengths[:, None]).unsqueeze(1)
         self._depth = 0
-
-    @classmethod
-    def of(
-        cls, model: Any, prompts: Sequence[Sequence[int]], *, capacity: int, head: DecodingHead
-    ) -> Self:
-        """The trees on prompts that a causal model reads, or the encoder of an encoder-decoder."""
-        if not is_encoder_decoder(model):
-            return cls(model, prompts, capacity=capacity, head=head)
-        encoded = EncodedPrompts(model, prompts)
-        return cls(encoded, encoded.starts, capacity=capacity, head=head)
 
     def prefill(self) -> torch.Tensor:
         """(batch, 1, dim): the hidden state of each prompt's last token."""
@@ -98,7 +92,8 @@ class TokenTree:
         self._depth += chain
         # tokens that are all at one position share their distances
         distances = positions[:, :1] if chain == 1 else positions
-        mask = self._masks(visible, distances.unsqueeze(2) - self._key_positions.unsqueeze(1))
+        distances = distances.unsqueeze(2) - self._key_positions.unsqueeze(1)
+        mask = additive_masks(self._windows, visible, distances, self._dtype)
         self._visible = visible[:, chain - 1 :: chain]  # what the next tokens attend to
         return self._forward(ids.reshape(batch, -1), positions, mask)[:, chain - 1 :: chain]
 
@@ -127,22 +122,16 @@ class TokenTree:
         self._visible = (self._key_positions < self._lengths[:, None]).unsqueeze(1)
         self._depth = 0
 
-    def _masks(self, visible: torch.Tensor, distances: torch.Tensor) -> Any:
-        """The mask of a step: `visible` (batch, queries, keys), and how many positions each key is
-        before each query, or before all of them (batch, 1, keys)."""
-        return additive_masks(self._windows, visible, distances, self._dtype)
-
     def _forward(
         self, ids: torch.Tensor, positions: torch.Tensor | None, mask: Any, base: Any = None
     ) -> torch.Tensor:
-        cache = {self._cache_name: self._cache}
         output = (base or self._base)(
             input_ids=ids,
             position_ids=positions,
             attention_mask=mask,
             use_cache=True,
             return_dict=True,
-            **cache,
+            **{self._cache_name: self._cache},
         )
         self._head.attach(output)
         return output.last_hidden_state
@@ -193,12 +182,11 @@ class _PreallocatedLayer(DynamicLayer):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.dtype = key_states.dtype
         self.device = key_states.device
-        self.keys = self._allocate(key_states)
-        self.values = self._allocate(value_states)
+        self.keys, self.values = (
+            states.new_empty(self.rows, states.shape[1], self.width, states.shape[3])
+            for states in (key_states, value_states)
+        )
         self.is_initialized = True
-
-    def _allocate(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_empty(self.rows, states.shape[1], self.width, states.shape[3])
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any

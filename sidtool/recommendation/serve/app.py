@@ -20,8 +20,8 @@ from sidtool.base.errors import MissingPackageError, SidtoolError, UsageError
 from sidtool.base.visible import visible
 from sidtool.recommendation.requests import BadRequest
 from sidtool.recommendation.serve import schema
-from sidtool.recommendation.serve.batcher import Answered, Busy
-from sidtool.recommendation.serve.bodies import Call, read_call, read_texts, read_vectors
+from sidtool.recommendation.serve.batcher import Busy
+from sidtool.recommendation.serve.bodies import read_call, read_texts, read_vectors
 from sidtool.recommendation.serve.log import frames
 from sidtool.recommendation.serve.serve_options import ServeLimits, ServeOptions
 from sidtool.recommendation.serve.service import Service
@@ -70,37 +70,36 @@ def make_app(
         redirect_slashes=False,  # a redirection names the host that the client names
     )
     app.add_middleware(Guard, token=options.token)
-    app.add_exception_handler(HTTPException, _http_refusal)
-    app.add_exception_handler(SidtoolError, _refusal)
-    app.add_exception_handler(Busy, _busy)
-    app.add_exception_handler(TimeoutError, _late)
-    _add_inference(app)
-    _add_lookups(app)
-    _add_operations(app)
+    for kind in (HTTPException, SidtoolError, Busy, TimeoutError):
+        app.add_exception_handler(kind, _refuse)
+    app.post("/v1/recommend", **schema.RECOMMEND)(recommend)
+    app.post("/v1/score", **schema.SCORE)(score)
+    app.post("/v1/encode", **schema.ENCODE)(encode)
+    app.post("/v1/decode", **schema.DECODE)(decode)
+    app.get("/healthz", summary=schema.HEALTH)(healthz)
+    app.get("/readyz", summary=schema.READY)(readyz)
+    app.get("/metrics", summary=schema.METRICS)(metrics)
     return app
 
 
-def _add_inference(app: FastAPI) -> None:
-    @app.post("/v1/recommend", **schema.RECOMMEND)
-    async def recommend(request: Request) -> Response:
-        return await _answer(request, scores=False)
+async def recommend(request: Request) -> Response:
+    """Answer one request or several by beam search."""
+    return await _answer(request, scores=False)
 
-    @app.post("/v1/score", **schema.SCORE)
-    async def score(request: Request) -> Response:
-        return await _answer(request, scores=True)
+
+async def score(request: Request) -> Response:
+    """Answer one request or several by exact scores of candidates."""
+    return await _answer(request, scores=True)
 
 
 async def _answer(request: Request, *, scores: bool) -> Response:
+    """One answer as `recommend --json` prints it, or a list of them; a header names the bundles
+    that they are from."""
     service: Service = request.app.state.service
     limits = service.options.limits
     deadline = service.deadline()
     call = read_call(await read_body(request, limits, deadline), limits, scores=scores)
-    return _spell_answers(call, await service.answer(call, deadline))
-
-
-def _spell_answers(call: Call, answered: list[Answered]) -> Response:
-    """One answer as `recommend --json` prints it, or a list of them; a header names the bundles
-    that they are from."""
+    answered = await service.answer(call, deadline)
     bundles = dict.fromkeys(each.served.loaded.bundle.digest[:12] for each in answered)
     headers = {"sidtool-bundle": ", ".join(bundles)}
     answers = [each.answer for each in answered]
@@ -111,72 +110,61 @@ def _spell_answers(call: Call, answered: list[Answered]) -> Response:
     if answer is None:
         return refusal(500, FAILED)
     if isinstance(answer, BadRequest):
-        return _refusal_of(answer.error)
+        return await _refuse(request, answer.error)
     return json_reply(answer.to_json(), headers)
 
 
-def _add_lookups(app: FastAPI) -> None:
-    @app.post("/v1/encode", **schema.ENCODE)
-    async def encode(request: Request) -> Response:
-        service: Service = request.app.state.service
-        deadline = service.deadline()
-        inputs = read_vectors(await read_body(request, service.options.limits, deadline))
-        return json_reply({"encodings": await service.encodings(inputs, deadline)})
-
-    @app.post("/v1/decode", **schema.DECODE)
-    async def decode(request: Request) -> Response:
-        service: Service = request.app.state.service
-        deadline = service.deadline()
-        texts = read_texts(await read_body(request, service.options.limits, deadline))
-        return json_reply({"decoded": await service.decoded(texts, deadline)})
+async def encode(request: Request) -> Response:
+    """The SIDs of texts or vectors."""
+    service: Service = request.app.state.service
+    deadline = service.deadline()
+    inputs = read_vectors(await read_body(request, service.options.limits, deadline))
+    return json_reply({"encodings": await service.encodings(inputs, deadline)})
 
 
-def _add_operations(app: FastAPI) -> None:
-    @app.get("/healthz", **schema.HEALTH)
-    async def healthz(request: Request) -> Response:
-        service: Service = request.app.state.service
-        if not service.is_alive:
-            return refusal(503, "the thread of the model has ended")
-        return json_reply({"ok": True})
-
-    @app.get("/readyz", **schema.READY)
-    async def readyz(request: Request) -> Response:
-        service: Service = request.app.state.service
-        if service.is_draining or not service.is_alive:
-            return refusal(503, "the service is ending")
-        not_taken = service.watcher.last_error or None
-        return json_reply({"ready": True, **service.served.to_json(), "not_taken": not_taken})
-
-    @app.get("/metrics", **schema.METRICS)
-    async def metrics(request: Request) -> Response:
-        return Response(request.app.state.service.metrics.page(), media_type=METRICS_TYPE)
+async def decode(request: Request) -> Response:
+    """The items of SIDs in texts."""
+    service: Service = request.app.state.service
+    deadline = service.deadline()
+    texts = read_texts(await read_body(request, service.options.limits, deadline))
+    return json_reply({"decoded": await service.decoded(texts, deadline)})
 
 
-def _refusal_of(error: SidtoolError) -> Response:
-    """400 for a wrong option, 501 for a package that the service lacks, else 422."""
+async def healthz(request: Request) -> Response:
+    """503 if the model's thread has ended."""
+    if not request.app.state.service.is_alive:
+        return refusal(503, "the thread of the model has ended")
+    return json_reply({"ok": True})
+
+
+async def readyz(request: Request) -> Response:
+    """What is served; 503 if the service is ending."""
+    service: Service = request.app.state.service
+    if service.is_draining or not service.is_alive:
+        return refusal(503, "the service is ending")
+    not_taken = service.watcher.last_error or None
+    return json_reply({"ready": True, **service.served.to_json(), "not_taken": not_taken})
+
+
+async def metrics(request: Request) -> Response:
+    """Numbers in the text format of Prometheus."""
+    return Response(request.app.state.service.metrics.page(), media_type=METRICS_TYPE)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    """The answer to a call that raised an error: of sidtool's own, 400 for a wrong option, 501 for
+    a package that the service lacks, else 422."""
+    if isinstance(error, HTTPException):
+        return refusal(error.status_code, str(error.detail), headers=error.headers)
+    if isinstance(error, Busy):
+        return refusal(429, str(error), headers={"retry-after": str(error.seconds)})
+    if isinstance(error, TimeoutError):
+        message = "no answer within the time limit of the service"
+        return refusal(503, message, headers={"retry-after": "1"})
+    assert isinstance(error, SidtoolError)
     kinds = ((UsageError, 400), (MissingPackageError, 501))
     status = next((status for kind, status in kinds if isinstance(error, kind)), 422)
     return refusal(status, str(error), hint=error.hint)
-
-
-async def _refusal(_: Request, error: Exception) -> Response:
-    assert isinstance(error, SidtoolError)
-    return _refusal_of(error)
-
-
-async def _http_refusal(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return refusal(error.status_code, str(error.detail), headers=error.headers)
-
-
-async def _busy(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Busy)
-    return refusal(429, str(error), headers={"retry-after": str(error.seconds)})
-
-
-async def _late(_: Request, __: Exception) -> Response:
-    message = "no answer within the time limit of the service"
-    return refusal(503, message, headers={"retry-after": "1"})
 
 
 class Guard:

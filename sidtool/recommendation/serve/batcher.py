@@ -106,7 +106,9 @@ class Batcher:
         """Let requests wait for their answers: all of them, or none if there is no room (Busy)."""
         with self._changed:
             if len(self._waiting) + len(requests) > self._limits.max_waiting:
-                raise Busy(self._retry_seconds())
+                # when the requests that wait now will have been answered
+                seconds = ceil(len(self._waiting) * self._seconds_per_request)
+                raise Busy(min(max(seconds, 1), MAX_RETRY_SECONDS))
             self._waiting += requests
             self._metrics.waiting.set(len(self._waiting))
             self._changed.notify()
@@ -135,21 +137,24 @@ class Batcher:
             self._changed.notify()
         future.result()
 
-    def _retry_seconds(self) -> int:
-        """When the requests that wait now will have been answered."""
-        seconds = ceil(len(self._waiting) * self._seconds_per_request)
-        return min(max(seconds, 1), MAX_RETRY_SECONDS)
-
     def _run(self) -> None:
         while self._wait():
-            for call in self._calls_to_run():
+            with self._changed:
+                calls = self._calls
+                self._calls = []
+            for call in calls:
                 call()
             served = self.served
             batch, delivery = self._take_batch(served)
             if batch:
                 start = time.monotonic()
                 delivery += self._answer(served, batch)
-                self._measure(len(batch), time.monotonic() - start)
+                seconds = time.monotonic() - start
+                self._metrics.batch_requests.observe(len(batch))
+                self._metrics.batch_seconds.observe(seconds)
+                latest = seconds / len(batch)
+                old = self._seconds_per_request or latest
+                self._seconds_per_request = old + _SMOOTHING * (latest - old)
             if delivery:
                 self._deliver(delivery)
 
@@ -166,12 +171,6 @@ class Batcher:
                 self._changed.wait(left)
             return bool(self._waiting or self._calls or not self._stopping)
 
-    def _calls_to_run(self) -> list[Callable[[], None]]:
-        with self._changed:
-            calls = self._calls
-            self._calls = []
-            return calls
-
     def _take_batch(self, served: Served) -> tuple[list[tuple[Waiting, Prepared]], Delivery]:
         """The requests of the next batch, prepared, and the answers to those that have no place in
         one because they are wrong."""
@@ -186,7 +185,11 @@ class Batcher:
         while (waiting := self._take(choices)) is not None:
             if waiting.future.cancelled():
                 continue
-            prepared = _prepare(served, waiting)
+            prepared: Prepared | BadRequest | None
+            try:
+                prepared = served.recommender(choices).prepare(waiting.request)
+            except Exception as error:
+                prepared = _failure(error, waiting)
             if not isinstance(prepared, Prepared):
                 wrong.append((waiting, Answered(prepared, served)))
                 continue
@@ -226,21 +229,6 @@ class Batcher:
             (waiting, Answered(answer, served))
             for waiting, answer in zip(requests, answers, strict=True)
         ]
-
-    def _measure(self, n_requests: int, seconds: float) -> None:
-        self._metrics.batch_requests.observe(n_requests)
-        self._metrics.batch_seconds.observe(seconds)
-        latest = seconds / n_requests
-        old = self._seconds_per_request or latest
-        self._seconds_per_request = old + _SMOOTHING * (latest - old)
-
-
-def _prepare(served: Served, waiting: Waiting) -> Prepared | BadRequest | None:
-    """A request with its items looked up by what answers it, or why it has no answer."""
-    try:
-        return served.recommender(waiting.choices).prepare(waiting.request)
-    except Exception as error:
-        return _failure(error, waiting)
 
 
 def _failure(error: Exception, waiting: Waiting) -> BadRequest | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -70,7 +70,8 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
     if "requests" not in value:
         request = {key: part for key, part in value.items() if key not in NAMES}
         for key in request:
-            check_key(key)
+            if similar := get_close_matches(key.lower(), NAMES, n=1, cutoff=0.75):
+                raise DataError(f"a call has no option {key[:80]!r}, but {similar[0]!r}")
         return Call((Request.from_json(request),), choices, is_one=True)
     _refuse_others(value, ("requests", *NAMES))
     requests = value["requests"]
@@ -81,18 +82,16 @@ def read_call(body: bytes, limits: ServeLimits, *, scores: bool) -> Call:
             f"{len(requests)} requests in one call, at most {limits.max_waiting} can wait",
             hint="send them in several calls",
         )
-    read = (_request(each, number) for number, each in enumerate(requests, start=1))
+    read: list[Request | BadRequest] = []
+    for number, each in enumerate(requests, start=1):
+        try:
+            if not isinstance(each, dict):
+                raise DataError("not a JSON object")
+            read.append(Request.from_json(each, number))
+        except DataError as error:
+            where = f"line {number} of the requests"
+            read.append(BadRequest(DataError(f"{where}: {error}"), number))
     return Call(tuple(read), choices, is_one=False)
-
-
-def _request(value: Any, number: int) -> Request | BadRequest:
-    where = f"line {number} of the requests"
-    try:
-        if not isinstance(value, dict):
-            raise DataError("not a JSON object")
-        return Request.from_json(value, number)
-    except DataError as error:
-        return BadRequest(DataError(f"{where}: {error}"), number)
 
 
 def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool) -> Choices:
@@ -108,7 +107,9 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
             raise DataError(f"{name!r} is {kind}, not {str(option)[:80]!r}")
     candidates = value.get("candidates")
     if scores:
-        candidates = _candidates(candidates)
+        if not candidates or not _are_texts(candidates):
+            raise DataError("'candidates' of /v1/score is a list of at least one item id")
+        candidates = tuple(candidates)
     elif candidates is not None:
         raise DataError("'candidates' are scored by /v1/score; 'allow' restricts a beam search")
     if "list" in chosen and (scores or "k" in chosen):
@@ -124,26 +125,18 @@ def read_choices(value: Mapping[str, Any], limits: ServeLimits, *, scores: bool)
     return Choices(tuple(chosen.items()), candidates)
 
 
-def check_key(key: str) -> None:
-    """Raise DataError if a key of a request is nearly the name of an option."""
-    if key not in NAMES and (similar := get_close_matches(key.lower(), NAMES, n=1, cutoff=0.75)):
-        raise DataError(f"a call has no option {key[:80]!r}, but {similar[0]!r}")
-
-
-def _candidates(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value) or not value:
-        raise DataError("'candidates' of /v1/score is a list of at least one item id")
-    return tuple(value)
-
-
 def read_texts(body: bytes) -> list[str]:
     """The texts of {"texts": [...]}. Raises DataError for another body."""
     value = read_object(body)
     _refuse_others(value, ("texts",))
     texts = value.get("texts")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not _are_texts(texts):
         raise DataError("the body is an object with 'texts', a list of strings")
     return texts
+
+
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def read_vectors(body: bytes) -> list[str] | Vectors:

@@ -70,16 +70,9 @@ def _forget_dead_workers(folder: Path) -> None:
     """Remove the gauges of workers that were killed; their counters remain true."""
     for path in folder.glob("gauge_live*_*.db"):
         pid = path.stem.rpartition("_")[2]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            with suppress(OSError):
-                mark_process_dead(int(pid), str(folder))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        with suppress(ValueError, PermissionError):
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                with suppress(OSError):
+                    mark_process_dead(int(pid), str(folder))

@@ -12,6 +12,7 @@ VERSION = "1"
 """Of the HTTP interface: the number in the paths."""
 
 _IDS = {"type": "array", "items": {"type": "string"}}
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
 _REQUEST: Mapping[str, Any] = {
     "user": {"type": ["string", "integer"], "description": "returned with the answer"},
     "history": {**_IDS, "description": "item ids, oldest first"},
@@ -20,39 +21,12 @@ _REQUEST: Mapping[str, Any] = {
     "deny": {**_IDS, "description": "never recommend these"},
     "fields": {"type": "object", "description": "what the model's prompt shows besides items"},
 }
-_NAMES: Mapping[Any, str] = {int: "integer", bool: "boolean"}
-"""Types of options as JSON Schema names them."""
 _MEANINGS = {**meanings(RecommendOptions), "list": "The length of a list, in place of k."}
 _OPTIONS: Mapping[str, Any] = {
-    name: {
-        "type": _NAMES[kind],
-        **({"minimum": 1} if kind is int else {}),
-        "description": _MEANINGS[name],
-    }
+    name: {"type": "integer", "minimum": 1, "description": _MEANINGS[name]}
+    if kind is int
+    else {"type": "boolean", "description": _MEANINGS[name]}
     for name, kind in KINDS.items()
-}
-_CANDIDATES: Mapping[str, Any] = {
-    "candidates": {**_IDS, "description": "items that are scored exactly"}
-}
-_ANSWER: Mapping[str, Any] = {
-    "type": "object",
-    "description": "items best first; `missing` is the number of items fewer than k",
-    "properties": {
-        "user": {"type": ["string", "null"]},
-        "items": _IDS,
-        "scores": {"type": "array", "items": {"type": "number"}},
-        "sids": _IDS,
-        "titles": _IDS,
-        "unknown": {"type": "integer"},
-        "unknown_allowed": {"type": "integer"},
-        "unknown_denied": {"type": "integer"},
-        "missing": {"type": "integer"},
-    },
-}
-_ERROR: Mapping[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}, "hint": {"type": "string"}},
 }
 _REFUSALS = {
     400: "a value out of range, or a body that ends early",
@@ -67,20 +41,20 @@ _REFUSALS = {
 
 def _object(properties: Mapping[str, Any], *required: str) -> dict[str, Any]:
     value: dict[str, Any] = {"type": "object", "properties": dict(properties)}
-    if required:
-        value["required"] = list(required)
-    return value
+    return {**value, "required": list(required)} if required else value
 
 
 def _content(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": dict(schema)}}
 
 
+_ERROR = _content(_object({"error": {"type": "string"}, "hint": {"type": "string"}}, "error"))
+
+
 def _post(summary: str, description: str, body: Any, answer: Any) -> dict[str, Any]:
     """The arguments of a route that takes a JSON body."""
     refusals = {
-        status: {"description": text, "content": _content(_ERROR)}
-        for status, text in _REFUSALS.items()
+        status: {"description": text, "content": _ERROR} for status, text in _REFUSALS.items()
     }
     return {
         "summary": summary,
@@ -90,21 +64,24 @@ def _post(summary: str, description: str, body: Any, answer: Any) -> dict[str, A
     }
 
 
-def _get(summary: str) -> dict[str, Any]:
-    return {"summary": summary}
-
-
 def _calls(options: Mapping[str, Any], *required: str) -> dict[str, Any]:
     """One request, or several with common options."""
+    one = _object({**_REQUEST, **options}, *required)
     many = {"requests": {"type": "array", "items": _object(_REQUEST)}, **options}
-    return {
-        "oneOf": [
-            _object({**_REQUEST, **options}, *required),
-            _object(many, "requests", *required),
-        ]
+    return {"oneOf": [one, _object(many, "requests", *required)]}
+
+
+_COUNTS = ("unknown", "unknown_allowed", "unknown_denied", "missing")
+_ANSWER = _object(
+    {
+        "user": {"type": ["string", "null"]},
+        "items": {**_IDS, "description": "best first; `missing` is how many they are fewer than k"},
+        "scores": _NUMBERS,
+        "sids": _IDS,
+        "titles": _IDS,
+        **{key: {"type": "integer"} for key in _COUNTS},
     }
-
-
+)
 _ANSWERS = {"oneOf": [_ANSWER, _object({"answers": {"type": "array", "items": _ANSWER}})]}
 
 RECOMMEND = _post(
@@ -120,7 +97,10 @@ SCORE = _post(
     "Score candidates exactly",
     "As /v1/recommend, without a beam search: every item of `candidates` is scored, and no other "
     "is returned. `k` is the number of candidates unless it is given.",
-    _calls({**_OPTIONS, **_CANDIDATES}, "candidates"),
+    _calls(
+        {**_OPTIONS, "candidates": {**_IDS, "description": "items that are scored exactly"}},
+        "candidates",
+    ),
     _ANSWERS,
 )
 ENCODE = _post(
@@ -130,15 +110,7 @@ ENCODE = _post(
     {
         "oneOf": [
             _object({"texts": _IDS}, "texts"),
-            _object(
-                {
-                    "vectors": {
-                        "type": "array",
-                        "items": {"type": "array", "items": {"type": "number"}},
-                    }
-                },
-                "vectors",
-            ),
+            _object({"vectors": {"type": "array", "items": _NUMBERS}}, "vectors"),
         ]
     },
     _object({"encodings": {"type": "array", "items": {"type": "object"}}}),
@@ -150,6 +122,6 @@ DECODE = _post(
     _object({"texts": _IDS}, "texts"),
     _object({"decoded": {"type": "array", "items": {"type": "array"}}}),
 )
-HEALTH = _get("Whether the process can answer: 503 if the model's thread has ended")
-READY = _get("Whether the service takes calls, and which model, bundle and memory it serves")
-METRICS = _get("Numbers for Prometheus")
+HEALTH = "Whether the process can answer: 503 if the model's thread has ended"
+READY = "Whether the service takes calls, and which model, bundle and memory it serves"
+METRICS = "Numbers for Prometheus"

@@ -5,8 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sidtool.base.errors import UsageError
-from sidtool.base.option_texts import parse_bytes
-from sidtool.base.options import check_options, group, keywords_of, option, options_from
+from sidtool.base.options import (
+    check_options,
+    group,
+    keywords_of,
+    option,
+    options_from,
+    parse_bytes,
+)
 from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation.recommend_options import RecommendOptions
 

@@ -2,24 +2,24 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, RefusedError, SidtoolError
+from sidtool.base.visible import visible
 from sidtool.data import Vectors
 from sidtool.recommendation.requests import Request
 from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Waiting
 from sidtool.recommendation.serve.bodies import Call
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeOptions
-from sidtool.recommendation.serve.served import Served
-from sidtool.recommendation.serve.sources import Sources
-from sidtool.recommendation.serve.watcher import Watcher
-from sidtool.tokenizer import Encoding, encode, open_encoder
-from sidtool.tokenizer.bundle import Bundle, decode
+from sidtool.recommendation.serve.served import Served, Sources, Version
+from sidtool.tokenizer import Encoding, decode, encode, open_encoder
+from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import TextEncoder
 
 MAX_SIDE_CALLS = 32
@@ -40,9 +40,10 @@ class Service:
         self.is_draining = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batcher = Batcher(served, options.limits, self.metrics, self._deliver)
-        self._watcher = Watcher(sources, self._batcher, self.metrics)
+        self.watcher = Watcher(sources, self._batcher, self.metrics)
+        """What looks for newer versions."""
         self._side = ThreadPoolExecutor(1, "side")
-        self._side_calls = 0
+        self._side_calls: list[Future[Any]] = []
         self._encoder: tuple[Any, TextEncoder] | None = None
         self.metrics.items.set(len(served.loaded.bundle))
 
@@ -65,11 +66,6 @@ class Service:
         return self._batcher.served
 
     @property
-    def watcher(self) -> Watcher:
-        """What looks for newer versions."""
-        return self._watcher
-
-    @property
     def is_alive(self) -> bool:
         """Whether the model's thread runs."""
         return self._batcher.is_alive
@@ -78,12 +74,12 @@ class Service:
         """Start the threads, for calls of the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._batcher.start()
-        self._watcher.start()
+        self.watcher.start()
 
     async def stop(self) -> None:
         """Answer what waits, and end the threads."""
         self.is_draining = True
-        self._watcher.stop()
+        self.watcher.stop()
         await asyncio.to_thread(self._batcher.stop)
         self._side.shutdown(wait=False, cancel_futures=True)
 
@@ -136,26 +132,20 @@ class Service:
 
     async def _aside(self, function: Callable[[], T], deadline: float) -> T:
         """The result of a function that runs in a thread beside the model's."""
-        if self._side_calls >= MAX_SIDE_CALLS:
+        waiting = [call for call in self._side_calls if not call.done()]
+        if len(waiting) >= MAX_SIDE_CALLS:
             raise Busy(1)
-        self._side_calls += 1
         future = self._side.submit(function)
-        future.add_done_callback(lambda _: self._count_side_call())
+        self._side_calls = [*waiting, future]
         async with asyncio.timeout_at(deadline):
             return await asyncio.wrap_future(future)
 
-    def _count_side_call(self) -> None:
-        self._side_calls -= 1
-
     def _encode(self, bundle: Bundle, inputs: list[str] | Vectors) -> list[Encoding]:
+        """By the encoder of the bundle, which is loaded for the first text and stays in memory."""
         if not isinstance(inputs, list):
             return encode(bundle, vectors=inputs)
         if not inputs:
             raise DataError("'texts' is empty")
-        return encode(bundle, inputs, model=self._encoder_of(bundle))
-
-    def _encoder_of(self, bundle: Bundle) -> TextEncoder:
-        """The encoder of a bundle, which stays in memory; it is loaded for the first text."""
         recipe = (bundle.manifest.recipe or {}).get("encoder")
         if self._encoder is None or self._encoder[0] != recipe:
             self._encoder = None
@@ -164,10 +154,94 @@ class Service:
                 bundle, model=options.encoder, trust_remote_code=options.trust_remote_code
             )
             self._encoder = (recipe, loaded)
-        return self._encoder[1]
+        return encode(bundle, inputs, model=self._encoder[1])
 
 
 def _resolve(delivery: Delivery) -> None:
     for waiting, answered in delivery:
         if not waiting.future.done():
             waiting.future.set_result(answered)
+
+
+MAX_PAUSE = 32
+"""The most looks at a refused version before it is loaded again: it may have been repaired, which
+its root document does not show."""
+
+
+class Watcher:
+    """Polls the locations of a service in a thread of its own."""
+
+    def __init__(self, sources: Sources, batcher: Batcher, metrics: Metrics) -> None:
+        self._sources = sources
+        self._batcher = batcher
+        self._metrics = metrics
+        self._refused: Version | None = None
+        self._pause = 1
+        self._looks_left = 0
+        self.last_error = ""
+        """Why what is there now was not taken; empty if it was."""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; one that is loading something is not waited for."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._sources.options.poll_seconds):
+            try:
+                self.look()
+            except CancelledError:
+                return
+            except Exception as error:
+                # a store or a library may raise anything; what is served stays
+                self._keep("failed", f"{type(error).__name__}: {error}")
+
+    def look(self) -> bool:
+        """Exchange what is served if there is another version, and whether it was exchanged.
+
+        What cannot be read is tried again at each look, what does not fit after 1, 2, 4... more."""
+        served = self._batcher.served
+        version: Version | None = None
+        try:
+            version = self._sources.version()
+            if version == served.version:
+                self.last_error = ""
+                self._refused = None
+                return False
+            if version != self._refused:
+                self._pause = 1
+            elif self._looks_left:
+                self._looks_left -= 1
+                return False
+            loaded = self._sources.reload(served.loaded, served.version, version)
+            new = Served.of(loaded, version, self._sources.options.recommend)
+            self._sources.check_unchanged(version)
+            self._batcher.exchange(new)
+            self._sources.remove_copies(version)
+        except SidtoolError as error:
+            is_refused = isinstance(error, RefusedError)
+            if is_refused:
+                self._refused = version
+                self._looks_left = self._pause
+                self._pause = min(2 * self._pause, MAX_PAUSE)
+            self._keep("refused" if is_refused else "failed", str(error))
+            return False
+        self.last_error = ""
+        self._refused = None
+        self._metrics.exchanges.labels("exchanged").inc()
+        self._metrics.items.set(len(new.loaded.bundle))
+        bundle = new.loaded.bundle
+        log.warning("now serving %d items, bundle %s", len(bundle), bundle.digest[:12])
+        return True
+
+    def _keep(self, result: str, message: str) -> None:
+        """Record why the old value stays; the same reason is logged once."""
+        self._metrics.exchanges.labels(result).inc()
+        if message != self.last_error:
+            self.last_error = message
+            log.warning("%s, the old one stays: %s", result, visible(message))

@@ -1,8 +1,7 @@
 """Assignment of final codes to items with the same raw codes.
 
 The result does not depend on the order of the items: ties go by item id. Sinkhorn re-encoding of a
-colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows one code again.
-"""
+colliding group (LC-Rec, LETTER, MiniOneRec) is not offered: it gives equal rows one code again."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.assign.overflow import place_overflow
+from sidtool.tokenizer.assign.overflow import place_overflow, ranks
 from sidtool.tokenizer.assign.policy import CollisionCounts, Policy, check_policy, equal_rows
-from sidtool.tokenizer.assign.prefix_search import ranks
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import MAX_CODES, Codes, Levels
 
@@ -36,8 +34,7 @@ class Assigned:
 
     `codes` is (n, levels) uint16, with one more level than the raw codes under `append`;
     `level_sizes` are its level sizes; `reassigned` is (n,) bool: items whose final code is not
-    their nearest one.
-    """
+    their nearest one."""
 
     codes: Codes
     level_sizes: tuple[int, ...]
@@ -60,8 +57,7 @@ def assign(
     items than codes, the rest go to the nearest prefix with free codes (`place_overflow`).
     `append`: one more level distinguishes the items of a group, in the order of their ids. `allow`:
     nothing changes. Raises UsageError for another policy, if `reassign` has collisions to resolve
-    and would use more than 90% of all SIDs, or if `append` needs too large a level.
-    """
+    and would use more than 90% of all SIDs, or if `append` needs too large a level."""
     check_policy(policy)
     sizes = codebook.sizes
     if policy == "reassign":
@@ -139,8 +135,7 @@ class _CrowdedPrefixes:
     """The prefixes under which items collide: one group of items per prefix.
 
     `order` (n,) are rows sorted by raw codes. Group g occupies `bounds[g]` (g, 2) in `order`, and
-    its colliding rows are `shared[firsts[g] : firsts[g + 1]]`.
-    """
+    its colliding rows are `shared[firsts[g] : firsts[g + 1]]`."""
 
     order: Rows
     bounds: NDArray[np.intp]
@@ -236,8 +231,7 @@ def assign_pairs(
     `nearest` (g,) is the code of both items, `residuals` (g, 2, width) are in the order of their
     ids, `in_use` (g, K) says which codes of the prefix are taken. Returns (g, 2) codes: one item
     stays and the other moves to its nearest free code, whichever has the least total distance; -1
-    if no code is free.
-    """
+    if no code is free."""
     groups = np.arange(len(nearest))
     distances = squared_distances(residuals.reshape(2 * len(nearest), -1), centroids)
     costs = np.maximum(distances, 0).reshape(len(nearest), 2, -1)  # (g, 2, K)
@@ -264,14 +258,16 @@ def assign_group(
     `nearest` (m,) are their raw codes and `residuals` (m, width) what the prefix leaves of them,
     both sorted by id; `counts` (K,) says how many items of the prefix have each raw code. One item
     per raw code keeps it, which makes the fewest moves; which one, and where the others go, is the
-    assignment of least total squared distance.
-    """
+    assignment of least total squared distance."""
     from scipy.optimize import linear_sum_assignment
 
     columns = np.flatnonzero((counts == 0) | (counts > 1))
     keeps = nearest[:, None] == columns
     distances = np.maximum(squared_distances(residuals, centroids[columns]), 0)
-    costs = _as_whole_numbers(distances)
+    # in a unit so small that m distances and m rewards add up exactly, below 2**53
+    bits = 52 - 2 * (len(distances) + 1).bit_length()
+    largest = max(float(distances.max()), np.finfo(np.float64).tiny)
+    costs = np.rint(distances * (2.0**bits / largest))
     reward = costs.max() * (len(nearest) + 1) + 1  # keeping a code outweighs all distances
     costs -= np.where(keeps, reward, 0)
     costs[~keeps & (counts[columns] > 1)] = np.inf  # the code of another colliding pair
@@ -279,7 +275,12 @@ def assign_group(
     chosen = np.full(len(nearest), -1, dtype=np.int64)
     chosen[rows] = columns[positions]
     # duplicates are interchangeable for the solver: the cheaper codes go to the lower ids
-    for equal in _duplicates(nearest, residuals):
+    duplicates: dict[tuple[int, bytes], list[int]] = {}
+    for row, (code, residual) in enumerate(zip(nearest.tolist(), residuals, strict=True)):
+        duplicates.setdefault((code, residual.tobytes()), []).append(row)
+    for equal in duplicates.values():
+        if len(equal) == 1:
+            continue
         cost_of = dict(zip(columns.tolist(), costs[equal[0]].tolist(), strict=True))
         by_cost = [(cost_of.get(code, np.inf), code) for code in chosen[equal].tolist()]
         chosen[equal] = [code for _, code in sorted(by_cost)]
@@ -292,19 +293,3 @@ def squared_distances(rows: Vectors, centroids: Vectors) -> NDArray[np.float64]:
     right = centroids.astype(np.float64)
     lengths = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1)
     return lengths - 2 * left @ right.T
-
-
-def _as_whole_numbers(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(m, K) distances in a unit so small that m distances and m rewards add up exactly (below
-    2**53)."""
-    bits = 52 - 2 * (len(distances) + 1).bit_length()
-    largest = max(float(distances.max()), np.finfo(np.float64).tiny)
-    return np.rint(distances * (2.0**bits / largest))
-
-
-def _duplicates(nearest: NDArray[np.uint16], residuals: Vectors) -> list[list[int]]:
-    """Groups of items that differ by their ids only, each sorted by id."""
-    groups: dict[tuple[int, bytes], list[int]] = {}
-    for row, (code, residual) in enumerate(zip(nearest.tolist(), residuals, strict=True)):
-        groups.setdefault((code, residual.tobytes()), []).append(row)
-    return [rows for rows in groups.values() if len(rows) > 1]

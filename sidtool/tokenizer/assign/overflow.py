@@ -2,10 +2,9 @@
 
 A prefix is a SID without its last code. In each round every waiting row picks its nearest prefix
 that has free SIDs, and each prefix accepts the nearest of its rows (ties by row) until it is full.
-Under each prefix the nearest row then takes the nearest free last code first.
-"""
+Under each prefix the nearest row then takes the nearest free last code first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -14,17 +13,138 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import RefusedError
 from sidtool.data import Vectors
-from sidtool.tokenizer.assign import prefix_search
-from sidtool.tokenizer.assign.prefix_search import (
-    CANDIDATES,
-    FreeSids,
-    PrefixSearch,
-    low_bits,
-    ranks,
-    runs,
-)
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, Keys, Levels
+
+BEAM = 8
+"""Prefixes that the search keeps at each depth."""
+CANDIDATES = 16
+"""Prefixes that the search returns for each row."""
+ENTRIES = 1 << 21
+"""Approximate number of distances held in memory at once."""
+
+Table = NDArray[np.float64]
+
+
+class FreeSids:
+    """The number of free SIDs under each prefix."""
+
+    def __init__(self, levels: Levels, taken: Keys, first_code: int = 0) -> None:
+        """`taken` are the sorted keys of the SIDs in use; codes below `first_code` are never
+        given."""
+        self._bits = levels.key_bits
+        self._sizes = tuple(size - first_code for size in levels.sizes)
+        # sorted; a prefix that is not listed has no SID in use
+        self._prefixes, in_use = np.unique(taken >> np.uint64(self._bits[-1]), return_counts=True)
+        self._free = self._sizes[-1] - in_use
+
+    def count(self, prefixes: Keys) -> NDArray[np.intp]:
+        """(n,) prefixes -> (n,) free SIDs under each."""
+        position = np.searchsorted(self._prefixes, prefixes)
+        listed = position < len(self._prefixes)
+        listed[listed] = self._prefixes[position[listed]] == prefixes[listed]
+        free = np.full(len(prefixes), self._sizes[-1])
+        free[listed] = self._free[position[listed]]
+        return free
+
+    def take(self, prefixes: Keys, counts: NDArray[np.intp]) -> None:
+        """Mark `counts` SIDs as used under each of the sorted, distinct prefixes."""
+        new = prefixes[~np.isin(prefixes, self._prefixes)]
+        position = np.searchsorted(self._prefixes, new)
+        self._prefixes = np.insert(self._prefixes, position, new)
+        self._free = np.insert(self._free, position, self._sizes[-1])
+        self._free[np.searchsorted(self._prefixes, prefixes)] -= counts
+
+    def full_prefixes(self) -> list[Keys]:
+        """Per depth from 1 to that of a prefix: sorted keys under which no SID is free."""
+        full = [self._prefixes[self._free == 0]]
+        for level in range(len(self._sizes) - 2, 0, -1):
+            parents, full_children = np.unique(
+                full[0] >> np.uint64(self._bits[level]), return_counts=True
+            )
+            full.insert(0, parents[full_children == self._sizes[level]])
+        return full
+
+
+class PrefixSearch:
+    """Beam search for the prefixes nearest to a row.
+
+    The squared distance of a row x to a sum of centroids is |x|^2, plus |c|^2 - 2 x.c for each
+    level, plus twice the products of all pairs of centroids. The products are equal for all rows
+    below one node of the beam, so they are computed once per node."""
+
+    def __init__(
+        self, centroids: Sequence[Vectors], bits: Sequence[int], first_code: int = 0
+    ) -> None:
+        """`centroids` of all levels, of which the last is not searched; `bits` of their codes, of
+        which those below `first_code` are never given."""
+        self._first_code = first_code
+        self._levels = [level.astype(np.float64) for level in centroids[:-1]]
+        self._bits = bits
+        self.batch = max(1, ENTRIES // (BEAM * max(map(len, centroids))))
+        """Rows to search at once."""
+
+    def nearest(
+        self, rows: Vectors, full: Sequence[Keys]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+        """(n, width) rows -> (n, CANDIDATES) prefixes, nearest first, and squared distances to
+        them. `full` are the prefixes to avoid (`FreeSids.full_prefixes`). The distance is inf where
+        there are fewer prefixes with free SIDs."""
+        x = rows.astype(np.float64)
+        beam = np.zeros((len(rows), 1), dtype=np.uint64)
+        costs = np.square(x).sum(axis=1)[:, None]  # (n, beam)
+        for depth, level in enumerate(self._levels):
+            nodes, node = np.unique(beam, return_inverse=True)
+            table = self._costs_below(nodes, depth, full[depth])  # (nodes, K)
+            extended = table[node.reshape(beam.shape)]  # (n, beam, K)
+            extended += (-2 * x @ level.T)[:, None]  # (n, 1, K)
+            extended += costs[:, :, None]  # (n, beam, 1)
+            is_last = depth == len(self._levels) - 1
+            width = CANDIDATES if is_last else BEAM
+            costs = extended.reshape(len(rows), -1)
+            best = np.broadcast_to(np.arange(costs.shape[1]), costs.shape)
+            if width < costs.shape[1]:
+                best = np.argpartition(costs, width, axis=1)[:, :width]
+            costs = np.take_along_axis(costs, best, axis=1)
+            parent, code = np.divmod(best, len(level))  # columns are (beam, K) flattened
+            parents = np.take_along_axis(beam, parent, axis=1)
+            beam = (parents << np.uint64(self._bits[depth])) | code.astype(np.uint64)
+        order = np.lexsort((beam, costs.astype(np.float32)))
+        beam = np.take_along_axis(beam, order, axis=1)
+        costs = np.maximum(np.take_along_axis(costs, order, axis=1), 0)
+        missing = ((0, 0), (0, CANDIDATES - beam.shape[1]))
+        distances = np.pad(costs, missing, constant_values=np.inf)
+        return np.pad(beam, missing), distances.astype(np.float32)
+
+    def _costs_below(self, nodes: Keys, depth: int, full: Keys) -> Table:
+        """(nodes, K): what each next code adds to the distances of all rows; inf if it is full."""
+        level = self._levels[depth]
+        table = np.tile(np.square(level).sum(axis=1), (len(nodes), 1))
+        table[:, : self._first_code] = np.inf
+        rest = nodes
+        for earlier in reversed(range(depth)):
+            codes, of_node = np.unique(rest & low_bits(self._bits[earlier]), return_inverse=True)
+            products = 2 * self._levels[earlier][codes] @ level.T
+            table += products[of_node]
+            rest = rest >> np.uint64(self._bits[earlier])
+        # a full prefix of this depth is excluded if its parent is a node of the beam
+        parents = full >> np.uint64(self._bits[depth])
+        position = np.minimum(np.searchsorted(nodes, parents), len(nodes) - 1)
+        in_beam = nodes[position] == parents
+        codes = full & low_bits(self._bits[depth])
+        table[position[in_beam], codes[in_beam]] = np.inf
+        return table
+
+
+def low_bits(count: int) -> np.uint64:
+    """A mask of the lowest `count` bits."""
+    return np.uint64((1 << count) - 1)
+
+
+def ranks(counts: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Positions within runs of the given lengths: (2, 3) -> (0, 1, 0, 1, 2)."""
+    starts = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) - np.repeat(starts, counts)
 
 
 def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes:
@@ -33,8 +153,7 @@ def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes
     An item whose nearest SID is free gets it (the first of several such items). All others are
     placed together by `place_overflow`, so one batch may get other codes than the same items in
     several batches. `taken` are the SIDs in use, each once. Raises RefusedError if there are fewer
-    free SIDs than items.
-    """
+    free SIDs than items."""
     levels = Levels(codebook.sizes)
     require_free(codebook, taken, len(vectors))
     codes = codebook.encode(vectors)
@@ -52,10 +171,8 @@ def place_new_items(vectors: Vectors, codebook: Codebook, taken: Codes) -> Codes
 
 def place_overflow(latent: Vectors, codebook: Codebook, taken: Codes) -> Codes:
     """(n, width) rows in the space of the centroids -> (n, levels) free codes, all different.
-
     `taken` are the SIDs in use, each once. Ties go to the earlier row. Raises RefusedError if there
-    are fewer free SIDs than rows.
-    """
+    are fewer free SIDs than rows."""
     levels = Levels(codebook.sizes)
     require_free(codebook, taken, len(latent))
     keys = np.sort(levels.pack(taken))
@@ -87,7 +204,7 @@ def _choose_prefixes(
     while len(waiting):
         nearest, costs = candidates.nearest(waiting)
         order = np.lexsort((costs, nearest))  # by prefix, then distance; stable: ties by row
-        distinct, applicants = runs(nearest[order])
+        distinct, applicants = np.unique(nearest[order], return_counts=True)
         accepted = np.minimum(free.count(distinct), applicants)
         free.take(distinct, accepted)
         # in each prefix the nearest applicants win
@@ -115,7 +232,8 @@ class _Candidates:
         unresolved = rows
         while len(unresolved):
             at_end = np.isinf(self._distances[unresolved, self._next[unresolved]])
-            self._search_again(unresolved[at_end])
+            if at_end.any():
+                self._search_again(unresolved[at_end])
             prefixes = self._prefixes[unresolved, self._next[unresolved]]
             unresolved = unresolved[self._free.count(prefixes) == 0]
             self._next[unresolved] += 1
@@ -123,8 +241,6 @@ class _Candidates:
         return self._prefixes[rows, column], self._distances[rows, column]
 
     def _search_again(self, rows: NDArray[np.intp]) -> None:
-        if not len(rows):
-            return
         full = self._free.full_prefixes()
         for batch in np.array_split(rows, -(-len(rows) // self._search.batch)):
             prefixes, distances = self._search.nearest(self._latent[batch], full)
@@ -134,20 +250,14 @@ class _Candidates:
 
 
 def _choose_last_codes(
-    latent: Vectors,
-    codebook: Codebook,
-    taken: Keys,
-    prefixes: Keys,
-    distances: NDArray[np.float32],
+    latent: Vectors, codebook: Codebook, taken: Keys, prefixes: Keys, distances: NDArray[np.float32]
 ) -> Codes:
     """(n, levels) codes: under each prefix the nearest row takes its nearest free last code first.
-
-    `taken` are sorted keys, `distances` those of the rows to their prefixes; ties go by row.
-    """
+    `taken` are sorted keys, `distances` those of the rows to their prefixes; ties go by row."""
     levels = Levels(codebook.sizes)
     last = codebook.levels[-1].astype(np.float64)
     order = np.lexsort((distances, prefixes))
-    groups, counts = runs(prefixes[order])
+    groups, counts = np.unique(prefixes[order], return_counts=True)
     codes = np.empty((len(latent), levels.levels), dtype=np.uint16)
     codes[order] = levels.unpack(prefixes[order] << np.uint64(levels.key_bits[-1]))
     for span in _batches(counts, len(last)):
@@ -166,7 +276,7 @@ def _choose_last_codes(
 def _batches(counts: NDArray[np.intp], size: int) -> Iterator[slice]:
     """Runs of groups with about ENTRIES distances each: `counts` rows to `size` last codes."""
     starts = np.cumsum(counts) - counts
-    batch = starts * size // prefix_search.ENTRIES
+    batch = starts * size // ENTRIES
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
     for first, stop in pairwise([*firsts.tolist(), len(counts)]):
         yield slice(first, stop)
@@ -175,11 +285,9 @@ def _batches(counts: NDArray[np.intp], size: int) -> Iterator[slice]:
 def _nearest_free(
     costs: NDArray[np.float64], counts: NDArray[np.intp], in_use: NDArray[np.bool_]
 ) -> NDArray[np.intp]:
-    """(n,) codes: the rows of each group take their cheapest free code one after the other.
-
-    `costs` is (n, K), group by group; `counts` (g,) are the rows per group; `in_use` (g, K) marks
-    the codes that are not free, and is updated.
-    """
+    """(n,) codes: the rows of each group take their cheapest free code one after the other. `costs`
+    is (n, K), group by group; `counts` (g,) are the rows per group; `in_use` (g, K) marks the codes
+    that are not free, and is updated."""
     group = np.repeat(np.arange(len(counts)), counts)
     turn = ranks(counts)
     chosen = np.empty(len(costs), dtype=np.intp)

@@ -1,39 +1,185 @@
-"""The arrays of a stored bundle, whole or in part.
+"""The arrays of a stored bundle, whole or in part, under the names and with the metadata of Zarr v3
+(docs/format.md).
 
 Chunks are uncompressed whole rows, so some rows are byte ranges of some objects. Objects that are
-read whole are checked against the digests of the manifest.
-"""
+read whole are checked against the digests of the manifest."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.base.documents import parse_json
 from sidtool.base.errors import IntegrityError
 from sidtool.base.storage import Storage
-from sidtool.tokenizer.bundle.item_map import BLOCK
-from sidtool.tokenizer.bundle.layout import (
-    MAX_METADATA_BYTES,
-    META,
-    ByteRange,
-    Layout,
-    RowRange,
-)
-from sidtool.tokenizer.bundle.manifest import Manifest
-from sidtool.tokenizer.bundle.zarr_group import GroupManifest
+
+META = "/zarr.json"
+"""The metadata of an array or a group, behind its name."""
+MAX_METADATA_BYTES = 1 << 16
+"""A larger document of an array is refused."""
+MAX_DIMENSIONS = 8
+CHUNK_BYTES = 1 << 22
+"""A larger array is cut into equal chunks of at most this size."""
+
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+DTYPES = ("bool", *_INTEGERS, "float16", "float32", "float64")
+"""Types of arrays, by their names in Zarr."""
+GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
+
+RowRange = tuple[int, int]
+"""First and last row (exclusive)."""
+ByteRange = tuple[str, int, int]
+"""An object, and its first and last byte (exclusive)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and type of a stored array, and the rows of each chunk."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """little-endian"""
+    chunk_rows: int
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> "Layout":
+        """The layout in which an array is written."""
+        n_chunks = max(1, -(-array.nbytes // CHUNK_BYTES))  # rounded up
+        chunk_rows = max(1, -(-len(array) // n_chunks))
+        return cls(array.shape, array.dtype.newbyteorder("<"), chunk_rows)
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Layout":
+        """The layout that an array's metadata describes; nothing is allocated by its sizes. Raises
+        ValueError, KeyError or TypeError for any other layout than that of `metadata`."""
+        if len(data) > MAX_METADATA_BYTES:
+            raise ValueError(f"it has more than {MAX_METADATA_BYTES} bytes")
+        meta = parse_json(data)
+        shape = _sizes(meta["shape"])
+        chunk_rows = _sizes(meta["chunk_grid"]["configuration"]["chunk_shape"])[0]
+        if meta["data_type"] not in DTYPES:
+            raise ValueError(f"the type {meta['data_type']!r} is not supported")
+        layout = cls(shape, np.dtype(meta["data_type"]).newbyteorder("<"), chunk_rows)
+        expected = layout.metadata()
+        differing = [key for key, value in expected.items() if meta.get(key, value) != value]
+        differing += meta.keys() ^ expected.keys()
+        unread = {"attributes", "dimension_names", "fill_value", "storage_transformers"}
+        if set(differing) - unread or meta.get("storage_transformers") or not chunk_rows:
+            raise ValueError(
+                f"its {min(differing, default='chunk_grid')} is not that of uncompressed chunks of "
+                "whole rows"
+            )
+        return layout
+
+    def metadata(self) -> dict[str, Any]:
+        """The document that is stored with the array."""
+        codec: dict[str, Any] = {"name": "bytes"}
+        if self.dtype.itemsize > 1:
+            codec["configuration"] = {"endian": "little"}
+        chunk_shape = [self.chunk_rows, *self.shape[1:]]
+        return {
+            "shape": list(self.shape),
+            "data_type": self.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": self.dtype.type(0).item(),
+            "codecs": [codec],
+            "attributes": {},
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.dtype.itemsize * prod(self.shape[1:])
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk; the last one is as long as the others, whatever it has behind the last
+        row."""
+        return self.chunk_rows * self.row_bytes
+
+    @property
+    def n_chunks(self) -> int:
+        """The number of chunks."""
+        return -(-self.shape[0] // self.chunk_rows)  # rounded up
+
+    def byte_ranges(self, name: str, rows: RowRange) -> list[ByteRange]:
+        """The byte ranges that make up these rows of the array `name`."""
+        first, stop = rows
+        ranges = []
+        for chunk in range(first // self.chunk_rows, -(-stop // self.chunk_rows)):
+            start = max(first - chunk * self.chunk_rows, 0)
+            end = min(stop - chunk * self.chunk_rows, self.chunk_rows)
+            key = self._key(name, chunk)
+            ranges.append((key, start * self.row_bytes, end * self.row_bytes))
+        return ranges
+
+    def chunks(self, name: str, array: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+        """The name and bytes of each chunk of an array; zeros fill up the last one."""
+        for chunk in range(self.n_chunks):
+            start = chunk * self.chunk_rows
+            rows = array[start : start + self.chunk_rows]
+            data = rows.astype(self.dtype, copy=False).tobytes()
+            yield self._key(name, chunk), data.ljust(self.chunk_bytes, b"\0")
+
+    def _key(self, name: str, chunk: int) -> str:
+        tail = "/0" * (len(self.shape) - 1)  # one chunk in every other dimension
+        return f"{name}/c/{chunk}{tail}"
+
+
+def array_objects(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, bytes]]:
+    """The name and bytes of each object that stores arrays: metadata of groups and arrays, and
+    chunks."""
+    steps = [name.split("/") for name in arrays]
+    groups = {"/".join(path[:depth]) for path in steps for depth in range(1, len(path))}
+    for group in sorted(groups):
+        yield f"{group}{META}", _spelled(GROUP)
+    for name, array in arrays.items():
+        layout = Layout.of(array)
+        yield f"{name}{META}", _spelled(layout.metadata())
+        yield from layout.chunks(name, array)
+
+
+def _spelled(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=2).encode()
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_DIMENSIONS:
+        raise ValueError(f"an array has 1 to {MAX_DIMENSIONS} dimensions")
+    if any(type(size) is not int or not 0 <= size < 1 << 48 for size in value):
+        raise ValueError(f"a size is not a whole number from 0: {str(value)[:60]}")
+    return tuple(value)
+
 
 Expected = tuple[str, tuple[int | None, ...]]
 """Type and shape of an array; None is any size."""
+
+
+class GroupManifest(Protocol):
+    """What the storage needs of a manifest: its JSON object, and the digests of the objects."""
+
+    @property
+    def objects(self) -> Mapping[str, str]:
+        """SHA-256 of every stored object except the root document."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
 
 
 class StoredArrays(Mapping[str, NDArray[Any]]):
     """The arrays of a manifest's objects by path; each is read when it is accessed.
 
     Raises IntegrityError if one is missing, if its type or shape differs from the manifest, or if
-    an object that is read whole differs from its digest.
-    """
+    an object that is read whole differs from its digest."""
 
     def __init__(
         self, storage: Storage, manifest: GroupManifest, expected: Mapping[str, Expected]
@@ -86,8 +232,21 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _unreadable(name, f"its metadata is damaged: {error}") from error
             self._check_digests({name + META: data})
-            self._check(name, layout)
-            self._check_chunks(name, layout)
+            dtype, shape = self._expected.get(name, (layout.dtype.name, layout.shape))
+            same_depth = len(shape) == len(layout.shape)
+            sizes = zip(shape, layout.shape, strict=False)
+            same_sizes = same_depth and all(size in (None, actual) for size, actual in sizes)
+            if layout.dtype.name != dtype or not same_sizes:
+                spelled = ", ".join("any" if size is None else str(size) for size in shape)
+                raise IntegrityError(
+                    f"{name} is {layout.dtype.name} {layout.shape}, the manifest implies {dtype} "
+                    f"({spelled})"
+                )
+            objects = self._manifest.objects
+            is_whole = layout.n_chunks <= len(objects)  # there may be 2^48 chunks
+            ranges = layout.byte_ranges(name, (0, layout.shape[0])) if is_whole else []
+            if not is_whole or any(key not in objects for key, _, _ in ranges):
+                raise _unreadable(name, "an object is missing")
             self._layouts[name] = layout
         return self._layouts[name]
 
@@ -102,28 +261,6 @@ class StoredArrays(Mapping[str, NDArray[Any]]):
         for key, data in objects.items():
             if hashlib.sha256(data).hexdigest() != self._manifest.objects[key]:
                 raise _unreadable(key, "its SHA-256 differs from the manifest's")
-
-    def _check_chunks(self, name: str, layout: Layout) -> None:
-        """Raise IntegrityError unless the manifest has every chunk of an array."""
-        objects = self._manifest.objects
-        if layout.n_chunks <= len(objects):  # there may be 2^48
-            ranges = layout.byte_ranges(name, (0, layout.shape[0]))
-            if all(key in objects for key, _, _ in ranges):
-                return
-        raise _unreadable(name, "an object is missing")
-
-    def _check(self, name: str, layout: Layout) -> None:
-        stored: Expected = (layout.dtype.name, layout.shape)
-        dtype, shape = self._expected.get(name, stored)
-        same_depth = len(shape) == len(layout.shape)
-        sizes = zip(shape, layout.shape, strict=False)
-        same_sizes = same_depth and all(size in (None, actual) for size, actual in sizes)
-        if layout.dtype.name != dtype or not same_sizes:
-            spelled = ", ".join("any" if size is None else str(size) for size in shape)
-            raise IntegrityError(
-                f"{name} is {layout.dtype.name} {layout.shape}, the manifest implies {dtype} "
-                f"({spelled})"
-            )
 
 
 def _assemble(
@@ -144,10 +281,6 @@ def _assemble(
         position += len(data)
     if position != len(target):
         raise _unreadable(name, f"rows {rows[0]} to {rows[1]} are not within the array")
-    return _checked(name, array)
-
-
-def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
     # NumPy takes other bytes for true, but computes with them as numbers
     if array.dtype == np.bool_ and (array.view(np.uint8) > 1).any():
         raise _unreadable(name, "a value is neither true nor false")
@@ -158,30 +291,3 @@ def _unreadable(name: str, reason: str) -> IntegrityError:
     return IntegrityError(
         f"{name} cannot be read: {reason}", hint="sidtool verify lists every broken object"
     )
-
-
-def bundle_layout(manifest: Manifest) -> dict[str, Expected]:
-    """Type and shape of the arrays that the format defines."""
-    n = manifest.items
-    levels = manifest.space.levels
-    blocks = -(-n // BLOCK)  # rounded up
-    codebook: dict[str, Expected] = {
-        f"codebook/level_{level}": ("float32", (size, None))
-        for level, size in enumerate(manifest.space.sizes)
-    }
-    encoder_dim = manifest.made_by.encoder.dim
-    return codebook | {
-        "encoder/components": ("float16", (None, encoder_dim)),
-        "encoder/feature_hash": ("uint64", (None,)),
-        "encoder/idf": ("float32", (None,)),
-        "items/id_bytes": ("uint8", (None,)),
-        "items/id_offset": ("int64", (n + 1,)),
-        "items/sid": ("uint16", (n, levels)),
-        "items/retired": ("bool", (n,)),
-        "items/title_bytes": ("uint8", (None,)),
-        "items/title_offset": ("int64", (n + 1,)),
-        "index/id_hash": ("uint64", (n,)),
-        "index/id_row": ("uint32", (n,)),
-        "index/id_hash_first": ("uint64", (blocks,)),
-        "index/sid_first": ("uint16", (blocks, levels)),
-    }

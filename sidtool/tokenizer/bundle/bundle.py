@@ -14,30 +14,34 @@ from sidtool.base.output_name import BUNDLE, check_suffix
 from sidtool.base.storage import Storage, is_zip
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.policy import Policy, check_policy
-from sidtool.tokenizer.bundle.arrays import StoredArrays, bundle_layout
-from sidtool.tokenizer.bundle.card import bundle_card
-from sidtool.tokenizer.bundle.checks import check_intact
-from sidtool.tokenizer.bundle.history import BuildChange
-from sidtool.tokenizer.bundle.hub import OnHub
+from sidtool.tokenizer.bundle.arrays import StoredArrays
+from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
 from sidtool.tokenizer.bundle.identity import Identity, all_arrays, identify
 from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, check_ids
-from sidtool.tokenizer.bundle.lookup import INDEX_ARRAYS, MAX_LOOKUPS, Lookup
 from sidtool.tokenizer.bundle.manifest import (
+    BuildChange,
     Collisions,
     Manifest,
     Provenance,
     library_versions,
     now,
 )
-from sidtool.tokenizer.bundle.stored import stored_codebook, stored_items, stored_lexical
+from sidtool.tokenizer.bundle.stored import (
+    INDEX_ARRAYS,
+    MAX_LOOKUPS,
+    Lookup,
+    StoredBundle,
+    broken_parts,
+    bundle_layout,
+)
 from sidtool.tokenizer.bundle.trie import Trie
-from sidtool.tokenizer.bundle.zarr_group import new_zip, read_manifest, write_group
+from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip, read_root, write_group
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes, ItemRows, Levels, SidSpace, Spelling
 
 
-class Bundle(OnHub):
+class Bundle(StoredBundle, OnHub):
     """A semantic-ID tokenizer. Arrays of a stored bundle are read when they are first used.
 
     Examples:
@@ -51,11 +55,9 @@ class Bundle(OnHub):
     """
 
     kind = "bundle"
-    manifest: Manifest
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self.manifest = manifest
-        self.arrays = arrays
+        super().__init__(manifest, arrays)
         self._n_lookups = 0
 
     def __len__(self) -> int:
@@ -75,15 +77,12 @@ class Bundle(OnHub):
 
     @classmethod
     def open(cls, location: str | Path) -> "Bundle":
-        """Open a folder or a .zarr.zip, at a path or an fsspec URL.
-
-        Only the manifest is read, and checked against its own SHA-256. Raises DataError if there is
-        no bundle or the URL cannot be reached, UsageError if a URL's client is not installed,
-        IntegrityError if the bundle is unfinished or damaged, CompatibilityError if its format is
-        newer than this version reads.
-        """
+        """Open a folder or a .zarr.zip, at a path or an fsspec URL. Only the manifest is read, and
+        checked against its own SHA-256. Raises DataError if there is no bundle or the URL cannot be
+        reached, UsageError if a URL's client is not installed, IntegrityError if the bundle is
+        unfinished or damaged, CompatibilityError if its format is newer than this version reads."""
         storage = Storage(location)
-        manifest = read_manifest(storage)
+        manifest = Manifest.from_json(read_root(storage, "bundle"))
         return cls(manifest, StoredArrays(storage, manifest, bundle_layout(manifest)))
 
     @classmethod
@@ -92,7 +91,12 @@ class Bundle(OnHub):
         made of such ones. Unless it is `alone`, other files may be there. Raises IntegrityError if
         it is damaged, else as `open`."""
         bundle = cls.open(location)
-        check_intact(bundle, Storage(location), alone=alone)
+        storage = Storage(location)
+        for name, reason in broken_parts(bundle, storage, alone=alone):
+            raise IntegrityError(
+                f"{storage.location}: {name}: {reason}",
+                hint="sidtool verify lists every broken object",
+            )
         return bundle
 
     @classmethod
@@ -108,10 +112,8 @@ class Bundle(OnHub):
         **provenance: Unpack[Provenance],
     ) -> "Bundle":
         """A bundle in memory. `capacity` is the size of the level that the policy `append` added,
-        `lexical` the encoder that the recipe names so.
-
-        The recipe is completed with the codebook's method and parameters.
-        """
+        `lexical` the encoder that the recipe names so. The recipe is completed with the codebook's
+        method and parameters."""
         recipe = provenance.get("recipe")
         if codebook is not None:
             quantizer = {"method": codebook.method, "parameters": codebook.params.to_json()}
@@ -149,8 +151,7 @@ class Bundle(OnHub):
         of the method, like `balanced`. `save` writes the bundle. `sidtool.build_codebook` also
         embeds texts, uses co-occurrence and resumes. Raises DataError for ids or vectors that do
         not fit, UsageError for a method, option, size, collision policy or spelling that does not
-        exist.
-        """
+        exist."""
         from sidtool.tokenizer.codes.make import make_codes
         from sidtool.tokenizer.quantize import fit
 
@@ -194,18 +195,10 @@ class Bundle(OnHub):
         """The one digest over the three of the identity."""
         return self.identity.digest
 
-    @cached_property
-    def items(self) -> ItemMap:
-        """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
-        return stored_items(self.manifest, self.arrays)
-
     def items_with_sids(self, codes: Codes) -> ItemMap:
         """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
-        included.
-
-        It is `items`, or a part of it with other row numbers: the first look-ups in a large
-        stored bundle read only parts, then the whole map is read once.
-        """
+        included. It is `items`, or a part of it with other row numbers: the first look-ups in a
+        large stored bundle read only parts, then the whole map is read once."""
         return self._lookup.with_sids(codes) if self._reads_parts(len(codes)) else self.items
 
     def items_with_ids(self, ids: Sequence[str]) -> ItemMap:
@@ -224,17 +217,6 @@ class Bundle(OnHub):
     def _lookup(self) -> Lookup:
         assert isinstance(self.arrays, StoredArrays)
         return Lookup(self.arrays, self.space, self.manifest.items)
-
-    @cached_property
-    def codebook(self) -> Codebook | None:
-        """The codebook, or None for a map without one."""
-        return stored_codebook(self.manifest, self.arrays)
-
-    @cached_property
-    def lexical(self) -> LexicalEncoder | None:
-        """The stored encoder, None if the recipe names another or none. Raises IntegrityError if
-        it is not the one of the recipe."""
-        return stored_lexical(self.manifest, self.arrays)
 
     @cached_property
     def active(self) -> ItemRows:
@@ -283,7 +265,6 @@ class Bundle(OnHub):
     def similar(self, item_id: str, k: int = 10) -> list[str]:
         """The ids of the k active items whose SIDs are nearest to that of an item, nearest first:
         those with the most first codes in common, then with the least distance by the codebook.
-
         Raises UsageError unless k is at least 1, DataError if the bundle does not have the item."""
         from sidtool.tokenizer.codes.measure import prefix_similarity
 
@@ -318,17 +299,13 @@ class Bundle(OnHub):
 
     def item_ids(self, sid: str) -> list[str]:
         """The ids of the active items with a spelled SID (several only if collisions are allowed).
-
-        Raises UsageError if the text is not a SID of the space.
-        """
+        Raises UsageError if the text is not a SID of the space."""
         return self.decode([sid])[0]
 
     def decode(self, sids: Sequence[str]) -> list[list[str]]:
         """The ids of the active items with each of several spelled SIDs, none for a SID without.
-
         Raises UsageError if a text is not a SID of the space; `sidtool.decode` finds SIDs in a text
-        and says what is wrong with them.
-        """
+        and says what is wrong with them."""
         codes = np.array([self.space.parse(sid) for sid in sids], dtype=np.uint16)
         codes = codes.reshape(-1, self.space.levels)
         items = self.items_with_sids(codes)
@@ -338,12 +315,10 @@ class Bundle(OnHub):
         ]
 
     def to_arrow(self) -> Any:
-        """The active items as a `pyarrow.Table`, in the order of SIDs; reads all items.
-
-        Columns: `item_id`, `title` (if the bundle has titles), `codes` (a list of `levels` uint16)
-        and `sid`, the spelled SID.
-        """
-        from sidtool.tokenizer.codes.arrow import code_table
+        """The active items as a `pyarrow.Table`, in the order of SIDs; reads all items. Columns:
+        `item_id`, `title` (if the bundle has titles), `codes` (a list of `levels` uint16) and
+        `sid`, the spelled SID."""
+        from sidtool.tokenizer.codes.make import code_table
 
         rows = self.active.tolist()
         titles = None if self.items.titles is None else list(map(self.items.title, rows))
@@ -351,10 +326,8 @@ class Bundle(OnHub):
         return code_table(self.space, ids, self.items.codes[self.active], titles)
 
     def encode(self, vectors: Vectors) -> Codes:
-        """(n, dim) vectors -> (n, codebook levels) codes, before collisions are resolved.
-
-        Raises RefusedError if the bundle has no codebook, DataError if the dimensions differ.
-        """
+        """(n, dim) vectors -> (n, codebook levels) codes, before collisions are resolved. Raises
+        RefusedError if the bundle has no codebook, DataError if the dimensions differ."""
         return self.require_codebook().encode(vectors)
 
     def require_codebook(self) -> Codebook:
@@ -368,10 +341,8 @@ class Bundle(OnHub):
 
     def save(self, location: str | Path, *, force: bool = False) -> None:
         """Write a folder, or a stored zip if the name ends in .zip; it appears whole or not at all.
-
         Raises UsageError if the output exists and `force` is not given, or if the manifest breaks a
-        rule of the format.
-        """
+        rule of the format."""
         try:
             Manifest.from_json(self.manifest.to_json())
         except IntegrityError as error:
@@ -386,3 +357,19 @@ class Bundle(OnHub):
     def card(self, reference: str, license: str | None) -> str:
         """The card of the bundle as it is published, in Markdown."""
         return bundle_card(self.manifest, reference, license)
+
+
+def verify(location: str | Path) -> list[tuple[str, str]]:
+    """Everything that is wrong with a stored bundle: (object, reason); empty if it is intact.
+
+    Checks every stored object against its SHA-256, the manifest against its own, the values against
+    the identity, the order of the rows, and the index. Raises DataError if there is no bundle.
+
+    Examples:
+        >>> sidtool.verify("shop.zarr")
+        []
+    """
+    try:
+        return broken_parts(Bundle.open(location), Storage(location))
+    except IntegrityError as error:
+        return [(ROOT, str(error))]

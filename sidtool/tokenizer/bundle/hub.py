@@ -1,26 +1,41 @@
 """Bundles and memories in a repository of the Hugging Face hub: the objects of the Zarr group and a
 card, in the repository itself or in one folder of it."""
 
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from sidtool.base.artifact import describe
 from sidtool.base.checkpoint import (
     DEFAULT_ACCESS,
+    HUB_PREFIX,
     HubAccess,
     HubCommit,
-    HubPush,
     download,
     fetch_roots,
     folder_or_url,
     hub_url,
+    is_hub_repository,
     only_folder,
     upload,
 )
+from sidtool.base.markdown import (
+    front_matter,
+    key_value_table,
+    literal,
+    model_index,
+    shell_word,
+    table,
+)
 from sidtool.base.storage import Storage
-from sidtool.tokenizer.bundle.zarr_group import ROOT, GroupManifest, Kind, read_root
+from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
+from sidtool.tokenizer.bundle.zarr_group import ROOT, Kind, read_root
 
 CARD = "README.md"
 
@@ -29,32 +44,31 @@ def download_group(
     name_or_path: str | Path, kind: Kind | None = None, access: HubAccess = DEFAULT_ACCESS
 ) -> Path:
     """The local folder of the one bundle or memory of a repository, ORG/NAME or a URL of the hub,
-    or of a folder; any kind unless one is given. Nothing but its objects is downloaded.
-
-    Raises DataError if there is none or the hub does not give it, IntegrityError if its root
-    document is damaged."""
+    or of a folder; any kind unless one is given. Nothing but its objects is downloaded. Raises
+    DataError if there is none or the hub does not give it, IntegrityError if its root document is
+    damaged."""
     source = folder_or_url(name_or_path)
     copy, folders = fetch_roots(source, ROOT, access)
     wanted = [kind] if kind is not None else get_args(Kind)
-    found = {folder: each for folder in folders for each in wanted if _has(copy / folder, each)}
+    found = {
+        folder: each
+        for folder in folders
+        for each in wanted
+        if describe(copy / folder) == f"a {each}"
+    }
     folder = only_folder(source, " or ".join(wanted), list(found))
     if not isinstance(source, Path):
         objects = read_root(Storage(copy / folder), found[folder])["objects"]
         # the commit, so that both downloads are of one version
-        at_commit = access.at(copy.name)
+        at_commit = replace(access, revision=copy.name)
         download(source.partition("@")[0], at_commit, allow=[folder + name for name in objects])
     return copy / folder
-
-
-def _has(folder: Path, kind: Kind) -> bool:
-    return describe(folder) == f"a {kind}"
 
 
 class OnHub(ABC):
     """A bundle or memory that the Hugging Face hub may have, by the conventions of its library."""
 
     kind: ClassVar[Kind]
-    manifest: GroupManifest
 
     @classmethod
     @abstractmethod
@@ -108,20 +122,81 @@ class OnHub(ABC):
         license: str | None = None,
         tag: str | None = None,
     ) -> HubCommit:
-        """Write it with a card to a repository of the Hugging Face hub, in one commit. It
-        is a folder, `bundle.zarr` or `memory.zarr`, and replaces what is in it; `tag` moves to the
-        commit.
-
-        Raises RefusedError if the repository has another kind of artifact, DataError if the hub
-        refuses."""
+        """Write it with a card to a repository of the Hugging Face hub, in one commit. It is a
+        folder, `bundle.zarr` or `memory.zarr`, and replaces what is in it; `tag` moves to the
+        commit. Raises RefusedError if the repository has another kind of artifact, DataError if the
+        hub refuses."""
         url = hub_url(repo_id)
-        push = HubPush(revision, token, private, commit_message, tag)
         with TemporaryDirectory() as work:
             folder = Path(work) / f"{self.kind}.zarr"
             self.save(folder)
-            objects = [*type(self).open(folder).manifest.objects, ROOT]
             files: dict[str, Path | bytes] = {
-                f"{folder.name}/{name}": folder / name for name in objects
+                path.relative_to(work).as_posix(): path
+                for path in folder.rglob("*")
+                if path.is_file()
             }
             files[CARD] = self.card(url, license).encode()
-            return upload(url, files, [folder.name], push)
+            return upload(
+                url,
+                files,
+                [folder.name],
+                revision=revision,
+                token=token,
+                private=private,
+                commit_message=commit_message,
+                tag=tag,
+            )
+
+
+def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:
+    """The card of a bundle that is published as `reference`: URL/NAME@VERSION or a repository of
+    the hub. What is not known is left out of the metadata."""
+    template = files("sidtool.tokenizer.bundle").joinpath("card.md").read_text(encoding="utf-8")
+    name = manifest.name
+    on_hub = is_hub_repository(reference)
+    # the name and the URL are in code that readers copy: they must stay one string each
+    pull = f"sidtool pull {shell_word(reference)} -o {shell_word(f'{name}.zarr')}"
+    repository = json.dumps(reference.removeprefix(HUB_PREFIX))
+    lineage = [
+        (version.version, version.digest[:12], version.created or "-", version.change)
+        for version in reversed(manifest.history)
+    ]
+    metrics: list[tuple[str, float]] = []
+    if report := manifest.codebook_report:
+        metrics = [
+            ("reassigned", report.reassigned),
+            ("residual_variance", report.residual_variance_assigned),
+            *(
+                (f"perplexity of level {number}", level.perplexity)
+                for number, level in enumerate(report.levels, 1)
+            ),
+        ]
+    return Template(template).substitute(
+        front=front_matter(
+            license=license,
+            base_model=manifest.made_by.encoder.model,
+            measured=model_index(name, "feature-extraction", metrics),
+        ),
+        name=literal(name),
+        version=manifest.version,
+        license=literal(license or "unknown"),
+        items=manifest.items,
+        sizes=manifest.space.spelled_sizes,
+        example=manifest.space.spell([0] * manifest.space.levels),
+        policy=manifest.collisions.policy,
+        digest=manifest.identity.digest,
+        created=literal(manifest.created or "unknown"),
+        extra="hub" if on_hub else "s3",
+        command=f"sidtool verify {shell_word(reference)}" if on_hub else pull,
+        door="Bundle" if on_hub else "open_bundle",
+        opening=f"Bundle.from_pretrained({repository})"
+        if on_hub
+        else f"open_bundle({json.dumps(reference)})",
+        recipe=_record_table(manifest.recipe),
+        report=_record_table(manifest.report),
+        lineage=table(("version", "digest", "created", "change"), lineage),
+    )
+
+
+def _record_table(record: Mapping[str, Any] | None) -> str:
+    return key_value_table(flat_record(record)) if record else "None."

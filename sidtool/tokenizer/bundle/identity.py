@@ -1,8 +1,7 @@
 """The identity of a bundle: three SHA-256 digests over values.
 
 Storage order, chunks, compressors and container do not change them; name, version, dates, report
-and index are not part of them. docs/format.md specifies the digests.
-"""
+and index are not part of them. docs/format.md specifies the digests."""
 
 import hashlib
 from collections.abc import Mapping
@@ -64,11 +63,20 @@ def identify(
     policy: str,
 ) -> Identity:
     """Hash the values of a bundle."""
-    return Identity(
-        space=hashlib.sha256(canonical(space.to_json())).hexdigest(),
-        codebook=_hash_codebook(codebook, recipe, policy),
-        items=_hash_items(items),
-    )
+    if recipe is not None and "weights" in recipe.get("encoder", {}):
+        encoder = {
+            key: value for key, value in recipe["encoder"].items() if key not in _LOCATION_KEYS
+        }
+        recipe = {**recipe, "encoder": encoder}
+    of_codebook = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
+    if codebook is not None:
+        for name, array in sorted(codebook_arrays(codebook).items()):
+            hash_array(of_codebook, name, array)
+    of_items = hashlib.sha256()
+    for name, array in item_arrays(items).items():
+        hash_array(of_items, name.removeprefix("items/"), array)
+    of_space = hashlib.sha256(canonical(space.to_json()))
+    return Identity(of_space.hexdigest(), of_codebook.hexdigest(), of_items.hexdigest())
 
 
 def codebook_arrays(codebook: Codebook) -> dict[str, NDArray[Any]]:
@@ -91,26 +99,6 @@ def item_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:
         arrays["items/title_bytes"] = items.titles.data
         arrays["items/title_offset"] = items.titles.offsets
     return arrays
-
-
-def _hash_codebook(codebook: Codebook | None, recipe: Mapping[str, Any] | None, policy: str) -> str:
-    if recipe is not None and "weights" in recipe.get("encoder", {}):
-        encoder = {
-            key: value for key, value in recipe["encoder"].items() if key not in _LOCATION_KEYS
-        }
-        recipe = {**recipe, "encoder": encoder}
-    digest = hashlib.sha256(canonical({"recipe": recipe, "policy": policy}))
-    if codebook is not None:
-        for name, array in sorted(codebook_arrays(codebook).items()):
-            hash_array(digest, name, array)
-    return digest.hexdigest()
-
-
-def _hash_items(items: ItemMap) -> str:
-    digest = hashlib.sha256()
-    for name, array in item_arrays(items).items():
-        hash_array(digest, name.removeprefix("items/"), array)
-    return digest.hexdigest()
 
 
 def index_arrays(items: ItemMap) -> dict[str, NDArray[Any]]:

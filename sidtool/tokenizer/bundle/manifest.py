@@ -6,15 +6,17 @@ import importlib.metadata
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import Digest, JsonRecord, ReadAs, Rule, VersionNumber
+from sidtool.base.records import Count, Digest, JsonRecord, ReadAs, Rule, VersionNumber
+from sidtool.data import CatalogColumns, EventColumns
+from sidtool.data.split import SplitReference
 from sidtool.tokenizer.assign.policy import Policy
-from sidtool.tokenizer.bundle.history import Change, Version
 from sidtool.tokenizer.bundle.identity import Identity
-from sidtool.tokenizer.bundle.recipe import Recipe, Source
 from sidtool.tokenizer.codes.report import CodebookReport
+from sidtool.tokenizer.encoder.settings import EncoderRecipe
+from sidtool.tokenizer.quantize.codebook import QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 
 FORMAT = 2
@@ -25,6 +27,118 @@ MAX_ITEMS = 1 << 32
 _LEVEL = re.compile("codebook/level_[^/]*/zarr.json")
 _UNSAFE = re.compile(r"[\\:\x00]")
 """Characters of Windows paths and drives, and the end of a C string."""
+
+
+@dataclass(frozen=True)
+class QuantizerRecipe(JsonRecord):
+    """How a vector became codes."""
+
+    method: str
+    parameters: QuantizerParams
+
+
+@dataclass(frozen=True)
+class CooccurrenceRecipe(JsonRecord):
+    """How co-occurrence in training events was used."""
+
+    mode: str
+    protocol: str
+    train_events: int
+
+
+@dataclass(frozen=True)
+class Recipe(JsonRecord):
+    """The recipe of a bundle, whose identity covers unknown keys too."""
+
+    quantizer: QuantizerRecipe | None = None
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    text_template: str | None = None
+    collaborative: CooccurrenceRecipe | None = None
+
+
+@dataclass(frozen=True)
+class Source(JsonRecord):
+    """What a bundle was made from."""
+
+    catalog: Digest | None = None
+    """digest of the catalog"""
+    items: int | None = None
+    columns: CatalogColumns | None = None
+    split: SplitReference | None = None
+    """the split whose training events gave the co-occurrence"""
+
+    @property
+    def event_columns(self) -> EventColumns | None:
+        """The columns of the split's events, if they are recorded."""
+        return None if self.split is None else self.split.columns
+
+
+@dataclass(frozen=True)
+class BuildChange(JsonRecord):
+    """A codebook was built, or a map was imported."""
+
+    items: Count
+    kind: Literal["build"] = "build"
+
+    def __str__(self) -> str:
+        return f"built with {self.items} items"
+
+
+@dataclass(frozen=True)
+class ItemsChange(JsonRecord):
+    """Items were added or retired; no SID moved."""
+
+    added: Count = 0
+    restored: Count = 0
+    """retired items that are active again"""
+    retitled: Count = 0
+    retired: Count = 0
+    catalog: str | None = None
+    """digest of the catalog of added items"""
+    kind: Literal["items"] = "items"
+
+    def __str__(self) -> str:
+        names = ("added", "restored", "retitled", "retired")
+        counts = [(getattr(self, name), name) for name in names]
+        return ", ".join(f"{count} {name}" for count, name in counts if count)
+
+
+@dataclass(frozen=True)
+class AlignChange(JsonRecord):
+    """A new codebook was renamed to agree with the previous version's SIDs.
+
+    Raises TypeError unless before and after have one number per level."""
+
+    of: str
+    """identity of the new codebook's bundle before the renaming"""
+    common: Count
+    """items in both bundles"""
+    before: tuple[Count, ...]
+    """common items whose first 1, 2 ... levels agreed before the renaming"""
+    after: tuple[Count, ...]
+    kind: Literal["align"] = "align"
+
+    def __post_init__(self) -> None:
+        if not self.after or len(self.before) != len(self.after):
+            raise TypeError("before and after have not one number per level")
+
+    def __str__(self) -> str:
+        return f"aligned {self.of[:12]}: {self.after[-1]} of {self.common} SIDs preserved"
+
+
+Change = BuildChange | ItemsChange | AlignChange
+
+
+@dataclass(frozen=True)
+class Version(JsonRecord):
+    """One version in the lineage of a bundle."""
+
+    version: VersionNumber
+    digest: Digest
+    """the bundle's identity"""
+    name: str
+    created: str
+    change: Change
 
 
 @dataclass(frozen=True)
@@ -112,11 +226,9 @@ class Manifest(JsonRecord):
         return CodebookReport.from_json(self.report) if self.report else None
 
     def next_version(self, change: Change, *, new_codebook: bool = False) -> Provenance:
-        """The provenance of the version after this one, made by the same recipe.
-
-        Another codebook increments the major version ("1.4" -> "2.0"), other items the minor one
-        ("1.4" -> "1.5"). The report is left out: it describes the built version only.
-        """
+        """The provenance of the version after this one, made by the same recipe. Another codebook
+        increments the major version ("1.4" -> "2.0"), other items the minor one ("1.4" -> "1.5").
+        The report is left out: it describes the built version only."""
         major, _, minor = self.version.partition(".")
         next_major = f"{int(major) + 1}.0"
         next_minor = f"{major}.{int(minor or 0) + 1}"
@@ -134,34 +246,46 @@ class Manifest(JsonRecord):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read a stored manifest; unknown keys are ignored.
-
-        Raises CompatibilityError for a format that this version does not read, IntegrityError if a
-        key is missing or a value breaks a rule of docs/format.md.
-        """
+        """Read a stored manifest; unknown keys are ignored. Raises CompatibilityError for a format
+        that this version does not read, IntegrityError if a key is missing or a value breaks a rule
+        of docs/format.md."""
         try:
             if not isinstance(value, Mapping):
                 raise TypeError("it is not an object")
-            _check_format(value.get("format"))
+            number = value.get("format")
+            if type(number) is not int or number < 1:
+                raise IntegrityError(
+                    f"the bundle's manifest has format {number!r}, not a number from 1"
+                )
+            if number > FORMAT:
+                raise CompatibilityError(
+                    f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
+                    hint="upgrade sidtool",
+                )
             default = {"kind": "build", "items": value.get("items")}
             manifest = super().from_json({"change": default, **value})
-            manifest._check_collisions()
-            manifest._check_recipe()
-            manifest._check_report()
-            previous = manifest.lineage[-1].digest if manifest.lineage else None
-            if manifest.parent != previous:
-                raise ValueError(
-                    f"parent is {manifest.parent}, but the last of lineage is {previous}"
-                )
+            manifest._check()
             check_names(manifest.objects)
         except (TypeError, ValueError, UsageError) as error:
             raise IntegrityError(f"the bundle's manifest is malformed: {error}") from error
         return manifest
 
-    def _check_recipe(self) -> None:
+    def _check(self) -> None:
+        """Raise ValueError if values do not agree with each other."""
+        previous = self.lineage[-1].digest if self.lineage else None
+        if self.parent != previous:
+            raise ValueError(f"parent is {self.parent}, but the last of lineage is {previous}")
+        capacity, last_size = self.collisions.capacity, self.space.sizes[-1]
+        appended = self.collisions.policy == "append"
+        if appended and capacity != last_size:
+            raise ValueError(
+                f"capacity is {capacity}, but the appended level has {last_size} codes"
+            )
+        if not appended and capacity is not None:
+            policy = self.collisions.policy
+            raise ValueError(f"capacity is {capacity}, but no level is appended under {policy}")
         recipe = self.made_by
         stored = [name for name in self.objects if _LEVEL.fullmatch(name)]
-        appended = self.collisions.policy == "append"
         depth = len(stored)
         fits = depth < self.space.levels if appended else depth in (0, self.space.levels)
         names = {f"codebook/level_{level}/zarr.json" for level in range(depth)}
@@ -171,37 +295,13 @@ class Manifest(JsonRecord):
             raise ValueError("recipe.quantizer is missing, but there is a codebook")
         if len({len(probe.vector) for probe in recipe.encoder.probes}) > 1:
             raise ValueError("the vectors of recipe.encoder.probes have different widths")
-
-    def _check_report(self) -> None:
-        report = self.codebook_report
-        if report is None:
-            return
-        for name, values in (("levels", report.levels), ("jaccard", report.neighbors.jaccard)):
-            if len(values) != self.space.levels:
-                raise ValueError(
-                    f"{name} of the report has {len(values)} entries for {self.space.levels} levels"
-                )
-
-    def _check_collisions(self) -> None:
-        policy = self.collisions.policy
-        capacity = self.collisions.capacity
-        last_size = self.space.sizes[-1]
-        if policy == "append" and capacity != last_size:
-            raise ValueError(
-                f"capacity is {capacity}, but the appended level has {last_size} codes"
-            )
-        if policy != "append" and capacity is not None:
-            raise ValueError(f"capacity is {capacity}, but no level is appended under {policy}")
-
-
-def _check_format(number: object) -> None:
-    if type(number) is not int or number < 1:
-        raise IntegrityError(f"the bundle's manifest has format {number!r}, not a number from 1")
-    if number > FORMAT:
-        raise CompatibilityError(
-            f"the bundle has format {number}, this version of sidtool reads up to {FORMAT}",
-            hint="upgrade sidtool",
-        )
+        if report := self.codebook_report:
+            for name, values in (("levels", report.levels), ("jaccard", report.neighbors.jaccard)):
+                if len(values) != self.space.levels:
+                    raise ValueError(
+                        f"{name} of the report has {len(values)} entries for {self.space.levels} "
+                        "levels"
+                    )
 
 
 def check_names(names: Iterable[str]) -> None:

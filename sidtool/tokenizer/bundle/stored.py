@@ -1,85 +1,309 @@
-"""The items, the codebook and the encoder of a bundle, from its arrays and its manifest."""
+"""The items, the codebook and the encoder of a bundle, from its arrays and its manifest; the part
+of a large bundle that a look-up needs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import IntegrityError
-from sidtool.tokenizer.bundle.item_map import IdIndex, ItemMap
-from sidtool.tokenizer.bundle.lookup import check_rows, checked_codes
+from sidtool.base.errors import IntegrityError, SidtoolError, UsageError
+from sidtool.base.storage import Storage
+from sidtool.tokenizer.bundle.arrays import Expected, RowRange, StoredArrays
+from sidtool.tokenizer.bundle.identity import identify, index_arrays
+from sidtool.tokenizer.bundle.item_map import BLOCK, IdIndex, ItemMap, StringArray
 from sidtool.tokenizer.bundle.manifest import Manifest
-from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle.zarr_group import broken_objects
 from sidtool.tokenizer.encoder.lexical import ARRAYS, LEXICAL, LexicalEncoder
 from sidtool.tokenizer.quantize.codebook import Codebook
+from sidtool.tokenizer.sid import Codes, SidSpace
 
-Arrays = Mapping[str, NDArray[Any]]
+MAX_LOOKUPS = 64
+"""Look-ups by block after which reading the whole map is faster."""
 
-
-def stored_items(manifest: Manifest, arrays: Arrays) -> ItemMap:
-    """The item map. Raises IntegrityError if an array does not fit the manifest."""
-    title_arrays = {"items/title_bytes", "items/title_offset"}
-    stored_titles = {name for name in title_arrays if name in arrays}
-    if stored_titles not in (set(), title_arrays):
-        raise IntegrityError(f"{min(stored_titles)} is stored without the other of the titles")
-    index = None
-    if "index/id_hash" in arrays:
-        index = IdIndex(arrays["index/id_hash"], arrays["index/id_row"])
-        check_rows(index.rows, manifest.items)
-    return ItemMap(
-        space=manifest.space,
-        ids=_strings(arrays, "items/id", may_be_empty=False),
-        codes=checked_codes(manifest.space, arrays["items/sid"]),
-        retired=arrays["items/retired"],
-        titles=_strings(arrays, "items/title", may_be_empty=True) if stored_titles else None,
-        stored_index=index,
-    )
+INDEX_ARRAYS = ("index/sid_first", "index/id_hash_first", "index/id_hash", "index/id_row")
+"""Arrays that look-ups by block need; a bundle of another writer may lack them."""
 
 
-def _strings(arrays: Arrays, name: str, *, may_be_empty: bool) -> StringArray:
-    columns = (arrays[f"{name}_bytes"], arrays[f"{name}_offset"])
-    return StringArray.stored(name, *columns, may_be_empty=may_be_empty)
+class StoredBundle:
+    """The items, the codebook and the encoder of a bundle, made of its arrays when they are first
+    used."""
+
+    def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.manifest = manifest
+        self.arrays = arrays
+
+    @cached_property
+    def items(self) -> ItemMap:
+        """The item map. Raises IntegrityError if a stored array does not fit the manifest."""
+        arrays, space = self.arrays, self.manifest.space
+        has_titles = [f"items/title_{part}" in arrays for part in ("bytes", "offset")]
+        if any(has_titles) and not all(has_titles):
+            name = f"items/title_{'bytes' if has_titles[0] else 'offset'}"
+            raise IntegrityError(f"{name} is stored without the other of the titles")
+        index = None
+        if "index/id_hash" in arrays:
+            index = IdIndex(arrays["index/id_hash"], arrays["index/id_row"])
+            check_rows(index.rows, self.manifest.items)
+        columns = {
+            name: StringArray.stored(
+                name,
+                arrays[f"{name}_bytes"],
+                arrays[f"{name}_offset"],
+                may_be_empty=name == "items/title",
+            )
+            for name in ("items/id", *(["items/title"] if any(has_titles) else []))
+        }
+        return ItemMap(
+            space=space,
+            ids=columns["items/id"],
+            codes=checked_codes(space, arrays["items/sid"]),
+            retired=arrays["items/retired"],
+            titles=columns.get("items/title"),
+            stored_index=index,
+        )
+
+    @cached_property
+    def codebook(self) -> Codebook | None:
+        """The codebook, or None for a map without one. Raises IntegrityError if it is malformed."""
+        names = [name for name in self.arrays if name.startswith("codebook/")]
+        n_levels = sum(1 for name in names if name.startswith("codebook/level_"))
+        if not n_levels:
+            return None
+        quantizer = self.manifest.made_by.quantizer
+        if quantizer is None:
+            raise IntegrityError("the bundle has a codebook but no recipe")
+        part = "codebook/encoder/"
+        codebook = Codebook(
+            method=quantizer.method,
+            levels=tuple(self.arrays[f"codebook/level_{level}"] for level in range(n_levels)),
+            encoder={name.removeprefix(part): self.arrays[name] for name in names if part in name},
+            params=quantizer.parameters,
+        )
+        try:
+            codebook.check()
+        except (ValueError, KeyError) as error:
+            raise IntegrityError(f"the codebook is malformed: {error}") from error
+        return codebook
+
+    @cached_property
+    def lexical(self) -> LexicalEncoder | None:
+        """The stored encoder, None if the recipe names another or none. Raises IntegrityError if an
+        array is missing, malformed, or not the one of the recipe."""
+        recipe = self.manifest.made_by.encoder
+        if recipe.model != LEXICAL or set(recipe.weights) != set(ARRAYS):
+            return None
+        lexical = LexicalEncoder(
+            feature_hash=self.arrays["encoder/feature_hash"],
+            idf=self.arrays["encoder/idf"],
+            components=self.arrays["encoder/components"],
+        )
+        try:
+            lexical.check()
+        except ValueError as error:
+            raise IntegrityError(f"the lexical encoder is malformed: {error}") from error
+        for name, digest in lexical.record["weights"].items():
+            if recipe.weights[name] != digest:
+                raise IntegrityError(f"{name} is not the array that the recipe names")
+        return lexical
 
 
-def stored_codebook(manifest: Manifest, arrays: Arrays) -> Codebook | None:
-    """The codebook, or None for a map without one. Raises IntegrityError if it is malformed."""
-    names = [name for name in arrays if name.startswith("codebook/")]
-    n_levels = sum(1 for name in names if name.startswith("codebook/level_"))
-    if not n_levels:
-        return None
-    quantizer = manifest.made_by.quantizer
-    if quantizer is None:
-        raise IntegrityError("the bundle has a codebook but no recipe")
-    encoder = "codebook/encoder/"
-    codebook = Codebook(
-        method=quantizer.method,
-        levels=tuple(arrays[f"codebook/level_{level}"] for level in range(n_levels)),
-        encoder={name.removeprefix(encoder): arrays[name] for name in names if encoder in name},
-        params=quantizer.parameters,
-    )
+class Lookup:
+    """Look-ups in the arrays of a stored bundle of `n_items` items. The first entries of each block
+    of rows are read once, then only the blocks that may match."""
+
+    def __init__(self, arrays: StoredArrays, space: SidSpace, n_items: int) -> None:
+        self._arrays = arrays
+        self._space = space
+        self._n_items = n_items
+
+    def with_sids(self, codes: Codes) -> ItemMap:
+        """(m, levels) codes -> the items with one of these SIDs, retired ones included."""
+        keys = np.unique(self._space.pack(codes))
+        blocks = _blocks(self._first_keys, keys, self._n_items)
+        rows = [
+            first + np.flatnonzero(np.isin(self._space.pack(block_codes), keys))
+            for (first, _), block_codes in zip(
+                blocks, self._arrays.parts("items/sid", blocks), strict=True
+            )
+        ]
+        return self._take(rows)
+
+    def with_ids(self, ids: Sequence[str]) -> ItemMap:
+        """The items with these ids, and any other items whose ids have the same hashes."""
+        hashes = np.unique(StringArray.of([text for text in ids if text]).hashes())
+        blocks = _blocks(self._arrays["index/id_hash_first"], hashes, self._n_items)
+        positions = [
+            first + np.flatnonzero(np.isin(block_hashes, hashes))
+            for (first, _), block_hashes in zip(
+                blocks, self._arrays.parts("index/id_hash", blocks), strict=True
+            )
+        ]
+        parts = self._arrays.parts("index/id_row", _ranges(positions))
+        for rows in parts:
+            check_rows(rows, self._n_items)
+        return self._take(parts)
+
+    def _take(self, rows: Iterable[NDArray[Any]]) -> ItemMap:
+        """These rows of the item map, ascending."""
+        ranges = _ranges(rows)
+        codes = self._arrays.parts("items/sid", ranges)
+        retired = self._arrays.parts("items/retired", ranges)
+        has_titles = "items/title_offset" in self._arrays
+        return ItemMap(
+            space=self._space,
+            ids=self._strings("items/id", ranges),
+            codes=checked_codes(
+                self._space, _join(codes, np.empty((0, self._space.levels), dtype=np.uint16))
+            ),
+            retired=_join(retired, np.empty(0, dtype=np.bool_)),
+            titles=self._strings("items/title", ranges) if has_titles else None,
+        )
+
+    def _strings(self, name: str, ranges: Sequence[RowRange]) -> StringArray:
+        # a string needs the offset behind it, too
+        offsets = self._arrays.parts(f"{name}_offset", [(a, b + 1) for a, b in ranges])
+        byte_ranges = [(int(part[0]), int(part[-1])) for part in offsets]
+        n_bytes = self._arrays.layout(f"{name}_bytes").shape[0]
+        if any(not 0 <= start <= stop <= n_bytes for start, stop in byte_ranges):
+            raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
+        data = self._arrays.parts(f"{name}_bytes", byte_ranges)
+        lengths = [np.zeros(1, dtype=np.int64), *(np.diff(part) for part in offsets)]
+        return StringArray.stored(
+            name,
+            _join(data, np.empty(0, dtype=np.uint8)),
+            np.cumsum(np.concatenate(lengths)),
+            may_be_empty=name != "items/id",
+        )
+
+    @cached_property
+    def _first_keys(self) -> NDArray[np.uint64]:
+        return self._space.pack(self._arrays["index/sid_first"])
+
+
+def checked_codes(space: SidSpace, codes: Codes) -> Codes:
+    """Stored (n, levels) codes. Raises IntegrityError if one is outside of its level."""
     try:
-        codebook.check()
-    except (ValueError, KeyError) as error:
-        raise IntegrityError(f"the codebook is malformed: {error}") from error
-    return codebook
+        space.check(codes)
+    except UsageError as error:
+        raise IntegrityError(f"items/sid: {error}") from error
+    return codes
 
 
-def stored_lexical(manifest: Manifest, arrays: Arrays) -> LexicalEncoder | None:
-    """The encoder `lexical`, or None if the recipe does not name it. Raises IntegrityError if an
-    array is missing, malformed, or not the one of the recipe."""
-    recipe = manifest.made_by.encoder
-    if recipe.model != LEXICAL or set(recipe.weights) != set(ARRAYS):
-        return None
-    lexical = LexicalEncoder(
-        feature_hash=arrays["encoder/feature_hash"],
-        idf=arrays["encoder/idf"],
-        components=arrays["encoder/components"],
-    )
+def check_rows(rows: NDArray[np.uint32], n_items: int) -> None:
+    """Raise IntegrityError if a row of the index is not one of the items."""
+    if rows.max(initial=0) >= max(n_items, 1):
+        raise IntegrityError(f"index/id_row names row {rows.max()} of {n_items} items")
+
+
+def _blocks(firsts: NDArray[np.uint64], values: NDArray[np.uint64], n: int) -> list[RowRange]:
+    """The blocks of n sorted rows that may contain the values; `firsts` has each block's first
+    entry."""
+    # equal entries may start in the block before the first one that starts with them
+    low = np.maximum(np.searchsorted(firsts, values, side="left") - 1, 0)
+    high = np.searchsorted(firsts, values, side="right")
+    numbers = [np.arange(start, stop) for start, stop in zip(low, high, strict=True)]
+    blocks = np.unique(np.concatenate(numbers or [low]))
+    return [(int(block) * BLOCK, min(int(block + 1) * BLOCK, n)) for block in blocks]
+
+
+def _ranges(rows: Iterable[NDArray[Any]]) -> list[RowRange]:
+    """Rows, in any order and with repeats, as ranges of consecutive rows."""
+    all_rows = _join(list(rows), np.empty(0, dtype=np.int64))
+    distinct = np.unique(all_rows.astype(np.int64))
+    gaps = np.flatnonzero(np.diff(distinct) > 1) + 1
+    runs = [run for run in np.split(distinct, gaps) if len(run)]
+    return [(int(run[0]), int(run[-1]) + 1) for run in runs]
+
+
+def _join(parts: Sequence[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate(parts) if len(parts) else empty
+
+
+def broken_parts(
+    bundle: StoredBundle, storage: Storage, *, alone: bool = True
+) -> list[tuple[str, str]]:
+    """Everything that is wrong with a bundle that was opened there: (object, reason). Checks
+    objects, root document, values, row order and index. Unless it is `alone`, other files may be
+    there."""
+    manifest = bundle.manifest
+    broken = broken_objects(storage, manifest, alone=alone)
+    if broken:
+        return broken
     try:
-        lexical.check()
-    except ValueError as error:
-        raise IntegrityError(f"the lexical encoder is malformed: {error}") from error
-    for name, digest in lexical.record["weights"].items():
-        if recipe.weights[name] != digest:
-            raise IntegrityError(f"{name} is not the array that the recipe names")
-    return lexical
+        items = bundle.items
+        identity = identify(
+            manifest.space, items, bundle.codebook, manifest.recipe, manifest.collisions.policy
+        )
+        bundle.lexical  # noqa: B018 (raises unless it is that of the recipe)
+        expected = replace(items, stored_index=None)
+        broken = _broken_rows(bundle) + _repeated_ids(expected)
+        for name, array in index_arrays(expected).items():
+            if name in bundle.arrays and not np.array_equal(array, bundle.arrays[name]):
+                broken.append((name, "does not agree with the items"))
+    except SidtoolError as error:
+        return [("values", str(error))]
+    for part in ("space", "codebook", "items"):
+        digest, stored = getattr(identity, part), getattr(manifest.identity, part)
+        if digest != stored:
+            reason = f"{part} digest is {digest[:12]}…, the manifest says {stored[:12]}…"
+            broken.append((part, reason))
+    return broken
+
+
+def _broken_rows(bundle: StoredBundle) -> list[tuple[str, str]]:
+    """What is wrong with the codes of rows and their order."""
+    broken = []
+    items, codebook = bundle.items, bundle.codebook
+    if codebook is not None:
+        first_code = codebook.params.first_code
+        codes = items.codes[:, : len(codebook.levels)]  # an appended level counts from 0
+        if n_items := int((codes < first_code).any(axis=1).sum()):
+            reason = f"{n_items} items have a code below the first one, {first_code}"
+            broken.append(("items/sid", reason))
+    if (items.keys[1:] < items.keys[:-1]).any():
+        broken.append(("items/sid", "rows are not in lexicographic SID order"))
+    ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
+    if any(items.ids[row] >= items.ids[row + 1] for row in ties):
+        broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
+    return broken
+
+
+def _repeated_ids(items: ItemMap) -> list[tuple[str, str]]:
+    hashes = items.index.hashes
+    seen: set[str] = set()
+    ties = np.flatnonzero(hashes[1:] == hashes[:-1])
+    for row in items.index.rows[np.union1d(ties, ties + 1)].tolist():
+        text = items.ids[row]
+        if text in seen:
+            return [("items/id", f"the id {text[:80]!r} is repeated")]
+        seen.add(text)
+    return []
+
+
+def bundle_layout(manifest: Manifest) -> dict[str, Expected]:
+    """Type and shape of the arrays that the format defines."""
+    n = manifest.items
+    levels = manifest.space.levels
+    blocks = -(-n // BLOCK)  # rounded up
+    codebook: dict[str, Expected] = {
+        f"codebook/level_{level}": ("float32", (size, None))
+        for level, size in enumerate(manifest.space.sizes)
+    }
+    return codebook | {
+        "encoder/components": ("float16", (None, manifest.made_by.encoder.dim)),
+        "encoder/feature_hash": ("uint64", (None,)),
+        "encoder/idf": ("float32", (None,)),
+        "items/id_bytes": ("uint8", (None,)),
+        "items/id_offset": ("int64", (n + 1,)),
+        "items/sid": ("uint16", (n, levels)),
+        "items/retired": ("bool", (n,)),
+        "items/title_bytes": ("uint8", (None,)),
+        "items/title_offset": ("int64", (n + 1,)),
+        "index/id_hash": ("uint64", (n,)),
+        "index/id_row": ("uint32", (n,)),
+        "index/id_hash_first": ("uint64", (blocks,)),
+        "index/sid_first": ("uint16", (blocks, levels)),
+    }

@@ -2,8 +2,7 @@
 
 Level-CSR: the nodes of a level are numbered in SID order, so the children of a node are contiguous,
 a node's id is its position, and a leaf's id is the rank of its SID among the distinct SIDs. A node
-needs one code and one child pointer.
-"""
+needs one code and one child pointer."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,10 +44,8 @@ class Trie:
         cls, codes: Codes, sizes: tuple[int, ...], rows: ItemRows | None = None
     ) -> "Trie":
         """The trie of (n, levels) codes in lexicographic order, with their (n,) `rows` in the
-        bundle. Takes well under a second for 10^7 items.
-
-        Raises UsageError if the codes are not in order or there are none.
-        """
+        bundle. Takes well under a second for 10^7 items. Raises UsageError if the codes are not in
+        order or there are none."""
         if codes.ndim != 2 or codes.shape[1] != len(sizes):
             raise UsageError(f"codes have shape {codes.shape}, the space has {len(sizes)} levels")
         if len(codes) == 0:
@@ -59,7 +56,14 @@ class Trie:
         columns, pointers = _fill(codes, sizes, n_nodes)
         leaf_start = pointers.pop() if len(pointers) == len(sizes) else None
         children = (np.array([0, n_nodes[0]], dtype=np.int32), *pointers)
-        fan_out = tuple(_largest_difference(starts) for starts in children)
+        # the largest number of children, by chunks to save memory
+        fan_out = tuple(
+            max(
+                int(np.diff(starts[first : first + CHUNK + 1]).max())
+                for first in range(0, len(starts) - 1, CHUNK)
+            )
+            for starts in children
+        )
         return cls(sizes, columns, children, fan_out, leaf_start, rows, len(codes))
 
     @property
@@ -177,9 +181,11 @@ def _fill(
 ) -> tuple[tuple[NDArray[np.generic], ...], list[NDArray[np.int32]]]:
     """The codes of each level, and per level where each node's children start; those of the last
     level are items (omitted if every SID has one)."""
-    columns = tuple(
-        np.empty(n, dtype=_code_dtype(size)) for size, n in zip(sizes, n_nodes, strict=True)
-    )
+    # the narrowest types that torch can index: it lacks most of uint16
+    types = [
+        np.uint8 if size <= 1 << 8 else np.int16 if size <= 1 << 15 else np.int32 for size in sizes
+    ]
+    columns = tuple(np.empty(n, dtype=kind) for kind, n in zip(types, n_nodes, strict=True))
     shared = n_nodes[-1] < len(codes)  # if every SID has one item, leaves and items coincide
     pointers = [np.empty(n + 1, dtype=np.int32) for n in (n_nodes if shared else n_nodes[:-1])]
     done = np.zeros(len(sizes), dtype=np.int64)  # nodes that are written, per level
@@ -198,16 +204,3 @@ def _fill(
     for array, end in zip(pointers, [*n_nodes[1:], len(codes)], strict=False):
         array[-1] = end
     return columns, pointers
-
-
-def _largest_difference(pointers: NDArray[np.int32]) -> int:
-    """The largest number of children, by chunks to save memory."""
-    firsts = range(0, len(pointers) - 1, CHUNK)
-    return max(int(np.diff(pointers[first : first + CHUNK + 1]).max()) for first in firsts)
-
-
-def _code_dtype(size: int) -> type[np.generic]:
-    """The narrowest type for a level's codes that torch can index (it lacks most of uint16)."""
-    if size <= 1 << 8:
-        return np.uint8
-    return np.int16 if size <= 1 << 15 else np.int32

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
@@ -19,8 +19,7 @@ from sidtool.base.documents import canonical, parse_json
 from sidtool.base.errors import DataError, IntegrityError
 from sidtool.base.output import new_file, remove
 from sidtool.base.storage import Storage, is_zip, write_zip
-from sidtool.tokenizer.bundle.layout import array_objects
-from sidtool.tokenizer.bundle.manifest import Manifest
+from sidtool.tokenizer.bundle.arrays import GroupManifest, array_objects
 
 ROOT = "zarr.json"
 """The root document. Its presence means that the bundle is complete."""
@@ -34,32 +33,10 @@ Kind = Literal["bundle", "memory"]
 _COMMANDS: Mapping[Kind, str] = {"bundle": "build-codebook", "memory": "build-memory"}
 
 
-class GroupManifest(Protocol):
-    """What the storage needs of a manifest: its JSON object, and the digests of the objects."""
-
-    @property
-    def objects(self) -> Mapping[str, str]:
-        """SHA-256 of every stored object except the root document."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored."""
-
-
-def read_manifest(storage: Storage) -> Manifest:
-    """The manifest of a stored bundle, checked against its own SHA-256.
-
-    Raises DataError if there is no bundle, IntegrityError if it is unfinished or damaged,
-    CompatibilityError if its format is newer than this version reads.
-    """
-    return Manifest.from_json(read_root(storage, "bundle"))
-
-
 def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
-    """The manifest of a stored group of some kind as JSON, checked against its own SHA-256.
-
-    Raises DataError if there is none, or if the group is of another kind; IntegrityError if it is
-    unfinished or damaged.
-    """
+    """The manifest of a stored group of some kind as JSON, checked against its own SHA-256. Raises
+    DataError if there is none, or if the group is of another kind; IntegrityError if it is
+    unfinished or damaged."""
     data = storage.read(ROOT, limit=MAX_ROOT_BYTES)
     if data is not None:
         return parse_root(storage.location, data, kind)
@@ -76,10 +53,8 @@ def read_root(storage: Storage, kind: Kind) -> Mapping[str, Any]:
 
 
 def parse_root(location: str, data: bytes, kind: Kind) -> Mapping[str, Any]:
-    """The manifest in a root document as JSON.
-
-    Raises IntegrityError unless it is spelled as `spell_root` spells it and of a known kind,
-    DataError if the group is of another kind."""
+    """The manifest in a root document as JSON. Raises IntegrityError unless it is spelled as
+    `spell_root` spells it and of a known kind, DataError if the group is of another kind."""
     try:
         if len(data) > MAX_ROOT_BYTES:
             raise ValueError(f"it has more than {MAX_ROOT_BYTES} bytes")
@@ -91,7 +66,13 @@ def parse_root(location: str, data: bytes, kind: Kind) -> Mapping[str, Any]:
             f"{location} has no manifest: an unfinished {kind}, or another Zarr group"
         )
     manifest = attributes["sidtool"]
-    if not _is_spelled(manifest, data):
+    text = data.decode()
+    position = 0
+    for piece in _pieces(manifest):  # spelling is slow: it ends at the first difference
+        position = position + len(piece) if text.startswith(piece, position) else len(text) + 1
+        if position > len(text):
+            break
+    if position != len(text):
         raise IntegrityError(
             f"{location}: {ROOT} is damaged: the manifest differs from its own SHA-256"
         )
@@ -115,18 +96,6 @@ def _pieces(manifest: Any) -> Iterator[str]:
         indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False
     ).iterencode(root)
     yield "\n"
-
-
-def _is_spelled(manifest: Any, data: bytes) -> bool:
-    """Whether a root document is the one of its manifest; ends at the first difference, because
-    spelling is slow."""
-    text = data.decode()
-    position = 0
-    for piece in _pieces(manifest):
-        if not text.startswith(piece, position):
-            return False
-        position += len(piece)
-    return position == len(text)
 
 
 def write_group(folder: Path, arrays: Mapping[str, NDArray[Any]], manifest: GroupManifest) -> None:
@@ -175,18 +144,16 @@ def broken_objects(
     ]
     if alone:
         broken += [(name, "not in the manifest") for name in sorted(names - listed)]
-    if not broken and is_zip(storage.location) and not _is_canonical_zip(storage):
-        name = storage.location.rpartition("/")[2]
-        broken.append((name, "the zip's own records differ from those that its objects make"))
+    if not broken and is_zip(storage.location):
+        with tempfile.TemporaryFile() as repacked, storage.open_file() as zipped:
+            write_zip(repacked, storage.read_all(), last=ROOT)
+            repacked.seek(0)
+            expected = hashlib.file_digest(repacked, "sha256").digest()
+            is_canonical = hashlib.file_digest(zipped, "sha256").digest() == expected
+        if not is_canonical:
+            name = storage.location.rpartition("/")[2]
+            broken.append((name, "the zip's own records differ from those that its objects make"))
     return broken
-
-
-def _is_canonical_zip(storage: Storage) -> bool:
-    with tempfile.TemporaryFile() as repacked, storage.open_file() as stored:
-        write_zip(repacked, storage.read_all(), last=ROOT)
-        repacked.seek(0)
-        expected = hashlib.file_digest(repacked, "sha256").digest()
-        return hashlib.file_digest(stored, "sha256").digest() == expected
 
 
 def _sha256(data: bytes) -> str:

@@ -1,22 +1,31 @@
-"""From vectors to the final codes of items: fit, encode, resolve collisions, measure."""
+"""From vectors to the final codes of items: fit, encode, resolve collisions, measure.
 
+An interrupted run resumes: stored work is named by a fingerprint of everything that determines it,
+so that other vectors, options or memory limits never reuse it."""
+
+import hashlib
+import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from sidtool.base.errors import DataError, SidtoolWarning
+from sidtool.base.output import cache_array, cached_array, whole_file
 from sidtool.base.progress import Progress
 from sidtool.data import VectorSource
 from sidtool.tokenizer.assign.assign import Assigned, assign
 from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.codes.measure import codebook_report
 from sidtool.tokenizer.codes.report import CodebookReport
-from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.quantize.resumable import encode_all
-from sidtool.tokenizer.sid import LETTERS
+from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
+from sidtool.tokenizer.sid import LETTERS, Codes, SidSpace
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,7 @@ def make_codes(
     work: Path | None = None,
     progress: Progress | None = None,
 ) -> ItemCodes:
-    """The codes of items by their (n, dim) vectors and the codebook that `fit_codebook`
-    returns.
+    """The codes of items by their (n, dim) vectors and the codebook that `fit_codebook` returns.
 
     Finished codes are stored in the folder `work`. `progress` is called with the encoded vectors
     and their number; the seed draws the items that are measured. Warns of a level whose codes are
@@ -57,20 +65,16 @@ def make_codes(
     with _timed(seconds, "collisions"):
         assigned = assign(raw, vectors, codebook, ids, policy)
     report = codebook_report(vectors, codebook, raw, assigned, seed=seed)
-    _warn_of_collapse(report)
-    capacity = assigned.level_sizes[-1] if policy == "append" else None
-    return ItemCodes(codebook, assigned, replace(report, seconds=seconds), capacity)
-
-
-def _warn_of_collapse(report: CodebookReport) -> None:
     for letter, level in zip(LETTERS, report.levels, strict=False):
         if level.is_collapsed(report.items):
             warnings.warn(
                 f"level {letter} is collapsed: its {level.size} codes have a perplexity of "
                 f"{level.perplexity:.0f}; use smaller levels, or rq-kmeans with --balanced",
                 SidtoolWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
+    capacity = assigned.level_sizes[-1] if policy == "append" else None
+    return ItemCodes(codebook, assigned, replace(report, seconds=seconds), capacity)
 
 
 @contextmanager
@@ -79,3 +83,95 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[step] = round(time.perf_counter() - start, 3)
+
+
+def fit_once(
+    make: Callable[[], Codebook], inputs: Mapping[str, Any], folder: Path | None
+) -> Codebook:
+    """The codebook that `make` returns, or the one stored in `folder` for the same JSON
+    `inputs`."""
+    if folder is None:
+        return make()
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    path = folder / f"codebook-{digest[:16]}.npz"
+    codebook = _load(path)
+    if codebook is None:
+        codebook = make()
+        folder.mkdir(parents=True, exist_ok=True)
+        params = codebook.params.to_json()
+        header = {"method": codebook.method, "levels": len(codebook.levels), "params": params}
+        arrays = {f"level_{level}": centroids for level, centroids in enumerate(codebook.levels)}
+        arrays |= {f"encoder_{name}": array for name, array in codebook.encoder.items()}
+        with whole_file(path) as partial, partial.open("wb") as stream:
+            np.savez(stream, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+    return codebook
+
+
+def encode_all(
+    codebook: Codebook,
+    source: VectorSource,
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Codes:
+    """n vectors -> (n, levels) uint16 codes, in parts. Finished parts are stored in `folder`."""
+    codes = np.empty((len(source), len(codebook.levels)), dtype=np.uint16)
+    parts = None
+    if folder is not None:
+        params = json.dumps(codebook.params.to_json(), sort_keys=True)
+        digest = hashlib.sha256(f"{codebook.method} {params} {source.fingerprint}".encode())
+        networks = (codebook.encoder[name] for name in sorted(codebook.encoder))
+        for array in (*codebook.levels, *networks):
+            digest.update(np.ascontiguousarray(array).data)
+        parts = folder / f"codes-{digest.hexdigest()[:16]}"
+        parts.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for number, span in enumerate(source.spans):
+        rows = source.rows(span)
+        path = None if parts is None else parts / f"{number:06d}.npy"
+        shape = (len(rows), codes.shape[1])
+        block = None if path is None else cached_array(path, shape, codes.dtype)
+        if block is None:
+            block = codebook.encode(source.read(span))
+            if path is not None:
+                cache_array(path, block)
+        codes[rows] = block
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(source))
+    return codes
+
+
+def _load(path: Path) -> Codebook | None:
+    """A stored codebook; None if the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        header = json.loads(str(arrays.pop("header")))
+        levels = tuple(arrays.pop(f"level_{level}") for level in range(header["levels"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    encoder = {name.removeprefix("encoder_"): array for name, array in arrays.items()}
+    params = QuantizerParams.from_json(header["params"])
+    return Codebook(header["method"], levels, encoder, params)
+
+
+def code_table(
+    space: SidSpace, ids: Sequence[str], codes: Codes, titles: Sequence[str] | None
+) -> Any:
+    """The columns `item_id`, `title` (if there are titles), `codes` (a list of `levels` uint16 per
+    item) and `sid` (the spelled SID) of n items, by their (n, levels) codes."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    columns = {"item_id": pa.array(ids, type=pa.string())}
+    if titles is not None:
+        columns["title"] = pa.array(titles, type=pa.string())
+    flat = pa.array(codes.ravel(), type=pa.uint16())
+    columns["codes"] = pa.FixedSizeListArray.from_arrays(flat, space.levels)
+    spelled = []
+    for level, size in enumerate(space.sizes):
+        tokens = pa.array([space.token(level, code) for code in range(size)], type=pa.string())
+        spelled.append(tokens.take(pa.array(codes[:, level])))
+    columns["sid"] = pc.binary_join_element_wise(*spelled, "")
+    return pa.table(columns)

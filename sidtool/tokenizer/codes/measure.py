@@ -1,5 +1,7 @@
-"""Measurements of codebooks and codes: use of codes, residual variance, preserved neighbors."""
+"""Measurements of codebooks and codes: use of codes, residual variance, preserved neighbors,
+and what training events say about codes."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from sidtool.tokenizer.assign.assign import Assigned
 from sidtool.tokenizer.codes.report import CodebookReport, CollisionReport, LevelUse, Neighbors
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.quantize.mlp import unit
-from sidtool.tokenizer.sid import Codes
+from sidtool.tokenizer.sid import Codes, Levels
 
 NEIGHBORS = 20
 QUERIES = 500
@@ -31,10 +33,8 @@ def codebook_report(
     *,
     seed: int = 0,
 ) -> CodebookReport:
-    """Measure a codebook on (n, dim) vectors, their (n, levels) raw codes and the final ones.
-
-    The seed draws the items on which errors and neighbors are measured.
-    """
+    """Measure a codebook on (n, dim) vectors, their (n, levels) raw codes and the final ones. The
+    seed draws the items on which errors and neighbors are measured."""
     source = VectorSource.of(vectors)
     count = min(len(source), MAX_MEASURED, source.limit)
     rows = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
@@ -90,8 +90,7 @@ def neighbor_preservation(
     then least distance between the sums of the first t centroids (without a codebook, or at an
     appended level, there is none), then at random: a model that sees t codes cannot distinguish
     such items. Up to 500 query items and 20,000 candidates are drawn with the seed; an item is not
-    a neighbor of itself.
-    """
+    a neighbor of itself."""
     rng = np.random.default_rng(seed)
     # in random order, because of equally near items the first ones are taken
     pool = rng.permutation(len(codes))[:POOL]
@@ -155,10 +154,7 @@ def near_items(
 
 def nearest(similarity: NDArray[Any], queries: NDArray[np.intp], k: int) -> NDArray[np.bool_]:
     """(q, n) similarity of queries to items -> (q, n) bool: the k nearest other items (ties:
-    first).
-
-    The similarity of each query to itself is overwritten.
-    """
+    first). The similarity of each query to itself is overwritten."""
     similarity[np.arange(len(queries)), queries] = -np.inf
     edge = np.partition(similarity, -k, axis=1)[:, -k, None]  # the k-th largest, (q, 1)
     above = similarity > edge
@@ -173,7 +169,13 @@ def prefix_similarity(
     """(q, n) similarity by prefix: shared levels, less a share of one level for the distance."""
     similarity = shared_levels(codes, queries)
     if codebook is not None:
-        distances = _prefix_distances(codes[:, : len(codebook.levels)], queries, codebook)
+        # squared distances between summed centroids; equal codes have exactly equal distances
+        distinct, inverse = np.unique(codes[:, : len(codebook.levels)], axis=0, return_inverse=True)
+        sums = codebook.decode(distinct).astype(np.float64)
+        norms = np.square(sums).sum(axis=1)
+        rows = inverse[queries]
+        distances = norms[rows, None] + norms - 2 * sums[rows] @ sums.T
+        distances = np.maximum(distances, 0)[:, inverse]
         similarity -= distances / (1 + distances.max())
     return similarity
 
@@ -188,14 +190,79 @@ def shared_levels(codes: Codes, queries: NDArray[np.intp]) -> NDArray[np.float64
     return shared
 
 
-def _prefix_distances(
-    codes: Codes, queries: NDArray[np.intp], codebook: Codebook
-) -> NDArray[np.float64]:
-    """(q, n) float64 squared distances between summed centroids; equal codes have exactly equal
-    distances."""
-    distinct, inverse = np.unique(codes, axis=0, return_inverse=True)
-    sums = codebook.decode(distinct).astype(np.float64)
-    norms = np.square(sums).sum(axis=1)
-    rows = inverse[queries]
-    distances = norms[rows, None] + norms - 2 * sums[rows] @ sums.T
-    return np.maximum(distances, 0)[:, inverse]
+Shares = list[float | None]
+
+
+def prefix_groups(codes: Codes, sizes: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+    """Per depth from 1: (n,) the number of the prefix of each of n items."""
+    for depth in range(1, len(sizes) + 1):
+        keys = Levels(tuple(sizes[:depth])).pack(codes[:, :depth])
+        yield np.unique(keys, return_inverse=True)[1]
+
+
+def prefix_alignment(
+    codes: Codes, sizes: Sequence[int], steps: NDArray[np.int64]
+) -> tuple[Shares, Shares]:
+    """Per depth: the share of the steps from an item to another one whose prefixes are equal; and
+    the share by chance. By chance an item is followed by any item, as often as that is the second
+    one of a step. None if every step is from an item to itself."""
+    steps = steps[steps[:, 0] != steps[:, 1]]
+    if not len(steps):
+        return [None] * len(sizes), [None] * len(sizes)
+    n_items = len(codes)
+    # (items,): how often an item is the first and the second one of a step
+    first, second = (np.bincount(column, minlength=n_items) / len(steps) for column in steps.T)
+    same_item = first @ second
+    shares: Shares = []
+    by_chance: Shares = []
+    for group in prefix_groups(codes, sizes):
+        shares.append(float((group[steps[:, 0]] == group[steps[:, 1]]).mean()))
+        same_group = np.bincount(group, first) @ np.bincount(group, second)
+        other_item = same_group - same_item
+        # where every item has a prefix of its own, only the rounding of the sums is left
+        by_chance.append(float(other_item / (1 - same_item)) if other_item > 1e-12 else 0.0)
+    return shares, by_chance
+
+
+def prefix_spread(
+    codes: Codes, sizes: Sequence[int], events: NDArray[np.int64]
+) -> tuple[Shares, Shares]:
+    """Per depth: distinct prefixes per item among the head, and among the tail. The head is the
+    most frequent items that together have half of the (n,) events, the tail all others. 1: every
+    item has a prefix of its own. None without an item."""
+    order = np.argsort(-events, kind="stable")
+    earlier = np.cumsum(events[order]) - events[order]
+    in_head = earlier * 2 < events.sum()
+    parts = (order[in_head], order[~in_head])
+    head: Shares = []
+    tail: Shares = []
+    for group in prefix_groups(codes, sizes):
+        for rows, spread in zip(parts, (head, tail), strict=True):
+            spread.append(len(np.unique(group[rows])) / len(rows) if len(rows) else None)
+    return head, tail
+
+
+def mutual_information(
+    codes: Codes, steps: NDArray[np.int64], *, seed: int = 0
+) -> tuple[list[float], list[float]]:
+    """Per level: mutual information, in bits, of an item's code and the next item's; and by chance.
+    The estimate from a finite sample is above 0 even for independent codes. The value by chance
+    measures this: next items are shuffled with the seed. Only the difference is meaningful. If a
+    codebook is chosen by this figure, `steps` must be training events only."""
+    shuffled = np.random.default_rng(seed).permutation(steps[:, 1])
+    information = []
+    by_chance = []
+    for column in codes.T:
+        current = column[steps[:, 0]]
+        information.append(_mutual_information(current, column[steps[:, 1]]))
+        by_chance.append(_mutual_information(current, column[shuffled]))
+    return information, by_chance
+
+
+def _mutual_information(left: NDArray[np.uint16], right: NDArray[np.uint16]) -> float:
+    _, pair = np.unique(left.astype(np.int64) << 16 | right, return_inverse=True)
+    return _entropy(left) + _entropy(right) - _entropy(pair)
+
+
+def _entropy(values: NDArray[Any]) -> float:
+    return level_use(values[:, None], (int(values.max()) + 1,))[0].entropy

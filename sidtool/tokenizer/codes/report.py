@@ -54,8 +54,7 @@ class CodebookReport(JsonRecord):
     """Measurements of a built codebook.
 
     Balance is reported, not optimized: over published codebooks it barely predicts how well a model
-    trained on them recommends.
-    """
+    trained on them recommends."""
 
     items: int
     levels: tuple[LevelUse, ...]

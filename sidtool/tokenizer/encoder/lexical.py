@@ -2,8 +2,7 @@
 by a truncated SVD.
 
 It is fitted to the catalog that a codebook is built from and stored in the bundle, so texts get the
-same vectors later. docs/format.md specifies how a text becomes a vector.
-"""
+same vectors later. docs/format.md specifies how a text becomes a vector."""
 
 import hashlib
 import unicodedata
@@ -62,9 +61,8 @@ class LexicalEncoder:
 
     @classmethod
     def fit(cls, texts: Sequence[str]) -> "LexicalEncoder":
-        """Fit an encoder to the texts of a catalog; the same texts give the same encoder.
-
-        A feature counts if at least two items have it, or one in a catalog of up to 256. The SVD is
+        """Fit an encoder to the texts of a catalog; the same texts give the same encoder. A feature
+        counts if at least two items have it, or one in a catalog of up to 256. The SVD is
         randomized with a fixed seed (Halko, Martinsson and Tropp 2011, algorithm 4.4). Raises
         DataError if no text has a letter or a number."""
         if len(texts) > MAX_FITTED:
@@ -127,9 +125,8 @@ class LexicalEncoder:
         progress: Progress | None = None,
     ) -> Vectors:
         """n texts -> (n, dim) float32 of length 1. `cache` and `devices` are those of
-        `LoadedEncoder.vectors`; seconds of work need neither.
-
-        The vector of a text without any feature is zero; a SidtoolWarning counts them."""
+        `LoadedEncoder.vectors`; seconds of work need neither. The vector of a text without any
+        feature is zero; a SidtoolWarning counts them."""
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         components = self.components.astype(np.float32)
         for start in range(0, len(texts), BLOCK):

@@ -1,7 +1,6 @@
 """New versions of a bundle with items added or retired; no published SID ever moves.
 
-A retired item keeps its SID reserved, in case it comes back.
-"""
+A retired item keeps its SID reserved, in case it comes back."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from sidtool.base.progress import Progress
 from sidtool.data import Items, Vectors
 from sidtool.tokenizer.assign.overflow import place_new_items, require_free
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.history import ItemsChange
 from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.manifest import ItemsChange
 from sidtool.tokenizer.make.encode import (
     NO_ITEMS,
     check_texts,
@@ -53,12 +52,21 @@ def planned_change(
 
 
 def item_change(bundle: Bundle, items: Items, remove: Sequence[str]) -> ItemsChange:
-    """What adding and retiring items changes.
-
-    Raises DataError for a repeated id or an id in `remove` that the bundle does not contain,
-    UsageError for an id both added and removed, RefusedError for more new items than free SIDs.
-    """
-    _check_ids(items, remove)
+    """What adding and retiring items changes. Raises DataError for a repeated id or an id in
+    `remove` that the bundle does not contain, UsageError for an id both added and removed,
+    RefusedError for more new items than free SIDs."""
+    both = set(items.ids) & set(remove)
+    if both:
+        raise UsageError(f"item {min(both)!r} is both added and removed")
+    repeated = len(items.ids) - len(set(items.ids))
+    if repeated:
+        raise DataError(f"{repeated} item ids are given twice")
+    missing = unknown(bundle, remove)
+    if len(missing):
+        raise DataError(
+            f"{len(missing)} ids to remove are not in the bundle, the first is "
+            f"{remove[missing[0]]!r}"
+        )
     old = bundle.items
     rows = old.rows(items.ids)  # -1 for a new item
     retitled = [
@@ -74,7 +82,7 @@ def item_change(bundle: Bundle, items: Items, remove: Sequence[str]) -> ItemsCha
         added=added,
         restored=int(old.retired[rows[rows >= 0]].sum()),
         retitled=len(retitled),
-        retired=int((~old.retired[_rows_to_remove(bundle, remove)]).sum()),
+        retired=int((~old.retired[np.unique(old.rows(remove))]).sum()),
     )
 
 
@@ -130,11 +138,22 @@ def add_items(
     codes = old.codes  # published SIDs never move; new items are appended
     if vectors is not None and n_new:
         codes = np.concatenate([codes, _new_codes(bundle, vectors)])
-    titles = _titles(bundle, items, rows)
+    titles = list(old.titles) if old.titles is not None else [""] * len(old)
+    for row, title in zip(rows.tolist(), items.titles, strict=True):
+        if row < 0:
+            titles.append(title)
+        elif title:  # an empty title updates nothing
+            titles[row] = title
     retired = np.concatenate([old.retired, np.zeros(n_new, dtype=np.bool_)])
     retired[existing_rows] = False  # an item in the catalog is active again
-    retired[_rows_to_remove(bundle, remove)] = True
-    _warn_of_existing(len(existing_rows) - change.restored, len(items.ids), change.retitled)
+    retired[old.rows(remove)] = True
+    if n_existing := len(existing_rows) - change.restored:
+        warnings.warn(
+            f"{n_existing} of {len(items.ids)} items are in the bundle already and keep their SID; "
+            f"{change.retitled} titles were updated",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     if change == ItemsChange():
         return bundle
     ids = [*old.ids, *(items.ids[position] for position in new_positions)]
@@ -150,46 +169,6 @@ def add_items(
     )
 
 
-def _check_ids(items: Items, remove: Sequence[str]) -> None:
-    both = set(items.ids) & set(remove)
-    if both:
-        raise UsageError(f"item {min(both)!r} is both added and removed")
-    repeated = len(items.ids) - len(set(items.ids))
-    if repeated:
-        raise DataError(f"{repeated} item ids are given twice")
-
-
-def _rows_to_remove(bundle: Bundle, ids: Sequence[str]) -> NDArray[np.int64]:
-    missing = unknown(bundle, ids)
-    if len(missing):
-        raise DataError(
-            f"{len(missing)} ids to remove are not in the bundle, the first is {ids[missing[0]]!r}"
-        )
-    return np.unique(bundle.items.rows(ids))
-
-
-def _titles(bundle: Bundle, items: Items, rows: NDArray[np.int64]) -> list[str]:
-    """Titles of the old rows, updated, then of the new items. An empty title updates nothing."""
-    old = bundle.items
-    titles = list(old.titles) if old.titles is not None else [""] * len(old)
-    for row, title in zip(rows.tolist(), items.titles, strict=True):
-        if row < 0:
-            titles.append(title)
-        elif title:
-            titles[row] = title
-    return titles
-
-
-def _warn_of_existing(n_existing: int, n_items: int, retitled: int) -> None:
-    if n_existing:
-        warnings.warn(
-            f"{n_existing} of {n_items} items are in the bundle already and keep their SID; "
-            f"{retitled} titles were updated",
-            SidtoolWarning,
-            stacklevel=3,
-        )
-
-
 def _new_codes(bundle: Bundle, vectors: Vectors) -> Codes:
     """(m, dim) vectors -> (m, levels) codes by the bundle's collision policy."""
     codebook = bundle.require_codebook()
@@ -197,11 +176,9 @@ def _new_codes(bundle: Bundle, vectors: Vectors) -> Codes:
     if policy == "reassign":
         return place_new_items(vectors, codebook, bundle.items.codes)
     raw = bundle.encode(vectors)
-    return _append(bundle, raw) if policy == "append" else raw
-
-
-def _append(bundle: Bundle, raw: Codes) -> Codes:
-    """Raw codes followed by the lowest free code of the appended level."""
+    if policy == "allow":
+        return raw
+    # under `append`, raw codes are followed by the lowest free code of the appended level
     size = bundle.space.sizes[-1]
     in_use: dict[tuple[int, ...], set[int]] = {}
     appended = np.empty((len(raw), 1), dtype=np.uint16)

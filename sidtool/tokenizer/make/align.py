@@ -1,7 +1,6 @@
 """Alignment: the codes of a retrained codebook renamed to those of an older bundle, so that models
 of the older one can use it."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +10,8 @@ from sidtool.base.errors import RefusedError
 from sidtool.data import Vectors
 from sidtool.tokenizer.assign.assign import squared_distances
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.bundle.history import AlignChange
 from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.manifest import AlignChange
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes
 
@@ -33,11 +32,11 @@ def check_alignable(new: Bundle, old: Bundle) -> tuple[Codebook, Codebook]:
             f"{old.space.spelled_sizes}",
             hint="build the new codebook with the old one's levels and collision policy",
         )
-    first_codes = (new.codebook.params.first_code, old.codebook.params.first_code)
-    if first_codes[0] != first_codes[1]:
+    first, old_first = new.codebook.params.first_code, old.codebook.params.first_code
+    if first != old_first:
         raise RefusedError(
-            f"codes of the new bundle's codebook count from {first_codes[0]}, those of the old one "
-            f"from {first_codes[1]}"
+            f"codes of the new bundle's codebook count from {first}, those of the old one from "
+            f"{old_first}"
         )
     if new.identity.codebook == old.identity.codebook and new.space == old.space:
         raise RefusedError(
@@ -69,32 +68,32 @@ def align(new: Bundle, old: Bundle) -> Bundle:
         False
     """
     codebook, old_codebook = check_alignable(new, old)
+    items = new.items
     old_codes, new_codes = common_codes(old, new)
     names = _permutations(old_codes, new_codes, old_codebook, codebook)
+    renamed = items.codes.copy()
+    for level, name in enumerate(names):
+        renamed[:, level] = name[renamed[:, level]]
+    rows = items.rows(list(old.items.ids))
     change = AlignChange(
         of=new.identity.digest,
         common=len(old_codes),
         before=_agreement(old_codes, new_codes),
-        after=_agreement(old_codes, _renamed(new_codes, names)),
+        after=_agreement(old_codes, renamed[rows[rows >= 0]]),
     )
     levels = tuple(
         level[np.argsort(name)] for level, name in zip(codebook.levels, names, strict=True)
     )
-    items = new.items
     titles = list(items.titles) if items.titles is not None else None
     compatible_with = dict.fromkeys((old.identity.codebook, *old.manifest.compatible_with))
     provenance = old.manifest.next_version(change, new_codebook=True)
-    provenance.update(
-        {
-            "compatible_with": tuple(compatible_with),
-            "recipe": new.manifest.recipe,
-            "source": new.manifest.source,
-            "report": new.manifest.report,
-            "libraries": new.manifest.libraries,
-        }
-    )
+    provenance["compatible_with"] = tuple(compatible_with)
+    provenance["recipe"] = new.manifest.recipe
+    provenance["source"] = new.manifest.source
+    provenance["report"] = new.manifest.report
+    provenance["libraries"] = new.manifest.libraries
     return Bundle.of(
-        ItemMap.of(old.space, list(items.ids), _renamed(items.codes, names), titles, items.retired),
+        ItemMap.of(old.space, list(items.ids), renamed, titles, items.retired),
         replace(codebook, levels=levels),
         new.manifest.collisions.policy,
         name=old.manifest.name,
@@ -114,10 +113,8 @@ def common_codes(old: Bundle, new: Bundle) -> tuple[Codes, Codes]:
 def _permutations(
     old_codes: Codes, new_codes: Codes, old: Codebook, new: Codebook
 ) -> list[Permutation]:
-    """One permutation for each level of the codebook; an appended level keeps its names.
-
-    An item whose earlier levels agree outweighs all others: only its SID can still be preserved.
-    """
+    """One permutation for each level of the codebook; an appended level keeps its names. An item
+    whose earlier levels agree outweighs all others: only its SID can still be preserved."""
     first = new.params.first_code  # codes below it are placeholders
     names: list[Permutation] = []
     agrees = np.ones(len(old_codes), dtype=np.bool_)
@@ -151,13 +148,6 @@ def _match(counts: NDArray[np.int64], old_level: Vectors, new_level: Vectors) ->
         free = free[columns]
     name[unnamed] = free
     return name
-
-
-def _renamed(codes: Codes, names: Sequence[Permutation]) -> Codes:
-    renamed = codes.copy()
-    for level, name in enumerate(names):
-        renamed[:, level] = name[codes[:, level]]
-    return renamed
 
 
 def _agreement(old_codes: Codes, new_codes: Codes) -> tuple[int, ...]:

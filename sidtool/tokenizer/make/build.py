@@ -1,8 +1,7 @@
 """Building a bundle: embed the catalog, fit a codebook, resolve collisions, measure, record.
 
 An interrupted build leaves `OUT.partial` with finished vectors and codes, and the same command
-resumes from there.
-"""
+resumes from there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,29 +11,37 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.digests import digest_strings
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import options_from
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.output_name import BUNDLE
 from sidtool.base.progress import Progress
 from sidtool.data import Items, Vectors, VectorSource, open_vectors
-from sidtool.data.split import Split, open_split
+from sidtool.data.split import Cooccurrence, Split, count_cooccurrence, open_split
 from sidtool.tokenizer.assign.assign import require_capacity
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.bundle.manifest import library_versions, now
-from sidtool.tokenizer.codes.make import ItemCodes, make_codes
+from sidtool.tokenizer.codes.make import fit_once, make_codes
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
-from sidtool.tokenizer.encoder.loaded import encoder_for
-from sidtool.tokenizer.encoder.model import check_location
+from sidtool.tokenizer.encoder.model import check_location, encoder_for
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build_options import BuildOptions, CatalogOptions, read_catalog
-from sidtool.tokenizer.make.sources import QuantizerInput, quantizer_input
 from sidtool.tokenizer.quantize import fit
 from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.quantize.fusion import source_shares
-from sidtool.tokenizer.quantize.resumable import fit_once
+from sidtool.tokenizer.quantize.fusion import (
+    Fusion,
+    add_collaborative,
+    fix_signs,
+    fuse,
+    fuse_sources,
+    source_shares,
+)
+from sidtool.tokenizer.quantize.mlp import Arrays
 from sidtool.tokenizer.sid import Levels
+
+MIN_EIGENVALUE = 1e-6
+"""Eigenvalues below this share of the largest are rounding errors."""
 
 Source = Vectors | VectorSource | str | Path
 """Vectors of the items: an array in their order, or a file (.npy with ids, Parquet or Zarr)."""
@@ -91,19 +98,22 @@ def build_codebook(
     options = replace(options, sizes=options.sizes_for(len(items)))
     with locked(out) as work:
         refuse_existing(out, force)
+        made_by: Mapping[str, Any]
+        lexical = None
         if encoder is not None:
             text_encoder = encoder_for(items.texts, encoder)
-            cache = work / "vectors"
-            report = progress.get("embed")
             sources = [
-                text_encoder.vectors(items.texts, cache=cache, devices=None, progress=report)
+                text_encoder.vectors(
+                    items.texts,
+                    cache=work / "vectors",
+                    devices=None,
+                    progress=progress.get("embed"),
+                )
             ]
             made_by = text_encoder.record
             lexical = text_encoder if isinstance(text_encoder, LexicalEncoder) else None
         else:
-            dim = sum(source.shape[1] for source in sources)
-            made_by = {"vectors": "given", "dim": dim}
-            lexical = None
+            made_by = {"vectors": "given", "dim": sum(source.shape[1] for source in sources)}
         bundle = build(
             items,
             sources,
@@ -156,8 +166,7 @@ def _check_inputs(encoder: Encoder | None, embeddings: Sequence[Any]) -> None:
     or DataError if the encoder's packages or its folder are missing."""
     if (encoder is None) == (not embeddings):
         raise UsageError(
-            "give either --encoder or --embeddings",
-            hint="--encoder lexical needs no model",
+            "give either --encoder or --embeddings", hint="--encoder lexical needs no model"
         )
     if encoder is not None:
         check_location(encoder)
@@ -187,88 +196,136 @@ def build(
     progress: Mapping[str, Progress] | None = None,
 ) -> Bundle:
     """Quantize (n, dim_i) float32 vectors of n items, of one or several sources, into a bundle.
-
-    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored. One
-    source is read in parts, and finished codes are stored in the folder `work`. Other arguments
-    and errors as in `build_codebook`.
-    """
+    `encoder` describes how the vectors were made, for the recipe; `lexical` is stored. One source
+    is read in parts, and finished codes are stored in the folder `work`. Other arguments and errors
+    as in `build_codebook`."""
     progress = progress or {}
-    inputs = quantizer_input(
-        items.ids,
-        sources,
-        weights=options.weights,
-        options=options.fusion,
-        split=split,
-        seed=options.seed,
-    )
-    made = make_codes(
-        inputs.vectors,
-        items.ids,
-        lambda: _fit(items, inputs, options, work, progress.get("quantize")),
-        options.collisions,
-        seed=options.seed,
-        work=work,
-        progress=progress.get("encode"),
-    )
-    if inputs.fusion is not None:
-        fused = made.codebook.with_fusion(inputs.fusion, inputs.fusion_arrays)
-        made = replace(made, codebook=fused)
-    return _bundle(items, made, options, name, encoder, lexical, inputs)
+    for source in sources:
+        if len(source) != len(items):
+            raise DataError(f"{len(source)} vectors for {len(items)} items")
+    cooccurrence = None
+    recipe: dict[str, Any] = {}  # describes the training part only
+    made_from: dict[str, Any] = {}  # no part of the identity, as it has what a split holds out
+    if split is not None:
+        cooccurrence = count_cooccurrence(
+            split, items.ids, window=options.fusion.window, decay=options.fusion.decay
+        )
+        recipe = {"collaborative": {"mode": "fused", **asdict(cooccurrence.record)}}
+        made_from = {"split": split.reference.to_json()}
+    vectors, fusion, fusion_arrays = _fused(sources, options, cooccurrence)
 
-
-def _fit(
-    items: Items,
-    inputs: QuantizerInput,
-    options: BuildOptions,
-    work: Path | None,
-    progress: Progress | None,
-) -> Codebook:
-    """The codebook, or the one that an interrupted build with the same inputs has stored."""
-
-    def make() -> Codebook:
+    def fit_codebook() -> Codebook:
         return fit(
-            inputs.vectors,
+            vectors,
             options.sizes_for(len(items)),
             method=options.method,
             seed=options.seed,
-            progress=progress,
+            progress=progress.get("quantize"),
             **options.method_options,
         )
 
     determined_by = {
         "options": asdict(options),
-        "vectors": inputs.vectors.fingerprint,
+        "vectors": vectors.fingerprint,
         "ids": digest_strings(items.ids),  # events name items, so the ids matter too
         "version": library_versions(),
-        **inputs.recipe,
+        **recipe,
     }
-    return fit_once(make, determined_by, work)
-
-
-def _bundle(
-    items: Items,
-    made: ItemCodes,
-    options: BuildOptions,
-    name: str,
-    encoder: Mapping[str, Any],
-    lexical: LexicalEncoder | None,
-    inputs: QuantizerInput,
-) -> Bundle:
+    made = make_codes(
+        vectors,
+        items.ids,
+        lambda: fit_once(fit_codebook, determined_by, work),
+        options.collisions,
+        seed=options.seed,
+        work=work,
+        progress=progress.get("encode"),
+    )
+    codebook = made.codebook
+    if fusion is not None:
+        codebook = codebook.with_fusion(fusion, fusion_arrays)
     # versions of libraries are recorded outside the identity
     recorded = {key: value for key, value in encoder.items() if key != "libraries"}
-    libraries = encoder.get("libraries", {})
+    if items.columns is not None:
+        made_from["columns"] = items.columns.to_json()
     space = options.space(made.assigned.level_sizes)
-    columns = {} if items.columns is None else {"columns": items.columns.to_json()}
     return Bundle.of(
         ItemMap.of(space, items.ids, made.assigned.codes, items.titles),
-        made.codebook,
+        codebook,
         options.collisions,
         name=name,
         capacity=made.capacity,
         lexical=lexical,
-        recipe={"encoder": recorded, "text_template": items.text_template, **inputs.recipe},
-        source={"catalog": items.digest, "items": len(items.ids), **columns, **inputs.source},
+        recipe={"encoder": recorded, "text_template": items.text_template, **recipe},
+        source={"catalog": items.digest, "items": len(items), **made_from},
         report=made.report.to_json(),
-        libraries=library_versions("numpy", "zarr", "scipy", *libraries),
+        libraries=library_versions("numpy", "zarr", "scipy", *encoder.get("libraries", {})),
         created=now(),
     )
+
+
+def _fused(
+    sources: Sequence[Vectors | VectorSource],
+    options: BuildOptions,
+    cooccurrence: Cooccurrence | None,
+) -> tuple[VectorSource, Fusion | None, Arrays]:
+    """What a codebook is fitted to: (n, width) vectors, and how they were fused, with the arrays
+    of the fusion. One source alone is not changed; fused vectors are held in memory."""
+    source_shares(len(sources), options.weights)  # raises for weights that do not fit
+    if cooccurrence is None and len(sources) == 1:
+        return VectorSource.of(sources[0]), None, {}
+    whole = []
+    for source in map(VectorSource.of, sources):
+        if source.limit < len(source):
+            raise UsageError(
+                f"{len(source)} vectors are fused in memory, and the memory limit holds "
+                f"{source.limit}",
+                hint="a larger --memory",
+            )
+        whole.append(source.all())
+    joined = np.concatenate(whole, axis=1)
+    fusion = fuse_sources(whole, options.weights)
+    if cooccurrence is None:
+        return VectorSource.of(fuse({}, fusion, joined)), fusion, {}
+    dims = options.fusion.collaborative_dim
+    fusion, arrays, fused = add_collaborative(
+        fusion,
+        joined,
+        factors(ppmi(cooccurrence.counts), dims, options.seed),
+        cooccurrence.events,
+        options.fusion,
+    )
+    return VectorSource.of(fused), fusion, arrays
+
+
+def ppmi(counts: Any) -> Any:
+    """(n, n) CSR of symmetric weights -> CSR of max(0, log(N_ij N / (N_i N_j))), without zeros."""
+    from scipy import sparse
+
+    sums = np.asarray(counts.sum(axis=1)).ravel()
+    pairs = counts.tocoo()
+    expected = sums[pairs.row] * sums[pairs.col]  # times the total: N_i N_j
+    values = np.log(pairs.data * sums.sum() / expected)
+    positive = values > 0
+    coordinates = (pairs.row[positive], pairs.col[positive])
+    return sparse.csr_matrix((values[positive], coordinates), shape=counts.shape)
+
+
+def factors(matrix: Any, dims: int, seed: int) -> Vectors:
+    """(n, n) symmetric CSR -> (n, dims) float32 whose inner products approximate it best. They are
+    eigenvectors times the roots of the largest eigenvalues. Rows without entries are zero; so are
+    columns beyond the positive eigenvalues. The largest entry of each column is positive, so the
+    same seed gives the same signs."""
+    from scipy.sparse.linalg import eigsh
+
+    result = np.zeros((matrix.shape[0], dims), dtype=np.float32)
+    rows = np.flatnonzero(np.diff(matrix.indptr))
+    filled = matrix[rows][:, rows]  # without the empty rows and columns
+    if len(rows) <= max(2 * dims, 3):  # Lanczos needs fewer values than rows
+        values, vectors = np.linalg.eigh(filled.toarray())
+    else:
+        start = np.random.default_rng(seed).standard_normal(len(rows))
+        values, vectors = eigsh(filled, k=dims, which="LA", v0=start)
+    order = np.argsort(-values, kind="stable")[:dims]
+    order = order[values[order] > MIN_EIGENVALUE * values.max(initial=0)]
+    result[rows, : len(order)] = fix_signs(vectors[:, order]) * np.sqrt(values[order])
+    return result

@@ -27,10 +27,7 @@ class CatalogOptions(NewItemOptions, TextNames):
 
 
 def read_catalog(
-    path: Path,
-    options: CatalogOptions | None = None,
-    *,
-    recorded: CatalogColumns | None = None,
+    path: Path, options: CatalogOptions | None = None, *, recorded: CatalogColumns | None = None
 ) -> Items:
     """Read a catalog with these options, or the columns that a bundle records; errors as in
     `data.items.read_items`."""
@@ -47,8 +44,7 @@ class BuildOptions:
     """How vectors become SIDs, and how SIDs are spelled.
 
     Raises UsageError for a method without one of its options, a collision policy that does not
-    exist and a vocabulary that cannot be spelled.
-    """
+    exist and a vocabulary that cannot be spelled."""
 
     sizes: tuple[int, ...] | None = option(
         None, reads=read_sizes, flag="--levels", panel="Quantizer"

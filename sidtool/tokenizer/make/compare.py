@@ -11,21 +11,49 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import Items, Vectors, read_vectors
-from sidtool.data.split import open_split
+from sidtool.data.split import UserSequence, open_split, packed_sequences
 from sidtool.tokenizer.assign.policy import CollisionCounts
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.tokenizer.codes.behavior import (
-    Behavior,
+from sidtool.tokenizer.codes.measure import (
+    level_use,
     mutual_information,
+    neighbor_preservation,
     prefix_alignment,
     prefix_groups,
     prefix_spread,
+    residual_variance,
 )
-from sidtool.tokenizer.codes.measure import level_use, neighbor_preservation, residual_variance
-from sidtool.tokenizer.codes.report import CodebookReport, LevelUse
+from sidtool.tokenizer.codes.report import LevelUse
 from sidtool.tokenizer.sid import Codes
 
 Figures = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """Training events of n items, by index."""
+
+    steps: NDArray[np.int64]
+    """(m, 2): an item and the next item of the same user"""
+    events: NDArray[np.int64]
+    """(n,): training events of each item"""
+
+    @classmethod
+    def of(cls, users: Sequence[UserSequence], ids: Sequence[str]) -> "Behavior":
+        """The training events of items `ids`. Raises DataError if no two of them are
+        consecutive."""
+        packed = packed_sequences(users)
+        number_of = {item: number for number, item in enumerate(ids)}
+        numbers = np.array([number_of.get(name, -1) for name in packed.names], dtype=np.int64)
+        items = numbers[packed.items.joined]
+        positions = packed.event_positions
+        user = np.repeat(np.arange(len(packed)), packed.items.lengths)
+        follows = (np.diff(user) == 0) & (np.diff(positions) == 1)
+        follows &= (items[:-1] >= 0) & (items[1:] >= 0)
+        if not follows.any():
+            raise DataError("no user has two consecutive training events with items of the bundles")
+        steps = np.stack([items[:-1], items[1:]], axis=1)[follows]
+        return cls(steps, np.bincount(items[items >= 0], minlength=len(ids)))
 
 
 @dataclass(frozen=True)
@@ -127,29 +155,23 @@ def compare_bundles(
         [('shop', 0), ('other', 0)]
     """
     ids = common_ids(bundles)
-    labels = None
+    vectors = labels = behavior = None
     if items is not None and field is not None:
         column = items.fields[field]
         labels = tuple(column[row] for row in _rows_of(items, ids))
-    columns = bundles[0].manifest.made_from.event_columns
-    evidence = Evidence(
-        ids,
-        vectors=None if embeddings is None else _vectors(Path(embeddings), items, ids, by_row),
-        labels=labels,
-        behavior=None
-        if interactions is None
-        else Behavior.of(open_split(interactions, recorded=columns).train, ids),
-    )
+    if embeddings is not None:
+        if items is not None:
+            rows = _rows_of(items, ids)
+            vectors = read_vectors(Path(embeddings), items.ids, by_row=by_row)[rows]
+        elif by_row:
+            raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
+        else:
+            vectors = read_vectors(Path(embeddings), ids, by_row=False)
+    if interactions is not None:
+        columns = bundles[0].manifest.made_from.event_columns
+        behavior = Behavior.of(open_split(interactions, recorded=columns).train, ids)
+    evidence = Evidence(ids, vectors, labels, behavior)
     return [describe(bundle, evidence, seed=seed) for bundle in bundles]
-
-
-def _vectors(path: Path, items: Items | None, ids: Sequence[str], by_row: bool) -> Vectors:
-    if items is None and by_row:
-        raise UsageError("--by-row needs the catalog", hint="give it by --items ITEMS")
-    if items is not None:
-        rows = _rows_of(items, ids)
-        return read_vectors(path, items.ids, by_row=by_row)[rows]
-    return read_vectors(path, ids, by_row=False)
 
 
 def _rows_of(items: Items, ids: Sequence[str]) -> list[int]:
@@ -182,34 +204,19 @@ def describe(bundle: Bundle, evidence: Evidence, *, seed: int = 0) -> BundleFigu
     codes = bundle.items.codes[rows]
     sizes = bundle.space.sizes
     report = bundle.manifest.codebook_report
-    return BundleFigures(
-        name=bundle.manifest.name,
-        digest=bundle.identity.digest,
-        method=bundle.codebook.method if bundle.codebook else None,
-        sizes=sizes,
-        items=len(codes),
-        policy=bundle.manifest.collisions.policy,
-        before=report.collisions.before if report else None,
-        after=CollisionCounts.of(codes),
-        reassigned=report.reassigned if report else None,
-        seconds=sum(report.seconds.values()) if report else None,
-        residual_variance=_residual_variance(bundle, codes, evidence.vectors, report),
-        purity_by_chance=_purity(codes, sizes, evidence)[0],
-        levels=_level_figures(bundle, codes, evidence, report, seed),
-    )
-
-
-def _level_figures(
-    bundle: Bundle, codes: Codes, evidence: Evidence, report: CodebookReport | None, seed: int
-) -> tuple[LevelFigures, ...]:
-    sizes = bundle.space.sizes
+    vectors, codebook = evidence.vectors, bundle.codebook
+    variance = report.residual_variance_assigned if report else None
+    if vectors is not None and codebook is not None and codebook.dim == vectors.shape[1]:
+        variance = residual_variance(vectors, codebook, codes)[-1]
+    purity: Figures = [None] * (len(sizes) + 1)
+    if evidence.labels is not None:
+        purity = prefix_purity(codes, sizes, evidence.labels)
     neighbors: Figures = [None] * len(sizes)
-    of_events: Sequence[Figures] = [[None] * len(sizes)] * 6
-    if evidence.vectors is not None:
-        measured = neighbor_preservation(evidence.vectors, codes, bundle.codebook, seed=seed)
-        neighbors = measured.jaccard
+    if vectors is not None:
+        neighbors = neighbor_preservation(vectors, codes, codebook, seed=seed).jaccard
     elif report is not None:
         neighbors = report.neighbors.jaccard
+    of_events: Sequence[Figures] = [[None] * len(sizes)] * 6
     if evidence.behavior is not None:
         steps = evidence.behavior.steps
         of_events = (
@@ -217,50 +224,38 @@ def _level_figures(
             *prefix_alignment(codes, sizes, steps),
             *prefix_spread(codes, sizes, evidence.behavior.events),
         )
-    columns = (neighbors, _purity(codes, sizes, evidence)[1:], *of_events)
-    return tuple(
-        LevelFigures(use, *figures)
-        for use, *figures in zip(level_use(codes, sizes), *columns, strict=True)
+    columns = zip(level_use(codes, sizes), neighbors, purity[1:], *of_events, strict=True)
+    return BundleFigures(
+        name=bundle.manifest.name,
+        digest=bundle.identity.digest,
+        method=codebook.method if codebook else None,
+        sizes=sizes,
+        items=len(codes),
+        policy=bundle.manifest.collisions.policy,
+        before=report.collisions.before if report else None,
+        after=CollisionCounts.of(codes),
+        reassigned=report.reassigned if report else None,
+        seconds=sum(report.seconds.values()) if report else None,
+        residual_variance=variance,
+        purity_by_chance=purity[0],
+        levels=tuple(LevelFigures(use, *figures) for use, *figures in columns),
     )
-
-
-def _residual_variance(
-    bundle: Bundle, codes: Codes, vectors: Vectors | None, report: CodebookReport | None
-) -> float | None:
-    codebook = bundle.codebook
-    if vectors is not None and codebook is not None and codebook.dim == vectors.shape[1]:
-        return residual_variance(vectors, codebook, codes)[-1]
-    return report.residual_variance_assigned if report else None
-
-
-def _purity(codes: Codes, sizes: Sequence[int], evidence: Evidence) -> Figures:
-    if evidence.labels is None:
-        return [None] * (len(sizes) + 1)
-    return prefix_purity(codes, sizes, evidence.labels)
 
 
 def prefix_purity(codes: Codes, sizes: Sequence[int], labels: Sequence[str]) -> list[float | None]:
     """Per depth from 0: the probability that another item with the same prefix has the same label,
-    averaged over items.
-
-    Depth 0 is the whole catalog, the value by chance. Left out are items without a label, and at
-    each depth items whose prefix no other item has: one item alone is always pure. None if no item
-    is left."""
+    averaged over items. Depth 0 is the whole catalog, the value by chance. Left out are items
+    without a label, and at each depth items whose prefix no other item has: one item alone is
+    always pure. None if no item is left."""
     labeled = np.flatnonzero([bool(label) for label in labels])
     names = np.array(labels, dtype=object)[labeled].astype(str)
     _, label = np.unique(names, return_inverse=True)
-    purity = [_group_purity(np.zeros(len(labeled), dtype=np.int64), label)]
-    for group in prefix_groups(codes[labeled], sizes):
-        purity.append(_group_purity(group, label))
+    purity: list[float | None] = []
+    whole_catalog = np.zeros(len(labeled), dtype=np.int64)
+    for group in (whole_catalog, *prefix_groups(codes[labeled], sizes)):
+        group_and_label = group * (label.max(initial=0) + 1) + label
+        _, pair, counts = np.unique(group_and_label, return_inverse=True, return_counts=True)
+        others = np.bincount(group)[group] - 1
+        shares = (counts[pair] - 1)[others > 0] / others[others > 0]
+        purity.append(float(shares.mean()) if len(shares) else None)
     return purity
-
-
-def _group_purity(group: NDArray[np.int64], label: NDArray[np.int64]) -> float | None:
-    group_and_label = group * (label.max(initial=0) + 1) + label
-    _, pair, counts = np.unique(group_and_label, return_inverse=True, return_counts=True)
-    others = np.bincount(group)[group] - 1
-    others_with_label = counts[pair] - 1
-    has_others = others > 0
-    if not has_others.any():
-        return None
-    return float((others_with_label[has_others] / others[has_others]).mean())

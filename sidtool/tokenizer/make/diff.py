@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sidtool.base.records import JsonRecord
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
+from sidtool.tokenizer.bundle.manifest import flat_record
 from sidtool.tokenizer.sid import Codes
 
 _NOT_COMPARED = ("objects", "identity", "items", "report", "created", "lineage", "change", "parent")
@@ -68,6 +68,10 @@ def diff(old: Bundle, new: Bundle) -> Diff:
         >>> sidtool.diff(old, sidtool.add_items(old, remove=["b007"])).retired
         ('b007',)
     """
+    before, after = (
+        flat_record({key: value for key, value in record.items() if key not in _NOT_COMPARED})
+        for record in (old.manifest.to_json(), new.manifest.to_json())
+    )
     rows = new.items.rows(list(old.items.ids))
     old_rows = np.flatnonzero(rows >= 0)  # of the common items
     new_rows = rows[old_rows]
@@ -86,7 +90,12 @@ def diff(old: Bundle, new: Bundle) -> Diff:
         gone=_ids(old.items, np.flatnonzero((rows < 0) & ~old.items.retired)),
         restored=_ids(old.items, old_rows[was_retired & ~is_retired]),
         moved=tuple(
-            _move(old, new, int(old_rows[row]), int(new_rows[row]), int(depths[row]))
+            Move(
+                old.items.ids[int(old_rows[row])],
+                old.space.spell(old.items.codes[old_rows[row]]),
+                new.space.spell(new.items.codes[new_rows[row]]),
+                int(depths[row]),
+            )
             for row in moved
         ),
         retitled=_ids(old.items, retitled),
@@ -96,21 +105,16 @@ def diff(old: Bundle, new: Bundle) -> Diff:
             for depth in range(1, min(old.space.levels, new.space.levels) + 1)
         ),
         drift=_drift(old, new),
-        manifest=_changed(old.manifest, new.manifest),
+        manifest={
+            key: (before.get(key), after.get(key))
+            for key in sorted(before.keys() | after.keys())
+            if before.get(key) != after.get(key)
+        },
     )
 
 
 def _ids(items: ItemMap, rows: Iterable[Any]) -> tuple[str, ...]:
     return tuple(items.ids[int(row)] for row in rows)
-
-
-def _move(old: Bundle, new: Bundle, old_row: int, new_row: int, depth: int) -> Move:
-    return Move(
-        old.items.ids[old_row],
-        old.space.spell(old.items.codes[old_row]),
-        new.space.spell(new.items.codes[new_row]),
-        depth,
-    )
 
 
 def _first_difference(old: Codes, new: Codes) -> NDArray[np.int64]:
@@ -137,16 +141,3 @@ def _drift(old: Bundle, new: Bundle) -> tuple[float | None, ...]:
         norm = np.sqrt(np.square(centroids, dtype=np.float64).sum(axis=1).mean())
         drift.append(float(distance / norm) if norm else float(distance))
     return tuple(drift)
-
-
-def _changed(old: Manifest, new: Manifest) -> dict[str, tuple[Any, Any]]:
-    before = _comparable(old)
-    after = _comparable(new)
-    keys = sorted(before.keys() | after.keys())
-    pairs = {key: (before.get(key), after.get(key)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _comparable(manifest: Manifest) -> dict[str, Any]:
-    stored = manifest.to_json()
-    return flat_record({key: value for key, value in stored.items() if key not in _NOT_COMPARED})

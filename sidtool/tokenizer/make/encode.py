@@ -1,8 +1,10 @@
-"""Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe."""
+"""Texts or vectors -> SIDs, by the codebook of a bundle and the encoder named in its recipe; SIDs
+in a text -> items."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,11 +14,9 @@ from sidtool.base.progress import Progress
 from sidtool.data import Items, Vectors, VectorSource, open_vectors
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.encoder.lexical import LEXICAL
-from sidtool.tokenizer.encoder.loaded import TextEncoder, load_encoder
-from sidtool.tokenizer.encoder.model import check_location
+from sidtool.tokenizer.encoder.model import TextEncoder, check_location, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build_options import CatalogOptions, read_catalog
-from sidtool.tokenizer.sid import Codes
 
 NO_ITEMS = Items((), (), (), {}, "", "")
 
@@ -26,8 +26,7 @@ class Encoding:
     """The SID of one text or vector, and the active items with that SID.
 
     In a bundle with an appended collision level the SID lacks its last code, and the items are all
-    whose SID starts with it.
-    """
+    whose SID starts with it."""
 
     text: str
     """The text, or the number of the vector."""
@@ -66,26 +65,21 @@ def encode(
         vectors = model.vectors(texts)
     else:
         vectors = embed_texts(bundle, texts, model=model, trust_remote_code=trust_remote_code)
-    codes = bundle.encode(vectors)
-    return [_encoding(bundle, text, row) for text, row in zip(texts, codes, strict=True)]
-
-
-def _encoding(bundle: Bundle, text: str, codes: Codes) -> Encoding:
-    prefix = tuple(codes.tolist())
+    encodings = []
     items = bundle.items
-    active = [row for row in range(*items.rows_under(prefix)) if not items.retired[row]]
-    ids = tuple(items.ids[row] for row in active)
-    return Encoding(text, bundle.space.spell(prefix), prefix, ids)
+    for text, codes in zip(texts, bundle.encode(vectors).tolist(), strict=True):
+        rows = range(*items.rows_under(codes))
+        ids = tuple(items.ids[row] for row in rows if not items.retired[row])
+        encodings.append(Encoding(text, bundle.space.spell(codes), tuple(codes), ids))
+    return encodings
 
 
 def open_encoder(
     bundle: Bundle, *, model: str | None = None, trust_remote_code: bool = False
 ) -> TextEncoder:
-    """The encoder of a bundle's recipe, or the one that it stores; `model` is its present
-    location, if it moved.
-
-    Raises as `recorded_encoder` and `load_encoder`, and CompatibilityError if the encoder's probe
-    vectors differ from the recipe's."""
+    """The encoder of a bundle's recipe, or the one that it stores; `model` is its present location,
+    if it moved. Raises as `recorded_encoder` and `load_encoder`, and CompatibilityError if the
+    encoder's probe vectors differ from the recipe's."""
     encoder = recorded_encoder(bundle, model=model, trust_remote_code=trust_remote_code)
     if bundle.lexical is not None:
         return bundle.lexical
@@ -110,11 +104,7 @@ def embed_texts(
 
 
 def check_texts(
-    bundle: Bundle,
-    texts: Sequence[str],
-    *,
-    model: str | None = None,
-    trust_remote_code: bool = False,
+    bundle: Bundle, texts: Sequence[str], *, model: str | None, trust_remote_code: bool = False
 ) -> None:
     """Raise what `embed_texts` raises before it loads anything: as `recorded_encoder`, and
     DataError for an empty text."""
@@ -125,11 +115,9 @@ def check_texts(
 def recorded_encoder(
     bundle: Bundle, *, model: str | None = None, trust_remote_code: bool = False
 ) -> Encoder:
-    """The encoder that embeds texts for a bundle; nothing is loaded.
-
-    Raises RefusedError if the bundle has no codebook, was built from given vectors or by another
-    encoder than `model`, MissingPackageError or DataError if the encoder's packages or its folder
-    are missing."""
+    """The encoder that embeds texts for a bundle; nothing is loaded. Raises RefusedError if the
+    bundle has no codebook, was built from given vectors or by another encoder than `model`,
+    MissingPackageError or DataError if the encoder's packages or its folder are missing."""
     bundle.require_codebook()
     recipe = bundle.manifest.made_by.encoder
     if recipe.model is None:
@@ -143,7 +131,16 @@ def recorded_encoder(
             f"bundle {bundle.manifest.name!r} was built with the encoder {recipe.model}, not with "
             f"{model}"
         )
-    location = model or _recorded_location(recipe.model, recipe.revision)
+    location = model or recipe.model
+    if model is None and is_hub_url(recipe.model):
+        # a bundle may name any model of the hub, so only the user can ask for a download
+        try:
+            location = str(cached(recipe.model, revision=recipe.revision))
+        except DataError as error:
+            raise DataError(
+                f"the bundle's encoder {recipe.model} is not on this machine",
+                hint=f"--encoder {recipe.model} downloads it",
+            ) from error
     encoder = recipe.encoder(location, trust_remote_code=trust_remote_code)
     check_location(encoder)
     return encoder
@@ -190,9 +187,8 @@ def item_vectors(
     progress: Progress | None = None,
 ) -> Vectors:
     """(n, dim) float32: the vectors of a bundle's n items, in the order of its rows, from the files
-    `embeddings` or by the texts of the catalog `items`.
-
-    Raises as `read_sources` and `embed_texts`, and DataError if the catalog lacks an item."""
+    `embeddings` or by the texts of the catalog `items`. Raises as `read_sources` and `embed_texts`,
+    and DataError if the catalog lacks an item."""
     if embeddings:
         return read_sources(bundle, embeddings, list(bundle.items.ids))
     return embed_texts(bundle, _item_texts(bundle, items), model=model, progress=progress)
@@ -210,20 +206,6 @@ def _item_texts(bundle: Bundle, path: Path | None) -> list[str]:
     return [texts[item] for item in bundle.items.ids]
 
 
-def _recorded_location(model: str, revision: str | None) -> str:
-    """The folder of a recipe's encoder. A model of the hub must be in the hub's cache already: a
-    bundle may name any model, so only the user can ask for a download."""
-    if not is_hub_url(model):
-        return model
-    try:
-        return str(cached(model, revision=revision))
-    except DataError as error:
-        raise DataError(
-            f"the bundle's encoder {model} is not on this machine",
-            hint=f"--encoder {model} downloads it",
-        ) from error
-
-
 def read_sources(
     bundle: Bundle,
     paths: Sequence[str | Path],
@@ -232,10 +214,7 @@ def read_sources(
     by_row: bool | None = None,
 ) -> Vectors:
     """One file of vectors per source that a bundle was built from -> (n, sum of dims). `by_row` as
-    in `open_vectors`.
-
-    Raises as `open_sources`, and DataError for a vector that is not finite.
-    """
+    in `open_vectors`. Raises as `open_sources`, and DataError for a vector that is not finite."""
     sources = open_sources(bundle, paths, ids, by_row=by_row)
     return np.concatenate([source.all() for source in sources], axis=1)
 
@@ -247,11 +226,9 @@ def open_sources(
     *,
     by_row: bool | None = None,
 ) -> list[VectorSource]:
-    """The sources that `read_sources` reads; their vectors are not read.
-
-    Raises RefusedError if the bundle has no codebook, UsageError if the number of files, their
-    widths or their lengths do not fit, DataError as `open_vectors`.
-    """
+    """The sources that `read_sources` reads; their vectors are not read. Raises RefusedError if the
+    bundle has no codebook, UsageError if the number of files, their widths or their lengths do not
+    fit, DataError as `open_vectors`."""
     dims = bundle.require_codebook().dims
     sources = [open_vectors(Path(path), ids, by_row=by_row) for path in paths]
     widths = tuple(source.shape[1] for source in sources)
@@ -269,3 +246,45 @@ def open_sources(
 
 def _join(numbers: Sequence[int]) -> str:
     return " and ".join(map(str, numbers))
+
+
+Status = Literal["item", "retired", "unknown", "malformed"]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One SID of a text, with its items (several if collisions are allowed), or why it has none."""
+
+    sid: str
+    status: Status
+    items: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
+
+
+def decode(bundle: Bundle, text: str) -> list[Decoded]:
+    """Every SID in a text, in order. A piece that is not a complete SID of the space is
+    `malformed`.
+
+    Examples:
+        >>> bundle = sidtool.open_bundle("shop.zarr")
+        >>> text = f"after {bundle.sid('b007')} came <s_a_1>"
+        >>> [(piece.status, piece.items) for piece in sidtool.decode(bundle, text)]
+        [('item', ('b007',)), ('malformed', ())]
+    """
+    pieces = list(bundle.space.find(text))
+    codes = [piece.codes for piece in pieces if piece.codes is not None]
+    sids = np.array(codes, dtype=np.uint16).reshape(-1, bundle.space.levels)
+    items = bundle.items_with_sids(sids)
+    decoded = []
+    for piece in pieces:
+        if piece.codes is None:
+            decoded.append(Decoded(piece.text, "malformed"))
+            continue
+        rows = range(*items.rows_under(piece.codes))
+        active = [row for row in rows if not items.retired[row]]
+        status: Status = "item" if active else "retired" if rows else "unknown"
+        named = active or rows
+        ids = tuple(items.ids[row] for row in named)
+        titles = tuple(items.title(row) for row in named)
+        decoded.append(Decoded(piece.text, status, ids, titles))
+    return decoded

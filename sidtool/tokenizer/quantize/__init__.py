@@ -98,8 +98,7 @@ def fit(
     `options` are keyword arguments of the method's function, among them `normalize` (scale every
     vector to length 1 first) for all. The same seed and vectors give the same codebook. Raises
     UsageError for an unknown method, option or level size, DataError if a value is not finite or
-    there are fewer distinct vectors than codes in a level.
-    """
+    there are fewer distinct vectors than codes in a level."""
     check_method(method, options)
     Levels(tuple(sizes))
     return METHODS[method].fit(vectors, sizes, seed=seed, progress=progress, **options)

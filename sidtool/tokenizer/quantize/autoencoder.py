@@ -1,8 +1,7 @@
 """Autoencoders with a quantizer between encoder and decoder, trained in torch, stored as numpy
 arrays.
 
-Imported only to fit such a codebook: encoding needs no torch.
-"""
+Imported only to fit such a codebook: encoding needs no torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -178,7 +177,9 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     for epoch in range(epochs):
         for batch in torch.randperm(len(data), generator=generator).split(BATCH):
-            loss = _loss(model, data[batch], quantizer)
+            latent = model.encode(data[batch])
+            quantized, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
+            loss = loss + _error(model.decode(quantized), data[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -187,13 +188,6 @@ def train(
             quantizer.revive(generator)
         if progress:
             progress(epoch + 1, epochs)
-
-
-def _loss(model: Autoencoder, batch: Tensor, quantizer: nn.Module | Quantize | None) -> Tensor:
-    """Quantization and reconstruction loss of (batch, dim) rows."""
-    latent = model.encode(batch)
-    quantized, loss = (latent, 0.0) if quantizer is None else quantizer(latent)
-    return loss + _error(model.decode(quantized), batch)
 
 
 def latents(model: Autoencoder, rows: Vectors) -> Vectors:

@@ -1,16 +1,14 @@
 """The codebook: centroids of every level, and the conversion of vectors to codes and back.
 
-Needs numpy only, so a bundle encodes without a deep-learning stack.
-"""
+Needs numpy only, so a bundle encodes without a deep-learning stack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.base.records import JsonRecord
@@ -67,10 +65,8 @@ class QuantizerParams(JsonRecord):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The parameters that `to_json` stored; other keys are kept in `fit`.
-
-        Raises TypeError that names a key if its value is malformed.
-        """
+        """The parameters that `to_json` stored; other keys are kept in `fit`. Raises TypeError that
+        names a key if its value is malformed."""
         if not isinstance(value, Mapping):
             raise TypeError("expected an object")
         field_names = {field.name for field in fields(cls)} - {"fit"}
@@ -86,8 +82,7 @@ class Codebook:
     `levels[l]` is (K_l, width) float32. `encoder` holds the networks that map an embedding to the
     space of the centroids and back; it is empty if that is the embedding space. Every method fits
     this class: product quantization has centroids that are zero outside their part of the space,
-    and a grid is a set of centroids.
-    """
+    and a grid is a set of centroids."""
 
     method: str
     levels: tuple[Vectors, ...]
@@ -139,7 +134,11 @@ class Codebook:
             check_fusion(self.encoder, self.params.fusion, self._fitted_dim)
         if not 0 <= self.params.first_code < min(self.sizes):
             raise ValueError(f"first_code is {self.params.first_code}, a level has fewer codes")
-        self._check_scale()
+        if "scale" in self.encoder or "shift" in self.encoder:
+            for name in ("scale", "shift"):
+                array = self.encoder[name]
+                if array.shape != (self._fitted_dim,) or self.params.fusion is not None:
+                    raise ValueError(f"{name} has shape {array.shape} for vectors of {self.dims}")
         networks = [("in", self._fitted_dim, check_network(self.encoder, "in", self._fitted_dim))]
         if has(self.encoder, "out"):
             latent = len(self.encoder["out_0_weight"])
@@ -155,14 +154,6 @@ class Codebook:
                     f"network {name!r} maps {source} to {target}, skip needs one width"
                 )
 
-    def _check_scale(self) -> None:
-        if "scale" not in self.encoder and "shift" not in self.encoder:
-            return
-        for name in ("scale", "shift"):
-            array = self.encoder[name]
-            if array.shape != (self._fitted_dim,) or self.params.fusion is not None:
-                raise ValueError(f"{name} has shape {array.shape} for vectors of {self.dims}")
-
     @property
     def needs_format_2(self) -> bool:
         """Whether a reader of bundles of format 1 would encode otherwise."""
@@ -175,13 +166,10 @@ class Codebook:
         return replace(self, encoder={**self.encoder, **arrays}, params=params)
 
     def transform(self, vectors: Vectors) -> Vectors:
-        """(n, dim) embeddings -> (n, width) float32 in the space of the centroids.
-
-        The steps, as far as `params` and `encoder` have them: fuse the sources, multiply by "scale"
-        and add "shift", scale to length 1, apply the network "in", add its input (`skip`), bound
-        it, append zeros up to `width`. Raises DataError if the width is wrong or a value is not
-        finite.
-        """
+        """(n, dim) embeddings -> (n, width) float32 in the space of the centroids. The steps, as
+        far as `params` and `encoder` have them: fuse the sources, multiply by "scale" and add
+        "shift", scale to length 1, apply the network "in", add its input (`skip`), bound it, append
+        zeros up to `width`. Raises DataError if the width is wrong or a value is not finite."""
         vectors = self.prepare(vectors)
         if self.width == self._fitted_dim and not has(self.encoder, "in"):
             return vectors
@@ -205,11 +193,9 @@ class Codebook:
         return unit(vectors) if self.params.normalize else vectors
 
     def reconstruct(self, codes: Codes) -> Vectors:
-        """(n, depth) codes, or prefixes -> float32 approximations of `prepare`d embeddings.
-
-        With `normalize_residuals` the lengths of residuals are not known, and the sum of the
-        centroids is the approximation, as in GRID.
-        """
+        """(n, depth) codes, or prefixes -> float32 approximations of `prepare`d embeddings. With
+        `normalize_residuals` the lengths of residuals are not known, and the sum of the centroids
+        is the approximation, as in GRID."""
         latent = self.decode(codes)
         if not has(self.encoder, "out"):
             return latent[:, : self._fitted_dim]
@@ -219,11 +205,8 @@ class Codebook:
 
     def encode(self, vectors: Vectors) -> Codes:
         """(n, dim) embeddings -> (n, levels) uint16 codes: per level the centroid nearest to the
-        residual.
-
-        The codes of a row do not depend on other rows. Of equally near centroids the lowest code
-        wins. Raises DataError if the width is wrong or a value is not finite.
-        """
+        residual. The codes of a row do not depend on other rows. Of equally near centroids the
+        lowest code wins. Raises DataError if the width is wrong or a value is not finite."""
         codes = np.empty((len(vectors), len(self.levels)), dtype=np.uint16)
         for start in range(0, len(vectors), BLOCK):
             rows = _checked(vectors[start : start + BLOCK], self.dim)
@@ -232,32 +215,51 @@ class Codebook:
         return codes
 
     def _codes(self, block: Vectors) -> Codes:
-        """(n, width) rows in the space of the centroids -> (n, levels) uint16."""
-        if self.params.normalize_residuals or sum(self.sizes) > MAX_STACKED:
-            return self._codes_level_by_level(block)
-        return self._stacked.codes(block, self.params.first_code)
-
-    def _codes_level_by_level(self, block: Vectors) -> Codes:
+        """(n, width) rows in the space of the centroids -> (n, levels) uint16. An offset common to
+        all vectors is taken away: it would cost the digits that separate them."""
         codes = np.empty((len(block), len(self.levels)), dtype=np.uint16)
         is_unit = self.params.normalize_residuals
-        # as in the stacked levels, an offset common to all vectors is taken away
-        residual = block if is_unit else block - self._center
-        for number, level in enumerate(self.levels):
+        center = self.levels[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+        if not is_unit and sum(self.sizes) <= MAX_STACKED:
+            stacked, bias, products = self._stacked
+            scores = (block - center) @ stacked - bias  # (n, sum K_l)
+            starts = [0, *accumulate(self.sizes)]
+            for level, (start, stop) in enumerate(pairwise(starts)):
+                level_scores = scores[:, start:stop]  # (n, K_l), a view
+                for earlier in range(level):
+                    chosen = starts[earlier] + codes[:, earlier].astype(np.intp)
+                    level_scores -= products[chosen, start:stop]
+                level_scores[:, : self.params.first_code] = -np.inf
+                codes[:, level] = level_scores.argmax(axis=1)
+            return codes
+        residual = block if is_unit else block - center
+        for number, level_centroids in enumerate(self.levels):
+            centroids = level_centroids
             if is_unit:
                 residual = unit(residual)
             elif number == 0:
-                level = level - self._center
-            half_norms = 0.5 * np.square(level, dtype=np.float64).sum(axis=1)
-            scores = residual @ level.T - half_norms.astype(np.float32)  # (n, K)
+                centroids = centroids - center
+            half_norms = 0.5 * np.square(centroids, dtype=np.float64).sum(axis=1)
+            scores = residual @ centroids.T - half_norms.astype(np.float32)  # (n, K)
             scores[:, : self.params.first_code] = -np.inf
             codes[:, number] = scores.argmax(axis=1)
-            residual = residual - level[codes[:, number]]
+            residual = residual - centroids[codes[:, number]]
         return codes
 
     @cached_property
-    def _center(self) -> NDArray[np.float32]:
-        """(width,) float32: the mean of the first level's centroids."""
-        return self.levels[0].mean(axis=0, dtype=np.float64).astype(np.float32)
+    def _stacked(self) -> tuple[Vectors, Vectors, Vectors]:
+        """What gives sequential residual codes from one matrix product: the (width, sum K_l)
+        centroids of all levels, those of the first one centered; half their squared norms; and
+        their (sum K_l, sum K_l) inner products, all float32. The residual of a row x at level l is
+        x - sum_j C_j[c_j], so its nearest centroid maximizes x.C_l[k] - |C_l[k]|^2 / 2 - sum_j
+        C_j[c_j].C_l[k]. The first term is one product with all levels stacked, the last one comes
+        from the table."""
+        first, *later = self.levels
+        center = first.mean(axis=0, dtype=np.float64)
+        rows = np.concatenate([first - center, *later]).astype(np.float32)
+        half_norms = 0.5 * np.square(rows, dtype=np.float64).sum(axis=1)
+        stacked = np.ascontiguousarray(rows.T)
+        return stacked, half_norms.astype(np.float32), stacked.T @ stacked
 
     def decode(self, codes: Codes) -> Vectors:
         """(n, depth) codes, or prefixes -> (n, width) float32: the sum of their centroids."""
@@ -265,61 +267,6 @@ class Codebook:
         for level, column in zip(self.levels, codes.T, strict=False):
             total += level[column]
         return total
-
-    @cached_property
-    def _stacked(self) -> "_StackedLevels":
-        return _StackedLevels.of(self.levels)
-
-
-@dataclass(frozen=True)
-class _StackedLevels:
-    """Sequential residual codes from one matrix product.
-
-    The residual of a row x at level l is x - sum_j C_j[c_j], so its nearest centroid maximizes
-    x.C_l[k] - |C_l[k]|^2 / 2 - sum_j C_j[c_j].C_l[k]. The first term is one product with all levels
-    stacked, the last one comes from a small table. The first level is centered before: an offset
-    common to all vectors would cost the digits that separate them.
-    """
-
-    center: NDArray[np.float32]
-    """(width,) float32: the mean of the first level's centroids."""
-    stacked: NDArray[np.float32]
-    """(width, sum K_l) float32."""
-    bias: NDArray[np.float32]
-    """(sum K_l,) float32: half the squared norms."""
-    starts: tuple[int, ...]
-    """(levels + 1): the first column of each level, and the end."""
-
-    @classmethod
-    def of(cls, levels: tuple[Vectors, ...]) -> "_StackedLevels":
-        center = levels[0].mean(axis=0, dtype=np.float64)
-        stacked = np.concatenate([levels[0] - center, *levels[1:]]).astype(np.float32)
-        bias = 0.5 * np.square(stacked, dtype=np.float64).sum(axis=1)
-        starts = np.cumsum([0, *(len(level) for level in levels)]).tolist()
-        return cls(
-            center.astype(np.float32),
-            np.ascontiguousarray(stacked.T),
-            bias.astype(np.float32),
-            tuple(starts),
-        )
-
-    @cached_property
-    def products(self) -> NDArray[np.float32]:
-        """(sum K_l, sum K_l) float32: inner products of all centroids."""
-        return self.stacked.T @ self.stacked
-
-    def codes(self, block: Vectors, first_code: int = 0) -> Codes:
-        """(n, width) -> (n, levels) uint16, none below `first_code`."""
-        scores = (block - self.center) @ self.stacked - self.bias  # (n, sum K_l)
-        codes = np.empty((len(block), len(self.starts) - 1), dtype=np.uint16)
-        for level, (start, stop) in enumerate(pairwise(self.starts)):
-            level_scores = scores[:, start:stop]  # (n, K_l), a view
-            for earlier in range(level):
-                chosen = self.starts[earlier] + codes[:, earlier].astype(np.intp)
-                level_scores -= self.products[chosen, start:stop]
-            level_scores[:, :first_code] = -np.inf
-            codes[:, level] = level_scores.argmax(axis=1)
-        return codes
 
 
 def _checked(vectors: Vectors, dim: int) -> Vectors:

@@ -1,8 +1,7 @@
 """Finite scalar quantization: codes are the cells of a fixed grid (Mentzer et al. 2023).
 
 Each level has a few latent dimensions, cut into equal cells between -1 and 1; an autoencoder learns
-the latents.
-"""
+the latents."""
 
 from collections.abc import Sequence
 from math import log, prod
@@ -29,9 +28,7 @@ def fit(
     progress: Progress | None = None,
 ) -> Codebook:
     """An autoencoder of (n, dim) float32 embeddings over a grid with `sizes[l]` cells at level l.
-
-    Raises DataError as residual k-means does.
-    """
+    Raises DataError as residual k-means does."""
     import torch
 
     from sidtool.tokenizer.quantize.autoencoder import Autoencoder, Scale, train

@@ -2,8 +2,7 @@
 
 Each source has unit norm and is scaled by the square root of its weight, so weights are shares of
 the squared norm. Collaborative vectors exist only for items with events: a stored ridge regression
-predicts them from the other sources, and an item with events gets a mixture of both.
-"""
+predicts them from the other sources, and an item with events gets a mixture of both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +30,6 @@ class FusionOptions:
     """How sources and collaborative vectors are made and fused. Raises UsageError for values out of
     range."""
 
-    text_dim: int | None = option(None, minimum=1)
-    """Principal components kept of each source; None: all dimensions."""
     collaborative_dim: int = option(64, minimum=1)
     """Width of the collaborative vectors."""
     collaborative_weight: float = option(0.5, above=0, below=1)
@@ -80,8 +77,7 @@ class Fusion(JsonRecord):
     """The parts of a fused vector, in order.
 
     The networks that go with it are arrays by name (see `quantize.mlp`): "source0" projects the
-    first source, "collaborative" predicts the collaborative part from all sources.
-    """
+    first source, "collaborative" predicts the collaborative part from all sources."""
 
     sources: tuple[FusedSource, ...]
     collaborative: CollaborativePart | None = None
@@ -92,10 +88,8 @@ class Fusion(JsonRecord):
 
 
 def fuse(arrays: Arrays, fusion: Fusion, vectors: Vectors) -> Vectors:
-    """(n, sum of dims) sources side by side -> (n, fused width) float32.
-
-    The collaborative part, if there is one, is predicted for every row.
-    """
+    """(n, sum of dims) sources side by side -> (n, fused width) float32. The collaborative part, if
+    there is one, is predicted for every row."""
     width = sum(source.width for source in fusion.sources)
     if has(arrays, COLLABORATIVE):
         width += len(arrays[f"{COLLABORATIVE}_0_bias"])
@@ -144,31 +138,18 @@ def source_shares(n: int, weights: Sequence[float] = ()) -> NDArray[np.float64]:
     return normalized
 
 
-def fuse_sources(
-    sources: Sequence[Vectors], weights: Sequence[float] = (), text_dim: int | None = None
-) -> tuple[Fusion, dict[str, NDArray[Any]]]:
-    """The fusion of sources of (n, dim_i) vectors, and its arrays.
-
-    Weights (equal if none are given) are scaled to add up to 1. Sources wider than `text_dim` are
-    projected to their principal components. Raises UsageError if there are not as many positive
-    weights as sources.
-    """
-    shares = source_shares(len(sources), weights)
-    arrays: dict[str, NDArray[Any]] = {}
-    fused = []
-    for number, (source, share) in enumerate(zip(sources, shares.tolist(), strict=True)):
-        dim = int(source.shape[1])
-        width = dim
-        if text_dim is not None and text_dim < dim:
-            width = text_dim
-            arrays |= _principal_axes(f"source{number}", source, width)
-        fused.append(FusedSource(dim, width, share))
-    return Fusion(tuple(fused)), arrays
+def fuse_sources(sources: Sequence[Vectors], weights: Sequence[float] = ()) -> Fusion:
+    """The fusion of sources of (n, dim_i) vectors. Weights (equal if none are given) are scaled to
+    add up to 1. Raises UsageError if there are not as many positive weights as sources."""
+    shares = source_shares(len(sources), weights).tolist()
+    dims = [int(source.shape[1]) for source in sources]
+    return Fusion(
+        tuple(FusedSource(dim, dim, share) for dim, share in zip(dims, shares, strict=True))
+    )
 
 
 def add_collaborative(
     fusion: Fusion,
-    arrays: Arrays,
     vectors: Vectors,
     collaborative: Vectors,
     events: NDArray[np.int64],
@@ -186,12 +167,12 @@ def add_collaborative(
         FusedSource(source.dim, source.width, source.weight * (1 - share))
         for source in fusion.sources
     )
-    inputs = fuse(arrays, Fusion(sources), vectors)
+    inputs = fuse({}, Fusion(sources), vectors)
     observed = unit(collaborative) * np.float32(sqrt(share))
     is_warm = collaborative.any(axis=1)
     trust = np.where(is_warm, events / np.maximum(events + options.prior, 1e-9), 0)
     trust = trust.astype(np.float32)[:, None]  # (n, 1)
-    arrays = {**arrays, **_ridge(inputs[is_warm], observed[is_warm], options.ridge)}
+    arrays = _ridge(inputs[is_warm], observed[is_warm], options.ridge)
     part = CollaborativePart(
         dim=int(collaborative.shape[1]),
         weight=share,
@@ -212,19 +193,6 @@ def fix_signs(columns: NDArray[np.float64]) -> NDArray[np.float64]:
     peak = np.abs(columns).argmax(axis=0, keepdims=True)
     largest = np.take_along_axis(columns, peak, axis=0)
     return columns * np.where(largest < 0, -1, 1)
-
-
-def _principal_axes(name: str, vectors: Vectors, width: int) -> dict[str, NDArray[np.float32]]:
-    """The network that projects unit-norm rows onto their first `width` principal axes."""
-    rows = unit(vectors)
-    mean = rows.mean(axis=0, dtype=np.float64)
-    scatter = _products(rows, rows) - len(rows) * np.outer(mean, mean)  # (dim, dim)
-    _, axes = np.linalg.eigh(scatter)
-    weight = fix_signs(axes[:, ::-1][:, :width])  # eigh sorts ascending
-    return {
-        f"{name}_0_weight": weight.astype(np.float32),
-        f"{name}_0_bias": -(mean @ weight).astype(np.float32),
-    }
 
 
 def _ridge(inputs: Vectors, targets: Vectors, penalty: float) -> dict[str, NDArray[np.float32]]:

@@ -10,8 +10,7 @@ Modha 2001) from them. The residuals of later levels have no clusters: rows are 
 and nearly orthogonal, so the few short ones among the seeds are nearest to all others. One code
 then takes most rows and keeps them: a local optimum whose error is hardly worse. A step by
 direction alone does not depend on the length of a seed. With few rows and many dimensions only
-`balanced` prevents such collapsed codes.
-"""
+`balanced` prevents such collapsed codes."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -54,12 +53,10 @@ def training_rows(
     normalize: bool,
     at_least: int = 0,
 ) -> Vectors:
-    """(n, dim) embeddings -> a new array of rows in random order.
-
-    There are 256 rows per code of the largest level, or `at_least` if that is more; fewer if there
-    are fewer vectors or the source's memory limit is lower. Raises DataError if a value is not
-    finite or above MAX_VALUE, or if there are fewer distinct rows than codes in the largest level.
-    """
+    """(n, dim) embeddings -> a new array of rows in random order. There are 256 rows per code of
+    the largest level, or `at_least` if that is more; fewer if there are fewer vectors or the
+    source's memory limit is lower. Raises DataError if a value is not finite or above MAX_VALUE, or
+    if there are fewer distinct rows than codes in the largest level."""
     source = VectorSource.of(vectors)
     count = min(max(ROWS_PER_CENTROID * max(sizes), at_least), source.limit)
     if count >= len(source):
@@ -67,7 +64,17 @@ def training_rows(
     else:
         drawn = rng.choice(len(source), count, replace=False)
     rows = source.take(drawn)
-    _require_distinct(rows, max(sizes))
+    distinct: set[bytes] = set()
+    for row in rows:
+        distinct.add(row.tobytes())
+        if len(distinct) >= max(sizes):
+            break
+    else:
+        raise DataError(
+            f"{len(rows)} items have {len(distinct)} distinct vectors, and a level has "
+            f"{max(sizes)} codes",
+            hint=f"choose levels of at most {len(distinct)} codes",
+        )
     largest = max(float(rows.max()), -float(rows.min()))
     if largest > MAX_VALUE:
         raise DataError(
@@ -76,19 +83,6 @@ def training_rows(
             hint="scale the vectors down",
         )
     return unit(rows) if normalize else rows
-
-
-def _require_distinct(vectors: Vectors, count: int) -> None:
-    distinct: set[bytes] = set()
-    for row in vectors:
-        distinct.add(row.tobytes())
-        if len(distinct) >= count:
-            return
-    raise DataError(
-        f"{len(vectors)} items have {len(distinct)} distinct vectors, "
-        f"and a level has {count} codes",
-        hint=f"choose levels of at most {len(distinct)} codes",
-    )
 
 
 def kmeans(
@@ -101,8 +95,20 @@ def kmeans(
         lloyd(part, seeds, SEEDING_ITERATIONS),
         lloyd(part, by_direction(part, seeds), SEEDING_ITERATIONS),
     ]
-    assignments = [nearest(vectors, centroids) for centroids, _ in starts]
-    centroids, done = starts[_preferred(assignments, size)]
+    errors = []
+    entropies = []
+    for centroids, _ in starts:
+        codes, distances = nearest(vectors, centroids)
+        errors.append(float(distances.sum(dtype=np.float64)))
+        share = np.bincount(codes, minlength=size) / len(codes)
+        logs = np.log(np.maximum(share, np.finfo(float).tiny))  # 0 * log(tiny) adds nothing
+        entropies.append(float(-(share * logs).sum()))
+    # of the starts with about the least error, the one that uses its codes most evenly
+    preferred = max(
+        range(len(starts)),
+        key=lambda start: (errors[start] <= SIMILAR_ERROR * min(errors), entropies[start]),
+    )
+    centroids, done = starts[preferred]
     if len(part) == len(vectors) and done < SEEDING_ITERATIONS:
         return centroids, done  # converged on the whole sample already
     centroids, steps = lloyd(vectors, centroids, max_iterations)
@@ -114,23 +120,6 @@ def cluster(vectors: Vectors, size: int, rng: np.random.Generator) -> Vectors:
     count = min(len(vectors), ROWS_PER_CENTROID * size)
     sample = vectors[rng.choice(len(vectors), count, replace=False)]
     return kmeans(sample, size, rng)[0]
-
-
-def _preferred(assignments: Sequence[tuple[Labels, Distances]], size: int) -> int:
-    """Index of the assignment that uses its codes most evenly, of those with about the least
-    error."""
-    errors = [float(distances.sum(dtype=np.float64)) for _, distances in assignments]
-    entropies = [_entropy(codes, size) for codes, _ in assignments]
-    return max(
-        range(len(assignments)),
-        key=lambda start: (errors[start] <= SIMILAR_ERROR * min(errors), entropies[start]),
-    )
-
-
-def _entropy(codes: Labels, size: int) -> float:
-    share = np.bincount(codes, minlength=size) / len(codes)
-    logs = np.log(np.maximum(share, np.finfo(float).tiny))  # 0 * log(tiny) adds nothing
-    return float(-(share * logs).sum())
 
 
 def by_direction(vectors: Vectors, centroids: Vectors) -> Vectors:
@@ -184,10 +173,8 @@ def lloyd(vectors: Vectors, centroids: Vectors, max_iterations: int) -> tuple[Ve
 def nearest(
     vectors: Vectors, centroids: Vectors, prices: Distances | None = None
 ) -> tuple[Labels, Distances]:
-    """The nearest centroid of each row as (n,) codes, and the (n,) squared distances to it.
-
-    (K,) `prices` are added to the squared distances, if given.
-    """
+    """The nearest centroid of each row as (n,) codes, and the (n,) squared distances to it. (K,)
+    `prices` are added to the squared distances, if given."""
     codes = np.empty(len(vectors), dtype=np.intp)
     distances = np.empty(len(vectors), dtype=np.float32)
     transposed = np.ascontiguousarray(centroids.T)

@@ -1,8 +1,7 @@
 """Feed-forward networks in numpy, which map embeddings to the space of the centroids and back.
 
-Layer i of a network called "in" has the float32 arrays `in_{i}_weight` (from, to) and
-`in_{i}_bias` (to,); the activation between layers is max(x, 0).
-"""
+Layer i of a network called "in" has the float32 arrays `in_{i}_weight` (from, to) and `in_{i}_bias`
+(to,); the activation between layers is max(x, 0)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,9 +38,8 @@ def forward(arrays: Arrays, network: str, vectors: Vectors) -> Vectors:
 
 def check_network(arrays: Arrays, network: str, width: int) -> int:
     """The width of what a network gives for vectors of some width; that width if there is none.
-
-    Raises ValueError unless the shapes of its arrays fit each other, KeyError if a bias is missing.
-    """
+    Raises ValueError unless the shapes of its arrays fit each other, KeyError if a bias is
+    missing."""
     layer = 0
     while f"{network}_{layer}_weight" in arrays:
         weight = arrays[f"{network}_{layer}_weight"]
@@ -58,9 +56,7 @@ def check_network(arrays: Arrays, network: str, width: int) -> int:
 
 def by_blocks(function: Callable[[Vectors], Vectors], vectors: Vectors, width: int) -> Vectors:
     """(n, from) -> (n, width) float32 in padded blocks: a row's result does not depend on others.
-
-    `function` maps a block to as many rows of at most `width` values; zeros fill up the rest.
-    """
+    `function` maps a block to as many rows of at most `width` values; zeros fill up the rest."""
     result = np.zeros((len(vectors), width), dtype=np.float32)
     for start in range(0, len(vectors), BLOCK):
         rows = vectors[start : start + BLOCK]

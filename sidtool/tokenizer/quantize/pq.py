@@ -2,8 +2,7 @@
 
 Each level codes its own part of the dimensions, so no level depends on another (RPG, ActionPiece).
 Jégou et al. 2011; the rotation is that of Ge et al. 2013: principal axes, distributed so that all
-parts have similar variance, then alternating k-means and Procrustes.
-"""
+parts have similar variance, then alternating k-means and Procrustes."""
 
 from collections.abc import Sequence
 
@@ -14,13 +13,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
-from sidtool.tokenizer.quantize.kmeans import (
-    Normalize,
-    kmeans,
-    lloyd,
-    nearest,
-    training_rows,
-)
+from sidtool.tokenizer.quantize.kmeans import Normalize, kmeans, lloyd, nearest, training_rows
 
 ROUNDS = 10
 """Alternations between centroids and rotation."""
@@ -38,9 +31,8 @@ def fit(
     progress: Progress | None = None,
 ) -> Codebook:
     """Product quantization of (n, dim) float32 embeddings: k-means of each run of dimensions.
-
-    Raises DataError as residual k-means does, UsageError if there are more levels than dimensions.
-    """
+    Raises DataError as residual k-means does, UsageError if there are more levels than
+    dimensions."""
     rng = np.random.default_rng(seed)
     rows = training_rows(vectors, sizes, rng, normalize)
     dim = rows.shape[1]

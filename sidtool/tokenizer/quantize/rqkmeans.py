@@ -1,7 +1,6 @@
 """Residual k-means: each level clusters what earlier levels leave (OneRec, OpenOneRec, GRID).
 
-Levels are found one after the other, and then refined together, which lowers the total error.
-"""
+Levels are found one after the other, and then refined together, which lowers the total error."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,16 +10,35 @@ from numpy.typing import NDArray
 
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.quantize.balanced import kmeans as balanced_kmeans
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.kmeans import (
     CHUNK,
     TOLERANCE,
+    Distances,
+    Labels,
     Normalize,
     kmeans,
+    means,
     nearest,
     training_rows,
 )
+
+MAX_ENTRIES = 1 << 28
+"""Most entries of the table of distances: one GiB."""
+ROUNDS = 10
+"""Most updates of the centroids."""
+PRICE_UPDATES = 16
+"""Price updates per update of the centroids. More of them lower the error by .7%, for twice the
+time."""
+PRICED_ROWS = 256
+"""Rows processed at once."""
+START_TEMPERATURE = 0.3
+"""First temperature of the price updates, in standard deviations of the distances."""
+END_TEMPERATURE = 0.01
+MIN_LOG_SHARE = np.float32(-50)
+"""Smaller log shares are clipped: they add nothing, and subnormal floats are slow."""
+MIN_DEMAND = 1e-6
+"""The smallest demand for a centroid, as a share of the even one, that changes its price."""
 
 ITERATIONS = 5
 """Most Lloyd iterations per level on the whole sample; the refinement does the rest."""
@@ -60,8 +78,7 @@ def fit(
     default: on if there are fewer than 8 vectors per code of the largest level. The same seed and
     vectors give the same codebook. A level with fewer distinct residuals than codes leaves codes
     unused. Raises DataError if a value is not finite or there are fewer distinct vectors than codes
-    in the largest level.
-    """
+    in the largest level."""
     rng = np.random.default_rng(seed)
     sample = 0 if balanced else min(len(vectors) // 4, 1024 * max(sizes), MAX_SAMPLE)
     residual = training_rows(vectors, sizes, rng, normalize, sample)
@@ -89,16 +106,16 @@ def fit(
     if not balanced:
         levels = refine(residual, levels, codes)
     levels[0] = levels[0] + center
-    record = {
-        "seed": seed,
-        "balanced": balanced,
-        "sample": len(residual),
-        "iterations": iterations,
-    }
+    record = {"seed": seed, "balanced": balanced, "sample": len(residual), "iterations": iterations}
     dim = None
     if balanced:
-        levels = _with_prices(levels, prices)
         dim = int(residual.shape[1])
+        # one more dimension per level with the root of a centroid's price: the squared distance to
+        # a zero-padded vector then has the price, and the nearest centroid is the cheapest one
+        for level, price in enumerate(prices):
+            roots = np.zeros((len(price), len(levels)), dtype=np.float32)
+            roots[:, level] = np.sqrt(price)
+            levels[level] = np.concatenate([levels[level], roots], axis=1)
     params = QuantizerParams(dim=dim, normalize=normalize, fit=record)
     return Codebook("rq-kmeans", tuple(levels), {}, params)
 
@@ -110,8 +127,7 @@ def refine(residual: Vectors, levels: Sequence[Vectors], codes: LevelCodes) -> l
     overwritten. A pass sets every level's centroids to the means of what all *other* levels leave
     of their rows, then assigns codes again, each the nearest given the earlier levels, as `encode`
     does. (GRVQ, S. Liu et al., 2016, with this plain assignment in place of its beam.) It stops
-    when the error falls by less than TOLERANCE; the levels with the least error are returned.
-    """
+    when the error falls by less than TOLERANCE; the levels with the least error are returned."""
     best = list(levels)
     current = list(levels)
     sums, least_error = _reassign(residual, None, current, codes)
@@ -131,7 +147,6 @@ def _reassign(
     residual: Vectors, old: Sequence[Vectors] | None, new: Sequence[Vectors], codes: LevelCodes
 ) -> tuple[list[Vectors], float]:
     """Assign codes of the `new` centroids, and update the residuals that the `old` ones left.
-
     Returns the sums of the residuals over the rows of each code, (K_l, dim) per level, and the
     total squared residual. Without `old` nothing is updated. Each row passes through the cache
     once: memory is the bottleneck."""
@@ -157,11 +172,9 @@ def _update(
     residual: Vectors, levels: Sequence[Vectors], codes: LevelCodes, sums: Sequence[Vectors]
 ) -> list[Vectors]:
     """Centroids of each level as means given the other levels, where earlier ones have moved.
-
     `sums` are the residuals summed over the rows of each code. A centroid shifts by the mean
     residual of its rows, less the shifts of earlier levels. An empty code restarts at a row with a
-    large residual.
-    """
+    large residual."""
     members = [_members(code[None], len(level)) for code, level in zip(codes, levels, strict=True)]
     shifts: list[Vectors] = []
     updated: list[Vectors] = []
@@ -190,16 +203,118 @@ def _members(codes: LevelCodes, size: int) -> Any:
     return csr_array((ones, codes.T.ravel(), row_starts), shape=(codes.shape[1], size))
 
 
-def _with_prices(levels: list[Vectors], prices: list[NDArray[np.float32]]) -> list[Vectors]:
-    """Centroids (K_l, dim + levels) whose squared distance to a zero-padded vector holds their
-    price.
+def balanced_kmeans(
+    vectors: Vectors, size: int, rng: np.random.Generator
+) -> tuple[Vectors, Distances, int]:
+    """(n, dim) vectors in random order -> (size, dim) centroids, (size,) prices of at least 0, and
+    iterations done. Every centroid gets the same number of rows, to within one, as in OneRec and
+    MiniOneRec.
 
-    Each level has one extra dimension with the root of the price, so that the nearest centroid is
-    the cheapest one.
-    """
-    extended = []
-    for level, (centroids, price) in enumerate(zip(levels, prices, strict=True)):
-        roots = np.zeros((len(centroids), len(levels)), dtype=np.float32)
-        roots[:, level] = np.sqrt(price)
-        extended.append(np.concatenate([centroids, roots], axis=1))
-    return extended
+    Exact solvers take minutes where this takes seconds. The price of a centroid is added to its
+    squared distances. Prices of crowded centroids rise and those of empty ones fall until the
+    cheapest choice is nearly even; the few surplus rows then move, least regret first, to centroids
+    with room. The prices stay part of the codebook, so that later items spread as evenly."""
+    vectors = vectors[: max(size, MAX_ENTRIES // size)]
+    centroids, done = kmeans(vectors, size, rng)
+    prices = np.zeros(size, dtype=np.float32)
+    error = np.inf
+    for _ in range(ROUNDS):
+        distances = squared_distances(vectors, centroids)
+        prices = even_prices(distances, prices, PRICE_UPDATES, START_TEMPERATURE)
+        codes = even_codes(distances + prices)
+        chosen = distances[np.arange(len(codes)), codes]
+        previous = error
+        error = float(chosen.sum(dtype=np.float64))
+        if previous - error <= TOLERANCE * error:
+            break
+        centroids = means(vectors, codes, chosen, centroids)
+        done += 1
+    distances = squared_distances(vectors, centroids)
+    prices = even_prices(distances, prices, PRICE_UPDATES, START_TEMPERATURE)
+    return centroids, prices - prices.min(), done
+
+
+def squared_distances(vectors: Vectors, centroids: Vectors) -> Distances:
+    """(n, dim), (K, dim) -> (n, K)."""
+    distances = vectors @ (-2 * centroids.T)
+    distances += np.einsum("ij,ij->i", vectors, vectors)[:, None]
+    distances += np.einsum("ij,ij->i", centroids, centroids)
+    return np.maximum(distances, 0, out=distances)
+
+
+def even_prices(
+    distances: Distances, prices: Distances, updates: int, temperature: float
+) -> Distances:
+    """(n, K) squared distances -> (K,) prices under which the cheapest choice is nearly even.
+
+    Each update lets the rows choose softly, at a temperature that falls from `temperature` to
+    END_TEMPERATURE (in standard deviations of the distances), and raises a price by the log of its
+    centroid's excess demand: Sinkhorn's update, annealed. The prices whose cheapest choices were
+    most even are returned; prices stay as they are if all distances are equal."""
+    n, size = distances.shape
+    scale = float(distances.std())
+    rounding = np.finfo(np.float32).eps * float(distances.max())
+    if scale <= rounding or scale < np.finfo(np.float32).tiny / END_TEMPERATURE:
+        return prices
+    best = prices
+    least_misplaced = np.inf
+    for current in np.geomspace(temperature * scale, END_TEMPERATURE * scale, updates):
+        counts, demand = _demand(distances, prices, current)
+        misplaced = np.abs(counts - n / size).sum()
+        if misplaced <= least_misplaced:
+            best = prices
+            least_misplaced = misplaced
+        excess = np.maximum(demand * size / n, MIN_DEMAND)
+        prices = (prices + current * np.log(excess)).astype(np.float32)
+    return best
+
+
+def _demand(
+    distances: Distances, prices: Distances, temperature: float
+) -> tuple[Labels, NDArray[np.float64]]:
+    """(K,) rows whose cheapest choice each centroid is, and the (K,) sum of their soft choices."""
+    n, size = distances.shape
+    ones = np.ones(size, dtype=np.float32)
+    counts = np.zeros(size, dtype=np.intp)
+    demand = np.zeros(size)
+    for start in range(0, n, PRICED_ROWS):  # the arrays of a chunk stay in the cache
+        priced = distances[start : start + PRICED_ROWS] + prices
+        cheapest = priced.argmin(axis=1)
+        counts += np.bincount(cheapest, minlength=size)
+        # indexing, because numpy's min takes four times as long
+        priced -= priced[np.arange(len(cheapest)), cheapest, None]
+        priced *= np.float32(-1 / temperature)
+        np.maximum(priced, MIN_LOG_SHARE, out=priced)
+        shares = np.exp(priced, out=priced)  # (chunk, K)
+        demand += (1 / (shares @ ones)) @ shares
+    return counts, demand
+
+
+def even_codes(priced: Distances) -> Labels:
+    """(n, K) distances with prices -> (n,) codes, each given to n / K rows, rounded down or up.
+    Every row gets its cheapest code, and surplus rows move to codes with room."""
+    n, size = priced.shape
+    codes = priced.argmin(axis=1)
+    counts = np.bincount(codes, minlength=size)
+    capacity = np.full(size, n // size)
+    capacity[np.argsort(-counts, kind="stable")[: n % size]] += 1  # the fullest keep one more
+    while (counts > capacity).any():
+        with_room = np.flatnonzero(counts < capacity)
+        rows = np.flatnonzero((counts > capacity)[codes])
+        costs = priced[np.ix_(rows, with_room)]
+        cheapest = costs.argmin(axis=1)
+        regret = costs[np.arange(len(rows)), cheapest] - priced[rows, codes[rows]]
+        leaving = _first_of_each(codes[rows], regret, counts - capacity)
+        targets = with_room[cheapest[leaving]]
+        arriving = _first_of_each(targets, regret[leaving], capacity - counts)
+        codes[rows[leaving[arriving]]] = targets[arriving]
+        counts = np.bincount(codes, minlength=size)
+    return codes
+
+
+def _first_of_each(groups: Labels, costs: Distances, limits: Labels) -> Labels:
+    """Positions of the `limits[g]` cheapest members of each group g."""
+    order = np.lexsort((costs, groups))
+    ordered = groups[order]
+    rank = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+    return order[rank < limits[ordered]]

@@ -1,8 +1,7 @@
 """RQ-VAE: residual codes of a learned latent space (TIGER, LC-Rec, MiniOneRec), and RQ-K-means+
 (GPR).
 
-Torch trains the networks; numpy encodes, so codes have one source.
-"""
+Torch trains the networks; numpy encodes, so codes have one source."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -31,11 +30,9 @@ def fit(
     progress: Progress | None = None,
 ) -> Codebook:
     """An autoencoder of (n, dim) float32 embeddings with residual codes of its `width`-dim latents.
-
     After a warm-up without codes the centroids start from k-means; commitment 0.25,
     straight-through gradients, unused codes restart after every epoch. Raises DataError as residual
-    k-means does.
-    """
+    k-means does."""
     import torch
 
     from sidtool.tokenizer.quantize.autoencoder import (
@@ -55,7 +52,12 @@ def fit(
         torch.manual_seed(seed)
         model = Autoencoder((rows.shape[1], *HIDDEN, width))
         train(model, rows, None, epochs=max(1, int(WARM_UP * epochs)), seed=seed)
-        start = _residual_kmeans(latents(model, rows), sizes, rng)
+        residual = latents(model, rows)
+        start: list[Vectors] = []
+        for size in sizes:
+            centroids, _ = kmeans(residual, size, rng)
+            residual = residual - centroids[nearest(residual, centroids)[0]]
+            start.append(centroids)
         quantizer = ResidualQuantizer(start)
         train(model, rows, quantizer, epochs=epochs, seed=seed, progress=progress)
     record = {"seed": seed, "sample": len(rows), "epochs": epochs}
@@ -74,9 +76,7 @@ def fit_warm(
     progress: Progress | None = None,
 ) -> Codebook:
     """RQ-K-means+: residual k-means, refined as an RQ-VAE whose networks start as the identity.
-
-    Latents have the width of the embeddings. Raises DataError as residual k-means does.
-    """
+    Latents have the width of the embeddings. Raises DataError as residual k-means does."""
     import torch
 
     from sidtool.tokenizer.quantize.autoencoder import Autoencoder, ResidualQuantizer, Scale, train
@@ -98,16 +98,3 @@ def fit_warm(
     record = {"seed": seed, "sample": len(rows), "epochs": epochs}
     params = QuantizerParams(dim=dim, normalize=normalize, skip=True, fit=record)
     return Codebook("rq-kmeans+", tuple(levels), model.arrays(scale), params)
-
-
-def _residual_kmeans(
-    rows: Vectors, sizes: Sequence[int], rng: np.random.Generator
-) -> list[Vectors]:
-    """Centroids of each level, clustered level by level."""
-    levels: list[Vectors] = []
-    residual = rows.copy()
-    for size in sizes:
-        centroids, _ = kmeans(residual, size, rng)
-        residual -= centroids[nearest(residual, centroids)[0]]
-        levels.append(centroids)
-    return levels

@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidtool.cli.reports import codebook_tree
+from sidtool.cli.reports import bundle_parts
 from sidtool.cli.reports.blocks import Node, Table
 from sidtool.cli.reports.bundle_page import bundle_page
-from sidtool.cli.reports.codebook_tree import CodebookTree
-from sidtool.cli.reports.item_plane import DRAWN, grouped_points, item_plane, principal_plane
+from sidtool.cli.reports.bundle_parts import (
+    DRAWN,
+    CodebookTree,
+    grouped_points,
+    item_plane,
+    principal_plane,
+)
 from sidtool.cli.reports.render import render
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -72,13 +77,13 @@ def test_the_tree_of_a_small_bundle_has_every_item() -> None:
 def test_every_node_has_the_words_and_the_number_that_explain_has() -> None:
     bundle = small_bundle(200, (4, 5, 20), seed=1)
     for node in walked(CodebookTree(bundle).nodes()):
-        group = explain(bundle, node.prefix, terms=codebook_tree.TERMS)
+        group = explain(bundle, node.prefix, terms=bundle_parts.TERMS)
         assert (node.items, node.terms) == (group.items, group.terms)
 
 
 def test_a_large_tree_says_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codebook_tree, "WHOLE", 10)
-    monkeypatch.setattr(codebook_tree, "WIDTHS", (4, 2, 1))
+    monkeypatch.setattr(bundle_parts, "WHOLE", 10)
+    monkeypatch.setattr(bundle_parts, "WIDTHS", (4, 2, 1))
     bundle = small_bundle(300, (4, 5, 20), seed=1)
     nodes = CodebookTree(bundle).nodes()
     assert sum(node.items for node in nodes) == 300

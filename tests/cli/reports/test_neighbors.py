@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sidtool.cli.reports.blocks import Details, Listing, Mark, Table
-from sidtool.cli.reports.neighbors import NEAREST, QUERIES, neighbor_blocks
+from sidtool.cli.reports.bundle_parts import NEAREST, QUERIES, neighbor_blocks
 from sidtool.tokenizer.bundle import Bundle
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sidtool.cli.terminal.console import progress, set_verbosity
+from sidtool.cli.terminal.console import set_verbosity
+from sidtool.cli.terminal.pace import progress
 from sidtool.cli.terminal.training_log import notify, say_summaries, watch
 from tests.cli.terminal.test_console import terminal, written
 

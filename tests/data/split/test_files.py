@@ -429,3 +429,18 @@ def test_windows_that_disagree_are_refused(tmp_path: Path) -> None:
         stream.write("x,a,b\nx,c,d\n")
     with pytest.raises(DataError, match="the windows of user 'x' are not of one sequence"):
         make_split(train, options)
+
+
+@pytest.mark.parametrize("memory", [None, 4_000_000])
+def test_any_number_of_threads_writes_the_same_folder(
+    tmp_path: Path, memory: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidtool.data.interactions.RUN_EVENTS", 10)
+    monkeypatch.setattr("sidtool.data.event_sort.RANGE_EVENTS", 10)
+    path = events(tmp_path, LINES)
+    contents = []
+    for threads in (1, 3):
+        folder = tmp_path / f"split-{threads}"
+        split_events(path, folder, memory=memory, threads=threads)
+        contents.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert contents[0] == contents[1]

@@ -14,10 +14,7 @@ from sidtool.data.split.values import UserSequence
 
 
 def sequence_of(
-    items: str,
-    sessions: tuple[int, ...] = (),
-    marks: list[bool] | None = None,
-    ratings: Any = None,
+    items: str, sessions: tuple[int, ...] = (), marks: list[bool] | None = None, ratings: Any = None
 ) -> UserSequence:
     event: dict[str, Any] = {}
     if marks is not None:

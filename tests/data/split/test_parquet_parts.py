@@ -42,10 +42,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
     }
     users = write_table(folder / "users.csv", {"user_id": ["u0", "u3"], "age": ["30", "40"]})
     fields = FieldOptions(
-        (FieldName("rating"), FieldName("clicks")),
-        (FieldName("device"),),
-        users=users,
-        times=True,
+        (FieldName("rating"), FieldName("clicks")), (FieldName("device"),), users=users, times=True
     )
     options = SplitOptions("last-session", fields=fields, sessions=SessionRule(gap=3600.0))
     with pytest.warns(match="have no row"):
@@ -113,11 +110,7 @@ CHANGES: list[tuple[str, Callable[[pa.Table], pa.Table], str]] = [
 
 @pytest.mark.parametrize(("part", "change", "message"), CHANGES)
 def test_a_signed_file_that_no_writer_made_is_refused(
-    split: Split,
-    tmp_path: Path,
-    part: str,
-    change: Callable[[pa.Table], pa.Table],
-    message: str,
+    split: Split, tmp_path: Path, part: str, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     folder = tmp_path / "split"
     files = dict(write_split(split, folder).files)

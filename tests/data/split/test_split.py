@@ -1,16 +1,18 @@
 """The protocols against oracles. Most important: no held-out event is in the training part."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import assume, settings
 from hypothesis import given as given_case
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.data.coded import Coded
+from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
 from sidtool.data.split.protocols import given, leave_one_out, temporal
@@ -24,13 +26,19 @@ event = st.tuples(st.sampled_from("uvwxy"), st.sampled_from("abcd"), st.integers
 histories = st.lists(event, min_size=1, max_size=40)
 
 
+def coded(values: Sequence[str]) -> Coded[str]:
+    codes = ArrowCodes()
+    numbers = codes.add(pa.array(values))
+    return Coded(Texts(codes.values), numbers)
+
+
 def interactions(events: list[tuple[str, str, int]]) -> Interactions:
     """Events in the order of `read_interactions`."""
     ordered = sorted(events, key=lambda e: ("uvwxy".index(e[0]), e[2]))
     users, items, order = zip(*ordered, strict=True)
     return Interactions(
-        Coded[str].of(users),
-        Coded[str].of(items),
+        coded(users),
+        coded(items),
         np.array(order, dtype=float),
         EventColumns("user", "item", "time"),
         "0" * 64,

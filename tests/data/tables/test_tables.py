@@ -118,6 +118,16 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, mess
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("separator", ["\t", ";", ",", "|"])
+@pytest.mark.parametrize("name", ["x.dat", "x.txt", "x.csv"])
+def test_the_header_says_how_cells_are_separated(tmp_path: Path, name: str, separator: str) -> None:
+    rows = ["id", "title"], ["01", "A lamp"], ["02", "A rug"]
+    (tmp_path / name).write_text("".join(f"{separator.join(row)}\n" for row in rows))
+    table = read_columns(tmp_path / name, ["title", "id"])
+    assert table["id"].to_pylist() == ["01", "02"]
+    assert table["title"].to_pylist() == ["A lamp", "A rug"]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         column_names(tmp_path / "x.csv")

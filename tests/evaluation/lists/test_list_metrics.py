@@ -7,15 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidtool.data.split.values import UserSequence
 from sidtool.evaluation.lists.list_metrics import (
     ItemFacts,
     ListTruth,
-    all_values,
-    information,
+    item_facts,
     kendall_tau,
     list_metric_names,
     list_values,
 )
+from tests.bundles import small_bundle
 
 DIRECTIONS = np.array([[1, 0], [0, 1], [-1, 0], [0.6, 0.8], [1, 0]], dtype=np.float32)
 FACTS = ItemFacts(DIRECTIONS, np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
@@ -99,7 +100,9 @@ def test_a_bundle_without_a_codebook_has_no_diversity() -> None:
 
 def test_information_is_that_of_smoothed_shares() -> None:
     # one event more of each of three items: 2 of 4, 1 of 4, 1 of 4
-    assert information(np.array([1, 0, 0])).tolist() == [1.0, 2.0, 2.0]
+    bundle = small_bundle(3)
+    information = item_facts(bundle, [UserSequence("u", ("i0",), (0,))]).information
+    assert dict(zip(bundle.items.ids, information, strict=True)) == {"i0": 1, "i1": 2, "i2": 2}
 
 
 @given(st.permutations(range(5)), st.integers(1, 5), st.integers(1, 6))
@@ -113,11 +116,3 @@ def test_a_list_that_is_the_session_is_perfect(session: list[int], n: int, lengt
         reverse = values_of(rows(*session[: min(n, length)][::-1]), held_out, length)
         assert reverse["kendall_tau"] == -1
         assert reverse[f"ndcg@{length}"] == pytest.approx(1)
-
-
-def test_lists_are_measured_one_by_one() -> None:
-    lists = [rows(0, 1), rows(2)]
-    truths = [truth(1), truth(0)]
-    values = all_values(lists, truths, FACTS, 2)
-    single = [list_values(*pair, FACTS, 2) for pair in zip(lists, truths, strict=True)]
-    np.testing.assert_array_equal(values, np.stack(single))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sidtool.evaluation.bootstrap import intervals, paired_differences
-from sidtool.evaluation.lists.list_results import differences, means
+from sidtool.evaluation.lists.list_evaluation import differences, means
 
 RNG = np.random.default_rng(4)
 USERS = [f"u{n % 30}" for n in range(40)]

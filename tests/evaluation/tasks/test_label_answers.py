@@ -8,11 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from sidtool.base.errors import DataError
-from sidtool.evaluation.tasks.label_answers import (
-    concordance,
-    label_metrics,
-    label_probabilities,
-)
+from sidtool.evaluation.tasks.label_answers import concordance, label_metrics, label_probabilities
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.prompts import sorted_labels

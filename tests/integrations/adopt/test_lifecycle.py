@@ -97,10 +97,7 @@ def weights_of(folder: Path) -> tuple[LoadedModel, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "stage"),
-    [
-        pytest.param("openonerec", "embeddings", marks=pytest.mark.slow),
-        ("minionerec", "full"),
-    ],
+    [pytest.param("openonerec", "embeddings", marks=pytest.mark.slow), ("minionerec", "full")],
 )
 def test_an_adopted_model_trains_and_takes_a_newer_bundle(
     name: str, stage: Any, shops: Any, tmp_path: Path

@@ -146,7 +146,7 @@ def test_the_comparison_agrees_with_dictionaries(old: dict[str, int], new: dict[
 
 
 def test_ids_with_equal_hashes_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidtool.tokenizer.bundle.strings import StringArray
+    from sidtool.tokenizer.bundle.item_map import StringArray
 
     monkeypatch.setattr(StringArray, "hashes", lambda self: np.diff(self.offsets).astype(np.uint64))
     space = SidSpace((40,))
@@ -164,7 +164,7 @@ def test_the_comparison_costs_no_more_than_a_few_sorts_of_the_ids() -> None:
     space = SidSpace((256, 256, 256))
     keys = np.random.default_rng(0).permutation(np.arange(n, dtype=np.uint64) * np.uint64(16))
     keys.sort()
-    from sidtool.tokenizer.bundle.strings import StringArray
+    from sidtool.tokenizer.bundle.item_map import StringArray
 
     codes = space.unpack(keys)
     names = StringArray.of([f"B{place * 7919 % n:09d}" for place in range(n)])

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
@@ -33,7 +33,7 @@ from tests.recommendation.search.cases import (
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", EVERY_ARCHITECTURE)
 def test_every_architecture_runs_as_a_tree(architecture: str, tied: bool) -> None:
     _, tokens = make((4, 5, 6), 20)
@@ -75,7 +75,10 @@ def test_scores_and_items_equal_those_of_generate(
         assert_same(mine, sids, scores, trie)
 
 
-@pytest.mark.parametrize("normalize", ["level", "vocabulary", "trie"])
+@pytest.mark.parametrize(
+    "normalize",
+    ["trie", *(pytest.param(over, marks=pytest.mark.slow) for over in ("level", "vocabulary"))],
+)
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
 def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) -> None:
     trie, tokens = make((5, 7, 6), 60)
@@ -99,7 +102,9 @@ def test_a_wide_beam_ranks_the_whole_catalog(architecture: str, normalize: Any) 
         )
 
 
-@pytest.mark.parametrize("architecture", ["gemma3", "t5", "bart"])
+@pytest.mark.parametrize(
+    "architecture", ["gemma3", "t5", pytest.param("bart", marks=pytest.mark.slow)]
+)
 def test_scores_do_not_depend_on_the_batch(architecture: str) -> None:
     trie, tokens = make((6, 6, 6), 80)
     model = model_of(architecture, tokens)
@@ -147,7 +152,9 @@ def test_num_beams_grows_to_k_and_k_items_come_back() -> None:
     assert len(set(result.leaves.tolist())) == 33
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 def test_low_precision_scores_are_close(dtype: torch.dtype) -> None:
     trie, tokens = make((6, 6, 6), 100)
     model = tiny_model("qwen3", vocab_size=vocabulary(tokens)).to(dtype)
@@ -205,13 +212,6 @@ def test_an_empty_prompt_has_no_result() -> None:
     before, result, after = beam_search(model, [[], [9, 8], []], trie, tokens, num_beams=3, k=3)
     assert len(before.leaves) == len(after.scores) == 0
     assert result.leaves.tolist() == alone.leaves.tolist()
-
-
-def test_invalid_options_are_refused() -> None:
-    trie, tokens = make((6, 6, 6), 100)
-    model = model_of("llama", tokens)
-    with pytest.raises(UsageError, match="at least 1"):
-        beam_search(model, [[9]], trie, tokens, num_beams=0, k=3)
 
 
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(0, 20), st.integers(1, 300))

@@ -11,7 +11,7 @@ from transformers import LogitsProcessorList
 
 from sidtool.base.errors import DataError
 from sidtool.recommendation.search.constraint import SidLogitsProcessor
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.results import Normalize
 from tests.models import tiny_model
 from tests.recommendation.search.cases import (
@@ -144,7 +144,7 @@ def test_each_prompt_has_a_separate_filter() -> None:
     trie, tokens = make(SIZES, 40)
     firsts = trie.leaf_codes(np.arange(trie.n_leaves))[:, 0]
     filters = [
-        LeafFilter.of(trie, AllowList.of(trie, np.flatnonzero(firsts == code)), np.zeros(0, int))
+        LeafFilter.of(trie, trie.positions(np.flatnonzero(firsts == code)), np.zeros(0, int))
         for code in (1, 2)
     ]
     result = SidLogitsProcessor(trie, tokens, filters=filters)(

@@ -48,7 +48,7 @@ def test_mmr_needs_a_codebook() -> None:
     [
         ({"mmr": float("nan")}, "mmr must be at least 0, not nan"),
         ({"search": "gumbel", "mmr": 1.0}, "beam or greedy"),
-        ({"search": "best"}, "search is one of beam, greedy, gumbel"),
+        ({"search": "best"}, "search must be one of beam, greedy, gumbel"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(settings: Any, message: str) -> None:

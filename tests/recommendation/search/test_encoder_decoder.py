@@ -94,6 +94,7 @@ def test_an_encoder_has_all_positions_for_the_prompt() -> None:
         beam_search(model, [[9] * 17], trie, tokens, num_beams=3, k=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_low_precision_scores_are_close(architecture: str) -> None:
     trie, tokens = make((6, 6, 6), 100)
@@ -106,7 +107,16 @@ def test_low_precision_scores_are_close(architecture: str) -> None:
     np.testing.assert_allclose(result.scores, exact[result.leaves], atol=0.5)
 
 
-@pytest.mark.parametrize("architecture", ["longt5", "mbart", "pegasus", "marian", "blenderbot"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "longt5",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mbart", "pegasus", "marian", "blenderbot")
+        ),
+    ],
+)
 def test_their_families_run_as_trees(architecture: str) -> None:
     trie, tokens = make((5, 6, 4), 60)
     model = model_of(architecture, tokens)
@@ -119,6 +129,7 @@ def test_their_families_run_as_trees(architecture: str) -> None:
         assert_same(result, sids, scores, trie)
 
 
+@pytest.mark.slow
 def test_rotary_positions_of_a_decoder_are_given_to_it() -> None:
     """T5Gemma has rotary embeddings, windows and a soft cap in the configuration of its decoder."""
     trie, tokens = make((5, 6, 4), 60)

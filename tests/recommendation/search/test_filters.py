@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.device_trie import FilterArrays, trie_arrays
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_model
-from tests.recommendation.search.cases import TEXT, catalog, make, path_scores, vocabulary
+from tests.recommendation.search.cases import TEXT, catalog, make, vocabulary
 
 torch.set_num_threads(1)
 
@@ -47,7 +47,7 @@ def tries(draw: st.DrawFn) -> Trie:
 )
 def test_the_items_below_a_node_that_pass_are_counted(trie: Trie, lists: Any) -> None:
     filters = [
-        LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
+        LeafFilter.of(trie, None if allow is None else trie.positions(allow), deny)
         for allow, deny in lists
     ]
     arrays = trie_arrays(trie, torch.device("cpu"))
@@ -83,7 +83,7 @@ def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
     tokens = SidTokens(SidSpace((4, 3, 5)), TEXT)
     model = _model(tokens)
     filters = [
-        LeafFilter.of(trie, None if allow is None else AllowList.of(trie, allow), deny)
+        LeafFilter.of(trie, None if allow is None else trie.positions(allow), deny)
         for allow, deny in lists
     ]
     prompts = [[9 + row, 8, 7] for row in range(len(lists))]
@@ -97,20 +97,9 @@ def test_filtered_beams_are_full_and_never_contain_an_excluded_item(
         assert set(one.leaves.tolist()) <= set(leaves)
 
 
-def test_a_wide_filtered_beam_ranks_all_remaining_items() -> None:
-    trie, tokens = make((4, 3, 5), 50)
-    model = _model(tokens)
-    allow, deny = np.arange(10, 45), np.arange(0, 50, 3)
-    one = LeafFilter.of(trie, AllowList.of(trie, allow), deny)
-    (result,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=60, k=60, filters=[one])
-    left = np.array(sorted(eligible(trie, allow, deny)))
-    want = path_scores(model, [9, 8, 7], trie.leaf_codes(left), tokens, "level")
-    assert result.leaves.tolist() == left[np.argsort(-want)].tolist()
-
-
 def test_requests_share_an_allow_list() -> None:
     trie, _ = make((4, 3, 5), 50)
-    allowed = AllowList.of(trie, np.arange(20))
+    allowed = trie.positions(np.arange(20))
     filters = [LeafFilter.of(trie, allowed, np.array([row])) for row in range(3)]
     arrays = trie_arrays(trie, torch.device("cpu"))
     assert len(FilterArrays(filters, arrays, torch.device("cpu")).allowed_keys) == 20

@@ -12,12 +12,8 @@ from hypothesis import strategies as st
 from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search import driver
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
-from sidtool.recommendation.search.list_search import (
-    gumbel_noise,
-    perturb_children,
-    search_lists,
-)
+from sidtool.recommendation.search.filters import LeafFilter
+from sidtool.recommendation.search.list_search import gumbel_noise, perturb_children, search_lists
 from sidtool.recommendation.search.results import ItemList
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer.bundle.trie import Trie
@@ -71,7 +67,7 @@ def catalogs(draw: st.DrawFn, most: int) -> tuple[Trie, list[LeafFilter | None]]
     filters: list[LeafFilter | None] = []
     for _ in range(2):
         allow, deny = draw(st.none() | rows), draw(rows)
-        allowed = None if allow is None else AllowList.of(trie, allow)
+        allowed = None if allow is None else trie.positions(allow)
         filters.append(draw(st.sampled_from([None, LeafFilter.of(trie, allowed, deny)])))
     return trie, filters
 
@@ -243,11 +239,8 @@ def test_random_requests_get_legal_lists(n_requests: int) -> None:
         done += len(prompts)
 
 
-def test_numbers_below_one_and_trees_that_are_too_large_are_refused() -> None:
+def test_trees_that_are_too_large_are_refused() -> None:
     trie, tokens, model = _case()
-    for name in ("length", "num_beams", "n_lists"):
-        with pytest.raises(UsageError, match="at least 1"):
-            search_lists(model, [[9]], trie, tokens, **{"length": 2, "num_beams": 2, name: 0})
     with pytest.raises(UsageError, match="5000 beams are too many: 2340 fit"):
         search_lists(model, [[9]], trie, tokens, length=2, num_beams=5000)
 
@@ -298,7 +291,7 @@ def _random_filter(rng: np.random.Generator, trie: Trie) -> LeafFilter | None:
     rows = np.arange(60)
     allowed = None
     if kind > 1:
-        allowed = AllowList.of(trie, rng.choice(rows, int(rng.integers(1, 40))))
+        allowed = trie.positions(rng.choice(rows, int(rng.integers(1, 40))))
     return LeafFilter.of(trie, allowed, rng.choice(rows, int(rng.integers(0, 50))))
 
 

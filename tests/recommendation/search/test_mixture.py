@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidtool.base.errors import UsageError
 from sidtool.memory.distribution import ItemDistribution
 from sidtool.recommendation.search.beam import beam_search
-from sidtool.recommendation.search.filters import AllowList, LeafFilter
+from sidtool.recommendation.search.filters import LeafFilter
 from sidtool.recommendation.search.mixture import NO_PRIOR, Prior, mix, rank_items
 from tests.recommendation.search.cases import (
     SOME_ARCHITECTURES,
@@ -83,7 +83,7 @@ def test_a_wide_beam_equals_brute_force(
     ]
     filters: list[LeafFilter | None] = [None] * len(prompts)
     if filtered:
-        allowed = AllowList.of(trie, rng.permutation(trie.n_items)[: max(1, items // 2)])
+        allowed = trie.positions(rng.permutation(trie.n_items)[: max(1, items // 2)])
         denied = rng.permutation(trie.n_items)[: items // 3]
         filters = [LeafFilter.of(trie, each, denied) for each in (allowed, None, allowed)]
         filters = filters[: len(prompts)]
@@ -114,8 +114,7 @@ def test_a_wide_beam_equals_brute_force(
         np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_beams", [1, 3, 10])
-@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize(("num_beams", "repeats"), [(1, False), (3, True), (10, False)])
 def test_weight_1_gives_the_ranking_of_the_memory(num_beams: int, repeats: bool) -> None:
     """A beam of any width: the best item of a memory may be alone below its prefix."""
     trie, tokens = make((8, 8, 8), 200, 3, repeats=repeats)

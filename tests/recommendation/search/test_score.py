@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.base.errors import UsageError
 from sidtool.recommendation.search import score as score_module
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.score import score_sids
@@ -24,7 +23,7 @@ from tests.recommendation.search.cases import (
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+@pytest.mark.parametrize("normalize", ["level", pytest.param("vocabulary", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
 def test_scores_equal_those_of_whole_sequences(
     architecture: str, normalize: Any, monkeypatch: Any
@@ -45,14 +44,6 @@ def test_scores_equal_those_of_whole_sequences(
         np.testing.assert_allclose(
             row, path_scores(model, ids, candidates, tokens, normalize), atol=1e-4
         )
-
-
-def test_scores_equal_those_of_the_beam() -> None:
-    trie, tokens = make((4, 5, 6), 60)
-    model = tiny_model("qwen3", vocab_size=vocabulary(tokens))
-    (beam,) = beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=20, k=20)
-    result = score_sids(model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens)
-    np.testing.assert_allclose(result[0], beam.scores, atol=1e-4)
 
 
 def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossible(
@@ -76,8 +67,6 @@ def test_over_the_trie_scores_are_those_of_the_beam_and_unknown_sids_are_impossi
         model, [[9, 8, 7]], trie.leaf_codes(beam.leaves), tokens, normalize="trie", trie=trie
     )
     np.testing.assert_allclose(again[0], beam.scores, atol=1e-4)
-    with pytest.raises(UsageError, match="need the trie"):
-        score_sids(model, [[9]], candidates, tokens, normalize="trie")
 
 
 def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
@@ -89,9 +78,7 @@ def test_no_candidate_is_likely_after_a_prompt_without_a_token() -> None:
     assert np.isfinite(result[1]).all()
 
 
-def test_no_candidates_give_no_scores_and_invalid_codes_are_refused() -> None:
+def test_no_candidates_give_no_scores() -> None:
     _, tokens = make((4, 5, 6), 60)
     model = tiny_model("llama", vocab_size=vocabulary(tokens))
     assert score_sids(model, [[9]], np.zeros((0, 3), dtype=np.uint16), tokens).shape == (1, 0)
-    with pytest.raises(UsageError, match="codes reach"):
-        score_sids(model, [[9]], np.array([[4, 0, 0]], dtype=np.uint16), tokens)

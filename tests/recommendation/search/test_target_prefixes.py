@@ -104,8 +104,7 @@ def test_survival_equals_that_of_an_enumerated_beam(
     assert survived == expected_survival(codes, beams)
 
 
-@pytest.mark.parametrize("num_beams", [1, 3, 8])
-@pytest.mark.parametrize("weight", [0.2, 0.7, 1.0])
+@pytest.mark.parametrize(("num_beams", "weight"), [(1, 0.2), (3, 0.7), (8, 1.0)])
 def test_survival_with_a_memory(num_beams: int, weight: float) -> None:
     trie, tokens = make(SIZES, 50, 4)
     model = model_of("llama", tokens)
@@ -150,15 +149,3 @@ def test_following_a_target_changes_no_result() -> None:
         assert one.scores.tolist() == other.scores.tolist()
     assert [result.survived for result in plain] == [0, 0, 0]
     assert [result.survived for result in followed][1:] == [0, 0]  # no prompt, no target
-
-
-def test_the_nodes_of_a_leaf_are_its_prefixes() -> None:
-    trie, _ = make(SIZES, 60, 3)
-    leaves = np.arange(trie.n_leaves)
-    codes = trie.leaf_codes(leaves)
-    nodes = trie.leaf_nodes(leaves)
-    for level in range(len(SIZES)):
-        prefixes, node_of = np.unique(codes[:, : level + 1], axis=0, return_inverse=True)
-        assert nodes[:, level].tolist() == node_of.ravel().tolist()
-        assert len(prefixes) == len(trie.codes[level])
-    assert trie.leaf_nodes(np.array([-1])).tolist() == [[-1, -1, -1]]

@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import vocabulary_weights
 from sidtool.recommendation.search.beam import beam_search
@@ -165,8 +164,9 @@ def test_the_loss_is_that_of_the_same_logits_in_a_block(tokens: SidTokens, over:
 
 
 @TABLES
-@pytest.mark.parametrize("begin_end_tokens", [False, True])
-@pytest.mark.parametrize("normalize", ["vocabulary", "level", "trie"])
+@pytest.mark.parametrize(
+    ("begin_end_tokens", "normalize"), [(False, "vocabulary"), (True, "level"), (False, "trie")]
+)
 def test_the_constraint_allows_what_it_allows_of_a_block(
     tokens: SidTokens, begin_end_tokens: bool, normalize: Any
 ) -> None:
@@ -201,25 +201,3 @@ def test_neighbors_are_a_slice_of_the_head_and_others_are_gathered() -> None:
     gathered = token_columns(scattered(), "cpu").levels[1].columns
     assert isinstance(gathered, torch.Tensor)
     assert gathered.tolist() == sorted(scattered().level_ids[1].tolist())
-
-
-def test_candidates_without_a_token_are_refused() -> None:
-    ids = text_order().token_ids.copy()
-    ids[1] = -1
-    tokens = SidTokens.of_ids(SPACE, ids.tolist())
-    codes = np.array([[0, 3, 2], [1, 3, 2]], dtype=np.uint16)
-    with pytest.raises(UsageError, match=r"1 candidates .* <s_a_1><s_b_3><s_c_2>"):
-        score_sids(model_of("llama", BLOCK), PROMPTS[:1], codes, tokens)
-
-
-@TABLES
-def test_ids_and_codes_of_columns_are_inverse(tokens: SidTokens) -> None:
-    codes = TRIE.leaf_codes(np.arange(TRIE.n_leaves))
-    columns = token_columns(tokens, "cpu")
-    ids = torch.from_numpy(tokens.ids(codes, begin_end_tokens=False))
-    as_int = torch.from_numpy(codes.astype(np.int64))
-    assert torch.equal(columns.ids(as_int), ids)
-    assert torch.equal(columns.codes(ids), as_int)
-    levels, located = columns.locate(ids)
-    assert torch.equal(levels, torch.arange(3).expand_as(levels))
-    assert torch.equal(located, as_int)

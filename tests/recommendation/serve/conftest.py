@@ -14,9 +14,8 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.serve.app import make_app
 from sidtool.recommendation.serve.serve_options import ServeLimits, ServeOptions
-from sidtool.recommendation.serve.served import Served
+from sidtool.recommendation.serve.served import Served, Sources, Version
 from sidtool.recommendation.serve.service import Service
-from sidtool.recommendation.serve.sources import Sources, Version
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.waiting import DEADLOCK

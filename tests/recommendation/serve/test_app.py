@@ -18,8 +18,7 @@ from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.batcher import Busy
-from sidtool.tokenizer.bundle.sid_text import decode
-from sidtool.tokenizer.make.encode import encode
+from sidtool.tokenizer.make.encode import decode, encode
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.memory.rerankers import reranked_model

@@ -21,8 +21,7 @@ from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delive
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
 from sidtool.recommendation.serve.serve_options import ServeLimits
-from sidtool.recommendation.serve.served import Served
-from sidtool.recommendation.serve.sources import Version
+from sidtool.recommendation.serve.served import Served, Version
 from tests.recommendation.serve.conftest import OPTIONS
 from tests.waiting import DEADLOCK
 
@@ -88,12 +87,6 @@ def test_requests_with_equal_options_share_batches_in_their_order(
     for _, answered in delivered[1]:
         assert isinstance(answered.answer, Recommendation)
         assert len(answered.answer.items) == 2
-
-
-def test_batches_are_narrower_on_a_cpu(shop: LoadedModel) -> None:
-    assert served(shop).device == "cpu"
-    assert ServeLimits().tokens_of_batch("cpu") < ServeLimits().tokens_of_batch("cuda")
-    assert ServeLimits(batch_tokens=5).tokens_of_batch("cpu") == 5
 
 
 def test_a_long_prompt_is_padded_into_the_budget(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.encoder import loaded as room
+from sidtool.tokenizer.encoder import model as room
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.encode import encode, open_encoder
 from tests.bundles import small_bundle

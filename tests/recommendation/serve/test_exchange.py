@@ -21,9 +21,8 @@ from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
 from sidtool.recommendation.serve.app import make_app
 from sidtool.recommendation.serve.serve_options import ServeOptions
-from sidtool.recommendation.serve.served import Served
+from sidtool.recommendation.serve.served import Served, Sources, Version
 from sidtool.recommendation.serve.service import Service
-from sidtool.recommendation.serve.sources import Sources, Version
 from sidtool.registry import push
 from sidtool.registry.publish import tag
 from sidtool.registry.references import open_bundle

@@ -45,6 +45,7 @@ def expected(model: Path) -> list[str]:
     return list(answer.items)
 
 
+@pytest.mark.slow
 def test_a_service_answers_what_page_and_examples_call_and_drains_at_its_end(
     model: Path, expected: list[str], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import RefusedError
 from sidtool.data.vectors import Vectors
-from sidtool.tokenizer.assign import prefix_search
+from sidtool.tokenizer.assign import overflow
 from sidtool.tokenizer.assign.overflow import place_new_items, place_overflow
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Codes
@@ -85,7 +85,7 @@ def test_batched_rounds_equal_one_item_at_a_time(
     latent[:copies] = latent[:1]
     codebook = codebook_of(seed, sizes, 5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix_search, "ENTRIES", entries)
+        patch.setattr(overflow, "ENTRIES", entries)
         result = place_overflow(latent, codebook, taken)
     assert list(map(tuple, result.tolist())) == slow_overflow(latent, codebook, taken)
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.tokenizer.assign.prefix_search import CANDIDATES, FreeSids, PrefixSearch
+from sidtool.tokenizer.assign.overflow import CANDIDATES, FreeSids, PrefixSearch
 from sidtool.tokenizer.sid import Keys, Levels
 
 LEVELS = Levels((2, 3, 2))

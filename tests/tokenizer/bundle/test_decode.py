@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.make.explain import explain
 from tests.bundles import small_bundle
 

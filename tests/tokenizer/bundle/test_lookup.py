@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap
-from sidtool.tokenizer.bundle.lookup import MAX_LOOKUPS
-from sidtool.tokenizer.bundle.sid_text import decode
-from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, StringArray
+from sidtool.tokenizer.bundle.stored import MAX_LOOKUPS
+from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.sid import SidSpace
 
 
@@ -177,7 +176,7 @@ def test_many_look_ups_read_the_whole_once(tmp_path: Path) -> None:
 
 
 def test_an_array_is_cut_into_even_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.tokenizer.bundle.layout.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("sidtool.tokenizer.bundle.arrays.CHUNK_BYTES", 1000)
     made = large_bundle(BLOCK + 1)
     made = Bundle.of(replace(made.items, titles=None), None, "reassign", name="cut")
     made.save(tmp_path / "cut.zarr")

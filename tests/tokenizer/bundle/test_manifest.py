@@ -10,8 +10,7 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.bundle.history import ItemsChange
-from sidtool.tokenizer.bundle.manifest import FORMAT
+from sidtool.tokenizer.bundle.manifest import FORMAT, ItemsChange
 from sidtool.tokenizer.quantize.codebook import QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import ROOT, Draft, root_document

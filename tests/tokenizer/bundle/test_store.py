@@ -26,8 +26,7 @@ from sidtool.base.errors import (
 from sidtool.base.storage.storage import Storage
 from sidtool.registry.publish import push
 from sidtool.tokenizer.bundle import Bundle, verify, zarr_group
-from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle.item_map import ItemMap, StringArray
 from tests.bundles import small_bundle
 
 
@@ -165,7 +164,7 @@ def test_shapes_that_contradict_the_manifest_are_refused(
             data=np.ascontiguousarray(values),
             compressors=None,
         )
-    zarr_group.commit(folder, zarr_group.read_manifest(Storage(folder)))
+    zarr_group.commit(folder, Bundle.open(folder).manifest)
     with pytest.raises(IntegrityError, match=name):
         _ = Bundle.open(folder).items, Bundle.open(folder).codebook
     assert verify(folder)
@@ -177,9 +176,7 @@ def test_an_index_that_contradicts_the_items_is_detected(tmp_path: Path, name: s
     small_bundle(items=40).save(folder)
     chunk = next(path for path in (folder / "index" / name / "c").rglob("*") if path.is_file())
     chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
-    zarr_group.commit(
-        folder, zarr_group.read_manifest(Storage(folder))
-    )  # every object digest is right
+    zarr_group.commit(folder, Bundle.open(folder).manifest)  # every object digest is right
     assert verify(folder) == [(f"index/{name}", "does not agree with the items")]
 
 
@@ -197,7 +194,7 @@ def test_a_bundle_without_its_index_opens(tmp_path: Path) -> None:
     made = small_bundle(items=5000, sizes=(20, 20, 20))
     made.save(folder)
     shutil.rmtree(folder / "index")
-    zarr_group.commit(folder, zarr_group.read_manifest(Storage(folder)))
+    zarr_group.commit(folder, Bundle.open(folder).manifest)
     assert verify(folder) == []
     assert Bundle.open(folder).sid("i7") == made.sid("i7")
     Bundle.open(folder).save(tmp_path / "again.zarr")

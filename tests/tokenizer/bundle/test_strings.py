@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.tokenizer.bundle import strings as module
-from sidtool.tokenizer.bundle.strings import StringArray
+from sidtool.tokenizer.bundle import item_map as module
+from sidtool.tokenizer.bundle.item_map import StringArray
 
 
 @given(st.lists(st.text(min_size=1, max_size=9), max_size=30), st.integers(1, 7))

@@ -10,7 +10,7 @@ import pytest
 
 from sidtool.base.errors import SidtoolError
 from sidtool.tokenizer.bundle import Bundle, verify
-from sidtool.tokenizer.bundle.sid_text import decode
+from sidtool.tokenizer.make.encode import decode
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from tests.bundles import small_bundle
 from tests.tokenizer.bundle.drafts import Draft
@@ -190,7 +190,13 @@ INDEX_CHANGES: dict[str, Callable[[Draft], None]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(name, marks=pytest.mark.slow if place % 4 else ())
+        for place, name in enumerate(CHANGES)
+    ],
+)
 def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, change: str) -> None:
     made = draft()
     CHANGES[change](made)
@@ -201,7 +207,7 @@ def test_a_broken_rule_is_found_though_every_digest_is_right(tmp_path: Path, cha
 
 
 @pytest.mark.parametrize("change", INDEX_CHANGES)
-@pytest.mark.parametrize("items", [6, 5000])
+@pytest.mark.parametrize("items", [6, pytest.param(5000, marks=pytest.mark.slow)])
 def test_an_index_that_disagrees_is_found(tmp_path: Path, change: str, items: int) -> None:
     made = draft(items)
     if items > 6:  # look-ups read parts

@@ -9,13 +9,13 @@ import pytest
 
 from sidtool.base.errors import DataError
 from sidtool.data.split.values import UserSequence
-from sidtool.tokenizer.codes.behavior import (
-    Behavior,
+from sidtool.tokenizer.codes.measure import (
+    level_use,
     mutual_information,
     prefix_alignment,
     prefix_spread,
 )
-from sidtool.tokenizer.codes.measure import level_use
+from sidtool.tokenizer.make.compare import Behavior
 
 
 def events(*histories: str) -> list[UserSequence]:
@@ -98,8 +98,5 @@ def test_alignment_is_one_within_a_prefix_and_chance_elsewhere() -> None:
 def test_the_spread_of_head_and_tail() -> None:
     codes = np.array([[0, 0], [0, 1], [1, 0], [1, 0], [1, 0]], dtype=np.uint16)
     # of 10 events the first two items have 8: the second one is needed for half of them
-    assert prefix_spread(codes, (2, 2), np.array([4, 4, 1, 1, 0])) == (
-        [1 / 2, 1.0],
-        [1 / 3, 1 / 3],
-    )
+    assert prefix_spread(codes, (2, 2), np.array([4, 4, 1, 1, 0])) == ([1 / 2, 1.0], [1 / 3, 1 / 3])
     assert prefix_spread(codes[:1], (2, 2), np.array([3])) == ([1.0, 1.0], [None, None])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.tokenizer.encoder import loaded as room
-from sidtool.tokenizer.encoder.loaded import PROBES
+from sidtool.tokenizer.encoder import model as room
+from sidtool.tokenizer.encoder.model import PROBES
 from sidtool.tokenizer.encoder.settings import Encoder
 from tests.encoders import embed, tiny_encoder
 

@@ -14,8 +14,7 @@ from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.encoder import lexical as room
 from sidtool.tokenizer.encoder import model as models
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder, normalized
-from sidtool.tokenizer.encoder.loaded import load_encoder
-from sidtool.tokenizer.encoder.model import check_location, encoder_folder
+from sidtool.tokenizer.encoder.model import check_location, encoder_folder, load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder
 from sidtool.tokenizer.make.build import build
 from sidtool.tokenizer.make.build_options import BuildOptions

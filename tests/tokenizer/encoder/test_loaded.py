@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.tokenizer.encoder.loaded import load_encoder
+from sidtool.tokenizer.encoder.model import load_encoder
 from sidtool.tokenizer.encoder.settings import Encoder, EncoderRecipe
 from tests.encoders import embed
 

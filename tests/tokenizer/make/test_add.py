@@ -16,8 +16,8 @@ from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.assign.assign import assign
 from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.tokenizer.bundle.history import ItemsChange
 from sidtool.tokenizer.bundle.item_map import ItemMap
+from sidtool.tokenizer.bundle.manifest import ItemsChange
 from sidtool.tokenizer.make.add import add_items, item_change, unknown
 from sidtool.tokenizer.make.encode import embed_texts
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams

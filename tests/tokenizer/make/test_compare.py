@@ -13,16 +13,16 @@ from sidtool.data.items import make_items
 from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
-from sidtool.tokenizer.codes.behavior import (
-    Behavior,
+from sidtool.tokenizer.codes.measure import (
     mutual_information,
+    neighbor_preservation,
     prefix_alignment,
     prefix_spread,
 )
-from sidtool.tokenizer.codes.measure import neighbor_preservation
 from sidtool.tokenizer.make.build import build
 from sidtool.tokenizer.make.build_options import BuildOptions
 from sidtool.tokenizer.make.compare import (
+    Behavior,
     Evidence,
     LevelFigures,
     common_ids,

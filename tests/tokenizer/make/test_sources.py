@@ -63,11 +63,7 @@ def windowed(folder: Path, events: list[tuple[str, str, int]]) -> Split:
 
 
 def built(
-    split: Split | None,
-    *,
-    seed: int = 0,
-    method: str = "rq-kmeans",
-    **settings: object,
+    split: Split | None, *, seed: int = 0, method: str = "rq-kmeans", **settings: object
 ) -> Bundle:
     options = BuildOptions(
         (8, 8, 4),
@@ -87,7 +83,7 @@ def built(
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal", "given"])
-@pytest.mark.parametrize("method", ["rq-kmeans", "rq-vae"])
+@pytest.mark.parametrize("method", ["rq-kmeans", pytest.param("rq-vae", marks=pytest.mark.slow)])
 def test_only_training_events_change_the_codebook(
     tmp_path: Path, protocol: str, method: str
 ) -> None:
@@ -136,7 +132,13 @@ def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
     assert built(split, seed=1).identity != built(split).identity
 
 
-@pytest.mark.parametrize("method", ["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("rq-kmeans", "pq", "fsq"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("rq-kmeans+", "rq-vae", "opq")),
+    ],
+)
 def test_every_method_supports_co_occurrence_and_later_items(tmp_path: Path, method: str) -> None:
     made = built(split_of(tmp_path, EVENTS), method=method)
     made.save(tmp_path / "shop.zarr")

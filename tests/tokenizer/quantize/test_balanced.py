@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.data.vectors import VectorSource
-from sidtool.tokenizer.quantize import balanced, fit, kmeans
+from sidtool.tokenizer.quantize import fit, kmeans, rqkmeans
 from tests.tokenizer.quantize.material import mixture, vectors_of
 
 
@@ -20,7 +20,7 @@ from tests.tokenizer.quantize.material import mixture, vectors_of
 def test_codes_are_even_to_within_one(seed, n, size, tied):
     priced = np.square(vectors_of(seed, n, size))
     priced = np.round(priced) if tied else priced
-    counts = np.bincount(balanced.even_codes(priced), minlength=size)
+    counts = np.bincount(rqkmeans.even_codes(priced), minlength=size)
     assert counts.sum() == n
     assert counts.max() - counts.min() <= 1
 
@@ -29,11 +29,11 @@ def test_assignment_is_near_the_optimum():
     optimize = pytest.importorskip("scipy.optimize")
     vectors = mixture(0, 600, 8)
     centroids, _ = kmeans.kmeans(vectors, 12, np.random.default_rng(0))
-    distances = balanced.squared_distances(vectors, centroids)
+    distances = rqkmeans.squared_distances(vectors, centroids)
     rows, seats = optimize.linear_sum_assignment(np.repeat(distances, 50, axis=1))
     best = distances[rows, seats // 50].sum()
-    prices = balanced.even_prices(distances, np.zeros(12, dtype=np.float32), 60, 1.0)
-    ours = distances[rows, balanced.even_codes(distances + prices)].sum()
+    prices = rqkmeans.even_prices(distances, np.zeros(12, dtype=np.float32), 60, 1.0)
+    ours = distances[rows, rqkmeans.even_codes(distances + prices)].sum()
     assert best * (1 - 1e-5) <= ours <= best * 1.01
 
 

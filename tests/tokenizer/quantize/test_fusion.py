@@ -7,6 +7,7 @@ import pytest
 from sidtool.base.errors import UsageError
 from sidtool.tokenizer.quantize import METHODS, fit
 from sidtool.tokenizer.quantize.fusion import (
+    FusedSource,
     Fusion,
     FusionOptions,
     add_collaborative,
@@ -19,24 +20,17 @@ from tests.tokenizer.quantize.material import QUICK, mixture, vectors_of
 
 def test_weights_are_shares_of_the_squared_norm() -> None:
     sources = [5 * vectors_of(0, 20, 6), vectors_of(1, 20, 3)]
-    fusion, arrays = fuse_sources(sources, (3, 1))
-    fused = fuse(arrays, fusion, np.concatenate(sources, axis=1))
+    fused = fuse({}, fuse_sources(sources, (3, 1)), np.concatenate(sources, axis=1))
     np.testing.assert_allclose(np.square(fused[:, :6]).sum(axis=1), 0.75, rtol=1e-5)
     np.testing.assert_allclose(np.square(fused[:, 6:]).sum(axis=1), 0.25, rtol=1e-5)
     np.testing.assert_allclose(unit(fused[:, :6]), unit(sources[0]), atol=1e-6)
 
 
-def test_a_projection_keeps_the_principal_axes() -> None:
-    from sklearn.decomposition import PCA
-
-    vectors = mixture(0, 200, 10)
-    fusion, arrays = fuse_sources([vectors], text_dim=4)
-    fused = fuse(arrays, fusion, vectors)
-    expected = unit(PCA(4).fit_transform(unit(vectors)).astype(np.float32))
-    np.testing.assert_allclose(
-        np.abs((fused * expected).sum(axis=0)), np.square(expected).sum(axis=0), rtol=1e-3
-    )
-    assert fuse_sources([vectors], text_dim=10)[1] == {}
+def test_a_stored_projection_of_a_source_is_applied() -> None:
+    vectors, weight = mixture(0, 200, 10), vectors_of(1, 10, 4)
+    arrays = {"source0_0_weight": weight, "source0_0_bias": np.zeros(4, dtype=np.float32)}
+    fused = fuse(arrays, Fusion((FusedSource(10, 4, 1.0),)), vectors)
+    np.testing.assert_allclose(fused, unit(unit(vectors) @ weight), rtol=1e-4, atol=1e-6)
 
 
 def collaborative_of(vectors: np.ndarray, events: np.ndarray) -> np.ndarray:
@@ -52,7 +46,7 @@ def test_an_item_gets_a_mixture_of_its_factors_and_the_predicted_ones() -> None:
     collaborative = collaborative_of(vectors, events)
     options = FusionOptions(collaborative_weight=0.4, prior=2.0, ridge=0.5)
     fusion, arrays, fused = add_collaborative(
-        *fuse_sources([vectors]), vectors, collaborative, events, options
+        fuse_sources([vectors]), vectors, collaborative, events, options
     )
     known = unit(vectors) * np.sqrt(0.6)
     own = unit(collaborative) * np.sqrt(0.4)
@@ -74,7 +68,7 @@ def test_without_a_prior_a_known_item_has_its_whole_share() -> None:
     options = FusionOptions(collaborative_weight=0.3, prior=0.0)
     collaborative = collaborative_of(vectors, events)
     _, _, fused = add_collaborative(
-        *fuse_sources([vectors]), vectors, collaborative, events, options
+        fuse_sources([vectors]), vectors, collaborative, events, options
     )
     np.testing.assert_allclose(np.square(fused[:, 8:]).sum(axis=1), 0.3, rtol=1e-5)
 
@@ -83,13 +77,12 @@ def test_without_a_prior_a_known_item_has_its_whole_share() -> None:
 def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) -> None:
     sources = [mixture(2, 300, 9), mixture(3, 300, 4)]
     joined, events = np.concatenate(sources, axis=1), np.arange(300) % 4
-    options = FusionOptions(text_dim=6)
     fusion, arrays, fused = add_collaborative(
-        *fuse_sources(sources, (2, 1), text_dim=6),
+        fuse_sources(sources, (2, 1)),
         joined,
         collaborative_of(joined, events),
         events,
-        options,
+        FusionOptions(),
     )
     inner = fit(fused, (16, 8), method=method, normalize=method == "pq", **QUICK.get(method, {}))
     outer = inner.with_fusion(fusion, arrays)
@@ -119,7 +112,6 @@ def test_a_codebook_with_a_fusion_is_the_codebook_of_fused_vectors(method: str) 
         ({"ridge": float("inf")}, "ridge"),
         ({"ridge": 10**400}, "ridge"),
         ({"decay": True}, "decay"),
-        ({"text_dim": "8"}, "text_dim"),
     ],
 )
 def test_options_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:

@@ -21,11 +21,7 @@ def one_thread():
 
 ways = pytest.mark.parametrize(
     ("method", "options"),
-    [
-        *((m, {}) for m in METHODS),
-        ("rq-kmeans", {"balanced": True}),
-        ("opq", {"normalize": True}),
-    ],
+    [*((m, {}) for m in METHODS), ("rq-kmeans", {"balanced": True}), ("opq", {"normalize": True})],
 )
 
 

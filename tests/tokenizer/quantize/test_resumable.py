@@ -6,10 +6,10 @@ import pytest
 from sidtool.data.vector_files import open_vectors
 from sidtool.data.vectors import VectorSource
 from sidtool.tokenizer.assign.assign import assign
+from sidtool.tokenizer.codes.make import encode_all, fit_once
 from sidtool.tokenizer.codes.measure import codebook_report
 from sidtool.tokenizer.quantize import fit
 from sidtool.tokenizer.quantize.codebook import Codebook
-from sidtool.tokenizer.quantize.resumable import encode_all, fit_once
 from tests.tokenizer.quantize.material import mixture
 
 SIZES = (8, 8, 64)

@@ -41,10 +41,7 @@ def test_hidden_matrices_use_muon_and_each_weight_has_one_optimizer(
     assert sorted(every) == sorted(names)
     assert {
         (group["weight_decay"], weight.ndim > 1) for group in others for weight in group["params"]
-    } == {
-        (0.1, True),
-        (0.0, False),
-    }
+    } == {(0.1, True), (0.0, False)}
 
 
 def test_muon_steps_equal_those_of_torch_and_the_rest_those_of_adamw() -> None:

@@ -69,13 +69,7 @@ def decoded(ids: list[int], tokens: SidTokens) -> list[tuple[int, ...]]:
     return items
 
 
-@given(
-    st.sampled_from([MARKED, BARE]),
-    histories,
-    st.integers(0, 8),
-    chances,
-    st.integers(0, 99),
-)
+@given(st.sampled_from([MARKED, BARE]), histories, st.integers(0, 8), chances, st.integers(0, 99))
 def test_a_shortened_history_has_whole_items_in_order(
     space: SidSpace, items: list[tuple[int, ...]], context: int, drop: float, seed: int
 ) -> None:
@@ -260,13 +254,13 @@ def test_fewer_histories_are_reversed_in_every_epoch_and_none_in_the_last(
     plain = [some_rows()[row][0].tolist() for row in range(40)]
 
     def turned(epoch: int) -> float:
-        result = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(50)]
+        result = [shown(seed, epoch, Augmentation(0.0, 1.0), epochs=epochs) for seed in range(20)]
         return float(
             np.mean([ids != raw for rows in result for ids, raw in zip(rows, plain, strict=True)])
         )
 
     assert [turned(epoch) for epoch in range(epochs)] == pytest.approx(
-        shares, abs=0.056
+        shares, abs=0.09
     )  # five deviations
 
 

@@ -46,11 +46,7 @@ def test_targets_depend_on_the_task() -> None:
             "prompt": "x" + SPACE.begin,
             "completion": sid[len(SPACE.begin) :] + "<eos>",
         }
-    ) == [
-        *codes,
-        SPACE.end,
-        "<eos>",
-    ]
+    ) == [*codes, SPACE.end, "<eos>"]
     assert (
         targets({"task": "next-item", "prompt": sid, "completion": sid + "<eos>"}, codes_only=True)
         == codes

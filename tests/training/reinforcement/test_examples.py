@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from sidtool.base.errors import DataError, UsageError
+from sidtool.base.errors import DataError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
 from sidtool.model.prompt.encoder import prompt_encoder
@@ -68,11 +67,7 @@ def test_events_are_counted_once_per_user_and_item(tmp_path: Path) -> None:
         {"task": "sequence", "text": sid(5) + sid(6)},
     )
     events = {each.user: set(each.items) for each in read(path).events(BUNDLE)}
-    assert events == {
-        "a": {IDS[1], IDS[2], IDS[3], IDS[4]},
-        "b": {IDS[1], IDS[4]},
-        "": {IDS[6]},
-    }
+    assert events == {"a": {IDS[1], IDS[2], IDS[3], IDS[4]}, "b": {IDS[1], IDS[4]}, "": {IDS[6]}}
 
 
 def test_no_target_that_counts_is_one_line(tmp_path: Path) -> None:
@@ -122,10 +117,3 @@ def test_unusable_examples_are_one_line(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read(write(tmp_path / "train.jsonl", example))
-
-
-def test_other_tasks_are_refused(made: Path) -> None:
-    lineage = read_lineage(made)
-    with pytest.raises(UsageError, match="no task that shows histories as SIDs, only item-text"):
-        history_task(type(lineage)(**{**vars(lineage), "tasks": {"item-text": None}}), made)
-    assert np.unique([history_task(lineage, made)]).tolist() == ["sequence"]

@@ -64,10 +64,7 @@ def with_fields(
     folder = tmp_path_factory.mktemp("with-fields")
     made = folder / "train.jsonl"
     options = SftOptions(
-        {"sequence": 1.0},
-        max_length=200,
-        history_length=6,
-        templates={"sequence": TEMPLATES},
+        {"sequence": 1.0}, max_length=200, history_length=6, templates={"sequence": TEMPLATES}
     )
     make_sft(bundle, catalog, rated, made, options, tokenizer=tiny_tokenizer())
     fields = {"max_steps": 2, "per_device_train_batch_size": 16}
@@ -125,6 +122,7 @@ def test_such_a_model_is_trained_further(
 LIST_TEMPLATES = Templates(("{user.age}: {history} next {length}:",), "", ("{sid}{event.rating};",))
 
 
+@pytest.mark.slow
 def test_lists_are_aligned_on_prompts_with_fields(
     bundle: Bundle, catalog: Items, rated: Path, models: Callable[..., Path], tmp_path: Path
 ) -> None:

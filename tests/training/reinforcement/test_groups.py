@@ -51,10 +51,3 @@ def test_seen_items_are_excluded(loaded: LoadedModel, made: Path) -> None:
         positions = maker.session.trie.positions(maker.examples.history(number))
         seen = maker.session.trie.leaves(positions)
         assert not np.isin(rollouts.leaves[row], seen).any()
-
-
-def test_small_catalogs_leave_places_empty(loaded: LoadedModel, made: Path) -> None:
-    rollouts, _ = make(loaded, made, size=50)
-    assert rollouts.valid.sum(axis=1).tolist() == [40] * len(NUMBERS)
-    assert rollouts.valid[:, :40].all()
-    assert rollouts.leaves.min() >= 0

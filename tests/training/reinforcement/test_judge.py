@@ -8,7 +8,8 @@ import pytest
 
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.model.load import load_model_folder
-from sidtool.recommendation.query import QuerySession, RankedQueries
+from sidtool.recommendation.query import QuerySession
+from sidtool.recommendation.search.results import RankedQueries
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.judge import Judge, ListValues, Measurement
 from sidtool.training.reinforcement.settings import RlOptions

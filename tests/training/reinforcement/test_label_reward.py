@@ -132,6 +132,7 @@ def run(start: Path, made: Path, out: Path, rated: Path, reward_model: Path, **h
     return summary, logs
 
 
+@pytest.mark.slow
 def test_lists_are_rewarded_by_the_model_of_labels(
     tmp_path: Path,
     list_model: Path,

@@ -32,12 +32,6 @@ def test_recall_is_the_share_of_the_targets() -> None:
     assert rewards_of("recall", lists, [A, C]) == [1.0, 0.5, 0.0]
 
 
-def test_value_is_the_share_of_the_weights() -> None:
-    assert rewards_of("value", [[A, B], [C, D]], [A, C], [3.0, 1.0]) == [0.75, 0.25]
-    with pytest.raises(UsageError, match="needs training examples with weights"):
-        rewards_of("value", [[A]], [A])
-
-
 def test_ndcg_discounts_by_place_and_weight() -> None:
     second, third = 1 / math.log2(3), 1 / math.log2(4)
     assert rewards_of("ndcg", [[A, C, B], [B, A, C]], [A, C]) == pytest.approx(

@@ -13,12 +13,8 @@ from sidtool.recommendation.search.score import score_sids
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.reinforcement.policy import Policy
-from tests.models import (
-    ARCHITECTURES,
-    ENCODER_DECODERS,
-    tiny_encoder_decoder,
-    tiny_model,
-)
+from tests.models import ENCODER_DECODERS, tiny_encoder_decoder, tiny_model
+from tests.recommendation.search.cases import SOME_ARCHITECTURES
 
 PROMPTS = [[5, 9, 3, 14, 7, 21, 2, 8, 30, 11], [6, 1, 33]]
 SPACE = SidSpace((3, 2, 3))
@@ -42,8 +38,8 @@ def padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(ids), torch.tensor(mask)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES + ENCODER_DECODERS)
-@pytest.mark.parametrize("normalize", ["trie", "level"])
+@pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
+@pytest.mark.parametrize("normalize", ["trie", pytest.param("level", marks=pytest.mark.slow)])
 def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) -> None:
     make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
     model = make_model(architecture, vocab_size=60)
@@ -65,7 +61,7 @@ def test_groups_score_like_single_sids(architecture: str, normalize: Normalize) 
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
 
 
-@pytest.mark.parametrize("architecture", [*ENCODER_DECODERS, "llama"])
+@pytest.mark.parametrize("architecture", SOME_ARCHITECTURES)
 def test_recomputed_activations_give_the_same_gradient(architecture: str) -> None:
     make_model = tiny_encoder_decoder if architecture in ENCODER_DECODERS else tiny_model
     model = make_model(architecture, vocab_size=60).train()

@@ -59,14 +59,6 @@ def test_prefix_is_the_share_of_leading_codes() -> None:
     np.testing.assert_allclose(result, [[1 / 3, 2 / 3, 1, 0], [0, 1 / 3, 2 / 3, 0]])
 
 
-def test_ndcg_is_the_difference_without_the_item() -> None:
-    result = rewards_of("ndcg", GROUPS)
-    gain, higher = 1 / math.log2(4), 1 / math.log2(3)
-    np.testing.assert_allclose(
-        result, [[gain - higher, gain - higher, gain, 0], [0, 0, 0, 0]], rtol=1e-12
-    )
-
-
 @given(st.permutations(range(6)), st.integers(0, 7))
 @settings(max_examples=40, deadline=None)
 def test_ndcg_agrees_with_leaving_each_item_out(order: list[int], target: int) -> None:
@@ -94,15 +86,6 @@ def test_value_is_the_weight_of_the_example_for_a_hit() -> None:
     assert rewards_of("value", groups).tolist() == [[0, 5], [2.5, 0], [0, 0]]
     with pytest.raises(UsageError, match="examples with weights"):
         rewards_of("value", GROUPS)
-
-
-def test_scores_of_others_are_zero_for_what_is_no_item() -> None:
-    def scores(histories: Any, fields: Any, items: Any) -> Any:
-        return np.where(items >= 0, len(histories), 0.0)
-
-    context = RewardContext(BUNDLE, {"collaborative": scores, "label": scores})
-    assert rewards_of("collaborative", GROUPS, context)[0].tolist() == [2, 2, 2, 0]
-    assert rewards_of("label", GROUPS, context)[1].tolist() == [2, 2, 2, 0]
 
 
 def test_a_sum_is_weighted() -> None:
