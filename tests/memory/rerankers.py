@@ -6,8 +6,7 @@ import numpy as np
 
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
-from sidtool.model.load import LoadedModel
-from sidtool.model.memory import WeightedMemory
+from sidtool.model.load import LoadedModel, WeightedMemory
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 from tests.memory.cases import small_memory
