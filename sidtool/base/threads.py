@@ -31,6 +31,13 @@ def arrow_threads(threads: int) -> Iterator[None]:
         pa.set_cpu_count(before)
 
 
+def release_arrow_memory() -> None:
+    """Give memory that Arrow used, and keeps for later, back to the system."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+
+
 def read_ahead(values: Iterable[T], threads: int) -> Iterator[T]:
     """The values; if there are several threads, the next one is made while one is used."""
     stream = iter(values)

@@ -132,18 +132,13 @@ def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """The function of a command with the options -q, -v and --config, which it does not see; a
     command may have its own --config."""
     parameters = inspect.signature(command).parameters
-    shared: dict[str, tuple[Any, Any]] = {
-        "config": (options.Config, None),
-        "quiet": (options.Quiet, False),
-        "verbose": (options.Verbose, False),
-    }
-    added = {
-        name: inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-        )
-        for name, (kind, default) in shared.items()
-        if name not in parameters
-    }
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shared = (
+        inspect.Parameter("config", kind, default=None, annotation=options.Config),
+        inspect.Parameter("quiet", kind, default=False, annotation=options.Quiet),
+        inspect.Parameter("verbose", kind, default=False, annotation=options.Verbose),
+    )
+    added = {each.name: each for each in shared if each.name not in parameters}
 
     @functools.wraps(command)
     def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:
@@ -185,13 +180,9 @@ def check_inputs_survive(command: str | None, out: Path, inputs: list[Any]) -> N
     for path in _paths(inputs):
         if replaced in path.parents:
             raise UsageError(f"{out} contains the input {path}", hint=_HINT)
-        if path == replaced and not _is_next_version(command, out):
+        written = _WRITES.get(command or "")
+        if path == replaced and not (written and _kind(out).startswith(written)):
             raise UsageError(f"{out} is an input of this command", hint=_HINT)
-
-
-def _is_next_version(command: str | None, out: Path) -> bool:
-    written = _WRITES.get(command or "")
-    return written is not None and _kind(out).startswith(written)
 
 
 def _kind(path: Path) -> str:

@@ -32,7 +32,10 @@ def say_evaluation(evaluation: "Evaluation", *, details: bool, json: bool) -> No
             _say_line(line, aside=json)
     _say_line("", aside=json)
     _say_metrics(evaluation, aside=json)
-    further = list(_field_tables(evaluation))
+    further = [_averages(groups, f"by {name}") for name, groups in evaluation.by.items()]
+    if evaluation.weighted is not None:
+        title = f"weighted by {evaluation.settings['weight']} of the target"
+        further.append(_averages({"all": evaluation.weighted}, title))
     if details:
         further += _detail_tables(evaluation)
     if OTHER_MODEL in evaluation.differences:
@@ -72,15 +75,6 @@ def _say_seen(settings: Mapping[str, object], *, aside: bool) -> None:
     """Whether seen items are recommended, and why."""
     if "seen" in settings:
         _say_line(str(settings["seen"]), aside=aside)
-
-
-def _field_tables(evaluation: "Evaluation") -> Iterator[_Table]:
-    """The model's metrics by the values of fields, and weighted by one."""
-    for name, groups in evaluation.by.items():
-        yield _averages(groups, f"by {name}")
-    if evaluation.weighted is not None:
-        title = f"weighted by {evaluation.settings['weight']} of the target"
-        yield _averages({"all": evaluation.weighted}, title)
 
 
 def _detail_tables(evaluation: "Evaluation") -> Iterator[_Table]:

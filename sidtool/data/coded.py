@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -80,8 +81,8 @@ class Texts(Sequence[str]):
         return self.objects[index]
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), BLOCK):
-            yield from self.arrow.slice(start, BLOCK).to_pylist()
+        blocks = range(0, len(self), BLOCK)
+        return chain.from_iterable(self.arrow.slice(at, BLOCK).to_pylist() for at in blocks)
 
     def tolist(self) -> list[str]:
         """The texts."""

@@ -150,8 +150,14 @@ def push(
         records.refuse_other(registry, published, record)
         following = _record_of(plan.source.manifest, record.root, record.license, published)
         plan = replace(plan, record=following)
-    if sign is not None and not new:
-        _sign_published(plan, published, sign)
+    if sign is not None and not new:  # published before: signed if it is this one to the byte
+        if published != plan.record:
+            raise RefusedError(
+                f"version {published.version} is published with another root document or license, "
+                "so it is not signed",
+                hint="pull the version and push that, with the same license",
+            )
+        sign_version(registry, published, plan.source.manifest, sign)
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
     )
@@ -163,17 +169,6 @@ def push(
         sent=sent,
         latest=pointer.latest,
     )
-
-
-def _sign_published(plan: PushPlan, published: VersionRecord, key: str) -> None:
-    """Sign a version that was published before, if it is this one to the byte."""
-    if published != plan.record:
-        raise RefusedError(
-            f"version {published.version} is published with another root document or license, so "
-            "it is not signed",
-            hint="pull the version and push that, with the same license",
-        )
-    sign_version(plan.registry, published, plan.source.manifest, key)
 
 
 def pull(

@@ -18,7 +18,7 @@ from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, Reranker
-from sidtool.model.memory import WeightedMemory
+from sidtool.model.load import WeightedMemory
 from sidtool.recommendation.rerank import FeatureIndex
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model

@@ -71,7 +71,9 @@ class Axis:
 
     def ticks(self, most: int = 6) -> tuple[Tick, ...]:
         """Round numbers along the axis, at most about so many."""
-        step = tick_step(self.high - self.low, most)
+        span = self.high - self.low
+        power = 10.0 ** math.floor(math.log10(span / most))
+        step = next(step * power for step in (*STEPS, 20.0) if span / (step * power) <= most)
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return tuple(
@@ -96,12 +98,6 @@ class DrawnRows:
     rows: tuple[Row, ...]
     x_ticks: tuple[Tick, ...]
     height: float
-
-
-def tick_step(span: float, most: int) -> float:
-    """The least distance of round ticks with which at most `most` fit into the span."""
-    power = 10.0 ** math.floor(math.log10(span / most))
-    return next(step * power for step in (*STEPS, 20.0) if span / (step * power) <= most)
 
 
 def axis(values: Iterable[float], start: float, stop: float, *, zero: bool = True) -> Axis:

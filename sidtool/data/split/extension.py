@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError, SidtoolWarning
 from sidtool.data.coded import Texts
-from sidtool.data.split.packed import EventStore, PackedExamples
+from sidtool.data.split.packed import PackedExamples, PackedSequences
 from sidtool.data.split.split import Split
-from sidtool.data.split.values import UserSequence
 
 ItemEvent = tuple[Any, ...]
 """An item, and the time of the event if both splits record times."""
@@ -44,9 +43,8 @@ def extended(split: Split, earlier: Split) -> Split:
 
 
 def _check_seen(split: Split, earlier: Split) -> None:
-    codes = _CommonCodes.of(split, earlier)
-    targets = _EventRows.concatenated([codes.targets(part) for part in (split.valid, split.test)])
-    seen_before = _EventRows.concatenated([codes.earlier_events(), codes.earlier_targets()])
+    targets = _EventRows.of([split.valid, split.test])
+    seen_before = _EventRows.of([earlier.train, earlier.valid], split)
     repeated = targets.users[targets.among(seen_before)]
     users = split.valid.store.users[np.unique(repeated)].tolist()
     in_order = split.windows is None and earlier.windows is None
@@ -92,7 +90,8 @@ def _logs(split: Split, users: Collection[str], timed: bool) -> dict[str, _Log]:
     logs = {user: _Log() for user in users}
     for sequence in _of_users(split.train, users):
         log = logs[sequence.user]
-        log.events.update(zip(sequence.positions, _train_events(sequence, timed), strict=True))
+        item_events = _item_events(sequence.items, sequence.fields.times if timed else None)
+        log.events.update(zip(sequence.positions, item_events, strict=True))
         log.train.update(sequence.positions)
     for name, part in (("valid", split.valid), ("test", split.test)):
         for example in _of_users(part, users):
@@ -166,12 +165,10 @@ def _found(sought: Sequence[ItemEvent], events: Sequence[ItemEvent]) -> list[int
 def _drops_events(split: Split, earlier: Split) -> bool:
     """Whether `split` lacks training events of `earlier`, or events that this one trains or
     validates on. Warns if it lacks training events of most users."""
-    codes = _CommonCodes.of(split, earlier)
     timed = _are_timed(split, earlier)
-    trained = codes.earlier_events(timed)
+    trained = _EventRows.of([earlier.train], split, timed=timed)
     n_users = len(np.unique(trained.users))
-    now = codes.events(timed)
-    n_lost_train = len(trained.users_that_lack(now))
+    n_lost_train = len(trained.users_that_lack(_EventRows.of([split.train], timed=timed)))
     if 2 * n_lost_train > n_users:
         warnings.warn(
             f"training events of {n_lost_train} of the {n_users} users of the earlier split are "
@@ -179,11 +176,10 @@ def _drops_events(split: Split, earlier: Split) -> bool:
             SidtoolWarning,
             stacklevel=3,
         )
-    validated = codes.earlier_targets(timed)
-    if n_lost_train or not np.isin(validated.users, trained.users).all():
+    both = _EventRows.of([earlier.train, earlier.valid], split, timed=timed)
+    if n_lost_train or not np.isin(both.users, trained.users).all():
         return True
-    both = _EventRows.concatenated([trained, validated])
-    now = _EventRows.concatenated([now, codes.targets(split.valid, timed)])
+    now = _EventRows.of([split.train, split.valid], timed=timed)
     return len(both.users_that_lack(now)) > 0
 
 
@@ -195,6 +191,36 @@ class _EventRows:
     items: NDArray[np.int64]
     times: NDArray[np.float64]
     """0 where times do not count"""
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[PackedSequences | PackedExamples],
+        later: Split | None = None,
+        *,
+        timed: bool = False,
+    ) -> "_EventRows":
+        """The training events, or the targets, of parts of one split, by its codes, or by those of
+        a later split: new codes follow for ids that this one lacks."""
+        rows = []
+        events: NDArray[Any]
+        for part in parts:
+            store = part.store
+            if isinstance(part, PackedSequences):
+                users = np.repeat(part.user_codes, part.items.lengths)
+                events = part.items.places
+            else:
+                users, events = part.event_users, part.targets.joined
+            times = np.zeros(len(users))
+            if timed and store.times is not None:
+                times = store.times[events].astype(np.float64)
+            rows.append(cls(users.astype(np.int64), store.items[events].astype(np.int64), times))
+        joined = cls.concatenated(rows)
+        if later is None:
+            return joined
+        new, old = later.train.store, parts[0].store
+        users_of, items_of = _codes(new.users, old.users), _codes(new.names, old.names)
+        return cls(users_of[joined.users], items_of[joined.items], joined.times)
 
     @classmethod
     def concatenated(cls, parts: Sequence["_EventRows"]) -> "_EventRows":
@@ -229,67 +255,8 @@ class _EventRows:
         return np.unique(events, return_inverse=True)[1]
 
 
-@dataclass(frozen=True, eq=False)
-class _CommonCodes:
-    """The events of two splits by the codes of the later one; new codes follow for ids that only
-    the earlier one has."""
-
-    split: Split
-    earlier: Split
-    user_codes: NDArray[np.int64]
-    """The code of each user of the earlier split"""
-    item_codes: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, split: Split, earlier: Split) -> "_CommonCodes":
-        new, old = split.train.store, earlier.train.store
-        return cls(split, earlier, _codes(new.users, old.users), _codes(new.names, old.names))
-
-    def events(self, timed: bool = False) -> _EventRows:
-        """The training events of the later split."""
-        train = self.split.train
-        users = np.repeat(train.user_codes, train.items.lengths).astype(np.int64)
-        items = train.items.joined.astype(np.int64)
-        return _event_rows(train.store, users, items, train.items.places, timed)
-
-    def earlier_events(self, timed: bool = False) -> _EventRows:
-        """The training events of the earlier split."""
-        train = self.earlier.train
-        users = self.user_codes[np.repeat(train.user_codes, train.items.lengths)]
-        items = self.item_codes[train.items.joined]
-        return _event_rows(train.store, users, items, train.items.places, timed)
-
-    def targets(self, part: PackedExamples, timed: bool = False) -> _EventRows:
-        """The targets of a part of the later split."""
-        users, items = part.event_users.astype(np.int64), part.event_items.astype(np.int64)
-        return _event_rows(part.store, users, items, part.targets.joined, timed)
-
-    def earlier_targets(self, timed: bool = False) -> _EventRows:
-        """The validation targets of the earlier split."""
-        part = self.earlier.valid
-        users, items = self.user_codes[part.event_users], self.item_codes[part.event_items]
-        return _event_rows(part.store, users, items, part.targets.joined, timed)
-
-
-def _event_rows(
-    store: EventStore,
-    users: NDArray[np.int64],
-    items: NDArray[np.int64],
-    events: NDArray[Any],
-    timed: bool,
-) -> _EventRows:
-    times = np.zeros(len(users))
-    if timed and store.times is not None:
-        times = store.times[events].astype(np.float64)
-    return _EventRows(users, items, times)
-
-
 def _codes(names: Texts, others: Texts) -> NDArray[np.int64]:
     """(others,): the code of each among names, or a new one."""
     code_of = {name: code for code, name in enumerate(names)}
     codes = [code_of.setdefault(name, len(code_of)) for name in others]
     return np.array(codes, dtype=np.int64)
-
-
-def _train_events(sequence: UserSequence, timed: bool) -> list[ItemEvent]:
-    return _item_events(sequence.items, sequence.fields.times if timed else None)

@@ -23,7 +23,12 @@ from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.options import check_options, group, option, options_from
 from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.base.threads import arrow_threads, in_threads, thread_count
+from sidtool.base.threads import (
+    arrow_threads,
+    in_threads,
+    release_arrow_memory,
+    thread_count,
+)
 from sidtool.data.columns import EventColumns, EventNames
 from sidtool.data.event_sort import Spill, spill_beside
 from sidtool.data.fields.field_columns import FieldOptions, read_fields
@@ -148,6 +153,7 @@ def make_split(
         spill=spill,
         threads=threads,
     )
+    release_arrow_memory()
     table = read_fields(events, interactions, options.fields) if options.fields.any else None
     sessions = read_sessions(events, interactions, rule) if rule else None
     if options.protocol == "temporal":
@@ -285,6 +291,7 @@ def read_split(folder: Path) -> Split:
     that contradict the manifest or the protocol."""
     manifest = read_manifest(folder)
     parts = _read_parts(folder, manifest)
+    release_arrow_memory()
     split = Split(
         manifest.protocol,
         train=parts.train,

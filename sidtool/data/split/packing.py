@@ -51,9 +51,9 @@ def pack_parts(
     sequences = packer.sequences(train)
     parts = [packer.examples(part) for part in (valid, test, windows or ())]
     store = packer.store()
-    packed = [rows.packed(store) for rows in parts]
+    packed = [rows.examples(store) for rows in parts]
     return PackedParts(
-        sequences.packed(store), packed[0], packed[1], None if windows is None else packed[2]
+        sequences.sequences(store), packed[0], packed[1], None if windows is None else packed[2]
     )
 
 
@@ -112,26 +112,23 @@ def numbers_of(values: "array[int]") -> Any:
 
 @dataclass
 class _Rows:
-    """What sequences and examples have in common: a user, and a list of events of the store."""
+    """Sequences or examples: a user and a list of events of the store each, and positions: those of
+    the list, or of the targets behind it."""
 
     users: "array[int]" = field(default_factory=lambda: array("i"))
     starts: "array[int]" = field(default_factory=lambda: array("q"))
     stops: "array[int]" = field(default_factory=lambda: array("q"))
     positions: _Lists = field(default_factory=_Lists)
+    sessions: _Lists = field(default_factory=_Lists)
+    is_counted: bool = True
+    has_sessions: bool = False
 
     def lists(self, store: EventStore) -> Ragged:
         """The lists, as items of the store."""
         bounds = (np.frombuffer(ends, dtype=np.int64) for ends in (self.starts, self.stops))
         return Ragged(store.items, *bounds)
 
-
-@dataclass
-class _SequenceRows(_Rows):
-    sessions: _Lists = field(default_factory=_Lists)
-    is_counted: bool = True
-    has_sessions: bool = False
-
-    def packed(self, store: EventStore) -> PackedSequences:
+    def sequences(self, store: EventStore) -> PackedSequences:
         """The sequences, with what some of them have beside items."""
         return PackedSequences(
             store,
@@ -141,9 +138,7 @@ class _SequenceRows(_Rows):
             self.sessions.finish() if self.has_sessions else None,
         )
 
-
-class _ExampleRows(_Rows):
-    def packed(self, store: EventStore) -> PackedExamples:
+    def examples(self, store: EventStore) -> PackedExamples:
         """The examples; the targets of each lie behind its history in the store."""
         histories = self.lists(store)
         positions = self.positions.finish()
@@ -164,26 +159,20 @@ class _Packer:
         self._times = array("d")
         self._user_fields: dict[int, Values] = {}
 
-    def sequences(self, sequences: Iterable[UserSequence]) -> _SequenceRows:
-        rows = _SequenceRows()
+    def sequences(self, sequences: Iterable[UserSequence]) -> _Rows:
+        rows = _Rows()
         for sequence in sequences:
-            rows.users.append(self._user(sequence.user, sequence.fields))
-            rows.starts.append(len(self._events))
-            self._append(sequence.user, sequence.items, sequence.fields)
-            rows.stops.append(len(self._events))
+            self._begin(rows, sequence.user, sequence.items, sequence.fields)
             rows.positions.append(sequence.positions)
             rows.is_counted &= sequence.positions == tuple(range(len(sequence.items)))
             rows.sessions.append(sequence.sessions)
             rows.has_sessions |= bool(sequence.sessions)
         return rows
 
-    def examples(self, examples: Iterable[Example]) -> _ExampleRows:
-        rows = _ExampleRows()
+    def examples(self, examples: Iterable[Example]) -> _Rows:
+        rows = _Rows()
         for example in examples:
-            rows.users.append(self._user(example.user, example.fields))
-            rows.starts.append(len(self._events))
-            self._append(example.user, example.history, example.fields)
-            rows.stops.append(len(self._events))
+            self._begin(rows, example.user, example.history, example.fields)
             for target in example.targets:
                 marked = {TARGET: TARGET_VALUES[True]} if TARGET in self._columns else {}
                 values = {**target.feedback, **target.context, **marked}
@@ -217,12 +206,16 @@ class _Packer:
             user_fields,
         )
 
-    def _user(self, user: str, fields: Fields) -> int:
+    def _begin(self, rows: _Rows, user: str, items: Iterable[str], fields: Fields) -> None:
+        """Add a user with a list of events."""
         code = self._users.setdefault(user, len(self._users))
         known = self._user_fields.setdefault(code, fields.user)
         if known != fields.user or known.keys() != self._types.user.keys():
             raise _other_fields(user)
-        return code
+        rows.users.append(code)
+        rows.starts.append(len(self._events))
+        self._append(user, items, fields)
+        rows.stops.append(len(self._events))
 
     def _append(self, user: str, items: Iterable[str], fields: Fields) -> None:
         self._events.extend(self._items.setdefault(item, len(self._items)) for item in items)

@@ -4,8 +4,8 @@ A prefix is a SID without its last code. In each round every waiting row picks i
 that has free SIDs, and each prefix accepts the nearest of its rows (ties by row) until it is full.
 Under each prefix the nearest row then takes the nearest free last code first."""
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+import itertools
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -260,7 +260,10 @@ def _choose_last_codes(
     groups, counts = np.unique(prefixes[order], return_counts=True)
     codes = np.empty((len(latent), levels.levels), dtype=np.uint16)
     codes[order] = levels.unpack(prefixes[order] << np.uint64(levels.key_bits[-1]))
-    for span in _batches(counts, len(last)):
+    # runs of groups with about ENTRIES distances each
+    batch = (np.cumsum(counts) - counts) * len(last) // ENTRIES
+    bounds = [*np.flatnonzero(np.diff(batch, prepend=-1)).tolist(), len(counts)]
+    for span in itertools.starmap(slice, itertools.pairwise(bounds)):
         size = counts[span]
         start = counts[: span.start].sum()
         rows = order[start : start + size.sum()]
@@ -271,15 +274,6 @@ def _choose_last_codes(
         in_use[:, : codebook.params.first_code] = True
         codes[rows, -1] = _nearest_free(costs, size, in_use)
     return codes
-
-
-def _batches(counts: NDArray[np.intp], size: int) -> Iterator[slice]:
-    """Runs of groups with about ENTRIES distances each: `counts` rows to `size` last codes."""
-    starts = np.cumsum(counts) - counts
-    batch = starts * size // ENTRIES
-    firsts = np.flatnonzero(np.diff(batch, prepend=-1))
-    for first, stop in pairwise([*firsts.tolist(), len(counts)]):
-        yield slice(first, stop)
 
 
 def _nearest_free(

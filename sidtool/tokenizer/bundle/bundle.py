@@ -1,6 +1,6 @@
 """The bundle: SID space, item map, codebook and manifest as one immutable value."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,7 +17,7 @@ from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays
 from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
 from sidtool.tokenizer.bundle.identity import Identity, all_arrays, identify
-from sidtool.tokenizer.bundle.item_map import BLOCK, ItemMap, check_ids
+from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
@@ -27,9 +27,6 @@ from sidtool.tokenizer.bundle.manifest import (
     now,
 )
 from sidtool.tokenizer.bundle.stored import (
-    INDEX_ARRAYS,
-    MAX_LOOKUPS,
-    Lookup,
     StoredBundle,
     broken_parts,
     bundle_layout,
@@ -55,10 +52,6 @@ class Bundle(StoredBundle, OnHub):
     """
 
     kind = "bundle"
-
-    def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
-        super().__init__(manifest, arrays)
-        self._n_lookups = 0
 
     def __len__(self) -> int:
         """The number of items, retired ones included; reads no array."""
@@ -194,29 +187,6 @@ class Bundle(StoredBundle, OnHub):
     def digest(self) -> str:
         """The one digest over the three of the identity."""
         return self.identity.digest
-
-    def items_with_sids(self, codes: Codes) -> ItemMap:
-        """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
-        included. It is `items`, or a part of it with other row numbers: the first look-ups in a
-        large stored bundle read only parts, then the whole map is read once."""
-        return self._lookup.with_sids(codes) if self._reads_parts(len(codes)) else self.items
-
-    def items_with_ids(self, ids: Sequence[str]) -> ItemMap:
-        """An item map with at least the items with these ids, as in `items_with_sids`."""
-        return self._lookup.with_ids(ids) if self._reads_parts(len(ids)) else self.items
-
-    def _reads_parts(self, n_lookups: int) -> bool:
-        self._n_lookups += n_lookups
-        if "items" in vars(self) or not isinstance(self.arrays, StoredArrays):
-            return False  # in memory already
-        if self.manifest.items <= BLOCK or self._n_lookups > MAX_LOOKUPS:
-            return False  # reading everything is faster
-        return all(name in self.arrays for name in INDEX_ARRAYS)
-
-    @cached_property
-    def _lookup(self) -> Lookup:
-        assert isinstance(self.arrays, StoredArrays)
-        return Lookup(self.arrays, self.space, self.manifest.items)
 
     @cached_property
     def active(self) -> ItemRows:

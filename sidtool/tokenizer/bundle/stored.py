@@ -34,6 +34,7 @@ class StoredBundle:
     def __init__(self, manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> None:
         self.manifest = manifest
         self.arrays = arrays
+        self._n_lookups = 0
 
     @cached_property
     def items(self) -> ItemMap:
@@ -64,6 +65,55 @@ class StoredBundle:
             titles=columns.get("items/title"),
             stored_index=index,
         )
+
+    def items_with_sids(self, codes: Codes) -> ItemMap:
+        """An item map with at least the items that have one of these (m, levels) SIDs, retired ones
+        included. It is `items`, or a part of it with other row numbers: the first look-ups in a
+        large stored bundle read the first entries of each block of rows and the blocks that may
+        match, then the whole map is read once."""
+        arrays, space = self._arrays_in_parts(len(codes)), self.manifest.space
+        if arrays is None:
+            return self.items
+        keys = np.unique(space.pack(codes))
+        blocks = _blocks(self._first_keys, keys, self.manifest.items)
+        rows = [
+            first + np.flatnonzero(np.isin(space.pack(block_codes), keys))
+            for (first, _), block_codes in zip(
+                blocks, arrays.parts("items/sid", blocks), strict=True
+            )
+        ]
+        return _part(arrays, space, _ranges(rows))
+
+    def items_with_ids(self, ids: Sequence[str]) -> ItemMap:
+        """An item map with at least the items with these ids, as in `items_with_sids`."""
+        arrays, n_items = self._arrays_in_parts(len(ids)), self.manifest.items
+        if arrays is None:
+            return self.items
+        hashes = np.unique(StringArray.of([text for text in ids if text]).hashes())
+        blocks = _blocks(arrays["index/id_hash_first"], hashes, n_items)
+        positions = [
+            first + np.flatnonzero(np.isin(block_hashes, hashes))
+            for (first, _), block_hashes in zip(
+                blocks, arrays.parts("index/id_hash", blocks), strict=True
+            )
+        ]
+        parts = arrays.parts("index/id_row", _ranges(positions))
+        for rows in parts:
+            check_rows(rows, n_items)
+        return _part(arrays, self.manifest.space, _ranges(parts))
+
+    def _arrays_in_parts(self, n_lookups: int) -> StoredArrays | None:
+        """The arrays if reading parts of them is faster than reading all items."""
+        self._n_lookups += n_lookups
+        if "items" in vars(self) or not isinstance(self.arrays, StoredArrays):
+            return None  # in memory already
+        if self.manifest.items <= BLOCK or self._n_lookups > MAX_LOOKUPS:
+            return None
+        return self.arrays if all(name in self.arrays for name in INDEX_ARRAYS) else None
+
+    @cached_property
+    def _first_keys(self) -> NDArray[np.uint64]:
+        return self.manifest.space.pack(self.arrays["index/sid_first"])
 
     @cached_property
     def codebook(self) -> Codebook | None:
@@ -110,66 +160,17 @@ class StoredBundle:
         return lexical
 
 
-class Lookup:
-    """Look-ups in the arrays of a stored bundle of `n_items` items. The first entries of each block
-    of rows are read once, then only the blocks that may match."""
+def _part(arrays: StoredArrays, space: SidSpace, ranges: Sequence[RowRange]) -> ItemMap:
+    """These ascending rows of a stored item map."""
 
-    def __init__(self, arrays: StoredArrays, space: SidSpace, n_items: int) -> None:
-        self._arrays = arrays
-        self._space = space
-        self._n_items = n_items
-
-    def with_sids(self, codes: Codes) -> ItemMap:
-        """(m, levels) codes -> the items with one of these SIDs, retired ones included."""
-        keys = np.unique(self._space.pack(codes))
-        blocks = _blocks(self._first_keys, keys, self._n_items)
-        rows = [
-            first + np.flatnonzero(np.isin(self._space.pack(block_codes), keys))
-            for (first, _), block_codes in zip(
-                blocks, self._arrays.parts("items/sid", blocks), strict=True
-            )
-        ]
-        return self._take(rows)
-
-    def with_ids(self, ids: Sequence[str]) -> ItemMap:
-        """The items with these ids, and any other items whose ids have the same hashes."""
-        hashes = np.unique(StringArray.of([text for text in ids if text]).hashes())
-        blocks = _blocks(self._arrays["index/id_hash_first"], hashes, self._n_items)
-        positions = [
-            first + np.flatnonzero(np.isin(block_hashes, hashes))
-            for (first, _), block_hashes in zip(
-                blocks, self._arrays.parts("index/id_hash", blocks), strict=True
-            )
-        ]
-        parts = self._arrays.parts("index/id_row", _ranges(positions))
-        for rows in parts:
-            check_rows(rows, self._n_items)
-        return self._take(parts)
-
-    def _take(self, rows: Iterable[NDArray[Any]]) -> ItemMap:
-        """These rows of the item map, ascending."""
-        ranges = _ranges(rows)
-        codes = self._arrays.parts("items/sid", ranges)
-        retired = self._arrays.parts("items/retired", ranges)
-        has_titles = "items/title_offset" in self._arrays
-        return ItemMap(
-            space=self._space,
-            ids=self._strings("items/id", ranges),
-            codes=checked_codes(
-                self._space, _join(codes, np.empty((0, self._space.levels), dtype=np.uint16))
-            ),
-            retired=_join(retired, np.empty(0, dtype=np.bool_)),
-            titles=self._strings("items/title", ranges) if has_titles else None,
-        )
-
-    def _strings(self, name: str, ranges: Sequence[RowRange]) -> StringArray:
+    def strings(name: str) -> StringArray:
         # a string needs the offset behind it, too
-        offsets = self._arrays.parts(f"{name}_offset", [(a, b + 1) for a, b in ranges])
+        offsets = arrays.parts(f"{name}_offset", [(a, b + 1) for a, b in ranges])
         byte_ranges = [(int(part[0]), int(part[-1])) for part in offsets]
-        n_bytes = self._arrays.layout(f"{name}_bytes").shape[0]
+        n_bytes = arrays.layout(f"{name}_bytes").shape[0]
         if any(not 0 <= start <= stop <= n_bytes for start, stop in byte_ranges):
             raise IntegrityError(f"{name}_offset does not divide {name}_bytes into strings")
-        data = self._arrays.parts(f"{name}_bytes", byte_ranges)
+        data = arrays.parts(f"{name}_bytes", byte_ranges)
         lengths = [np.zeros(1, dtype=np.int64), *(np.diff(part) for part in offsets)]
         return StringArray.stored(
             name,
@@ -178,9 +179,15 @@ class Lookup:
             may_be_empty=name != "items/id",
         )
 
-    @cached_property
-    def _first_keys(self) -> NDArray[np.uint64]:
-        return self._space.pack(self._arrays["index/sid_first"])
+    codes = arrays.parts("items/sid", ranges)
+    retired = arrays.parts("items/retired", ranges)
+    return ItemMap(
+        space=space,
+        ids=strings("items/id"),
+        codes=checked_codes(space, _join(codes, np.empty((0, space.levels), dtype=np.uint16))),
+        retired=_join(retired, np.empty(0, dtype=np.bool_)),
+        titles=strings("items/title") if "items/title_offset" in arrays else None,
+    )
 
 
 def checked_codes(space: SidSpace, codes: Codes) -> Codes:

@@ -13,11 +13,10 @@ from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.split import Split
-from sidtool.examples.catalog import TaskCatalogOptions
-from sidtool.examples.event_columns import EventBlock
+from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.examples_run import SftInputs, make_sft
-from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
 from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.training_examples import ClusterExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
