@@ -31,6 +31,7 @@ from .reranker import HIDDEN as HIDDEN
 from .reranker import N_FEATURES as N_FEATURES
 from .reranker import RERANK_FEATURES as RERANK_FEATURES
 from .reranker import RERANKED as RERANKED
+from .reranker import TRAINING_EVENTS as TRAINING_EVENTS
 from .reranker import Network as Network
 from .reranker import Reranker as Reranker
 from .reranker import standardized_features as standardized_features

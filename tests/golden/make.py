@@ -339,6 +339,7 @@ def golden_contract_with_reranker() -> Contract:
         manifest,
         scale=0.5,
         exclude_seen=True,
+        new_item_bonus=0.25,
     )
     binding = MemoryBinding(
         manifest.digest, 0.25, 1.5, {"users": 7.0}, split=manifest.split, reranker=reranker
