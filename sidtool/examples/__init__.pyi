@@ -1,3 +1,4 @@
+from .event_weights import EventWeights as EventWeights
 from .event_weights import WeightOptions as WeightOptions
 from .example_file import TokenizedExample as TokenizedExample
 from .example_file import TokenizedExamples as TokenizedExamples

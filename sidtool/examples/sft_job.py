@@ -104,13 +104,15 @@ class SftJob:
         return task_counts(counts)
 
     def write_task(
-        self, stream: BinaryIO | None, task: str, units: range | None = None
+        self,
+        stream: BinaryIO | None,
+        task: str,
+        units: range | None = None,
+        first_number: int = 0,
     ) -> ExampleCounts:
-        """Write the examples of a task, of all users or some (`units`), if there is a stream."""
-        first_number = 0
+        """Write the examples of a task, of all users or some (`units`), if there is a stream. Those
+        of the users before have `first_number` examples (`ExampleMaker.count_before`)."""
         split = self.split
-        if units is not None:
-            first_number = self.maker.count_before(task, split, units.start)
         if self.weights is None:
             users = range(len(self.events)) if units is None else units
             blocks = self.maker.task_blocks(task, split, self.events, users, first_number)

@@ -100,9 +100,10 @@ class ExampleMaker:
 
     def events(self, split: Split) -> TrainEvents:
         """The training events of a split as columns. Raises DataError if the bundle has none of
-        their items."""
+        their items, unless they are those of some of the users."""
         events = TrainEvents(split, self._histories.item_index)
-        if events.n_events and events.n_dropped == events.n_events:
+        is_whole = split.origin.whole is None
+        if is_whole and events.n_events and events.n_dropped == events.n_events:
             raise DataError(
                 f"the bundle contains none of the items in {events.n_events} training events",
                 hint="check the ids",
