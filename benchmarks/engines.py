@@ -204,7 +204,7 @@ def write_model(folder: Path, scale: Scale, codes: Any) -> None:
     from sidtool.model.contract.contract import Contract
     from sidtool.model.contract.folder import write_contract
     from sidtool.model.contract.stage_record import ExtendParams, StageRecord
-    from sidtool.model.vocabulary import add_sid_tokens
+    from sidtool.model.structure import add_sid_tokens
     from sidtool.tokenizer.bundle.bundle import Bundle
     from sidtool.tokenizer.bundle.item_map import ItemMap
 

@@ -22,10 +22,9 @@ from table import markdown
 from wheels import ENCODER_FOLDER, REQUIREMENTS, unpack_wheels
 
 from sidtool.data.split.files import open_split
-from sidtool.model.embedding_init import Init
-from sidtool.model.extend import ExtendOptions, write_embeddings
+from sidtool.model.extend import ExtendOptions, Init, write_embeddings
 from sidtool.model.pretrained import load_model, load_tokenizer, locate
-from sidtool.model.vocabulary import add_sid_tokens
+from sidtool.model.structure import add_sid_tokens
 from sidtool.recipes import StepError, Steps
 from sidtool.tokenizer.bundle.bundle import Bundle
 

@@ -11,7 +11,6 @@ level, items of the history left out unless `--seen` is given."""
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +35,8 @@ Row = tuple[float, float, float]
 
 def curve(candidates: Candidates, choice: MixtureChoice) -> list[Row]:
     """A row for each of FACTORS."""
-    model = np.where(candidates.is_new[candidates.positions], -np.inf, candidates.model_scores)
-    excluded = replace(candidates, model_scores=model).with_factor(0.0)
     is_old = candidates.is_warm
-    before = hits(choice, excluded)[is_old].mean()
+    before = hits(choice, candidates.without_new_items())[is_old].mean()
     rows = []
     for factor in FACTORS:
         after = hits(choice, candidates.with_factor(factor))

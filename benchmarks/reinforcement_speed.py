@@ -34,7 +34,6 @@ from sidtool.training.loop.machine import quiet
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import pad_left
-from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import grpo_config
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.setup import build_trainer
@@ -70,7 +69,7 @@ def trainer_of(
     fields, options = VARIANTS[variant]
     batch = {"num_generations": size, "per_device_train_batch_size": size * prompts}
     chosen = RlOptions(**options)
-    run = plan_rl(RlRequest(start, examples, out, chosen, {**fields, **batch}))
+    run = plan_rl(start, examples, out, chosen, {**fields, **batch})
     trainer = build_trainer(run, grpo_config(run), True, None, None)
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1

@@ -1,12 +1,14 @@
 """What a re-ranker gains over the mixture that it orders, on test users.
 
-    python benchmarks/rerank.py MODEL SPLIT MEMORY -o WORK [--seeds 0,1,2] [--limit N] [--seen]
+    python benchmarks/rerank.py MODEL SPLIT MEMORY -o WORK [--seeds 0,1,2] [--users N]
+        [--limit N] [--seen]
 
-MODEL is a trained model of the memory's bundle. Weight, power, gate and re-ranker are chosen on all
-validation users, as `tune-memory` does; the re-ranker is fitted once per seed. Test is read once:
-mixture and re-ranked lists come from the same search, with 50 beams as in `evaluate`. What the
-model has searched is kept in WORK, so a killed run continues. Items of the history are left out
-unless `--seen` is given."""
+MODEL is a trained model of the memory's bundle. Weight, power, gate and re-ranker are chosen on
+validation users, all or `--users`, as `tune-memory` does; the re-ranker is fitted once per seed.
+Test is read once: mixture and re-ranked lists come from the same search, with 50 beams as in
+`evaluate`. What the model has searched is kept in WORK, so a killed run continues. Items of the
+history are left out unless `--seen` is given. New items are those without training events; lists
+without them are those of the same search."""
 
 import argparse
 import json
@@ -35,7 +37,7 @@ from sidtool.evaluation.ranking import (
     rank_examples,
     rank_index,
 )
-from sidtool.evaluation.reranker_fit import RankedUsers, fit_reranker
+from sidtool.evaluation.reranker_fit import choose_reranker
 from sidtool.memory import Memory, MemoryIndex, Reranker
 from sidtool.model import LoadedModel, WeightedMemory, load_model_folder
 from sidtool.recommendation import WINDOW, FeatureIndex, QuerySession, in_windows
@@ -121,6 +123,7 @@ class Measured:
         first, last = SLICES["rare"]
         groups = {
             "all": np.ones(len(events)),
+            "warm": (events > 0).astype(np.float64),
             "rare": ((events >= first) & (events <= (last or 0))).astype(np.float64),
             "new": ((events == 0) & (examples.targets >= 0)).astype(np.float64),
         }
@@ -176,24 +179,21 @@ def tuned(
     start = time.process_time()
     features = FeatureIndex.of(bench.memory, index, bench.loaded.bundle)
     scaled = candidates.with_factor(factor)
-    ranked_users = RankedUsers.of(scaled, choice, examples, features)
     seconds: dict[str, Any] = {"features": time.process_time() - start, "fits": []}
     fits = []
     for seed in seeds:
         start = time.process_time()
         manifest = bench.memory.manifest
-        fits.append(
-            fit_reranker(ranked_users, manifest, exclude_seen=bench.exclude_seen, seed=seed)
-        )
+        fits.append(choose_reranker(scaled, choice, examples, features, manifest, seed=seed))
         seconds["fits"].append(time.process_time() - start)
     return choice, factor, fits, {"users": len(users), "cpu_seconds": seconds}
 
 
 def measure(
-    bench: Bench, split: Split, seeds: tuple[int, ...], limit: int | None
+    bench: Bench, split: Split, seeds: tuple[int, ...], users: int | None, limit: int | None
 ) -> dict[str, Any]:
     """Everything that the results file has of the data set."""
-    valid = bench.indexed(split, "valid", None)
+    valid = bench.indexed(split, "valid", users)
     choice, factor, fits, tuning = tuned(bench, valid, seeds)
     weighted = WeightedMemory(bench.memory, choice.weight, choice.power, choice.gate, factor)
     session = bench.session(weighted)
@@ -201,6 +201,7 @@ def measure(
     index = session.mixture.index
     test = bench.indexed(split, "test", limit)
     ranked = bench.searched("test", session, test, TEST_BEAMS)
+    without_new = [items.take(np.flatnonzero(~index.is_new[items.positions])) for items in ranked]
     priors = session.mixture.priors(test.histories)
     measured = Measured.of(test, index)
     mixture = of_lists(test, ranked)
@@ -208,6 +209,7 @@ def measure(
     by_memory = rank_index(index, test, power=choice.power, k=max(KS))
     systems = {
         "mixture": measured.means(mixture),
+        "mixture without new items": measured.means(of_lists(test, without_new)),
         "model alone": measured.means(alone),
         "memory alone": measured.means(values_of(Ranking.of_items(test, by_memory))),
     }
@@ -217,10 +219,12 @@ def measure(
     for seed, (reranker, judged) in zip(seeds, fits, strict=True):
         result: dict[str, Any] = {"seed": seed, "validation": judged, "used": reranker is not None}
         if reranker is not None:
-            reordered = Reranking(reranker, features).reorder(ranked, priors, histories, max(KS))
-            values = of_lists(test, reordered)
+            reranking = Reranking(reranker, features)
+            values = of_lists(test, reranking.reorder(ranked, priors, histories, max(KS)))
             result |= {"metrics": measured.means(values), "gain": measured.gains(values, mixture)}
-            result["scale"] = reranker.scale
+            result |= {"scale": reranker.scale, "new_item_bonus": reranker.new_item_bonus}
+            fewer = reranking.reorder(without_new, priors, histories, max(KS))
+            result["metrics without new items"] = measured.means(of_lists(test, fewer))
         results.append(result)
     return {
         "n": {group: int(weights.sum()) for group, weights in measured.groups.items()},
@@ -257,6 +261,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, metavar=name.upper())
     parser.add_argument("-o", "--out", type=Path, required=True, help="work folder")
     parser.add_argument("--seeds", type=parse_numbers, default=(0, 1, 2))
+    parser.add_argument("--users", type=int, help="validation users, evenly spread")
     parser.add_argument("--limit", type=int, help="test users, evenly spread")
     parser.add_argument("--seen", action="store_true")
     parser.add_argument("--trained", default="", help="how MODEL was trained, for the results file")
@@ -265,7 +270,7 @@ def main() -> None:
     bench = Bench(
         load_model_folder(str(args.model)), open_memory(str(args.memory)), args.out, not args.seen
     )
-    result = measure(bench, open_split(args.split), args.seeds, args.limit)
+    result = measure(bench, open_split(args.split), args.seeds, args.users, args.limit)
     result |= {"trained": args.trained, **environment()}
     result["command"] = command_line("rerank.py", sys.argv[1:])
     path = args.out / "result.json"

@@ -69,7 +69,7 @@ def line(name: str, task: Task) -> str:
         needs = "titles"
     if name == "sequence":
         cells = ("user", "", "SIDs of the history")
-    elif task.is_of_lists:
+    elif task.target == "list":
         cells = ("list", shown(task.source, task), SHOWN[task.target])
     elif task.is_running_text:
         cells = (task.per, "", "running text of SIDs and titles")

@@ -43,11 +43,13 @@ from .integrations.ray import ClusterExamples as ClusterExamples
 from .integrations.ray import ClusterRanker as ClusterRanker
 from .integrations.ray import ItemColumns as ItemColumns
 from .integrations.ray import ModelSource as ModelSource
+from .integrations.ray import PartOptions as PartOptions
 from .integrations.ray import RunOptions as RunOptions
 from .integrations.ray import embed_folder as embed_folder
 from .integrations.ray import encode_folder as encode_folder
 from .integrations.ray import recommend_folder as recommend_folder
 from .integrations.ray import serve_on_ray as serve_on_ray
+from .integrations.ray import split_in_parts as split_in_parts
 from .memory import ItemContent as ItemContent
 from .memory import KnnSettings as KnnSettings
 from .memory import Memory as Memory

@@ -287,17 +287,7 @@ def numbers(values: list[int]) -> bytes:
 
 
 def test_the_page_suffices_to_read_a_split_in_columns() -> None:
-    folder = GOLDEN / "split-4"
-    manifest = json.loads((folder / "split.json").read_bytes())
-    seal = manifest.pop("sha256")
-    assert manifest["format"] == 4
-    assert seal == sha256(canonical(manifest))
-    check_keys("Split", manifest)
-    check_files(folder, manifest["files"])
-    parts = {
-        part: pq.read_table(folder / f"{part}.parquet").to_pylist()
-        for part in ("train", "valid", "test")
-    }
+    parts = read_columns_of(GOLDEN / "split-4", [""])
     columns = {
         "user",
         "items",
@@ -309,6 +299,37 @@ def test_the_page_suffices_to_read_a_split_in_columns() -> None:
     }
     assert set(parts["train"][0]) == columns | {"sessions"}
     assert set(parts["test"][0]) == columns | {"targets", "history"}
+
+
+def test_the_page_suffices_to_read_a_split_in_parts() -> None:
+    folder = GOLDEN / "split-parts"
+    for number in range(2):
+        rows = pq.read_table(folder / f"part-000{number}/train.parquet").to_pylist()
+        buckets = {zlib.crc32(row["user"].encode()) % 1024 for row in rows}
+        assert {bucket * 3 // 1024 for bucket in buckets} == {number}
+    read_columns_of(folder, ["part-0000/", "part-0001/"])
+
+
+def read_columns_of(folder: Path, places: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a split of format 4, whose digests are those of its manifest."""
+    manifest = json.loads((folder / "split.json").read_bytes())
+    seal = manifest.pop("sha256")
+    assert manifest["format"] == 4
+    assert seal == sha256(canonical(manifest))
+    check_keys("Split", manifest)
+    check_files(folder, manifest["files"])
+    names = ("train", "valid", "test")
+    assert set(manifest["files"]) == {
+        f"{place}{name}.parquet" for place in places for name in names
+    }
+    parts = {
+        name: [
+            row
+            for place in places
+            for row in pq.read_table(folder / f"{place}{name}.parquet").to_pylist()
+        ]
+        for name in names
+    }
     train = [(row["user"], row["items"], row["positions"]) for row in parts["train"]]
     assert events_digest(train) == manifest["train_digest"]
     digests = []
@@ -321,6 +342,7 @@ def test_the_page_suffices_to_read_a_split_in_columns() -> None:
     assert sha256(":".join(digests).encode()) == manifest["held_out_digest"]
     both = f"{manifest['train_digest']}:{manifest['held_out_digest']}"
     assert sha256(both.encode()) == manifest["digest"]
+    return parts
 
 
 # Training examples

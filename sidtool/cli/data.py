@@ -1,5 +1,6 @@
 """The commands for raw data: check, prepare, split."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +10,11 @@ from sidtool.base.errors import UsageError
 from sidtool.base.options import parse_bytes
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
+from sidtool.cli.terminal.pace import progress
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data.prepare import PrepareOptions
 from sidtool.data.split import Protocol, SplitManifest, SplitOptions
+from sidtool.integrations.ray import PartOptions
 from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
@@ -184,14 +187,22 @@ def split(
         ),
     ] = None,
     threads: options.Threads = None,
+    run: PartOptions = PartOptions(),
     how: options.Writing = options.Writing(),
 ) -> None:
     """Split user events into training, validation and test, for all later commands."""
     from sidtool.data.split import split_events
 
-    manifest = split_events(
-        events, out, rules, memory=memory, threads=threads, dry_run=how.dry_run, force=how.force
-    )
+    if run.is_divided:
+        if memory is not None:
+            raise UsageError("--memory is for one process without --parts: more parts take less")
+        manifest = _split_in_parts(events, out, rules, run)
+    elif run.resume:
+        raise UsageError("--resume requires --parts: without parts, a split starts again")
+    else:
+        manifest = split_events(
+            events, out, rules, memory=memory, threads=threads, dry_run=how.dry_run, force=how.force
+        )
     if how.json:
         say_json(manifest.to_json())
     else:
@@ -200,6 +211,19 @@ def split(
         return note(f"nothing written to {out}")
     command = "sidtool build-codebook ITEMS -o BUNDLE.zarr --interactions {out} --encoder ENCODER"
     return next_step(command, out=out)
+
+
+def _split_in_parts(
+    events: Path, out: Path, rules: SplitOptions, run: PartOptions
+) -> SplitManifest:
+    from sidtool.data.tables import as_url
+    from sidtool.integrations.ray import split_in_parts
+
+    if run.dry_run:
+        raise UsageError("--dry-run counts in one process: leave out --engine and --parts")
+    with progress("split") as reports:
+        run = replace(run, progress=reports.get("split"))
+        return split_in_parts(as_url(events), out, rules, run=run)
 
 
 def _say_manifest(manifest: SplitManifest) -> None:

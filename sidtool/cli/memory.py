@@ -1,6 +1,7 @@
 """Commands for memories: build-memory, tune-memory."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +15,15 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
+from sidtool.integrations.ray import PairOptions
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
     from sidtool.data import Vectors
-    from sidtool.data.split import Split
-    from sidtool.memory import ItemContent, Memory
+    from sidtool.data.split import Split, SplitManifest
+    from sidtool.integrations.ray import ClusterPairs
+    from sidtool.memory import ItemContent, Memory, Shards
     from sidtool.tokenizer.bundle import Bundle
 
 
@@ -89,6 +92,16 @@ class Building:
         if self.tune and self.memory is not None:
             raise UsageError("--tune holds all pairs in memory: it takes no --memory")
 
+    def check_workers(self, workers: PairOptions) -> None:
+        """Raise UsageError for options that do not go with workers."""
+        if workers.engine == "local" and workers.resume:
+            raise UsageError("--resume requires --engine ray: one process starts again")
+        if workers.engine == "local":
+            return
+        for flag, value in (("--tune", self.tune), ("--memory", self.memory is not None)):
+            if value:
+                raise UsageError(f"{flag} is for one process: leave out --engine")
+
 
 def build_memory(
     split: options.Split,
@@ -98,41 +111,32 @@ def build_memory(
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
+    workers: PairOptions = PairOptions(),
     how: options.Writing = options.Writing(),
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
     from sidtool.base.output import refuse_existing
     from sidtool.base.output_name import MEMORY
-    from sidtool.data.split import open_split
-    from sidtool.memory import build_memory, check_memory_split, shards_beside
+    from sidtool.data.split import Split, open_split
+    from sidtool.memory import build_memory, check_memory_split
     from sidtool.registry import open_memory, open_source
 
     refuse_existing(out, how.force, MEMORY)
+    building.check_workers(workers)
     if not building.tune and search != TuneSimilarityOptions():
         raise UsageError("--users and --exclude-seen require --tune")
     previous = None if building.earlier is None else open_memory(building.earlier)
-    events = open_split(split)
-    opened = open_source(bundle)
-    check_memory_split(opened, events)
-    if how.dry_run:
-        source.check(opened)
-        counts = events.counts
-        named = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
-        return how.plan(
-            f"would build a memory of {len(opened.active)} items from {counts.train_events} "
-            f"training events of {counts.users} users, with {named}, at {out}",
-            memory=str(out),
-            bundle=opened.identity.digest,
-            split=events.reference.digest,
-            items=len(opened.active),
-            users=counts.users,
-            train_events=counts.train_events,
-            settings=given,
-        )
-    weight = building.content_weight
-    content = _content(opened, source.read(opened), weight, previous)
-    with nullcontext() if building.memory is None else shards_beside(out, building.memory) as files:
-        if building.tune:
+    counting = _counting(split, bundle, out, workers)
+    with counting as counter, _files(out, building) as files:
+        events = open_split(split) if counter is None else counter.manifest
+        opened = open_source(bundle)
+        check_memory_split(opened, events)
+        if how.dry_run:
+            source.check(opened)
+            return _say_plan(events, opened, out, given, how)
+        weight = building.content_weight
+        content = _content(opened, source.read(opened), weight, previous)
+        if building.tune and isinstance(events, Split):
             fixed = given if weight is None else {**given, "content_weight": weight}
             built = _build_tuned(events, opened, content, replace(search, fixed=fixed))
         else:
@@ -143,6 +147,7 @@ def build_memory(
                 content=content,
                 shards=files,
                 threads=building.threads,
+                counter=counter,
                 **given,
             )
         built.save(out, force=how.force)
@@ -201,6 +206,58 @@ def tune_memory(
     order = "no re-ranker" if reranker is None else f"re-ranker {reranker.digest[:12]}"
     say(f"{out}: {weight}, power {binding.power:g}, memory {binding.digest[:12]}, {order}; {seen}")
     return next_step("sidtool evaluate {out} {split}", out=out, split=split)
+
+
+def _say_plan(
+    split: "Split | SplitManifest",
+    bundle: "Bundle",
+    out: Path,
+    given: dict[str, Any],
+    how: options.Writing,
+) -> None:
+    """How much a memory would be built from."""
+    counts = split.counts
+    named = ", ".join(f"{name} {value}" for name, value in given.items()) or "the defaults"
+    how.plan(
+        f"would build a memory of {len(bundle.active)} items from {counts.train_events} "
+        f"training events of {counts.users} users, with {named}, at {out}",
+        memory=str(out),
+        bundle=bundle.identity.digest,
+        split=split.reference.digest,
+        items=len(bundle.active),
+        users=counts.users,
+        train_events=counts.train_events,
+        settings=given,
+    )
+
+
+@contextmanager
+def _counting(
+    split: Path, bundle: str, out: Path, workers: PairOptions
+) -> Iterator["ClusterPairs | None"]:
+    """What counts pairs by workers; None in this process."""
+    if workers.engine == "local":
+        yield None
+        return
+    from sidtool.integrations.ray import ClusterPairs
+
+    with (
+        progress("build-memory") as reports,
+        ClusterPairs.opened(split, bundle, out, workers, reports.get("build-memory")) as counter,
+    ):
+        yield counter
+
+
+@contextmanager
+def _files(out: Path, building: Building) -> Iterator["Shards | None"]:
+    """Files for pairs within a memory budget; None without one."""
+    if building.memory is None:
+        yield None
+        return
+    from sidtool.memory import shards_beside
+
+    with shards_beside(out, building.memory) as files:
+        yield files
 
 
 def _build_tuned(

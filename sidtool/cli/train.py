@@ -59,18 +59,19 @@ def train(
     A killed run leaves OUT.partial, and the same command resumes it. If the configuration lists
     stages, each trains the output of the one before; intermediate outputs stay beside the last one,
     as OUT-1-embeddings."""
-    from sidtool.training import TrainRequest, check_stages, plan_stages, read_stages, run_stages
+    from sidtool.training import check_stages, plan_stages, read_stages, run_stages
 
     stages = read_stages(config, set_ or (), chosen.get("stage"))
-    request = TrainRequest(
+    planned = plan_stages(
         model,
         examples,
         out,
+        stages,
         teachers=teacher or (),
+        force=how.force,
         trust_remote_code=trust_remote_code,
     )
     if how.dry_run:
-        planned = plan_stages(request, stages, force=how.force)
         check_stages(planned)
         lines = [f"would train {stage}" for stage in planned]
         return how.plan("\n".join(lines), stages=[stage.to_json() for stage in planned])
@@ -78,8 +79,7 @@ def train(
     with progress(*labels) as report:
         steps_of, log = watch()
         summaries = run_stages(
-            request,
-            stages,
+            planned,
             force=how.force,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,
@@ -147,9 +147,9 @@ def refresh(
     The codes of a retrained codebook are aligned with the model's, its embedding rows are carried
     over, and the tasks of its last training stage are trained for a share of its epochs."""
     from sidtool.examples import TaskCatalogOptions
-    from sidtool.training import RefreshRequest, plan_refresh, run_refresh
+    from sidtool.training import plan_refresh, run_refresh
 
-    request = RefreshRequest(
+    plan = plan_refresh(
         model,
         bundle,
         out,
@@ -159,15 +159,14 @@ def refresh(
         catalog_options=TaskCatalogOptions(**asdict(columns)),
         options=chosen,
         trust_remote_code=trust_remote_code,
+        force=how.force,
     )
     if how.dry_run:
-        return _say_refresh_plan(
-            plan_refresh(request, force=how.force), chosen, model, out, json=how.json
-        )
+        return _say_refresh_plan(plan, model, json=how.json)
     with progress("train") as report:
         steps_of, log = watch()
         summary = run_refresh(
-            request,
+            plan,
             force=how.force,
             progress=steps_of(report.get("train")),
             log=log,
@@ -176,18 +175,16 @@ def refresh(
     return say_summaries([summary.to_json()], out, split=split or "SPLIT", json=how.json)
 
 
-def _say_refresh_plan(
-    plan: "RefreshPlan", chosen: RefreshOptions, model: str, out: Path, *, json: bool
-) -> None:
+def _say_refresh_plan(plan: "RefreshPlan", model: str, *, json: bool) -> None:
     """What a refresh would do with the bundle, and how long it would train on which tasks."""
     from sidtool.training import training_settings
 
-    verdict = plan.verdict
+    verdict, out = plan.verdict, plan.out
     text = f"would bring {model} to the bundle at {out}: {verdict.message or 'the same bundle'}"
     values: dict[str, Any] = {"model": str(out), "bundle": verdict.kind}
     values["reassigned_share"] = verdict.reassigned_share
     if plan.last is not None and plan.split is not None:
-        train_options, sft_fields = training_settings(plan.last, chosen)
+        train_options, sft_fields = training_settings(plan.last, plan.options)
         tasks = ", ".join(plan.last.task_weights)
         text += f"\nwould train {tasks} on split {plan.split.reference}, {sft_fields}"
         values["tasks"] = dict(plan.last.task_weights)
@@ -247,11 +244,11 @@ def rl(
     Keeps the checkpoint that recommends best on the validation set, and refuses one that is worse
     than the start on a slice of targets. A killed run leaves OUT.partial, and the same command
     resumes it."""
-    from sidtool.training import RL_SETTINGS, RlRequest, plan_rl, read_settings, run_rl
+    from sidtool.training import RL_SETTINGS, plan_rl, read_settings, run_rl
 
     pairs = [*(set_ or ()), *(f"{name}={value}" for name, value in objective.items())]
     rl_options, fields = read_settings(RL_SETTINGS, config, pairs)
-    request = RlRequest(
+    run = plan_rl(
         model,
         examples,
         out,
@@ -260,14 +257,14 @@ def rl(
         reward_inputs=_parse_inputs(reward_input or ()),
         split=split,
         trust_remote_code=trust_remote_code,
+        force=how.force,
     )
     if how.dry_run:
-        run = plan_rl(request, force=how.force)
         return how.plan(f"would train: {run.inheritance()}", **run.to_json())
     with progress("train") as report:
         steps_of, log = watch()
         summary = run_rl(
-            request,
+            run,
             allow_worse_slices=allow_worse_slices,
             force=how.force,
             progress=steps_of(report.get("train")),

@@ -175,7 +175,7 @@ class EventCoder:
         `item`, `order` (if there is none, events are in order) and further ones, which are coded.
         Raises DataError for a malformed or empty cell."""
         first = 0
-        for cells in read_ahead(_runs_of_cells(batches, run_events), self._threads):
+        for cells in read_ahead(runs_of_cells(batches, run_events), self._threads):
             yield self._coded(path, cells, first)
             first += len(cells)
 
@@ -191,7 +191,7 @@ class EventCoder:
                 numbers, rest = self._order(path, trimmed(cells[name]), first)
                 return {ORDER: numbers, REST: rest}
             is_id = name in (USER, ITEM)
-            column = _ids(path, name, cells[name], first) if is_id else trimmed(cells[name])
+            column = filled_ids(path, name, cells[name], first) if is_id else trimmed(cells[name])
             return {name: self._code(name, column)}
 
         for columns in in_threads(code, cells.column_names, self._threads):
@@ -216,8 +216,9 @@ class EventCoder:
         return numbers, rest
 
 
-def _ids(path: Path, content: str, column: Column, first: int) -> Column:
-    """The column, whose first row is `first`. Raises DataError for an empty id, with its row."""
+def filled_ids(path: Path, content: str, column: Column, first: int) -> Column:
+    """A column of ids, whose first row is `first`. Raises DataError for an empty one, with its
+    row."""
     import pyarrow.compute as pc
 
     column = pc.fill_null(column, "")
@@ -227,7 +228,7 @@ def _ids(path: Path, content: str, column: Column, first: int) -> Column:
     return column
 
 
-def _runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:
+def runs_of_cells(batches: Iterable[Mapping[str, Column]], run_events: int) -> Iterator[Any]:
     """Tables of at least so many rows, and what is left."""
     import pyarrow as pa
 

@@ -27,7 +27,7 @@ from sidtool.evaluation.mixture_candidates import Candidates
 from sidtool.evaluation.mixture_choice import choose_for_new_items
 from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.evaluation.reranker_fit import RankedUsers, fit_reranker
+from sidtool.evaluation.reranker_fit import choose_reranker
 from sidtool.memory import Memory, MemoryIndex, Reranker
 from sidtool.model import (
     LoadedModel,
@@ -99,9 +99,8 @@ def choose_binding(
         indexed = IndexedExamples.of(
             loaded.bundle, examples, exclude_seen=bool(options.exclude_seen)
         )
-        ranked = RankedUsers.of(candidates.with_factor(factor), choice, indexed, features)
-        reranker, judged = fit_reranker(
-            ranked, memory.manifest, exclude_seen=bool(options.exclude_seen)
+        reranker, judged = choose_reranker(
+            candidates.with_factor(factor), choice, indexed, features, memory.manifest
         )
     return MemoryBinding(
         memory.digest,

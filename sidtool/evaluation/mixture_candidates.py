@@ -95,6 +95,21 @@ class Candidates:
         """The same items with another factor of new items."""
         return replace(self, new_item_factor=new_item_factor)
 
+    @property
+    def lists_new_items(self) -> bool:
+        """Whether a new item is among any user's."""
+        return bool(self._is_new.any())
+
+    def without_new_items(self) -> "Candidates":
+        """The same items, of which the new ones have probability 0."""
+        model_scores = np.where(self._is_new, -np.inf, self.model_scores)
+        return replace(self, model_scores=model_scores, new_item_factor=0.0)
+
+    @property
+    def _is_new(self) -> NDArray[np.bool_]:
+        """(n, c) whether each item is new."""
+        return (self.positions >= 0) & self.is_new[self.positions]
+
     @cached_property
     def has_memory(self) -> NDArray[np.bool_]:
         """(n,) whether the memory has any item for the user."""

@@ -93,7 +93,7 @@ class TaskEvaluationOptions(QuestionOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if named_task(self.task).is_of_lists:
+        if named_task(self.task).target == "list":
             raise UsageError(
                 "lists are no questions with one answer", hint="sidtool evaluate-lists MODEL SPLIT"
             )

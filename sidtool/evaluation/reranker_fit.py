@@ -1,11 +1,14 @@
 """Fits a re-ranker to validation users, and decides whether it is used.
 
+It is fitted to lists without new items: fitted to new targets too, it finds more of them, and for
+that loses more users whose target has training events than the same number of new ones is worth.
 Each half of the users judges what was fitted to the other half, as for the gate. A re-ranker is
 used if NDCG@10 of these users is above that of the mixture beyond noise, and no fewer of them find
 a rare target or one without training events. docs/ranking.md gives loss and rule."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,12 @@ from sidtool.evaluation.bootstrap import paired_differences
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import MixtureChoice
 from sidtool.evaluation.ranking import IndexedExamples
+from sidtool.evaluation.reranker_network import fit_network
 from sidtool.memory import (
-    HIDDEN,
     LIMIT,
     N_FEATURES,
     RERANKED,
+    TRAINING_EVENTS,
     MemoryManifest,
     Network,
     Reranker,
@@ -33,19 +37,11 @@ NETWORKS = 3
 """Networks of a re-ranker, of as many seeds; one is fitted to each half."""
 SCALES = (1.0, 0.5)
 """Of the networks' scores, that are tried."""
+BONUSES = (0.0, 0.2, 0.4, 0.6, 0.8)
+"""Of items without training events, that are tried, in units of log-probability."""
 METRIC = "ndcg@10"
 FEATURE_BLOCK = 1024
 """Users whose features are made at a time."""
-
-BATCH_USERS = 128
-EPOCHS = 12
-LEARNING_RATE = 2e-3
-WEIGHT_DECAY = 1e-3
-DROPOUT = 0.1
-TEMPERATURE = 0.5
-"""Of the smooth ranks, in units of log-probability."""
-NDCG_WEIGHT = 3.0
-ENTROPY_WEIGHT = 0.3
 
 
 def _twice(events: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -97,6 +93,9 @@ class RankedUsers:
         is_target &= candidates.targets[:, None] >= 0
         rows = np.arange(len(order))[:, None]
         positions, mixed, raised = positions[rows, order], mixed[rows, order], raised[rows, order]
+        is_left_out = np.isneginf(mixed)
+        positions = np.where(is_left_out, -1, positions)
+        is_target &= ~is_left_out
         model = candidates.model_scores[rows, order]
         features = np.empty((*positions.shape, N_FEATURES), dtype=np.float32)
         for start in range(0, len(features), FEATURE_BLOCK):
@@ -125,7 +124,12 @@ class RankedUsers:
         """(n,) whether a user can be fitted to: the target is among the items."""
         return self.is_mixed & (self.targets >= 0)
 
-    def ranks(self, added: NDArray[np.float32] | float) -> NDArray[np.int64]:
+    @property
+    def is_new(self) -> NDArray[np.bool_]:
+        """(n, c) whether an item has no training events."""
+        return np.isfinite(self.mixed) & (self.features[..., TRAINING_EVENTS] == 0)
+
+    def ranks(self, added: NDArray[np.floating[Any]] | float) -> NDArray[np.int64]:
         """(n,) ranks of the targets from 0, at most K, where (n, c) scores are added."""
         scores = self.mixed + np.where(self.is_mixed[:, None], added, 0.0)
         rows = np.arange(len(scores))
@@ -174,141 +178,92 @@ class Fit:
         return added
 
 
-def fit_reranker(
-    ranked: RankedUsers, manifest: MemoryManifest, *, exclude_seen: bool, seed: int = 0
+def choose_reranker(
+    candidates: Candidates,
+    choice: MixtureChoice,
+    examples: IndexedExamples,
+    index: FeatureIndex,
+    manifest: MemoryManifest,
+    *,
+    seed: int = 0,
 ) -> tuple[Reranker | None, dict[str, float]]:
     """A re-ranker for a mixture with the memory of a manifest, and what judged it; None if it is
-    not used. NETWORKS seeds from NETWORKS times `seed` on are drawn from."""
+    not used."""
+    served = RankedUsers.of(candidates, choice, examples, index)
+    fitted_to = served
+    if candidates.lists_new_items:
+        fitted_to = RankedUsers.of(candidates.without_new_items(), choice, examples, index)
+    return fit_reranker(fitted_to, served, manifest, exclude_seen=examples.exclude_seen, seed=seed)
+
+
+def fit_reranker(
+    fitted_to: RankedUsers,
+    served: RankedUsers,
+    manifest: MemoryManifest,
+    *,
+    exclude_seen: bool,
+    seed: int = 0,
+) -> tuple[Reranker | None, dict[str, float]]:
+    """As `choose_reranker`: fitted to lists without new items, judged on the lists of the mixture.
+    NETWORKS seeds from NETWORKS times `seed` on are drawn from."""
     seeds = range(seed * NETWORKS, (seed + 1) * NETWORKS)
-    halves = (ranked.in_first_half, ~ranked.in_first_half)
-    if any((half & ranked.is_informative).sum() < RERANK_USERS for half in halves):
+    halves = (served.in_first_half, ~served.in_first_half)
+    if any((half & fitted_to.is_informative).sum() < RERANK_USERS for half in halves):
         return None, {}
-    before = ranked.ranks(0.0)
-    best: tuple[float, str, float, NDArray[np.int64]] | None = None
+    before = served.ranks(0.0)
+    bonuses = BONUSES if served.is_new.any() else BONUSES[:1]
+    best: _Judged | None = None
     highest = -1.0
     for rarity in RARITY_WEIGHTS:
-        added = np.zeros(ranked.mixed.shape, dtype=np.float32)
+        added = np.zeros(served.mixed.shape, dtype=np.float32)
         for half in halves:
-            added += Fit.of(ranked, ~half, rarity, seeds[:1]).added(ranked, half)
-        for scale in SCALES:
-            after = ranked.ranks(added * np.float32(scale))
-            ndcg = float(gains(after).mean())
-            highest = max(highest, ndcg)
-            if _keeps_rare(before, after, ranked) and (best is None or ndcg > best[0]):
-                best = (ndcg, rarity, scale, after)
-    judged = {"ndcg@10 mixture, judged": float(gains(before).mean())}
+            added += Fit.of(fitted_to, ~half, rarity, seeds[:1]).added(served, half)
+        for scale, bonus in product(SCALES, bonuses):
+            after = served.ranks(added * np.float32(scale) + np.float32(bonus) * served.is_new)
+            judged = _Judged(float(gains(after).mean()), rarity, scale, bonus, after)
+            highest = max(highest, judged.ndcg)
+            if (best is None or judged.ndcg > best.ndcg) and _keeps_groups(before, judged, served):
+                best = judged
+    record = {"ndcg@10 mixture, judged": float(gains(before).mean())}
     if best is None:
-        return None, {**judged, "ndcg@10 re-ranked, judged": highest}
-    ndcg, rarity, scale, after = best
-    judged["ndcg@10 re-ranked, judged"] = ndcg
-    columns = gains(after)[:, None], gains(before)[:, None]
-    difference = paired_differences([METRIC], *columns, ranked.users)["all"][METRIC]
-    judged |= {"ndcg@10 gain, low": difference.low, "ndcg@10 gain, high": difference.high}
+        return None, {**record, "ndcg@10 re-ranked, judged": highest}
+    record["ndcg@10 re-ranked, judged"] = best.ndcg
+    columns = gains(best.ranks)[:, None], gains(before)[:, None]
+    difference = paired_differences([METRIC], *columns, served.users)["all"][METRIC]
+    record |= {"ndcg@10 gain, low": difference.low, "ndcg@10 gain, high": difference.high}
     if difference.low <= 0:
-        return None, judged
-    everyone = np.ones(len(after), dtype=np.bool_)
-    fit = Fit.of(ranked, everyone, rarity, seeds)
+        return None, record
+    everyone = np.ones(len(before), dtype=np.bool_)
+    fit = Fit.of(fitted_to, everyone, best.rarity, seeds)
     reranker = Reranker.of(
         fit.means,
         fit.scales,
         fit.networks,
         manifest,
-        scale=scale,
+        scale=best.scale,
         exclude_seen=exclude_seen,
+        new_item_bonus=best.bonus,
     )
-    return reranker, judged
+    return reranker, record
 
 
-def _keeps_rare(before: NDArray[np.int64], after: NDArray[np.int64], ranked: RankedUsers) -> bool:
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What users would get whom the networks were not fitted to."""
+
+    ndcg: float
+    rarity: str
+    scale: float
+    bonus: float
+    ranks: NDArray[np.int64]
+    """(n,) of the targets"""
+
+
+def _keeps_groups(before: NDArray[np.int64], judged: _Judged, served: RankedUsers) -> bool:
     """Whether no fewer rare targets, and no fewer without training events, are among the first K
-    after than before."""
-    events = ranked.target_events
-    for users in ((events >= 1) & (events <= 5), events == 0):
-        if (after[users] < K).sum() < (before[users] < K).sum():
-            return False
-    return True
-
-
-def fit_network(
-    inputs: NDArray[np.float32],
-    mixed: NDArray[np.float64],
-    targets: NDArray[np.int64],
-    importance: NDArray[np.float64],
-    *,
-    seed: int,
-) -> Network:
-    """A network for (m, c, N_FEATURES) standardized features, (m, c) logs of mixed probabilities,
-    minus infinity where there is no item, the (m,) columns of the targets, and how much each user
-    counts. Unfitted, it scores every item 0."""
-    import torch
-    from torch import nn
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = _module()
-        users = len(inputs)
-        steps = EPOCHS * -(-users // BATCH_USERS)
-        optimizer = torch.optim.AdamW(
-            module.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=LEARNING_RATE, total_steps=steps
-        )
-        tensors = (
-            torch.from_numpy(inputs),
-            torch.from_numpy(mixed.astype(np.float32)),
-            torch.from_numpy(targets),
-            torch.from_numpy(importance.astype(np.float32)),
-        )
-        module.train()
-        for _ in range(EPOCHS):
-            for rows in torch.randperm(users).split(BATCH_USERS):
-                x, log_mixed, target, weight = (tensor[rows] for tensor in tensors)
-                added = module["linear"](x) + module["deep"](x)  # (b, c, 1)
-                loss = (weight * _losses(log_mixed + added[..., 0], target)).mean()
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    first, second, output = (layer for layer in module["deep"] if isinstance(layer, nn.Linear))
-    arrays = (
-        first.weight.T,
-        first.bias,
-        second.weight.T,
-        second.bias,
-        output.weight[0],
-        module["linear"].weight[0],
-    )
-    return Network(*(array.detach().numpy().copy() for array in arrays))
-
-
-def _module() -> Any:
-    """The layers of a `Network`, of which the last ones are zero."""
-    from torch import nn
-
-    deep = nn.Sequential(
-        nn.Linear(N_FEATURES, HIDDEN),
-        nn.GELU(approximate="tanh"),
-        nn.Dropout(DROPOUT),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.GELU(approximate="tanh"),
-        nn.Dropout(DROPOUT),
-        nn.Linear(HIDDEN, 1, bias=False),
-    )
-    linear = nn.Linear(N_FEATURES, 1, bias=False)
-    nn.init.zeros_(deep[-1].weight)
-    nn.init.zeros_(linear.weight)
-    return nn.ModuleDict({"deep": deep, "linear": linear})
-
-
-def _losses(scores: Any, targets: Any) -> Any:
-    """(b,) losses of (b, c) scores: 1 less a smooth NDCG (ApproxNDCG, Qin et al., 2010), and the
-    listwise cross-entropy."""
-    import torch
-
-    of_target = scores.gather(1, targets[:, None])  # (b, 1)
-    # minus infinity adds 0; the target itself adds a half
-    ranks = 0.5 + torch.sigmoid((scores - of_target) / TEMPERATURE).sum(dim=1)
-    ndcg = 1 / torch.log2(1 + ranks)
-    entropy = torch.logsumexp(scores, dim=1) - of_target[:, 0]
-    return NDCG_WEIGHT * (1 - ndcg) + ENTROPY_WEIGHT * entropy
+    than before; with a bonus of new items no fewer of all with training events either."""
+    events = served.target_events
+    groups = [(events >= 1) & (events <= 5), events == 0]
+    if judged.bonus:
+        groups.append(events >= 1)
+    return all((judged.ranks[users] < K).sum() >= (before[users] < K).sum() for users in groups)

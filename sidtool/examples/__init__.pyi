@@ -1,5 +1,4 @@
-from .catalog import TaskCatalogOptions as TaskCatalogOptions
-from .catalog import read_catalog as read_catalog
+from .event_weights import EventWeights as EventWeights
 from .event_weights import WeightOptions as WeightOptions
 from .event_weights import WeightRecord as WeightRecord
 from .example_file import TokenizedExample as TokenizedExample
@@ -23,6 +22,8 @@ from .prompts import check_prompt as check_prompt
 from .prompts import templates_for as templates_for
 from .sft_job import SftJob as SftJob
 from .sft_options import SftOptions as SftOptions
+from .sft_options import TaskCatalogOptions as TaskCatalogOptions
+from .sft_options import read_catalog as read_catalog
 from .tasks import LIST_TASK as LIST_TASK
 from .tasks import TASKS as TASKS
 from .tasks import answers_with_sids as answers_with_sids

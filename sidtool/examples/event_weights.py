@@ -118,7 +118,19 @@ class EventWeights:
         weights = np.minimum(unclipped, options.clip or np.inf)
         _check_weights(options, values, weights, is_target)
         n_clipped = int(np.count_nonzero(is_target & (weights < unclipped)))
-        record = _record(options, weights[is_target], n_clipped)
+        of_targets = weights[is_target]
+        if not of_targets.any():
+            raise DataError(f"all training events have the weight 0 by {options.expression}")
+        total = float(of_targets.sum())
+        record = WeightRecord(
+            expression=options.expression,
+            clip=options.clip,
+            smallest=float(of_targets.min()),
+            mean=total / len(of_targets),
+            largest=float(of_targets.max()),
+            clipped=n_clipped,
+            effective_events=total**2 / float(np.square(of_targets).sum()),
+        )
         return cls(number_of, starts, np.where(is_target, weights, 0.0), record)
 
     def of_example(self, example: TrainingExample) -> float | list[float] | None:
@@ -163,20 +175,4 @@ def _check_weights(
         f"{options.field} {values[event]:g} gives the weight {weights[event]:g}",
         hint=f"weights are at least 0: --weight 'exp({options.field}/TEMPERATURE)', with "
         "--weight-clip against large ones",
-    )
-
-
-def _record(options: WeightOptions, weights: NDArray[np.float64], clipped: int) -> WeightRecord:
-    if not weights.any():
-        raise DataError(f"all training events have the weight 0 by {options.expression}")
-    total = float(weights.sum())
-    squares = float(np.square(weights).sum())
-    return WeightRecord(
-        expression=options.expression,
-        clip=options.clip,
-        smallest=float(weights.min()),
-        mean=total / len(weights),
-        largest=float(weights.max()),
-        clipped=clipped,
-        effective_events=total**2 / squares,
     )

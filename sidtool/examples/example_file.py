@@ -92,7 +92,9 @@ def _problem(example: Mapping[str, Any]) -> str:
         return f"has user {example['user']!r}, not an id"
     if not any(_has_texts(example, sides) for sides in FORMS):
         return f"has the keys {sorted(example)}, not prompt and completion, or text"
-    if not _is_weight(example.get("weight", 1)):
+    weight = example.get("weight", 1)
+    weights = weight if isinstance(weight, list) else [weight]
+    if not all(is_number(number) and 0 <= number <= LARGEST_WEIGHT for number in weights):
         return "has a weight that is neither a number from 0 nor a list of such numbers"
     catalog = example.get("catalog", {})
     if not isinstance(catalog, dict):
@@ -106,11 +108,6 @@ def _problem(example: Mapping[str, Any]) -> str:
 
 def _has_texts(example: Mapping[str, Any], sides: Sequence[str]) -> bool:
     return all(isinstance(example.get(side), str) for side in sides)
-
-
-def _is_weight(value: Any) -> bool:
-    numbers = value if isinstance(value, list) else [value]
-    return all(is_number(number) and 0 <= number <= LARGEST_WEIGHT for number in numbers)
 
 
 def _are_spans(spans: Any, length: int) -> bool:
@@ -154,36 +151,15 @@ def encode_example(
     is_sequence = example.get("task") == "sequence"
     if codes_only or is_sequence:
         targets &= tokens.is_code(ids)
-    weights = _token_weights(example.get("weight", 1.0), ids, tokens)
+    weight = example.get("weight", 1.0)
+    weights = np.full(len(ids), 1.0 if isinstance(weight, list) else weight, dtype=np.float32)
+    if isinstance(weight, list):  # of each SID at its tokens and at text that follows it
+        starts = np.flatnonzero(tokens.is_code(ids, 0)) - int(tokens.space.has_begin_end_tokens)
+        if len(weight) != len(starts):
+            raise DataError(f"an example has {len(weight)} weights and {len(starts)} SIDs")
+        sid_of_token = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
+        weights = np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
     return TokenizedExample(ids, targets, weights, is_sequence=is_sequence)
-
-
-def _token_weights(
-    weight: float | list[float], ids: NDArray[np.int32], tokens: SidTokens
-) -> NDArray[np.float32]:
-    """(n,): the weight of an example, or of each SID at its tokens and at text that follows it."""
-    if not isinstance(weight, list):
-        return np.full(len(ids), weight, dtype=np.float32)
-    first_codes = np.flatnonzero(tokens.is_code(ids, 0))
-    starts = first_codes - int(tokens.space.has_begin_end_tokens)
-    if len(weight) != len(starts):
-        raise DataError(f"an example has {len(weight)} weights and {len(starts)} SIDs")
-    sid_of_token = np.searchsorted(starts, np.arange(len(ids)), side="right") - 1
-    return np.array(weight, dtype=np.float32)[np.maximum(sid_of_token, 0)]
-
-
-def _with_token(example: TokenizedExample, place: int, token_id: int) -> TokenizedExample:
-    """The example with a token at a place, which is no target."""
-    return example._replace(
-        ids=np.insert(example.ids, place, token_id),
-        targets=np.insert(example.targets, place, False),
-        weights=np.insert(example.weights, place, 1),
-    )
-
-
-def _n_sids(ids: NDArray[np.int32], tokens: SidTokens) -> int:
-    """The number of SIDs among token ids."""
-    return int(tokens.is_code(ids, 0).sum())
 
 
 @dataclass(frozen=True)
@@ -246,13 +222,18 @@ class TokenizedExamples:
             # the codes of a history of one item may have nothing before them
             if not (encoded.targets & (encoded.weights > 0)).any():
                 continue
-            if after_prompts and encoded.is_sequence and _n_sids(encoded.ids, tokens) < 2:
+            n_sids = int(tokens.is_code(encoded.ids, 0).sum())
+            if after_prompts and encoded.is_sequence and n_sids < 2:
                 continue
             task = find_task(example["task"])
             of_user = task is not None and task.of_users and example.get("user")
             if user_tokens is not None and of_user:
                 place = user_tokens.place(encoded.ids.tolist(), encoder.begin_id)
-                encoded = _with_token(encoded, place, user_tokens.id(example["user"]))
+                encoded = encoded._replace(
+                    ids=np.insert(encoded.ids, place, user_tokens.id(example["user"])),
+                    targets=np.insert(encoded.targets, place, False),
+                    weights=np.insert(encoded.weights, place, 1),
+                )
             ids.frombytes(encoded.ids.tobytes())
             targets += encoded.targets.tobytes()
             weights.frombytes(encoded.weights.tobytes())

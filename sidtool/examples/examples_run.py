@@ -1,10 +1,14 @@
-"""make-sft: opens what training examples are made from, and writes them with their lineage."""
+"""make-sft: opens what training examples are made from, and writes them with the validation users
+and their lineage."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
@@ -14,8 +18,8 @@ from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data import GeneralOptions, Items, Query
-from sidtool.data.split import Split, open_split
-from sidtool.examples.catalog import TaskCatalogOptions, read_catalog
+from sidtool.data.split import PackedExamples, Split, open_split, ranges, write_examples
+from sidtool.examples.blocks import BLOCK, LinePart, LineTexts, line_by_line, line_part
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.lineage import (
     Lineage,
@@ -24,9 +28,8 @@ from sidtool.examples.lineage import (
     write_lineage,
 )
 from sidtool.examples.sft_job import GeneralExamples, SftJob
-from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.training_examples import NO_FIELD_TOKENS, ExampleMaker
-from sidtool.examples.validation_file import write_validation
 from sidtool.model import Checkpoint, check_model_folder, load_tokenizer
 from sidtool.model.contract import check_bundle_split, model_folder
 from sidtool.registry import open_source
@@ -65,7 +68,8 @@ class SftInputs:
             tokenizer = load_tokenizer(Checkpoint(folder))
             field_tokens = contract.field_tokens
             # the prompt that a model was adopted with, unless there are templates of its task
-            prompt = contract.history_prompt if contract.is_adopted else None
+            is_adopted = any(record.stage == "adopt" for record in contract.stages)
+            prompt = contract.history_prompt if is_adopted else None
             if prompt is not None and prompt.task in options.templates:
                 prompt = None
         items, queries, columns = self._catalog(bundle)
@@ -174,17 +178,33 @@ def make_sft(
 
 
 def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Lineage:
-    """Write the files of a job, whole or not at all."""
+    """Write the files of a job, whole or not at all: they move beside `out` when all are written,
+    the lineage last."""
     side = side_files(out)
-    with _staged(out, force) as stage:
-        tasks = writer(job, stage / out.name)
-        write_validation(stage / side["valid"].name, job.split.valid)
-        if job.general is not None:
-            with (stage / side["general"].name).open("wb") as stream:
-                job.write_examples(stream, job.general.held_out)
-        digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
-        lineage = job.lineage(tasks, digests)
-        write_lineage(lineage, stage / side["meta"].name)
+    with ExitStack() as locks:
+        for path in side.values():
+            locks.enter_context(locked(path))
+        stage = locks.enter_context(locked(out))  # the last one is named by errors of the disk
+        _refuse_outputs(out, force)
+        remove(stage)
+        stage.mkdir()
+        try:
+            tasks = writer(job, stage / out.name)
+            write_validation(stage / side["valid"].name, job.split.valid)
+            if job.general is not None:
+                with (stage / side["general"].name).open("wb") as stream:
+                    job.write_examples(stream, job.general.held_out)
+            digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
+            lineage = job.lineage(tasks, digests)
+            write_lineage(lineage, stage / side["meta"].name)
+            side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
+            if not (stage / side["general"].name).exists():
+                side["general"].unlink(missing_ok=True)
+            for target in (side["valid"], side["general"], out, side["meta"]):
+                if (stage / target.name).exists():
+                    publish(stage / target.name, target)
+        finally:
+            remove(stage)
     return lineage
 
 
@@ -202,25 +222,33 @@ def _refuse_outputs(out: Path, force: bool) -> None:
         refuse_existing(path, force)
 
 
-@contextmanager
-def _staged(out: Path, force: bool) -> Iterator[Path]:
-    """A folder to write the files in; they move beside `out` when the block ends well, the lineage
-    last."""
-    side = side_files(out)
-    with ExitStack() as locks:
-        for path in side.values():
-            locks.enter_context(locked(path))
-        stage = locks.enter_context(locked(out))  # the last one is named by errors of the disk
-        _refuse_outputs(out, force)
-        remove(stage)
-        stage.mkdir()
-        try:
-            yield stage
-            side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
-            if not (stage / side["general"].name).exists():
-                side["general"].unlink(missing_ok=True)
-            for target in (side["valid"], side["general"], out, side["meta"]):
-                if (stage / target.name).exists():
-                    publish(stage / target.name, target)
-        finally:
-            remove(stage)
+def write_validation(path: Path, examples: PackedExamples) -> None:
+    """Write the lines of `write_examples`."""
+    if examples.store.has_fields or (examples.targets.lengths > 1).any():
+        write_examples(path, examples)
+        return
+    texts = LineTexts()
+    users = texts.add(f'{{"user": {encode_basestring(user)}' for user in examples.store.users)
+    items = list(map(encode_basestring, examples.names))
+    first_items = texts.add([f', "history": [{item}' for item in items])
+    next_items = texts.add([f", {item}" for item in items])
+    targets = texts.add([f'], "item": {item}' for item in items])
+    no_history = texts.add([', "history": ['])
+    distinct, position_of = np.unique(examples.positions, return_inverse=True)
+    positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
+    with path.open("wb") as stream:
+        for start, stop in ranges(examples.histories.lengths, BLOCK):
+            part = examples.take(slice(start, stop))
+            sizes = part.histories.lengths
+            history = part.histories.joined + np.int64(next_items)
+            is_empty = sizes == 0
+            oldest = (np.cumsum(sizes) - sizes)[~is_empty]
+            history[oldest] += first_items - next_items
+            parts = [
+                line_part(part.user_codes + np.int64(users)),
+                LinePart(is_empty, np.full(int(is_empty.sum()), no_history)),
+                LinePart(sizes, history),
+                line_part(part.items + np.int64(targets)),
+                line_part(position_of[start:stop] + positions),
+            ]
+            stream.write(texts.joined(line_by_line(parts)))

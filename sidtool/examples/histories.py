@@ -39,12 +39,6 @@ class HistorySlice:
         """The index of the last event among all of the user."""
         return self.first + len(self) - 1
 
-    @property
-    def ends_in_target(self) -> bool:
-        """Whether the last event is a target: not if the split says otherwise."""
-        marks = self.fields.event.get(TARGET)
-        return marks is None or marks[self.last] == TARGET_VALUES[True]
-
     def known_before_last(self, context: Sequence[str]) -> Fields:
         """The fields known before the last event, whose context has these names."""
         return self.fields.before(self.last, context)
@@ -81,9 +75,11 @@ class Histories:
             for sequence in split.train:
                 history = self.of_user(sequence)
                 for stop in range(2, len(history) + 1):
-                    example = history.cut(max(0, stop - size), stop)
-                    if example.ends_in_target or not only_targets:
-                        yield example
+                    # a target, unless the split says otherwise
+                    marks = history.fields.event.get(TARGET)
+                    is_target = marks is None or marks[stop - 1] == TARGET_VALUES[True]
+                    if is_target or not only_targets:
+                        yield history.cut(max(0, stop - size), stop)
             return
         for window in split.windows:
             item_ids = (*window.history, window.item)

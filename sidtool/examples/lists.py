@@ -19,21 +19,17 @@ def list_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingE
         history = context.histories.of_user(sequence)
         in_bundle = [index for index, item in enumerate(sequence.items) if item in item_index]
         for target_list in target_lists(sequence, context.lists, context.counts):
-            bundle_list = _of_bundle(in_bundle, target_list)
-            if bundle_list is None:
+            start = bisect_left(in_bundle, target_list.start)
+            places = [(bisect_left(in_bundle, index), index) for index in target_list.targets]
+            targets = tuple(
+                place for place, index in places if in_bundle[place : place + 1] == [index]
+            )
+            if not start or not targets:
                 continue
+            bundle_list = TargetList(start, targets)
             for copy in range(copies()):
                 frame = context.frame(copy)
                 yield _example(context, history, bundle_list, frame, context.lists.length)
-
-
-def _of_bundle(in_bundle: Sequence[int], target_list: TargetList) -> TargetList | None:
-    """The list by places in `in_bundle`, the ascending indexes of the events whose items the bundle
-    has; None if its history or the list itself has none."""
-    start = bisect_left(in_bundle, target_list.start)
-    places = [(bisect_left(in_bundle, index), index) for index in target_list.targets]
-    targets = tuple(place for place, index in places if in_bundle[place : place + 1] == [index])
-    return TargetList(start, targets) if start and targets else None
 
 
 def _example(

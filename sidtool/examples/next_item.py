@@ -1,17 +1,199 @@
 """The tasks of training events: the next item of a history, and the feedback of its last one."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from sidtool.data import NO_FIELDS
-from sidtool.examples.blocks import BlockCopies, MakeBlock
-from sidtool.examples.event_columns import TrainEvents
-from sidtool.examples.event_lines import EventLines
+from sidtool.data.split import consecutive
+from sidtool.examples.blocks import (
+    BlockCopies,
+    CatalogSpans,
+    EventBlock,
+    ExampleBlock,
+    LinePart,
+    LineTexts,
+    MakeBlock,
+    Numbers,
+    TrainEvents,
+    escaped,
+    line_by_line,
+    line_part,
+)
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import catalog, template, value_text
+from sidtool.model.prompt import Segment, begin, catalog, template, value_text
+
+
+class ItemTexts(NamedTuple):
+    """What is shown of each item, by its row in the bundle."""
+
+    numbers: Numbers
+    """(rows,) the number of its text"""
+    next_numbers: Numbers
+    """(rows,) that of its text behind a separator"""
+    tokens: Numbers
+    """(rows,)"""
+    characters: Numbers
+    """(rows,) of catalog text, 0 for a SID"""
+
+
+class Answers(NamedTuple):
+    """The events of a block that are answers."""
+
+    events: Numbers
+    """(answers,) indexes within the block"""
+    numbers: Numbers
+    """(answers,) the number of each among all events with a history"""
+
+
+@dataclass(frozen=True)
+class ShownEvents:
+    """Examples by their events, as indexes within a block."""
+
+    starts: Numbers
+    """(examples,) the first event of the history"""
+    targets: Numbers
+    """(examples,) the event of the answer, right behind the last one of the history"""
+    frames: Numbers
+    """(examples,) the number of the frame"""
+
+    @property
+    def sizes(self) -> Numbers:
+        """(examples,) events of each history."""
+        return self.targets - self.starts
+
+
+class EventLines:
+    """Makes the lines of a task."""
+
+    def __init__(self, context: ExampleContext, events: TrainEvents) -> None:
+        self._context = context
+        self._texts = LineTexts()
+        self._users = self._texts.add(escaped(events.user_ids))
+        self._head = self._texts.add([f'{{"task": "{context.name}", "user": "'])
+        self._end = self._texts.add(["}\n"])
+        frames, space = context.frames, context.bundle.space
+        ending = [begin(space)] if context.task.writes_sid else []
+        ending_text = (space.begin or "") if ending else ""
+        # the literal text behind the user, behind the history and behind the answer
+        before = escaped(frame.before for frame in frames)
+        after = escaped(frame.after + ending_text for frame in frames)
+        close = escaped(frame.close for frame in frames)
+        self._before = self._texts.add([f'", "prompt": "{text}' for text in before])
+        self._after = self._texts.add([f'{text}", "completion": "' for text in after])
+        self._close = self._texts.add([f'{text}"' for text in close])
+        self._before_characters = np.array([len(frame.before) for frame in frames])
+        literal = [(frame.before, frame.after, frame.close) for frame in frames]
+        n_tokens = [self._n_tokens([*map(template, texts), *ending]) for texts in literal]
+        self._frame_tokens = np.array(n_tokens)
+        task, rows = context.task, events.used_rows
+        separator = context.frames[0].separator
+        self._separator = separator if task.history_source == "title" else ""
+        self._separator_tokens = self._n_tokens([template(self._separator)])
+        self._items = self._sids(rows)
+        if task.history_source == "title":
+            self._items = self._titles(rows, "title")
+        self._answers = self._sids(rows, begin_token=False)
+        if not task.writes_sid:
+            self._answers = self._titles(rows, task.column or "title")
+        longest_item = int(self._items.characters.max(initial=0)) + len(self._separator)
+        longest_prompt = longest_item * min(context.history_length, events.longest)
+        longest_prompt += int(self._before_characters.max())
+        longest_answer = int(self._answers.characters.max(initial=0))
+        self._spans = CatalogSpans(self._texts, longest_prompt, longest_answer)
+
+    def _sids(self, rows: Numbers, *, begin_token: bool = True) -> ItemTexts:
+        """SIDs; without the begin token as answers, since the prompt ends with it."""
+        texts, n_tokens = self._context.sid_texts(rows, begin_token=begin_token)
+        numbers = self._texts.add_by_row(escaped(texts), rows)
+        none = np.zeros_like(numbers)
+        tokens = none if self._context.encoder is None else none + n_tokens
+        return ItemTexts(numbers, numbers, tokens, none)
+
+    def _titles(self, rows: Numbers, column: str) -> ItemTexts:
+        """A column of the catalog."""
+        texts = [self._context.texts.text(column, row) for row in rows.tolist()]
+        in_json = list(escaped(texts))
+        numbers = next_numbers = self._texts.add_by_row(in_json, rows)
+        if self._separator:
+            [separator] = escaped([self._separator])
+            next_numbers = self._texts.add_by_row([separator + text for text in in_json], rows)
+        tokens, characters = np.zeros_like(numbers), np.zeros_like(numbers)
+        tokens[rows] = [self._n_tokens([catalog(text)]) for text in texts]
+        characters[rows] = [len(text) for text in texts]
+        return ItemTexts(numbers, next_numbers, tokens, characters)
+
+    def _n_tokens(self, segments: Sequence[Segment]) -> int:
+        return 0 if self._context.encoder is None else self._context.encoder.length(segments)
+
+    def answers(self, events: EventBlock, first_number: int) -> Answers:
+        """The answers of a block, the first of whose events with a history has a number."""
+        first_events = np.repeat(events.starts[:-1], events.sizes)
+        targets = np.flatnonzero(first_events < np.arange(len(first_events)))
+        numbers = first_number + np.arange(len(targets))
+        if self._context.task.writes_sid:
+            return Answers(targets, numbers)
+        has_text = self._answers.characters[events.rows[targets]] > 0
+        return Answers(targets[has_text], numbers[has_text])
+
+    def block(self, events: EventBlock, answers: Answers, n_copies: Numbers) -> ExampleBlock:
+        """The examples of a block, with (answers,) copies of each."""
+        first_events = np.repeat(events.starts[:-1], events.sizes)
+        turns = consecutive(np.zeros_like(n_copies), n_copies)
+        targets = np.repeat(answers.events, n_copies)
+        if not self._context.same_frame:
+            turns += np.repeat(answers.numbers, n_copies)
+        frames = turns % len(self._context.frames)
+        # the tokens of the items before each event
+        before = np.cumsum(self._items.tokens[events.rows] + self._separator_tokens)
+        before = np.concatenate([[0], before])
+        fixed = self._frame_tokens[frames] + self._answers.tokens[events.rows[targets]]
+        starts = np.maximum(first_events[targets], targets - self._context.history_length)
+        if self._context.encoder is not None:
+            room = self._context.max_length - fixed + self._separator_tokens
+            starts = np.maximum(starts, np.searchsorted(before, before[targets] - room))
+        if (starts >= targets).any():
+            raise self._context.too_long()
+        lengths = fixed + before[targets] - before[starts] - self._separator_tokens
+        shown = ShownEvents(starts, targets, frames)
+        lines = self._texts.joined(line_by_line(self._parts(events, shown)))
+        return ExampleBlock(lines, lengths, events.count_held_out(starts, targets + 1))
+
+    def _parts(self, events: EventBlock, shown: ShownEvents) -> list[LinePart]:
+        """What the lines consist of."""
+        one_each = np.ones_like(shown.targets)
+        items = events.rows[consecutive(shown.starts, shown.sizes)]
+        item_texts = self._items.next_numbers[items]
+        oldest = np.cumsum(shown.sizes) - shown.sizes
+        item_texts[oldest] = self._items.numbers[items[oldest]]
+        users = np.repeat(events.users, events.sizes)[shown.targets]
+        answers = events.rows[shown.targets]
+        # the spans of titles in prompts
+        characters = self._items.characters[events.rows]
+        before = np.concatenate([[0], np.cumsum(characters + len(self._separator))])
+        first = self._before_characters[shown.frames] - before[shown.starts]
+        indexes = consecutive(shown.starts, shown.sizes)
+        has_title = characters[indexes] > 0
+        owners = np.repeat(np.arange(len(first)), shown.sizes)[has_title]
+        indexes = indexes[has_title]
+        starts = first[owners] + before[indexes]
+        n_titles = np.bincount(owners, minlength=len(first))
+        stops = starts + characters[indexes]
+        spans = self._spans.parts(n_titles, starts, stops, self._answers.characters[answers])
+        return [
+            line_part(self._head * one_each),
+            line_part(self._users + users),
+            line_part(self._before + shown.frames),
+            LinePart(shown.sizes, item_texts),
+            line_part(self._after + shown.frames),
+            line_part(self._answers.numbers[answers]),
+            line_part(self._close + shown.frames),
+            *spans,
+            line_part(self._end * one_each),
+        ]
 
 
 def event_examples(context: ExampleContext, copies: Copies) -> Iterator[TrainingExample]:

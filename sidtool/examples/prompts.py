@@ -15,10 +15,10 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import Task
 from sidtool.examples.tasks import (
     LIST_TASK,
+    TEXT_PROMPT_TASKS,
     history_prompt_task,
     history_source,
     named_task,
-    text_prompt_task,
 )
 from sidtool.model.prompt import (
     HISTORY_SLOT,
@@ -289,7 +289,7 @@ class ServedPrompts:
     @property
     def text(self) -> TextPrompt | None:
         """The prompt that asks for an item by its text, or None without such a task."""
-        task = text_prompt_task(self._tasks)
+        task = next((task for task in TEXT_PROMPT_TASKS if task in self._tasks), None)
         if task is None:
             return None
         frame = self.frames[task][0]

@@ -11,19 +11,20 @@ from sidtool.base.errors import DataError
 from sidtool.data.split import consecutive
 from sidtool.examples.blocks import (
     BlockCopies,
+    EventBlock,
     ExampleBlock,
     LinePart,
     LineTexts,
     MakeBlock,
     Numbers,
+    TrainEvents,
     escaped,
     line_by_line,
     line_part,
 )
-from sidtool.examples.event_columns import EventBlock, TrainEvents
 from sidtool.examples.histories import HistorySlice
 from sidtool.examples.task import Copies, ExampleContext, TrainingExample
-from sidtool.model.prompt import Segment, frame_segments, joined, sids, template
+from sidtool.model.prompt import Segment, frame_segments, joined, template
 
 
 class Windows(NamedTuple):
@@ -48,10 +49,7 @@ def sequence_examples(context: ExampleContext, copies: Copies) -> Iterator[Train
         for start, target, stop in np.stack(windows[1:], axis=1).tolist():
             window = history.cut(start, stop)
             n_context = target - start  # items that are targets of an earlier window
-            if context.frames[0].has_slots:
-                prompt, completion = _with_fields(context, window, n_context)
-            else:
-                prompt, completion = _as_sids(context, window, n_context)
+            prompt, completion = _sides(context, window, n_context)
             for _ in range(copies()):
                 yield TrainingExample(context.name, prompt, completion, window.events)
 
@@ -126,24 +124,12 @@ class _SequenceLines:
         return ExampleBlock(lines, lengths, events.count_held_out(starts, stops))
 
 
-def _as_sids(
+def _sides(
     context: ExampleContext, window: HistorySlice, n_context: int
 ) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-    """Prompt and completion of a window whose first `n_context` items are no targets. It needs no
-    measuring: ExampleMaker has checked that the longest one fits."""
-    before = template(context.frames[0].before)
-    codes = context.bundle.items.codes[window.indexes]
-    targets = sids(context.bundle.space, codes[n_context:])
-    if not n_context:
-        return (), (before, targets)
-    return (before, sids(context.bundle.space, codes[:n_context])), (targets,)
-
-
-def _with_fields(
-    context: ExampleContext, window: HistorySlice, n_context: int
-) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
-    """As `_as_sids`, with fields. The prompt ends with a SID, as it does when serving, so that the
-    text behind it is tokenized as a whole. Raises DataError if the window does not fit."""
+    """Prompt and completion of a window whose first `n_context` items are no targets. The prompt
+    ends with a SID, as it does when serving, so that the text behind it is tokenized as a whole.
+    Raises DataError if the window does not fit."""
     frame = replace(context.frames[0], item=context.frames[0].item or "{sid}")
     fields = window.fields.until(window.first + len(window))
     content = context.history(window.indexes, frame, fields)

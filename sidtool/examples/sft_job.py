@@ -22,8 +22,7 @@ from sidtool.data import (
     guess_spelling,
 )
 from sidtool.data.split import Event, Split, count_leaks
-from sidtool.examples.blocks import MakeBlock
-from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.blocks import TrainEvents
 from sidtool.examples.event_weights import EventWeights
 from sidtool.examples.example_file import example_json
 from sidtool.examples.lineage import ExampleCounts, Lineage, TaskCounts, task_counts
@@ -105,18 +104,28 @@ class SftJob:
         return task_counts(counts)
 
     def write_task(
-        self, stream: BinaryIO | None, task: str, units: range | None = None
+        self,
+        stream: BinaryIO | None,
+        task: str,
+        units: range | None = None,
+        first_number: int = 0,
     ) -> ExampleCounts:
-        """Write the examples of a task, of all users or some (`units`), if there is a stream."""
-        first_number = 0
+        """Write the examples of a task, of all users or some (`units`), if there is a stream. Those
+        of the users before have `first_number` examples (`ExampleMaker.count_before`)."""
         split = self.split
-        if units is not None:
-            first_number = self.maker.count_before(task, split, units.start)
         if self.weights is None:
             users = range(len(self.events)) if units is None else units
             blocks = self.maker.task_blocks(task, split, self.events, users, first_number)
             if blocks is not None:
-                return _write_blocks(stream, blocks, self.threads)
+                written = ExampleCounts()
+                for block in in_threads(lambda make: make(), blocks, self.threads):
+                    if stream is not None:
+                        stream.write(block.lines)
+                    lengths = block.lengths
+                    longest = int(lengths.max(initial=0))
+                    total = int(lengths.sum())
+                    written += ExampleCounts(len(lengths), total, longest, block.leaked)
+                return written
         if units is not None:
             split = self.maker.part(task, split, units)
         examples = self.maker.task_examples(task, split, self.counts, first_number)
@@ -200,16 +209,3 @@ class SftJob:
             columns=tuple(self.items.fields) if options.columns is None else options.columns,
             own_templates=options.templates,
         )
-
-
-def _write_blocks(
-    stream: BinaryIO | None, blocks: Iterable[MakeBlock], threads: int
-) -> ExampleCounts:
-    counts = ExampleCounts()
-    for block in in_threads(lambda make: make(), blocks, threads):
-        if stream is not None:
-            stream.write(block.lines)
-        lengths = block.lengths
-        longest = int(lengths.max(initial=0))
-        counts += ExampleCounts(len(lengths), int(lengths.sum()), longest, block.leaked)
-    return counts

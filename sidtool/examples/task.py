@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.data import NO_FIELDS, Fields, FieldTypes, Items, Query
 from sidtool.data.split import Event, ListTargets, Split
-from sidtool.examples.blocks import BlockCopies, MakeBlock
-from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.blocks import BlockCopies, MakeBlock, TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.model.prompt import (
     PromptEncoder,
@@ -112,11 +111,6 @@ class Task:
         return self.per == "query"
 
     @property
-    def fields(self) -> tuple[str, ...]:
-        """The catalog columns that the task needs, apart from the title."""
-        return (self.column,) if self.column else ()
-
-    @property
     def shows_title(self) -> bool:
         """Whether examples show titles of items."""
         return self.source == "title" or self.target in ("title", "text")
@@ -135,11 +129,6 @@ class Task:
     def is_running_text(self) -> bool:
         """Whether all of an example is the completion, in text."""
         return self.target == "text"
-
-    @property
-    def is_of_lists(self) -> bool:
-        """Whether the answer is a list of items."""
-        return self.target == "list"
 
     @property
     def predicts_feedback(self) -> bool:
@@ -307,20 +296,18 @@ class ExampleContext:
     ) -> tuple[tuple[Segment, ...], int]:
         """The newest of these items that fit as running text, and their number. Raises DataError if
         none fits."""
-        items = [self._in_form(frame.item, index) for index in indexes]
+        items = []
+        for index in indexes:
+            segments = []
+            for piece in _SLOTS.split(frame.item):
+                if piece == "{sid}":
+                    segments.append(self.sid(index))
+                elif piece == "{title}":
+                    segments.append(catalog(self.texts.text("title", index)))
+                elif piece == "{columns}":  # by a line for each column
+                    segments.append(catalog(self.texts.columns(index)))
+                else:
+                    segments.append(template(piece))
+            items.append([piece for piece in segments if piece.text or piece.sid_tokens])
         whole_frame = replace(frame, after=frame.after + frame.close, item="")
         return self.prompted(whole_frame, TextItems(items, frame.separator), ())
-
-    def _in_form(self, form: str, index: int) -> list[Segment]:
-        """An item in a form with its slots filled, {columns} by a line for each column."""
-        segments: list[Segment] = []
-        for piece in _SLOTS.split(form):
-            if piece == "{sid}":
-                segments.append(self.sid(index))
-            elif piece == "{title}":
-                segments.append(catalog(self.texts.text("title", index)))
-            elif piece == "{columns}":
-                segments.append(catalog(self.texts.columns(index)))
-            else:
-                segments.append(template(piece))
-        return [segment for segment in segments if segment.text or segment.sid_tokens]

@@ -138,11 +138,6 @@ def history_prompt_task(weights: Mapping[str, float]) -> str | None:
     return next((task for task in (list_task, title_task) if task in weights), None)
 
 
-def text_prompt_task(weights: Mapping[str, float]) -> str | None:
-    """The task by which a model trained on this mix recommends from a text, or None."""
-    return next((task for task in TEXT_PROMPT_TASKS if task in weights), None)
-
-
 def check_weights(weights: Mapping[str, float]) -> None:
     """Raise UsageError unless there are tasks, all of them known and of positive weight."""
     for task in weights:

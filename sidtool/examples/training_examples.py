@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import FieldTypes, Items, Query
 from sidtool.data.split import Event, Split
-from sidtool.examples.blocks import MakeBlock
-from sidtool.examples.event_columns import TrainEvents
+from sidtool.examples.blocks import MakeBlock, TrainEvents
 from sidtool.examples.histories import Histories
 from sidtool.examples.items import training_queries
 from sidtool.examples.prompts import ServedPrompts, frames_of_mix
@@ -90,7 +89,6 @@ class ExampleMaker:
         self._histories = Histories(bundle, options.history_length)
         self._event_counts: NDArray[np.int64] | None = None
         self._check_inputs(items)
-        self._check_sequence_length()
 
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the bundle."""
@@ -102,9 +100,10 @@ class ExampleMaker:
 
     def events(self, split: Split) -> TrainEvents:
         """The training events of a split as columns. Raises DataError if the bundle has none of
-        their items."""
+        their items, unless they are those of some of the users."""
         events = TrainEvents(split, self._histories.item_index)
-        if events.n_events and events.n_dropped == events.n_events:
+        is_whole = split.origin.whole is None
+        if is_whole and events.n_events and events.n_dropped == events.n_events:
             raise DataError(
                 f"the bundle contains none of the items in {events.n_events} training events",
                 hint="check the ids",
@@ -257,23 +256,20 @@ class ExampleMaker:
                 )
         if self._options.max_tokens and self._encoder is None:
             raise UsageError("a token budget needs a tokenizer", hint="--model MODEL")
+        space = self._bundle.space
+        n_items = self._options.history_length + 1
+        n_tokens = n_items * (space.levels + 2 * space.has_begin_end_tokens)
+        if "sequence" in self._options.tasks:
+            n_tokens += self.length([template(self.prompts.frames["sequence"][0].before)]) or 0
+            if n_tokens > self._options.max_length:
+                raise UsageError(
+                    f"{n_items} items take {n_tokens} tokens, an example has at most "
+                    f"{self._options.max_length}",
+                    hint="lower --history-length or raise --max-length",
+                )
         unknown = sorted(self._options.hide_text_of - set(self._bundle.items.ids))
         if unknown:
             raise UsageError(
                 f"{len(unknown)} items whose text is to be hidden are not in the bundle, such as "
                 f"{unknown[0]!r}"
-            )
-
-    def _check_sequence_length(self) -> None:
-        if "sequence" not in self._options.tasks:
-            return
-        space = self._bundle.space
-        n_items = self._options.history_length + 1
-        n_tokens = n_items * (space.levels + 2 * space.has_begin_end_tokens)
-        n_tokens += self.length([template(self.prompts.frames["sequence"][0].before)]) or 0
-        if n_tokens > self._options.max_length:
-            raise UsageError(
-                f"{n_items} items take {n_tokens} tokens, an example has at most "
-                f"{self._options.max_length}",
-                hint="lower --history-length or raise --max-length",
             )

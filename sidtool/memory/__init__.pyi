@@ -1,3 +1,9 @@
+from .blocks import BlockFiles as BlockFiles
+from .blocks import ItemBlocks as ItemBlocks
+from .blocks import block_rows as block_rows
+from .blocks import count_part as count_part
+from .blocks import sum_events as sum_events
+from .blocks import write_block as write_block
 from .build import DEFAULT as DEFAULT
 from .build import build_memory as build_memory
 from .build import check_memory_split as check_memory_split
@@ -25,6 +31,7 @@ from .reranker import HIDDEN as HIDDEN
 from .reranker import N_FEATURES as N_FEATURES
 from .reranker import RERANK_FEATURES as RERANK_FEATURES
 from .reranker import RERANKED as RERANKED
+from .reranker import TRAINING_EVENTS as TRAINING_EVENTS
 from .reranker import Network as Network
 from .reranker import Reranker as Reranker
 from .reranker import standardized_features as standardized_features

@@ -1,9 +1,11 @@
 """Builds a memory of a split's training events."""
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.options import options_from
@@ -12,6 +14,7 @@ from sidtool.data import Vectors
 from sidtool.data.split import (
     WINDOW,
     Split,
+    SplitManifest,
     check_split,
     item_sequences,
 )
@@ -27,7 +30,7 @@ DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)
 more neighbors cost time at inference."""
 
 
-def check_memory_split(bundle: Bundle, split: Split) -> None:
+def check_memory_split(bundle: Bundle, split: Split | SplitManifest) -> None:
     """Raise CompatibilityError if the codebook of a bundle may have learned from events that a
     split holds out."""
     codebook = f"the codebook of bundle {bundle.manifest.name!r}"
@@ -35,8 +38,44 @@ def check_memory_split(bundle: Bundle, split: Split) -> None:
     check_split(codebook, made_from, "the split of the memory", split.reference)
 
 
+class PairCounter(Protocol):
+    """Counts the training events of a split, and what follows from the counts."""
+
+    def count(self, ids: Sequence[str], distance: float) -> NDArray[np.int64]:
+        """(items,): the events of each item. Raises RefusedError if a held-out event is among the
+        training events."""
+
+    def similar(
+        self, events: NDArray[np.int64], settings: KnnSettings, content: Any
+    ) -> tuple[SparseRows, SparseRows]:
+        """The counted pairs of each item with later ones, and `similar_items`."""
+
+
+@dataclass
+class _OneProcess:
+    """Counts in this process."""
+
+    split: Split
+    shards: Shards | None
+    threads: int
+
+    def count(self, ids: Sequence[str], distance: float) -> NDArray[np.int64]:
+        sequences = item_sequences(self.split, ids)
+        self._pairs = CountedPairs.count(sequences, len(ids), distance, self.shards, self.threads)
+        return count_events(sequences, len(ids))
+
+    def similar(
+        self, events: NDArray[np.int64], settings: KnnSettings, content: Any
+    ) -> tuple[SparseRows, SparseRows]:
+        pairs = self._pairs
+        neighbors = similar_items(
+            pairs, events, settings, content, shards=self.shards, threads=self.threads
+        )
+        return pairs.later, neighbors
+
+
 def build_memory(
-    split: Split,
+    split: Split | SplitManifest,
     bundle: Bundle,
     settings: KnnSettings | None = None,
     *,
@@ -45,6 +84,7 @@ def build_memory(
     tuned_on: int | None = None,
     shards: Shards | None = None,
     threads: int | None = None,
+    counter: PairCounter | None = None,
     **given: Any,
 ) -> Memory:
     """The memory of a split's training events, by the items of a bundle.
@@ -53,7 +93,8 @@ def build_memory(
     With `content`, items are also similar by content, new ones too; the content of the earlier
     memory is used only if it is given here. `tuned_on` is the number of validation users that chose
     the settings, if they did. With `shards`, the arrays of the memory lie in files of their folder;
-    the values are the same, as for any number of `threads` (default: one per core).
+    the values are the same, as for any number of `threads` (default: one per core). A `counter`
+    reads the events in place of this process (`ClusterPairs`); `split` may then be its manifest.
 
     Raises CompatibilityError if the bundle's codebook, or the choice of the earlier memory's
     settings, may have learned from events that the split holds out, RefusedError if a held-out
@@ -76,14 +117,15 @@ def build_memory(
             used = "the split of the memory"
             check_split("the tuned earlier memory", before.split, used, split.reference)
     ids = list(bundle.items.ids)
-    sequences = item_sequences(split, ids)
-    events = count_events(sequences, len(ids))
+    if counter is None:
+        assert isinstance(split, Split)
+        counter = _OneProcess(split, shards, thread_count(threads))
+    events = counter.count(ids, settings.distance)
     by_content = None
     if content is not None:
         by_content = content_similarity(content.nearest, content.settings.weight, events)
-    n_threads = thread_count(threads)
-    pairs = CountedPairs.count(sequences, len(ids), settings.distance, shards, n_threads)
-    if not len(pairs.later.items):
+    later, neighbors = counter.similar(events, settings, by_content)
+    if not len(later.items):
         raise DataError(
             f"no two of the {len(ids)} items co-occur in the training events of split "
             f"{split.reference}",
@@ -103,9 +145,8 @@ def build_memory(
         libraries=library_versions("numpy", "scipy"),
         created=now(),
     )
-    neighbors = similar_items(pairs, events, settings, by_content, shards=shards, threads=n_threads)
     nearest = None if content is None else SparseRows.of(content.nearest, np.float32)
-    return Memory.of(manifest, bundle.items.ids, events, pairs.later, neighbors, nearest)
+    return Memory.of(manifest, bundle.items.ids, events, later, neighbors, nearest)
 
 
 def rebuild_memory(

@@ -62,6 +62,8 @@ SHAPES = (
 """Of one network's arrays, as `Network` has them."""
 PARAMETERS = sum(int(np.prod(shape)) for shape in SHAPES)
 MAX_NETWORKS = 16
+MAX_BONUS = 10.0
+TRAINING_EVENTS = RERANK_FEATURES.index("training events")
 
 
 class Network(NamedTuple):
@@ -99,7 +101,7 @@ def gelu(values: NDArray[np.float32]) -> NDArray[np.float32]:
 @dataclass(frozen=True)
 class Reranker(JsonRecord):
     """Networks on the standardized RERANK_FEATURES, the mean of whose scores is added to the log of
-    an item's mixed probability, times `scale`.
+    an item's mixed probability, times `scale`, with a bonus for items without training events.
 
     Raises UsageError for numbers that are out of range or not as many as the features."""
 
@@ -109,6 +111,8 @@ class Reranker(JsonRecord):
     """base64 of float32, little-endian: the arrays of SHAPES of one network after the other"""
     scale: float
     """of the networks' scores, above 0 and at most 1"""
+    new_item_bonus: float
+    """added to the scores of items without training events, 0 to MAX_BONUS"""
     exclude_seen: bool
     """whether items of the history were left out where it was fitted"""
     settings: KnnSettings
@@ -129,6 +133,10 @@ class Reranker(JsonRecord):
             raise UsageError(f"a scale of a re-ranker is at least {1 / LIMIT:g}")
         if not 0 < self.scale <= 1:
             raise UsageError(f"a re-ranker's scale is above 0 and at most 1, not {self.scale}")
+        if not 0 <= self.new_item_bonus <= MAX_BONUS:
+            raise UsageError(
+                f"a re-ranker's bonus of new items is 0 to {MAX_BONUS:g}, not {self.new_item_bonus}"
+            )
         if not self.networks:
             raise UsageError("a re-ranker has at least one network")
 
@@ -142,6 +150,7 @@ class Reranker(JsonRecord):
         *,
         scale: float,
         exclude_seen: bool,
+        new_item_bonus: float = 0.0,
     ) -> "Reranker":
         """A re-ranker that was fitted with the memory of a manifest."""
         arrays = [np.ravel(array) for network in networks for array in network]
@@ -154,6 +163,7 @@ class Reranker(JsonRecord):
             exclude_seen=exclude_seen,
             settings=manifest.settings,
             content=_compared(manifest),
+            new_item_bonus=new_item_bonus,
         )
         return replace(fitted, digest=fitted.values_digest)
 
@@ -208,6 +218,13 @@ class Reranker(JsonRecord):
                     f"has {_short(given)}",
                     hint="--no-rerank leaves it out; sidtool tune-memory fits it to this memory",
                 )
+
+    def bonuses(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """(...) what is added for items without training events, by (..., N_FEATURES) features that
+        are not standardized."""
+        return np.where(
+            features[..., TRAINING_EVENTS] == 0, np.float32(self.new_item_bonus), np.float32(0)
+        )
 
     def standardized(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """(..., N_FEATURES) features in standard deviations from their means."""

@@ -131,7 +131,13 @@ def store_rows(
     parts = (SparseRows.of(block, dtype) for block in blocks)
     if shards is None:
         return SparseRows.joined(list(parts))
-    names = [shards.folder / f"{name}.{part}" for part in ("offset", "item", "weight")]
+    return rows_in_files(name, parts, dtype, shards.folder)
+
+
+def rows_in_files(name: str, parts: Iterable[SparseRows], dtype: Any, folder: Path) -> SparseRows:
+    """The rows of several parts, one part after the other, as three files of a folder that are
+    mapped. Raises DataError if they cannot be written."""
+    names = [folder / f"{name}.{part}" for part in ("offset", "item", "weight")]
     end = 0
     try:
         with ExitStack() as stack:
@@ -143,7 +149,7 @@ def store_rows(
                 _append(part.weights, weights)
                 end += len(part.items)
     except OSError as error:
-        path = shards.folder / name
+        path = folder / name
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
     arrays = [
         # an empty file cannot be mapped

@@ -167,8 +167,6 @@ def similar_items(
     before i, over the shrinkage plus a power of the product of their numbers of events. `content`,
     an (n, n) CSR matrix above the diagonal, is added. With `shards` the result lies in files of
     their folder. Raises UsageError and DataError as `CountedPairs.count`."""
-    from scipy import sparse
-
     n = len(events)
     if content is not None:
         content = (content + content.T).tocsr()
@@ -177,23 +175,44 @@ def similar_items(
 
     def block_similarity(block: tuple[int, int]) -> Any:
         first, stop = block
-        later = pairs.later.block(first, stop)
-        weights = pair_weights(later, pairs.earlier.block(first, stop), settings.reverse)
-        products = np.repeat(events[first:stop], np.diff(weights.indptr))
-        values = (products * events[weights.indices].astype(np.float64)) ** settings.normalization
-        values += settings.shrinkage
-        np.divide(weights.data, values, out=values)
-        # similarities exist only where items co-occur: the matrix is as sparse as the counts
-        shape = weights.shape
-        similarity = sparse.csr_matrix((values, weights.indices, weights.indptr), shape=shape)
-        if content is not None:
-            similarity = (similarity + content[first:stop]).tocsr()
-        if settings.neighbors is None:
-            return similarity
-        return _nearest(similarity, settings.neighbors)
+        return similar_block(
+            pairs.later.block(first, stop),
+            pairs.earlier.block(first, stop),
+            events[first:stop],
+            events,
+            settings,
+            None if content is None else content[first:stop],
+        )
 
     blocks = in_threads(block_similarity, ranges(sizes, limit), threads)
     return store_rows("neighbors", blocks, n, dtype, shards)
+
+
+def similar_block(
+    later: Any,
+    earlier: Any,
+    row_events: NDArray[np.int64],
+    events: NDArray[np.int64],
+    settings: KnnSettings,
+    content: Any = None,
+) -> Any:
+    """(m, n) CSR: `similar_items` of m of the n items, whose pairs with later and with earlier
+    items are (m, n) CSR matrices of counts."""
+    from scipy import sparse
+
+    weights = pair_weights(later, earlier, settings.reverse)
+    products = np.repeat(row_events, np.diff(weights.indptr))
+    values = (products * events[weights.indices].astype(np.float64)) ** settings.normalization
+    values += settings.shrinkage
+    np.divide(weights.data, values, out=values)
+    # similarities exist only where items co-occur: the matrix is as sparse as the counts
+    shape = weights.shape
+    similarity = sparse.csr_matrix((values, weights.indices, weights.indptr), shape=shape)
+    if content is not None:
+        similarity = (similarity + content).tocsr()
+    if settings.neighbors is None:
+        return similarity
+    return _nearest(similarity, settings.neighbors)
 
 
 def history_scores(

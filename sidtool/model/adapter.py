@@ -155,7 +155,12 @@ def _find_base(folder: Path, base: ModelReference) -> Path:
     """The base at its recorded path, or beside the adapter if both were moved together."""
     recorded = Path(base.path)
     for path in (recorded, folder.resolve().parent / recorded.name):
-        if path.is_dir() and _is_unchanged(path, base):
+        if not path.is_dir():
+            continue
+        check_folder(path)
+        # contracts of earlier versions record no other files
+        has_files = not base.files or settings_digests(path) == base.files
+        if weight_digests(path) == base.weights and has_files:
             return path
     problem = "has other weights or files" if recorded.is_dir() else "does not exist"
     raise CompatibilityError(
@@ -163,15 +168,6 @@ def _find_base(folder: Path, base: ModelReference) -> Path:
         hint="put that model there or beside the adapter; `sidtool merge` writes a model that "
         "needs no base",
     )
-
-
-def _is_unchanged(folder: Path, base: ModelReference) -> bool:
-    """Whether a folder has the recorded weights, and the other files that were recorded."""
-    check_folder(folder)
-    if weight_digests(folder) != base.weights:
-        return False
-    # contracts of earlier versions record no other files
-    return not base.files or settings_digests(folder) == base.files
 
 
 def peft_task(model: Any) -> str:

@@ -158,7 +158,11 @@ def _random_model(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
     keys = {key: value for key, value in shape.items() if key != "model_type"}
     try:
         config = AutoConfig.for_model(shape["model_type"], vocab_size=vocab_size, **keys)
-        _check_settings(config, keys)
+        for key, value in keys.items():
+            # that of a T5 replaces `tie_word_embeddings=False` by a value of its own
+            actual = getattr(config, key, value)
+            if isinstance(value, bool | int | float | str) and actual != value:
+                raise UsageError(f"{config.model_type} has {key}={actual}, whatever is set")
         has_encoder = model_kind(config) == "encoder-decoder"
         model_class = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
         with torch.random.fork_rng(devices=[]):
@@ -174,15 +178,6 @@ def _random_model(shape: Mapping[str, Any], vocab_size: int, seed: int) -> Any:
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{shape['model_type']} refuses its configuration: {reason}") from error
-
-
-def _check_settings(config: Any, settings: Mapping[str, Any]) -> None:
-    """Raise UsageError for a setting that a configuration replaces by a value of its own, as that
-    of a T5 does with `tie_word_embeddings=False`."""
-    for key, value in settings.items():
-        actual = getattr(config, key, value)
-        if isinstance(value, bool | int | float | str) and actual != value:
-            raise UsageError(f"{config.model_type} has {key}={actual}, whatever is set")
 
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"

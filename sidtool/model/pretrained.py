@@ -107,7 +107,12 @@ def load_model(
         )
     _check_keys(checkpoint.folder, model.config, report)
     if checkpoint.gguf:
-        _remove_quantization(model)
+        # `save_pretrained` would call the GGUF quantizer, which cannot save
+        model.hf_quantizer = None
+        model.is_quantized = False
+        for name in ("quantization_config", "_pre_quantization_dtype"):
+            if hasattr(model.config, name):
+                delattr(model.config, name)
     check_finite(model, checkpoint.folder)
     return model.eval()
 
@@ -297,16 +302,6 @@ def _quiet(*, gguf: bool = False) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if has_bars:
             logging.enable_progress_bar()
-
-
-def _remove_quantization(model: Any) -> None:
-    """Make a dequantized model an ordinary one: `save_pretrained` would call the GGUF quantizer,
-    which cannot save."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, name):
-            delattr(model.config, name)
 
 
 def _abbreviated(names: Any) -> str:

@@ -60,7 +60,13 @@ def whole_model(model: nn.Module) -> Iterator[None]:
     for module in sharded:
         # some weights stay gathered after a forward pass
         module.reshard()
-    parts = _parts(model)
+    # every place of a divided weight
+    parts = [
+        (module, name, weight)
+        for module in model.modules()
+        for name, weight in module._parameters.items()
+        if isinstance(weight, DTensor)
+    ]
     wholes: dict[int, nn.Parameter] = {}
     for _, _, part in parts:
         if id(part) not in wholes:
@@ -78,16 +84,6 @@ def whole_model(model: nn.Module) -> Iterator[None]:
                 setattr(module, attribute, value)
 
 
-def _parts(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """Every place of a divided weight: its module, its name there, and the weight."""
-    return [
-        (module, name, weight)
-        for module in model.modules()
-        for name, weight in module._parameters.items()
-        if isinstance(weight, DTensor)
-    ]
-
-
 def _take_out(module: nn.Module) -> dict[str, Any]:
     """Restore the class of a module and remove the hooks of FSDP2. Returns what was there."""
     attributes = {name: getattr(module, name) for name in _HOOKS}
@@ -95,11 +91,10 @@ def _take_out(module: nn.Module) -> dict[str, Any]:
     # FSDP2 replaces the class by one that is derived from FSDPModule and the original
     module.__class__ = type(module).__bases__[1]
     for name in _HOOKS:
-        hooks = attributes[name]
-        other_hooks = ((key, hook) for key, hook in hooks.items() if not _is_of_fsdp(hook))
-        setattr(module, name, OrderedDict(other_hooks))
+        other_hooks = OrderedDict(
+            (key, hook)
+            for key, hook in attributes[name].items()
+            if not str(getattr(hook, "__module__", "")).startswith("torch.distributed.fsdp")
+        )
+        setattr(module, name, other_hooks)
     return attributes
-
-
-def _is_of_fsdp(hook: Any) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("torch.distributed.fsdp")

@@ -1,4 +1,5 @@
-"""The embedding rows of SID tokens as separate parameters, while all other weights stay frozen.
+"""The embedding rows of SID tokens as separate parameters, while all other weights stay frozen, or
+are changed by LoRA adapters.
 
 Such a parameter shares its memory with the weight that it is part of, so a step on it changes that
 weight in place, and no other byte can change, whatever the optimizer does. Code that reads the
@@ -7,9 +8,11 @@ these rows go through the parameter. PEFT's `trainable_token_indices` trains the
 the whole weight in every forward and backward pass."""
 
 import copy
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +20,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import embedding, linear
 
+from sidtool.base.checkpoint import ADAPTER
 from sidtool.base.errors import UsageError
+from sidtool.model.adapter import PREFIX, TOKEN_ADAPTER, peft_task
+from sidtool.model.sharded import part_like
 from sidtool.model.structure import embedding_layers
 
 PARAMETER = "sid_rows"
@@ -61,7 +67,7 @@ class TokenEmbeddings:
             layer.register_state_dict_post_hook(_drop_parameter)
         for table in tables:
             table.forward = partial(self._embed, table, _lookup_copy(table))
-        head.forward = self._all_logits
+        head.forward = partial(self.logits, columns=(0, len(head.weight)))
 
     def named(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """The rows, detached, by the name of their first layer; parts under FSDP2."""
@@ -108,9 +114,6 @@ class TokenEmbeddings:
         joined = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=-1)
         return joined if self._head.bias is None else joined + self._head.bias[first:stop]
 
-    def _all_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.logits(hidden, (0, len(self._head.weight)))
-
     def _embed(self, layer: nn.Embedding, lookup: Any, ids: torch.Tensor) -> torch.Tensor:
         """A layer's own forward on a table with one row for each token of the batch."""
         rows = layer.get_parameter(PARAMETER)
@@ -140,3 +143,69 @@ def _lookup_copy(table: nn.Embedding) -> Any:
 def _drop_parameter(layer: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     """Drop the rows from a state that has them in the whole weight already."""
     state.pop(prefix + PARAMETER, None)
+
+
+class Lora:
+    """Adds adapters to all linear layers of a model but its output head, in place, and trains the
+    embedding rows of `ids` with them; `seed` initializes their A matrices."""
+
+    def __init__(
+        self,
+        model: Any,
+        base: Path,
+        ids: range,
+        *,
+        r: int,
+        alpha: float,
+        seed: int,
+    ) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self._config = LoraConfig(
+            r=r,
+            lora_alpha=alpha,
+            target_modules="all-linear",
+            task_type=peft_task(model),
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self._adapted = get_peft_model(model, self._config)
+        self._model = model
+        self._base = base.resolve()
+        self._ids = ids
+        self.embeddings = TokenEmbeddings(model, ids)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The values of adapters and embedding rows, detached, by their names in the file; parts
+        under FSDP2."""
+        from peft import get_peft_model_state_dict
+
+        rows = self.embeddings.named(self._model)
+        adapters: dict[str, torch.Tensor] = get_peft_model_state_dict(self._adapted)
+        return adapters | {f"{PREFIX}{name}{TOKEN_ADAPTER}": row for name, row in rows.items()}
+
+    def save(self, folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+        """Write adapter_config.json and, with the whole tensors of `state`,
+        adapter_model.safetensors."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = self.embeddings.named(self._model)
+        config = dataclasses.replace(
+            self._config,
+            inference_mode=True,
+            trainable_token_indices={name: list(self._ids) for name in rows},
+            base_model_name_or_path=str(self._base),
+        )
+        save_file(
+            {name: tensor.contiguous().cpu() for name, tensor in state.items()}, folder / ADAPTER
+        )
+        config.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        """Load the values from a folder that `save` wrote."""
+        from safetensors.torch import load_file
+
+        values = load_file(folder / ADAPTER)
+        for name, target in self.state().items():
+            target.copy_(part_like(target, values[name]))

@@ -277,6 +277,7 @@ class Reranking:
         inputs = self.reranker.standardized(features)
         present = positions >= 0
         scores[present] += self.reranker.scores(inputs[present])
+        scores[present] += self.reranker.bonuses(features[present])
         return inputs, scores
 
 

@@ -1,5 +1,4 @@
 from .reinforcement.plan import plan_rl as plan_rl
-from .reinforcement.rl_run import RlRequest as RlRequest
 from .reinforcement.run import rl as rl
 from .reinforcement.run import run_rl as run_rl
 from .reinforcement.settings import RL_DEFAULTS as RL_DEFAULTS
@@ -9,7 +8,6 @@ from .reinforcement.settings import RlOptions as RlOptions
 from .renewal.last_training import RefreshOptions as RefreshOptions
 from .renewal.last_training import training_settings as training_settings
 from .renewal.refresh import RefreshPlan as RefreshPlan
-from .renewal.refresh import RefreshRequest as RefreshRequest
 from .renewal.refresh import plan_refresh as plan_refresh
 from .renewal.refresh import refresh as refresh
 from .renewal.refresh import run_refresh as run_refresh
@@ -20,7 +18,6 @@ from .run import train as train
 from .run import train_stages as train_stages
 from .settings import DEFAULTS as DEFAULTS
 from .settings import MACHINE_DEFAULTS as MACHINE_DEFAULTS
-from .settings import Stage as Stage
 from .settings import StageOptions as StageOptions
 from .settings import StageSettings as StageSettings
 from .settings import TrainOptions as TrainOptions
@@ -32,4 +29,3 @@ from .settings_file import type_name as type_name
 from .training_run import HISTORY_FILE as HISTORY_FILE
 from .training_run import MACHINE_FIGURES as MACHINE_FIGURES
 from .training_run import MACHINE_FILE as MACHINE_FILE
-from .training_run import TrainRequest as TrainRequest

@@ -1,17 +1,26 @@
 """Runs a trainer to its output, resumably: checkpoints are in a work folder, which is removed when
-the output is complete. Of several processes, the first alone writes."""
+the output is complete. Of several processes, the first alone writes. Measures what a training
+forgets of what the model was pretrained on, on general text that the examples held out."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import SidtoolError
 from sidtool.base.output import locked, publish, refuse_existing, remove
 from sidtool.base.work_folder import open_work_folder
+from sidtool.examples import (
+    Lineage,
+    checked_side_file,
+    prompt_and_completion,
+    read_training_examples,
+)
+from sidtool.model.contract import Forgetting
+from sidtool.model.prompt import Segment, SidTokens
 from sidtool.training.loop.checkpoints import (
     Totals,
     check_weights,
@@ -61,8 +70,16 @@ def train_and_publish(
     exists or an unfinished run had different settings, without `force`."""
     with locked(run.out) if arguments.process_index == 0 else nullcontext():
         refuse_existing(run.out, force)
-        checkpoint = _find_checkpoint(run, arguments, force)
-        with _resumable_or_removed(run, arguments):
+        is_first = arguments.process_index == 0
+        with arguments.main_process_first(desc="open the work folder"):
+            if is_first:
+                fingerprint = run.resumable(arguments.world_size)
+                restart = "--force starts again"
+                open_work_folder(run.work, fingerprint, restart=restart, force=force)
+            checkpoint = last_checkpoint(run.work)
+            if is_first and checkpoint:
+                relocate_best(checkpoint)
+        try:
             trainer = build()
             if checkpoint and has_ended(checkpoint):
                 trainer.restore(checkpoint)
@@ -72,52 +89,25 @@ def train_and_publish(
             check_weights(trainer)
             if check is not None:
                 check(trainer)
+        except (SidtoolError, ValueError):
+            # without a checkpoint a corrected call must not find this run's settings
+            if is_first and last_checkpoint(run.work) is None:
+                remove(run.work)
+            raise
         totals = trainer.totals()
         trainer.accelerator.wait_for_everyone()
         final = run.work / "output"
-        if arguments.process_index == 0:
+        if is_first:
             remove(final)
         trainer.write_model(final)
-        if arguments.process_index == 0:
-            _publish_output(run, trainer, final, force)
+        if is_first:
+            write_history(trainer.state.log_history, final)
+            keep_logs(run.work, final)
+            refuse_existing(run.out, force)
+            publish(final, run.out)
+            remove(run.work)
         trainer.accelerator.wait_for_everyone()
     return Finished(trainer, checkpoint, totals)
-
-
-@contextmanager
-def _resumable_or_removed(run: Run, arguments: Any) -> Iterator[None]:
-    """Remove the work folder after an error, also one of a library about a value, if it has no
-    checkpoint: a corrected call must not find this run's settings."""
-    try:
-        yield
-    except (SidtoolError, ValueError):
-        is_first = arguments.process_index == 0
-        if is_first and last_checkpoint(run.work) is None:
-            remove(run.work)
-        raise
-
-
-def _find_checkpoint(run: Run, arguments: Any, force: bool) -> Path | None:
-    """Open the work folder and return the checkpoint to resume from."""
-    is_first = arguments.process_index == 0
-    with arguments.main_process_first(desc="open the work folder"):
-        if is_first:
-            fingerprint = run.resumable(arguments.world_size)
-            restart = "--force starts again"
-            open_work_folder(run.work, fingerprint, restart=restart, force=force)
-        checkpoint = last_checkpoint(run.work)
-        if is_first and checkpoint:
-            relocate_best(checkpoint)
-    return checkpoint
-
-
-def _publish_output(run: Run, trainer: Any, final: Path, force: bool) -> None:
-    """Move the model in `final`, without training state, into place and remove the work folder."""
-    write_history(trainer.state.log_history, final)
-    keep_logs(run.work, final)
-    refuse_existing(run.out, force)
-    publish(final, run.out)
-    remove(run.work)
 
 
 def write_history(entries: Iterable[Mapping[str, Any]], folder: Path) -> None:
@@ -142,3 +132,43 @@ def keep_logs(work: Path, folder: Path) -> None:
     """Move the files of TensorBoard from the work folder into the output."""
     if (work / LOGS_FOLDER).is_dir():
         shutil.move(work / LOGS_FOLDER, folder / LOGS_FOLDER)
+
+
+@dataclass
+class ForgettingCheck:
+    """Measures a model before and after its training."""
+
+    texts: Sequence[Sequence[Segment]]
+    """the held-out texts"""
+    tokens: SidTokens
+    before: float | None = field(default=None, init=False)
+    result: Forgetting | None = field(default=None, init=False)
+    """None until `measure_after`"""
+
+    @classmethod
+    def read(cls, examples: Path, lineage: Lineage, tokens: SidTokens) -> "ForgettingCheck | None":
+        """The check on the file that `make-sft --general` wrote beside training examples; None
+        without general text among them. Raises DataError if the file is missing or was changed."""
+        if lineage.general is None:
+            return None
+        path = checked_side_file(examples, lineage, "general", "the held-out general text")
+        rows = read_training_examples(path)
+        return cls([prompt_and_completion(row, tokens.space)[1] for row in rows], tokens)
+
+    def measure_before(self, trainer: Any) -> None:
+        """Measure the model that a trainer starts from."""
+        self.before = self._perplexity(trainer)
+
+    def measure_after(self, trainer: Any) -> None:
+        """Measure the model that a trainer has trained."""
+        assert self.before is not None
+        self.result = Forgetting(len(self.texts), self.before, self._perplexity(trainer))
+
+    def _perplexity(self, trainer: Any) -> float:
+        from sidtool.evaluation import answer_losses, perplexity
+        from sidtool.model.prompt import prompt_encoder
+
+        encoder = prompt_encoder(trainer.processing_class, self.tokens)
+        ids = [encoder.ids(text) for text in self.texts]
+        with trainer.evaluated_model() as model:
+            return perplexity(*answer_losses(model, [[]] * len(ids), ids))

@@ -1,12 +1,16 @@
-"""What a training run needs, checked before weights are read or anything is written."""
+"""What a training run needs, checked before weights are read or anything is written, and the
+configuration of its trainer: from the settings, the machine and what sidtool decides."""
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
 from sidtool.examples import Lineage, check_same_bundle, find_task, read_lineage
-from sidtool.model import check_model_folder
+from sidtool.model import Dtype, check_model_folder
 from sidtool.model.contract import (
     Contract,
     ModelKind,
@@ -17,58 +21,73 @@ from sidtool.model.contract import (
     refuse_base_as_output,
 )
 from sidtool.recommendation.search import excludes_seen
-from sidtool.training.arguments import check_fields, complete_fields
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.training.loop.machine import check_fsdp, is_set, stored_dtype, supports_bf16
 from sidtool.training.loss.item_fields import BARE_SIDS, ItemFields
-from sidtool.training.settings import TrainOptions
+from sidtool.training.settings import DEFAULTS, TrainOptions
 from sidtool.training.settings_file import TRAINING, typed_fields
 from sidtool.training.training_run import (
+    Run,
     TrainingRun,
-    TrainRequest,
     sliding_windows,
 )
 
 
-def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -> TrainingRun:
-    """The run of a request, with everything checked that needs no weights; writes nothing. `before`
-    is the run that will write the request's model. Raises as `train`."""
-    options = request.options
-    examples = request.examples
-    trust = request.trust_remote_code
+def plan_training(
+    model: str | Path,
+    examples: Path,
+    out: Path,
+    options: TrainOptions,
+    sft_fields: Mapping[str, Any],
+    *,
+    valid: Path | None = None,
+    bundle: Bundle | None = None,
+    teachers: Sequence[str | Path] = (),
+    trust_remote_code: bool = False,
+    before: TrainingRun | None = None,
+) -> TrainingRun:
+    """The run of a call of `train`, with everything checked that needs no weights; writes nothing.
+    `before` is the run that will write the model. Raises as `train`."""
+    trust = trust_remote_code
     lineage = read_lineage(examples)
     exclude_seen = excludes_seen(options.eval_exclude_seen, lineage.split.targets_repeat)
     options = replace(options, eval_exclude_seen=exclude_seen)
     if before is None:
-        model_dir = model_folder(request.model, trust_remote_code=trust)
-        contract, bundle, _ = check_model_folder(model_dir, request.bundle)
+        model_dir = model_folder(model, trust_remote_code=trust)
+        contract, bundle, _ = check_model_folder(model_dir, bundle)
     else:
         model_dir, contract, bundle = before.out, before.contract, before.bundle
         made_from = before.lineage.split
         check_split(str(before.examples), made_from, str(examples), lineage.split)
-    teacher_dirs = tuple(
-        model_folder(teacher, trust_remote_code=trust) for teacher in request.teachers
-    )
+    teacher_dirs = tuple(model_folder(teacher, trust_remote_code=trust) for teacher in teachers)
     if options.stage == "lora":
-        refuse_base_as_output(request.out, contract, model_dir)
+        refuse_base_as_output(out, contract, model_dir)
     check_same_bundle(lineage, bundle, examples)
-    _check_field_tokens(lineage, contract, examples)
+    shown = lineage.field_tokens
+    if shown and dict(shown) != dict(contract.field_tokens):
+        raise CompatibilityError(
+            f"{examples} shows tokens of {', '.join(shown)} as another model has them than the "
+            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
+            hint="make-sft --model with the model that is to be trained",
+        )
     by_name = {f"model {folder}": read_contract(folder) for folder in teacher_dirs}
     learned_from = further_splits(bundle, by_name.values())
     _check_kind(contract.kind, options, lineage)
     if teacher_dirs:
-        from sidtool.training.loss.teachers import check_teachers
+        from sidtool.training.loss.loss import check_teachers
 
         check_teachers(teacher_dirs, contract, bundle)
     by_name[f"model {model_dir}"] = contract
     for name, model_contract in by_name.items():
         check_model_split(model_contract, bundle, str(examples), lineage.split, model=name)
-    check_fields(contract.kind, request.sft_fields)
+    check_fields(contract.kind, sft_fields)
     return TrainingRun(
         model_dir=model_dir,
         examples=examples,
-        out=request.out,
-        valid=request.valid,
+        out=out,
+        valid=valid,
         options=options,
-        config_fields=complete_fields(options, typed_fields(TRAINING, request.sft_fields), lineage),
+        config_fields=complete_fields(options, typed_fields(TRAINING, sft_fields), lineage),
         lineage=lineage,
         contract=contract,
         bundle=bundle,
@@ -77,17 +96,6 @@ def plan_training(request: TrainRequest, *, before: TrainingRun | None = None) -
         item_fields=_item_fields(lineage, contract, options),
         trust_remote_code=trust,
     )
-
-
-def _check_field_tokens(lineage: Lineage, contract: Contract, examples: Path) -> None:
-    """Raise CompatibilityError if the examples show tokens of fields that the model has not."""
-    shown = lineage.field_tokens
-    if shown and dict(shown) != dict(contract.field_tokens):
-        raise CompatibilityError(
-            f"{examples} shows tokens of {', '.join(shown)} as another model has them than the "
-            f"one to train, which has {', '.join(contract.field_tokens) or 'none'}",
-            hint="make-sft --model with the model that is to be trained",
-        )
 
 
 def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) -> ItemFields:
@@ -137,3 +145,121 @@ def _check_kind(kind: ModelKind, options: TrainOptions, lineage: Lineage) -> Non
             "an encoder could read",
             hint="sliding_windows=drawn",
         )
+
+
+def complete_fields(
+    options: TrainOptions, sft_fields: Mapping[str, Any], lineage: Lineage
+) -> dict[str, Any]:
+    """The fields of SFTConfig with sidtool's defaults, and epochs from `token_budget`.
+
+    Raises UsageError for settings that exclude each other."""
+    if options.optimizer == "muon" and "optim" in sft_fields:
+        raise UsageError(
+            "optim cannot be set with optimizer=muon, which uses its own AdamW",
+            hint="set one of the two",
+        )
+    if options.token_budget is None:
+        return {**DEFAULTS, **sft_fields}
+    if {"num_train_epochs", "max_steps"} & sft_fields.keys():
+        raise UsageError("num_train_epochs and max_steps cannot be set with token_budget")
+    if not lineage.tokens:
+        raise UsageError(
+            "token_budget requires training examples whose tokens were counted",
+            hint="make-sft --model counts them",
+        )
+    return {**DEFAULTS, **sft_fields, "num_train_epochs": options.token_budget / lineage.tokens}
+
+
+def run_config(run: TrainingRun) -> Any:
+    """The configuration of a run: TRL's SFTConfig for a causal model, transformers'
+    Seq2SeqTrainingArguments for an encoder-decoder.
+
+    What sidtool decides overrides the run's fields, and these override what the machine suggests.
+    Raises UsageError if the settings do not fit together."""
+    _ = run.softmax_over  # does not fit all examples
+    kind = run.contract.kind
+    check_fields(kind, run.config_fields)
+    validates = run.valid is not None and run.config_fields["eval_strategy"] != "no"
+    decided: dict[str, Any] = {"remove_unused_columns": False, "load_best_model_at_end": validates}
+    if not validates:
+        decided["eval_strategy"] = "no"
+    if kind == "causal":
+        from trl import SFTConfig as config_class
+
+        # make-sft limits the length, and TokenizedExamples replaces TRL's preparation
+        decided |= {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    else:
+        from transformers import Seq2SeqTrainingArguments as config_class
+    arguments = made_config(config_class, run, decided, shards=True)
+    check_fsdp(arguments)
+    return arguments
+
+
+def check_fields(kind: ModelKind, fields: Mapping[str, Any]) -> None:
+    """Raise UsageError for a field that the trainer of this kind of model lacks."""
+    if kind == "causal" or not fields:
+        return
+    from transformers import Seq2SeqTrainingArguments
+
+    names = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    for name in fields:
+        if name not in names:
+            raise UsageError(
+                f"{name} is a setting of TRL's trainer, which trains causal models only",
+                hint="leave it out for an encoder-decoder",
+            )
+
+
+def made_config(
+    config_class: Any, run: Run, decided: Mapping[str, Any], *, shards: bool = False
+) -> Any:
+    """The configuration of a run's trainer: what sidtool decides for it overrides the run's own
+    fields, and these override what suits the machine. `shards` says whether the trainer trains
+    weights that FSDP divides among processes.
+
+    Raises UsageError if the fields do not fit together, or if one process would train on several
+    GPUs."""
+    import torch
+
+    own_fields = dict(run.config_fields)
+    on_gpu = torch.cuda.is_available() and not own_fields.get("use_cpu", False)
+    if own_fields.get("bf16") == "auto":
+        own_fields["bf16"] = torch.cuda.is_bf16_supported() if on_gpu else supports_bf16()
+    fields = {
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": on_gpu,
+        **own_fields,
+        "output_dir": str(run.work),
+        # a loss that is no number stops the training
+        "logging_nan_inf_filter": False,
+        "metric_for_best_model": f"eval_{run.options.metric_for_best_model}",
+        "greater_is_better": True,
+        # else early stopping would count from zero in a resumed run
+        "restore_callback_states_from_checkpoint": True,
+        **decided,
+    }
+    for name in ("deepspeed",) if shards else ("fsdp", "deepspeed"):
+        if fields.get(name) or is_set(f"ACCELERATE_USE_{name.upper()}"):
+            raise UsageError(
+                f"{name} divides weights among processes, and training reads them whole",
+                hint="torchrun or accelerate launch without it: every process has the whole model",
+            )
+    try:
+        arguments = config_class(**fields)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"settings do not fit together: {str(error).splitlines()[0]}") from error
+    if arguments.n_gpu > 1:
+        raise UsageError(
+            f"one process trains on one GPU, but {arguments.n_gpu} are visible",
+            hint="torchrun --nproc_per_node starts one process per GPU; CUDA_VISIBLE_DEVICES=0 "
+            "selects one",
+        )
+    return arguments
+
+
+def weight_dtype(run: TrainingRun, arguments: Any) -> Dtype:
+    """The precision in which weights are kept while training: float32, since a GPU computes in
+    bfloat16 under autocast, and bfloat16 for frozen weights that are stored so."""
+    is_frozen = run.options.stage != "full" and arguments.device.type == "cuda" and arguments.bf16
+    return "bfloat16" if is_frozen and stored_dtype(run.model_dir) == "bfloat16" else "float32"

@@ -17,15 +17,13 @@ from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.base.progress import Progress
 from sidtool.examples import validation_users
-from sidtool.model.contract import TrainParams, read_contract
+from sidtool.model.contract import Forgetting, TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
-from sidtool.training.arguments import run_config
-from sidtool.training.execution import Finished, train_and_publish
-from sidtool.training.forgetting import ForgettingCheck
+from sidtool.training.execution import Finished, ForgettingCheck, train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.plan import plan_training
+from sidtool.training.plan import plan_training, run_config
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training_run import Log, TrainingRun, TrainRequest
+from sidtool.training.training_run import Log, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -113,10 +111,14 @@ def train(
         (2, 'full')
     """
     own, of_sft = settings_from(TrainOptions, options, sft_fields, given)
-    request = TrainRequest(
+    out = Path(out)
+    require("train")
+    if not reuse:
+        refuse_existing(out, force, FOLDER)
+    run = plan_training(
         model_dir,
         Path(examples),
-        Path(out),
+        out,
         own,
         of_sft,
         valid=None if valid is None else Path(valid),
@@ -124,32 +126,15 @@ def train(
         teachers=teachers,
         trust_remote_code=trust_remote_code,
     )
-    return run_training(
-        request, force=force, reuse=reuse, progress=progress, log=log, notify=notify
-    )
-
-
-def run_training(
-    request: TrainRequest,
-    *,
-    force: bool = False,
-    reuse: bool = False,
-    progress: Progress | None = None,
-    log: Log | None = None,
-    notify: Callable[[str], None] | None = None,
-) -> TrainingSummary:
-    """As `train`."""
-    require("train")
-    if not reuse:
-        refuse_existing(request.out, force, FOLDER)
-    run = plan_training(request)
     forgetting = ForgettingCheck.read(run.examples, run.lineage, run.contract.tokens)
     if notify:
         notify(run.inheritance())
-    if reuse and _is_output_of(run):
-        return TrainingSummary(run.options.stage, str(run.out), reused=True)
+    if reuse and out.exists():
+        params = read_contract(out).params
+        if isinstance(params, TrainParams) and params.run == run.digest:
+            return TrainingSummary(run.options.stage, str(out), reused=True)
     # with `reuse`, the output of another run
-    refuse_existing(run.out, force, FOLDER)
+    refuse_existing(out, force, FOLDER)
     with quiet(), offline():
         arguments = run_config(run)
 
@@ -160,24 +145,15 @@ def run_training(
 
         check = None if forgetting is None else forgetting.measure_after
         finished = train_and_publish(run, arguments, build, force=force, check=check)
-        return _summary(run, finished, forgetting)
-
-
-def _is_output_of(run: TrainingRun) -> bool:
-    if not run.out.exists():
-        return False
-    params = read_contract(run.out).params
-    return isinstance(params, TrainParams) and params.run == run.digest
+    return _summary(run, finished, None if forgetting is None else forgetting.result)
 
 
 def _summary(
-    run: TrainingRun, finished: Finished, check: ForgettingCheck | None
+    run: TrainingRun, finished: Finished, forgetting: Forgetting | None
 ) -> TrainingSummary:
-    trainer = finished.trainer
-    totals = finished.totals
+    trainer, totals = finished.trainer, finished.totals
     tokens, targets = totals.seen
     trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    forgetting = None if check is None else check.result
     return TrainingSummary(
         stage=run.options.stage,
         model=str(run.out),
@@ -205,8 +181,9 @@ def _summary(
 class PlannedStage:
     """One stage with its input and its output."""
 
-    request: TrainRequest
     run: TrainingRun
+    sft_fields: Mapping[str, Any]
+    """fields of SFTConfig as they were given"""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -217,11 +194,11 @@ class PlannedStage:
             "examples": str(run.examples),
             "valid": None if run.valid is None else str(run.valid),
             "options": asdict(run.options),
-            "settings": dict(self.request.sft_fields),
+            "settings": dict(self.sft_fields),
         }
 
     def __str__(self) -> str:
-        fields = dict(self.request.sft_fields) or "sidtool's defaults"
+        fields = dict(self.sft_fields) or "sidtool's defaults"
         return (
             f"{self.run.model_dir} on {self.run.examples} with {self.run.options} and {fields}; "
             f"output {self.run.out}"
@@ -229,38 +206,45 @@ class PlannedStage:
 
 
 def plan_stages(
-    request: TrainRequest, stages: Sequence[StageSettings], *, force: bool = False
+    model_dir: str | Path,
+    examples: str | Path,
+    out: str | Path,
+    stages: Sequence[StageSettings],
+    *,
+    teachers: Sequence[str | Path] = (),
+    force: bool = False,
+    trust_remote_code: bool = False,
 ) -> list[PlannedStage]:
-    """The stages of a request in order, each with everything checked that needs no weights; the
-    last one writes the request's output.
+    """The stages of `train_stages` in order, each with everything checked that needs no weights.
 
     A stage is validated on the users beside its examples, if it or an earlier stage trains on a
     task with a history prompt; else it trains to its end. Raises UsageError if the output exists
     without `force`, MissingPackageError without the packages of training, and what `train` raises
     before it reads weights."""
-    out = request.out
+    out = Path(out)
     refuse_existing(out, force, FOLDER)
     require("train")
     planned: list[PlannedStage] = []
     has_prompt = False
     for number, settings in enumerate(stages, start=1):
         is_last = number == len(stages)
-        stage = replace(
-            request,
-            examples=settings.examples or request.examples,
-            out=out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}"),
-            options=settings.options,
-            sft_fields=settings.sft_fields,
-            valid=None,
+        before = planned[-1].run if planned else None
+        run = plan_training(
+            model_dir,
+            settings.examples or Path(examples),
+            out if is_last else out.with_name(f"{out.name}-{number}-{settings.options.stage}"),
+            settings.options,
+            settings.sft_fields,
+            teachers=teachers,
+            trust_remote_code=trust_remote_code,
+            before=before,
         )
-        run = plan_training(stage, before=planned[-1].run if planned else None)
         has_prompt = has_prompt or run.history_prompt is not None
         if has_prompt:
             run = replace(run, valid=validation_users(run.examples, run.lineage))
         with quiet(), offline():
             run_config(run)  # raises for settings that do not fit together
-        stage = replace(stage, model=run.model_dir, valid=run.valid)
-        planned.append(PlannedStage(stage, run))
+        planned.append(PlannedStage(run, settings.sft_fields))
     return planned
 
 
@@ -302,35 +286,44 @@ def train_stages(
     `progress` gives the reporter of a stage by its number, from 1. Returns the summary of each
     stage. Raises as `plan_stages` and `train`, and UsageError if an intermediate output has
     different settings, without `force`."""
-    request = TrainRequest(
+    planned = plan_stages(
         model_dir,
-        Path(examples),
-        Path(out),
+        examples,
+        out,
+        stages,
         teachers=teachers,
+        force=force,
         trust_remote_code=trust_remote_code,
     )
-    return run_stages(request, stages, force=force, progress=progress, log=log, notify=notify)
+    return run_stages(planned, force=force, progress=progress, log=log, notify=notify)
 
 
 def run_stages(
-    request: TrainRequest,
-    stages: Sequence[StageSettings],
+    planned: Sequence[PlannedStage],
     *,
     force: bool = False,
     progress: Callable[[int], Progress | None] | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> list[TrainingSummary]:
-    """As `train_stages`."""
-    planned = plan_stages(request, stages, force=force)
-    return [
-        run_training(
-            stage.request,
+    """Run as `train_stages` what `plan_stages` has planned."""
+    summaries = []
+    for number, stage in enumerate(planned, start=1):
+        run = stage.run
+        summary = train(
+            run.model_dir,
+            run.examples,
+            run.out,
+            options=run.options,
+            sft_fields=stage.sft_fields,
+            valid=run.valid,
+            teachers=run.teacher_dirs,
             force=force,
             reuse=number < len(planned),
+            trust_remote_code=run.trust_remote_code,
             progress=progress(number) if progress else None,
             log=log,
             notify=notify,
         )
-        for number, stage in enumerate(planned, start=1)
-    ]
+        summaries.append(summary)
+    return summaries

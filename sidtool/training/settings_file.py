@@ -50,10 +50,10 @@ def read_stages(
         overrides["stage"] = stage
     if listed is None:
         return [_stage_settings(shared | overrides)]
-    if not isinstance(listed, list) or not listed:
-        raise _stages_error(listed)
-    if not all(isinstance(entry, dict) for entry in listed):
-        raise _stages_error(listed)
+    is_list = isinstance(listed, list) and all(isinstance(entry, dict) for entry in listed)
+    if not is_list or not listed:
+        example = "{stage: embeddings, learning_rate: 0.01}"
+        raise UsageError(f"stages must be a list of mappings like {example}, not {listed!r}")
     if "stage" in overrides or "stage" in shared:
         raise UsageError("stage cannot be set for a configuration that lists stages")
     stages = []
@@ -244,8 +244,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"configuration {path} must be a mapping of settings")
     return value
-
-
-def _stages_error(listed: Any) -> UsageError:
-    example = "{stage: embeddings, learning_rate: 0.01}"
-    return UsageError(f"stages must be a list of mappings like {example}, not {listed!r}")

@@ -1,6 +1,5 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
-from sidtool.data.split import Example, read_examples
-from sidtool.evaluation import Metrics, Validator, item_knn_metrics
+from sidtool.data.split import read_examples
+from sidtool.evaluation import Validator, item_knn_metrics
 from sidtool.examples import TokenizedExamples
 from sidtool.model import (
     LoadedModel,
@@ -25,9 +24,8 @@ from sidtool.model import (
 )
 from sidtool.model.contract import Selection, write_contract
 from sidtool.model.prompt import prompt_encoder
-from sidtool.training.arguments import weight_dtype
-from sidtool.training.forgetting import ForgettingCheck
-from sidtool.training.loop.fsdp import wants_fsdp
+from sidtool.training.execution import ForgettingCheck
+from sidtool.training.loop.machine import wants_fsdp
 from sidtool.training.loop.trainer import (
     CausalTrainer,
     EncoderDecoderTrainer,
@@ -40,8 +38,8 @@ from sidtool.training.loss.augment import (
     AugmentedExamples,
     PrefixExamples,
 )
-from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.teachers import load_teachers
+from sidtool.training.loss.loss import Loss, load_teachers
+from sidtool.training.plan import weight_dtype
 from sidtool.training.training_run import Log, TrainingRun
 
 
@@ -82,14 +80,14 @@ def build_trainer(
     set_dropout(loaded.model, run.options.dropout)
     if wants_fsdp(arguments):
         share_embedding_layers(loaded.model)
-    lora = _add_adapters(run, loaded)
-    embeddings = _train_embeddings_only(run, loaded)
+    options = run.options
+    lora, embeddings = _added_parts(run, loaded)
     loss = Loss(
         softmax_over,
         loaded.tokens,
         run.bundle.trie() if softmax_over == "trie" else None,
         arguments.label_smoothing_factor,
-        run.options.distill_weight,
+        options.distill_weight,
     )
     teachers = None
     if run.teacher_dirs:
@@ -99,17 +97,17 @@ def build_trainer(
     callbacks: list[Any] = [ProgressCallback(progress, log)]
     if isinstance(examples, AugmentedExamples):
         callbacks.append(AugmentationCallback(examples))
-    if run.valid and run.options.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(run.options.early_stopping_patience))
+    if run.valid and options.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
     contract = run.new_contract()
 
     def write(folder: Path, best: Selection | None) -> None:
         forgetting = None if check is None else check.result
-        write_contract(folder, contract.with_best(best).with_forgetting(forgetting), run.bundle)
+        write_contract(folder, contract.with_best(best, forgetting), run.bundle)
 
     trainer_class: Any = EncoderDecoderTrainer
     if contract.kind == "causal":
-        trainer_class = partial(CausalTrainer, batching=run.options.batching)
+        trainer_class = partial(CausalTrainer, batching=options.batching)
     trainer: SidTrainer = trainer_class(
         model=loaded.model,
         args=arguments,
@@ -121,12 +119,27 @@ def build_trainer(
         callbacks=callbacks,
         lora=lora,
         token_embeddings=embeddings,
-        muon=run.options.optimizer == "muon",
+        muon=options.optimizer == "muon",
         teachers=teachers,
     )
     if check is not None:
         check.measure_before(trainer)
     return trainer
+
+
+def _added_parts(
+    run: TrainingRun, loaded: LoadedModel
+) -> tuple[Lora | None, TokenEmbeddings | None]:
+    """Adapters, or the embedding rows that are trained alone, added to a model."""
+    options = run.options
+    if options.stage == "full":
+        return None, None
+    ids = loaded.contract.added_ids
+    if options.stage == "lora":
+        r, alpha = options.lora_r, options.lora_alpha
+        return Lora(loaded.model, run.model_dir, ids, r=r, alpha=alpha, seed=run.seed), None
+    loaded.model.requires_grad_(False)
+    return None, TokenEmbeddings(loaded.model, ids)
 
 
 def set_dropout(model: nn.Module, rate: float | None) -> None:
@@ -151,11 +164,15 @@ def set_dropout(model: nn.Module, rate: float | None) -> None:
         layer.p = rate
 
 
-def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples | PrefixExamples:
+def _varied_examples(
+    run: TrainingRun, loaded: LoadedModel
+) -> TokenizedExamples | AugmentedExamples:
+    """The examples as they vary from epoch to epoch, if they do."""
+    tokens, options = loaded.tokens, run.options
     examples = TokenizedExamples.read(
         run.examples,
-        prompt_encoder(loaded.tokenizer, loaded.tokens),
-        loaded.tokens,
+        prompt_encoder(loaded.tokenizer, tokens),
+        tokens,
         codes_only=run.softmax_over != "vocabulary",
         after_prompts=run.sliding_windows != "none",
         user_tokens=run.contract.users,
@@ -171,44 +188,15 @@ def _read_examples(run: TrainingRun, loaded: LoadedModel) -> TokenizedExamples |
             f"the longest training example has {longest} tokens, the limit is {limit}",
             hint="make-sft --model measures examples; lower --history-length or raise --max-length",
         )
-    if run.sliding_windows == "none":
-        return examples
-    return PrefixExamples(examples, loaded.tokens, every=run.sliding_windows == "all")
-
-
-def _add_adapters(run: TrainingRun, loaded: LoadedModel) -> Lora | None:
-    if run.options.stage != "lora":
-        return None
-    options = run.options
-    return Lora(
-        loaded.model,
-        run.model_dir,
-        loaded.contract.added_ids,
-        r=options.lora_r,
-        alpha=options.lora_alpha,
-        seed=run.seed,
-    )
-
-
-def _train_embeddings_only(run: TrainingRun, loaded: LoadedModel) -> TokenEmbeddings | None:
-    if run.options.stage != "embeddings":
-        return None
-    loaded.model.requires_grad_(False)
-    return TokenEmbeddings(loaded.model, loaded.contract.added_ids)
-
-
-def _varied_examples(
-    run: TrainingRun, loaded: LoadedModel
-) -> TokenizedExamples | AugmentedExamples:
-    """The examples as they vary from epoch to epoch, if they do."""
-    examples = _read_examples(run, loaded)
-    options = run.options
     augmentation = Augmentation(
         options.item_dropout, options.reverse_prob, options.shuffle_span, run.item_fields
     )
-    if not augmentation.is_active and isinstance(examples, TokenizedExamples):
+    if run.sliding_windows != "none":
+        prefixes = PrefixExamples(examples, tokens, every=run.sliding_windows == "all")
+        return AugmentedExamples(prefixes, augmentation, tokens, run.seed)
+    if not augmentation.is_active:
         return examples
-    return AugmentedExamples(examples, augmentation, loaded.tokens, run.seed)
+    return AugmentedExamples(examples, augmentation, tokens, run.seed)
 
 
 def _validator(
@@ -226,36 +214,29 @@ def _validator(
     prompt = fit_prompt(run.history_prompt, loaded.model, n_answer)
     assert prompt is not None
     examples = tuple(read_examples(run.valid))
+    options = run.options
+    users, k, exclude_seen = options.eval_users, options.metric_k, bool(options.eval_exclude_seen)
+    # the line to beat, but not where training events are in no history of a validation user
+    item_knn = None
+    if with_item_knn and run.lineage.split.protocol in ("leave-one-out", "last-session"):
+        item_knn = item_knn_metrics(
+            examples, run.bundle, users=users, k=k, seed=run.seed, exclude_seen=exclude_seen
+        )
     validator = Validator(
         examples,
         run.bundle,
         prompt,
         loaded.tokenizer,
         loaded.tokens,
-        users=run.options.eval_users,
-        num_beams=run.options.eval_num_beams,
-        k=run.options.metric_k,
+        users=users,
+        num_beams=options.eval_num_beams,
+        k=k,
         normalize=run.normalize,
-        exclude_seen=bool(run.options.eval_exclude_seen),
+        exclude_seen=exclude_seen,
         seed=run.seed,
         user_tokens=run.contract.users,
-        item_knn=_item_knn(run, examples) if with_item_knn else None,
+        item_knn=item_knn,
     )
     # the literal text of a prompt may leave no room for any history
     check_positions(loaded.model, validator.longest_prompt, run.bundle.space.levels - 1)
     return validator
-
-
-def _item_knn(run: TrainingRun, examples: Sequence[Example]) -> Metrics | None:
-    """The line to beat on the validation users; None for a split with training events that are in
-    no history of a validation user."""
-    if run.lineage.split.protocol not in ("leave-one-out", "last-session"):
-        return None
-    return item_knn_metrics(
-        examples,
-        run.bundle,
-        users=run.options.eval_users,
-        k=run.options.metric_k,
-        seed=run.seed,
-        exclude_seen=bool(run.options.eval_exclude_seen),
-    )

@@ -5,8 +5,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from sidtool.model.contract import (
     StageRecord,
     TrainParams,
 )
-from sidtool.model.prompt import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
+from sidtool.model.prompt import HistoryPrompt
 from sidtool.recommendation.search import seen_reason
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.loss.item_fields import ItemFields
@@ -49,21 +49,6 @@ def sliding_windows(options: TrainOptions, kind: ModelKind) -> SlidingWindows:
     if options.sliding_windows != "auto":
         return options.sliding_windows
     return "none" if kind == "causal" else "drawn"
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What a training is asked for: the arguments of `train`, which explains them."""
-
-    model: str | Path
-    examples: Path
-    out: Path
-    options: TrainOptions = field(default_factory=TrainOptions)
-    sft_fields: Mapping[str, Any] = field(default_factory=dict)
-    valid: Path | None = None
-    bundle: Bundle | None = None
-    teachers: Sequence[str | Path] = ()
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,47 +190,43 @@ class TrainingRun(Run):
             return earlier
         return made or earlier
 
-    @property
-    def list_prompt(self) -> ListPrompt | None:
-        """The prompt for lists: of these examples, else of the model before."""
-        return self.lineage.list_prompt or self.contract.list_prompt
-
-    @property
-    def label_prompts(self) -> tuple[LabelPrompt, ...]:
-        """The prompts for labels, by task: of these examples, else of the model before."""
-        both = (*self.contract.label_prompts, *self.lineage.label_prompts)
-        return tuple({prompt.task: prompt for prompt in both}.values())
-
-    @property
-    def text_prompt(self) -> TextPrompt | None:
-        """The prompt for texts: of these examples, else of the model before."""
-        return self.lineage.text_prompt or self.contract.text_prompt
-
     def new_contract(self) -> Contract:
         """The contract of the trained model."""
+        lineage, contract = self.lineage, self.contract
+        sft = SftRecord(
+            history_length=lineage.history_length,
+            columns=lineage.columns,
+            task_budgets=lineage.task_budgets,
+            templates=lineage.own_templates,
+            weight_clip=lineage.weights.clip if lineage.weights else None,
+            hidden_items=lineage.hidden_items,
+            general=lineage.general is not None,
+        )
+        # prompts are those of these examples, else of the model before; those for labels by task
+        labels = (*contract.label_prompts, *lineage.label_prompts)
         params = TrainParams(
-            examples=self.lineage.files[self.examples.name],
-            split=self.lineage.split,
-            task_weights=self.lineage.task_weights,
-            example_format=self.lineage.example_format,
+            examples=lineage.files[self.examples.name],
+            split=lineage.split,
+            task_weights=lineage.task_weights,
+            example_format=lineage.example_format,
             options=dataclasses.asdict(self.options),
             sft_fields=changed_fields(self.config_fields, DEFAULTS),
             run=self.digest,
             teachers=self.teachers,
-            max_length=self.lineage.max_length,
-            weights=self.lineage.weights.expression if self.lineage.weights else None,
-            lists=self.lineage.lists,
-            sft=_sft_record(self.lineage),
+            max_length=lineage.max_length,
+            weights=lineage.weights.expression if lineage.weights else None,
+            lists=lineage.lists,
+            sft=sft,
             learned_from=self.learned_from,
         )
-        return self.contract.with_stage(
+        return contract.with_stage(
             StageRecord(self.options.stage, params),
             identity=self.bundle.identity,
             base_folder=self.model if self.options.stage == "lora" else None,
             history_prompt=self.history_prompt,
-            list_prompt=self.list_prompt,
-            label_prompts=self.label_prompts,
-            text_prompt=self.text_prompt,
+            list_prompt=lineage.list_prompt or contract.list_prompt,
+            label_prompts=tuple({prompt.task: prompt for prompt in labels}.values()),
+            text_prompt=lineage.text_prompt or contract.text_prompt,
             normalize=self.normalize,
         )
 
@@ -260,18 +241,6 @@ class TrainingRun(Run):
             f"{tokens.start}, base {self.contract.base_model}, history prompt {task}; "
             f"in validation {seen}"
         )
-
-
-def _sft_record(lineage: Lineage) -> SftRecord:
-    return SftRecord(
-        history_length=lineage.history_length,
-        columns=lineage.columns,
-        task_budgets=lineage.task_budgets,
-        templates=lineage.own_templates,
-        weight_clip=lineage.weights.clip if lineage.weights else None,
-        hidden_items=lineage.hidden_items,
-        general=lineage.general is not None,
-    )
 
 
 def changed_fields(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from sidtool.base.errors import CompatibilityError
 from sidtool.data.items import read_items
 from sidtool.data.split.files import read_split
 from sidtool.memory.memory import Memory
+from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.contract import MEMORY_COPY
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
-from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.copies import bind_memory
 from sidtool.registry import open_bundle
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -19,17 +19,19 @@ MODULE = re.compile(r"`((?!docs|tests|benchmarks|examples/re)[\w/]+(?:\.py|/))`"
 WRITTEN = sorted(path.name for path in DOCS.glob("*.md"))
 
 
+KNOWN = {
+    command: {flag for option in each.params for flag in (*option.opts, *option.secondary_opts)}
+    for command, each in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+}
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_every_command_on_a_page_has_its_options(name: str) -> None:
-    known = {
-        command: {flag for option in each.params for flag in (*option.opts, *option.secondary_opts)}
-        for command, each in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-    }
     for command in commands(page(name), "bash", "sh", "console"):
         words = command.words
-        assert words[0] in known or words[0].startswith("-"), (name, words)
+        assert words[0] in KNOWN or words[0].startswith("-"), (name, words)
         flags = {word for word in words[1:] if re.match(r"--?[a-z]", word)}
-        assert flags <= known.get(words[0], flags), (name, words)
+        assert flags <= KNOWN.get(words[0], flags), (name, words)
 
 
 def messages() -> Iterator[str]:

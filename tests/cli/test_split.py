@@ -60,6 +60,17 @@ def test_a_memory_budget_changes_no_byte(road: Road, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [bounded]
 
 
+def test_parts_have_the_digests_of_one_process(road: Road, tmp_path: Path) -> None:
+    stored = json.loads((road.split / "split.json").read_text())
+    said = done("split", road.events, "-o", tmp_path / "parts", "--parts", 3, "--json")
+    assert said.json["parts"] == 3
+    assert {key for key in stored if stored[key] != said.json.get(key)} == {
+        *("events_digest", "files", "sha256")
+    }
+    examples = ("make-sft", road.bundle, road.items, tmp_path / "parts", "-o", tmp_path / "a.jsonl")
+    assert done(*examples, "--json").json["split"]["digest"] == stored["digest"]
+
+
 def test_a_dry_run_writes_nothing_and_force_replaces(road: Road, tmp_path: Path) -> None:
     out = tmp_path / "split"
     dry = done("split", road.events, "-o", out, "--dry-run", "--json")

@@ -267,7 +267,7 @@ TRAPS = (
 def test_titles_that_contain_tokens_stay_text(road: Road, tmp_path: Path, form: str) -> None:
     from sidtool.examples.example_file import TokenizedExamples
     from sidtool.model.load import load_model_folder
-    from sidtool.model.prompt.encoder import prompt_encoder
+    from sidtool.model.prompt.segments import prompt_encoder
 
     listed = [json.loads(line) for line in road.items.read_text().splitlines()]
     items = write_lines(

@@ -16,7 +16,7 @@ from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ContentSettings, ItemContent
 from sidtool.memory.distribution import ItemDistribution
-from sidtool.model.memory import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
+from sidtool.model.load import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model
 

@@ -17,8 +17,8 @@ from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
 from sidtool.memory.build import build_memory
 from sidtool.memory.distribution import MemoryIndex
-from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, Reranker
-from sidtool.model.memory import WeightedMemory
+from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS, Reranker
+from sidtool.model.load import WeightedMemory
 from sidtool.recommendation.rerank import FeatureIndex
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model
@@ -51,9 +51,16 @@ def users(seed: int, *, hint: float, rare_loses: bool = False, width: int = WIDT
     )
 
 
+def fit_to(
+    ranked: RankedUsers, *, exclude_seen: bool = False
+) -> tuple[Reranker | None, dict[str, float]]:
+    """What is fitted to users and judged by them, in a catalog without new items."""
+    return fit_reranker(ranked, ranked, MANIFEST, exclude_seen=exclude_seen)
+
+
 def test_it_finds_the_feature_that_tells_the_target() -> None:
     ranked = users(0, hint=3.0)
-    fitted, judged = fit_reranker(ranked, MANIFEST, exclude_seen=True)
+    fitted, judged = fit_to(ranked, exclude_seen=True)
     assert fitted is not None
     assert fitted.exclude_seen
     assert len(fitted.networks) == 3
@@ -65,10 +72,10 @@ def test_it_finds_the_feature_that_tells_the_target() -> None:
 
 
 def test_noise_is_not_used_and_neither_is_what_costs_rare_targets() -> None:
-    fitted, judged = fit_reranker(users(1, hint=0.0), MANIFEST, exclude_seen=False)
+    fitted, judged = fit_to(users(1, hint=0.0))
     assert fitted is None
     assert judged["ndcg@10 mixture, judged"] > 0
-    fitted, judged = fit_reranker(users(2, hint=2.0, rare_loses=True), MANIFEST, exclude_seen=False)
+    fitted, judged = fit_to(users(2, hint=2.0, rare_loses=True))
     assert fitted is None
     assert judged["ndcg@10 re-ranked, judged"] > judged["ndcg@10 mixture, judged"]
     assert "ndcg@10 gain, low" not in judged
@@ -77,14 +84,65 @@ def test_noise_is_not_used_and_neither_is_what_costs_rare_targets() -> None:
 def test_too_few_users_are_not_fitted_to() -> None:
     ranked = users(0, hint=3.0)
     few = replace(ranked, targets=np.where(np.arange(USERS) < 240, ranked.targets, -1))
-    assert fit_reranker(few, MANIFEST, exclude_seen=False) == (None, {})
+    assert fit_to(few) == (None, {})
 
 
 @pytest.mark.slow
 def test_the_same_users_give_the_same_re_ranker_whatever_was_drawn_before() -> None:
-    first = fit_reranker(users(0, hint=3.0), MANIFEST, exclude_seen=True)
+    first = fit_to(users(0, hint=3.0))
     torch.rand(3)
-    assert fit_reranker(users(0, hint=3.0), MANIFEST, exclude_seen=True) == first
+    assert fit_to(users(0, hint=3.0)) == first
+
+
+def test_it_is_fitted_to_lists_without_new_items_and_judged_by_those_that_are_served() -> None:
+    other = users(0, hint=-3.0)
+    fitted, judged = fit_reranker(users(0, hint=3.0), other, MANIFEST, exclude_seen=False)
+    assert fitted is None
+    assert judged["ndcg@10 re-ranked, judged"] < judged["ndcg@10 mixture, judged"]
+    assert fit_to(other)[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("of_items", "of_targets", "has_bonus"), [(0.05, 0.35, True), (0.4, 0.02, False)]
+)
+def test_new_items_get_a_bonus_where_they_are_targets_more_often_than_listed(
+    of_items: float, of_targets: float, has_bonus: bool
+) -> None:
+    ranked = users(0, hint=3.0)
+    rng = np.random.default_rng(1)
+    rows = np.arange(USERS)
+    ranked.features[..., TRAINING_EVENTS] = np.where(
+        rng.random(ranked.mixed.shape) < of_items, 0, 1
+    )
+    is_new = rng.random(USERS) < of_targets
+    ranked.features[rows, ranked.targets, TRAINING_EVENTS] = np.where(is_new, 0, 1)
+    served = replace(ranked, target_events=np.where(is_new, 0, 9))
+    without_new = replace(served, targets=np.where(is_new, -1, served.targets))
+    fitted, _ = fit_reranker(without_new, served, MANIFEST, exclude_seen=False)
+    assert fitted is not None
+    assert (fitted.new_item_bonus > 0) == has_bonus
+
+
+def test_lists_without_new_items_have_the_others_in_their_order() -> None:
+    loaded = trie_model(shared=False)
+    events, examples = visits(users=60)
+    without = {"i7", "i8", "i9"}
+    old = [replace(each, items=tuple(i for i in each.items if i not in without)) for each in events]
+    memory = build_memory(Split("leave-one-out", tuple(old), (), ()), loaded.bundle)
+    candidates = candidates_of(loaded, memory, examples, TuneMemoryOptions(num_beams=40))
+    index = FeatureIndex.of(memory, MemoryIndex.of(memory, loaded.bundle), loaded.bundle)
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=False)
+    choice = MixtureChoice(0.3, 2.0, None, {})
+    assert candidates.lists_new_items
+    ranked = RankedUsers.of(candidates.without_new_items(), choice, indexed, index)
+    is_new = np.array([each.item in without for each in examples])
+    assert is_new.any()
+    assert (ranked.targets[is_new] == -1).all()
+    assert (ranked.targets[~is_new] >= 0).all()
+    n_new = int(candidates.is_new.sum())
+    assert n_new >= len(without)
+    assert (np.isfinite(ranked.mixed).sum(axis=1) == 40 - n_new).all()
+    assert (np.diff(ranked.mixed[:, : 40 - n_new], axis=1) <= 0).all()
 
 
 def test_lists_of_other_lengths_and_users_without_memory_keep_their_place() -> None:

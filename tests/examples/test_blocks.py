@@ -13,12 +13,12 @@ from sidtool.data.items import Items
 from sidtool.data.split.examples import write_examples
 from sidtool.data.split.split import Split, count_leaks
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
-from sidtool.examples import event_columns, validation_file
+from sidtool.examples import blocks, examples_run
 from sidtool.examples.example_file import example_json
+from sidtool.examples.examples_run import write_validation
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import BLOCKS, named_task
 from sidtool.examples.training_examples import ExampleMaker
-from sidtool.examples.validation_file import write_validation
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
 from sidtool.tokenizer.sid import SidSpace
@@ -117,7 +117,7 @@ def test_the_lines_are_those_of_single_examples(
     max_length: int,
     weight: float,
 ) -> None:
-    monkeypatch.setattr(event_columns, "BLOCK", 37)
+    monkeypatch.setattr(blocks, "BLOCK", 37)
     bundle, items = shop(begin)
     options = SftOptions(
         {task: weight},
@@ -139,7 +139,7 @@ def test_the_lines_are_those_of_single_examples(
 def test_validation_users_are_those_written_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(validation_file, "BLOCK", 5)
+    monkeypatch.setattr(examples_run, "BLOCK", 5)
     split = random_split(seed)  # seed 1 has further targets
     histories = [replace(example, history=("é", 'i"1')) for example in split.test]
     for examples in ((), (*split.valid, *histories), split.valid[:1]):

@@ -20,8 +20,8 @@ from sidtool.examples.prompts import templates_for
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.frames import Templates, read_template_file
+from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.requests import Request

@@ -24,10 +24,9 @@ from sidtool.examples.tasks import history_prompt_task
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.stage_record import SftRecord, StageRecord
 from sidtool.model.load import LoadedModel
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import segments_to_text
+from sidtool.model.prompt.segments import PromptEncoder, segments_to_text
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import RATING_TASKS as TASKS

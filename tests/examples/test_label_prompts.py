@@ -17,9 +17,9 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.contract.contract import Contract
 from sidtool.model.prompt.assemble import label_prompt_ids
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.frames import Templates
 from sidtool.model.prompt.prompts import LabelPrompt
+from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.test_field_prompts import extended_tokenizer, random_split, split_of
 from tests.loaded import loaded_model

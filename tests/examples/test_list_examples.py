@@ -21,8 +21,8 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.frames import Format, Templates
+from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle

@@ -17,11 +17,10 @@ from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.examples import examples_run as module
-from sidtool.examples.catalog import TaskCatalogOptions
 from sidtool.examples.example_file import read_training_examples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import Lineage, read_lineage, side_files
-from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
 from sidtool.examples.tasks import named_task
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import ALL_TASKS, QUERIES
@@ -102,7 +101,7 @@ def test_no_example_contains_a_held_out_sid(tmp_path: Path, bundle: Bundle, cata
 def test_threads_make_the_same_examples_byte_for_byte(
     tmp_path: Path, bundle: Bundle, catalog: Items, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sidtool.examples.event_columns.BLOCK", 12)
+    monkeypatch.setattr("sidtool.examples.blocks.BLOCK", 12)
     tasks = {"sequence": 2.5, "next-item": 1.5, "history-to-title": 1.0}
     for threads in (1, 3):
         (tmp_path / str(threads)).mkdir()

@@ -11,8 +11,8 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import HISTORY_PROMPT_TASKS, TEXT_PROMPT_TASKS
 from sidtool.examples.training_examples import ExampleMaker
 from sidtool.model.prompt.assemble import history_prompt_ids, text_prompt_ids
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.frames import Format
+from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.examples.cases import QUERIES

@@ -20,10 +20,9 @@ from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import TASKS, history_prompt_task, named_task
 from sidtool.examples.training_examples import ExampleMaker
-from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Format
 from sidtool.model.prompt.item_text import item_text
-from sidtool.model.prompt.segments import Segment, catalog
+from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap
@@ -52,7 +51,7 @@ def possible_tasks(items: Items) -> list[str]:
     """The tasks whose columns a catalog has."""
     names = [name for name, task in TASKS.items() if not task.needs_fields]
     tasks = dict.fromkeys(name.replace("FIELD", field) for field in items.fields for name in names)
-    return [task for task in tasks if set(named_task(task).fields) <= {*items.fields}]
+    return [task for task in tasks if named_task(task).column in ("", *items.fields)]
 
 
 def check(items: Items, events: Path, format_: Format) -> None:

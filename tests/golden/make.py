@@ -17,6 +17,7 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from sidtool.memory.build import build_memory
 from sidtool.memory.memory import Memory
 from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
@@ -39,6 +40,7 @@ from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 from tests.bundles import small_bundle
 from tests.data.split.lines import of_lines, write_lines
+from tests.data.tables.files import Table, write_table
 
 GOLDEN = Path(__file__).parent
 BUNDLE = GOLDEN / "bundle.zarr.zip"
@@ -48,6 +50,7 @@ SPLIT = GOLDEN / "split"
 SPLIT_2 = GOLDEN / "split-2"
 SPLIT_3 = GOLDEN / "split-3"
 SPLIT_4 = GOLDEN / "split-4"
+SPLIT_PARTS = GOLDEN / "split-parts"
 EXAMPLES = GOLDEN / "examples" / "train.jsonl"
 MODEL = GOLDEN / "model"
 MODEL_2 = GOLDEN / "model-2"
@@ -215,6 +218,20 @@ def golden_split_3() -> Split:
         return of_lines(make_split(events, options))
 
 
+def write_split_in_parts() -> None:
+    """The events of seven users, two of which have one, in files of three parts."""
+    table: Table = {"user_id": [], "item_id": [], "timestamp": []}
+    for number in range(7):
+        for moment in range(1 if number < 2 else 4):
+            table["user_id"].append(f"ü{number}")
+            table["item_id"].append(f"i{number * moment % 5}")
+            table["timestamp"].append(str(moment))
+    with TemporaryDirectory() as name:
+        events = write_table(Path(name) / "events.csv", table)
+        run = PartOptions(parts=3, force=True)
+        split_in_parts(str(events), SPLIT_PARTS, run=run)
+
+
 def golden_split_4() -> Split:
     """The split of `golden_split_3` in columns: format 4."""
     split = golden_split_3()
@@ -322,6 +339,7 @@ def golden_contract_with_reranker() -> Contract:
         manifest,
         scale=0.5,
         exclude_seen=True,
+        new_item_bonus=0.25,
     )
     binding = MemoryBinding(
         manifest.digest, 0.25, 1.5, {"users": 7.0}, split=manifest.split, reranker=reranker
@@ -350,6 +368,7 @@ def write_golden_files() -> None:
     write_lines(golden_split_2(), SPLIT_2)
     write_lines(golden_split_3(), SPLIT_3)
     write_split(golden_split_4(), SPLIT_4, force=True)
+    write_split_in_parts()
     options = SftOptions({"sequence": 1.0, "title-to-sid": 1.0}, history_length=3)
     EXAMPLES.parent.mkdir(exist_ok=True)
     make_sft(golden_bundle(), golden_items(), split, EXAMPLES, options, force=True)

@@ -38,6 +38,7 @@ from tests.golden.make import (
     SPLIT_2,
     SPLIT_3,
     SPLIT_4,
+    SPLIT_PARTS,
     SPLIT_REFERENCE,
     golden_contract,
     golden_contract_2,
@@ -59,8 +60,9 @@ BUNDLE_2_DIGEST = "81a7c7b28f405a98f920734154f8ea591aede22abb0d6a95431b8ccae05da
 BUNDLE_LEXICAL_DIGEST = "caa04fbd121dd6d423173e8b85268f9de1c6b782f9c719d8d7a49b96f812d865"
 BUNDLE_2_CODES = [[1, 4, 5], [1, 1, 3], [1, 4, 5], [1, 2, 1]]
 MEMORY_DIGEST = "eae8007f938ffb3af8c56bb8c72813cefd87c9e5692ed712cec02430b20b6da3"
-RERANKER_DIGEST = "33358f153917f055840561e518d86fd3e4aa08e5a6e059a255716d311cd99220"
+RERANKER_DIGEST = "acf091019f4d1f1fae0a5cbcf35b39f52f47401b823f08fa56f1a5a19acb02e7"
 SPLIT_DIGEST = "89fe96cb64e7f9bbd8ff20b83bf10d2c44cde7890878df890f478396cfe730f8"
+SPLIT_PARTS_DIGEST = "8ceb9eb997b17f5324f149266e6f7aff13cef18d34e01f703df084fcce779455"
 SPLIT_4_DIGEST = "69b1d892ac43a653653e9acc4b9fb52ce04e1a5424b9dd39af2b0334a30d5064"
 
 
@@ -203,6 +205,13 @@ def test_the_split_of_format_4() -> None:
     assert (split.train, split.valid, split.test) == (lines.train, lines.valid, lines.test)
 
 
+def test_the_split_in_parts() -> None:
+    split = read_split(SPLIT_PARTS)
+    assert split.reference.digest == SPLIT_PARTS_DIGEST
+    assert [read_split(SPLIT_PARTS, f"part-000{part}").counts.users for part in (0, 1)] == [6, 1]
+    assert not (SPLIT_PARTS / "part-0002").exists()
+
+
 def test_the_training_examples_of_format_1() -> None:
     lineage = read_lineage(EXAMPLES)
     assert lineage.format == 1
@@ -299,6 +308,10 @@ def test_the_contract_of_a_model_with_a_re_ranker() -> None:
     inputs = np.array([np.array(reranker.means) + np.array(reranker.scales)])
     (score,) = reranker.scores(reranker.standardized(inputs))
     assert score == pytest.approx(0.5 * total / 2, rel=1e-4)
+    # the thirteenth feature of an item without training events is 0
+    features = np.ones((2, 22))
+    features[1, 12] = 0
+    assert reranker.bonuses(features).tolist() == [0, 0.25]
 
 
 def _gelu(z: np.ndarray) -> np.ndarray:

@@ -255,8 +255,7 @@ def load(folder: Path) -> LoadedModel:
     """The model, after a text and a SID went through tokenizer and network."""
     import torch
 
-    from sidtool.model.prompt.encoder import prompt_encoder
-    from sidtool.model.prompt.segments import catalog, sids
+    from sidtool.model.prompt.segments import catalog, prompt_encoder, sids
 
     torch.set_num_threads(1)
     loaded = load_model_folder(folder, device="cpu")

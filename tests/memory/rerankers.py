@@ -1,9 +1,15 @@
 """Re-rankers for tests: random networks."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
+from sidtool.model.load import LoadedModel, WeightedMemory
+from tests.bundles import small_bundle
+from tests.loaded import loaded_model
+from tests.memory.cases import small_memory
 
 
 def random_reranker(
@@ -13,6 +19,7 @@ def random_reranker(
     networks: int = 2,
     scale: float = 1.0,
     strength: float = 0.3,
+    new_item_bonus: float = 0.0,
 ) -> Reranker:
     """A re-ranker of random weights; with strength 0 it adds nothing."""
     rng = np.random.default_rng(seed)
@@ -27,4 +34,14 @@ def random_reranker(
         manifest,
         scale=scale,
         exclude_seen=False,
+        new_item_bonus=new_item_bonus,
     )
+
+
+def reranked_model() -> LoadedModel:
+    """A tiny model of 60 items with a memory and a re-ranker, which changes the order of items."""
+    loaded = loaded_model(small_bundle(60))
+    memory = small_memory(loaded.bundle)
+    weighted = WeightedMemory(memory, 0.4, reranker=random_reranker(memory.manifest))
+    contract = replace(loaded.contract, normalize="trie")
+    return replace(loaded, contract=contract, memory=weighted)

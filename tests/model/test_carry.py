@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.model.carry import carried_rows
+from sidtool.model.copies import carried_rows
 from sidtool.tokenizer.sid import SidSpace
 
 SPACE = SidSpace((3, 4))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.model.embedding_init import EmbeddingStatistics, Init, initial_embeddings
+from sidtool.model.extend import EmbeddingStatistics, Init, initial_embeddings
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import SidSpace
 from tests.model.cases import DIM, SIZES, make_codebook

@@ -11,14 +11,13 @@ import torch
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.model.carry import carry_model
 from sidtool.model.contract.folder import read_contract
+from sidtool.model.copies import carry_model
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.model.presets import init_model
 from sidtool.model.pretrained import Checkpoint, load_model
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.segments import catalog, sids, template
+from sidtool.model.prompt.segments import catalog, prompt_encoder, sids, template
 from sidtool.model.structure import (
     check_positions,
     embedding_layers,

@@ -20,8 +20,7 @@ from sidtool.base.errors import (
 )
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import ExtendParams
-from sidtool.model.embedding_init import Init
-from sidtool.model.extend import ExtendOptions, extend_model
+from sidtool.model.extend import ExtendOptions, Init, extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.bundle.item_map import ItemMap

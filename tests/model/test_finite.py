@@ -103,7 +103,7 @@ def test_adapters_are_checked_too(made: Path, bundle: Bundle, tmp_path: Path) ->
     from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT
     from sidtool.model.contract.folder import read_contract, write_contract
     from sidtool.model.contract.stage_record import ModelReference, StageRecord
-    from sidtool.model.lora import Lora
+    from sidtool.model.token_embeddings import Lora
 
     loaded = load_model_folder(made, device="cpu")
     ids = loaded.contract.added_ids

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.vocabulary import add_sid_tokens, check_embedding_rows, check_token_ids
+from sidtool.model.structure import add_sid_tokens, check_embedding_rows, check_token_ids
 from sidtool.tokenizer.sid import SPELLINGS, SidSpace
 from tests.models import tiny_model, tiny_tokenizer
 

@@ -14,8 +14,7 @@ from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.gate import Gate
 from sidtool.memory.memory import Memory
 from sidtool.model.contract.contract import MEMORY_COPY, MemoryBinding
-from sidtool.model.load import LoadedModel
-from sidtool.model.memory import MemoryOptions, WeightedMemory, choose_memory
+from sidtool.model.load import LoadedModel, MemoryOptions, WeightedMemory, choose_memory
 from sidtool.model.prompt.prompts import TextPrompt
 from sidtool.recommendation import recommendations as module
 from sidtool.recommendation.recommend_options import RecommendOptions

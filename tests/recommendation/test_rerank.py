@@ -136,7 +136,7 @@ def case(seed: int) -> tuple[Reranking, Memory, list[Prior], list[ItemRows], lis
         positions = SidPositions(np.sort(rng.permutation(n)[:count]))
         scores = np.log(rng.integers(1, 4, size=count) / 20)
         ranked.append(mix(positions, scores, prior, count))
-    fitted = random_reranker(memory.manifest, seed=seed)
+    fitted = random_reranker(memory.manifest, seed=seed, new_item_bonus=0.7)
     return Reranking(fitted, FeatureIndex.of(memory, index, bundle)), memory, priors, read, ranked
 
 
@@ -158,12 +158,14 @@ def test_features_and_order_are_those_of_the_reference() -> None:
                 ]
             )
             known = history[history >= 0].tolist()
-            features = reference(memory, known, row_of[before.positions].tolist(), logs)
+            rows = row_of[before.positions]
+            features = reference(memory, known, rows.tolist(), logs)
             inputs = fitted.standardized(np.array(features))
             assert after.features is not None
             order = [before.positions.tolist().index(item) for item in after.positions.tolist()]
             assert after.features == pytest.approx(inputs[order], abs=2e-4), seed
-            scores = (before.scores + fitted.scores(inputs))[order]
+            bonuses = np.where(memory.events[rows] == 0, 0.7, 0.0)
+            scores = (before.scores + fitted.scores(inputs) + bonuses)[order]
             assert (np.diff(scores) <= 1e-4).all(), seed
             # what is reported is the mixture's
             assert np.array_equal(after.scores, before.scores[order])

@@ -9,8 +9,10 @@ from tests.s3 import BUCKET
 
 STORES = ("folder", "memory", "s3")
 
-in_every_store = pytest.mark.parametrize("shop", STORES, indirect=True)
-"""A test of what a store guarantees, which is run for each kind."""
+in_every_store = pytest.mark.parametrize(
+    "shop", ["folder", pytest.param("memory", marks=pytest.mark.slow), "s3"], indirect=True
+)
+"""A test of what a store guarantees, for each kind; in memory among the slow tests."""
 
 
 @pytest.fixture(

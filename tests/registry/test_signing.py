@@ -17,7 +17,7 @@ from model_signing import verifying
 
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.memory.similarity import KnnSettings
-from sidtool.model.memory import MemoryOptions
+from sidtool.model.load import MemoryOptions
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Sources
 from sidtool.registry import check_signed, open_bundle, open_memory, policy, pull, push

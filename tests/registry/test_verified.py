@@ -19,9 +19,9 @@ from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, _digest
+from sidtool.model.contract.compat import event_columns
 from sidtool.model.contract.contract import CONTRACT
 from sidtool.model.contract.folder import open_bundle_copy, read_contract
-from sidtool.model.contract.split_check import event_columns
 from sidtool.registry.kinds import broken_parts, published_card, read_manifest
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.bundle.hub import bundle_card

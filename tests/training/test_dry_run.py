@@ -13,7 +13,6 @@ from sidtool.base.errors import DataError, SidtoolError
 from sidtool.model.contract.folder import read_contract
 from sidtool.training.run import check_stages, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training_run import TrainRequest
 
 FIRST, LAST = 0, -1
 SID = "<|sid_begin|><s_a_0><s_b_0><s_c_0><|sid_end|>"
@@ -184,7 +183,7 @@ def same_refusal(
             return str(error)
         return ""
 
-    dry = refusal(lambda: check_stages(plan_stages(TrainRequest(*run, **inputs), stages)))
+    dry = refusal(lambda: check_stages(plan_stages(*run, stages, **inputs)))
     assert not list(examples.parent.glob("out*"))
     assert refusal(lambda: train_stages(*run, stages, **inputs)) == dry
     return dry
@@ -245,10 +244,10 @@ def test_every_stage_is_checked_with_the_tokenizer_of_the_first(
         StageSettings(TrainOptions(stage="lora", **FEW), {}),
         StageSettings(TrainOptions(**FEW), {}, examples=broken),
     ]
-    request = TrainRequest(models("llama"), made, tmp_path / "out")
-    check_stages(plan_stages(request, stages[:2]))
+    run = (models("llama"), made, tmp_path / "out")
+    check_stages(plan_stages(*run, stages[:2]))
     with pytest.raises(DataError, match="an example has 2 weights and 3 SIDs"):
-        check_stages(plan_stages(request, stages))
+        check_stages(plan_stages(*run, stages))
 
 
 def test_the_model_of_a_dry_run_may_be_adapters(

@@ -14,7 +14,6 @@ from sidtool.model.load import load_model_folder
 from sidtool.training.loop import trainer
 from sidtool.training.run import TrainingSummary, plan_stages, train
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training_run import TrainRequest
 from tests.models import ENCODER_DECODERS
 from tests.training.runs import Stopped, weights
 
@@ -257,5 +256,5 @@ def test_what_an_encoder_decoder_cannot_do_is_refused_in_one_line(
     # a plan, as --dry-run prints it, is refused too
     stages = [StageSettings(TrainOptions(**options), fields)]
     with pytest.raises(UsageError, match=message):
-        plan_stages(TrainRequest(models(base), made, out, teachers=others), stages)
+        plan_stages(models(base), made, out, stages, teachers=others)
     assert list(tmp_path.iterdir()) == []

@@ -26,8 +26,7 @@ from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.watched import ProgressCallback
-from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
+from sidtool.training.loss.loss import Loss, narrows_exactly, packs_exactly
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
@@ -178,7 +177,7 @@ def test_loss_and_gradient_equal_a_direct_computation(
 
     from sidtool.examples.example_file import TokenizedExamples
     from sidtool.tokenizer.bundle.trie import Trie
-    from sidtool.training.loss.teachers import Teachers
+    from sidtool.training.loss.loss import Teachers
 
     rng = np.random.default_rng(1)
     lengths = [5, 9, 3, 12]

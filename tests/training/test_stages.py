@@ -30,7 +30,6 @@ from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.loop.checkpoints import last_checkpoint
 from sidtool.training.run import TrainingSummary, plan_stages, train, train_stages
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training_run import TrainRequest
 from tests.models import tiny_model, tiny_tokenizer
 from tests.training.runs import Stopped, valid_of, weights
 from tests.training_fixtures import make_split
@@ -311,7 +310,7 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
     ) -> None:
         out = tmp_path / "out"
         with pytest.raises(error, match=message):
-            plan_stages(TrainRequest(models("llama"), made, out, **how), stages)
+            plan_stages(models("llama"), made, out, stages, **how)
         with pytest.raises(error, match=message):
             train_stages(models("llama"), made, out, stages, **how)
         assert not list(tmp_path.glob("out*"))
@@ -319,9 +318,9 @@ def test_what_a_later_stage_lacks_is_found_before_the_first_one_trains(
     first = StageSettings(TrainOptions(stage="embeddings"), OFTEN)
     of_other = StageSettings(TrainOptions(), OFTEN, examples=other)
     refused(CompatibilityError, "may have learned from held-out events", first, of_other)
-    request = TrainRequest(models("llama"), made, tmp_path / "out")
     options = asdict(first.options) | {"eval_exclude_seen": False}  # as the split decides
-    assert plan_stages(request, [first])[0].to_json() == {
+    (planned,) = plan_stages(models("llama"), made, tmp_path / "out", [first])
+    assert planned.to_json() == {
         "model": str(tmp_path / "out"),
         "starts_from": str(models("llama")),
         "examples": str(made),
@@ -468,9 +467,9 @@ def test_every_stage_is_checked_before_the_first_one_runs(
         (TrainOptions(softmax_over="trie"), {}, "requires that all training examples answer with"),
     ):
         made = examples(**{"sequence" if fields else "sid_to_title": 1.0})
-        request = TrainRequest(models("llama"), made, tmp_path / "out")
+        stages = [first, StageSettings(options, fields)]
         with pytest.raises(UsageError, match=message):
-            plan_stages(request, [first, StageSettings(options, fields)])
+            plan_stages(models("llama"), made, tmp_path / "out", stages)
 
 
 def test_a_run_is_the_same_however_a_step_is_divided(
@@ -478,8 +477,8 @@ def test_a_run_is_the_same_however_a_step_is_divided(
 ) -> None:
     def digest(**fields: int) -> str:
         stage = StageSettings(TrainOptions(), fields)
-        request = TrainRequest(models("llama"), examples(sequence=1.0), tmp_path / "out")
-        (planned,) = plan_stages(request, [stage])
+        made = examples(sequence=1.0)
+        (planned,) = plan_stages(models("llama"), made, tmp_path / "out", [stage])
         return planned.run.digest
 
     one = digest(per_device_train_batch_size=16)

@@ -16,16 +16,15 @@ from sidtool.data.split.split import Split
 from sidtool.examples.example_file import TokenizedExamples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
+from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.extend import extend_model
 from sidtool.model.load import load_model_folder
 from sidtool.tokenizer.bundle.bundle import Bundle
-from sidtool.training.loss.teachers import Teachers, load_teachers
+from sidtool.training.loss.loss import Teachers, load_teachers
 from sidtool.training.plan import plan_training
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
-from sidtool.training.training_run import TrainRequest
 from tests.bundles import small_bundle
 from tests.models import tiny_model, tiny_tokenizer, unsigned
 from tests.training.runs import Stopped
@@ -44,7 +43,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, models: Make, examples: Ma
 
 def answers(folder: Path, examples: Path) -> torch.Tensor:
     """(targets, codes) log-probabilities over all codes, where the examples have targets."""
-    from sidtool.model.prompt.encoder import prompt_encoder
+    from sidtool.model.prompt.segments import prompt_encoder
 
     served = load_model_folder(folder)
     read = TokenizedExamples.read(
@@ -193,8 +192,8 @@ def test_a_model_has_learned_what_its_teachers_learned(
     second = later(59, split)
     made = tmp_path / "train.jsonl"
     make_sft(bundle, catalog, second, made, SftOptions({"sequence": 1.0}))
-    request = TrainRequest(models("gpt2"), made, tmp_path / "out", teachers=[teacher])
-    run = plan_training(request)
+    out = tmp_path / "out"
+    run = plan_training(models("gpt2"), made, out, TrainOptions(), {}, teachers=[teacher])
     contract = run.new_contract()
     for third in (second, later(58, second, split)):
         check_model_split(contract, bundle, "the split", third.reference)

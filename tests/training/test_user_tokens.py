@@ -17,7 +17,7 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.copies import merge
 from sidtool.model.extend import ExtendOptions, extend_model
 from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
@@ -171,7 +171,7 @@ def test_groups_begin_with_the_token_of_their_user(
     events = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
     assert len(events.users) == len(events)
     numbers = np.arange(0, len(events), 7)
-    maker = GroupMaker(session, policy, events, 4, RlOptions())
+    maker = GroupMaker(session, policy, events, 4)
     rollouts = maker.make(loaded.model, numbers)
     firsts = [prompt[0] for prompt in rollouts.prompts]
     assert firsts == [users.id(events.users[number]) for number in numbers]
@@ -197,7 +197,7 @@ def test_lists_are_validated_behind_the_token_of_their_user(
     validation = ListValidation.of(session, split.valid[:9], recall, 3, options)
     tokens = loaded.contract.users
     assert tokens is not None
-    firsts = [query.prompt[0] for query in validation._queries]
+    firsts = [query.prompt[0] for query in validation.queries]
     assert firsts == [tokens.id(user) for user in validation.users]
     with pytest.raises(DataError, match="no validation user has a held-out item"):
         ListValidation.of(session, [replace(split.valid[0], item="unknown")], recall, 3, options)

@@ -14,10 +14,10 @@ from sidtool.data.split.packing import parts_of_windows
 from sidtool.data.split.split import MIN_LENGTH, Split
 
 
-def check_parts(split: Split) -> UserLogs | None:
+def check_parts(split: Split, *, is_whole: bool = True) -> UserLogs | None:
     """The logs of a split, None under `given`. Raises IntegrityError unless its parts could have
-    been made by its protocol."""
-    if not (len(split.train) and len(split.valid) and len(split.test)):
+    been made by its protocol. One that is not whole, of some of the users, may lack a part."""
+    if is_whole and not (len(split.train) and len(split.valid) and len(split.test)):
         raise IntegrityError("a part of the split is empty")
     repeated = np.flatnonzero(np.bincount(split.train.user_codes) > 1)
     if len(repeated):

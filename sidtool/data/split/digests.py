@@ -4,7 +4,7 @@ Users fall into buckets by a hash of their id. The digest of a bucket needs no o
 number of workers can compute that of all."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
+from sidtool.base.records import Digest, JsonRecord
 from sidtool.data.coded import Texts
 from sidtool.data.split.packed import (
+    BUCKETS,
     EventStore,
     PackedExamples,
     PackedSequences,
@@ -35,7 +37,7 @@ def train_digest(train: PackedSequences, split_format: int) -> str:
     has no effect."""
     events = _UserEvents.of_sequences(train)
     if split_format >= COLUMN_FORMAT:
-        return events.bucket_digest()
+        return _joined(events.bucket_digests())
     return digest_strings(*events.sorted_texts())
 
 
@@ -43,9 +45,57 @@ def held_out_digest(valid: PackedExamples, test: PackedExamples, split_format: i
     """SHA-256 (hex) over the targets of validation and of test. Their order has no effect."""
     parts = [_UserEvents.of_targets(part) for part in (valid, test)]
     if split_format >= COLUMN_FORMAT:
-        digests = ":".join(part.bucket_digest() for part in parts)
-        return hashlib.sha256(digests.encode()).hexdigest()
+        return _pair(_joined(part.bucket_digests()) for part in parts)
     return digest_strings(*chain.from_iterable(part.sorted_texts() for part in parts))
+
+
+@dataclass(frozen=True)
+class BucketDigests(JsonRecord):
+    """The digests of consecutive buckets of users, for each part of a split."""
+
+    train: tuple[Digest, ...]
+    valid: tuple[Digest, ...]
+    test: tuple[Digest, ...]
+
+    @classmethod
+    def of(
+        cls, train: PackedSequences, valid: PackedExamples, test: PackedExamples, buckets: range
+    ) -> "BucketDigests":
+        """The digests of some buckets of a split."""
+        events = [_UserEvents.of_sequences(train)]
+        events += [_UserEvents.of_targets(part) for part in (valid, test)]
+        return cls(*(tuple(part.bucket_digests(buckets)) for part in events))
+
+    @classmethod
+    def joined(cls, ranges: Sequence["BucketDigests"]) -> "BucketDigests":
+        """Those of all buckets, given as consecutive ranges."""
+        parts = [[each.train for each in ranges], [each.valid for each in ranges]]
+        parts.append([each.test for each in ranges])
+        return cls(*(tuple(chain.from_iterable(part)) for part in parts))
+
+    @property
+    def train_digest(self) -> str:
+        """As the function `train_digest`, if these are all buckets."""
+        return _joined(self.train)
+
+    @property
+    def held_out_digest(self) -> str:
+        """As the function `held_out_digest`, if these are all buckets."""
+        return _pair((_joined(self.valid), _joined(self.test)))
+
+
+def _joined(digests: Iterable[str]) -> str:
+    """SHA-256 over the digests of all buckets."""
+    return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+
+
+def _pair(digests: Iterable[str]) -> str:
+    return hashlib.sha256(":".join(digests).encode()).hexdigest()
+
+
+def split_digest(train: str, held_out: str) -> str:
+    """The digest of a split, by those of its training and of its held-out events."""
+    return _pair((train, held_out))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +135,8 @@ class _UserEvents:
         starts = np.cumsum(lengths) - lengths
         return cls(part.store, users, starts, lengths, items[order], positions[order])
 
-    def bucket_digest(self) -> str:
-        """SHA-256 over the digests of all buckets."""
+    def bucket_digests(self, numbers: range = range(BUCKETS)) -> list[str]:
+        """The digests (hex) of all buckets, or of some."""
         order, starts = self.store.user_order
         row_of = np.full(len(order), -1, dtype=np.int32)
         row_of[self.users] = np.arange(len(self.users))
@@ -97,13 +147,13 @@ class _UserEvents:
         n_events = np.diff(np.concatenate([[0], np.cumsum(self.lengths[rows])])[bounds])
 
         # so many buckets at once that the texts of their events are no large part of the memory
-        parts = (
-            self._bucket_digests(rows[bounds[first] : bounds[last]], bounds[first : last + 1])
-            for first, last in ranges(n_events, RUN_EVENTS)
-        )
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+        digests: list[str] = []
+        for first, last in ranges(n_events[numbers.start : numbers.stop], RUN_EVENTS):
+            ends = bounds[numbers.start + first : numbers.start + last + 1]
+            digests += self._bucket_digests(rows[ends[0] : ends[-1]], ends)
+        return digests
 
-    def _bucket_digests(self, rows: NDArray[np.int32], bounds: NDArray[np.int64]) -> bytes:
+    def _bucket_digests(self, rows: NDArray[np.int32], bounds: NDArray[np.int64]) -> list[str]:
         """The digests of consecutive buckets, which have these rows; `bounds` are their ends."""
         events, places = self._events(rows)
         users = _Utf8.of(self.store.users, self.users[rows])
@@ -123,8 +173,8 @@ class _UserEvents:
             state.update(lengths[of_users].data)
             items.update(state, of_events)
             state.update(positions[of_events].data)
-            digests.append(state.digest())
-        return b"".join(digests)
+            digests.append(state.hexdigest())
+        return digests
 
     def sorted_texts(self) -> list[Iterator[str]]:
         """The columns of the digests of formats 1 to 3: users, items and positions as texts, sorted

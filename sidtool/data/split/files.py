@@ -10,7 +10,7 @@ windows.jsonl   training windows, as valid.jsonl (protocol `given` only)
 
 docs/format.md has their fields and sessions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,12 +39,18 @@ from sidtool.data.split.examples import read_events, read_examples
 from sidtool.data.split.extension import extended
 from sidtool.data.split.logs import PARTS
 from sidtool.data.split.packing import PackedParts, pack_parts
-from sidtool.data.split.protocols import given, last_session, leave_one_out, temporal
+from sidtool.data.split.protocols import (
+    given,
+    last_session,
+    leave_one_out,
+    refuse_empty,
+    temporal,
+)
 from sidtool.data.split.read_parts import read_logs, read_windows
 from sidtool.data.split.record import SPLIT_FORMAT, Cuts, Protocol, SplitManifest
 from sidtool.data.split.sessions import SessionRule, read_sessions
 from sidtool.data.split.split import Split, SplitOrigin
-from sidtool.data.split.write_parts import file_name, write_logs, write_windows
+from sidtool.data.split.write_parts import file_name, folder_name, write_logs, write_windows
 from sidtool.data.tables.containers import PARQUET
 from sidtool.data.tables.locate import parquet_files
 from sidtool.data.times import parse_time
@@ -52,6 +58,8 @@ from sidtool.data.times import parse_time
 MANIFEST = "split.json"
 WINDOWS = "windows"
 """The name of the training windows in formats 1 to 3."""
+TRAIN_FILE = file_name("train")
+"""The training events in format 4: a row per user."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,13 @@ class SplitOptions:
             raise UsageError(f"--protocol given requires {first} and {second}")
 
     @property
+    def further_columns(self) -> list[str]:
+        """The columns of events that are read apart from ids and order."""
+        names = [name.name for name in self.fields.event_fields]
+        names += self.sessions.columns if self.sessions else ()
+        return list(dict.fromkeys(names))
+
+    @property
     def cuts(self) -> Cuts | None:
         """The cuts as numbers, None if none are given. Raises UsageError."""
         if self.valid_from is None or self.test_from is None:
@@ -139,12 +154,25 @@ def make_split(
 
     Raises UsageError, DataError as the readers and the protocols do."""
     options = options or SplitOptions()
+    split = protocol_split(events, options, recorded=recorded, spill=spill, threads=threads)
+    refuse_empty(split.protocol, split.counts)
+    return split
+
+
+def protocol_split(
+    events: Path,
+    options: SplitOptions,
+    *,
+    recorded: EventColumns | None = None,
+    spill: Spill | None = None,
+    threads: int = 1,
+) -> Split:
+    """As `make_split`, but a part may be empty: the events may be those of some users."""
     if options.valid is not None and options.test is not None:
         return given(events, options.valid, options.test)
     cuts = options.cuts  # parsed before the events are read
     rule = options.sessions
-    further = [name.name for name in options.fields.event_fields]
-    further += [name for name in (rule.columns if rule else ()) if name not in further]
+    further = options.further_columns
     interactions = read_interactions(
         events,
         options.columns,
@@ -241,11 +269,36 @@ def write_split(split: Split, out: Path, *, force: bool = False, threads: int = 
     return manifest
 
 
-def read_manifest(folder: Path) -> SplitManifest:
-    """The manifest of a split folder, with the digest of every file checked.
+def read_manifest(folder: Path, only: str | None = None) -> SplitManifest:
+    """The manifest of a split folder, with the digest of every file checked, or of the files in the
+    folder `only`.
 
     Raises DataError if the folder holds no split, IntegrityError if a file is missing or changed,
     CompatibilityError for a newer format."""
+    path = folder / MANIFEST
+    manifest = stored_manifest(folder)
+    expected = set(file_names(manifest))
+    if manifest.files.keys() != expected:
+        raise IntegrityError(
+            f"{path} lists the files {sorted(manifest.files)}, a split of protocol "
+            f"{manifest.protocol} has {sorted(expected)}"
+        )
+    for name, recorded in manifest.files.items():
+        if only not in (None, name.rpartition("/")[0]):
+            continue
+        if not (folder / name).is_file():
+            raise IntegrityError(f"{folder / name} is missing, {MANIFEST} lists it")
+        actual = file_digest(folder / name)
+        if actual != recorded:
+            raise IntegrityError(
+                f"{folder / name} has digest {actual[:12]}, {MANIFEST} says {recorded[:12]}",
+                hint="make the split again",
+            )
+    return manifest
+
+
+def stored_manifest(folder: Path) -> SplitManifest:
+    """The manifest of a split folder, without a look at its files. Raises as `read_manifest`."""
     path = folder / MANIFEST
     try:
         value = parse_json(path.read_bytes())
@@ -258,39 +311,29 @@ def read_manifest(folder: Path) -> SplitManifest:
         ) from error
     except ValueError as error:
         raise IntegrityError(f"{path} is damaged: {error}") from error
-    expected = set(file_names(manifest))
-    if manifest.files.keys() != expected:
-        raise IntegrityError(
-            f"{path} lists the files {sorted(manifest.files)}, a split of protocol "
-            f"{manifest.protocol} has {sorted(expected)}"
-        )
-    for name, recorded in manifest.files.items():
-        if not (folder / name).is_file():
-            raise IntegrityError(f"{folder / name} is missing, {MANIFEST} lists it")
-        actual = file_digest(folder / name)
-        if actual != recorded:
-            raise IntegrityError(
-                f"{folder / name} has digest {actual[:12]}, {MANIFEST} says {recorded[:12]}",
-                hint="make the split again",
-            )
     return manifest
 
 
 def file_names(manifest: SplitManifest) -> list[str]:
     """The files of a split."""
     if manifest.format >= COLUMN_FORMAT:
-        return [file_name(part) for part in PARTS]
+        folders = [""]
+        if manifest.parts > 1:
+            ranges = {f"{folder_name(number)}/" for number in range(manifest.parts)}
+            folders = [f"{folder}/" for folder in manifest.folders if f"{folder}/" in ranges]
+        return [f"{folder}{file_name(part)}" for folder in folders for part in PARTS]
     parts = [*PARTS, *([WINDOWS] if manifest.protocol == "given" else [])]
     return [f"{part}.jsonl" for part in parts]
 
 
-def read_split(folder: Path) -> Split:
-    """Read a split folder.
+def read_split(folder: Path, only: str | None = None) -> Split:
+    """Read a split folder, or the users whose files are in the folder `only` of it, one of
+    `SplitManifest.folders`. What is made of these refers to the whole split.
 
     Raises as `read_manifest` does, DataError for a malformed line, and IntegrityError for parts
     that contradict the manifest or the protocol."""
-    manifest = read_manifest(folder)
-    parts = _read_parts(folder, manifest)
+    manifest = read_manifest(folder, only)
+    parts = _read_parts(folder, manifest, manifest.folders if only is None else [only])
     release_arrow_memory()
     split = Split(
         manifest.protocol,
@@ -309,8 +352,20 @@ def read_split(folder: Path) -> Split:
             manifest.sessions,
             manifest.drops_events,
             manifest.format,
+            None if only is None else manifest.reference,
         ),
     )
+    if only is None:
+        _check_manifest(folder, split, manifest)
+    try:
+        check_parts(split, is_whole=only is None)
+    except IntegrityError as error:
+        raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
+    return split
+
+
+def _check_manifest(folder: Path, split: Split, manifest: SplitManifest) -> None:
+    """Raise IntegrityError unless the manifest is that of a split that was read."""
     # the files may be intact and still belong to another manifest
     if split.reference.digest != manifest.digest:
         raise IntegrityError(
@@ -318,21 +373,18 @@ def read_split(folder: Path) -> Split:
             f"{manifest.digest[:12]}",
             hint="make the split again",
         )
-    for key, value in split.manifest({}).to_json().items():
+    for key, value in split.manifest({}).to_json().items():  # which has no `parts`
         stored = manifest.to_json()[key]
         if key != "files" and value != stored:
             raise IntegrityError(f"{folder} has {key} {value}, {MANIFEST} says {stored}")
-    try:
-        check_parts(split)
-    except IntegrityError as error:
-        raise IntegrityError(f"{folder}: {error}", hint="make the split again") from error
-    return split
 
 
-def _read_parts(folder: Path, manifest: SplitManifest) -> PackedParts:
+def _read_parts(folder: Path, manifest: SplitManifest, folders: Sequence[str]) -> PackedParts:
     is_given = manifest.protocol == "given"
     if manifest.format >= COLUMN_FORMAT:
-        return read_windows(folder) if is_given else read_logs(folder, manifest)
+        if is_given:
+            return read_windows(folder)
+        return read_logs([folder / name for name in folders], manifest)
     train, valid, test = (folder / f"{part}.jsonl" for part in PARTS)
     windows = read_examples(folder / f"{WINDOWS}.jsonl") if is_given else None
     parts = (read_events(train), read_examples(valid), read_examples(test), windows)

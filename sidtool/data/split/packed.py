@@ -94,6 +94,12 @@ def ranges(sizes: NDArray[np.int64], limit: int) -> Iterator[tuple[int, int]]:
     return zip(starts, [*starts[1:], len(sizes)], strict=False)  # none without sizes
 
 
+def user_buckets(ids: Texts) -> NDArray[np.int16]:
+    """(n,): the bucket of each of n users."""
+    hashes = map(zlib.crc32, map(str.encode, ids))
+    return (np.fromiter(hashes, np.uint32, len(ids)) % BUCKETS).astype(np.int16)
+
+
 @dataclass(frozen=True, eq=False)
 class EventStore:
     """Events in columns, to which the lists of a split's parts refer."""
@@ -119,8 +125,7 @@ class EventStore:
         1,) where each bucket starts."""
         import pyarrow.compute as pc
 
-        hashes = map(zlib.crc32, map(str.encode, self.users))
-        buckets = (np.fromiter(hashes, np.uint32, len(self.users)) % BUCKETS).astype(np.int16)
+        buckets = user_buckets(self.users)
         by_id = pc.sort_indices(self.users.arrow).to_numpy()
         order = by_id[np.argsort(buckets[by_id], kind="stable")]
         return order, np.searchsorted(buckets[order], np.arange(BUCKETS + 1))

@@ -23,7 +23,7 @@ from sidtool.data.fields.field_columns import FieldTable
 from sidtool.data.interactions import Interactions
 from sidtool.data.split.packed import EventStore, PackedExamples, PackedSequences, Ragged
 from sidtool.data.split.packing import pack_parts, parts_of_windows
-from sidtool.data.split.record import Cuts
+from sidtool.data.split.record import Cuts, Protocol, SplitCounts
 from sidtool.data.split.sessions import SessionTable
 from sidtool.data.split.split import MIN_LENGTH, Split, SplitOrigin
 from sidtool.data.split.values import Example
@@ -44,7 +44,7 @@ def leave_one_out(
 
     Users with fewer than MIN_LENGTH targets are trained on and not evaluated. Every event is a
     target, unless `table` says otherwise; it holds the fields of the events. `sessions` are
-    recorded. Raises DataError if a part is empty."""
+    recorded."""
     logs = _UserLogs(interactions, table, sessions)
     starts, stops = interactions.starts, interactions.stops
     # the targets of each user are at places first:last of all targets
@@ -62,7 +62,7 @@ def leave_one_out(
     users = np.arange(len(starts))
     train = logs.sequences(users, trained)
     parts = (train, logs.examples(evaluated, valid), logs.examples(evaluated, test))
-    return _checked(Split("leave-one-out", *parts, None, logs.origin(None, left_out)))
+    return _counted(Split("leave-one-out", *parts, None, logs.origin(None, left_out)))
 
 
 def last_session(
@@ -73,7 +73,7 @@ def last_session(
     Sessions without a target are not counted; users with fewer than MIN_LENGTH others are trained
     on and not evaluated. All events before the validation session are training events. A history
     ends where the session of its targets begins; the targets of the session are those that `table`
-    marks, all without it. Raises DataError if a part is empty."""
+    marks, all without it."""
     logs = _UserLogs(interactions, table, sessions)
     starts, stops = interactions.starts, interactions.stops
     with_targets = np.unique(np.searchsorted(sessions.starts, logs.targets, side="right") - 1)
@@ -94,7 +94,7 @@ def last_session(
         logs.session_examples(evaluated, sessions, part) for part in (valid, test)
     )
     origin = logs.origin(None, left_out)
-    return _checked(Split("last-session", train, valid_part, test_part, None, origin))
+    return _counted(Split("last-session", train, valid_part, test_part, None, origin))
 
 
 def temporal(
@@ -109,7 +109,7 @@ def temporal(
     and test; events of one moment stay together. The history of an example is everything of the
     user before its target; `table` and `sessions` are as in `leave_one_out`. A target without a
     history is in no part, and is counted (`SplitCounts.left_out`). Raises UsageError if validation
-    would start after test, DataError if a part is empty."""
+    would start after test."""
     cuts = cuts or _default_cuts(interactions)
     if cuts.valid_from > cuts.test_from:
         raise UsageError(
@@ -131,7 +131,7 @@ def temporal(
         for chosen in (is_held_out & ~is_test, is_held_out & is_test)
     )
     origin = logs.origin(cuts, len(starts) - len(trained))
-    return _checked(Split("temporal", train, valid, test, None, origin))
+    return _counted(Split("temporal", train, valid, test, None, origin))
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,8 +210,8 @@ def given(train: Path, valid: Path, test: Path) -> Split:
 
     Training windows that may show an event which is a target of validation or test are left out and
     counted (`SplitCounts.left_out`). A user's training events are all that the remaining windows
-    show; `windows.join_windows` says which position each of them gets. Raises DataError if a part
-    is empty, and what `read_windows` and `join_windows` raise."""
+    show; `windows.join_windows` says which position each of them gets. Raises what
+    `read_windows` and `join_windows` raise."""
     parts = [read_windows(path) for path in (train, valid, test)]
     positions, leaking = join_windows(*parts)
     windows, valid_examples, test_examples = (
@@ -226,18 +226,21 @@ def given(train: Path, valid: Path, test: Path) -> Split:
     packed = pack_parts((), valid_examples, test_examples, windows)
     assert packed.windows is not None
     joined = parts_of_windows(packed.windows, packed.valid, packed.test)
-    return _checked(Split("given", joined.train, joined.valid, joined.test, joined.windows, origin))
+    return _counted(Split("given", joined.train, joined.valid, joined.test, joined.windows, origin))
 
 
-def _checked(split: Split) -> Split:
-    """The split with the number of repeated targets. Raises DataError if a part is empty."""
-    if not (len(split.train) and len(split.valid) and len(split.test)):
-        counts = split.counts
+def refuse_empty(protocol: Protocol, counts: SplitCounts) -> None:
+    """Raise DataError if a part of a split is empty."""
+    if not (counts.train_events and counts.valid and counts.test):
         raise DataError(
-            f"{split.protocol} leaves {counts.train_events} training events, {counts.valid} valid "
+            f"{protocol} leaves {counts.train_events} training events, {counts.valid} valid "
             f"and {counts.test} test examples: no part may be empty",
             hint="try another protocol, or other cuts",
         )
+
+
+def _counted(split: Split) -> Split:
+    """The split with the number of repeated targets."""
     repeated = split.valid.repeated_targets + split.test.repeated_targets
     return replace(split, origin=replace(split.origin, repeated_targets=repeated))
 

@@ -40,6 +40,13 @@ class _Column:
     lengths: NDArray[np.int32]
     """(n,) of the lists; those of a column of values are 1"""
 
+    @classmethod
+    def joined(cls, columns: Sequence["_Column"]) -> "_Column":
+        """The values of several files, of which some have none."""
+        chunks = [chunk for column in columns for chunk in column.chunks]
+        lengths = np.concatenate([column.lengths for column in columns])
+        return cls([chunk for chunk in chunks if len(chunk)] or chunks[:1], lengths)
+
     @property
     def numbers(self) -> NDArray[Any]:
         """The values as numbers."""
@@ -49,14 +56,17 @@ class _Column:
 File = dict[str, _Column]
 
 
-def read_logs(folder: Path, manifest: SplitManifest) -> PackedParts:
-    """The parts of a split whose events are ordered.
+def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
+    """The parts of a split whose events are ordered, of the users in some folders.
 
     Raises IntegrityError for columns that the manifest does not have, missing values, and positions
     that are not those of the events."""
     types = manifest.fields or FieldTypes()
-    paths = [folder / file_name(part) for part in PARTS]
-    files = [_read(path, _kinds(path.stem, manifest)) for path in paths]
+    paths = [folders[0] / file_name(part) for part in PARTS]
+    files = [
+        _joined([_read(folder / path.name, _kinds(path.stem, manifest)) for folder in folders])
+        for path in paths
+    ]
     users, row_users = _coded_users([file.pop("user") for file in files])
     log = _Log.of(paths, files, len(users), row_users)
     names, items = _coded([file.pop("items") for file in files])
@@ -135,6 +145,13 @@ def _read(path: Path, kinds: Mapping[str, str]) -> File:
         if is_of_events and not np.array_equal(column.lengths, file["items"].lengths):
             raise IntegrityError(f"{path}: {name} and items differ in length")
     return file
+
+
+def _joined(files: Sequence[File]) -> File:
+    """The columns of files, one behind the other."""
+    if len(files) == 1:
+        return files[0]
+    return {name: _Column.joined([file[name] for file in files]) for name in files[0]}
 
 
 def _column(label: str, kind: str, chunks: Sequence[Any]) -> _Column:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
-from sidtool.base.records import Count, Digest, JsonRecord, Rule
+from sidtool.base.records import Count, Digest, JsonRecord, Number, Rule
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.split.sessions import SessionRule
@@ -179,7 +179,15 @@ class SplitManifest(JsonRecord):
     """What a session is, None where the split records none."""
     drops_events: bool = False
     """As `SplitOrigin.drops_events`."""
+    parts: Number = 1
+    """Ranges of buckets of users that have files of their own, in folders; 1: there are no
+    folders."""
     format: Annotated[int, Rule("a known format", minimum=1, maximum=SPLIT_FORMAT)] = 1
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of the files, by number; those of ranges without events are missing."""
+        return sorted({name.rpartition("/")[0] for name in self.files})
 
     @property
     def reference(self) -> SplitReference:
@@ -194,14 +202,16 @@ class SplitManifest(JsonRecord):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored, without fields or sessions where there are none, and
-        without `drops_events` where it is false."""
+        """The JSON object that is stored, without fields or sessions where there are none, without
+        `drops_events` where it is false, and without `parts` where there is one."""
         value = super().to_json()
         if self.counts.repeated_targets is None:
             del value["counts"]["repeated_targets"]
         for name in ("fields", "sessions", "drops_events"):
             if not value[name] and value[name] != {}:
                 del value[name]
+        if self.parts == 1:
+            del value["parts"]
         return value
 
     @classmethod
@@ -229,6 +239,8 @@ class SplitManifest(JsonRecord):
                 )
             if manifest.protocol == "last-session" and manifest.sessions is None:
                 raise TypeError("a last-session split has no sessions")
+            if manifest.parts > 1 and (manifest.format < 4 or manifest.protocol == "given"):
+                raise TypeError(f"a {manifest.protocol} split of format {manifest.format} in parts")
             if (manifest.protocol == "temporal") != (manifest.cuts is not None):
                 raise TypeError(f"the cuts of a {manifest.protocol} split are {manifest.cuts}")
             return manifest

@@ -1,6 +1,5 @@
 """Splits of user events into training, validation and test, as values; `protocols` makes them."""
 
-import hashlib
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +11,12 @@ from numpy.typing import NDArray
 
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.split.digests import COLUMN_FORMAT, held_out_digest, train_digest
+from sidtool.data.split.digests import (
+    COLUMN_FORMAT,
+    held_out_digest,
+    split_digest,
+    train_digest,
+)
 from sidtool.data.split.packed import PackedExamples, PackedSequences
 from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import (
@@ -57,6 +61,8 @@ class SplitOrigin:
     on. What that one extends is then not known to be extended by later splits."""
     format: int = COLUMN_FORMAT
     """The format by whose rules the split is digested."""
+    whole: SplitReference | None = None
+    """The split that this is a part of, some of the users; None for a whole one."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,10 @@ class Split:
     @cached_property
     def reference(self) -> SplitReference:
         """The reference that everything made from this split carries."""
-        parts = f"{self.train_digest}:{self.held_out_digest}"
-        digest = hashlib.sha256(parts.encode()).hexdigest()
         origin = self.origin
+        if origin.whole is not None:
+            return origin.whole
+        digest = split_digest(self.train_digest, self.held_out_digest)
         return SplitReference(
             self.protocol,
             digest,

@@ -35,16 +35,23 @@ def file_name(part: str) -> str:
     return f"{part}.parquet"
 
 
+def folder_name(number: int) -> str:
+    """The folder of the files of a range of buckets, of a split that has several."""
+    return f"part-{number:04d}"
+
+
 def write_logs(folder: Path, split: Split, logs: UserLogs) -> None:
-    """The three files of a split whose events are ordered."""
+    """The three files of a split whose events are ordered. One without rows has a group without
+    rows, which names the columns."""
     lengths = (logs.n_train, logs.n_valid, logs.totals - logs.n_train - logs.n_valid)
     firsts = (np.zeros_like(logs.n_train), logs.n_train, logs.n_train + logs.n_valid)
     for part, name in enumerate(PARTS):
         users = np.flatnonzero(lengths[part])
         of_part = _targets(split, part)
+        groups = list(ranges(lengths[part][users], GROUP_EVENTS)) or [(0, 0)]
         tables = (
             _table(logs, users[start:stop], firsts[part], lengths[part], of_part)
-            for start, stop in ranges(lengths[part][users], GROUP_EVENTS)
+            for start, stop in groups
         )
         write_tables(folder / file_name(name), tables, distinct=("user",))
 

@@ -1,9 +1,13 @@
+from .memory_pairs import ClusterPairs as ClusterPairs
+from .memory_pairs import PairOptions as PairOptions
 from .models import ModelSource as ModelSource
 from .rankings import ClusterRanker as ClusterRanker
 from .ray_service import serve_on_ray as serve_on_ray
 from .recommendations import recommend_folder as recommend_folder
 from .run import RunOptions as RunOptions
 from .run import RunReport as RunReport
+from .split_parts import PartOptions as PartOptions
+from .split_parts import split_in_parts as split_in_parts
 from .training_examples import ClusterExamples as ClusterExamples
 from .vectors import ItemColumns as ItemColumns
 from .vectors import embed_folder as embed_folder

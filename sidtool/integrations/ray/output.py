@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class PartReport:
     """Whatever the work counts"""
     note: str = ""
     """What the user should know of it"""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else the run needs of it, as JSON values"""
 
 
 def part_name(number: int) -> str:
@@ -71,8 +73,28 @@ class PartFolder:
         name = part_name(number)
         report = PartReport(name, rows, hashlib.sha256(data).hexdigest(), dict(counts or {}), note)
         self._put(name, data)
-        self._put(f".{name}.json", json.dumps(asdict(report)).encode())
+        return self.record(number, report)
+
+    def record(self, number: int, report: PartReport) -> PartReport:
+        """Write the report of a shard whose part is there."""
+        self._put(f".{part_name(number)}.json", json.dumps(asdict(report)).encode())
         return report
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Copy a local file into the folder, whole or not at all. Raises DataError."""
+        filesystem, root = open_store(self.url)
+        unfinished = f"{root}/.{uuid.uuid4().hex}"
+        with _write_errors(self.url):
+            filesystem.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            filesystem.put_file(str(path), unfinished)
+            filesystem.mv(unfinished, f"{root}/{name}")
+
+    def subfolder(self, name: str) -> "PartFolder":
+        """A folder in the folder; one whose name begins with a dot is gone at the end."""
+        filesystem, root = open_store(self.url)
+        with _write_errors(self.url):
+            filesystem.makedirs(f"{root}/{name}", exist_ok=True)
+        return PartFolder(f"{self.url}/{name}")
 
     def _put(self, name: str, data: bytes) -> None:
         filesystem, root = open_store(self.url)
@@ -81,16 +103,16 @@ class PartFolder:
             filesystem.pipe_file(unfinished, data)
             filesystem.mv(unfinished, f"{root}/{name}")
 
-    def finish(self, lineage: Mapping[str, Any]) -> None:
-        """Remove the reports and what killed workers left, and write the lineage."""
+    def finish(self, text: str, name: str = LINEAGE) -> None:
+        """Remove the reports and what killed workers left, and write the lineage, or what a folder
+        of this kind has in its place."""
         filesystem, root = open_store(self.url)
         with _write_errors(self.url):
             for path in filesystem.ls(root, detail=False):
-                name = path.rstrip("/").rpartition("/")[2]
-                if name.startswith(".") or name == RUN_FILE:
-                    filesystem.rm(path)
-        text = json.dumps(lineage, indent=1, ensure_ascii=False) + "\n"
-        self._put(LINEAGE, text.encode())
+                file = path.rstrip("/").rpartition("/")[2]
+                if file.startswith(".") or file == RUN_FILE:
+                    filesystem.rm(path, recursive=True)
+        self._put(name, text.encode())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A run: the shards of a folder become the parts of another, with one lineage."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ from sidtool.integrations.ray.output import (
     refuse_existing_folder,
     refuse_inputs,
 )
-from sidtool.integrations.ray.shards import ROWS, Shard, file_versions, list_shards
+from sidtool.integrations.ray.shards import (
+    ROWS,
+    Shard,
+    file_versions,
+    list_shards,
+    parquet_urls,
+)
 from sidtool.integrations.ray.workers import Job, WorkerOptions, run_job
 
 LINEAGE_FORMAT = 1
@@ -73,7 +80,7 @@ def run_over_folder(
     Raises what the work raises, UsageError if the output exists or would replace the source,
     DataError if the source holds no rows."""
     refuse_inputs(out, source)
-    versions = file_versions(source)
+    versions = file_versions(parquet_urls(source))
     shards = list_shards(source, shard_rows)
     rows = sum(shard.rows for shard in shards)
     inputs = {**made_from, "source": source, "rows": rows, "shard_rows": shard_rows}
@@ -90,7 +97,7 @@ def run_over_folder(
             "counts": report.counts,
             "files": {part.name: part.digest for part in parts},
         }
-        folder.finish(lineage)
+        folder.finish(json.dumps(lineage, indent=1, ensure_ascii=False) + "\n")
     return report
 
 

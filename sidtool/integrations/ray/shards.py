@@ -6,6 +6,7 @@ same wherever and whenever it is made."""
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from glob import has_magic
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,7 +78,7 @@ def list_shards(source: str, rows: int = ROWS) -> list[Shard]:
     """The shards of a Parquet file or of all Parquet files in a folder, by name.
 
     Raises DataError if there are none, or without rows; as `open_store`."""
-    sizes = [(url, _row_count(url)) for url in parquet_urls(source)]
+    sizes = [(url, row_count(url)) for url in parquet_urls(source)]
     total = sum(size for _, size in sizes)
     if not total:
         raise DataError(f"{source} holds no rows")
@@ -106,11 +107,23 @@ def parquet_urls(source: str) -> list[str]:
     return [_url(filesystem, name) for name in names]
 
 
-def file_versions(source: str) -> dict[str, str]:
-    """The size of each Parquet file, and what else changes with its content and the store knows, by
-    its URL. Raises as `parquet_urls`."""
+def table_urls(source: str) -> list[str]:
+    """The URLs of the files of a table: those of a pattern, of Parquet in a folder, or of the file
+    itself. Raises DataError if there are none."""
+    filesystem, root = open_store(source)
+    if has_magic(root):
+        names = [name for name in sorted(filesystem.glob(root)) if not _is_hidden(name)]
+        if not names:
+            raise DataError(f"no file matches {source}")
+        return [_url(filesystem, name) for name in names]
+    return parquet_urls(source) if filesystem.isdir(root) else [_url(filesystem, root)]
+
+
+def file_versions(urls: Sequence[str]) -> dict[str, str]:
+    """The size of each file, and what else changes with its content and the store knows, by its
+    URL. Raises DataError for one that is missing."""
     versions = {}
-    for url in parquet_urls(source):
+    for url in urls:
         filesystem, path = open_store(url)
         with library_errors(Path(url)):
             info = filesystem.info(path)
@@ -128,7 +141,7 @@ def _url(filesystem: Any, name: str) -> str:
     return name if is_local(filesystem) else str(filesystem.unstrip_protocol(name))
 
 
-def _row_count(url: str) -> int:
+def row_count(url: str) -> int:
     """The rows of a file. Raises DataError if its footer claims more than it can hold."""
     import pyarrow.parquet as pq
 
@@ -158,7 +171,7 @@ def _batches(piece: Piece) -> Iterator[Any]:
     """The rows of a piece; only the row groups that have some are read."""
     import pyarrow.parquet as pq
 
-    path, keep = _local_file(piece.url)
+    path, keep = local_file(piece.url)
     with library_errors(Path(piece.url)):
         open_dataset(path)  # checks the file
         stop = 0
@@ -184,14 +197,14 @@ def _group_rows(opened: Any, group: int, first: int, stop: int) -> Iterator[Any]
             yield batch.slice(first_in_batch, stop_in_batch - first_in_batch)
 
 
-def _local_file(url: str) -> tuple[Path, object]:
+def local_file(url: str) -> tuple[Path, object]:
     """A file itself, or a copy of a remote one, which lasts as long as the second value."""
     filesystem, path = open_store(url)
     if is_local(filesystem):
         return Path(path), None
     with library_errors(Path(url)):
         folder = _copied(url, filesystem.ukey(path))
-    return Path(folder.name) / "copy.parquet", folder
+    return Path(folder.name) / url.rpartition("/")[2], folder
 
 
 @lru_cache(maxsize=2)
@@ -200,7 +213,7 @@ def _copied(url: str, version: str) -> "TemporaryDirectory[str]":
     `version` changes with the file."""
     filesystem, path = open_store(url)
     folder = TemporaryDirectory(prefix="sidtool-")
-    filesystem.get_file(path, f"{folder.name}/copy.parquet")
+    filesystem.get_file(path, f"{folder.name}/{url.rpartition('/')[2]}")
     return folder
 
 

@@ -5,14 +5,21 @@ file that a single process writes, byte for byte."""
 
 import io
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from sidtool.base.errors import UsageError
-from sidtool.data.split import Split
+from sidtool.data.split import (
+    TRAIN_FILE,
+    Split,
+    is_split_folder,
+    read_split,
+    stored_manifest,
+)
 from sidtool.examples import (
+    EventWeights,
     ExampleCounts,
     SftInputs,
     SftJob,
@@ -22,6 +29,7 @@ from sidtool.examples import (
 )
 from sidtool.integrations.ray.output import PartFolder, PartReport
 from sidtool.integrations.ray.run import RunOptions, make_parts
+from sidtool.integrations.ray.shards import row_count
 
 USERS = 20_000
 """Users of a part."""
@@ -33,8 +41,13 @@ class TaskShard:
 
     number: int
     task: str
-    first: int
-    stop: int
+    first: int = 0
+    stop: int = 1
+    first_number: int = 0
+    """As `SftJob.write_task`"""
+    folder: str = ""
+    """The folder of a split in parts that has the users, of whom `first` is the first; "" for the
+    whole split"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class ClusterExamples:
         parts = path.with_name(f".{path.name}.parts")
         parts.mkdir()
         folder = PartFolder(str(parts.absolute()))
-        shards = list(task_shards(job, self.users))
+        shards = list(task_shards(job, self.users, _folder_users(self.inputs.split)))
         try:
             reports = make_parts(
                 partial(_open_inputs, self.inputs, folder), shards, folder, self.run
@@ -78,14 +91,25 @@ class ClusterExamples:
         return _counts([shard.task for shard in shards], reports)
 
 
-def task_shards(job: SftJob, users: int) -> Iterator[TaskShard]:
-    """The parts of a job, in the order of a single process."""
+def task_shards(
+    job: SftJob, users: int, folder_users: Mapping[str, int] | None = None
+) -> Iterator[TaskShard]:
+    """The parts of a job, in the order of a single process. `folder_users` are the training users
+    in each folder of a split in parts: a worker reads one folder."""
     number = 0
     for task in job.options.tasks:
-        n = _units(task, job.split) if named_task(task).of_users else 1
-        for first in range(0, n, users):
-            yield TaskShard(number, task, first, min(first + users, n))
+        if not named_task(task).of_users:
+            yield TaskShard(number, task)
             number += 1
+            continue
+        before = 0
+        for folder, n in (folder_users or {"": _units(task, job.split)}).items():
+            for first in range(0, n, users):
+                n_before = job.maker.count_before(task, job.split, before + first)
+                last = min(first + users, n)
+                yield TaskShard(number, task, first, last, n_before, folder)
+                number += 1
+            before += n
 
 
 def _units(task: str, split: Split) -> int:
@@ -94,16 +118,46 @@ def _units(task: str, split: Split) -> int:
     return len(split.train if by_user else split.windows or ())
 
 
+def _folder_users(split: Split | str | Path) -> dict[str, int] | None:
+    """The training users in each folder of a split in parts; None for others."""
+    if isinstance(split, Split) or not is_split_folder(Path(split)):
+        return None
+    manifest = stored_manifest(Path(split))
+    if manifest.parts == 1:
+        return None
+    return {folder: row_count(f"{split}/{folder}/{TRAIN_FILE}") for folder in manifest.folders}
+
+
 def _open_inputs(inputs: SftInputs, folder: PartFolder) -> Callable[[TaskShard], PartReport]:
-    """Read bundle, catalog and split, to make the examples of shards."""
-    job = inputs.open()
-    return lambda shard: _write_part(job, shard, folder)
+    """Read bundle and catalog, to make the examples of shards, and the split as far as a shard
+    needs it."""
+    opened: dict[str, SftJob] = {}
+
+    def write(shard: TaskShard) -> PartReport:
+        if shard.folder not in opened:
+            job = next(iter(opened.values()), None)
+            opened.clear()  # one part is in memory at a time
+            opened[shard.folder] = _job_of(inputs, shard.folder, job)
+        return _write_part(opened[shard.folder], shard, folder)
+
+    return write
+
+
+def _job_of(inputs: SftInputs, folder: str, job: SftJob | None) -> SftJob:
+    """The job for the users in a folder of the split, or for all, by one that has the rest."""
+    if not folder:
+        return inputs.open()
+    assert isinstance(inputs.split, str | Path)
+    split = read_split(Path(inputs.split), folder)
+    if job is None:
+        return replace(inputs, split=split).open()
+    return replace(job, split=split, weights=EventWeights.read(inputs.weights, split))
 
 
 def _write_part(job: SftJob, shard: TaskShard, folder: PartFolder) -> PartReport:
     stream = io.BytesIO()
     units = range(shard.first, shard.stop) if named_task(shard.task).of_users else None
-    counts = job.write_task(stream, shard.task, units)
+    counts = job.write_task(stream, shard.task, units, shard.first_number)
     return folder.write(shard.number, stream.getvalue(), counts.examples, asdict(counts))
 
 

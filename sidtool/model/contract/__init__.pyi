@@ -5,7 +5,12 @@ from .card import summary as summary
 from .card import validations as validations
 from .compat import Verdict as Verdict
 from .compat import check_bundle as check_bundle
+from .compat import check_bundle_split as check_bundle_split
+from .compat import check_model_split as check_model_split
+from .compat import event_columns as event_columns
+from .compat import further_splits as further_splits
 from .compat import matching_rows as matching_rows
+from .compat import targets_repeat as targets_repeat
 from .contract import BUNDLE_COPY as BUNDLE_COPY
 from .contract import CONTRACT as CONTRACT
 from .contract import MEMORY_COPY as MEMORY_COPY
@@ -19,11 +24,6 @@ from .folder import parse_contract as parse_contract
 from .folder import read_contract as read_contract
 from .folder import refuse_base_as_output as refuse_base_as_output
 from .folder import write_contract as write_contract
-from .split_check import check_bundle_split as check_bundle_split
-from .split_check import check_model_split as check_model_split
-from .split_check import event_columns as event_columns
-from .split_check import further_splits as further_splits
-from .split_check import targets_repeat as targets_repeat
 from .stage_record import AdoptParams as AdoptParams
 from .stage_record import Forgetting as Forgetting
 from .stage_record import ModelReference as ModelReference

@@ -23,7 +23,6 @@ from sidtool.model.contract.contract import Contract, ModelKind
 from sidtool.model.contract.stage_record import RlParams, StageParams, TrainParams
 from sidtool.model.prompt.frames import HISTORY_SLOT
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle import Bundle, flat_record
 
 MODEL_CARD = "README.md"
@@ -82,6 +81,18 @@ def check_license(license: str) -> None:
 def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = None) -> str:
     """The card of a model, as Markdown with YAML front matter. `reference` is URL/NAME@VERSION of a
     published one, which a reader of the card has to pull first."""
+    pulling = ""
+    if reference is not None and is_hub_repository(reference):
+        hub_name = json.dumps(reference.removeprefix(HUB_PREFIX))
+        pulling = f"```python\n{_FROM_HUB.format(name=hub_name)}\n```\n\n"
+    elif reference is not None:
+        command = f"sidtool pull {shell_word(reference)} -o model && cd model"
+        pulling = f"```console\n{command}\n```\n\n"
+    recipe = []
+    for number, record in enumerate(contract.stages, 1):
+        settings = {} if record.params is None else _settings(record.params)
+        text = key_value_table(settings) if settings else "Its settings are not known."
+        recipe.append(f"### {number}. {literal(record.stage)}\n\n{text}")
     template = files("sidtool.model.contract").joinpath("card.md").read_text(encoding="utf-8")
     name, task = bundle.manifest.name, _CLASSES[contract.kind][1]
     last = {str(metric): float(value) for _, metric, value, _ in validations(contract)}
@@ -95,8 +106,8 @@ def model_card(contract: Contract, bundle: Bundle, *, reference: str | None = No
         ),
         name=literal(name),
         summary=key_value_table(summary(contract, bundle)),
-        loading=_pulling(reference) + _loading(contract, bundle),
-        recipe="\n\n".join(_stages(contract)),
+        loading=pulling + _loading(contract, bundle),
+        recipe="\n\n".join(recipe),
         data=key_value_table(dict(_data(contract, bundle))),
         metrics=_metrics(contract),
     )
@@ -106,13 +117,17 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
     """What a model is: its license, base, items, tokens, bundle and memory, by name."""
     manifest = bundle.manifest
     tokens = contract.tokens
+    n_missing = len(tokens.token_ids) - tokens.number
+    missing = f", {n_missing} codes have no token" if n_missing else ""
+    base = contract.base_model
     first_sid = contract.space.spell([0] * contract.space.levels)
     values: dict[str, object] = {
         "license": contract.license or "unknown",
-        "base model": _base_name(contract.base_model),
+        # of a path the last part, because others name folders of a machine
+        "base model": base if base.startswith(HUB_PREFIX) else PurePath(base).name,
         "items": manifest.items,
         "SIDs": f"{contract.space.spelled_sizes} codes, spelled like {first_sid}",
-        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}" + _missing(tokens),
+        "SID tokens": f"ids {tokens.start} to {tokens.stop - 1}{missing}",
         "bundle": f"{manifest.name} {manifest.version}, digest {manifest.identity.digest}",
         "scores": f"log-probabilities, normalized over the {contract.normalize}",
     }
@@ -124,26 +139,6 @@ def summary(contract: Contract, bundle: Bundle) -> dict[str, object]:
         weight = "by a gate per request" if memory.gate else f"weight {memory.weight:g}"
         values["memory"] = f"{memory.digest}, {weight}, power {memory.power:g}"
     return values
-
-
-def _missing(tokens: SidTokens) -> str:
-    n_missing = len(tokens.token_ids) - tokens.number
-    return f", {n_missing} codes have no token" if n_missing else ""
-
-
-def _base_name(base: str) -> str:
-    """A hub id as it is; of a path the last part, because others name folders of a machine."""
-    return base if base.startswith(HUB_PREFIX) else PurePath(base).name
-
-
-def _pulling(reference: str | None) -> str:
-    if reference is None:
-        return ""
-    if is_hub_repository(reference):
-        name = json.dumps(reference.removeprefix(HUB_PREFIX))
-        return f"```python\n{_FROM_HUB.format(name=name)}\n```\n\n"
-    command = f"sidtool pull {shell_word(reference)} -o model && cd model"
-    return f"```console\n{command}\n```\n\n"
 
 
 def _loading(contract: Contract, bundle: Bundle) -> str:
@@ -175,14 +170,6 @@ def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]
         levels=contract.space.levels,
         model_class=_CLASSES[contract.kind][0],
     )
-
-
-def _stages(contract: Contract) -> Iterator[str]:
-    """The settings of each stage under a heading, oldest first."""
-    for number, record in enumerate(contract.stages, 1):
-        settings = {} if record.params is None else _settings(record.params)
-        text = key_value_table(settings) if settings else "Its settings are not known."
-        yield f"### {number}. {literal(record.stage)}\n\n{text}"
 
 
 def _settings(params: StageParams) -> dict[str, object]:

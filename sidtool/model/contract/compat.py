@@ -11,6 +11,7 @@ The first row that applies is the verdict:
 
 A bundle with another codebook and no item in common changes no SID, but is refused too."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import CompatibilityError
+from sidtool.data import EventColumns
+from sidtool.data.split import SplitReference, check_split
+from sidtool.model.contract.contract import Contract
+from sidtool.model.contract.stage_record import RlParams, TrainParams
 from sidtool.tokenizer.bundle import Bundle, ItemMap
 
 
@@ -53,24 +58,44 @@ def check_bundle(model_bundle: Bundle, bundle: Bundle) -> Verdict:
     if bundle.identity == model_bundle.identity:
         return Verdict("same")
     if bundle.space != model_bundle.space:
+        own, other = (
+            f"{each.space.spelled_sizes} ({each.space.example})" for each in (model_bundle, bundle)
+        )
         raise CompatibilityError(
-            f"the bundle's space is {_spelled(bundle)}, the model's is {_spelled(model_bundle)}: "
-            "their tokens differ",
+            f"the bundle's space is {other}, the model's is {own}: their tokens differ",
             hint="extend and train a model for this bundle",
         )
-    same_codebook = bundle.identity.codebook == model_bundle.identity.codebook
+    name = bundle.manifest.name
+    codebook, own_codebook = bundle.identity.codebook, model_bundle.identity.codebook
     overlap = compare(model_bundle.items, bundle.items)
     unchanged = not overlap.reassigned and not overlap.reused
-    if unchanged and (overlap.common or same_codebook):
-        return Verdict("refreshed", _refresh_message(model_bundle, bundle, overlap))
-    if model_bundle.identity.codebook in bundle.manifest.compatible_with:
+    if unchanged and (overlap.common or codebook == own_codebook):
+        added = int((~bundle.items.retired).sum()) - overlap.active
+        removed = int((~model_bundle.items.retired).sum()) - overlap.active
+        message = (
+            f"the catalog changed since the model was made: {overlap.common} items kept their SID, "
+            f"{added} were added, {removed} removed"
+        )
+        return Verdict("refreshed", message)
+    if own_codebook in bundle.manifest.compatible_with:
         share = overlap.reassigned / max(overlap.common, 1)
         message = (
-            f"bundle {bundle.manifest.name!r} is aligned with the model's: {share:.1%} of the "
+            f"bundle {name!r} is aligned with the model's: {share:.1%} of the "
             f"{overlap.common} common items have another SID than the model was trained on"
         )
         return Verdict("aligned", message, share)
-    raise _refusal(model_bundle, bundle, overlap, same_codebook)
+    changed = f"{overlap.reassigned} of {overlap.common} common items have another SID"
+    if codebook == own_codebook:
+        raise CompatibilityError(
+            f"bundle {name!r} changes SIDs of the model's bundle: {changed}, "
+            f"{overlap.reused} SIDs are reused",
+            hint="extend the model's bundle with add-items, which changes no SID",
+        )
+    raise CompatibilityError(
+        f"bundle {name!r} has codebook {codebook[:12]}, the model was made for codebook "
+        f"{own_codebook[:12]} ({changed})",
+        hint="train a model for this bundle, or use the bundle that the model was made for",
+    )
 
 
 def compare(old: ItemMap, new: ItemMap) -> Overlap:
@@ -80,7 +105,7 @@ def compare(old: ItemMap, new: ItemMap) -> Overlap:
     unchanged = old.keys[common] == new.keys[new_rows[common]]
     retired = old.retired[common] | new.retired[new_rows[common]]
     unchanged_keys = np.unique(old.keys[common[unchanged]])
-    shared_keys = np.intersect1d(_distinct(old.keys), _distinct(new.keys), assume_unique=True)
+    shared_keys = np.intersect1d(old.keys, new.keys)
     # a SID in both maps is that of an unchanged item, or is reused
     return Overlap(
         common=len(common),
@@ -131,39 +156,59 @@ def _equal_ids(
     return equal
 
 
-def _distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Sorted keys without repeats."""
-    is_first = np.ones(len(keys), dtype=np.bool_)
-    is_first[1:] = keys[1:] != keys[:-1]
-    return keys[is_first]
+def splits_of(contract: Contract) -> Iterator[SplitReference]:
+    """The splits that a model may have learned from, by its training examples, the codebooks of its
+    bundles, teachers, rewards, and the tuning of its memory; oldest first."""
+    for record in contract.stages:
+        if isinstance(record.params, TrainParams | RlParams):
+            yield from record.params.learned_from
+            yield record.params.split
+    if contract.memory is not None and contract.memory.split is not None:
+        yield contract.memory.split
 
 
-def _refresh_message(model_bundle: Bundle, bundle: Bundle, overlap: Overlap) -> str:
-    added = int((~bundle.items.retired).sum()) - overlap.active
-    removed = int((~model_bundle.items.retired).sum()) - overlap.active
-    return (
-        f"the catalog changed since the model was made: {overlap.common} items kept their SID, "
-        f"{added} were added, {removed} removed"
-    )
+def further_splits(
+    bundle: Bundle, contracts: Iterable[Contract], *others: SplitReference
+) -> tuple[SplitReference, ...]:
+    """The splits that a bundle's codebook and models may have learned from, and others, without
+    repeats."""
+    of_models = (reference for contract in contracts for reference in splits_of(contract))
+    references = (bundle.manifest.made_from.split, *of_models, *others)
+    return tuple(dict.fromkeys(reference for reference in references if reference))
 
 
-def _refusal(
-    model_bundle: Bundle, bundle: Bundle, overlap: Overlap, same_codebook: bool
-) -> CompatibilityError:
-    name = bundle.manifest.name
-    changed = f"{overlap.reassigned} of {overlap.common} common items have another SID"
-    if same_codebook:
-        return CompatibilityError(
-            f"bundle {name!r} changes SIDs of the model's bundle: {changed}, "
-            f"{overlap.reused} SIDs are reused",
-            hint="extend the model's bundle with add-items, which changes no SID",
-        )
-    return CompatibilityError(
-        f"bundle {name!r} has codebook {bundle.identity.codebook[:12]}, the model was made for "
-        f"codebook {model_bundle.identity.codebook[:12]} ({changed})",
-        hint="train a model for this bundle, or use the bundle that the model was made for",
-    )
+def event_columns(contract: Contract, bundle: Bundle) -> EventColumns | None:
+    """The columns of the events that a model was trained on last, or that its bundle was built
+    from; None if neither records them."""
+    references = [bundle.manifest.made_from.split, *splits_of(contract)]
+    columns = (reference.columns for reference in reversed(references) if reference)
+    return next((each for each in columns if each is not None), None)
 
 
-def _spelled(bundle: Bundle) -> str:
-    return f"{bundle.space.spelled_sizes} ({bundle.space.example})"
+def targets_repeat(contract: Contract) -> bool | None:
+    """Whether a held-out target of the model's newest split that records it repeats an item of its
+    history; None if no split does."""
+    facts = [reference.targets_repeat for reference in splits_of(contract)]
+    return next((fact for fact in reversed(facts) if fact is not None), None)
+
+
+def check_bundle_split(bundle: Bundle, label: str, split: SplitReference | None) -> None:
+    """Raise CompatibilityError if the bundle's codebook may have learned from events that `split`
+    holds out. `label` names the input with this split in the message."""
+    made = f"the codebook of bundle {bundle.manifest.name!r}"
+    check_split(made, bundle.manifest.made_from.split, label, split)
+
+
+def check_model_split(
+    contract: Contract,
+    bundle: Bundle,
+    label: str,
+    split: SplitReference | None,
+    *,
+    model: str = "the model",
+) -> None:
+    """Raise CompatibilityError if a model or its bundle may have learned from events that `split`
+    holds out. `label` names the input with this split in the message."""
+    check_bundle_split(bundle, label, split)
+    for reference in splits_of(contract):
+        check_split(model, reference, label, split)

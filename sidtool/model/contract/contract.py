@@ -20,9 +20,16 @@ from sidtool.model.contract.stage_record import (
     StageRecord,
     TrainParams,
 )
-from sidtool.model.prompt.field_tokens import MAX_USER_TOKENS, FieldTokens, FieldValues, UserTokens
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, ListPrompt, TextPrompt
-from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens, TokenTable
+from sidtool.model.prompt.tokens import (
+    MAX_USER_TOKENS,
+    NO_TOKEN,
+    FieldTokens,
+    FieldValues,
+    SidTokens,
+    TokenTable,
+    UserTokens,
+)
 from sidtool.tokenizer.bundle import Identity, check_names
 from sidtool.tokenizer.sid import SidSpace
 
@@ -70,24 +77,20 @@ class MemoryBinding(JsonRecord):
     """orders the first items of the mixture again"""
 
     def __post_init__(self) -> None:
-        check_weight(self.weight, self.power)
-        check_new_item_factor(self.new_item_factor)
+        check_mixture(self.weight, self.power, self.new_item_factor)
         if self.reranker is not None:
             self.reranker.check()
 
 
-def check_new_item_factor(factor: float) -> None:
-    """Raise UsageError unless a factor is from 0 to 1."""
-    if not 0 <= factor <= 1:
-        raise UsageError(f"the factor of new items is from 0 to 1, not {factor}")
-
-
-def check_weight(weight: float, power: float) -> None:
-    """Raise UsageError unless a weight is from 0 to 1, and a power above 0 and at most 20."""
+def check_mixture(weight: float, power: float, new_item_factor: float) -> None:
+    """Raise UsageError unless a weight is from 0 to 1, a power above 0 and at most 20, and a factor
+    of new items from 0 to 1."""
     if not 0 <= weight <= 1:
         raise UsageError(f"the weight of a memory is from 0 to 1, not {weight}")
     if not 0 < power <= 20:
         raise UsageError(f"the power of a memory is above 0, at most 20, not {power}")
+    if not 0 <= new_item_factor <= 1:
+        raise UsageError(f"the factor of new items is from 0 to 1, not {new_item_factor}")
 
 
 @dataclass(frozen=True)
@@ -178,11 +181,6 @@ class Contract(JsonRecord):
         return max(block.stop for block in blocks if block is not None)
 
     @property
-    def is_adopted(self) -> bool:
-        """Whether another system trained the model first, whose prompt it has."""
-        return any(record.stage == "adopt" for record in self.stages)
-
-    @property
     def params(self) -> StageParams | None:
         """What determined the last stage."""
         return self.stages[-1].params
@@ -208,19 +206,14 @@ class Contract(JsonRecord):
         it is among them: its weight was tuned for the weights before the stage."""
         return replace(self, **{"memory": None, **changes, "stages": (*self.stages, record)})
 
-    def with_best(self, best: Selection | None) -> "Contract":
-        """The contract with the validation that selected the weights of its last stage."""
+    def with_best(self, best: Selection | None, forgetting: Forgetting | None = None) -> "Contract":
+        """The contract with the validation that selected the weights of its last stage, and what
+        this stage, a training, forgot."""
         *earlier, last = self.stages
         assert isinstance(last.params, TrainParams | RlParams)
-        return replace(
-            self, stages=(*earlier, replace(last, params=replace(last.params, best=best)))
-        )
-
-    def with_forgetting(self, forgetting: Forgetting | None) -> "Contract":
-        """The contract with what its last stage, a training, forgot."""
-        *earlier, last = self.stages
-        assert isinstance(last.params, TrainParams)
-        params = replace(last.params, forgetting=forgetting)
+        params = replace(last.params, best=best)
+        if isinstance(params, TrainParams):
+            params = replace(params, forgetting=forgetting)
         return replace(self, stages=(*earlier, replace(last, params=params)))
 
     @property
@@ -282,8 +275,17 @@ class Contract(JsonRecord):
     def _check(self, token_stop: Any) -> None:
         """Raise ValueError unless the token ids are possible and there is a stage,
         CompatibilityError if they do not end where they are said to."""
-        if self.token_table is not None:
-            self._check_table(self.token_table)
+        table = self.token_table
+        if table is not None:
+            table.check(self.space)
+            lowest = min(token_id for token_id in table.ids if token_id != NO_TOKEN)
+            if lowest != self.token_start or max(table.ids) > MAX_TOKEN_ID:
+                raise ValueError(
+                    f"its token table has ids {lowest} to {max(table.ids)}, token_start is "
+                    f"{self.token_start}"
+                )
+            if self.user_tokens or self.field_tokens:
+                raise ValueError("it has a token table, and tokens of users or fields")
         if token_stop is not None and token_stop != self.tokens.stop:
             raise CompatibilityError(
                 f"SID tokens from id {self.token_start} end before id {self.tokens.stop}, but the "
@@ -293,14 +295,3 @@ class Contract(JsonRecord):
         if not self.stages:
             raise ValueError("it has no stage")
         check_names(self.files)
-
-    def _check_table(self, table: TokenTable) -> None:
-        table.check(self.space)
-        lowest = min(token_id for token_id in table.ids if token_id != NO_TOKEN)
-        if lowest != self.token_start or max(table.ids) > MAX_TOKEN_ID:
-            raise ValueError(
-                f"its token table has ids {lowest} to {max(table.ids)}, token_start is "
-                f"{self.token_start}"
-            )
-        if self.user_tokens or self.field_tokens:
-            raise ValueError("it has a token table, and tokens of users or fields")

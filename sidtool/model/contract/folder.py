@@ -3,7 +3,7 @@ adapter folder needs. Every command that makes a model ends with `write_contract
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,23 +51,19 @@ def model_folder(
     Raises UsageError for another URL, DataError if the hub does not give the model."""
     if isinstance(location, Path):
         return location
-    if is_hub_url(location):
-        return _download(location, access, trust_remote_code)
-    if "://" in location:
+    if "://" in location and not is_hub_url(location):
         raise UsageError(
             f"{location} is not a folder of a model, and only {HUB_PREFIX} names one on the hub",
             hint=f"sidtool pull {location} -o FOLDER",
         )
-    return Path(location)
-
-
-def _download(url: str, access: HubAccess, trust_remote_code: bool) -> Path:
-    copy, folders = fetch_roots(url, CONTRACT, access)
+    if not is_hub_url(location):
+        return Path(location)
+    copy, folders = fetch_roots(location, CONTRACT, access)
     if not folders:
-        return download_model(url, access, trust_remote_code=trust_remote_code)
-    folder = only_folder(url, "model", folders)
+        return download_model(location, access, trust_remote_code=trust_remote_code)
+    folder = only_folder(location, "model", folders)
     # the commit, so that all downloads are of one version
-    repository, access = url.partition("@")[0], replace(access, revision=copy.name)
+    repository, access = location.partition("@")[0], replace(access, revision=copy.name)
     download_model(repository, access, folder=folder, trust_remote_code=trust_remote_code)
     parts = [f"{folder}{BUNDLE_COPY}/*", f"{folder}{MEMORY_COPY}/*"]
     download(repository, access, allow=parts)
@@ -174,14 +170,6 @@ def open_bundle_copy(folder: Path, contract: Contract) -> Bundle:
     return bundle
 
 
-def embed(folder: Path, contract: Mapping[str, Any]) -> None:
-    """Store the JSON object of a contract in the configuration of a model folder, spelled as
-    transformers spells it."""
-    settings = read_object(folder / CONFIG) | {EMBEDDED: contract}
-    text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-    write_whole(folder / CONFIG, text)
-
-
 def embedded_contract(folder: Path) -> Mapping[str, Any] | None:
     """The JSON object of the contract in the configuration of a model folder; None if it has none.
 
@@ -209,7 +197,10 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract
     digests = model_digests(folder) | {name: file_digest(folder / name) for name in roots}
     if (folder / CONFIG).is_file():
         del digests[CONFIG]
-        embed(folder, replace(contract, files=digests).to_json())
+        embedded = replace(contract, files=digests).to_json()
+        settings = read_object(folder / CONFIG) | {EMBEDDED: embedded}
+        # as transformers spells it
+        write_whole(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         digests[CONFIG] = file_digest(folder / CONFIG)
     stored = replace(contract, files=digests)
     write_whole(folder / MODEL_CARD, model_card(stored, bundle))
@@ -217,25 +208,21 @@ def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract
     return stored
 
 
-def bases_of(contract: Contract) -> Iterator[Path]:
-    """The recorded folder that an adapter model changes, that which this one changes, and so on."""
+def refuse_base_as_output(out: Path, contract: Contract, *others: Path) -> None:
+    """Raise UsageError if a model with the bases of `contract`, and with `others`, would replace
+    one of them: nothing could load it then."""
+    bases = [path.resolve() for path in others]
     seen: set[Path] = set()
     while contract.base_folder is not None:
         base = Path(contract.base_folder.path).resolve()
         if base in seen:
-            return
+            break
         seen.add(base)
-        yield base
         try:
             contract = read_contract(base)
         except SidtoolError:
-            return  # a base that was moved or removed cannot be replaced
-
-
-def refuse_base_as_output(out: Path, contract: Contract, *bases: Path) -> None:
-    """Raise UsageError if a model with the bases of `contract`, and with `bases`, would replace one
-    of them: nothing could load it then."""
-    if any(out.resolve() == base for base in (*map(Path.resolve, bases), *bases_of(contract))):
+            break  # a base that was moved or removed cannot be replaced
+    if out.resolve() in (*bases, *seen):
         raise UsageError(
             f"{out} is the base of the adapters that would replace it", hint="write to another path"
         )

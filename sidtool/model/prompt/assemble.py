@@ -7,11 +7,18 @@ from typing import Any
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.model.prompt.encoder import PromptEncoder, prompt_encoder
 from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.item_text import item_text
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
-from sidtool.model.prompt.segments import Segment, begin, catalog, sids, template
+from sidtool.model.prompt.segments import (
+    PromptEncoder,
+    Segment,
+    begin,
+    catalog,
+    prompt_encoder,
+    sids,
+    template,
+)
 from sidtool.model.prompt.template_slots import (
     frame_segments,
     item_segments,

@@ -1,23 +1,29 @@
 """The literal text around the content of a prompt, from a template file and a tokenizer.
 
 Template files are those in `sidtool/model/prompt/templates` and, with slots for the fields of a
-split, those of a user."""
+split, those of a user. The chat template of a tokenizer, a program of unknown origin, is rendered
+under limits: transformers runs it in Jinja's sandbox, which forbids access to Python but not
+endless loops or huge texts."""
 
 import json
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
+from sidtool.base.checkpoint import loading
 from sidtool.base.documents import parse_json, read_document
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord
 from sidtool.data import FieldTypes
-from sidtool.model.prompt.chat_template import render
-from sidtool.model.prompt.field_tokens import FieldTokenLookup, FieldValues
 from sidtool.model.prompt.template_slots import Slot, opening, slots
+from sidtool.model.prompt.tokens import FieldTokenLookup, FieldValues
 
 Format = Literal["plain", "chat"]
 """Plain text, or the chat markup of the tokenizer."""
@@ -242,3 +248,73 @@ def begin_text(tokenizer: Any | None) -> str:
 def end_text(tokenizer: Any | None) -> str:
     """The text of the tokenizer's end token, "" if it has none."""
     return getattr(tokenizer, "eos_token", None) or ""
+
+
+MAX_CHARACTERS = 1 << 18
+"""Of a template and of what it renders; the longest known template has 20,000."""
+MAX_PRODUCTS = 32
+SECONDS = 2.0
+MEMORY = 1 << 28
+"""Bytes that rendering may take; enforced on Linux."""
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """The text of messages by the tokenizer's chat template.
+
+    Raises DataError if the template fails or exceeds a limit."""
+    from jinja2 import Environment
+
+    path = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+    with loading(f"the chat template of {path}", "as a template"):
+        with _limited_memory(), _limited_time():
+            source = str(tokenizer.chat_template)
+            if len(source) > MAX_CHARACTERS:
+                raise ValueError(f"it has {len(source)} characters, the limit is {MAX_CHARACTERS}")
+            lexed = Environment().lex(source)
+            operators = [value for _, kind, value in lexed if kind == "operator"]
+            # arithmetic that takes long without executing a further line
+            if "**" in operators or operators.count("*") > MAX_PRODUCTS:
+                raise ValueError("it computes powers or too many products")
+            text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"it renders {len(text)} characters, the limit is {MAX_CHARACTERS}")
+        return text
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """Stop this thread at the first line of Python that it executes after the limit."""
+    end = time.monotonic() + SECONDS
+    before = sys.gettrace()
+
+    def check(frame: FrameType, event: str, argument: Any) -> Any:
+        if time.monotonic() > end:
+            raise DataError(f"a chat template takes longer than {SECONDS:g} s to render")
+        return check
+
+    sys.settrace(check)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@contextmanager
+def _limited_memory() -> Iterator[None]:
+    """Let allocations beyond the limit fail."""
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():
+        yield
+        return
+    import resource
+
+    in_use = int(statistics.read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = in_use + MEMORY
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

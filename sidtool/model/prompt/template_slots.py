@@ -14,9 +14,9 @@ from functools import lru_cache
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Fields, Value, Values
-from sidtool.model.prompt.field_tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
 from sidtool.model.prompt.item_text import item_text
 from sidtool.model.prompt.segments import Segment, catalog, template
+from sidtool.model.prompt.tokens import TIMES, FieldTokenLookup, FieldValues, value_of_token
 
 SLOT = re.compile(
     r"\{(?:(?:(user|context|feedback|event)\.([^{}]+?)|(gap|ago))(:token)?|(sid|title))\}"

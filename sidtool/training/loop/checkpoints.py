@@ -107,26 +107,20 @@ def check_number(value: float, what: str, trainer: Any) -> None:
 
 
 def check_weights(trainer: Any) -> None:
-    """Raise SidtoolError if a weight of a trainer's model is NaN or infinite."""
-    from sidtool.model import local_part
-
-    parts = ((name, local_part(weight)) for name, weight in trainer.model.named_parameters())
-    if names := _of_every_process(non_finite(parts), trainer.model):
-        what = f"{names[0]} is NaN or infinite, as {len(names) - 1} other weights"
-        raise _diverged(trainer, trainer.state.global_step, what)
-
-
-def _of_every_process(names: list[str], model: Any) -> list[str]:
-    """The names that any process found in its parts of a model's weights."""
-    from sidtool.model import is_sharded
-
-    if not is_sharded(model):
-        return names
+    """Raise SidtoolError if a weight of a trainer's model is NaN or infinite, in any process."""
     from torch import distributed
 
-    found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(found, names)
-    return list(dict.fromkeys(name for part in found for name in part))
+    from sidtool.model import is_sharded, local_part
+
+    parts = ((name, local_part(weight)) for name, weight in trainer.model.named_parameters())
+    names = non_finite(parts)
+    if is_sharded(trainer.model):
+        found: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(found, names)
+        names = list(dict.fromkeys(name for part in found for name in part))
+    if names:
+        what = f"{names[0]} is NaN or infinite, as {len(names) - 1} other weights"
+        raise _diverged(trainer, trainer.state.global_step, what)
 
 
 def _diverged(trainer: Any, step: int, what: str) -> SidtoolError:

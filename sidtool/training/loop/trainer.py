@@ -35,10 +35,9 @@ from sidtool.model import (
 from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
-from sidtool.training.loop.fsdp import check_active
-from sidtool.training.loop.machine import float32_attention
+from sidtool.training.loop.machine import check_active, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
-from sidtool.training.loop.sharded import ShardedTrainer
+from sidtool.training.loop.watched import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
 from sidtool.training.loss.batches import (
     IGNORED,
@@ -48,9 +47,7 @@ from sidtool.training.loss.batches import (
     Targets,
     parts_by_length,
 )
-from sidtool.training.loss.loss import Loss
-from sidtool.training.loss.shortcuts import narrows_exactly, packs_exactly
-from sidtool.training.loss.teachers import Teachers
+from sidtool.training.loss.loss import Loss, Teachers, narrows_exactly, packs_exactly
 
 Examples = TokenizedExamples | AugmentedExamples
 
@@ -240,7 +237,13 @@ class CausalTrainer(SidTrainer, SFTTrainer):
         teachers: Teachers | None = None,
         **settings: Any,
     ) -> None:
-        self.packed = _resolve_packing(model, batching, teachers)
+        can_pack = batching != "padded" and packs_exactly(model)
+        self.packed = can_pack and (teachers is None or teachers.packs)
+        if batching == "packed" and not self.packed:
+            raise UsageError(
+                "examples cannot be packed: the model or a teacher does not keep them separate",
+                hint="packing needs sdpa attention; batching=padded works with any",
+            )
         collator = PackedCollator if self.packed else PaddedCollator
         super().__init__(
             model=model,
@@ -249,18 +252,6 @@ class CausalTrainer(SidTrainer, SFTTrainer):
             collator=collator(padding_id(tokenizer)),
             **settings,
         )
-
-
-def _resolve_packing(model: Any, batching: str, teachers: Teachers | None) -> bool:
-    if batching == "padded":
-        return False
-    can_pack = packs_exactly(model) and (teachers is None or teachers.packs)
-    if batching == "packed" and not can_pack:
-        raise UsageError(
-            "examples cannot be packed: the model or a teacher does not keep them separate",
-            hint="packing needs sdpa attention; batching=padded works with any",
-        )
-    return can_pack
 
 
 LINES_PER_PART = 16

@@ -53,8 +53,9 @@ class Augmentation:
         more than its SID."""
         ids, targets, weights = example.ids, example.targets, example.weights
         spans = item_spans(ids, tokens)
-        if len(spans) and _has_text_target(example, int(spans[-1, 0]), tokens):
-            return example
+        before = slice(0, spans[-1, 0] if len(spans) else 0)
+        if (targets[before] & ~tokens.is_sid_token(ids[before])).any():
+            return example  # a target before the last item is text
         n_history = len(spans) - _n_answers(example, spans)
         are_adjacent = self.item_fields.fit(ids, spans)
         order = self._order(len(spans), rng)
@@ -64,7 +65,9 @@ class Augmentation:
             spans = item_spans(ids, tokens)
         if n_history < 2:
             return example._replace(ids=ids, targets=targets, weights=weights)
-        kept_items = self._keep_items(n_history, rng)
+        rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
+        kept_items = rng.random(n_history) >= self.item_dropout
+        kept_items[-1] |= not kept_items.any()  # the newest if none does
         # text behind the last item may be the question
         has_text = bool((spans[1:n_history, 0] > spans[: n_history - 1, 1]).any())
         kept_items[-1] |= has_text and not are_adjacent
@@ -100,13 +103,6 @@ class Augmentation:
             order = order[np.argsort(np.arange(n_items) + distance * rng.random(n_items))]
         return order if is_reversed or self.shuffle_span else None
 
-    def _keep_items(self, n_items: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """(n_items,) bool: which items of a history stay; the newest if none does."""
-        rng.random()  # unused: keeps the later draws of a seed as they were in measured runs
-        keep: NDArray[np.bool_] = rng.random(n_items) >= self.item_dropout
-        keep[-1] |= not keep.any()
-        return keep
-
 
 def _n_answers(example: TokenizedExample, spans: NDArray[np.int64]) -> int:
     """The number of items of the answer: the last one of a sequence, else those from the first
@@ -122,13 +118,6 @@ def item_spans(ids: NDArray[np.int32], tokens: SidTokens) -> NDArray[np.int64]:
     starts = np.flatnonzero(tokens.is_code(ids, 0))
     edge = int(tokens.space.has_begin_end_tokens)
     return np.stack([starts - edge, starts + tokens.space.levels + edge], axis=1)
-
-
-def _has_text_target(example: TokenizedExample, stop: int, tokens: SidTokens) -> bool:
-    """Whether a target before position `stop` is not a SID token."""
-    ids = example.ids[:stop]
-    targets = example.targets[:stop]
-    return bool((targets & ~tokens.is_sid_token(ids)).any())
 
 
 class PrefixExamples:

@@ -1,22 +1,36 @@
-"""The training loss: cross-entropy over the tokens that a target competes with."""
+"""The training loss: cross-entropy over the tokens that a target competes with. Teachers, trained
+models whose distributions a model learns beside its targets. And checks on a few tokens that the
+shortcuts of training are exact for a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from sidtool.base.errors import CompatibilityError, UsageError
+from sidtool.model import (
+    LoadedModel,
+    check_model_folder,
+    is_encoder_decoder,
+    load_model_folder,
+)
+from sidtool.model.contract import Contract, read_contract
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search import (
     Columns,
     Part,
+    PartialHead,
     contained_in,
+    full_blocks,
     normalize_over_children,
     places_in,
     token_columns,
     trie_arrays,
 )
-from sidtool.tokenizer.bundle import Trie
+from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.training.loss.batches import Targets
 from sidtool.training.settings import SoftmaxOver
 
@@ -147,3 +161,162 @@ class _Competitors:
     """(n,) number of competitors, the target included"""
     counted: torch.Tensor | slice
     """(n,) whether the target counts"""
+
+
+def narrows_exactly(model: Any, head: PartialHead, columns: Columns | None) -> bool:
+    """Whether the logits of a model's installed partial head equal its full ones.
+
+    They do unless something after the head mixes positions or tokens, or the head is not called as
+    a module."""
+    device = next(model.parameters()).device
+    ids = torch.arange(8, device=device).reshape(2, 4) % model.config.get_text_config().vocab_size
+    parts = [(torch.tensor(positions, device=device), columns) for positions in ([1, 2, 6], [5])]
+
+    inputs = {"input_ids": ids}
+    if is_encoder_decoder(model):
+        inputs["decoder_input_ids"] = ids
+
+    def run() -> torch.Tensor:
+        logits: torch.Tensor = model(**inputs, use_cache=False).logits
+        return logits
+
+    with _probing(model) as low_precision:
+        expected = full_blocks(run(), parts)
+        try:
+            blocks = head.blocks(run, parts)
+        except RuntimeError:
+            # logits of another size: the head was not called, or something follows it
+            return False
+    tolerance = 5e-2 if low_precision else 1e-3
+    return all(
+        block.shape == full.shape and _close(block, full, tolerance)
+        for block, full in zip(blocks, expected, strict=True)
+    )
+
+
+def packs_exactly(model: Any) -> bool:
+    """Whether training examples that are packed into one line do not attend to each other."""
+    device = next(model.parameters()).device
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return False
+    ids = torch.arange(12, device=device) % model.config.get_text_config().vocab_size
+    positions = torch.arange(6, device=device).repeat(2)
+    with _probing(model) as low_precision:
+        separate = model(input_ids=ids.reshape(2, 6), use_cache=False).logits.reshape(12, -1)
+        line = model(input_ids=ids[None], position_ids=positions[None], use_cache=False)
+    return _close(separate, line.logits[0], 5e-2 if low_precision else 1e-2)
+
+
+@contextmanager
+def _probing(model: Any) -> Iterator[bool]:
+    """Run the model in eval mode, without gradients, in the precision that it trains in.
+
+    Yields whether that is a low one: weights of mixed precision only run under autocast."""
+    low_precision = any(weight.dtype is torch.bfloat16 for weight in model.parameters())
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
+            yield low_precision
+    finally:
+        model.train(was_training)
+
+
+def _close(values: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
+    return torch.allclose(values.float(), expected.float(), atol=tolerance, rtol=tolerance)
+
+
+class Teachers:
+    """Frozen models in eval mode."""
+
+    def __init__(self, models: Sequence[Any], columns: Columns | None) -> None:
+        for model in models:
+            model.eval().requires_grad_(False)
+        self._models = [(model, PartialHead(model).install()) for model in models]
+        self._narrow = [narrows_exactly(model, head, columns) for model, head in self._models]
+        self.packs = all(not is_encoder_decoder(model) and packs_exactly(model) for model in models)
+
+    @torch.no_grad()
+    def blocks(
+        self, inputs: Mapping[str, torch.Tensor], parts: Sequence[Part]
+    ) -> list[list[torch.Tensor]]:
+        """For each teacher the logits of each part, (n, columns), on a training batch."""
+        blocks = []
+        for (model, head), narrow in zip(self._models, self._narrow, strict=True):
+
+            def forward(model: Any = model) -> torch.Tensor:
+                logits: torch.Tensor = model(**inputs, use_cache=False).logits
+                return logits
+
+            blocks.append(head.blocks(forward, parts) if narrow else full_blocks(forward(), parts))
+        return blocks
+
+
+def check_teachers(folders: Sequence[Path], student: Contract, bundle: Bundle) -> None:
+    """Check without reading weights that models can teach one with this contract and bundle.
+
+    Raises CompatibilityError for a teacher with other SIDs or token ids, UsageError for one of
+    another kind or with a memory, and as `check_model_folder`."""
+    for folder in folders:
+        contract = read_contract(folder)
+        if contract.kind != student.kind:
+            raise UsageError(
+                f"teacher {folder} is {contract.kind}, the model {student.kind}: they read "
+                "different batches",
+                hint="give a teacher of the model's kind",
+            )
+        if contract.memory is not None:
+            raise UsageError(
+                f"teacher {folder} contains a memory, and teaches the distribution of its model "
+                "alone",
+                hint="give the model that tune-memory made a copy of",
+            )
+        try:
+            _, _, verdict = check_model_folder(folder, bundle)
+        except CompatibilityError as error:
+            raise CompatibilityError(f"teacher {folder} has other SIDs: {error}") from error
+        if verdict.kind == "aligned":
+            raise CompatibilityError(f"teacher {folder} has other SIDs: {verdict.message}")
+        if contract.tokens != student.tokens:
+            is_shifted = contract.token_start != student.token_start
+            raise CompatibilityError(
+                f"teacher {folder} has SID tokens from id {contract.token_start}, the model from "
+                f"{student.token_start}" + ("" if is_shifted else ", in another order"),
+                hint="extend both from bases with the same tokenizer",
+            )
+
+
+def load_teachers(
+    folders: Sequence[Path],
+    student: LoadedModel,
+    columns: Columns | None,
+    *,
+    trust_remote_code: bool = False,
+) -> Teachers:
+    """Load teachers on the student's device, in float32 on a CPU and bfloat16 elsewhere.
+
+    `columns` are the token ids in the loss, None for all. Raises CompatibilityError if a tokenizer
+    or the number of logits differs, and as `check_teachers` and `load_model_folder`."""
+    check_teachers(folders, student.contract, student.bundle)
+    vocabulary = student.tokenizer.get_vocab()
+    n_logits = len(student.model.get_output_embeddings().weight)
+    models = []
+    for folder in folders:
+        teacher = load_model_folder(
+            folder,
+            bundle=student.bundle,
+            device=str(student.model.device),
+            trust_remote_code=trust_remote_code,
+        )
+        if teacher.tokenizer.get_vocab() != vocabulary:
+            raise CompatibilityError(f"teacher {folder} has another tokenizer than the model")
+        n_teacher_logits = len(teacher.model.get_output_embeddings().weight)
+        if columns is None and n_teacher_logits != n_logits:
+            raise CompatibilityError(
+                f"teacher {folder} has {n_teacher_logits} logits, the model {n_logits}, and the "
+                "loss is over all of them",
+                hint="train on examples that all answer with SIDs, or with a teacher of that size",
+            )
+        models.append(teacher.model)
+    return Teachers(models, columns)

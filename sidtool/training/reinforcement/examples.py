@@ -6,10 +6,11 @@ examples of lists, a prompt has the whole list that followed."""
 
 import sys
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,6 @@ from sidtool.data.split import Split, UserSequence
 from sidtool.examples import (
     LIST_TASK,
     Lineage,
-    TokenizedExample,
     encode_example,
     read_training_examples,
 )
@@ -54,6 +54,8 @@ class RlExamples:
     items are excluded"""
     fields: "EventFields | None" = None
     """those of the events; None if no prompt shows any"""
+    exclude_seen: bool = False
+    """whether queries exclude the items of the history"""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -71,42 +73,40 @@ class RlExamples:
         target = self.targets[number : number + 1]
         return self.fields.before(self.users[number], self.history(number), target)
 
-    def query(self, session: QuerySession, number: int, *, exclude_seen: bool) -> Query:
+    def query(self, session: QuerySession, number: int) -> Query:
         """What a model is asked in serving, before the event that followed the history of an
         example."""
         user = self.users[number] or None
         history = self.history(number)
         prompt = session.from_history(history, self.fields_before(number), user=user)
-        return Query(prompt, session.leaf_filter(None, [history] if exclude_seen else []))
+        return Query(prompt, session.leaf_filter(None, [history] if self.exclude_seen else []))
+
+    @property
+    def shown_targets(self) -> list[list[int]]:
+        """n lists of the rows that follow each history in its example."""
+        return [[target] for target in self.targets.tolist()]
 
     def events(self, bundle: Bundle) -> list[UserSequence]:
-        """The events that the examples show, by which targets are counted as frequent or rare."""
-        return shown_events(self, [[target] for target in self.targets.tolist()], bundle)
-
-
-def shown_events(
-    examples: RlExamples, targets: Iterable[Sequence[int]], bundle: Bundle
-) -> list[UserSequence]:
-    """The training events that examples with these targets show: each item of a user once, since an
-    event may be in several histories and lists. Of examples without a user the targets alone, since
-    they may be windows of the same events."""
-    shown: dict[str, set[int]] = {}
-    anonymous: list[int] = []
-    start = stop = -1
-    spans = zip(examples.starts.tolist(), examples.stops.tolist(), strict=True)
-    for user, rows, span in zip(examples.users, targets, spans, strict=True):
-        if not user:
-            anonymous += rows
-            continue
-        # the history of the example before may be a part of this one
-        new = examples.items[stop if span[0] == start else span[0] : span[1]]
-        start, stop = span
-        shown.setdefault(user, set()).update(rows, new[new >= 0].tolist())
-    ids = bundle.items.ids
-    return [
-        UserSequence(user, tuple(ids[row] for row in rows), tuple(range(len(rows))))
-        for user, rows in (*shown.items(), ("", anonymous))
-    ]
+        """The training events that the examples show, by which targets are counted as frequent or
+        rare: each item of a user once, since an event may be in several histories and lists. Of
+        examples without a user the targets alone, since they may be windows of the same events."""
+        shown: dict[str, set[int]] = {}
+        anonymous: list[int] = []
+        start = stop = -1
+        spans = zip(self.starts.tolist(), self.stops.tolist(), strict=True)
+        for user, rows, span in zip(self.users, self.shown_targets, spans, strict=True):
+            if not user:
+                anonymous += rows
+                continue
+            # the history of the example before may be a part of this one
+            new = self.items[stop if span[0] == start else span[0] : span[1]]
+            start, stop = span
+            shown.setdefault(user, set()).update(rows, new[new >= 0].tolist())
+        ids = bundle.items.ids
+        return [
+            UserSequence(user, tuple(ids[row] for row in rows), tuple(range(len(rows))))
+            for user, rows in (*shown.items(), ("", anonymous))
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +132,12 @@ class EventFields:
         if sequence is not None:
             rows = self.bundle.items.rows(sequence.items)
             in_bundle = np.flatnonzero(rows >= 0)
-            of_user, shown, target = map(self._firsts, (rows[in_bundle], history, target))
-            places = _places(of_user, shown, target)
+            items = self.bundle.items
+            # examples show the first row with a SID
+            of_user, shown, next_row = (
+                items.rows_at(items.codes[part])[0] for part in (rows[in_bundle], history, target)
+            )
+            places = _places(of_user, shown, next_row)
             if places is not None:
                 stop, place = places
                 up_to_target = sequence.fields.take(in_bundle[: place + 1].tolist())
@@ -142,11 +146,6 @@ class EventFields:
             f"a training example shows events that user {user!r} has not in the split",
             hint="give the split that make-sft used",
         )
-
-    def _firsts(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The first row with the SID of each row, which is what examples show."""
-        first, _ = self.bundle.items.rows_at(self.bundle.items.codes[rows])
-        return first
 
 
 def _places(
@@ -204,13 +203,9 @@ def read_rl_examples(
         if example["task"] != task:
             continue
         first_item = len(codes) // tokens.space.levels
-        encoded = encode_example(example, encoder, tokens, codes_only=True)
-        is_code = tokens.is_code(encoded.ids)
-        codes.frombytes(encoded.ids[is_code].tobytes())
-        # what holds for the last code of a SID holds for its item
-        last_codes = np.flatnonzero(is_code)[tokens.space.levels - 1 :: tokens.space.levels]
-        weights = encoded.weights[last_codes]  # (items of the example,)
-        is_target = encoded.targets[last_codes] & (weights > 0)
+        ids, is_target, weights = _codes_of(example, encoder, tokens)
+        codes.frombytes(ids.tobytes())
+        is_target &= weights > 0
         is_target[:1] = False  # the first item has no history
         for position in np.flatnonzero(is_target).tolist():
             starts.append(first_item)
@@ -225,7 +220,9 @@ def read_rl_examples(
     targets = first_active[stop_array]
     usable = targets >= 0
     if exclude_seen:
-        usable &= ~_repeats(rows, start_array, stop_array)
+        spans = zip(starts, stops, strict=True)
+        repeats = [(rows[start:stop] == rows[stop]).any() for start, stop in spans]
+        usable &= ~np.array(repeats, dtype=np.bool_)
     if not usable.any():
         raise DataError(f"{path} has no event with a history and a target that can be recommended")
     return RlExamples(
@@ -236,6 +233,7 @@ def read_rl_examples(
         values=np.frombuffer(values, dtype=np.float64)[usable] if is_weighted else None,
         users=tuple(compress(users, usable.tolist())),
         left_out=int((~usable).sum()),
+        exclude_seen=exclude_seen,
     )
 
 
@@ -256,19 +254,6 @@ def find_items(
     return rows, np.where(active < stop, active, -1)
 
 
-def _repeats(
-    rows: NDArray[np.int64], starts: NDArray[np.int64], stops: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(n,): whether the item at each stop is among those from its start on."""
-    return np.array(
-        [
-            bool((rows[start:stop] == rows[stop]).any())
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        ],
-        dtype=np.bool_,
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class ListExamples(RlExamples):
     """n histories with the lists that followed them; `targets` are their first items."""
@@ -278,9 +263,10 @@ class ListExamples(RlExamples):
     list_values: tuple[NDArray[np.float64], ...] | None = None
     """the weight of each target; None if the examples have no weights"""
 
-    def events(self, bundle: Bundle) -> list[UserSequence]:
-        """As the parent class, with all items of each list as targets."""
-        return shown_events(self, [targets.tolist() for targets in self.list_targets], bundle)
+    @property
+    def shown_targets(self) -> list[list[int]]:
+        """All items of each list."""
+        return [targets.tolist() for targets in self.list_targets]
 
 
 def read_list_examples(
@@ -304,9 +290,13 @@ def read_list_examples(
     for example in read_training_examples(path):
         if example["task"] != LIST_TASK:
             continue
-        encoded = encode_example(example, encoder, tokens, codes_only=True)
-        history, following, weights = _items(encoded, tokens, bundle, path)
-        usable = (following >= 0) & (weights > 0)
+        ids, is_target, weights = _codes_of(example, encoder, tokens)
+        rows, first_active = find_items(ids, tokens, bundle, path)
+        history = rows[~is_target]
+        history = history[history >= 0]
+        following = first_active[is_target]
+        of_targets = weights[is_target].astype(np.float64)
+        usable = (following >= 0) & (of_targets > 0)
         if exclude_seen:
             usable &= ~np.isin(following, history)
         is_weighted |= "weight" in example
@@ -315,7 +305,7 @@ def read_list_examples(
             continue
         histories.append(history)
         targets.append(following[usable])
-        values.append(weights[usable])
+        values.append(of_targets[usable])
         users.append(sys.intern(example.get("user", "")))
     if not histories:
         raise DataError(f"{path} has no list with a history and an item that can be recommended")
@@ -328,21 +318,19 @@ def read_list_examples(
         values=None,
         users=tuple(users),
         left_out=left_out,
+        exclude_seen=exclude_seen,
         list_targets=tuple(targets),
         list_values=tuple(values) if is_weighted else None,
     )
 
 
-def _items(
-    encoded: TokenizedExample, tokens: SidTokens, bundle: Bundle, path: Path
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """The rows of the history, the first active row of each target's SID, -1 if there is none, and
-    the targets' weights."""
+def _codes_of(
+    example: Mapping[str, Any], encoder: PromptEncoder, tokens: SidTokens
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float32]]:
+    """Of m SIDs in an example: (m * levels,) token ids of their codes, (m,) which of them are
+    targets, and (m,) weights."""
+    encoded = encode_example(example, encoder, tokens, codes_only=True)
     is_code = tokens.is_code(encoded.ids)
-    rows, first_active = find_items(encoded.ids[is_code], tokens, bundle, path)
     # what holds for the last code of a SID holds for its item
     last_codes = np.flatnonzero(is_code)[tokens.space.levels - 1 :: tokens.space.levels]
-    is_target = encoded.targets[last_codes]
-    history = rows[~is_target]
-    weights = encoded.weights[last_codes[is_target]].astype(np.float64)
-    return history[history >= 0], first_active[is_target], weights
+    return encoded.ids[is_code], encoded.targets[last_codes], encoded.weights[last_codes]

@@ -94,10 +94,6 @@ class Judge:
         metric = options.metric_for_best_model
         return cls(session, indexed, groups, metric, options.eval_num_beams)
 
-    def _n_users(self, group: str) -> int:
-        inside = np.flatnonzero(self.groups[group])
-        return len({self.examples.examples[number].user for number in inside.tolist()})
-
     @property
     def k(self) -> int:
         """The cut-off of the metric of items."""
@@ -146,17 +142,20 @@ class Judge:
         """(metric, slice) -> difference, where a model is worse than the start beyond the 95%
         interval of the paired difference: the metric of items on the slices with enough users, and
         the recall of lists over all users."""
+        users = [example.user for example in self.examples.examples]
         differences = paired_differences(
             metric_names([self.k]),
             current.values,
             start.values,
-            [example.user for example in self.examples.examples],
+            users,
             self.groups,
         )
+        numbers = {name: np.flatnonzero(group) for name, group in self.groups.items()}
+        n_users = {name: len({users[n] for n in of_group}) for name, of_group in numbers.items()}
         by_slice = {
             (self._item_metric, name): by_metric[self._item_metric]
             for name, by_metric in differences.items()
-            if name in SLICES and self._n_users(name) >= MIN_USERS
+            if name in SLICES and n_users[name] >= MIN_USERS
         }
         if start.lists is not None and current.lists is not None:
             by_slice["list_recall", "all"] = paired_differences(

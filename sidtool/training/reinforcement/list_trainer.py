@@ -5,9 +5,8 @@ An epoch is a round: its pairs are written by the model with which it begins, wh
 policy is compared with. Settings, validation, checkpoints and resumption are those of groups."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -20,22 +19,149 @@ from sidtool.base.errors import DataError
 from sidtool.data import Fields
 from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession
+from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.loop.trainer import class_forward
+from sidtool.training.reinforcement.examples import ListExamples
+from sidtool.training.reinforcement.groups import NO_SPREAD, PromptRecord
 from sidtool.training.reinforcement.judge import ListValues, Measurement
-from sidtool.training.reinforcement.objective import preference_loss, sft_loss
-from sidtool.training.reinforcement.pairs import (
-    ListPair,
-    ListRewardFunction,
-    PairMaker,
-    stack_pairs,
-    write_lists,
-)
-from sidtool.training.reinforcement.policy import ListPolicy
+from sidtool.training.reinforcement.objective import preference_loss
+from sidtool.training.reinforcement.policy import Policy, pad_left
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer
+
+ListRewardFunction = Callable[[ListGroups], Matrix]
+"""Lists -> (n, G) rewards."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListPair(PromptRecord):
+    """Two lists for one example, the better first, and the list that really followed."""
+
+    codes: torch.Tensor
+    """(3, m, L): of the better list, the worse one and the targets"""
+    valid: torch.Tensor
+    """(3, m) bool: False behind the last item"""
+    reference: torch.Tensor
+    """(2,): log-probability of either list under the model that wrote them"""
+    rewards: torch.Tensor
+    """(2,): equal rewards are no preference"""
+    mean_reward: torch.Tensor
+    """(): of all candidates"""
+
+
+def write_lists(
+    session: QuerySession,
+    model: Any,
+    queries: Sequence[Query],
+    *,
+    length: int,
+    num_beams: int,
+    n_lists: int = 1,
+) -> NDArray[np.int64]:
+    """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1 where
+    there is no item."""
+    found = session.search_lists(
+        model,
+        queries,
+        length=length,
+        num_beams=num_beams,
+        options=ListOptions("beam"),
+        n_lists=n_lists,
+    )
+    lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
+    for row, candidates in enumerate(found):
+        for place, one in enumerate(candidates):
+            rows = session.trie.item_rows(one.positions)
+            lists[row, place, : len(rows)] = rows
+    return lists
+
+
+@dataclass(frozen=True, eq=False)
+class PairMaker:
+    """Makes pairs for examples by their number."""
+
+    session: QuerySession
+    """of lists"""
+    examples: ListExamples
+    reward: ListRewardFunction
+    length: int
+    """items per list"""
+    options: RlOptions
+
+    @torch.no_grad()
+    def make(self, model: Any, policy: Policy, numbers: Sequence[int]) -> dict[int, ListPair]:
+        """The pairs of examples by their number, from lists that a model writes; `policy` is its
+        own."""
+        examples = self.examples
+        queries = [examples.query(self.session, number) for number in numbers]
+        n_lists = self.options.candidate_lists
+        lists = write_lists(
+            self.session,
+            model,
+            queries,
+            length=self.length,
+            num_beams=n_lists,
+            n_lists=n_lists,
+        )
+        values = examples.list_values
+        groups = ListGroups(
+            [examples.history(number) for number in numbers],
+            lists,
+            [examples.list_targets[number] for number in numbers],
+            None if values is None else [values[number] for number in numbers],
+            list(map(examples.fields_before, numbers)),
+        )
+        # a place without a list is neither the best nor the worst
+        rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)
+        chosen = self._chosen(lists, rewards, groups.targets)  # (n, 3, m) rows
+        codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
+        code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
+        valid = torch.from_numpy(chosen >= 0)
+        prompts = [torch.tensor(query.prompt) for query in queries]
+        ids, mask = pad_left(prompts)
+        inputs = (
+            ids.repeat_interleave(2, dim=0),
+            mask.repeat_interleave(2, dim=0),
+            code_tensor[:, :2].flatten(0, 1),
+            valid[:, :2].flatten(0, 1),
+        )
+        log_probs = policy.list_log_probs(model, *(tensor.to(model.device) for tensor in inputs))
+        reference = log_probs.sum((-2, -1)).view(-1, 2).cpu()
+        pairs = {}
+        for row, number in enumerate(numbers):
+            of_prompt = rewards[row][~np.isnan(rewards[row])]
+            best, worst, mean = 0.0, 0.0, 0.0
+            if len(of_prompt):
+                best, worst, mean = of_prompt.max(), of_prompt.min(), of_prompt.mean()
+            if best - worst <= NO_SPREAD:  # equal but for rounding
+                worst = best
+            pairs[number] = ListPair(
+                prompts[row],
+                code_tensor[row],
+                valid[row],
+                reference[row],
+                torch.tensor([best, worst], dtype=torch.float64),
+                torch.tensor(mean, dtype=torch.float64),
+            )
+        return pairs
+
+    def _chosen(
+        self, lists: NDArray[np.int64], rewards: Matrix, targets: Sequence[NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """(n, 3, m) rows: the best list, the worst one and the targets. A prompt without any list
+        has its targets in place of both."""
+        chosen = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
+        for row, of_prompt in enumerate(rewards):
+            following = targets[row][: self.length]
+            chosen[row, :, : len(following)] = following
+            if not np.isnan(of_prompt).all():
+                chosen[row, 0] = lists[row, np.nanargmax(of_prompt)]
+                # of equally bad lists, the one that the model finds likeliest
+                chosen[row, 1] = lists[row, np.nanargmin(of_prompt)]
+        return chosen
 
 
 class ListTrainer(GroupTrainer):
@@ -60,23 +186,21 @@ class ListTrainer(GroupTrainer):
     def make_records(self, numbers: list[int]) -> dict[int, Any]:
         """The pairs of examples, by their number, for this round."""
         assert self.reference_policy is not None
-        reference = ListPolicy(self.reference_policy, self.pairs.session.tokens)
-        return self.pairs.make(self.ref_model, reference, numbers)
+        return self.pairs.make(self.ref_model, self.reference_policy, numbers)
 
     def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
         """A batch of pairs, whose rewards are logged."""
         self.recent["reward"] += [float(pair.mean_reward) for pair in records]
-        self.recent["dead_groups"] += [
-            float(pair.rewards[0] == pair.rewards[1]) for pair in records
-        ]
-        return stack_pairs(records)
+        is_dead = [float(pair.rewards[0] == pair.rewards[1]) for pair in records]
+        self.recent["dead_groups"] += is_dead
+        return super().stack(records)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The preference of the better list, and the cross-entropy of the targets."""
         once = {name: tensor[::2] for name, tensor in inputs.items()}
         n_lists = 3 if self.options.sft_weight else 2
         with self.accelerator.autocast():
-            log_probs = ListPolicy(self.maker.policy, self.pairs.session.tokens).log_probs(
+            log_probs = self.maker.policy.list_log_probs(
                 model,
                 once["prompt_ids"].repeat_interleave(n_lists, dim=0),
                 once["prompt_mask"].repeat_interleave(n_lists, dim=0),
@@ -99,7 +223,7 @@ class ListTrainer(GroupTrainer):
             self._metrics["train"]["preferred"].append(float(preferred.float().mean()))
         loss = losses.mean()
         if self.options.sft_weight:
-            cross_entropy = sft_loss(by_list[:, 2][once["valid"][:, 2]])
+            cross_entropy = -by_list[:, 2][once["valid"][:, 2]].mean()
             self._metrics["train"]["sft_loss"].append(float(cross_entropy.detach()))
             loss = loss + self.options.sft_weight * cross_entropy
         return loss / self.current_gradient_accumulation_steps
@@ -135,6 +259,7 @@ class ListValidation:
     session: QuerySession
     """of lists"""
     users: tuple[str, ...]
+    queries: tuple[Query, ...]
     histories: tuple[ItemRows, ...]
     targets: tuple[NDArray[np.int64], ...]
     """the items of each user's held-out session, as bundle rows"""
@@ -142,7 +267,7 @@ class ListValidation:
     """what is known before each session"""
     reward: ListRewardFunction
     length: int
-    options: RlOptions
+    num_beams: int
 
     @classmethod
     def of(
@@ -154,54 +279,36 @@ class ListValidation:
         options: RlOptions,
     ) -> Self:
         """Look up the items of examples; those without an active one of the bundle are left out.
-
         Raises DataError if none is left."""
         items = session.bundle.items
-        is_active = session.bundle.is_active
-        users = []
-        histories = []
-        targets = []
-        fields = []
+        found = []
         for example in examples:
             rows = items.rows(example.history)
             in_bundle = np.flatnonzero(rows >= 0)
             history = ItemRows(rows[in_bundle])
             named = items.rows(example.items)
             following = named[named >= 0]
-            following = following[is_active[following]]
+            following = following[session.bundle.is_active[following]]
             if options.exclude_seen:
                 following = following[~np.isin(following, history)]
             if len(following):
-                users.append(example.user)
-                histories.append(history)
-                fields.append(example.fields.take(in_bundle.tolist()))
-                targets.append(np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64))
-        if not users:
+                targets = np.array(list(dict.fromkeys(following.tolist())), dtype=np.int64)
+                fields = example.fields.take(in_bundle.tolist())
+                denied = session.leaf_filter(None, [history] if options.exclude_seen else [])
+                prompt = session.from_history(history, fields, user=example.user)
+                found.append((example.user, Query(prompt, denied), history, targets, fields))
+        if not found:
             raise DataError("no validation user has a held-out item that a list may have")
-        columns = (tuple(users), tuple(histories), tuple(targets), tuple(fields))
-        return cls(session, *columns, reward, length, options)
-
-    @cached_property
-    def _queries(self) -> list[Query]:
-        seen = [[history] if self.options.exclude_seen else [] for history in self.histories]
-        return [
-            Query(
-                self.session.from_history(history, fields, user=user),
-                self.session.leaf_filter(None, denied),
-            )
-            for user, history, fields, denied in zip(
-                self.users, self.histories, self.fields, seen, strict=True
-            )
-        ]
+        users, queries, histories, lists, known = zip(*found, strict=True)
+        return cls(
+            session, users, queries, histories, lists, known, reward, length, options.eval_num_beams
+        )
 
     def lists(self, model: Any, process: int = 0, processes: int = 1) -> NDArray[np.int64]:
         """(n, m) bundle rows: the lists of every `processes`-th user from `process` on."""
+        queries = self.queries[process::processes]
         lists = write_lists(
-            self.session,
-            model,
-            self._queries[process::processes],
-            length=self.length,
-            num_beams=self.options.eval_num_beams,
+            self.session, model, queries, length=self.length, num_beams=self.num_beams
         )
         return lists[:, 0]
 

@@ -39,71 +39,41 @@ class GroupObjective(GRPOTrainer):
         batch_size: int | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """(rows, levels) log-probabilities and entropies of the codes, under the policy."""
-        is_reference = model is self.ref_model
-        policy = self.reference_policy if is_reference else self.maker.policy
+        """(rows, levels) log-probabilities and entropies of the codes, under the policy; rows are
+        whole groups. In a step, the targets of the groups are scored with them."""
+        policy = self.reference_policy if model is self.ref_model else self.maker.policy
         assert policy is not None
         inputs = self._loss_inputs
         targets = None if inputs is None else inputs.get("target_codes")
-        log_probs = []
-        entropies = []
-        target_log_probs = []
-        for start in range(0, len(input_ids), batch_size or len(input_ids)):
-            rows = slice(start, start + (batch_size or len(input_ids)))
-            scored, entropy, of_targets = self._score_rows(
-                policy,
-                model,
-                input_ids[rows],
-                attention_mask[rows],
-                logits_to_keep,
-                None if targets is None else targets[rows],
-            )
-            log_probs.append(scored)
-            entropies.append(entropy)
-            target_log_probs.append(of_targets)
-        result = torch.cat(log_probs)
-        if inputs is not None:
-            self._target_log_probs = None if targets is None else torch.cat(target_log_probs)
-            if self.options.algorithm == "ecpo":
-                self._clip_early(inputs, result)
-        return result, torch.cat(entropies), None
-
-    def _score_rows(
-        self,
-        policy: Policy,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        levels: int,
-        targets: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Scores of rows that are whole groups, and of one target per group."""
-        size = self.num_generations
+        size, levels = self.num_generations, logits_to_keep
+        prompts, mask = input_ids[::size, :-levels], attention_mask[::size, :-levels]
         codes = policy.columns.codes(input_ids[:, -levels:]).view(-1, size, levels)
         if targets is not None:
             codes = torch.cat([codes, targets[::size, None]], dim=1)
-        prompts = input_ids[::size, :-levels]
-        mask = attention_mask[::size, :-levels]
-        with self.accelerator.autocast():
-            scores = policy.scores(model, prompts, mask, codes)
-        of_items = scores.log_probs[:, :size].reshape(-1, levels)
-        entropies = scores.entropies[:, :size].reshape(-1, levels)
-        return of_items, entropies, scores.log_probs[:, size] if targets is not None else None
-
-    def _clip_early(self, inputs: dict[str, Any], log_probs: torch.Tensor) -> None:
-        """Replace the old log-probabilities of a batch by those of ECPO."""
-        old = inputs.get("old_per_token_logps")
-        if old is None:
-            return  # they are those of this step: every ratio is 1
-        advantages = inputs["advantages"]
-        inputs["old_per_token_logps"] = clip_early(
-            log_probs,
-            old,
-            advantages if advantages.dim() > 1 else advantages[:, None],
-            inputs["tool_mask"],
-            bound=1 + self.epsilon_high + EARLY_CLIP,
-            level=self.importance_sampling_level,
-        )
+        n_groups = (batch_size or len(input_ids)) // size
+        batches = (part.split(n_groups) for part in (prompts, mask, codes))
+        scored = []
+        for batch in zip(*batches, strict=True):
+            with self.accelerator.autocast():
+                scored.append(policy.scores(model, *batch))
+        log_probs, entropies = (torch.cat(parts) for parts in zip(*scored, strict=True))
+        of_items = log_probs[:, :size].reshape(-1, levels)
+        if inputs is not None:
+            of_targets = None if targets is None else log_probs[:, size].contiguous()
+            self._target_log_probs = of_targets
+            old = inputs.get("old_per_token_logps")
+            # without old ones they are those of this step: every ratio is 1
+            if self.options.algorithm == "ecpo" and old is not None:
+                advantages = inputs["advantages"]
+                inputs["old_per_token_logps"] = clip_early(
+                    of_items,
+                    old,
+                    advantages if advantages.dim() > 1 else advantages[:, None],
+                    inputs["tool_mask"],
+                    bound=1 + self.epsilon_high + EARLY_CLIP,
+                    level=self.importance_sampling_level,
+                )
+        return of_items, entropies[:, :size].reshape(-1, levels), None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """TRL's loss, or the preference of the targets, and the cross-entropy of the targets."""
@@ -119,36 +89,32 @@ class GroupObjective(GRPOTrainer):
         if divergence := self._metrics["train"].get("kl"):
             self.recent["kl"].append(divergence[-1])
         if self.options.sft_weight and self._target_log_probs is not None:
-            cross_entropy = sft_loss(self._target_log_probs)
+            cross_entropy = -self._target_log_probs.mean()
             self._metrics["train"]["sft_loss"].append(float(cross_entropy.detach()))
             weight = self.options.sft_weight / self.current_gradient_accumulation_steps
             loss = loss + weight * cross_entropy
         return loss
 
     def _preference(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        size = self.num_generations
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        mask = torch.cat([inputs["prompt_mask"], torch.ones_like(inputs["completion_ids"])], dim=1)
-        levels = inputs["completion_ids"].shape[1]
-        log_probs, _, _ = self._get_per_token_logps_and_entropies(model, ids, mask, levels)
-        assert self._target_log_probs is not None
-        chosen = self._target_log_probs.sum(-1)
+        """The preference of the targets, the last of the SIDs of each group."""
+        once = {name: tensor[:: self.num_generations] for name, tensor in inputs.items()}
+        with self.accelerator.autocast():
+            log_probs, _ = self.maker.policy.scores(
+                model, once["prompt_ids"], once["prompt_mask"], once["codes"]
+            )
+        self._target_log_probs = log_probs[:, -1].contiguous()
+        of_sids = log_probs.sum(-1)  # (n, G + 1)
         losses = preference_loss(
-            chosen,
-            log_probs.sum(-1).view(-1, size),
-            inputs["target_reference"][::size],
-            inputs["reference"].view(-1, size),
-            inputs["valid"].view(-1, size),
+            of_sids[:, -1],
+            of_sids[:, :-1],
+            once["reference"][:, -1],
+            once["reference"][:, :-1],
+            once["valid"],
             beta=self.beta,
         )
         preferred = losses.detach() < math.log(2)
         self._metrics["train"]["preferred"].append(float(preferred.float().mean()))
         return losses.mean() / self.current_gradient_accumulation_steps
-
-
-def sft_loss(log_probs: torch.Tensor) -> torch.Tensor:
-    """(): cross-entropy of (n, L) log-probabilities of the targets' codes, mean over codes."""
-    return -log_probs.mean()
 
 
 def clip_early(

@@ -1,6 +1,10 @@
-"""What a run of reinforcement needs, checked before weights are read or anything is written."""
+"""A run of reinforcement with all of its inputs settled and checked, before weights are read or
+anything is written: what determines it, and the contract of the model that it makes."""
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +13,7 @@ from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.extras import require
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.data.split import MANIFEST, is_split_folder, read_split
+from sidtool.data.split import MANIFEST, Split, is_split_folder, read_split
 from sidtool.examples import (
     LIST_TASK,
     Lineage,
@@ -20,10 +24,17 @@ from sidtool.examples import (
     validation_users,
 )
 from sidtool.model import check_model_folder
-from sidtool.model.contract import Contract, check_model_split, further_splits, model_folder
+from sidtool.model.contract import (
+    Contract,
+    RlParams,
+    StageRecord,
+    check_model_split,
+    further_splits,
+    model_folder,
+)
 from sidtool.model.prompt import HistoryPrompt, LabelPrompt
+from sidtool.recommendation.search import seen_reason
 from sidtool.training.reinforcement.examples import history_task
-from sidtool.training.reinforcement.rl_run import FieldsSplit, RlRequest, RlRun
 from sidtool.training.reinforcement.settings import (
     ALGORITHM_DEFAULTS,
     CHOICES,
@@ -31,33 +42,123 @@ from sidtool.training.reinforcement.settings import (
     RL_DEFAULTS,
     RL_SETTINGS,
     RlOptions,
-    with_reward,
 )
 from sidtool.training.settings_file import typed_fields
+from sidtool.training.training_run import Run, changed_fields, json_digest, json_values
 
 if TYPE_CHECKING:
-    from sidtool.training.reinforcement.rewards.reward import RewardTerm
+    from sidtool.training.reinforcement.rewards.reward import RewardInput, RewardTerm
 
 
-def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
-    """The run of a request, with everything checked that needs no weights; writes nothing. Raises
-    as `rl`."""
+@dataclass(frozen=True, kw_only=True)
+class RlRun(Run):
+    """The settled inputs of one call of `rl`."""
+
+    valid: Path
+    options: RlOptions
+    rewards: "tuple[RewardTerm, ...]"
+    """of items, of lists with `ipa`; none with `dpo`"""
+    reward_inputs: "Mapping[str, RewardInput]"
+    """of the rewards that have one, by their name"""
+    fields: Split | None
+    """the split that has the fields of prompts; None if they show none"""
+    fields_digest: str | None
+    """SHA-256 (hex) of its training events: a split's own digest leaves fields out"""
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether the objective compares the policy with the start."""
+        return self.options.algorithm in ("dpo", "ipa") or bool(self.config_fields["beta"])
+
+    @cached_property
+    def input_records(self) -> dict[str, Any]:
+        """What identifies the input of each reward, by its name, as JSON."""
+        return {name: reward_input.record() for name, reward_input in self.reward_inputs.items()}
+
+    def other_inputs(self) -> dict[str, Any]:
+        """Those of rewards, and the split of fields."""
+        inputs = {f"input of {name}": record for name, record in self.input_records.items()}
+        if self.fields_digest is not None:
+            inputs["fields"] = self.fields_digest
+        return inputs
+
+    def resumable(self, processes: int) -> dict[str, Any]:
+        """As the parent class: each process stores the groups that it made."""
+        if processes == 1:
+            return self.fingerprint
+        return {**self.fingerprint, "processes": processes}
+
+    def new_contract(self) -> Contract:
+        """The contract of the trained model."""
+        params = RlParams(
+            examples=self.lineage.files[self.examples.name],
+            split=self.lineage.split,
+            start=self.model,
+            options=dataclasses.asdict(self.options),
+            grpo_fields=changed_fields(self.config_fields, RL_DEFAULTS),
+            run=json_digest(self.fingerprint),
+            reward_inputs=self.input_records,
+            learned_from=self.learned_from,
+        )
+        return self.contract.with_stage(
+            StageRecord("rl", params), identity=self.bundle.identity, base_folder=None
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What is read and written, and all settings, as JSON values."""
+        return {
+            "model": str(self.out),
+            "start": str(self.model_dir),
+            "bundle": self.bundle.identity.digest,
+            "examples": str(self.examples),
+            "valid": str(self.valid),
+            "options": dataclasses.asdict(self.options),
+            "settings": json_values(self.config_fields),
+        }
+
+    def inheritance(self) -> str:
+        """One line on what the run starts from."""
+        groups = f"groups of {self.config_fields['num_generations']}"
+        if self.options.algorithm == "ipa":
+            groups = f"pairs of {self.options.candidate_lists} lists"
+        seen = seen_reason(self.options.exclude_seen, self.lineage.split.targets_repeat)
+        return (
+            f"{self.options.algorithm} starts from {self.start()}, {groups}, "
+            f"reward {self.options.reward or 'none'}; {seen}"
+        )
+
+
+def plan_rl(
+    model: str | Path,
+    examples: Path,
+    out: Path,
+    options: RlOptions,
+    grpo_fields: Mapping[str, Any],
+    *,
+    reward_inputs: Mapping[str, str | Path] | None = None,
+    split: str | Path | None = None,
+    trust_remote_code: bool = False,
+    force: bool = False,
+) -> RlRun:
+    """The run of a call of `rl`, with everything checked that needs no weights; writes nothing.
+    Raises as `rl`."""
     require("train")
     from sidtool.training.reinforcement.rewards.kinds import parse_rewards
     from sidtool.training.reinforcement.rewards.reward import RunFacts
 
-    refuse_existing(request.out, force, FOLDER)
-    examples = request.examples
-    trust = request.trust_remote_code
-    options = with_reward(request.options)
-    fields = complete_fields(options, typed_fields(RL_SETTINGS, request.grpo_fields))
+    refuse_existing(out, force, FOLDER)
+    paths = reward_inputs or {}
+    if options.reward is None and options.algorithm != "dpo":
+        reward = "ndcg=1" if options.algorithm == "ipa" else "exact=1,rank=1"
+        options = replace(options, reward=reward)
+    fields = complete_fields(options, typed_fields(RL_SETTINGS, grpo_fields))
     is_of_lists = options.algorithm == "ipa"
     rewards = parse_rewards(options.reward, lists=is_of_lists) if options.reward else ()
-    _check_rewards(rewards, request.reward_inputs, options)
+    _check_rewards(rewards, paths, options)
     lineage = read_lineage(examples)
     options = options.with_seen(lineage.split.targets_repeat)
     _check_examples(lineage, examples, rewards, is_of_lists)
-    model_dir = model_folder(request.model, trust_remote_code=trust)
+    model_dir = model_folder(model, trust_remote_code=trust_remote_code)
     contract, bundle, _ = check_model_folder(model_dir)
     name = f"model {model_dir}"
     prompts: dict[str, HistoryPrompt | LabelPrompt] = {
@@ -65,9 +166,9 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
     }
     check_same_bundle(lineage, bundle, examples)
     check_model_split(contract, bundle, str(examples), lineage.split, model=name)
-    facts = RunFacts(examples, lineage, bundle, options, trust)
+    facts = RunFacts(examples, lineage, bundle, options, trust_remote_code)
     inputs = {
-        term.name: term.kind.open_input(str(request.reward_inputs[term.name]), facts)
+        term.name: term.kind.open_input(str(paths[term.name]), facts)
         for term in rewards
         if term.kind.open_input is not None
     }
@@ -77,10 +178,11 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         *(one.split for one in inputs.values() if one.split is not None),
     )
     prompts |= {one.name: one.prompt for one in inputs.values() if one.prompt is not None}
+    fields_split = _open_fields_split(split, prompts, examples, lineage)
     return RlRun(
         model_dir=model_dir,
         examples=examples,
-        out=request.out,
+        out=out,
         valid=validation_users(examples, lineage),
         options=options,
         config_fields=fields,
@@ -90,8 +192,9 @@ def plan_rl(request: RlRequest, *, force: bool = False) -> RlRun:
         contract=contract,
         bundle=bundle,
         learned_from=learned_from,
-        fields=_open_fields_split(request.split, prompts, examples, lineage),
-        trust_remote_code=trust,
+        fields=fields_split,
+        fields_digest=None if split is None else file_digest(Path(split) / MANIFEST),
+        trust_remote_code=trust_remote_code,
     )
 
 
@@ -168,7 +271,7 @@ def _open_fields_split(
     prompts: Mapping[str, HistoryPrompt | LabelPrompt],
     examples: Path,
     lineage: Lineage,
-) -> FieldsSplit | None:
+) -> Split | None:
     """The split at `path`, if one of the prompts, by the name of their models, shows fields.
 
     Raises UsageError unless there is a split exactly if a prompt shows fields, and if the split has
@@ -190,7 +293,7 @@ def _open_fields_split(
     check_same_split(lineage, split)
     for prompt in with_fields.values():
         check_prompt(prompt, split.fields)
-    return FieldsSplit(split, file_digest(folder / MANIFEST))
+    return split
 
 
 def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, Any]:

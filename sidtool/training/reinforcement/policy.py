@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 
@@ -33,11 +33,10 @@ from sidtool.recommendation.search import (
     trie_arrays,
 )
 from sidtool.tokenizer.bundle import Trie
-from sidtool.training.loss.shortcuts import narrows_exactly
+from sidtool.training.loss.loss import narrows_exactly
 
 
-@dataclass(frozen=True, eq=False)
-class GroupScores:
+class GroupScores(NamedTuple):
     """Of n groups of C SIDs with L codes."""
 
     log_probs: torch.Tensor
@@ -50,6 +49,7 @@ class GroupScores:
 class Policy:
     """A model as a distribution over the SIDs of a catalog."""
 
+    tokens: SidTokens
     head: PartialHead
     arrays: TrieArrays
     columns: TokenColumns
@@ -75,6 +75,7 @@ class Policy:
         has_encoder = is_encoder_decoder(model)
         decoder = model.get_decoder() if has_encoder else model.base_model
         return cls(
+            tokens,
             head,
             trie_arrays(trie, model.device),
             columns,
@@ -114,8 +115,7 @@ class Policy:
                 logits: torch.Tensor = model(**inputs, use_cache=False).logits
             return logits
 
-        narrow = self.narrow
-        blocks = self.head.blocks(forward, parts) if narrow else full_blocks(forward(), parts)
+        blocks = self._blocks(forward, parts)
         n, chains, levels = codes.shape
         nodes = torch.zeros(n, 1, dtype=torch.long, device=codes.device)  # the root
         log_probs = []
@@ -215,26 +215,13 @@ class Policy:
         next_nodes = children.expand(-1, chains, -1).gather(-1, place).squeeze(-1)
         return log_probs, entropy, next_nodes
 
+    def _blocks(
+        self, forward: Callable[[], torch.Tensor], parts: list[Part]
+    ) -> Sequence[torch.Tensor]:
+        """The logits of each part."""
+        return self.head.blocks(forward, parts) if self.narrow else full_blocks(forward(), parts)
 
-def pad_left(prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """n prompts -> (n, P) token ids, padded on the left with 0, and (n, P) 1 for a token."""
-    longest = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = prompt
-        mask[row, longest - len(prompt) :] = 1
-    return ids, mask
-
-
-@dataclass(frozen=True, eq=False)
-class ListPolicy:
-    """A policy over items as one over lists."""
-
-    policy: Policy
-    tokens: SidTokens
-
-    def log_probs(
+    def list_log_probs(
         self,
         model: Callable[..., Any],
         prompt_ids: torch.Tensor,
@@ -245,11 +232,20 @@ class ListPolicy:
         """(n, m, L) float32: the log-probability of each code of n lists after what precedes it, 0
         for items that are not `valid`.
 
-        `prompt_ids` are (n, P) token ids padded on the left, `prompt_mask` (n, P) has 1 for a
-        token; `codes` are (n, m, L) of SIDs in the trie, `valid` (n, m) is False behind the last
-        item of a list. `model` is the model itself or a wrapper of it that distributes it."""
-        ids, first_codes = self._tokens(codes)
-        mask = torch.cat([prompt_mask, self._token_mask(valid, ids.shape[1])], dim=1)
+        As `scores`, but `codes` are (n, m, L), and `valid` (n, m) is False behind the last item of
+        a list."""
+        n, length, levels = codes.shape
+        device = codes.device
+        items = self.columns.ids(codes)  # (n, m, L)
+        between = [token for token in (self.tokens.end, self.tokens.begin) if token is not None]
+        if between:
+            fixed = torch.tensor(between, device=device).expand(n, length, -1)
+            items = torch.cat([items, fixed], dim=-1)  # (n, m, L + 2)
+        n_item = items.shape[-1]
+        # nothing follows the last code
+        ids = items.flatten(1)[:, : (length - 1) * n_item + levels - 1]
+        in_list = valid.long().repeat_interleave(n_item, dim=1)[:, : ids.shape[1]]
+        mask = torch.cat([prompt_mask, in_list], dim=1)
         inputs = {
             "input_ids": torch.cat([prompt_ids, ids], dim=1),
             "attention_mask": mask,
@@ -260,48 +256,29 @@ class ListPolicy:
             logits: torch.Tensor = model(**inputs, use_cache=False).logits
             return logits
 
-        parts = self._parts(prompt_ids.shape[1], first_codes, codes, mask.shape[1])
-        policy = self.policy
-        blocks = (
-            policy.head.blocks(forward, parts) if policy.narrow else full_blocks(forward(), parts)
-        )
-        n, length, levels = codes.shape
-        nodes = torch.zeros(n * length, 1, dtype=torch.long, device=codes.device)  # the root
+        # the tokens before the first code of each item, in the flattened batch
+        rows = torch.arange(n, device=device)[:, None] * mask.shape[1]
+        before = rows + prompt_ids.shape[1] + torch.arange(length, device=device) * n_item - 1
+        parts: list[Part] = [
+            ((before + level).flatten(), self.columns.levels[level].columns)
+            for level in range(levels)
+        ]
+        blocks = self._blocks(forward, parts)
+        nodes = torch.zeros(n * length, 1, dtype=torch.long, device=device)  # the root
         steps = []
         for level in range(levels):
             logits = blocks[level].float().unsqueeze(1)  # (n * m, 1, columns)
-            of_level, _, nodes = policy.step(level, logits, nodes, codes[..., level].view(-1, 1))
+            of_level, _, nodes = self.step(level, logits, nodes, codes[..., level].view(-1, 1))
             steps.append(of_level.view(n, length))
-        log_probs = torch.stack(steps, dim=-1)
-        return log_probs.masked_fill(~valid.unsqueeze(-1), 0.0)
+        return torch.stack(steps, dim=-1).masked_fill(~valid.unsqueeze(-1), 0.0)
 
-    def _tokens(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The (n, tokens) ids of lists behind a prompt that ends where the first SID begins, and
-        where the first code of each item is among them, (m,). The last code is left out: nothing
-        follows it."""
-        n, length, levels = codes.shape
-        items = self.policy.columns.ids(codes)  # (n, m, L)
-        ends = (self.tokens.end, self.tokens.begin)
-        between = [token for token in ends if token is not None]
-        if between:
-            fixed = torch.tensor(between, device=codes.device).expand(n, length, -1)
-            items = torch.cat([items, fixed], dim=-1)  # (n, m, L + 2)
-        first_codes = torch.arange(length, device=codes.device) * items.shape[-1]
-        last = (length - 1) * items.shape[-1] + levels - 1
-        return items.flatten(1)[:, :last], first_codes
 
-    def _token_mask(self, valid: torch.Tensor, n_tokens: int) -> torch.Tensor:
-        """(n, tokens): 1 for a token of an item that is there."""
-        per_item = self.policy.arrays.levels + 2 * self.tokens.space.has_begin_end_tokens
-        return valid.long().repeat_interleave(per_item, dim=1)[:, :n_tokens]
-
-    def _parts(
-        self, n_prompt: int, first_codes: torch.Tensor, codes: torch.Tensor, n_tokens: int
-    ) -> list[Part]:
-        """The positions before the codes of each level, in the flattened batch."""
-        rows = torch.arange(len(codes), device=codes.device)[:, None] * n_tokens
-        parts: list[Part] = []
-        for level in range(codes.shape[2]):
-            before = rows + n_prompt + first_codes + level - 1
-            parts.append((before.flatten(), self.policy.columns.levels[level].columns))
-        return parts
+def pad_left(prompts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """n prompts -> (n, P) token ids, padded on the left with 0, and (n, P) 1 for a token."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    return ids, mask

@@ -12,11 +12,10 @@ from sidtool.base.checkpoint import offline
 from sidtool.base.errors import RefusedError, UsageError
 from sidtool.base.options import settings_from
 from sidtool.base.progress import Progress
-from sidtool.training.arguments import made_config
-from sidtool.training.execution import Finished, train_and_publish
+from sidtool.training.execution import train_and_publish
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
-from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.rl_run import RlRequest, RlRun
+from sidtool.training.plan import made_config
+from sidtool.training.reinforcement.plan import RlRun, plan_rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.training_run import Log
 
@@ -104,7 +103,7 @@ def rl(
         ('grpo', 1)
     """
     own, of_grpo = settings_from(RlOptions, options, grpo_fields, given)
-    request = RlRequest(
+    run = plan_rl(
         model_dir,
         Path(examples),
         Path(out),
@@ -113,9 +112,10 @@ def rl(
         reward_inputs=reward_inputs or {},
         split=split,
         trust_remote_code=trust_remote_code,
+        force=force,
     )
     return run_rl(
-        request,
+        run,
         allow_worse_slices=allow_worse_slices,
         force=force,
         progress=progress,
@@ -125,7 +125,7 @@ def rl(
 
 
 def run_rl(
-    request: RlRequest,
+    run: RlRun,
     *,
     allow_worse_slices: bool = False,
     force: bool = False,
@@ -133,8 +133,7 @@ def run_rl(
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> RlSummary:
-    """As `rl`."""
-    run = plan_rl(request, force=force)
+    """Train as `rl` does, as `plan_rl` has planned it."""
     if notify:
         notify(run.inheritance())
     with quiet(), offline():
@@ -146,7 +145,27 @@ def run_rl(
             return build_trainer(run, arguments, allow_worse_slices, progress, log)
 
         finished = train_and_publish(run, arguments, build, force=force, check=_check_selection)
-    return _summary(run, finished)
+    trainer = finished.trainer
+    tokens, groups = finished.totals.seen
+    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+    return RlSummary(
+        algorithm=run.options.algorithm,
+        model=str(run.out),
+        steps=trainer.state.global_step,
+        loss=finished.loss,
+        metric=run.options.metric_for_best_model,
+        start=trainer.start_value,
+        best=trainer.state.best_metric,
+        tokens=tokens,
+        groups=groups,
+        examples=len(trainer.maker.examples),
+        left_out=trainer.maker.examples.left_out,
+        seconds=finished.totals.seconds,
+        peak_rss_gib=peak_rss_gib(),
+        peak_cuda_gib=peak_cuda_gib(),
+        trained_parameters=sum(weight.numel() for weight in trained),
+        resumed_from=finished.checkpoint.name if finished.checkpoint else None,
+    )
 
 
 def grpo_config(run: RlRun) -> Any:
@@ -180,28 +199,4 @@ def _check_selection(trainer: Any) -> None:
         f"every checkpoint is worse than the start on a slice of targets: {trainer.worse_slices()}",
         hint="a smaller learning_rate, a larger beta or sft_weight; or the same command with "
         "--allow-worse-slices, which writes the last checkpoint",
-    )
-
-
-def _summary(run: RlRun, finished: Finished) -> RlSummary:
-    trainer = finished.trainer
-    tokens, groups = finished.totals.seen
-    trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
-    return RlSummary(
-        algorithm=run.options.algorithm,
-        model=str(run.out),
-        steps=trainer.state.global_step,
-        loss=finished.loss,
-        metric=run.options.metric_for_best_model,
-        start=trainer.start_value,
-        best=trainer.state.best_metric,
-        tokens=tokens,
-        groups=groups,
-        examples=len(trainer.maker.examples),
-        left_out=trainer.maker.examples.left_out,
-        seconds=finished.totals.seconds,
-        peak_rss_gib=peak_rss_gib(),
-        peak_cuda_gib=peak_cuda_gib(),
-        trained_parameters=sum(weight.numel() for weight in trained),
-        resumed_from=finished.checkpoint.name if finished.checkpoint else None,
     )

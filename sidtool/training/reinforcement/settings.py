@@ -2,7 +2,7 @@
 the fields of GRPOConfig that sidtool decides. docs/settings.md is generated from this module."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sidtool.base.errors import UsageError
@@ -15,7 +15,7 @@ LIST_METRICS = ("list_recall", "list_reward")
 """Validation metrics of lists: the share of the held-out session that a list has, and its
 reward."""
 
-Algorithm = Literal["grpo", "dapo", "gspo", "ecpo", "dpo", "ipa"]
+Algorithm = Literal["grpo", "gspo", "ecpo", "dpo", "ipa"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ObjectiveOptions:
     """The settings of reinforcement that are flags, too."""
 
     algorithm: Algorithm = option("grpo")
-    """The objective: policy gradients with clipped ratios (`grpo`, `dapo`, `gspo`), with ratios
+    """The objective: policy gradients with clipped ratios (`grpo`, `gspo`), with ratios
     bounded at negative advantages too (`ecpo`), preference of the target to the other items of
     its group (`dpo`, S-DPO, offline: the groups are those of the start), or of the best list that
     the model writes to the worst (`ipa`, for models of lists; each epoch is a round, whose lists
@@ -68,16 +68,8 @@ class RlOptions(ObjectiveOptions, SeenOptions):
             parse_metric(self.metric_for_best_model)
 
 
-def with_reward(options: RlOptions) -> RlOptions:
-    """The options with the reward that they have by default."""
-    if options.reward is not None or options.algorithm == "dpo":
-        return options
-    return replace(options, reward="ndcg=1" if options.algorithm == "ipa" else "exact=1,rank=1")
-
-
 ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
     "grpo": {"loss_type": "grpo"},
-    "dapo": {"loss_type": "dapo", "epsilon_high": 0.28},
     "gspo": {
         "loss_type": "grpo",
         "importance_sampling_level": "sequence",
@@ -88,8 +80,8 @@ ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
     "dpo": {"beta": 1.0},
     "ipa": {"beta": 0.1, "num_generations": 2, "per_device_train_batch_size": 32},
 }
-"""Fields of GRPOConfig that make an algorithm: those of the papers of DAPO (arXiv:2503.14476), GSPO
-(arXiv:2507.18071) and S-DPO (arXiv:2406.09215). A batch of `ipa` counts the two lists of a pair."""
+"""Fields of GRPOConfig that make an algorithm: those of the papers of GSPO (arXiv:2507.18071) and
+S-DPO (arXiv:2406.09215). A batch of `ipa` counts the two lists of a pair."""
 
 RL_DEFAULTS: Mapping[str, Any] = COMMON_DEFAULTS | {
     "learning_rate": 1e-4,

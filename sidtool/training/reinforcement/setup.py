@@ -24,11 +24,10 @@ from sidtool.training.reinforcement.examples import (
 )
 from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.judge import Judge
-from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
-from sidtool.training.reinforcement.pairs import PairMaker
+from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation, PairMaker
+from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum
-from sidtool.training.reinforcement.rl_run import RlRun
 from sidtool.training.reinforcement.trainer import GroupTrainer
 from sidtool.training.training_run import Log
 
@@ -55,18 +54,16 @@ def build_trainer(
     # the memory's weight was tuned for the weights before: the policy is the model alone
     loaded = replace(loaded, memory=None)
     session = QuerySession.of(loaded)
+
+    def policy_of(model: Any) -> Policy:
+        return Policy.of(model, session.tokens, session.trie, session.normalize)
+
     examples = _read_examples(run, loaded, arguments)
     reference = None
     if run.needs_start:
         start = copy.deepcopy(loaded.model).eval().requires_grad_(False)
-        reference = (start, _policy(start, session))
-    maker = GroupMaker(
-        session,
-        _policy(loaded.model, session),
-        examples,
-        arguments.num_generations,
-        run.options,
-    )
+        reference = (start, policy_of(start))
+    maker = GroupMaker(session, policy_of(loaded.model), examples, arguments.num_generations)
     users = sample_examples(tuple(read_examples(run.valid)), run.options.eval_users, run.seed)
     device = str(arguments.device)
     scores = {name: source.load(device) for name, source in run.reward_inputs.items()}
@@ -94,10 +91,6 @@ def build_trainer(
     return trainer
 
 
-def _policy(model: Any, session: QuerySession) -> Policy:
-    return Policy.of(model, session.tokens, session.trie, session.normalize)
-
-
 def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
     shared = (encoder, loaded.tokens, run.bundle)
@@ -116,6 +109,6 @@ def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExample
             hint="lower per_device_train_batch_size",
         )
     if run.fields is not None:
-        fields = EventFields.of(examples.users, run.fields.split, run.bundle)
+        fields = EventFields.of(examples.users, run.fields, run.bundle)
         examples = replace(examples, fields=fields)
     return examples

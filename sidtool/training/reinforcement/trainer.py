@@ -24,19 +24,22 @@ from sidtool.model.contract import write_contract
 from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
-from sidtool.training.reinforcement.advantages import first_difference, lacks_signal
-from sidtool.training.reinforcement.groups import GroupMaker, Rollouts, first_items
-from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
-from sidtool.training.reinforcement.offline import (
+from sidtool.training.reinforcement.groups import (
+    GroupMaker,
     OfflineGroup,
+    Rollouts,
+    first_difference,
+    first_items,
+    lacks_signal,
     load_records,
     make_offline,
     save_records,
-    stack_groups,
+    stack,
 )
+from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
+from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import Groups
-from sidtool.training.reinforcement.rl_run import RlRun
 
 REFERENCE_FILE = "reference.safetensors"
 """The weights of a moving reference, in each checkpoint."""
@@ -101,10 +104,8 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.reference_policy = None
         if reference is not None:
             self.ref_model, self.reference_policy = reference
-        self.add_callback(SamplerCallback(self))
         cycle = args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps
         self.add_callback(WholeGenerations(max(1, cycle)))
-        self.epoch = 0
         self._buffered_inputs: Any = None
         self._rollouts: Rollouts | None = None
         self.moves_reference = self.options.algorithm == "ipa"
@@ -141,43 +142,34 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
 
     def _roll_out(self, prompts: list[str], trainer: Any) -> dict[str, Any]:
         """TRL's `rollout_func`: `prompts` are numbers of examples, each as often as a group has
-        items."""
-        one_per_group = prompts[:: self.num_generations]
-        numbers = np.array([int(prompt) for prompt in one_per_group], dtype=np.int64)  # (n,)
+        items. Returns the n * G items as TRL's rows, with a mask of the codes that the policy
+        learns."""
+        size = self.num_generations
+        numbers = np.array([int(prompt) for prompt in prompts[::size]], dtype=np.int64)  # (n,)
         model = self.accelerator.unwrap_model(self.model)
         with class_forward(model), self.accelerator.autocast():
             rollouts = self.maker.make(model, numbers)
-        rewards = self._reward(self._groups(numbers, rollouts))  # (n, G)
         self._rollouts = rollouts
-        dead = lacks_signal(rewards, rollouts.valid)
-        self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
-        self.recent["dead_groups"].append(float(dead.mean()))
-        self._count(sum(map(len, rollouts.prompts)), len(numbers))
-        return self._completions(rollouts, rewards)
-
-    def _groups(self, numbers: NDArray[np.int64], rollouts: Rollouts) -> Groups:
-        """What rewards read of the groups of examples, by their numbers."""
+        trie = self.maker.session.trie
         examples = self.maker.examples
-        items = first_items(self.maker.session.trie, rollouts.leaves)  # (n, G)
-        return Groups(
+        items = first_items(trie, rollouts.leaves)  # (n, G)
+        groups = Groups(
             histories=[examples.history(number) for number in numbers.tolist()],
             items=np.where(rollouts.valid, items, -1),
             targets=examples.targets[numbers],
             values=None if examples.values is None else examples.values[numbers],
             fields=list(map(examples.fields_before, numbers.tolist())),
         )
-
-    def _completions(self, rollouts: Rollouts, rewards: NDArray[np.float64]) -> dict[str, Any]:
-        """The n * G items of groups as TRL's rows, with a mask of the codes that the policy
-        learns."""
-        trie = self.maker.session.trie
+        rewards = self._reward(groups)  # (n, G)
+        dead = lacks_signal(rewards, rollouts.valid)
+        self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
+        self.recent["dead_groups"].append(float(dead.mean()))
+        self._count(sum(map(len, rollouts.prompts)), len(numbers))
         codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))  # (n * G, levels)
         learned = np.repeat(rollouts.valid.ravel()[:, None], trie.levels, axis=1)
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
         return {
-            "prompt_ids": [
-                prompt for prompt in rollouts.prompts for _ in range(self.num_generations)
-            ],
+            "prompt_ids": [prompt for prompt in rollouts.prompts for _ in range(size)],
             "completion_ids": self.maker.session.tokens.ids(codes, begin_end_tokens=False).tolist(),
             "logprobs": None,
             # TRL ignores an item whose reward is None
@@ -189,7 +181,15 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         """TRL's batch, with advantages of single codes, and the targets."""
         numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
         if self.options.algorithm in ("dpo", "ipa"):
-            return self._recorded_batch(numbers)
+            # made once per example, by the start or for a round
+            new = [number for number in dict.fromkeys(numbers) if number not in self.records]
+            if new:
+                with self.accelerator.autocast():
+                    self.records |= self.make_records(new)
+            records = [self.records[number] for number in numbers]
+            self._count(sum(len(record.prompt) for record in records), len(numbers))
+            batch = self.stack(records)
+            return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         assert self._rollouts is not None
         rollouts = self._rollouts
@@ -201,20 +201,13 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             item_codes = item_codes.reshape(*rollouts.leaves.shape, -1)
             by_code = first_difference(item_codes, target_codes, rollouts.valid)
             by_code = by_code.reshape(-1, by_code.shape[-1])  # (rows, levels)
-            output["advantages"] = output["advantages"][:, None] + self._tensor(by_code)
+            of_codes = torch.from_numpy(by_code).float().to(self.args.device)
+            output["advantages"] = output["advantages"][:, None] + of_codes
         if self.options.sft_weight:
-            output["target_codes"] = self._repeat(target_codes.astype(np.int64))
+            # for a batch that is split by rows
+            of_rows = np.repeat(target_codes.astype(np.int64), self.num_generations, axis=0)
+            output["target_codes"] = torch.from_numpy(of_rows).to(self.args.device)
         return output
-
-    def _recorded_batch(self, numbers: list[int]) -> dict[str, Any]:
-        """A batch of what is made once per example, by the start or for a round."""
-        new = [number for number in dict.fromkeys(numbers) if number not in self.records]
-        if new:
-            with self.accelerator.autocast():
-                self.records |= self.make_records(new)
-        records = [self.records[number] for number in numbers]
-        self._count(sum(len(record.prompt) for record in records), len(numbers))
-        return {name: tensor.to(self.args.device) for name, tensor in self.stack(records).items()}
 
     def make_records(self, numbers: list[int]) -> dict[int, Any]:
         """The groups that the start makes for examples, by their number."""
@@ -222,8 +215,8 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         return make_offline(self.maker, self.ref_model, self.reference_policy, numbers)
 
     def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
-        """A batch of records."""
-        return stack_groups(records)
+        """A batch with one row per item, as TRL's."""
+        return stack(records, self.num_generations)
 
     # ---- files ----
 
@@ -252,14 +245,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
 
     def _count(self, tokens: int, groups: int) -> None:
         self.n_seen += torch.tensor([tokens, groups]).to(self.n_seen.device)
-
-    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
-        return torch.from_numpy(values).float().to(self.args.device)
-
-    def _repeat(self, values: NDArray[np.int64]) -> torch.Tensor:
-        """(n, levels) of groups -> (rows, levels), for a batch that is split by rows."""
-        tensor = torch.from_numpy(values).to(self.args.device)
-        return tensor.repeat_interleave(self.num_generations, dim=0)
 
 
 def _reward_of_row(reward: Sequence[float], **_: Any) -> list[float]:
@@ -293,20 +278,10 @@ class EpochSampler(RepeatSampler):
 
     def __iter__(self) -> Any:
         if self.shuffle:
-            state = np.random.SeedSequence([self.seed, self._trainer.epoch]).generate_state(1)
+            epoch = int(self._trainer.state.epoch or 0)
+            state = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
             self.generator.manual_seed(int(state[0]))
         return super().__iter__()
-
-
-class SamplerCallback(TrainerCallback):
-    """Tells the sampler the epoch that begins or resumes."""
-
-    def __init__(self, trainer: GroupTrainer) -> None:
-        self._trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Before the first batch of an epoch is made."""
-        self._trainer.epoch = int(state.epoch or 0)
 
 
 class WholeGenerations(TrainerCallback):

@@ -5,7 +5,7 @@ renamed to those of the old one, embedding rows are carried over, and a short tr
 the rest."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +50,8 @@ from sidtool.training.renewal.last_training import (
     shows_text,
     training_settings,
 )
-from sidtool.training.run import TrainingSummary, run_training
-from sidtool.training.training_run import Log, TrainRequest
-
-
-@dataclass(frozen=True)
-class RefreshRequest:
-    """What a refresh is asked for: the arguments of `refresh`, which explains them."""
-
-    model: str | Path
-    bundle: Bundle | str | Path
-    out: Path
-    split: Split | str | Path | None = None
-    items: str | Path | None = None
-    embeddings: Sequence[str | Path] = ()
-    catalog_options: TaskCatalogOptions = field(default_factory=TaskCatalogOptions)
-    options: RefreshOptions = field(default_factory=RefreshOptions)
-    trust_remote_code: bool = False
+from sidtool.training.run import TrainingSummary, train
+from sidtool.training.training_run import Log
 
 
 @dataclass(frozen=True)
@@ -82,6 +67,12 @@ class RefreshPlan:
     split: Split | None
     last: TrainParams | None
     """the model's last training stage; None without a split"""
+    out: Path
+    items: Path | None
+    embeddings: Sequence[str | Path]
+    catalog_options: TaskCatalogOptions
+    options: RefreshOptions
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True)
@@ -144,67 +135,64 @@ def refresh(
         >>> sidtool.refresh("tuned", "newer.zarr", "refreshed").verdict.kind
         'refreshed'
     """
-    request = RefreshRequest(
+    plan = plan_refresh(
         model_dir,
         bundle,
         Path(out),
         split=split,
         items=items,
         embeddings=embeddings,
-        catalog_options=catalog_options or TaskCatalogOptions(),
+        catalog_options=catalog_options,
         options=options_from(RefreshOptions, options, given),
         trust_remote_code=trust_remote_code,
+        force=force,
     )
-    return run_refresh(request, force=force, progress=progress, log=log, notify=notify)
+    return run_refresh(plan, force=force, progress=progress, log=log, notify=notify)
 
 
 def run_refresh(
-    request: RefreshRequest,
+    plan: RefreshPlan,
     *,
     force: bool = False,
     progress: Progress | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> RefreshSummary:
-    """As `refresh`."""
-    out = request.out
-    plan = plan_refresh(request, force=force)
+    """Do as `refresh` does what `plan_refresh` has planned."""
+    out = plan.out
     if plan.split is None or plan.last is None:
-        return RefreshSummary(str(out), _carry(plan, request, out, force=force), None)
+        return RefreshSummary(str(out), _carry(plan, out, force=force), None)
     if plan.last.teachers and notify:
         notify("the model was distilled: refresh trains it without its teachers")
-    sft_options = last_sft_options(plan.contract, plan.last, request.options.seed)
-    catalog = _catalog(plan, plan.last, request)
-    train_options, sft_fields = training_settings(plan.last, request.options)
-    memory = _renewed_memory(plan, plan.split, request)
+    sft_options = last_sft_options(plan.contract, plan.last, plan.options.seed)
+    catalog = _catalog(plan, plan.last)
+    train_options, sft_fields = training_settings(plan.last, plan.options)
+    memory = _renewed_memory(plan, plan.split)
     work = out.with_name(f"{out.name}.refresh.partial")
     examples = work / "examples" / "train.jsonl"
     # a model with a memory is trained beside the output, which then gets the renewed memory; a
     # resumed call keeps a model that is trained
     trained = out.with_name(f"{out.name}.trained.partial") / "model"
-    stage = TrainRequest(
-        work / "model",
-        examples,
-        out if memory is None else trained,
-        train_options,
-        sft_fields,
-        valid=side_files(examples)["valid"] if plan.contract.history_prompt else None,
-        trust_remote_code=request.trust_remote_code,
-    )
     with locked(out):
         pass  # refuse at once what the training would refuse when all of this is done
     with locked(work):
         # made anew by a resumed call: the same inputs give the same files, which are checked
         try:
-            verdict = _carry(plan, request, work / "model", force=True)
+            verdict = _carry(plan, work / "model", force=True)
             made_from = (plan.bundle, catalog, plan.split, examples, sft_options)
             weights = last_weights(plan.last)
             make_sft(*made_from, model=work / "model", weights=weights, force=True)
             refuse_other_template(plan.contract, examples, plan.model_dir)
-            training = run_training(
-                stage,
+            training = train(
+                work / "model",
+                examples,
+                out if memory is None else trained,
+                options=train_options,
+                sft_fields=sft_fields,
+                valid=side_files(examples)["valid"] if plan.contract.history_prompt else None,
                 force=force,
                 reuse=memory is not None,
+                trust_remote_code=plan.trust_remote_code,
                 progress=progress,
                 log=log,
                 notify=notify,
@@ -232,110 +220,114 @@ def _bind(
     bind_memory(trained, memory, binding, out, force=force)
 
 
-def _carry(plan: RefreshPlan, request: RefreshRequest, out: Path, *, force: bool) -> Verdict:
+def _carry(plan: RefreshPlan, out: Path, *, force: bool) -> Verdict:
     return carry_model(
         plan.model_dir,
         plan.bundle,
         out,
-        seed=request.options.seed,
-        trust_remote_code=request.trust_remote_code,
+        seed=plan.options.seed,
+        trust_remote_code=plan.trust_remote_code,
         force=force,
     )
 
 
-def _renewed_memory(plan: RefreshPlan, split: Split, request: RefreshRequest) -> Memory | None:
+def _renewed_memory(plan: RefreshPlan, split: Split) -> Memory | None:
     """The model's memory, built again from a split and the newer bundle; None if it has none."""
     if plan.contract.memory is None:
         return None
     memory = Memory.open_verified(plan.model_dir / MEMORY_COPY)
-    catalog = _embedded_catalog(memory, plan.bundle, request)
+    catalog = _embedded_catalog(memory, plan)
     vectors = None
-    if request.embeddings or catalog is not None:
-        vectors = item_vectors(plan.bundle, catalog, embeddings=request.embeddings)
+    if plan.embeddings or catalog is not None:
+        vectors = item_vectors(plan.bundle, catalog, embeddings=plan.embeddings)
     return rebuild_memory(memory, split, plan.bundle, vectors)
 
 
-def _embedded_catalog(memory: Memory, bundle: Bundle, request: RefreshRequest) -> Path | None:
+def _embedded_catalog(memory: Memory, plan: RefreshPlan) -> Path | None:
     """The catalog whose texts give the vectors that the memory is built again from; None if it
     needs none, or files give them."""
-    if request.items is None or request.embeddings or not needs_vectors(memory.manifest, bundle):
+    if plan.embeddings or not needs_vectors(memory.manifest, plan.bundle):
         return None
-    return Path(request.items)
+    return plan.items
 
 
-def _check_memory(model_dir: Path, bundle: Bundle, request: RefreshRequest) -> None:
-    """Raise what building the memory again raises for vectors that it lacks or does not need."""
-    memory = Memory.open(model_dir / MEMORY_COPY)
-    catalog = _embedded_catalog(memory, bundle, request)
-    are_given = bool(request.embeddings) or catalog is not None
-    check_vectors(memory.manifest, bundle, are_given=are_given)
-    check_item_vectors(bundle, catalog, embeddings=request.embeddings)
-
-
-def _catalog(plan: RefreshPlan, last: TrainParams, request: RefreshRequest) -> Items:
+def _catalog(plan: RefreshPlan, last: TrainParams) -> Items:
     """The catalog; without a file, the ids and titles of the bundle, since the tasks need no
     more."""
-    bundle, options = plan.bundle, request.catalog_options
-    if request.items is not None:
+    bundle, options = plan.bundle, plan.catalog_options
+    if plan.items is not None:
         recorded = bundle.manifest.made_from.columns
         if last.sft is not None:
             options = replace(options, fields=last.sft.columns)
-        return read_catalog(Path(request.items), last.task_weights, options, recorded)[0]
+        return read_catalog(plan.items, last.task_weights, options, recorded)[0]
     ids = tuple(bundle.items.ids)
     titles = tuple(bundle.items.titles or ("",) * len(ids))
     return make_items(ids, titles, ids, fields={}, template="{title}")
 
 
-def plan_refresh(request: RefreshRequest, *, force: bool = False) -> RefreshPlan:
+def plan_refresh(
+    model: str | Path,
+    bundle: Bundle | str | Path,
+    out: Path,
+    *,
+    split: Split | str | Path | None = None,
+    items: str | Path | None = None,
+    embeddings: Sequence[str | Path] = (),
+    catalog_options: TaskCatalogOptions | None = None,
+    options: RefreshOptions,
+    trust_remote_code: bool = False,
+    force: bool = False,
+) -> RefreshPlan:
     """Check what a refresh checks before it reads weights, a catalog or vectors; writes nothing.
     Raises as `refresh`."""
-    refuse_existing(request.out, force, FOLDER)
-    require("models" if request.split is None else "train")
-    model_dir = model_folder(request.model, trust_remote_code=request.trust_remote_code)
+    refuse_existing(out, force, FOLDER)
+    require("models" if split is None else "train")
+    model_dir = model_folder(model, trust_remote_code=trust_remote_code)
     contract, own_bundle, _ = check_model_folder(model_dir)
-    bundle = request.bundle
     if not isinstance(bundle, Bundle):
         bundle = open_source(str(bundle))
-    bundle = usable_bundle(bundle, own_bundle)
-    verdict = check_bundle(own_bundle, bundle)
-    if request.split is None:
-        _refuse_without_split(request)
-        return RefreshPlan(model_dir, contract, bundle, verdict, None, None)
-    if request.embeddings and contract.memory is None:
+    try:
+        check_bundle(own_bundle, bundle)
+    except CompatibilityError:  # the model cannot use it as it is
+        bundle = align(bundle, own_bundle)
+    plan = RefreshPlan(
+        model_dir=model_dir,
+        contract=contract,
+        bundle=bundle,
+        verdict=check_bundle(own_bundle, bundle),
+        split=None,
+        last=None,
+        out=out,
+        items=None if items is None else Path(items),
+        embeddings=embeddings,
+        catalog_options=catalog_options or TaskCatalogOptions(),
+        options=options,
+        trust_remote_code=trust_remote_code,
+    )
+    if split is None:
+        given = {
+            "--items": items is not None,
+            "--embeddings": bool(embeddings),
+            "--share": options.share != RefreshOptions.share,
+            "--learning-rate": options.learning_rate is not None,
+        }
+        for option, is_given in given.items():
+            if is_given:
+                raise UsageError(f"{option} has no effect without a split: nothing is trained")
+        return plan
+    if embeddings and contract.memory is None:
         raise UsageError(f"{model_dir} has no memory, which --embeddings are for")
-    split = request.split
     if not isinstance(split, Split):
         split = open_split(split, recorded=event_columns(contract, own_bundle))
     check_model_split(contract, bundle, "the split", split.reference, model=f"model {model_dir}")
     last = last_training(contract, model_dir)
     check_fields(last, split.fields)
-    if request.items is None and (task := shows_text(last)) is not None:
+    if items is None and (task := shows_text(last)) is not None:
         raise UsageError(f"task {task} shows text of items", hint="--items CATALOG")
     if contract.memory is not None:
-        _check_memory(model_dir, bundle, request)
-    return RefreshPlan(model_dir, contract, bundle, verdict, split, last)
-
-
-def _refuse_without_split(request: RefreshRequest) -> None:
-    """Raise UsageError for options of the training stage, which there is none of without a
-    split."""
-    given = {
-        "--items": request.items is not None,
-        "--embeddings": bool(request.embeddings),
-        "--share": request.options.share != RefreshOptions.share,
-        "--learning-rate": request.options.learning_rate is not None,
-    }
-    for option, is_given in given.items():
-        if is_given:
-            raise UsageError(f"{option} has no effect without a split: nothing is trained")
-
-
-def usable_bundle(bundle: Bundle, own_bundle: Bundle) -> Bundle:
-    """`bundle`, aligned with the model's own if the model cannot use it as it is.
-
-    Raises RefusedError if it cannot be aligned."""
-    try:
-        check_bundle(own_bundle, bundle)
-    except CompatibilityError:
-        return align(bundle, own_bundle)
-    return bundle
+        memory = Memory.open(model_dir / MEMORY_COPY)
+        catalog = _embedded_catalog(memory, plan)
+        are_given = bool(embeddings) or catalog is not None
+        check_vectors(memory.manifest, bundle, are_given=are_given)
+        check_item_vectors(bundle, catalog, embeddings=embeddings)
+    return replace(plan, split=split, last=last)

@@ -23,7 +23,7 @@ event = st.tuples(st.sampled_from("uvw"), st.sampled_from("abcd"), st.integers(0
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal"])
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(events=st.lists(event, min_size=6, max_size=20))
 def test_a_split_has_the_histories_of_its_events(
     tmp_path: Path, protocol: str, events: list[tuple[str, str, int]]

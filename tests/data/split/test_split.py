@@ -15,7 +15,7 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns
 from sidtool.data.interactions import Interactions
-from sidtool.data.split.protocols import given, leave_one_out, temporal
+from sidtool.data.split.protocols import given, leave_one_out, refuse_empty, temporal
 from sidtool.data.split.record import Cuts
 from sidtool.data.split.split import Split, count_leaks
 from sidtool.data.split.values import Event, Example
@@ -162,10 +162,12 @@ def test_validation_after_test_is_refused() -> None:
 
 def test_a_split_with_an_empty_part_is_refused() -> None:
     read = interactions([("u", "a", moment) for moment in range(9)])
+    without_test = temporal(read, Cuts(3, 99))
     with pytest.raises(DataError, match="0 test"):
-        temporal(read, Cuts(3, 99))
+        refuse_empty(without_test.protocol, without_test.counts)
+    of_short_users = leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
     with pytest.raises(DataError, match="0 valid"):
-        leave_one_out(interactions([("u", "a", 0), ("v", "b", 0)]))
+        refuse_empty(of_short_users.protocol, of_short_users.counts)
 
 
 @given_case(histories)

@@ -10,9 +10,8 @@ from sklearn.metrics import roc_auc_score
 from sidtool.base.errors import DataError
 from sidtool.evaluation.tasks.label_answers import concordance, label_metrics, label_probabilities
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.prompts import sorted_labels
-from sidtool.model.prompt.segments import catalog, template
+from sidtool.model.prompt.segments import catalog, prompt_encoder, template
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 

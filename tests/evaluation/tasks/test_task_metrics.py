@@ -14,8 +14,15 @@ from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.task_evaluation import evaluate_questions
 from sidtool.evaluation.tasks.text_answers import exact_match, normalized, token_f1
 from sidtool.model.load import LoadedModel
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.segments import Segment, begin, catalog, end, sids, template
+from sidtool.model.prompt.segments import (
+    Segment,
+    begin,
+    catalog,
+    end,
+    prompt_encoder,
+    sids,
+    template,
+)
 from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids
 from sidtool.recommendation.search.search_options import BeamOptions

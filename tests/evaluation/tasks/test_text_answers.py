@@ -10,8 +10,7 @@ import torch
 from sidtool.base.errors import UsageError
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.evaluation.tasks.text_answers import _write, answer_losses, text_answer_metrics
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.segments import catalog, template
+from sidtool.model.prompt.segments import catalog, prompt_encoder, template
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import PAD, tiny_encoder_decoder, tiny_model, tiny_tokenizer

@@ -18,6 +18,7 @@ from tests.bundles import small_bundle
 from tests.cli.road import write_lines
 from tests.integrations.ray.sources import LoadedSource
 from tests.loaded import loaded_model
+from tests.memory.rerankers import reranked_model
 
 
 def write_requests(folder: Path) -> list[dict[str, Any]]:
@@ -34,12 +35,15 @@ def write_requests(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("shard_rows", [4, 8, 100])
+@pytest.mark.parametrize(
+    ("shard_rows", "reranked"), [(4, False), (8, False), (100, False), (4, True)]
+)
 def test_the_rows_are_those_of_one_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_rows: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_rows: int, reranked: bool
 ) -> None:
     monkeypatch.setattr("sidtool.recommendation.recommendations.WINDOW", 4)
-    source: Any = LoadedSource(loaded_model(small_bundle(60)))
+    loaded = loaded_model(small_bundle(60))
+    source: Any = LoadedSource(reranked_model() if reranked else loaded)
     rows = write_requests(tmp_path / "requests")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "all.parquet")
     options = RecommendOptions(k=3, exclude_seen=True)

@@ -1,5 +1,6 @@
 """Training examples of parts of the users, one behind the other, are the file of one process."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
 from sidtool.data.split.split import Split
-from sidtool.examples.catalog import TaskCatalogOptions
-from sidtool.examples.event_columns import EventBlock
+from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.examples_run import SftInputs, make_sft
-from sidtool.examples.sft_options import SftOptions
+from sidtool.examples.sft_job import SftJob
+from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions
+from sidtool.integrations.ray import training_examples
 from sidtool.integrations.ray.run import RunOptions
+from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from sidtool.integrations.ray.training_examples import ClusterExamples
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.data.split.cases import windows_of
@@ -87,12 +90,45 @@ def test_all_tasks(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split)
     check_same(inputs_of(tmp_path, bundle, catalog, split, tasks=weights), tmp_path)
 
 
-def test_fields_and_weights(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+def test_a_worker_reads_one_part_of_a_split_in_parts(
+    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    tasks = {"sequence": 1.0, "title-history-to-sid": 2.0, "sid-to-title": 1.0}
+    tasks["history-text"] = 1.0
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    folder = tmp_path / "in-parts"
+    manifest = split_in_parts(str(events), folder, run=PartOptions(parts=4))
+    inputs = replace(inputs, split=folder)
+    sizes = []
+    monkeypatch.setattr(training_examples, "_write_part", noting(sizes))
+    check_same(inputs, tmp_path, users=2)
+    assert len(sizes) > 2 * len(manifest.folders)
+    assert sum(size == manifest.counts.users for size in sizes) == 1  # of the catalog's task
+
+
+def noting(sizes: list[int]) -> Any:
+    """`_write_part` that notes of how many users the job is."""
+    write = training_examples._write_part
+
+    def noted(job: SftJob, *arguments: Any) -> Any:
+        sizes.append(len(job.split.train))
+        return write(job, *arguments)
+
+    return noted
+
+
+def rated_events(path: Path) -> Path:
+    """Events of nine users, with ratings."""
     rows = [(f"u{n % 9}", f"i{(7 * n) % 50}", 1_700_000_000 + n, 1 + n % 5) for n in range(120)]
     names = ("user_id", "item_id", "timestamp", "rating")
     columns = zip(names, zip(*rows, strict=True), strict=True)
     table = {name: list(map(str, cells)) for name, cells in columns}
-    events = write_table(tmp_path / "events.csv", table)
+    return write_table(path, table)
+
+
+def test_fields_and_weights(tmp_path: Path, bundle: Bundle, catalog: Items) -> None:
+    events = rated_events(tmp_path / "events.csv")
     fields = FieldOptions((FieldName("rating"),), times=True, target=("rating>=2",))
     rated = make_split(events, SplitOptions(fields=fields))
     tasks = {"sequence": 1.0, **dict.fromkeys(RATING_TASKS, 2.0)}

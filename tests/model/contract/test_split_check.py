@@ -7,8 +7,8 @@ import pytest
 
 from sidtool.base.errors import CompatibilityError
 from sidtool.data.split.record import SplitReference
+from sidtool.model.contract.compat import check_model_split
 from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.split_check import check_model_split
 from sidtool.model.contract.stage_record import StageRecord
 from sidtool.tokenizer.bundle import Bundle
 from tests.model.contract.cases import TRAINED

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
 from sidtool.model.prompt.assemble import count_fitting, history_prompt_ids, text_prompt_ids
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.prompts import HistoryPrompt, TextPrompt
-from sidtool.model.prompt.segments import template
+from sidtool.model.prompt.segments import PromptEncoder, template
 from tests.model.prompt.cases import BARE_SPACE, SPACE, extended_tokenizer, histories
 
 

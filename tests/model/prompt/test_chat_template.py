@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.model.prompt.chat_template import render
-from sidtool.model.prompt.frames import chat_frame
+from sidtool.model.prompt.frames import chat_frame, render
 from tests.models import tiny_tokenizer
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -48,7 +47,7 @@ NUMBER = "{{ messages | length }}"
     ids=lambda template: template[:40],
 )
 def test_a_template_is_limited(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidtool.model.prompt.chat_template.SECONDS", 0.3)
+    monkeypatch.setattr("sidtool.model.prompt.frames.SECONDS", 0.3)
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.chat_template = template
     with pytest.raises(DataError, match="chat template") as caught:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sidtool.model.prompt.encoder import prompt_encoder
-from sidtool.model.prompt.segments import catalog, template
+from sidtool.model.prompt.segments import catalog, prompt_encoder, template
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.model.prompt.cases import (

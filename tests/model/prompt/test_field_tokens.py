@@ -12,11 +12,15 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data.fields.fields import Fields
 from sidtool.examples.prompts import with_field_tokens
 from sidtool.model.prompt.assemble import history_prompt_ids
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.field_tokens import FieldTokenLookup, FieldTokens
 from sidtool.model.prompt.frames import PromptFrame
 from sidtool.model.prompt.prompts import HistoryPrompt
-from sidtool.model.prompt.segments import catalog, segments_to_text, template, text_to_segments
+from sidtool.model.prompt.segments import (
+    PromptEncoder,
+    catalog,
+    segments_to_text,
+    template,
+    text_to_segments,
+)
 from sidtool.model.prompt.template_slots import (
     Slot,
     frame_segments,
@@ -25,8 +29,8 @@ from sidtool.model.prompt.template_slots import (
     parse_field_tokens,
     value_text,
 )
-from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.vocabulary import add_block
+from sidtool.model.prompt.tokens import FieldTokenLookup, FieldTokens, SidTokens
+from sidtool.model.structure import add_block
 from tests.model.prompt.cases import SPACE, catalog_texts
 from tests.models import tiny_tokenizer
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import DataError
-from sidtool.model.prompt.encoder import PromptEncoder
 from sidtool.model.prompt.item_text import MAX_TEXT_CHARACTERS, item_text
 from sidtool.model.prompt.segments import (
+    PromptEncoder,
     Segment,
     catalog,
     segments_to_text,

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidtool.base.errors import CompatibilityError
-from sidtool.model.prompt.encoder import PromptEncoder
-from sidtool.model.prompt.field_tokens import UserTokens
-from sidtool.model.prompt.segments import catalog
-from sidtool.model.vocabulary import add_block, add_sid_tokens
+from sidtool.model.prompt.segments import PromptEncoder, catalog
+from sidtool.model.prompt.tokens import UserTokens
+from sidtool.model.structure import add_block, add_sid_tokens
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_tokenizer
 

@@ -21,6 +21,7 @@ from sidtool.recommendation.serve.batcher import Busy
 from sidtool.tokenizer.make.encode import decode, encode
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
+from tests.memory.rerankers import reranked_model
 from tests.recommendation.serve.conftest import N_ITEMS, OPTIONS, MakeClient
 from tests.recommendation.test_recommend_lists import list_shop
 
@@ -300,6 +301,20 @@ def test_seen_items_are_left_out_where_the_model_says_that_targets_never_repeat(
     assert seen(make_client()) == {"i1", "i2", "i3"}
     kept = make_client(loaded, recommend=RecommendOptions(exclude_seen=False))
     assert seen(kept) == {"i1", "i2", "i3"}
+
+
+@pytest.mark.parametrize("body", REQUESTS)
+def test_a_re_ranked_request_gets_the_line_of_recommend(
+    make_client: MakeClient, body: dict[str, Any]
+) -> None:
+    loaded = reranked_model()
+    (expected,) = recommend(loaded, [Request.from_json(body)], OPTIONS.recommend)
+    answer = make_client(loaded).post("/v1/recommend", json={**body, "explain": True})
+    raised = answer.json().pop("explanations")
+    check_equal(
+        {**answer.json(), "explanations": None}, {**as_json(expected), "explanations": None}
+    )
+    assert any(part.get("raised_by") for part in raised) == (len(body["history"]) > 0)
 
 
 def test_metrics_count_calls_by_path_and_status(make_client: MakeClient) -> None:

@@ -19,9 +19,16 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+SLOW = pytest.mark.slow
+COSTLY = ("rq-kmeans+", "opq")
+"""Methods that share most of their code with others."""
 ways = pytest.mark.parametrize(
     ("method", "options"),
-    [*((m, {}) for m in METHODS), ("rq-kmeans", {"balanced": True}), ("opq", {"normalize": True})],
+    [
+        *(pytest.param(name, {}, marks=SLOW if name in COSTLY else ()) for name in METHODS),
+        ("rq-kmeans", {"balanced": True}),
+        pytest.param("opq", {"normalize": True}, marks=SLOW),
+    ],
 )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sidtool.training.reinforcement.advantages import first_difference, lacks_signal
+from sidtool.training.reinforcement.groups import first_difference, lacks_signal
 
 
 def test_equal_rewards_give_no_signal() -> None:

@@ -10,7 +10,7 @@ from sidtool.data.items import Items
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
-from sidtool.model.prompt.encoder import PromptEncoder
+from sidtool.model.prompt.segments import PromptEncoder
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import (
     EventFields,

@@ -8,7 +8,7 @@ import pytest
 from sidtool.base.errors import DataError
 from sidtool.data.split.split import Split
 from sidtool.examples.lineage import read_lineage
-from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import RlExamples, history_task, read_rl_examples

@@ -17,8 +17,8 @@ from sidtool.examples.example_file import encode_example, read_training_examples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.model.load import load_model_folder
-from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.frames import Templates
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import QuerySession
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.examples import (
@@ -89,9 +89,7 @@ def test_a_prompt_is_the_part_of_its_training_example_before_the_target(
         starts = np.flatnonzero(loaded.tokens.is_code(ids, 0))[1:]
         expected += [ids[:start].tolist() for start in starts.tolist() if targets[start]]
     assert len(expected) == len(examples) > 100
-    queries = [
-        examples.query(session, number, exclude_seen=False) for number in range(len(examples))
-    ]
+    queries = [examples.query(session, number) for number in range(len(examples))]
     assert [query.prompt for query in queries] == expected
 
 
@@ -148,7 +146,7 @@ def test_lists_are_aligned_on_prompts_with_fields(
     for number, row in enumerate(rows):
         ids, targets, *_ = encode_example(row, encoder, loaded.tokens, codes_only=True)
         prompt = ids[: int(targets.argmax())].tolist()
-        assert examples.query(session, number, exclude_seen=False).prompt == prompt
+        assert examples.query(session, number).prompt == prompt
 
     summary = rl(
         tmp_path / "model",

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from sidtool.model.load import LoadedModel, load_model_folder
-from sidtool.model.prompt.encoder import prompt_encoder
+from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.training.reinforcement.examples import read_rl_examples
 from sidtool.training.reinforcement.groups import GroupMaker, Rollouts
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.settings import RlOptions
 
 NUMBERS = np.arange(12)
 
@@ -22,12 +21,12 @@ def loaded(tuned: Path) -> LoadedModel:
     return load_model_folder(tuned)
 
 
-def make(loaded: LoadedModel, made: Path, size: int = 4, **options: Any) -> tuple[Rollouts, Any]:
+def make(loaded: LoadedModel, made: Path, size: int = 4, **given: bool) -> tuple[Rollouts, Any]:
     session = QuerySession.of(loaded)
     policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle)
-    maker = GroupMaker(session, policy, examples, size, RlOptions(**options))
+    examples = read_rl_examples(made, "sequence", encoder, loaded.tokens, loaded.bundle, **given)
+    maker = GroupMaker(session, policy, examples, size)
     return maker.make(loaded.model, NUMBERS), maker
 
 

@@ -26,7 +26,6 @@ from sidtool.training.reinforcement.rewards.reward import (
     RunFacts,
     reward_sum,
 )
-from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.reinforcement.test_run import FAST
@@ -41,9 +40,8 @@ def test_a_memory_of_another_split_is_refused(
     build_memory(make_split(seed=1), bundle).save(tmp_path / "memory.zarr")
     options = RlOptions(reward="collaborative=1")
     inputs = {"collaborative": tmp_path / "memory.zarr"}
-    request = RlRequest(tuned, made, tmp_path / "out", options, reward_inputs=inputs)
     with pytest.raises(CompatibilityError, match=r"memory.zarr was made from split .* held-out"):
-        plan_rl(request)
+        plan_rl(tuned, made, tmp_path / "out", options, {}, reward_inputs=inputs)
 
 
 def test_a_new_reward_with_an_input_is_a_function_and_a_line(
@@ -63,10 +61,8 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
     monkeypatch.setitem(REWARDS, "stock", Reward(open_input=open_stock))
     (tmp_path / "stock.json").write_text('{"i1": 3}')
     inputs = {"stock": tmp_path / "stock.json"}
-    request = RlRequest(
-        tuned, made, tmp_path / "out", RlOptions(reward="stock=2"), reward_inputs=inputs
-    )
-    run = plan_rl(request)
+    start = (tuned, made, tmp_path / "out", RlOptions(reward="stock=2"), {})
+    run = plan_rl(*start, reward_inputs=inputs)
     assert run.other_inputs() == {"input of stock": "digest"}
     params = run.new_contract().params
     assert isinstance(params, RlParams)
@@ -76,7 +72,7 @@ def test_a_new_reward_with_an_input_is_a_function_and_a_line(
     groups = Groups([np.zeros(0, dtype=np.int64)], np.array([[row, -1]]), np.array([0]))
     assert reward_sum(run.rewards, groups, context).tolist() == [[6, 0]]
     with pytest.raises(UsageError, match="reward stock requires --reward-input stock=PATH"):
-        plan_rl(replace(request, reward_inputs={}))
+        plan_rl(*start)
 
 
 def test_inputs_in_earlier_contracts_are_read() -> None:
@@ -107,7 +103,7 @@ def test_a_model_has_learned_what_its_rewards_learned(
     make_sft(bundle, catalog, later, made, SftOptions({"sequence": 1.0}))
     options = RlOptions(reward="collaborative=1")
     inputs = {"collaborative": tmp_path / "memory.zarr"}
-    run = plan_rl(RlRequest(tuned, made, tmp_path / "out", options, reward_inputs=inputs))
+    run = plan_rl(tuned, made, tmp_path / "out", options, {}, reward_inputs=inputs)
     params = run.new_contract().stages[-1].params
     assert isinstance(params, RlParams)
     assert params.learned_from == (first.reference,)
@@ -115,7 +111,7 @@ def test_a_model_has_learned_what_its_rewards_learned(
 
 def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
     with pytest.raises(UsageError, match=r"value needs weights, which .*train.jsonl has not"):
-        plan_rl(RlRequest(tuned, made, tmp_path / "out", RlOptions(reward="value=1")))
+        plan_rl(tuned, made, tmp_path / "out", RlOptions(reward="value=1"), {})
 
 
 @pytest.mark.slow

@@ -23,7 +23,6 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.rewards import label
-from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -199,7 +198,7 @@ def test_what_does_not_fit_is_refused(
         options = {**LABEL, **how.pop("options", {})}
         inputs: dict[str, Any] = {"reward_inputs": {"label": reward_model}, "split": rated, **how}
         chosen = RlOptions(algorithm="ipa", **options)
-        return plan_rl(RlRequest(list_model, made_lists, tmp_path / "out", chosen, **inputs))
+        return plan_rl(list_model, made_lists, tmp_path / "out", chosen, {}, **inputs)
 
     assert plan().reward_inputs["label"].prompt.labels == ("1", "5")
     for how, message in (

@@ -9,11 +9,10 @@ import torch
 
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.fields.fields import Fields
-from sidtool.model.prompt.encoder import prompt_encoder
 from sidtool.model.prompt.prompts import LabelPrompt
-from sidtool.model.prompt.segments import Segment, catalog, sids, template
+from sidtool.model.prompt.segments import Segment, catalog, prompt_encoder, sids, template
 from sidtool.training.reinforcement.rewards.kinds import parse_rewards
-from sidtool.training.reinforcement.rewards.label import LabelScores, PositiveLabels
+from sidtool.training.reinforcement.rewards.label import LabelScores, positive_labels
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
     ListGroups,
@@ -43,7 +42,7 @@ HISTORIES = [np.array([3, 8, 21, 30, 2]), np.array([7])]
 def scorer_of(condition: str, architecture: str = "llama") -> LabelScores:
     loaded = loaded_model(BUNDLE, architecture)
     contract = dataclasses.replace(loaded.contract, label_prompts=(PLAIN, RATED))
-    return LabelScores.of(loaded, PositiveLabels.of(contract, condition, "the model"))
+    return LabelScores.of(loaded, *positive_labels(contract, condition, "the model"))
 
 
 def by_hand(scorer: LabelScores, segments: list[Segment], labels: Any, positive: Any) -> float:
@@ -126,7 +125,7 @@ def test_labels_are_chosen_by_a_condition() -> None:
 
     def positive(condition: str, **changes: Any) -> tuple[bool, ...]:
         changed = dataclasses.replace(contract, **changes)
-        return PositiveLabels.of(changed, condition, "reward model m").is_positive
+        return positive_labels(changed, condition, "reward model m")[1]
 
     assert positive("rating>2") == (False, False, True, True)
     assert positive("buy!=no") == (False, True)

@@ -15,7 +15,6 @@ from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.training.reinforcement import list_trainer
 from sidtool.training.reinforcement.plan import _policy_prompt, plan_rl
-from sidtool.training.reinforcement.rl_run import RlRequest
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from tests.training.runs import Stopped, same, weights
@@ -150,7 +149,7 @@ def test_what_does_not_fit_lists_is_refused(
 ) -> None:
     def plan(model: Path, made: Path, *, fields: Any = None, **options: Any) -> None:
         how = RlOptions(algorithm="ipa", **{"reward": "ndcg", **options})
-        plan_rl(RlRequest(model, made, tmp_path / "out", how, fields or {}))
+        plan_rl(model, made, tmp_path / "out", how, fields or {})
 
     with pytest.raises(UsageError, match="no reward 'exact'"):
         plan(list_model, made_lists, reward="exact=1")
@@ -179,12 +178,12 @@ def test_pairs_are_the_best_and_the_worst_list(
     list_model: Path, made_lists: Path, tmp_path: Path
 ) -> None:
     from sidtool.model.load import load_model_folder
-    from sidtool.model.prompt.encoder import prompt_encoder
+    from sidtool.model.prompt.segments import prompt_encoder
     from sidtool.recommendation.query import QuerySession
     from sidtool.training.reinforcement.examples import read_list_examples
-    from sidtool.training.reinforcement.offline import load_records, save_records
-    from sidtool.training.reinforcement.pairs import ListPair, PairMaker
-    from sidtool.training.reinforcement.policy import ListPolicy, Policy
+    from sidtool.training.reinforcement.groups import load_records, save_records
+    from sidtool.training.reinforcement.list_trainer import ListPair, PairMaker
+    from sidtool.training.reinforcement.policy import Policy
     from sidtool.training.reinforcement.rewards.reward import ListGroups
 
     loaded = load_model_folder(list_model)
@@ -198,8 +197,7 @@ def test_pairs_are_the_best_and_the_worst_list(
 
     session = QuerySession.of(loaded, list_length=4)
     maker = PairMaker(session, found, reward, 4, RlOptions("ipa", candidate_lists=5))
-    items = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
-    policy = ListPolicy(items, session.tokens)
+    policy = Policy.of(loaded.model, session.tokens, session.trie, session.normalize)
     pairs = maker.make(loaded.model, policy, [0, 3])
     (groups,) = seen
     assert groups.items.shape == (2, 5, 4)

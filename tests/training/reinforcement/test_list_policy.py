@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidtool.training.reinforcement.policy import ListPolicy, Policy, pad_left
+from sidtool.training.reinforcement.policy import Policy, pad_left
 from tests.pairs import all_pairs
 from tests.recommendation.search.cases import model_of, prompt
 from tests.recommendation.search.oracle import ListModel
@@ -39,7 +39,7 @@ def test_log_probs_equal_those_of_ordinary_sequences(
         codes[row, len(leaves) :] = torch.from_numpy(all_codes[0].astype(np.int64))
         valid[row, : len(leaves)] = True
     ids, mask = pad_left([torch.tensor(each) for each in prompts])
-    log_probs = ListPolicy(policy, tokens).log_probs(model, ids, mask, codes, valid)
+    log_probs = policy.list_log_probs(model, ids, mask, codes, valid)
     assert log_probs.shape == codes.shape
     sids = {tuple(row) for row in all_codes.tolist()}
     for row, leaves in enumerate(lists):

@@ -21,6 +21,7 @@ from sidtool.examples.lineage import read_lineage, side_files, write_lineage
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.contract.stage_record import RlParams
 from sidtool.model.load import load_model_folder
+from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.run import RlSummary, rl
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.run import train
@@ -82,7 +83,7 @@ def run(
     "algorithm",
     [
         "ecpo",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "grpo", "dapo", "gspo")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpo", "grpo", "gspo")),
     ],
 )
 def test_every_algorithm_writes_a_complete_model(
@@ -297,6 +298,16 @@ def test_bad_settings_are_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         run(tuned, made, tmp_path / "out", fields=fields, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_checks_and_writes_nothing(tmp_path: Path, tuned: Path, made: Path) -> None:
+    rewards = {"exact=1,rank=1": RlOptions(), "none": RlOptions("dpo")}
+    rewards["prefix"] = RlOptions(reward="prefix")
+    for reward, options in rewards.items():
+        line = plan_rl(tuned, made, tmp_path / "out", options, {}).inheritance()
+        assert line.startswith(f"{options.algorithm} starts from")
+        assert f"reward {reward};" in line
     assert not list(tmp_path.iterdir())
 
 

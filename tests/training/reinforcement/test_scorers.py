@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from sidtool.training.reinforcement.rewards.collaborative import memory_scores
+from sidtool.training.reinforcement.rewards.kinds import memory_scores
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory
 

@@ -17,7 +17,6 @@ from sidtool.training.reinforcement.settings import (
     RL_SETTINGS,
     SETTABLE,
     RlOptions,
-    with_reward,
 )
 from sidtool.training.settings_file import read_settings, typed_fields
 
@@ -54,14 +53,6 @@ def test_fields_of_grpo_config_can_be_set(pair: str) -> None:
     assert name in complete_fields(options, fields)
 
 
-def test_the_default_reward_is_that_of_the_algorithm() -> None:
-    rewards = {name: with_reward(RlOptions(algorithm=name)).reward for name in ALGORITHM_DEFAULTS}
-    assert rewards.pop("ipa") == "ndcg=1"
-    assert rewards.pop("dpo") is None
-    assert set(rewards.values()) == {"exact=1,rank=1"}
-    assert with_reward(RlOptions(reward="prefix")).reward == "prefix"
-
-
 @pytest.mark.parametrize("algorithm", ["dpo", "ipa"])
 def test_fields_of_policy_gradients_are_refused_with_preferences(algorithm: Any) -> None:
     with pytest.raises(UsageError, match=f"scale_rewards has no effect with algorithm={algorithm}"):
@@ -69,9 +60,9 @@ def test_fields_of_policy_gradients_are_refused_with_preferences(algorithm: Any)
 
 
 def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
-    dapo = complete_fields(RlOptions(algorithm="dapo"), {})
-    assert (dapo["loss_type"], dapo["epsilon_high"], dapo["beta"]) == ("dapo", 0.28, 0.04)
-    changed = complete_fields(RlOptions(algorithm="dapo"), {"epsilon_high": 0.4})
+    gspo = complete_fields(RlOptions(algorithm="gspo"), {})
+    assert (gspo["loss_type"], gspo["epsilon_high"], gspo["beta"]) == ("grpo", 4e-4, 0.04)
+    changed = complete_fields(RlOptions(algorithm="gspo"), {"epsilon_high": 0.4})
     assert changed["epsilon_high"] == 0.4
 
 
@@ -80,7 +71,7 @@ def test_an_algorithm_sets_fields_that_can_be_overridden() -> None:
     [
         (
             {"algorithm": "ppo"},
-            "algorithm must be one of grpo, dapo, gspo, ecpo, dpo, ipa, not 'ppo'",
+            "algorithm must be one of grpo, gspo, ecpo, dpo, ipa, not 'ppo'",
         ),
         ({"sft_weight": -0.1}, "sft_weight must be at least 0, not -0.1"),
         ({"eval_num_beams": 0}, "eval_num_beams must be at least 1, not 0"),

@@ -12,7 +12,7 @@ import torch
 from sidtool.recommendation.query import Query
 from sidtool.training.loop.trainer import class_forward
 from sidtool.training.reinforcement.plan import plan_rl
-from sidtool.training.reinforcement.rl_run import RlRequest
+from sidtool.training.reinforcement.policy import GroupScores, Policy
 from sidtool.training.reinforcement.run import grpo_config
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.setup import build_trainer
@@ -32,7 +32,7 @@ def build(tmp_path: Path, tuned: Path, made: Path) -> Build:
     def trainer(fields: dict[str, Any] | None = None, **options: Any) -> GroupTrainer:
         settings = RlOptions(**{"eval_users": 4, **options})
         grpo_fields = {**FIELDS, **(fields or {})}
-        run = plan_rl(RlRequest(tuned, made, tmp_path / "out", settings, grpo_fields))
+        run = plan_rl(tuned, made, tmp_path / "out", settings, grpo_fields)
         return build_trainer(run, grpo_config(run), False, None, None)
 
     return trainer
@@ -97,10 +97,8 @@ def loss_of(trainer: GroupTrainer, monkeypatch: pytest.MonkeyPatch) -> float:
         "num_items_in_batch": torch.tensor(12),
     }
 
-    def score(*_: Any) -> tuple[torch.Tensor, torch.Tensor, None]:
-        return NEW.log(), torch.zeros(4, 3), None
-
-    monkeypatch.setattr(trainer, "_score_rows", score)
+    scores = GroupScores(NEW.log()[None], torch.zeros(1, 4, 3))
+    monkeypatch.setattr(Policy, "scores", lambda *_: scores)
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     return float(trainer._compute_loss(trainer.model, inputs))
@@ -117,7 +115,8 @@ def test_grpo_dapo_and_gspo_by_hand(build: Build, monkeypatch: pytest.MonkeyPatc
     plain = {"beta": 0.0}
     grpo = loss_of(build(plain, sft_weight=0.0), monkeypatch)
     assert grpo == pytest.approx(float(clipped(ratios, 0.2, 0.2).mean(1).mean()), abs=1e-6)
-    dapo = loss_of(build(plain, algorithm="dapo", sft_weight=0.0), monkeypatch)
+    of_dapo = {**plain, "loss_type": "dapo", "epsilon_high": 0.28}
+    dapo = loss_of(build(of_dapo, sft_weight=0.0), monkeypatch)
     assert dapo == pytest.approx(float(clipped(ratios, 0.2, 0.28).sum() / (12 / 2)), abs=1e-6)
     gspo = loss_of(build(plain, algorithm="gspo", sft_weight=0.0), monkeypatch)
     sequence = ratios.log().mean(1, keepdim=True).exp()

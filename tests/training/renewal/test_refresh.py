@@ -34,7 +34,7 @@ from sidtool.model.prompt.frames import Templates
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.training.renewal import refresh as refresh_module
 from sidtool.training.renewal.last_training import RefreshOptions, training_settings
-from sidtool.training.renewal.refresh import RefreshRequest, plan_refresh, refresh
+from sidtool.training.renewal.refresh import plan_refresh, refresh
 from sidtool.training.run import train
 from sidtool.training.settings import TrainOptions
 from tests.bundles import small_bundle
@@ -175,9 +175,8 @@ def test_a_memory_by_vectors_needs_them(
     bind_memory(trained, memory, MemoryBinding(memory.digest, 0.4, 3.0, {}), model)
     with pytest.raises(UsageError, match="compares the items' vectors"):
         refresh(model, retrained, tmp_path / "out", split=later)
-    request = RefreshRequest(model, retrained, tmp_path / "out", split=later)
     with pytest.raises(UsageError, match="compares the items' vectors") as caught:
-        plan_refresh(request)
+        plan_refresh(model, retrained, tmp_path / "out", split=later, options=QUICK)
     assert caught.value.shell_hint is not None
     assert caught.value.shell_hint.startswith("--items CATALOG")
     with pytest.raises(UsageError, match="has no memory"):
@@ -206,9 +205,8 @@ def test_a_memory_by_vectors_is_built_again_from_the_texts_of_the_catalog(
     items = tmp_path / "items.csv"
     rows = [f"{item},Item {item},A thing,b,c" for item in retrained.items.ids]
     items.write_text("\n".join(["item_id,title,description,brand,category", *rows]))
-    request = RefreshRequest(model, retrained, tmp_path / "out", split=later, items=items)
     with pytest.raises(RefusedError, match="was built from given vectors"):
-        plan_refresh(request)
+        plan_refresh(model, retrained, tmp_path / "out", split=later, items=items, options=QUICK)
     texts = generator.normal(size=(len(retrained.items), 8)).astype(np.float32)
 
     def embedded(bundle: Bundle, catalog: Path | None, **options: object) -> Vectors:

@@ -1,13 +1,166 @@
-"""The kinds of rewards by name, and sums of them as text."""
+"""The kinds of rewards by name, and sums of them as text: those that compare with the target are in
+`hits`, that of a memory and functions of the user here."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
+from sidtool.base.errors import DataError, UsageError
+from sidtool.data.split import check_split
+from sidtool.memory import Memory, MemoryIndex
+from sidtool.tokenizer.bundle import Bundle, StringArray
+from sidtool.tokenizer.sid import ItemRows
 from sidtool.training.reinforcement.rewards import hits
-from sidtool.training.reinforcement.rewards.collaborative import open_memory
-from sidtool.training.reinforcement.rewards.functions import function_reward
 from sidtool.training.reinforcement.rewards.label import POSITIVE, open_labels
-from sidtool.training.reinforcement.rewards.reward import Reward, RewardTerm
+from sidtool.training.reinforcement.rewards.reward import (
+    Groups,
+    ListGroups,
+    Matrix,
+    Reward,
+    RewardContext,
+    RewardInput,
+    RewardTerm,
+    RunFacts,
+    Scores,
+)
+
+
+def function_reward(name: str, known: Iterable[str]) -> Reward:
+    """The reward of MODULE:FUNCTION, of an importable module or a file MODULE.py in the current
+    folder: `function(prompts, items, targets, context)` with item ids, where a prompt has G items
+    and a target, or G lists and a list of targets.
+
+    Raises UsageError for a name that is none and not `known`, and if it cannot be imported."""
+    function = _find_function(name, known)
+
+    def of_items(groups: Groups, context: RewardContext) -> Matrix:
+        ids = context.bundle.items.ids
+        answers = [_named(ids, rows) for rows in groups.items]
+        targets = _named(ids, groups.targets)
+        return _call(name, function, "item", groups, answers, targets, context)
+
+    def of_lists(groups: ListGroups, context: RewardContext) -> Matrix:
+        ids = context.bundle.items.ids
+        answers = [
+            [_named(ids, rows) for rows in lists if (rows >= 0).any()] for lists in groups.items
+        ]
+        targets = [_named(ids, rows) for rows in groups.targets]
+        return _call(name, function, "list", groups, answers, targets, context)
+
+    return Reward(of_items, of_lists)
+
+
+def _find_function(name: str, known: Iterable[str]) -> Callable[..., Any]:
+    module, colon, function_name = name.partition(":")
+    if not (module and colon and function_name):
+        raise UsageError(
+            f"no reward {name!r}", hint=f"choose from {', '.join(known)}, or MODULE:FUNCTION"
+        )
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), function_name)
+    except Exception as error:  # whatever the module's code raises
+        raise UsageError(f"reward {name} cannot be imported: {_one_line(error)}") from error
+    finally:
+        sys.path.remove(folder)
+    if not callable(function):
+        raise UsageError(f"reward {name} is no function")
+    return function
+
+
+def _named(ids: StringArray, rows: NDArray[np.int64]) -> list[str]:
+    return [ids[row] for row in rows.tolist() if row >= 0]
+
+
+def _call(
+    name: str,
+    function: Callable[..., Any],
+    kind: str,
+    groups: Groups | ListGroups,
+    answers: Sequence[Sequence[Any]],
+    targets: Sequence[Any],
+    context: RewardContext,
+) -> Matrix:
+    """(n, G) rewards of the answers to each of n prompts, 0 where there is none; `kind` is what an
+    answer is.
+
+    Raises DataError if the function raises, or does not return a finite number for each answer."""
+    prompts = [_named(context.bundle.items.ids, history) for history in groups.histories]
+    is_item = (groups.items >= 0).reshape(*groups.items.shape[:2], -1)
+    places: NDArray[np.bool_] = np.any(is_item, axis=-1)  # (n, G)
+    try:
+        returned = [
+            np.asarray(row, dtype=np.float64)
+            for row in function(prompts, answers, targets, context)
+        ]
+    except Exception as error:  # whatever the user's code raises, and what is no list of lists
+        raise DataError(f"reward {name} failed: {_one_line(error)}") from error
+    if len(returned) != len(answers):
+        raise DataError(
+            f"reward {name} returned {len(returned)} lists, not one for each of {len(answers)} "
+            "prompts"
+        )
+    rewards = np.zeros(places.shape)
+    for group, (of_prompt, judged) in enumerate(zip(returned, answers, strict=True)):
+        if of_prompt.shape != (len(judged),):
+            raise DataError(
+                f"reward {name} returned shape {of_prompt.shape} for the {len(judged)} {kind}s of "
+                f"a prompt, not ({len(judged)},)"
+            )
+        if not np.isfinite(of_prompt).all():
+            place = int(np.isfinite(of_prompt).argmin())
+            raise DataError(
+                f"reward {name} returned {of_prompt[place]} for {kind} {judged[place]!r}"
+            )
+        rewards[group, places[group]] = of_prompt
+    return rewards
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def open_memory(path: str, facts: RunFacts) -> RewardInput:
+    """Raises CompatibilityError if the memory is of another bundle, or may have learned from events
+    that the examples' split holds out."""
+    memory = Memory.open_verified(Path(path))
+    memory.check_bundle(facts.bundle)
+    made_from = (str(facts.examples), facts.lineage.split)
+    check_split(f"memory {path}", memory.manifest.split, *made_from)
+    return RewardInput(
+        lambda device: memory_scores(memory, facts.bundle),
+        lambda: memory.manifest.digest,
+        f"memory {path}",
+        split=memory.manifest.split,
+    )
+
+
+def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
+    """Item-kNN scores of a memory: 1 for the best item for a history, 0 for items that are not
+    among its `distribution.ITEMS` best.
+
+    Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
+    index = MemoryIndex.of(memory, bundle)
+    trie = bundle.trie()
+
+    def score(histories: Sequence[NDArray[np.int64]], _: Any, items: NDArray[np.int64]) -> Matrix:
+        scores = np.zeros(items.shape)
+        distributions = index.distributions(list(map(ItemRows, histories)), power=1.0)
+        for row, distribution in enumerate(distributions):
+            if len(distribution):
+                logs = distribution.log_probs_at(trie.positions_of(ItemRows(items[row])))
+                scores[row] = np.exp(logs - distribution.log_probs.max())
+        return np.where(items >= 0, scores, 0.0)
+
+    return score
+
 
 REWARDS: dict[str, Reward] = {
     "exact": Reward(hits.exact),

@@ -5,7 +5,8 @@ item as its newest event, as in its training examples of label prediction, and g
 probability."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from sidtool.base.errors import CompatibilityError, DataError, UsageError
 from sidtool.data import NO_FIELDS, Condition, Fields, Value
 from sidtool.evaluation import SharedPrompt, answer_probabilities
-from sidtool.model import LoadedModel, fit_prompt
-from sidtool.model.contract import Contract, ModelReference
+from sidtool.model import LoadedModel, check_model_folder, fit_prompt, load_model_folder
+from sidtool.model.contract import Contract, ModelReference, check_model_split, model_folder
 from sidtool.model.prompt import (
     LabelPrompt,
     are_numbers,
@@ -26,7 +27,6 @@ from sidtool.model.prompt import (
 from sidtool.training.reinforcement.rewards.reward import (
     Matrix,
     RewardInput,
-    RewardModel,
     RunFacts,
 )
 
@@ -35,66 +35,69 @@ POSITIVE = "positive_label"
 
 
 def open_labels(path: str, facts: RunFacts) -> RewardInput:
-    """Raises as `PositiveLabels.of` and `RewardModel.open`."""
+    """Raises CompatibilityError if the model is of another bundle, or may have learned what the
+    examples' split holds out, and as `positive_labels`."""
     name = f"reward model {path}"
-    model = RewardModel.open(path, name, facts)
-    positive = PositiveLabels.of(model.contract, str(facts.options.positive_label), name)
+    trust = facts.trust_remote_code
+    folder = model_folder(path, trust_remote_code=trust)
+    contract, _, _ = check_model_folder(folder, facts.bundle)
+    made_from = (str(facts.examples), facts.lineage.split)
+    check_model_split(contract, facts.bundle, *made_from, model=name)
+    prompt, is_positive = positive_labels(contract, str(facts.options.positive_label), name)
+
+    def load(device: str) -> LabelScores:
+        loaded = load_model_folder(
+            folder, bundle=facts.bundle, device=device, trust_remote_code=trust
+        )
+        return LabelScores.of(loaded, prompt, is_positive)
+
     return RewardInput(
-        lambda device: LabelScores.of(model.load(device), positive),
-        lambda: ModelReference.of(model.folder).to_json(),
+        load,
+        lambda: ModelReference.of(folder).to_json(),
         name,
-        contract=model.contract,
-        prompt=positive.prompt,
+        contract=contract,
+        prompt=prompt,
     )
 
 
-@dataclass(frozen=True)
-class PositiveLabels:
-    """The labels of one feedback that count, and the prompt that asks for it."""
+def positive_labels(
+    contract: Contract, condition: str, model: str
+) -> tuple[LabelPrompt, tuple[bool, ...]]:
+    """The prompt of a model that asks for a feedback, and which of its labels fulfill a condition,
+    like `rating>=4`.
 
-    prompt: LabelPrompt
-    is_positive: tuple[bool, ...]
-    """for each of the prompt's labels"""
-
-    @classmethod
-    def of(cls, contract: Contract, condition: str, model: str) -> "PositiveLabels":
-        """The labels that fulfill a condition, like `rating>=4`, in a model that predicts them.
-
-        Raises CompatibilityError if the model predicts no labels, UsageError if it predicts those
-        of another feedback, if all labels fulfill the condition or none does, and for a model with
-        tokens of users, which such prompts lack."""
-        if not contract.label_prompts:
-            raise CompatibilityError(
-                f"{model} was not trained to predict labels: its contract has no label prompt",
-                hint="make-sft --task predict-FIELD=1, then sidtool train",
-            )
-        if contract.user_tokens:
-            raise UsageError(
-                f"{model} has user tokens, and prompts that ask for labels have none",
-                hint="extend-model without --user-tokens",
-            )
-        parsed = Condition.parse(condition, option=POSITIVE)
-        prompts = {prompt.feedback: prompt for prompt in contract.label_prompts}
-        if parsed.field not in prompts:
-            raise UsageError(
-                f"{POSITIVE}={condition} is about {parsed.field!r}, {model} predicts "
-                f"{', '.join(prompts)}"
-            )
-        prompt = prompts[parsed.field]
-        is_positive = _fulfilling(parsed, prompt.labels)
-        if all(is_positive) or not any(is_positive):
-            how_many = "every label" if all(is_positive) else "no label"
-            raise UsageError(
-                f"{POSITIVE}={condition} is fulfilled by {how_many} of {', '.join(prompt.labels)}"
-            )
-        return cls(prompt, is_positive)
-
-
-def _fulfilling(condition: Condition, labels: Sequence[str]) -> tuple[bool, ...]:
-    values: list[Value] = list(labels)
-    if not are_numbers(labels):
-        return tuple(condition.holds(values, "str").tolist())
-    return tuple(condition.holds([float(label) for label in labels], "float").tolist())
+    Raises CompatibilityError if the model predicts no labels, UsageError if it predicts those of
+    another feedback, if all labels fulfill the condition or none does, and for a model with tokens
+    of users, which such prompts lack."""
+    if not contract.label_prompts:
+        raise CompatibilityError(
+            f"{model} was not trained to predict labels: its contract has no label prompt",
+            hint="make-sft --task predict-FIELD=1, then sidtool train",
+        )
+    if contract.user_tokens:
+        raise UsageError(
+            f"{model} has user tokens, and prompts that ask for labels have none",
+            hint="extend-model without --user-tokens",
+        )
+    parsed = Condition.parse(condition, option=POSITIVE)
+    prompts = {prompt.feedback: prompt for prompt in contract.label_prompts}
+    if parsed.field not in prompts:
+        raise UsageError(
+            f"{POSITIVE}={condition} is about {parsed.field!r}, {model} predicts "
+            f"{', '.join(prompts)}"
+        )
+    prompt = prompts[parsed.field]
+    values: list[Value] = list(prompt.labels)
+    kind: Literal["str", "float"] = "str"
+    if are_numbers(prompt.labels):
+        values, kind = list(map(float, prompt.labels)), "float"
+    is_positive = parsed.holds(values, kind)
+    if is_positive.all() or not is_positive.any():
+        how_many = "every label" if is_positive.all() else "no label"
+        raise UsageError(
+            f"{POSITIVE}={condition} is fulfilled by {how_many} of {', '.join(prompt.labels)}"
+        )
+    return prompt, tuple(is_positive.tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,23 +105,25 @@ class LabelScores:
     """Probabilities of the positive labels under a model."""
 
     loaded: LoadedModel
-    positive: PositiveLabels
+    prompt: LabelPrompt
+    is_positive: tuple[bool, ...]
+    """for each of the prompt's labels"""
 
     @classmethod
-    def of(cls, loaded: LoadedModel, positive: PositiveLabels) -> "LabelScores":
+    def of(
+        cls, loaded: LoadedModel, prompt: LabelPrompt, is_positive: tuple[bool, ...]
+    ) -> "LabelScores":
         """With the prompt shortened to what the model reads. Raises DataError if it has no room
         for a label."""
-        scorer = cls(loaded, positive)
-        prompt = fit_prompt(positive.prompt, loaded.model, max(map(len, scorer.answers)) - 1)
-        return replace(scorer, positive=replace(positive, prompt=prompt))
+        longest = max(map(len, cls(loaded, prompt, is_positive).answers))
+        return cls(loaded, fit_prompt(prompt, loaded.model, longest - 1), is_positive)
 
     @property
     def answers(self) -> list[list[int]]:
         """Token ids of each label with what closes the answer."""
-        prompt = self.positive.prompt
         encoder = prompt_encoder(self.loaded.tokenizer, self.loaded.tokens)
-        close = template(prompt.close)
-        return [encoder.ids([catalog(label), close]) for label in prompt.labels]
+        close = template(self.prompt.close)
+        return [encoder.ids([catalog(label), close]) for label in self.prompt.labels]
 
     def __call__(
         self,
@@ -138,7 +143,7 @@ class LabelScores:
         by_item = answer_probabilities(self.loaded.model, prompts, self.answers)
         scores = np.zeros(items.shape)
         for row, (rows, probabilities) in enumerate(zip(distinct, by_item, strict=True)):
-            of_rows = probabilities @ np.array(self.positive.is_positive, dtype=np.float64)
+            of_rows = probabilities @ np.array(self.is_positive, dtype=np.float64)
             is_item = items[row] >= 0
             scores[row, is_item] = of_rows[np.searchsorted(rows, items[row, is_item])]
         return scores
@@ -157,9 +162,7 @@ class LabelScores:
         with_first = all_codes[np.append(history, rows[0])]
         shown_fields = NO_FIELDS if fields is NO_FIELDS else fields.with_next()
         ids = np.array(
-            label_prompt_ids(
-                self.positive.prompt, self.loaded.tokenizer, tokens, with_first, shown_fields
-            )
+            label_prompt_ids(self.prompt, self.loaded.tokenizer, tokens, with_first, shown_fields)
         )
         last_sid = np.flatnonzero(tokens.is_code(ids))[-tokens.space.levels :]
         start = int(last_sid[0])

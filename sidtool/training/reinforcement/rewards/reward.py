@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sidtool.data import Fields
 from sidtool.data.split import SplitReference
 from sidtool.examples import Lineage
-from sidtool.model import LoadedModel, check_model_folder, load_model_folder
-from sidtool.model.contract import Contract, check_model_split, model_folder
+from sidtool.model.contract import Contract
 from sidtool.model.prompt import LabelPrompt
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.training.reinforcement.settings import RlOptions
@@ -129,21 +128,6 @@ class RewardTerm:
     weight: float
     kind: Reward
 
-    def of(self, groups: Groups | ListGroups, context: RewardContext) -> Matrix:
-        """The rewards of every answer, without the weight."""
-        if self.kind.open_input is None:
-            function: Any = self.kind.of_items if isinstance(groups, Groups) else self.kind.of_lists
-            rewards: Matrix = function(groups, context)
-            return rewards
-        rows = groups.items.reshape(len(groups.items), -1)  # (n, G or G * m)
-        flat = context.scores[self.name](groups.histories, groups.fields, rows)
-        scores: Matrix = flat.reshape(groups.items.shape)
-        if isinstance(groups, Groups):
-            return scores
-        n_items = (groups.items >= 0).sum(axis=-1)  # (n, G)
-        means: Matrix = scores.sum(axis=-1) / np.maximum(n_items, 1)
-        return means
-
 
 def reward_sum(
     terms: Sequence[RewardTerm], groups: Groups | ListGroups, context: RewardContext
@@ -151,33 +135,22 @@ def reward_sum(
     """The weighted sum of the rewards of every answer; there is at least one term.
 
     Raises DataError if a function of the user raises, returns another shape, or NaN or infinity."""
-    total: Matrix = np.sum([term.weight * term.of(groups, context) for term in terms], axis=0)
+    total: Matrix = np.sum([term.weight * _reward(term, groups, context) for term in terms], axis=0)
     return total
 
 
-@dataclass(frozen=True)
-class RewardModel:
-    """A model folder of a reward, checked against a run."""
-
-    folder: Path
-    contract: Contract
-    facts: RunFacts
-
-    @classmethod
-    def open(cls, path: str, name: str, facts: RunFacts) -> "RewardModel":
-        """Raises CompatibilityError if the model is of another bundle, or may have learned what the
-        examples' split holds out."""
-        folder = model_folder(path, trust_remote_code=facts.trust_remote_code)
-        contract, _, _ = check_model_folder(folder, facts.bundle)
-        made_from = (str(facts.examples), facts.lineage.split)
-        check_model_split(contract, facts.bundle, *made_from, model=name)
-        return cls(folder, contract, facts)
-
-    def load(self, device: str) -> LoadedModel:
-        """The model with its weights."""
-        return load_model_folder(
-            self.folder,
-            bundle=self.facts.bundle,
-            device=device,
-            trust_remote_code=self.facts.trust_remote_code,
-        )
+def _reward(term: RewardTerm, groups: Groups | ListGroups, context: RewardContext) -> Matrix:
+    """One reward of every answer."""
+    is_of_items = isinstance(groups, Groups)
+    if term.kind.open_input is None:
+        function: Any = term.kind.of_items if is_of_items else term.kind.of_lists
+        rewards: Matrix = function(groups, context)
+        return rewards
+    rows = groups.items.reshape(len(groups.items), -1)  # (n, G or G * m)
+    flat = context.scores[term.name](groups.histories, groups.fields, rows)
+    scores: Matrix = flat.reshape(groups.items.shape)
+    if is_of_items:
+        return scores
+    n_items = (groups.items >= 0).sum(axis=-1)  # (n, G)
+    means: Matrix = scores.sum(axis=-1) / np.maximum(n_items, 1)
+    return means

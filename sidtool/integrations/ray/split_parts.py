@@ -1,0 +1,179 @@
+"""A split in parts, made by several processes: first the rows of each file are grouped by the parts
+of their users, then the rows of each part are split."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from sidtool.base.documents import sealed_text
+from sidtool.base.errors import DataError
+from sidtool.base.options import option
+from sidtool.data import EventColumns
+from sidtool.data.split import (
+    BUCKETS,
+    MANIFEST,
+    GroupedRows,
+    PartPlan,
+    SplitManifest,
+    SplitOptions,
+    SplitPart,
+    check_orders,
+    empty_part,
+    folder_name,
+    gather_rows,
+    group_rows,
+    joined_manifest,
+    split_part,
+)
+from sidtool.integrations.ray.output import PartFolder, PartReport, part_folder
+from sidtool.integrations.ray.run import RunOptions, make_parts
+from sidtool.integrations.ray.shards import file_versions, local_file, table_urls
+
+PARTS = 64
+"""Parts by default."""
+GROUPED = ".grouped"
+"""The folder of grouped rows, while the split is made."""
+
+
+@dataclass(frozen=True)
+class PartOptions(RunOptions):
+    """In how many parts a split is made."""
+
+    parts: int | None = option(None, minimum=2, maximum=BUCKETS, panel="Workers")
+    """Parts that users are divided into, each made alone and stored in files of its own. Default:
+    64 with --engine ray, else the files are those of all users."""
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether users are divided into parts."""
+        return self.parts is not None or self.engine == "ray"
+
+
+@dataclass(frozen=True)
+class EventFile:
+    """A file of events."""
+
+    number: int
+    url: str
+
+
+@dataclass(frozen=True)
+class UserPart:
+    """A part that has events, and the files with its rows."""
+
+    number: int
+    rows: int
+    files: tuple[Path, ...]
+
+
+def split_in_parts(
+    events: str,
+    out: str | Path,
+    options: SplitOptions | None = None,
+    *,
+    run: PartOptions | None = None,
+) -> SplitManifest:
+    """Split events into a folder that has files of its own for each of several parts of the users.
+
+    `events` is a folder of Parquet, a pattern such as `events/*.csv`, or a file, at any fsspec URL.
+    The digests of the split are those of `split_events`, and the files the same for any engine and
+    number of workers. An interrupted run is resumed from the files and parts that are finished.
+
+    Raises UsageError if the output exists, or for options that need the events of all users, and as
+    `split_events` does.
+
+    Examples:
+        >>> run = sidtool.PartOptions(parts=4)
+        >>> sidtool.split_in_parts("events.csv", "in-parts", run=run).counts.test
+        40
+    """
+    run = run or PartOptions()
+    plan = PartPlan(options or SplitOptions(), run.parts or PARTS)
+    urls = table_urls(events)
+    versions = file_versions(urls)
+    path, kept = local_file(urls[0])
+    columns = plan.columns_of(path)
+    del kept
+    fingerprint = {
+        "command": "split",
+        "source": events,
+        "source_files": versions,
+        "options": repr(plan.options),
+        "parts": plan.parts,
+    }
+    with part_folder(str(out), fingerprint, resume=run.resume, force=run.force) as folder:
+        shards = _grouped(plan, columns, events, urls, folder, run)
+        job = partial(_open_split, plan, columns, events, folder)
+        reports = make_parts(job, shards, folder, run)
+        made = {
+            shard.number: SplitPart.from_json(report.facts)
+            for shard, report in zip(shards, reports, strict=True)
+        }
+        parts = [made.get(part) or empty_part(plan, part) for part in range(plan.parts)]
+        manifest = joined_manifest(plan, columns, parts)
+        folder.finish(sealed_text(manifest.to_json()), MANIFEST)
+    return manifest
+
+
+def _grouped(
+    plan: PartPlan,
+    columns: EventColumns,
+    source: str,
+    urls: Sequence[str],
+    folder: PartFolder,
+    run: RunOptions,
+) -> list[UserPart]:
+    """Group the rows of each file -> the parts that have some. Raises DataError without any."""
+    grouped = folder.subfolder(GROUPED)
+    files = [EventFile(number, url) for number, url in enumerate(urls)]
+    reports = make_parts(partial(_open_grouping, plan, columns, grouped), files, grouped, run)
+    rows = [GroupedRows.from_json(report.facts) for report in reports]
+    check_orders(source, list(zip(urls, rows, strict=True)))
+    paths = tuple(Path(grouped.url) / report.name for report in reports)
+    totals = np.sum([of_file.counts for of_file in rows], axis=0).tolist()
+    if not any(totals):
+        raise DataError(f"{source} holds no events")
+    return [UserPart(part, total, paths) for part, total in enumerate(totals) if total]
+
+
+def _open_grouping(
+    plan: PartPlan, columns: EventColumns, folder: PartFolder
+) -> Callable[[EventFile], PartReport]:
+    def group(file: EventFile) -> PartReport:
+        path, kept = local_file(file.url)
+        name = f"{file.number:07d}.arrow"
+        with TemporaryDirectory(prefix="sidtool-") as place:
+            grouped = group_rows(plan, columns, path, Path(place) / name)
+            folder.put_file(name, Path(place) / name)
+        del kept
+        report = PartReport(name, sum(grouped.counts), "", {}, "", grouped.to_json())
+        return folder.record(file.number, report)
+
+    return group
+
+
+def _open_split(
+    plan: PartPlan, columns: EventColumns, source: str, folder: PartFolder
+) -> Callable[[UserPart], PartReport]:
+    def split(part: UserPart) -> PartReport:
+        name = folder_name(part.number)
+        with TemporaryDirectory(prefix="sidtool-") as place:
+            rows = Path(place) / "rows.parquet"
+            gather_rows(part.files, part.number, plan.parts, rows)
+            files = Path(place) / name
+            files.mkdir()
+            try:
+                made = split_part(plan, columns, part.number, rows, files)
+            except DataError as error:
+                of_part = f"part {part.number} of {plan.parts} of {source}"
+                raise DataError(str(error).replace(str(rows), of_part), hint=error.hint) from error
+            for file in made.files:
+                folder.put_file(f"{name}/{file}", files / file)
+        report = PartReport(name, part.rows, made.digests.train_digest, {}, "", made.to_json())
+        return folder.record(part.number, report)
+
+    return split
