@@ -30,8 +30,7 @@ from reinforce_table import METRICS, Values, differences, group_means
 from table import markdown, spread
 from variant_run import VariantRun, chosen_variants, run_variants, variant_parser
 
-from sidtool.data.fields.conditions import Condition
-from sidtool.data.fields.fields import need_field
+from sidtool.data.fields.fields import Condition, need_field
 from sidtool.evaluation.bootstrap import everyone
 from sidtool.model.prompt.template_slots import value_text
 

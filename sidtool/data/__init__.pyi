@@ -2,12 +2,12 @@ from .columns import CatalogColumns as CatalogColumns
 from .columns import EventColumns as EventColumns
 from .columns import EventNames as EventNames
 from .event_sort import Spill as Spill
-from .fields.conditions import Condition as Condition
 from .fields.field_columns import FieldName as FieldName
 from .fields.field_columns import FieldOptions as FieldOptions
 from .fields.fields import NO_FIELDS as NO_FIELDS
 from .fields.fields import TARGET as TARGET
 from .fields.fields import TARGET_VALUES as TARGET_VALUES
+from .fields.fields import Condition as Condition
 from .fields.fields import Fields as Fields
 from .fields.fields import FieldTypes as FieldTypes
 from .fields.fields import Value as Value
@@ -29,7 +29,6 @@ from .queries import Query as Query
 from .queries import compose_queries as compose_queries
 from .queries import read_queries as read_queries
 from .times import NUMBER as NUMBER
-from .times import time_format_hint as time_format_hint
 from .unknown_ids import UnknownIds as UnknownIds
 from .unknown_ids import UnknownOptions as UnknownOptions
 from .unknown_ids import guess_spelling as guess_spelling

@@ -19,7 +19,7 @@ from sidtool.data.columns import (
     choose_column,
     need_column,
 )
-from sidtool.data.tables.list_cells import parse_list
+from sidtool.data.tables.json_tables import parse_list
 from sidtool.data.tables.tables import column_names, read_columns
 
 DEFAULT_TEMPLATE = "{title}"

@@ -14,10 +14,10 @@ from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.options import option
 from sidtool.data.coded import Coded, object_array
 from sidtool.data.columns import USER_COLUMNS, need_column
-from sidtool.data.fields.conditions import Condition
 from sidtool.data.fields.fields import (
     TARGET,
     TARGET_VALUES,
+    Condition,
     FieldType,
     FieldTypes,
     Value,

@@ -5,13 +5,20 @@ A *feedback* column says how an event went (rating, watch time, behavior), so it
 the event. A *context* column says where it happened (device, place), so it is known before. A
 *user* field is the same for all events of a user (age, country)."""
 
-from collections.abc import Mapping, Sequence
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import JsonRecord, is_number
-from sidtool.data.times import parse_time
+from sidtool.data.coded import Coded
+from sidtool.data.times import NUMBER, parse_time
 
 Value = str | int | float
 """The value of a field. A missing one is None."""
@@ -201,3 +208,58 @@ def need_feedback_of_numbers(name: str, types: FieldTypes, option: str) -> None:
     hint = f"sidtool split EVENTS -o SPLIT --feedback {name}"
     if need_field(name, types.feedback, "feedback", hint) == "str":
         raise UsageError(f"{option} {name} is a field of texts, it needs numbers")
+
+
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+CONDITION = re.compile(rf"\s*(?P<field>.+?)\s*(?P<sign>{'|'.join(OPERATORS)})\s*(?P<value>.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of a field with a value, like `rating>=4` or `behavior=buy`."""
+
+    text: str
+    field: str
+    sign: str
+    value: str
+    option: str = "--target"
+    """what errors call it"""
+
+    @classmethod
+    def parse(cls, text: str, *, option: str = "--target") -> Self:
+        """Raises UsageError if a text is no comparison."""
+        match = CONDITION.fullmatch(text)
+        if match is None:
+            raise UsageError(
+                f"{option} {text!r} is no comparison", hint="like rating>=4 or behavior=buy"
+            )
+        return cls(text, match["field"], match["sign"], match["value"], option)
+
+    def holds(self, values: Sequence[Value | None], kind: FieldType) -> NDArray[np.bool_]:
+        """(n,): where the comparison holds; a missing value never fulfills it. Raises UsageError
+        if the type cannot be compared so."""
+        compare = OPERATORS[self.sign]
+        other: Value | Decimal = self.value
+        if kind != "str":
+            if not NUMBER.fullmatch(self.value):
+                raise UsageError(
+                    f"{self.option} {self.text!r} compares numbers with {self.value!r}"
+                )
+            # a float would round a whole number of more than 15 digits
+            other = Decimal(self.value) if kind == "int" else float(self.value)
+        elif self.sign not in ("=", "==", "!="):
+            raise UsageError(
+                f"{self.option} {self.text!r}: texts are equal (=) or not (!=)",
+                hint=f"if {self.field} holds numbers, --feedback {self.field}:float",
+            )
+        if isinstance(values, Coded):
+            return self.holds(values.names.tolist(), kind)[values.codes]
+        return np.array([value is not None and compare(value, other) for value in values])

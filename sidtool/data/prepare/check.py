@@ -18,13 +18,12 @@ from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
 from sidtool.data.prepare.guess import guess_flags
-from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.tables import (
     CatalogTable,
     EventTable,
     read_tables,
 )
-from sidtool.data.times import time_format_hint
+from sidtool.data.times import Moments, parse_moments, time_format_hint
 from sidtool.data.unknown_ids import UnknownIds, guess_spelling
 
 Kind = Literal[
@@ -49,16 +48,8 @@ Kind = Literal[
 ]
 STOPS: frozenset[Kind] = frozenset(
     {
-        "no_items",
-        "empty_item_id",
-        "duplicate_item_id",
-        "no_titles",
-        "empty_user",
-        "empty_event_item",
-        "empty_time",
-        "unreadable_time",
-        "mixed_time",
-        "mixed_time_unit",
+        *("no_items", "empty_item_id", "duplicate_item_id", "no_titles", "empty_user"),
+        *("empty_event_item", "empty_time", "unreadable_time", "mixed_time", "mixed_time_unit"),
         "nothing_to_evaluate",
     }
 )

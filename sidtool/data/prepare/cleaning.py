@@ -21,9 +21,8 @@ from sidtool.data.prepare.check import (
     report,
     unusable_events,
 )
-from sidtool.data.prepare.moments import Moments, parse_moments
 from sidtool.data.prepare.tables import CatalogTable, Cells, EventTable
-from sidtool.data.times import time_format_hint
+from sidtool.data.times import Moments, parse_moments, time_format_hint
 from sidtool.data.unknown_ids import known_spellings
 
 ITEM_COLUMNS = CatalogColumns("item_id", "title")

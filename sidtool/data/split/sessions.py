@@ -4,7 +4,6 @@ A user's sessions are given as the indexes at which they start: (0, 3, 7) are th
 to 6, and those from 7 on."""
 
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -81,12 +80,6 @@ class SessionTable:
         starts = np.flatnonzero(begins)
         return cls(rule, starts, np.append(starts[1:], len(begins)))
 
-    def within(self, start: int, stop: int) -> tuple[int, ...]:
-        """The starts of the sessions of a user whose events are from `start` to `stop`, counted
-        from `start`."""
-        first, last = np.searchsorted(self.starts, (start, stop))
-        return tuple((self.starts[first:last] - start).tolist())
-
 
 def read_sessions(path: Path, events: Interactions, rule: SessionRule) -> SessionTable:
     """The sessions of the events of a file, which were read with the cells of `rule.columns`.
@@ -125,11 +118,6 @@ def _named_begins(
     begins = np.ones(len(keys), dtype=np.bool_)
     begins[1:] = end[:-1] < np.arange(1, len(keys))
     return begins
-
-
-def session_of(starts: Sequence[int], index: int) -> int:
-    """The number of the session, from 0, of the event at an index."""
-    return bisect_right(starts, index) - 1
 
 
 def spans(starts: Sequence[int], n_events: int) -> list[range]:

@@ -11,8 +11,7 @@ from typing import Self
 
 from sidtool.base.errors import DataError
 from sidtool.data.columns import HISTORY_COLUMNS, ID_COLUMNS, USER_COLUMNS, need_column
-from sidtool.data.tables.json_tables import is_id
-from sidtool.data.tables.list_cells import parse_list
+from sidtool.data.tables.json_tables import is_id, parse_list
 from sidtool.data.tables.tables import column_names, read_columns
 
 Events = tuple[str, ...]

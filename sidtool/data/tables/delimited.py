@@ -127,52 +127,38 @@ def _fast_batches(
 
 
 def _quotes(path: Path, delimiter: str) -> Literal["none", "usual", "unusual"]:
-    """Whether a file has quotes, and whether each of them opens a cell, closes it or is doubled."""
-    scan = _QuoteScan(delimiter)
-    with open_file(path, skip_mark=False) as stream:
-        while scan.is_usual and (block := stream.read(SCAN_BYTES)):
-            scan.read(block)
-    if not scan.is_usual or scan.quotes % 2:
-        return "unusual"
-    return "usual" if scan.quotes else "none"
-
-
-class _QuoteScan:
-    """Counts the quotes of a file that is read in blocks.
+    """Whether a file has quotes, and whether each of them opens a cell, closes it or is doubled.
 
     Usual quotes open and close by turns: the first, third ... follows a delimiter, a line end or a
-    quote, and one of these follows the second, fourth ...
-    """
-
-    def __init__(self, delimiter: str) -> None:
-        self.quotes = 0
-        self.is_usual = True
-        self._size = 0
-        self._last = b"\n"
-        self._borders = np.zeros(256, dtype=np.bool_)
-        self._borders[[ord(delimiter), ord("\n"), ord("\r"), QUOTE]] = True
-
-    def read(self, block: bytes) -> None:
-        """Check the next block."""
-        self._size += len(block)
-        if self._size == len(block):
-            block = block.removeprefix(BOM_UTF8)
-        if b'"' in block or self._last == b'"':
-            # the last byte of the previous block is the neighbor of the first one of this
-            values = np.frombuffer(self._last + block, dtype=np.uint8)
-            places = np.flatnonzero(values == QUOTE)
-            if self._last == b'"':
-                self.quotes -= 1  # it is among `places` again
-            is_open = self.quotes % 2
-            opening = places[is_open::2]
-            before = values[opening[opening > 0] - 1]
-            closing_quotes = places[1 - is_open :: 2]
-            after = values[closing_quotes[closing_quotes + 1 < len(values)] + 1]
-            self.is_usual &= bool(self._borders[before].all() and self._borders[after].all())
-            self.quotes += len(places)
-        self._last = block[-1:]
-        if self.quotes % 2 and self._last == b"\r" and self._size % BLOCK_BYTES == 0:
-            self.is_usual = False  # pyarrow drops a line feed at the start of its next block
+    quote, and one of these follows the second, fourth ..."""
+    is_border = np.zeros(256, dtype=np.bool_)
+    is_border[[ord(delimiter), ord("\n"), ord("\r"), QUOTE]] = True
+    n_quotes = size = 0
+    last = b"\n"
+    with open_file(path, skip_mark=False) as stream:
+        while block := stream.read(SCAN_BYTES):
+            size += len(block)
+            if size == len(block):
+                block = block.removeprefix(BOM_UTF8)
+            if b'"' in block or last == b'"':
+                # the last byte of the previous block is the neighbor of the first one of this
+                values = np.frombuffer(last + block, dtype=np.uint8)
+                places = np.flatnonzero(values == QUOTE)
+                n_quotes -= last == b'"'  # it is among `places` again
+                is_open = n_quotes % 2
+                opening = places[is_open::2]
+                before = values[opening[opening > 0] - 1]
+                closing_quotes = places[1 - is_open :: 2]
+                after = values[closing_quotes[closing_quotes + 1 < len(values)] + 1]
+                if not (is_border[before].all() and is_border[after].all()):
+                    return "unusual"
+                n_quotes += len(places)
+            last = block[-1:]
+            if n_quotes % 2 and last == b"\r" and size % BLOCK_BYTES == 0:
+                return "unusual"  # pyarrow drops a line feed at the start of its next block
+    if n_quotes % 2:
+        return "unusual"
+    return "usual" if n_quotes else "none"
 
 
 def _read_strictly(

@@ -18,9 +18,8 @@ from sidtool.base.errors import (
     UsageError,
 )
 from sidtool.data.columns import EventNames
-from sidtool.data.fields.conditions import Condition
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
-from sidtool.data.fields.fields import NO_FIELDS, Fields, FieldType, FieldTypes
+from sidtool.data.fields.fields import NO_FIELDS, Condition, Fields, FieldType, FieldTypes
 from sidtool.data.split.files import SplitOptions, make_split, read_split, split_events, write_split
 from sidtool.data.split.histories import user_histories
 from sidtool.data.split.split import Split

@@ -20,13 +20,13 @@ from sidtool.data.prepare.check import (
     unordered_rows,
 )
 from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events
-from sidtool.data.prepare.moments import parse_moments
 from sidtool.data.prepare.tables import (
     CatalogTable,
     EventTable,
     read_catalog_table,
     read_event_table,
 )
+from sidtool.data.times import parse_moments
 from tests.data.tables.files import write_table
 
 ITEMS = {

@@ -1,5 +1,6 @@
 """Lists of targets, computed by hand and against their definition."""
 
+from bisect import bisect_right
 from typing import Any
 
 import pytest
@@ -9,7 +10,6 @@ from hypothesis import strategies as st
 from sidtool.base.errors import UsageError
 from sidtool.data.fields.fields import TARGET, TARGET_VALUES, Fields, FieldTypes
 from sidtool.data.split.list_targets import ListTargets, TargetList, target_lists
-from sidtool.data.split.sessions import session_of
 from sidtool.data.split.values import UserSequence
 
 
@@ -82,9 +82,9 @@ def test_every_list_is_of_one_session_behind_its_history(
     for each in lists:
         assert 1 <= len(each.targets) <= length
         assert 0 < each.start <= min(each.targets)
-        assert len({session_of(sessions, index) for index in each.targets}) == 1
+        assert len({bisect_right(sessions, index) for index in each.targets}) == 1
         assert len({items[index] for index in each.targets}) == len(each.targets)
-        first_of_session = sessions[session_of(sessions, each.targets[0])]
+        first_of_session = sessions[bisect_right(sessions, each.targets[0]) - 1]
         assert each.start >= first_of_session
     if stride <= length:  # no event but the first, and repeats of its list, is left out
         covered = {items[index] for each in lists for index in each.targets}

@@ -4,6 +4,7 @@ event of a held-out session is in training, or in the history of its own targets
 import dataclasses
 import itertools
 import json
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import SplitOptions, make_split, read_split, split_events, write_split
 from sidtool.data.split.histories import user_histories
-from sidtool.data.split.sessions import SessionRule, is_division, parse_duration, session_of, spans
+from sidtool.data.split.sessions import SessionRule, is_division, parse_duration, spans
 from sidtool.data.split.split import Split, count_leaks
 from tests.data.split.lines import write_lines
 
@@ -109,7 +110,7 @@ def check_no_leak(split: Split, events: list[Any]) -> None:
     for sequence in split.train:
         of_user = sorted((e for e in events if e[0] == sequence.user), key=lambda e: e[2])
         numbers = session_numbers([event[2] for event in of_user])
-        trained = [session_of(sequence.sessions, at) for at in range(len(sequence.items))]
+        trained = [bisect_right(sequence.sessions, at) - 1 for at in range(len(sequence.items))]
         assert trained == numbers[: len(trained)]
         for example in (*split.valid, *split.test):
             if example.user == sequence.user:

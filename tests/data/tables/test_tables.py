@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
 from sidtool.data.tables import containers, delimited, parquet
-from sidtool.data.tables.json_tables import json_lines
-from sidtool.data.tables.list_cells import parse_list
+from sidtool.data.tables.json_tables import json_lines, parse_list
 from sidtool.data.tables.tables import column_batches, column_names, read_columns
 from tests.data.tables.files import CONTAINERS, write_table
 
