@@ -86,11 +86,12 @@ def plan_push(
     checked = check_source(source, license)
     manifest = checked.manifest
     root = checked.storage.read(ROOTS[kind_of(manifest)]) or b""
+    versions = records.list_versions(registry)
     record = _record_of(
         manifest,
         hashlib.sha256(root).hexdigest(),
         checked.license or UNKNOWN_LICENSE,
-        records.last_record(registry),
+        records.read_record(registry, versions[0]) if versions else None,
     )
     published = records.read_record(registry, record.version)
     if published is not None:

@@ -111,12 +111,6 @@ def list_records(registry: Storage) -> list[VersionRecord]:
     return [record for version in versions if (record := read_record(registry, version))]
 
 
-def last_record(registry: Storage) -> VersionRecord | None:
-    """The record of the highest version, or None. Raises IntegrityError if it is damaged."""
-    versions = list_versions(registry)
-    return read_record(registry, versions[0]) if versions else None
-
-
 def read_record(registry: Storage, version: str) -> VersionRecord | None:
     """The record of a version, or None. Raises IntegrityError if it is damaged."""
     if not _VERSION.fullmatch(version):

@@ -246,7 +246,7 @@ def broken_parts(
         )
         bundle.lexical  # noqa: B018 (raises unless it is that of the recipe)
         expected = replace(items, stored_index=None)
-        broken = _broken_rows(bundle) + _repeated_ids(expected)
+        broken = _broken_rows(bundle, expected)
         for name, array in index_arrays(expected).items():
             if name in bundle.arrays and not np.array_equal(array, bundle.arrays[name]):
                 broken.append((name, "does not agree with the items"))
@@ -260,10 +260,11 @@ def broken_parts(
     return broken
 
 
-def _broken_rows(bundle: StoredBundle) -> list[tuple[str, str]]:
-    """What is wrong with the codes of rows and their order."""
-    broken = []
-    items, codebook = bundle.items, bundle.codebook
+def _broken_rows(bundle: StoredBundle, items: ItemMap) -> list[tuple[str, str]]:
+    """What is wrong with the codes and the ids of the items and their order; they have an index of
+    their own."""
+    broken: list[tuple[str, str]] = []
+    codebook = bundle.codebook
     if codebook is not None:
         first_code = codebook.params.first_code
         codes = items.codes[:, : len(codebook.levels)]  # an appended level counts from 0
@@ -275,19 +276,15 @@ def _broken_rows(bundle: StoredBundle) -> list[tuple[str, str]]:
     ties = np.flatnonzero(items.keys[1:] == items.keys[:-1]).tolist()
     if any(items.ids[row] >= items.ids[row + 1] for row in ties):
         broken.append(("items/id", "rows with equal SIDs are not in the order of their ids"))
-    return broken
-
-
-def _repeated_ids(items: ItemMap) -> list[tuple[str, str]]:
     hashes = items.index.hashes
     seen: set[str] = set()
-    ties = np.flatnonzero(hashes[1:] == hashes[:-1])
-    for row in items.index.rows[np.union1d(ties, ties + 1)].tolist():
-        text = items.ids[row]
-        if text in seen:
-            return [("items/id", f"the id {text[:80]!r} is repeated")]
-        seen.add(text)
-    return []
+    equal = np.flatnonzero(hashes[1:] == hashes[:-1])
+    for row in items.index.rows[np.union1d(equal, equal + 1)].tolist():
+        if items.ids[row] in seen:
+            broken.append(("items/id", f"the id {items.ids[row][:80]!r} is repeated"))
+            break
+        seen.add(items.ids[row])
+    return broken
 
 
 def bundle_layout(manifest: Manifest) -> dict[str, Expected]:

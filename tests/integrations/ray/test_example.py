@@ -16,11 +16,11 @@ def test_every_option_of_the_script_is_one_of_its_command() -> None:
     shared = re.search(r"^ray=\((.*)\)$", text, re.M)
     assert shared is not None
     lines = [line for line in text.splitlines() if line.startswith("sidtool ")]
-    assert len(lines) == 8
+    assert len(lines) == 9
     for line in lines:
         line = line.replace('"${ray[@]}"', shared[1])
         assert flags(line) <= known_flags(line.split()[1])
-    assert sum('"${ray[@]}"' in line for line in lines) == 4
+    assert sum('"${ray[@]}"' in line for line in lines) == 6
 
 
 def test_the_service_of_the_example_has_options_that_exist() -> None:
