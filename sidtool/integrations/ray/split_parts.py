@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from sidtool.base.documents import sealed_text
 from sidtool.base.errors import DataError
-from sidtool.base.options import option
+from sidtool.base.options import option, options_from
 from sidtool.data import EventColumns
 from sidtool.data.split import (
     BUCKETS,
@@ -76,8 +77,10 @@ def split_in_parts(
     options: SplitOptions | None = None,
     *,
     run: PartOptions | None = None,
+    **given: Any,
 ) -> SplitManifest:
     """Split events into a folder that has files of its own for each of several parts of the users.
+    The options may also be given as keywords.
 
     `events` is a folder of Parquet, a pattern such as `events/*.csv`, or a file, at any fsspec URL.
     The digests of the split are those of `split_events`, and the files the same for any engine and
@@ -92,7 +95,7 @@ def split_in_parts(
         40
     """
     run = run or PartOptions()
-    plan = PartPlan(options or SplitOptions(), run.parts or PARTS)
+    plan = PartPlan(options_from(SplitOptions, options, given), run.parts or PARTS)
     urls = table_urls(events)
     versions = file_versions(urls)
     path, kept = local_file(urls[0])
