@@ -116,17 +116,25 @@ def watch_actors() -> Iterator[dict[int, ActorUse]]:
 
 
 def _actors() -> Iterator[tuple[int, ActorUse]]:
+    """The actors of the nodes that this process started."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_bytes()
-            if not command.startswith(b"ray::_Actor"):
+            if not (process / "cmdline").read_bytes().startswith(b"ray::_Actor"):
                 continue
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            fields = _fields(process)
+            raylet = Path("/proc") / fields[1]
+            if int(_fields(raylet)[1]) != os.getpid():
+                continue
             memory = own_memory(process.name)
         except (OSError, StopIteration):
             continue  # it has just ended
         seconds = (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
         yield int(process.name), ActorUse(seconds, memory)
+
+
+def _fields(process: Path) -> list[str]:
+    """The fields of a process from its state on; the next one is its parent."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def measure(
