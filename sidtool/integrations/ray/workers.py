@@ -72,7 +72,8 @@ def _run_actors(
     n_cpus = int(ray.cluster_resources().get("CPU", 1))
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     n_workers = min(workers or n_gpus or n_cpus, len(shards))
-    restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    # a call that does not reach a dying node is a failed attempt, too: attempts are not counted
+    restarts = {"max_restarts": RESTARTS, "max_task_retries": -1}
     actor = ray.remote(_Actor).options(**restarts, **actor_resources(ray, n_workers))
     team = [actor.remote(job) for _ in range(n_workers)]
     waiting = iter(range(n_workers, len(shards)))
