@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.base.records import JsonRecord
+from sidtool.base.records import JsonRecord, Rule
 from sidtool.memory.content import ContentSettings
 from sidtool.memory.gate import LIMIT
 from sidtool.memory.manifest import MemoryManifest
@@ -111,7 +111,7 @@ class Reranker(JsonRecord):
     """base64 of float32, little-endian: the arrays of SHAPES of one network after the other"""
     scale: float
     """of the networks' scores, above 0 and at most 1"""
-    new_item_bonus: float
+    new_item_bonus: Annotated[float, Rule("a number from 0 to 10", minimum=0, maximum=MAX_BONUS)]
     """added to the scores of items without training events, 0 to MAX_BONUS"""
     exclude_seen: bool
     """whether items of the history were left out where it was fitted"""
@@ -133,10 +133,6 @@ class Reranker(JsonRecord):
             raise UsageError(f"a scale of a re-ranker is at least {1 / LIMIT:g}")
         if not 0 < self.scale <= 1:
             raise UsageError(f"a re-ranker's scale is above 0 and at most 1, not {self.scale}")
-        if not 0 <= self.new_item_bonus <= MAX_BONUS:
-            raise UsageError(
-                f"a re-ranker's bonus of new items is 0 to {MAX_BONUS:g}, not {self.new_item_bonus}"
-            )
         if not self.networks:
             raise UsageError("a re-ranker has at least one network")
 

@@ -79,7 +79,6 @@ def read_sealed(value: dict[str, object], *, is_sealed: bool) -> None:
         ({"means": (1e9,) * 22}, "of a re-ranker's means is larger than 1e"),
         ({"scales": (0.0,) * 22}, "a scale of a re-ranker is at least 1e-06"),
         ({"scale": 0.0}, "scale is above 0 and at most 1, not 0"),
-        ({"new_item_bonus": -0.1}, "bonus of new items is 0 to 10, not -0.1"),
         ({"weights": "?"}, "not base64"),
         ({"weights": ""}, "1 to 16 networks of 14104 bytes, not 0 bytes"),
         ({"weights": "AAAA"}, "not 3 bytes"),

@@ -89,6 +89,6 @@ def _user(cells: Cells, names: Sequence[str], items: Sequence[str] | None) -> st
     for name in names:
         n_values = len(set(cells[name]))
         is_of_item = items and len(set(zip(items, cells[name], strict=True))) == len(set(items))
-        if n_values <= MIN_SHARE * len(cells[name]) and not is_of_item:
+        if n_values <= MIN_SHARE * len(cells[name]) and (n_values == 1 or not is_of_item):
             distinct[name] = n_values
     return max(distinct, key=lambda name: distinct[name], default=None)
