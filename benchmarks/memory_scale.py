@@ -74,9 +74,9 @@ def inputs(n_items: int, n_events: int) -> tuple[Any, Any]:
     return Split("leave-one-out", train, held_out, held_out), bundle
 
 
-def own_memory() -> int:
-    """Bytes of anonymous memory of this process. Linux only."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def own_memory(process: str = "self") -> int:
+    """Bytes of anonymous memory of a process, by default this one. Linux only."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
 
 

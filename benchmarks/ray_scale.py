@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 from environment import environment
+from memory_scale import own_memory
 from table import markdown
 
 WORDS = ("red", "blue", "steel", "oak", "lamp", "desk", "soap", "novel", "kettle", "bottle")
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-SAMPLE_SECONDS = 0.25
+SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -83,37 +84,57 @@ def parts_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
 
 
+@dataclass(frozen=True)
+class ActorUse:
+    """What one worker's process has used."""
+
+    cpu_seconds: float
+    peak: int
+    """its own memory, bytes"""
+
+
 @contextmanager
-def cpu_of_actors() -> Iterator[dict[int, float]]:
-    """CPU seconds by process of the actors that run during the block. They are looked at again and
+def watch_actors() -> Iterator[dict[int, ActorUse]]:
+    """The use of each actor that runs during the block, by process. They are looked at again and
     again, since they are gone at its end."""
-    seconds: dict[int, float] = {}
+    used: dict[int, ActorUse] = {}
     ended = threading.Event()
 
     def look() -> None:
         while not ended.wait(SAMPLE_SECONDS):
-            seconds.update(_actors())
+            for process, use in _actors():
+                before = used.get(process, use)
+                used[process] = replace(use, peak=max(use.peak, before.peak))
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
-        yield seconds
+        yield used
     finally:
         ended.set()
         thread.join()
 
 
-def _actors() -> dict[int, float]:
-    found = {}
+def _actors() -> Iterator[tuple[int, ActorUse]]:
+    """The actors of the nodes that this process started."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_bytes()
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
+            if not (process / "cmdline").read_bytes().startswith(b"ray::_Actor"):
+                continue
+            fields = _fields(process)
+            raylet = Path("/proc") / fields[1]
+            if int(_fields(raylet)[1]) != os.getpid():
+                continue
+            memory = own_memory(process.name)
+        except (OSError, StopIteration):
             continue  # it has just ended
-        if command.startswith(b"ray::_Actor"):
-            found[int(process.name)] = (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
-    return found
+        seconds = (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        yield int(process.name), ActorUse(seconds, memory)
+
+
+def _fields(process: Path) -> list[str]:
+    """The fields of a process from its state on; the next one is its parent."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 def measure(
@@ -139,7 +160,7 @@ def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, coun
     if count:
         options = replace(options, engine="ray", workers=count)
     cluster = ray_cluster(count) if count else nullcontext()
-    with cluster, cpu_of_actors() as actors:  # the start of the cluster is not measured
+    with cluster, watch_actors() as actors:  # the start of the cluster is not measured
         start = now()
         own = time.process_time()
         run(folder / f"{name}-{count}", options)
@@ -148,7 +169,7 @@ def _measure_once(name: str, run: Callable[[Path, Any], Any], folder: Path, coun
     n_loaded = max(count, 1)
     per_part = (done[-1] - done[n_loaded - 1]) / max(len(done) - n_loaded, 1)
     # an actor that died before it had a shard is none of the workers
-    cpu = sorted(actors.values(), reverse=True)[:count] if count else [own]
+    cpu = sorted((use.cpu_seconds for use in actors.values()), reverse=True)[:count] or [own]
     return Measured(name, count, seconds, per_part, cpu, os.getloadavg()[0])
 
 

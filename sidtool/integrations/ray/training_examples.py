@@ -78,10 +78,9 @@ class ClusterExamples:
         parts.mkdir()
         folder = PartFolder(str(parts.absolute()))
         shards = list(task_shards(job, self.users, _folder_users(self.inputs.split)))
+        run = replace(self.run, progress=self.run.progress or job.progress)
         try:
-            reports = make_parts(
-                partial(_open_inputs, self.inputs, folder), shards, folder, self.run
-            )
+            reports = make_parts(partial(_open_inputs, self.inputs, folder), shards, folder, run)
             with path.open("wb") as stream:
                 for report in reports:
                     with (parts / report.name).open("rb") as part:

@@ -72,22 +72,24 @@ def _run_actors(
     n_cpus = int(ray.cluster_resources().get("CPU", 1))
     n_gpus = int(ray.cluster_resources().get("GPU", 0))
     n_workers = min(workers or n_gpus or n_cpus, len(shards))
-    restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    # a call that does not reach a dying node is a failed attempt, too: attempts are not counted
+    restarts = {"max_restarts": RESTARTS, "max_task_retries": -1}
     actor = ray.remote(_Actor).options(**restarts, **actor_resources(ray, n_workers))
     team = [actor.remote(job) for _ in range(n_workers)]
-    idle = list(team)
-    waiting = list(range(len(shards)))[::-1]
+    waiting = iter(range(n_workers, len(shards)))
     running: dict[Any, tuple[Any, int]] = {}
     try:
-        while waiting or running:
-            while idle and waiting:
-                worker = idle.pop()
-                index = waiting.pop()
-                running[worker.run.remote(shards[index])] = (worker, index)
+        for index, worker in enumerate(team):
+            running[worker.run.remote(shards[index])] = (worker, index)
+        while running:
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
             worker, index = running.pop(ready)
             yield index, _result(ray, ready)
-            idle.append(worker)
+            following = next(waiting, None)
+            if following is None:
+                ray.kill(worker)  # one that lost its node may wait for its processor
+            else:
+                running[worker.run.remote(shards[following])] = (worker, following)
     finally:
         # after an error the traceback would keep them, and their processors, alive
         for worker in team:

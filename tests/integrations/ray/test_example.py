@@ -1,9 +1,16 @@
 """The commands of examples/ray exist, with their options."""
 
+import json
+import os
 import re
+import subprocess
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
+import pytest
 import typer
+import yaml
 
 from sidtool.cli.main import app
 
@@ -15,12 +22,49 @@ def test_every_option_of_the_script_is_one_of_its_command() -> None:
     text = (FOLDER / "run.sh").read_text()
     shared = re.search(r"^ray=\((.*)\)$", text, re.M)
     assert shared is not None
-    lines = [line for line in text.splitlines() if line.startswith("sidtool ")]
+    lines = re.findall(r"^(?:unless \S+ )?(sidtool .*)$", text, re.M)
     assert len(lines) == 9
     for line in lines:
         line = line.replace('"${ray[@]}"', shared[1])
         assert flags(line) <= known_flags(line.split()[1])
     assert sum('"${ray[@]}"' in line for line in lines) == 6
+
+
+def test_a_second_call_makes_what_is_missing(tmp_path: Path) -> None:
+    """By a `sidtool` that writes its words to a log, and makes its output."""
+    fake = tmp_path / "bin" / "sidtool"
+    fake.parent.mkdir()
+    outputs = '[ "$1" != -o ] || touch "$2" "$2.meta.json"'
+    script = [
+        "#!/bin/bash",
+        'echo "$1" >> "$LOG"',
+        f"while [ $# -gt 0 ]; do {outputs}; shift; done",
+    ]
+    fake.write_text("\n".join(script) + "\n")
+    fake.chmod(0o755)
+    out = tmp_path / "out"
+    out.mkdir()
+    environ = os.environ | {"LOG": str(tmp_path / "log")}
+    environ["PATH"] = f"{fake.parent}:{environ['PATH']}"
+    environ.pop("CLUSTER", None)
+    inputs = ("items", "events", "requests", "encoder", "model")
+    call = ["bash", str(FOLDER / "run.sh"), *inputs, str(out)]
+    subprocess.run(call, check=True, env=environ)
+    first = (tmp_path / "log").read_text().split()
+    assert len(first) == 9
+    (out / "memory.zarr").unlink()
+    subprocess.run(call, check=True, env=environ)
+    assert (tmp_path / "log").read_text().split()[9:] == ["build-memory", "evaluate"]
+
+
+def test_the_cluster_of_the_example_is_one_of_ray() -> None:
+    pytest.importorskip("ray")
+    cluster = yaml.safe_load((FOLDER / "cluster.yaml").read_text())
+    schema = json.loads((files("ray") / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
+    types = cluster["available_node_types"]
+    assert cluster["head_node_type"] in types
+    assert types["worker"]["min_workers"] <= cluster["max_workers"]
 
 
 def test_the_service_of_the_example_has_options_that_exist() -> None:

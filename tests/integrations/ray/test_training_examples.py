@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.progress import Progress
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
@@ -57,7 +58,12 @@ def inputs_of(
     )
 
 
-def make(inputs: SftInputs, out: Path, writer: ClusterExamples | None = None) -> dict[str, Any]:
+def make(
+    inputs: SftInputs,
+    out: Path,
+    writer: ClusterExamples | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     lineage = make_sft(
         inputs.bundle,
         inputs.items,
@@ -67,6 +73,7 @@ def make(inputs: SftInputs, out: Path, writer: ClusterExamples | None = None) ->
         catalog_options=inputs.catalog_options,
         weights=inputs.weights,
         writer=writer,
+        progress=progress,
     )
     return lineage.to_json()
 
@@ -88,6 +95,18 @@ def check_same(inputs: SftInputs, folder: Path, users: int = 7) -> None:
 def test_all_tasks(tmp_path: Path, bundle: Bundle, catalog: Items, split: Split) -> None:
     weights = {task: 1.0 + number % 2 for number, task in enumerate(ALL_TASKS)}
     check_same(inputs_of(tmp_path, bundle, catalog, split, tasks=weights), tmp_path)
+
+
+def test_progress_is_that_of_the_parts(
+    tmp_path: Path, bundle: Bundle, catalog: Items, split: Split
+) -> None:
+    inputs = inputs_of(tmp_path, bundle, catalog, split, tasks={"sequence": 1.0})
+    n_parts = -(-len(split.train) // 7)
+    steps: list[tuple[int, int]] = []
+    writer = ClusterExamples(inputs, RunOptions(), users=7)
+    make(inputs, tmp_path / "train.jsonl", writer, lambda *step: steps.append(step))
+    assert n_parts > 1
+    assert steps == [(part, n_parts) for part in range(1, n_parts + 1)]
 
 
 def test_a_worker_reads_one_part_of_a_split_in_parts(

@@ -1,0 +1,296 @@
+"""Measure split, make-sft and build-memory by workers on two nodes, beside one process.
+
+    python benchmarks/cluster.py 100000 1000000 [10000000] [-o RESULT.json]
+
+The nodes are two raylets on this machine, each with an object store of its own and one core that
+its worker does not leave; one process has one core, too. Events are those of `data_path.py`, in
+eight Parquet files. Each run is a process of its own: the command, which the workers' CPU seconds
+and memory do not contain. Those of the workers contain their imports. Bytes shuffled are the files
+that one worker writes for another: events by part, pairs by block, examples to be joined. Digests
+of every run are compared with those of one process."""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_path import item_count, write_bundle, write_catalog, write_events
+from environment import command_line, environment
+from memory_scale import own_memory, peak_memory
+from ray_scale import watch_actors
+from table import markdown
+
+FILES = 8
+"""Files of events."""
+STORE = 128 << 20
+"""Bytes of a node's object store."""
+WORKERS = (0, 1, 2)
+"""0 is one process."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the process of a command measures of itself."""
+
+    digest: str
+    seconds: float
+    cpu_seconds: float
+    peak: int
+    """bytes of its own memory"""
+    shuffled: int
+    """bytes of the files that workers exchange"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One step by a number of workers."""
+
+    step: str
+    events: int
+    workers: int
+    command: Command
+    worker_cpu_seconds: float
+    """of all workers"""
+    worker_peak: int
+    """bytes of the largest worker's own memory"""
+
+
+@dataclass
+class Exchange:
+    """The bytes of the files that workers exchange, whenever all parts of a kind are made."""
+
+    folder: Path
+    pattern: str
+    bytes: int = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total:
+            self.bytes = sum(path.stat().st_size for path in self.folder.glob(self.pattern))
+
+
+Step = Callable[[Path, Path, int, Exchange], str]
+"""Makes an output of a folder of inputs, with so many workers -> its digest."""
+
+
+def split(folder: Path, out: Path, workers: int, exchange: Exchange) -> str:
+    """`sidtool split`; the digest is that of all events."""
+    from sidtool import PartOptions, split_events, split_in_parts
+
+    if not workers:
+        return split_events(folder / "events.parquet", out).digest
+    run = PartOptions(engine="ray", workers=workers, progress=exchange)
+    return split_in_parts(str(folder / "events"), out, run=run).digest
+
+
+def make_sft(folder: Path, out: Path, workers: int, exchange: Exchange) -> str:
+    """`sidtool make-sft --task sequence=1`; the digest is that of the file."""
+    from sidtool import ClusterExamples
+    from sidtool import make_sft as write_examples
+    from sidtool.examples import SftInputs, SftOptions
+    from sidtool.integrations.ray import RunOptions
+
+    bundle, items, parts = str(folder / "shop.zarr"), folder / "items.parquet", folder / "split"
+    options = SftOptions({"sequence": 1.0})
+    inputs = SftInputs(bundle, items, parts, options)
+    writer = None
+    if workers:
+        writer = ClusterExamples(inputs, RunOptions("ray", workers, progress=exchange))
+    write_examples(bundle, items, parts, out, options, writer=writer)
+    with out.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def build_memory(folder: Path, out: Path, workers: int, exchange: Exchange) -> str:
+    """`sidtool build-memory` without content."""
+    from sidtool import build_memory as build
+    from sidtool import open_bundle, open_split
+    from sidtool.integrations.ray import ClusterPairs, PairOptions
+
+    place = str(folder / "shop.zarr")
+    bundle = open_bundle(place)
+    if not workers:
+        memory = build(open_split(folder / "split"), bundle)
+        memory.save(out)
+        return memory.digest
+    options = PairOptions("ray", workers)
+    with ClusterPairs.opened(folder / "split", place, out, options, exchange) as counter:
+        memory = build(counter.manifest, bundle, counter=counter)
+        memory.save(out)
+    return memory.digest
+
+
+@dataclass(frozen=True)
+class StepFiles:
+    """A step, the name of its output, and where its workers exchange files beside that."""
+
+    run: Step
+    out: str
+    exchanged: str
+
+
+STEPS = {
+    "split": StepFiles(split, "split", "*.partial/.grouped/*.arrow"),
+    "make-sft": StepFiles(make_sft, "train.jsonl", "**/.*.parts/part-*"),
+    "build-memory": StepFiles(build_memory, "memory.zarr", "*.pairs.partial/*/0*"),
+}
+
+
+def write_inputs(folder: Path, events: int) -> None:
+    """Events as one file and as FILES files with the same rows, a catalog and a bundle."""
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    write_events(folder / "events.csv", events)
+    table = csv.read_csv(folder / "events.csv")
+    (folder / "events.csv").unlink()
+    pq.write_table(table, folder / "events.parquet")
+    (folder / "events").mkdir()
+    for number in range(FILES):
+        first, stop = (at * len(table) // FILES for at in (number, number + 1))
+        pq.write_table(table.slice(first, stop - first), folder / "events" / f"{number}.parquet")
+    write_catalog(folder / "items.parquet", item_count(events))
+    write_bundle(folder / "shop.zarr", item_count(events))
+
+
+def run_command(step: str, folder: Path, workers: int) -> Command:
+    """Run a step in this process, by the workers of the cluster of RAY_ADDRESS if there are any."""
+    import pyarrow as pa
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    files = STEPS[step]
+    out = folder / f"{step}-{workers}" / files.out
+    out.parent.mkdir()
+    exchange = Exchange(out.parent, files.exchanged)
+    peaks: list[int] = []
+    clocks = time.perf_counter(), time.process_time()
+    with peak_memory(peaks):
+        digest = files.run(folder, out, workers, exchange)
+    return Command(
+        digest=digest,
+        seconds=time.perf_counter() - clocks[0],
+        cpu_seconds=time.process_time() - clocks[1],
+        peak=max(peaks[0], own_memory()),
+        shuffled=exchange.bytes,
+    )
+
+
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """A cluster of two raylets, each on one core -> its address."""
+    from ray.cluster_utils import Cluster
+
+    cores = sorted(os.sched_getaffinity(0))
+    node = {"num_cpus": 1, "object_store_memory": STORE}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    os.sched_setaffinity(0, cores[:1])
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    try:
+        os.sched_setaffinity(0, cores[-1:])
+        cluster.add_node(**node)
+        cluster.wait_for_nodes()
+        os.sched_setaffinity(0, cores)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def measure(step: str, events: int, folder: Path, workers: int, address: str) -> Measured:
+    """`run_command` in a process on one core."""
+    call = json.dumps([step, str(folder), workers])
+    line = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    line += [sys.executable, __file__, "--child", call]
+    environ = os.environ | {"RAY_ADDRESS": address}
+    with watch_actors() as actors:
+        ran = subprocess.run(line, check=True, stdout=subprocess.PIPE, env=environ)
+    return Measured(
+        step=step,
+        events=events,
+        workers=workers,
+        command=Command(**json.loads(ran.stdout)),
+        worker_cpu_seconds=sum(use.cpu_seconds for use in actors.values()),
+        worker_peak=max((use.peak for use in actors.values()), default=0),
+    )
+
+
+def measure_size(events: int, address: str) -> list[Measured]:
+    """Every step, by one process and by workers. Exits if their digests differ."""
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_inputs(folder, events)
+        for step in STEPS:
+            for workers in WORKERS:
+                results.append(measure(step, events, folder, workers, address))
+                print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
+                if results[-1].command.digest != results[-1 - workers].command.digest:
+                    raise SystemExit(f"{step}: the output of {workers} workers differs")
+            if step == "split":
+                (folder / "split-2" / "split").rename(folder / "split")
+    return results
+
+
+def table(results: list[Measured]) -> str:
+    """Each run beside that of one worker."""
+    mib = 1 << 20
+    alone = {(one.step, one.events): one.command for one in results if one.workers == 1}
+    header = ["events", "step", "workers", "seconds", "speed-up", "CPU seconds of the command"]
+    header += ["of all workers", "peak of the command, MiB", "of a worker", "shuffled, MiB"]
+    rows = []
+    for one in results:
+        command = one.command
+        rows.append(
+            (
+                f"{one.events:,}",
+                one.step,
+                one.workers or "none",
+                f"{command.seconds:.1f}",
+                f"{alone[one.step, one.events].seconds / command.seconds:.2f}",
+                f"{command.cpu_seconds:.1f}",
+                f"{one.worker_cpu_seconds:.1f}" if one.workers else "",
+                f"{command.peak / mib:,.0f}",
+                f"{one.worker_peak / mib:,.0f}" if one.workers else "",
+                f"{command.shuffled / mib:,.1f}" if one.workers else "",
+            )
+        )
+    return markdown(header, rows)
+
+
+def main() -> None:
+    """Measure each size, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("events", type=int, nargs="*", default=[100_000, 1_000_000])
+    parser.add_argument("-o", "--out", type=Path, help="write the results to this file")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is not None:
+        step, folder, workers = args.child
+        print(json.dumps(asdict(run_command(step, Path(folder), workers))))
+        return
+    before = os.getloadavg()[0]
+    with two_nodes() as address:
+        results = [one for events in args.events for one in measure_size(events, address)]
+    print(table(results))
+    if args.out is not None:
+        report = {
+            "results": [asdict(one) for one in results],
+            "load_before": before,
+            "load_after": os.getloadavg()[0],
+            "command": command_line("cluster.py", sys.argv[1:]),
+            **environment(),
+        }
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
