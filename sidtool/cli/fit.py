@@ -57,7 +57,8 @@ def fit(
         say_json(fitted.to_json())
     else:
         say(str(fitted.verdict), f"report: {fitted.report}")
-    note(f"{fitted.script} has the commands; they took {fitted.seconds / 60:.1f} min")
+    took = f"{fitted.seconds / 60:.1f} of {fitting.minutes:g} min"
+    note(f"{fitted.script} has the commands; they took {took}")
     return next_step(fitted.next)
 
 

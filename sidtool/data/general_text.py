@@ -9,8 +9,8 @@ from pathlib import Path
 from sidtool.base.errors import DataError
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
-from sidtool.data.tables.containers import require_regular
 from sidtool.data.tables.json_tables import json_lines
+from sidtool.data.tables.opening import require_regular
 
 HELD_OUT_SHARE = 0.05
 MOST_HELD_OUT = 200

@@ -20,7 +20,7 @@ from sidtool.base.threads import in_threads, read_ahead
 from sidtool.data.coded import ArrowCodes, Coded, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
-from sidtool.data.tables.containers import Column
+from sidtool.data.tables.opening import Column
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import (
     check_one_unit,
@@ -83,7 +83,7 @@ def read_interactions(
     spill: Spill | None = None,
     threads: int = 1,
 ) -> Interactions:
-    """Read events from a file of any type (`containers`), with the cells of `further` columns.
+    """Read events from a file of any type (`CONTAINERS`), with the cells of `further` columns.
 
     Columns that are not named are those that a split has `recorded`, if the file has them, or
     guessed from USER_COLUMNS, ID_COLUMNS and ORDER_COLUMNS. Order is a number in all rows, or an

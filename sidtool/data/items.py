@@ -89,7 +89,7 @@ def read_items(
     empty_text: EmptyText = "id",
     recorded: CatalogColumns | None = None,
 ) -> Items:
-    """Read a catalog from a file of any type (`containers`).
+    """Read a catalog from a file of any type (`tables.CONTAINERS`).
 
     Columns that are not named are those that a bundle has `recorded`, if the file has them, or
     guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,

@@ -11,8 +11,8 @@ from zipfile import ZipFile
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import MAX_EXPANSION
 from sidtool.data.tables.json_tables import is_id
+from sidtool.data.tables.opening import MAX_EXPANSION
 
 CODECS = {
     *("bytes", "transpose", "crc32c", "sharding_indexed", "vlen-utf8", "vlen-bytes"),

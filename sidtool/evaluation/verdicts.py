@@ -56,6 +56,8 @@ def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
         sentences.append(f"re-ranked {compared.place(MIXTURE, 'the mixture')}")
     if compared.standing(OTHER_MODEL) != "unknown":
         sentences.append(f"model {compared.place(OTHER_MODEL, f'the {OTHER_MODEL}')}")
+    if compared.standing(ITEM_KNN) != "unknown":
+        sentences.append("item-kNN is not tuned")
     sentences += _limits(evaluation)
     return EvaluationVerdict(compared.standing(ITEM_KNN), tuple(sentences), _advice(compared))
 

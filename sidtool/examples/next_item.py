@@ -27,7 +27,7 @@ from sidtool.examples.task import Copies, ExampleContext, TrainingExample
 from sidtool.model.prompt import Segment, begin, catalog, template, value_text
 
 
-class ItemTexts(NamedTuple):
+class ShownItems(NamedTuple):
     """What is shown of each item, by its row in the bundle."""
 
     numbers: Numbers
@@ -105,15 +105,15 @@ class EventLines:
         longest_answer = int(self._answers.characters.max(initial=0))
         self._spans = CatalogSpans(self._texts, longest_prompt, longest_answer)
 
-    def _sids(self, rows: Numbers, *, begin_token: bool = True) -> ItemTexts:
+    def _sids(self, rows: Numbers, *, begin_token: bool = True) -> ShownItems:
         """SIDs; without the begin token as answers, since the prompt ends with it."""
         texts, n_tokens = self._context.sid_texts(rows, begin_token=begin_token)
         numbers = self._texts.add_by_row(escaped(texts), rows)
         none = np.zeros_like(numbers)
         tokens = none if self._context.encoder is None else none + n_tokens
-        return ItemTexts(numbers, numbers, tokens, none)
+        return ShownItems(numbers, numbers, tokens, none)
 
-    def _titles(self, rows: Numbers, column: str) -> ItemTexts:
+    def _titles(self, rows: Numbers, column: str) -> ShownItems:
         """A column of the catalog."""
         texts = [self._context.texts.text(column, row) for row in rows.tolist()]
         in_json = list(escaped(texts))
@@ -124,7 +124,7 @@ class EventLines:
         tokens, characters = np.zeros_like(numbers), np.zeros_like(numbers)
         tokens[rows] = [self._n_tokens([catalog(text)]) for text in texts]
         characters[rows] = [len(text) for text in texts]
-        return ItemTexts(numbers, next_numbers, tokens, characters)
+        return ShownItems(numbers, next_numbers, tokens, characters)
 
     def _n_tokens(self, segments: Sequence[Segment]) -> int:
         return 0 if self._context.encoder is None else self._context.encoder.length(segments)

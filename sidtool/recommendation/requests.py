@@ -238,7 +238,9 @@ def _ids(value: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
     if ids is None:
         return None
     if not isinstance(ids, list | tuple) or not all(isinstance(item, str) for item in ids):
-        raise DataError(f"{key!r} of a request is a list of item ids, not {_brief(ids)}")
+        raise DataError(
+            f"{key!r} of a request is a list of item ids, which are strings, not {_brief(ids)}"
+        )
     return tuple(ids)
 
 

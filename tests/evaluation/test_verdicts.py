@@ -54,6 +54,7 @@ def test_a_model_alone_is_placed_beside_item_knn() -> None:
     behind = verdict(evaluated(0.053, differences={"item-knn": gain(-0.007, -0.012, -0.003)}))
     assert str(behind) == (
         "model 12% behind item-kNN (ndcg@10 .0530 against .0600, 95% interval -20% to -5%)"
+        "; item-kNN is not tuned"
     )
     assert behind.standing == "behind"
     assert behind.advice == "add a memory: build-memory, then tune-memory"
@@ -61,6 +62,7 @@ def test_a_model_alone_is_placed_beside_item_knn() -> None:
     assert level.standing == "level"
     assert level.sentences == (
         "model level with item-kNN (ndcg@10 .0610 against .0600, 95% interval -5% to +10%)",
+        "item-kNN is not tuned",
     )
     hopeless = verdict(evaluated(0.001, differences={"item-knn": gain(-0.059, -0.07, -0.05)}))
     assert "95% interval -100% to -83%" in str(hopeless)
@@ -81,6 +83,7 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
         "model 11% behind item-kNN (95% interval -17% to -5%), with memory 19% ahead "
         "(ndcg@10 .0714 against .0600, 95% interval +12% to +26%)",
         "model with memory 5% ahead of the memory alone (95% interval +2% to +8%)",
+        "item-kNN is not tuned",
         "4% of targets are new items",
     )
     assert answer.standing == "ahead"
@@ -103,6 +106,7 @@ def test_what_limits_the_figures_is_said() -> None:
     answer = verdict(evaluated(differences=differences, new=150, missing=15, users=60))
     assert answer.sentences[1:] == (
         "model 17% behind the other model (95% interval -33% to -3%)",
+        "item-kNN is not tuned",
         "15% of targets are new items",
         "1.5% of targets cannot be recommended",
         "with 60 users only large differences show",
@@ -122,6 +126,7 @@ def test_a_baseline_without_hits_has_no_percentages() -> None:
     assert str(verdict(evaluation)) == (
         "model .0200 ahead of item-kNN "
         "(ndcg@10 .0200 against .0000, 95% interval +0.0100 to +0.0300)"
+        "; item-kNN is not tuned"
     )
 
 

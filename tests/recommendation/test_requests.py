@@ -112,11 +112,23 @@ def test_keys_of_other_purposes_pass() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("history", "12", "'history' of a request is a list of item ids, not \"12\""),
-        ("history", [1, 2], "'history' of a request is a list of item ids, not [1, 2]"),
-        ("history", {"a"}, "'history' of a request is a list of item ids, not \"{'a'}\""),
-        ("deny", "i1", "'deny' of a request is a list of item ids, not \"i1\""),
-        ("allow", 5, "'allow' of a request is a list of item ids, not 5"),
+        (
+            "history",
+            "12",
+            "'history' of a request is a list of item ids, which are strings, not \"12\"",
+        ),
+        (
+            "history",
+            [1, 2],
+            "'history' of a request is a list of item ids, which are strings, not [1, 2]",
+        ),
+        (
+            "history",
+            {"a"},
+            "'history' of a request is a list of item ids, which are strings, not \"{'a'}\"",
+        ),
+        ("deny", "i1", "'deny' of a request is a list of item ids, which are strings, not \"i1\""),
+        ("allow", 5, "'allow' of a request is a list of item ids, which are strings, not 5"),
         ("text", 3, "'text' of a request is a string, not 3"),
         ("user", True, "'user' of a request is a string or an integer, not true"),
         ("fields", None, "'fields' of a request is a Fields, not null"),

@@ -15,8 +15,8 @@ from typing import Any, Literal
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
 from sidtool.data.prepare.raw import Cells, headless_batches, row_batches, table_batches
-from sidtool.data.tables.containers import open_file, read_errors
 from sidtool.data.tables.json_tables import as_text, json_lines
+from sidtool.data.tables.opening import open_file, read_errors
 
 Year = Literal["2014", "2018", "2023"]
 OLD_KEYS = {"user": "reviewerID", "item": "asin", "order": "unixReviewTime", "rating": "overall"}

@@ -4,6 +4,7 @@ The commands that read data stop at the first problem. This report counts all of
 examples, and says which of them would stop a build."""
 
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.errors import RefusedError
+from sidtool.base.errors import RefusedError, SidtoolWarning
 from sidtool.base.records import JsonRecord
 from sidtool.data.columns import CatalogColumns, EventColumns, EventNames
 from sidtool.data.items import CatalogNames
@@ -41,6 +42,7 @@ Kind = Literal[
     "mixed_time",
     "mixed_time_unit",
     "unordered",
+    "tied_time",
     "duplicate_event",
     "single_event_user",
     "nothing_to_evaluate",
@@ -70,11 +72,14 @@ MEANINGS: dict[Kind, str] = {
     "mixed_time": "times of the rarer kind, where numbers and dates are mixed",
     "mixed_time_unit": "times in a finer unit than others, like milliseconds among seconds",
     "unordered": "events that are earlier than the user's row before; they are sorted",
+    "tied_time": "events at the time of an event above of the user; the rows order them",
     "duplicate_event": "events that repeat user, item and time of an earlier row",
     "single_event_user": "users with one event, of whom nothing can be predicted",
     "nothing_to_evaluate": "no user has three events, the fewest that leave-one-out evaluates",
     "item_without_events": "items without events",
 }
+MAX_TIED_SHARE = 0.1
+"""Of the events, above which the order of the rows is part of what is measured."""
 MAX_EXAMPLES = 5
 MIN_EVENTS = 3
 """Events of a user that leave-one-out evaluates."""
@@ -123,13 +128,22 @@ class Report(JsonRecord):
         return tuple(problem for problem in self.problems if problem.stops)
 
     def refuse_stops(self, hint: str, *, allow_unknown: bool) -> None:
-        """Raise RefusedError if a problem would stop a build; a SummaryWarning says that events are
-        of unknown items."""
+        """Raise RefusedError if a problem would stop a build; a SidtoolWarning says that events are
+        of unknown items, or that many have equal times."""
         others = [str(problem) for problem in self.stops if problem.kind != "unknown_item"]
         if self.unknown is not None:
             self.unknown.check(allow_unknown=allow_unknown or bool(others))
         if others:
             raise RefusedError(f"a build would stop: {'; '.join(others)}", hint=hint)
+        tied = sum(problem.count for problem in self.problems if problem.kind == "tied_time")
+        if tied > MAX_TIED_SHARE * (self.events or 0):
+            warnings.warn(
+                f"{tied / (self.events or 1):.0%} of events are at the time of another one of the "
+                "user, and the rows order these: if the file is sorted by item, the next item is "
+                "easy to guess",
+                SidtoolWarning,
+                stacklevel=2,
+            )
 
     def mending_hint(
         self, items: Path, events: Path | None, table: EventTable | None, cleaning: str
@@ -231,6 +245,7 @@ def _event_problems(events: EventTable, catalog: CatalogTable) -> Iterator[Probl
     if times is not None and moments is not None:
         yield _of_rows("mixed_time_unit", "events", np.flatnonzero(moments.ratios > 1), times)
         yield _of_rows("unordered", "events", unordered_rows(users, moments.seconds), times)
+        yield _of_rows("tied_time", "events", tied_rows(users, items, moments.seconds), times)
         repeated = repeated_rows(list(zip(users, items, times, strict=True)))
         yield _of_rows("duplicate_event", "events", repeated, items)
     counts = Counter(user for user in users if user)
@@ -301,6 +316,19 @@ def unordered_rows(users: Sequence[str], seconds: NDArray[np.float64]) -> list[i
             rows.append(row)
         elif moment == moment:  # not NaN
             latest[user] = moment
+    return rows
+
+
+def tied_rows(
+    users: Sequence[str], items: Sequence[str], seconds: NDArray[np.float64]
+) -> list[int]:
+    """The rows at the time of a row above them of the same user with another item; unknown times
+    (NaN) are not compared."""
+    first: dict[tuple[str, float], str] = {}
+    rows = []
+    for row, (user, item, moment) in enumerate(zip(users, items, seconds.tolist(), strict=True)):
+        if moment == moment and first.setdefault((user, moment), item) != item:  # not NaN
+            rows.append(row)
     return rows
 
 

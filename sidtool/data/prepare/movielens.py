@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sidtool.base.errors import DataError
 from sidtool.data.prepare.raw import Cells, headless_batches, row_batches, table_batches
-from sidtool.data.tables.containers import open_file, read_errors
+from sidtool.data.tables.opening import open_file, read_errors
 from sidtool.data.tables.tables import read_columns
 
 GENRES = (

@@ -51,8 +51,8 @@ from sidtool.data.split.record import SPLIT_FORMAT, Cuts, Protocol, SplitManifes
 from sidtool.data.split.sessions import SessionRule, read_sessions
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.write_parts import file_name, folder_name, write_logs, write_windows
-from sidtool.data.tables.containers import PARQUET
 from sidtool.data.tables.locate import parquet_files
+from sidtool.data.tables.opening import PARQUET
 from sidtool.data.times import parse_time
 
 MANIFEST = "split.json"

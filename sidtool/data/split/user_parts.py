@@ -35,7 +35,7 @@ from sidtool.data.split.packed import BUCKETS, user_buckets
 from sidtool.data.split.protocols import refuse_empty
 from sidtool.data.split.record import SPLIT_FORMAT, SplitCounts, SplitManifest
 from sidtool.data.split.write_parts import folder_name, write_logs
-from sidtool.data.tables.containers import Column
+from sidtool.data.tables.opening import Column
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
 

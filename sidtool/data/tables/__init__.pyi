@@ -1,11 +1,11 @@
-from .containers import PARQUET as PARQUET
-from .containers import library_errors as library_errors
-from .containers import one_line as one_line
-from .containers import open_file as open_file
-from .containers import read_errors as read_errors
-from .containers import require_regular as require_regular
 from .json_tables import json_lines as json_lines
 from .locate import as_url as as_url
+from .opening import PARQUET as PARQUET
+from .opening import library_errors as library_errors
+from .opening import one_line as one_line
+from .opening import open_file as open_file
+from .opening import read_errors as read_errors
+from .opening import require_regular as require_regular
 from .parquet import FREE_ROWS as FREE_ROWS
 from .parquet import ROWS_PER_BYTE as ROWS_PER_BYTE
 from .parquet import id_strings as id_strings

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import (
+from sidtool.data.tables.opening import (
     BLOCK_BYTES,
     Column,
     open_file,

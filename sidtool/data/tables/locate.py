@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.errors import DataError, SidtoolError, UsageError
-from sidtool.data.tables.containers import PARQUET, one_line
+from sidtool.data.tables.opening import PARQUET, one_line
 
 URL = re.compile(r"([a-z][a-z0-9+]+):/+(?=[^/])")
 """The start of a URL; a Path has lost its second slash."""

@@ -1,5 +1,14 @@
-"""Tables in files of any type (`containers`), one or several (`locate`): which columns they have,
-and columns as strings.
+"""Tables in files of any type (CONTAINERS), one or several (`locate`): which columns they have, and
+columns as strings.
+
+    .csv .txt .dat           comma separated, quoted as CSV is, with a header; without a comma in
+                             it, semicolons, tabs or bars
+    .tsv                     tab separated, quoted as CSV is, with a header
+    .item .inter .user       RecBole: tab separated, never quoted, header `name:type`
+    .jsonl .ndjson           one JSON object per line
+    .json                    JSON Lines as well, or one list of objects, or one object of objects
+                             (MiniOneRec's item.json), whose keys become the column `item_id`
+    .parquet .pq             a Parquet file, or a folder of them
 
 Only the columns that are named are read, each as text: a number with its digits, a list or an
 object as JSON. So columns of mixed types (Amazon's `price`) can be read.
@@ -13,10 +22,10 @@ from functools import partial
 from pathlib import Path
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.containers import PARQUET, Column, read_errors
 from sidtool.data.tables.delimited import DELIMITERS, delimited_batches, header
 from sidtool.data.tables.json_tables import JSON, json_batches, json_column_names
 from sidtool.data.tables.locate import table_files
+from sidtool.data.tables.opening import PARQUET, Column, read_errors
 from sidtool.data.tables.parquet import parquet_batches, parquet_column_names
 
 MAX_COLUMNS = 1 << 14

@@ -52,7 +52,7 @@ model = sidtool.LoadedModel.from_pretrained({name})"""
 _TRANSFORMERS = """\
 
 
-With `transformers` alone:
+With `transformers` alone$without_memory:
 
 ```python
 import sidtool
@@ -169,6 +169,7 @@ def _with_transformers(prompt: HistoryPrompt, contract: Contract, ids: list[str]
         after=repr(after + (contract.space.begin or "")),
         levels=contract.space.levels,
         model_class=_CLASSES[contract.kind][0],
+        without_memory="" if contract.memory is None else ", which knows nothing of the memory",
     )
 
 

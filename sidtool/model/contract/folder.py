@@ -88,6 +88,12 @@ def read_contract(folder: Path) -> Contract:
                 f"the bundle {needed}",
                 hint=f"sidtool rebind {folder} BUNDLE -o NEW restores both",
             )
+        models = sorted(path.parent for path in folder.glob(f"*/{CONTRACT}"))
+        if models:
+            names = ", ".join(map(str, models))
+            raise CompatibilityError(
+                f"{folder} is no model", hint=f"there are models in it: {names}"
+            )
         base = folder if (folder / CONFIG).is_file() else "MODEL"
         raise CompatibilityError(
             f"{folder} is {kind or 'a folder'}, not a model with a SID vocabulary: it has no "

@@ -7,7 +7,8 @@ that two of them fit into a prompt."""
 
 
 def item_text(text: str) -> str:
-    """A text as prompts show it: on one line, cut between words to at most MAX_TEXT_CHARACTERS."""
+    """A text as prompts show it: on one line, cut between words to at most MAX_TEXT_CHARACTERS.
+    Idempotent, since some paths to a prompt apply it twice."""
     text = " ".join(text.split())
     if len(text) <= MAX_TEXT_CHARACTERS:
         return text

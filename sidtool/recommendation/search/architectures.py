@@ -3,7 +3,8 @@ its cache, and how its positions are computed. To a tree, the decoder of an enco
 causal model whose prompts are one token long.
 
 `driver.decoding_method` compares a small tree with the model's own forward, and refuses a model for
-which they differ: what it lacks belongs here, and behind its head in `partial_head`."""
+which they differ: what it lacks belongs here, behind its head in `partial_head`, and in the masks
+and cache layers of `token_tree`."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from sidtool.base.errors import SidtoolError, UsageError
+from sidtool.base.errors import SidtoolError, UsageError, first_line
 from sidtool.model import check_positions, decoder_start_id, is_encoder_decoder
 from sidtool.recommendation.search.architectures import attention_windows
 from sidtool.recommendation.search.columns import TokenColumns
@@ -31,6 +31,8 @@ LOW_PRECISION_TOLERANCE = 0.1
 PROBED_WINDOW = 64
 
 _methods: WeakKeyDictionary[Any, DecodingMethod | None] = WeakKeyDictionary()
+_failures: WeakKeyDictionary[Any, Exception] = WeakKeyDictionary()
+"""Why no method decodes a model, if it is an error."""
 
 TOKEN_BUDGET = 1 << 14
 """Tokens, prompts and trees together, that run in one batch."""
@@ -163,10 +165,12 @@ def require_mask(model: Any, refusal: str) -> DecodingMethod:
     attention."""
     method = decoding_method(model)
     if method is None:
+        failure = _failures.get(model)
+        reason = f" ({first_line(failure)})" if failure is not None else ""
         raise UsageError(
-            f"{type(model).__name__} does not support a 4-D attention mask: {refusal}",
+            f"{type(model).__name__} does not support a 4-D attention mask{reason}: {refusal}",
             hint="SidLogitsProcessor constrains its own `generate`",
-        )
+        ) from failure
     return method
 
 
@@ -215,9 +219,9 @@ def _probe(model: Any) -> DecodingMethod | None:
                 return method
         except SidtoolError:
             raise  # the model cannot be decoded at all
-        except Exception:
+        except Exception as failure:
             # an unknown architecture may raise anything on a mask or a cache it does not support
-            continue
+            _failures[model] = failure
     return None
 
 

@@ -118,7 +118,7 @@ class Bundle(StoredBundle, OnHub):
             identity=identify(items.space, items, codebook, recipe, policy),
             items=len(items),
             collisions=Collisions(policy, capacity),
-            format=2 if codebook is not None and codebook.needs_format_2 else 1,
+            format=1 if codebook is None else codebook.min_format,
             **fields,
         )
         return cls(manifest, all_arrays(items, codebook, lexical))

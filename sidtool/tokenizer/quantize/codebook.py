@@ -155,10 +155,11 @@ class Codebook:
                 )
 
     @property
-    def needs_format_2(self) -> bool:
-        """Whether a reader of bundles of format 1 would encode otherwise."""
+    def min_format(self) -> int:
+        """The oldest format of bundles whose readers encode as this codebook does."""
         params = self.params
-        return params.normalize_residuals or params.first_code > 0 or "scale" in self.encoder
+        is_new = params.normalize_residuals or params.first_code > 0 or "scale" in self.encoder
+        return 2 if is_new else 1
 
     def with_fusion(self, fusion: Fusion, arrays: Arrays) -> "Codebook":
         """This codebook of fused vectors as one that fuses their sources itself."""

@@ -1,5 +1,6 @@
 """The report of a messy catalog and its events, and cleaned copies."""
 
+import warnings
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from sidtool.data.prepare.check import (
     repeated_rows,
     report,
     spellings,
+    tied_rows,
     unordered_rows,
 )
 from sidtool.data.prepare.cleaning import clean, clean_catalog, clean_events
@@ -59,6 +61,7 @@ def test_every_problem_is_counted_with_examples(tmp_path: Path) -> None:
         "unknown_item": 1,
         "unreadable_time": 1,
         "unordered": 4,
+        "tied_time": 1,
         "duplicate_event": 1,
         "single_event_user": 1,
     }
@@ -216,6 +219,10 @@ def test_unordered_and_repeated_rows_by_brute_force(events: list[tuple[str, int]
         if any(other == user and later > time for other, later in events[:row])
     ]
     assert unordered_rows(users, parse_moments(times).seconds) == expected
+    items = [str(row % 2) for row in range(len(users))]
+    first = [events.index(event) for event in events]
+    tied = [row for row in range(len(events)) if items[row] != items[first[row]]]
+    assert tied_rows(users, items, parse_moments(times).seconds) == tied
     pairs = list(zip(users, times, strict=True))
     assert repeated_rows(pairs) == [r for r, pair in enumerate(pairs) if pair in pairs[:r]]
 
@@ -228,3 +235,18 @@ def test_the_order_of_rows_replaces_no_column(tmp_path: Path) -> None:
     catalog = read_catalog_table(write_table(tmp_path / "items.csv", {"item_id": ["a"]}))
     with pytest.raises(UsageError, match="a column 'timestamp', which the number of each row"):
         clean(catalog, events, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("times", "is_warned"), [("123456", False), ("112345", True)])
+def test_many_events_of_equal_times_are_warned_about(
+    tmp_path: Path, times: str, is_warned: bool
+) -> None:
+    items = write_table(tmp_path / "items.csv", {"sku": list("abcdef"), "name": list("ABCDEF")})
+    table = {"user": ["u"] * 6, "sku": list("abcdef"), "ts": list(times)}
+    checked = check(items, write_table(tmp_path / "events.csv", table))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checked.refuse_stops("", allow_unknown=False)
+    assert [str(each.message)[:40] for each in caught] == (
+        ["17% of events are at the time of another"] if is_warned else []
+    )

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
-from sidtool.data.tables import containers, delimited, parquet
+from sidtool.data.tables import delimited, opening, parquet
 from sidtool.data.tables.json_tables import json_lines, parse_list
 from sidtool.data.tables.tables import column_batches, column_names, read_columns
 from tests.data.tables.files import CONTAINERS, write_table
@@ -274,7 +274,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 def test_a_compressed_file_that_expands_without_end_is_refused(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "FREE_BYTES", 1 << 16)
+    monkeypatch.setattr(opening, "FREE_BYTES", 1 << 16)
     row = b"1,2\n" if name == "x.csv.gz" else b'{"id": "1"}\n'
     head = b"id,b\n" if name == "x.csv.gz" else b""
     (tmp_path / name).write_bytes(gzip.compress(head + row * 100_000))

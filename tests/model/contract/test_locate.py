@@ -108,3 +108,13 @@ def test_a_model_of_the_hub_is_a_base(server: FakeHub, base: Path, tmp_path: Pat
     contract = json.loads((tmp_path / "model/sid.json").read_text())
     assert (contract["base_model"], contract["base_revision"]) == ("hf://org/base@v1", COMMIT)
     assert "base_model: org/base\n" in (tmp_path / "model/README.md").read_text()
+
+
+def test_a_folder_of_models_names_them(tmp_path: Path) -> None:
+    for name in ("model", "model+memory"):
+        (tmp_path / "shop" / name).mkdir(parents=True)
+        (tmp_path / "shop" / name / "sid.json").write_text("{}")
+    error = refused(3, "recommend", tmp_path / "shop", "--history", "item3")
+    shop = tmp_path / "shop"
+    hint = f"there are models in it: {shop}/model, {shop}/model+memory"
+    assert error == f"error: {shop} is no model\nhint: {hint}"

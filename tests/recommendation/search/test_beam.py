@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.base.errors import DataError
+from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.driver import batches, decoding_method
@@ -203,6 +203,17 @@ def test_nan_logits_are_refused() -> None:
     model.lm_head.weight.data.fill_(torch.nan)
     with pytest.raises(DataError, match="NaN"):
         beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
+
+
+def test_the_refusal_of_an_architecture_says_what_failed() -> None:
+    trie, tokens = make((6, 6, 6), 100)
+    model = tiny_model("llama", vocab_size=vocabulary(tokens), tied=False)
+    model.config.layer_types = ["linear_attention"] * model.config.num_hidden_layers
+    with pytest.raises(
+        UsageError, match=r"mask \(layers of kind \['linear_attention'\]\)"
+    ) as refused:
+        beam_search(model, [[9, 8, 7]], trie, tokens, num_beams=3, k=3)
+    assert isinstance(refused.value.__cause__, NotImplementedError)
 
 
 def test_an_empty_prompt_has_no_result() -> None:

@@ -120,8 +120,8 @@ def test_vectors_are_scaled_and_shifted_before_their_length():
     shift = np.array([0, 1, -1, 0.5], dtype=np.float32)
     scaled = replace(plain, encoder={"scale": scale, "shift": shift})
     scaled.check()
-    assert scaled.needs_format_2
-    assert not plain.needs_format_2
+    assert scaled.min_format == 2
+    assert plain.min_format == 1
     vectors = vectors_of(2, 60, 4)
     assert (scaled.encode(vectors) == plain.encode(vectors * scale + shift)).all()
 

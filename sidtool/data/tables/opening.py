@@ -1,14 +1,5 @@
-"""The file types of tables, and how such a file is opened.
-
-    .csv .tsv                comma or tab separated, quoted as CSV is, with a header; a .csv
-                             without a comma in its header may have semicolons, tabs or bars
-    .item .inter .user       RecBole: tab separated, never quoted, header `name:type`
-    .jsonl .ndjson           one JSON object per line
-    .json                    JSON Lines as well, or one list of objects, or one object of objects
-                             (MiniOneRec's item.json), whose keys become the column `item_id`
-    .parquet .pq             a Parquet file, or a folder of them
-
-A further `.gz` means that the file is compressed (not Parquet, which compresses itself)."""
+"""How the files of tables are opened: within limits, with errors that name the file, and
+decompressed if the name ends in `.gz` (not Parquet, which compresses itself)."""
 
 import gzip
 from codecs import BOM_UTF8
