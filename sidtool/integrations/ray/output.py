@@ -52,13 +52,14 @@ class PartFolder:
     url: str
 
     def report(self, number: int) -> PartReport | None:
-        """The report of a finished part, None if there is none."""
+        """The report of a finished part, None if there is none or the part is lost."""
         filesystem, root = open_store(self.url)
         path = f"{root}/.{part_name(number)}.json"
         with library_errors(Path(self.url)):
             if not filesystem.exists(path):
                 return None
-            return PartReport(**json.loads(filesystem.cat_file(path)))
+            report = PartReport(**json.loads(filesystem.cat_file(path)))
+            return report if filesystem.exists(f"{root}/{report.name}") else None
 
     def write(
         self,

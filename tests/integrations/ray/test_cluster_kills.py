@@ -92,13 +92,15 @@ def workers_of(raylet: int) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[TwoNodes]:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
-    yield TwoNodes(cluster)
-    cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))  # killed workers leave files
+        cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        yield TwoNodes(cluster)
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,7 @@ def test_an_interrupted_run_is_resumed_from_its_parts(tmp_path: Path) -> None:
     before = done.stat().st_mtime_ns
     # a part without its report, as a killed worker leaves it
     (tmp_path / "out.partial" / "part-0000002.parquet").write_bytes(b"half")
+    (tmp_path / "out.partial" / "part-0000001.parquet").unlink()  # lost, its report is there
     write_numbers(tmp_path / "other", (3,))
     with pytest.raises(UsageError, match="different rows"):
         double(tmp_path / "other", tmp_path / "out", RunOptions(resume=True))
