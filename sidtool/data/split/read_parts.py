@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError
+from sidtool.base.threads import release_arrow_memory
 from sidtool.data.coded import ArrowCodes, Coded, Texts, object_array
 from sidtool.data.fields.fields import FieldTypes, Value
 from sidtool.data.split.logs import PARTS
@@ -68,10 +69,13 @@ def read_logs(folders: Sequence[Path], manifest: SplitManifest) -> PackedParts:
         for path in paths
     ]
     users, row_users = _coded_users([file.pop("user") for file in files])
+    release_arrow_memory()  # of the columns of users, and below of those of positions and items
     log = _Log.of(paths, files, len(users), row_users)
+    release_arrow_memory()
     names, items = _coded([file.pop("items") for file in files])
     store_items = log.joined(items)
     del items
+    release_arrow_memory()
     event_fields = {
         name: log.coded([file.pop(f"event_{name}") for file in files]) for name in types.event
     }
@@ -279,22 +283,22 @@ class _Log:
                 raise IntegrityError(f"{path} has two rows of a user")
             if not counts.all():
                 raise IntegrityError(f"{path} has a row without events")
-            positions = file["positions"].numbers
-            firsts = np.cumsum(counts, dtype=np.int64) - counts
-            ascends = np.diff(positions, prepend=-1) > 0
-            ascends[firsts] = positions[firsts] > last[users]
-            if not ascends.all():
-                raise IntegrityError(f"{path}: the positions of a user do not ascend")
-            last[users] = positions[firsts + counts - 1]
             if path is paths[0]:
-                del file["positions"]  # what was read is not kept beside the log
-                # they ascend from 0 or more, so the last one is the largest without a gap
-                if not np.array_equal(last[users], counts - 1):
+                # what was read is not kept beside the log
+                if not _count_from_zero(file.pop("positions").chunks, counts):
                     raise IntegrityError(
                         f"{path}: the training positions of a user are not 0, 1, 2 ..."
                     )
+                last[users] = counts - 1
                 whole[users] = counts
             else:
+                positions = file["positions"].numbers
+                firsts = np.cumsum(counts, dtype=np.int64) - counts
+                ascends = np.diff(positions, prepend=-1) > 0
+                ascends[firsts] = positions[firsts] > last[users]
+                if not ascends.all():
+                    raise IntegrityError(f"{path}: the positions of a user do not ascend")
+                last[users] = positions[firsts + counts - 1]
                 rows = np.repeat(np.arange(len(users)), counts)
                 is_whole = positions == consecutive(totals[users], counts)
                 whole[users] += np.bincount(rows[is_whole], minlength=len(users))
@@ -323,6 +327,20 @@ class _Log:
         """(events,): the values of a field of events."""
         names, parts = _coded(columns)
         return _values(names, self.joined(parts))
+
+
+def _count_from_zero(chunks: Sequence[Any], lengths: NDArray[np.int32]) -> bool:
+    """Whether the values of every list are 0, 1, 2 ...; a list lies in one chunk."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    row, n_before = 0, 0
+    for chunk in chunks:
+        n_before += len(chunk)
+        stop = int(np.searchsorted(ends, n_before, side="right"))
+        sizes = lengths[row:stop]
+        if not np.array_equal(chunk.to_numpy(), consecutive(np.zeros_like(sizes), sizes)):
+            return False
+        row = stop
+    return row == len(lengths)
 
 
 def _sessions(path: Path, file: File, n_events: NDArray[np.int32]) -> Ragged:
