@@ -94,7 +94,14 @@ def _timers(seconds: float) -> Iterator[None]:
         signal.ITIMER_PROF: (signal.SIGPROF, seconds * IMPORTING),
         signal.ITIMER_REAL: (signal.SIGALRM, DEADLOCK),
     }
-    handlers = {number: signal.signal(number, _stop) for number, _ in timers.values()}
+    stopped: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if not stopped:  # both timers may end at once, and what the first raised is caught by then
+            stopped.append(number)
+            raise OutOfTime
+
+    handlers = {number: signal.signal(number, stop) for number, _ in timers.values()}
     for timer, (_, limit) in timers.items():
         signal.setitimer(timer, limit)
     try:
@@ -121,10 +128,6 @@ def _address_space() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise OutOfTime
 
 
 def _reset_peak() -> int:
