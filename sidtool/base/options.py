@@ -97,10 +97,10 @@ def options_from(kind: type[Options], options: Options | None, given: Mapping[st
     both, for a keyword that is no option, and for a value out of range."""
     if options is not None and given:
         raise UsageError(f"options and the keyword {next(iter(given))} are both given: use one")
-    known = dict.fromkeys(keywords_of(kind))
+    names = dict.fromkeys(keywords_of(kind))
     for name in given:
-        if name not in known:
-            raise UsageError(f"there is no option {name}, known are {', '.join(known)}")
+        if name not in names:
+            raise UsageError(f"there is no option {name}, known are {', '.join(names)}")
     return options or _from_keywords(kind, given)
 
 

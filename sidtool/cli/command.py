@@ -133,12 +133,12 @@ def with_shared(command: Callable[..., Any]) -> Callable[..., Any]:
     command may have its own --config."""
     parameters = inspect.signature(command).parameters
     kind = inspect.Parameter.KEYWORD_ONLY
-    shared = (
+    common = (
         inspect.Parameter("config", kind, default=None, annotation=options.Config),
         inspect.Parameter("quiet", kind, default=False, annotation=options.Quiet),
         inspect.Parameter("verbose", kind, default=False, annotation=options.Verbose),
     )
-    added = {each.name: each for each in shared if each.name not in parameters}
+    added = {each.name: each for each in common if each.name not in parameters}
 
     @functools.wraps(command)
     def run(*, quiet: bool = False, verbose: bool = False, **values: Any) -> Any:

@@ -107,9 +107,9 @@ class ArrowCodes:
 
         coded = column.dictionary_encode()
         distinct = coded.dictionary
-        known = pc.index_in(distinct, value_set=self.values)
-        is_new = pc.is_null(known)
-        codes = pc.fill_null(known, 0).to_numpy().copy()
+        earlier_codes = pc.index_in(distinct, value_set=self.values)
+        is_new = pc.is_null(earlier_codes)
+        codes = pc.fill_null(earlier_codes, 0).to_numpy().copy()
         new = distinct.filter(is_new)
         codes[is_new.to_numpy(zero_copy_only=False)] = len(self.values) + np.arange(len(new))
         self.values = pa.concat_arrays([self.values, new])

@@ -365,23 +365,22 @@ def _examples(path: Path, file: File, store: EventStore, log: _Log) -> PackedExa
         # one number for a row and a position; both ascend
         event_keys = np.repeat(np.arange(len(users)), event_lengths) << 31 | event_positions
         keys = rows << 31 | positions
-        chosen = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
-        if not np.array_equal(event_keys[chosen], keys) or (np.diff(keys) <= 0).any():
+        of_targets = np.minimum(np.searchsorted(event_keys, keys), len(event_keys) - 1)
+        if not np.array_equal(event_keys[of_targets], keys) or (np.diff(keys) <= 0).any():
             raise IntegrityError(
                 f"{path}: the targets of a user are not among the events of the row"
             )
-        events = events[chosen]
+        events = events[of_targets]
     if "history" in file:
-        shown = file["history"].numbers
+        history_lengths = file["history"].numbers
         targets = Ragged.of_lengths(events, lengths)
     else:
-        users, shown = users[rows], positions
+        users, history_lengths = users[rows], positions
         targets = Ragged.single(events)
-    if (shown < 0).any():
+    if (history_lengths < 0).any():
         raise IntegrityError(f"{path}: a row has no history")
-    if (shown > log.whole[users]).any():
+    if (history_lengths > log.whole[users]).any():
         raise IntegrityError(f"{path}: a history lacks an event before its target")
     starts = log.starts[users]
-    return PackedExamples(
-        store, users, Ragged(store.items, starts, starts + shown), targets, positions
-    )
+    histories = Ragged(store.items, starts, starts + history_lengths)
+    return PackedExamples(store, users, histories, targets, positions)

@@ -105,9 +105,9 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
     Raises DataError for an empty id or an order that is none, UsageError for a missing column."""
     import pyarrow as pa
 
-    found = plan.columns_of(source)
-    if found != columns:
-        raise DataError(f"{source} has events in {found}, another file in {columns}")
+    file_columns = plan.columns_of(source)
+    if file_columns != columns:
+        raise DataError(f"{source} has events in {file_columns}, another file in {columns}")
     names = [columns.user, columns.item, *([columns.order] if columns.order else ()), *plan.further]
     names = list(dict.fromkeys(names))
     batches = column_batches(source, names, ids=[columns.user, columns.item])

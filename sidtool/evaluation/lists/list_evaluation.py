@@ -299,13 +299,13 @@ def means(names: Sequence[str], values: Values, users: Sequence[str], *, seed: i
     """The mean of each metric by name, over the examples where it is defined."""
     result: Means = {}
     for columns, defined in _by_definition(values):
-        chosen = [names[column] for column in columns]
+        metrics = [names[column] for column in columns]
         numbers = np.where(defined[:, None], values[:, columns], 0.0)
         weights = {"all": defined.astype(np.float64)}
-        ends = intervals(chosen, numbers, users, weights, seed=seed)["all"]
+        ends = intervals(metrics, numbers, users, weights, seed=seed)["all"]
         averages = numbers[defined].mean(axis=0).tolist()
         n = int(defined.sum())
-        for name, average in zip(chosen, averages, strict=True):
+        for name, average in zip(metrics, averages, strict=True):
             result[name] = Mean(average, *ends[name], n)
     return {name: result[name] for name in names if name in result}
 
@@ -318,12 +318,12 @@ def differences(
     result: dict[str, Difference] = {}
     both = np.where(np.isfinite(others), values, np.nan)
     for columns, defined in _by_definition(both):
-        chosen = [names[column] for column in columns]
+        metrics = [names[column] for column in columns]
         one, other = (
             np.where(defined[:, None], each[:, columns], 0.0) for each in (values, others)
         )
         weights = {"all": defined.astype(np.float64)}
-        result |= paired_differences(chosen, one, other, users, weights, seed=seed)["all"]
+        result |= paired_differences(metrics, one, other, users, weights, seed=seed)["all"]
     return {name: result[name] for name in names if name in result}
 
 

@@ -93,14 +93,18 @@ def build_trainer(
 
 def _read_examples(run: RlRun, loaded: LoadedModel, arguments: Any) -> RlExamples:
     encoder = prompt_encoder(loaded.tokenizer, loaded.tokens)
-    shared = (encoder, loaded.tokens, run.bundle)
+    tokens, bundle = loaded.tokens, run.bundle
     exclude_seen = bool(run.options.exclude_seen)
     examples: RlExamples
     if run.options.algorithm == "ipa":
-        examples = read_list_examples(run.examples, *shared, exclude_seen=exclude_seen)
+        examples = read_list_examples(
+            run.examples, encoder, tokens, bundle, exclude_seen=exclude_seen
+        )
     else:
         task = history_task(run.lineage, run.examples)
-        examples = read_rl_examples(run.examples, task, *shared, exclude_seen=exclude_seen)
+        examples = read_rl_examples(
+            run.examples, task, encoder, tokens, bundle, exclude_seen=exclude_seen
+        )
     prompts = arguments.generation_batch_size // arguments.num_generations
     if len(examples) < prompts:
         raise UsageError(
