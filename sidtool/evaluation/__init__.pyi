@@ -15,6 +15,7 @@ from .memory_tuning import tune_memory as tune_memory
 from .metrics import KINDS as KINDS
 from .metrics import check_names as check_names
 from .metrics import check_thresholds as check_thresholds
+from .metrics import coverage as coverage
 from .metrics import metric_names as metric_names
 from .metrics import metric_values as metric_values
 from .metrics import model_metric_names as model_metric_names
@@ -34,7 +35,6 @@ from .results import Evaluation as Evaluation
 from .results import Metrics as Metrics
 from .results import Sample as Sample
 from .results import StoredEvaluation as StoredEvaluation
-from .results import coverage as coverage
 from .similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
 from .similarity_tuning import tune_similarity as tune_similarity
 from .tasks.label_answers import SharedPrompt as SharedPrompt

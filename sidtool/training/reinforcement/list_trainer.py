@@ -21,7 +21,7 @@ from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession
 from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer.sid import ItemRows
-from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.machine import class_forward
 from sidtool.training.reinforcement.examples import ListExamples
 from sidtool.training.reinforcement.groups import NO_SPREAD, PromptRecord
 from sidtool.training.reinforcement.judge import ListValues, Measurement
