@@ -37,12 +37,12 @@ from .results import Sample as Sample
 from .results import StoredEvaluation as StoredEvaluation
 from .similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
 from .similarity_tuning import tune_similarity as tune_similarity
-from .tasks.label_answers import SharedPrompt as SharedPrompt
-from .tasks.label_answers import answer_probabilities as answer_probabilities
+from .tasks.answer_scores import SharedPrompt as SharedPrompt
+from .tasks.answer_scores import answer_losses as answer_losses
+from .tasks.answer_scores import answer_probabilities as answer_probabilities
+from .tasks.answer_scores import perplexity as perplexity
 from .tasks.task_evaluation import TaskEvaluation as TaskEvaluation
 from .tasks.task_evaluation import evaluate_task as evaluate_task
-from .tasks.text_answers import answer_losses as answer_losses
-from .tasks.text_answers import perplexity as perplexity
 from .validation import HIGH as HIGH
 from .validation import LOW as LOW
 from .validation import OF_ITEM_KNN as OF_ITEM_KNN
