@@ -27,7 +27,13 @@ from sidtool.evaluation.groups import (
     target_weights,
 )
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
-from sidtool.evaluation.metrics import averages, coverage, metric_names, metric_values
+from sidtool.evaluation.metrics import (
+    averages,
+    coverage,
+    effective_items,
+    metric_names,
+    metric_values,
+)
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import (
     ITEM_KNN,
@@ -45,7 +51,6 @@ from sidtool.evaluation.results import (
     NO_EXAMPLES,
     Evaluation,
     Slice,
-    effective_items,
     examples_digest,
     group_averages,
     positions_in,

@@ -140,3 +140,14 @@ def check_thresholds(metrics: Mapping[str, float], thresholds: Mapping[str, floa
 def coverage(first_items: NDArray[np.int64], active_items: int) -> float:
     """Share of the active items that are recommended to anyone."""
     return len(np.unique(first_items[first_items >= 0])) / active_items
+
+
+def effective_items(first_items: NDArray[np.int64]) -> float:
+    """The exponential of the entropy of the recommended items: the number of items that, if all
+    were recommended equally often, would have this entropy (Hill number of order 1); 0 without
+    recommendations."""
+    _, counts = np.unique(first_items[first_items >= 0], return_counts=True)
+    if not len(counts):
+        return 0.0
+    shares = counts / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

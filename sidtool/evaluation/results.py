@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.extras import data_frame
 from sidtool.base.records import JsonRecord
@@ -97,17 +96,6 @@ def system_differences(
     return paired_differences(
         names, one.columns(names), other.columns(names), users, groups, seed=seed
     )
-
-
-def effective_items(first_items: NDArray[np.int64]) -> float:
-    """The exponential of the entropy of the recommended items: the number of items that, if all
-    were recommended equally often, would have this entropy (Hill number of order 1); 0 without
-    recommendations."""
-    _, counts = np.unique(first_items[first_items >= 0], return_counts=True)
-    if not len(counts):
-        return 0.0
-    shares = counts / counts.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 HISTORY = 20
