@@ -38,7 +38,6 @@ from sidtool.data.tables.opening import Column
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
 
-
 GROUPED_ROWS = 1 << 19
 """Rows of a file that are grouped together: a batch of each part is of so many rows."""
 

@@ -101,8 +101,8 @@ def split_in_parts(
     """
     run = run or PartOptions()
     urls = table_urls(events)
-    parts = run.parts or part_count(count_events(urls))
-    plan = PartPlan(options_from(SplitOptions, options, given), parts)
+    n_parts = run.parts or part_count(count_events(urls))
+    plan = PartPlan(options_from(SplitOptions, options, given), n_parts)
     versions = file_versions(urls)
     path, kept = local_file(urls[0])
     columns = plan.columns_of(path)
