@@ -190,7 +190,6 @@ CASES = [
     ("RECOMMEND --history 'red lamp 0'", 1, "--history takes item ids, like b000, the id of"),
     ("RECOMMEND --history 'The Hunger Games'", 1, "the bundle has no item of the history"),
     ("ONE --memory-weight 0.5", 2, "memory"),
-    ("ONE --mmr 1", 2, "require --list"),
     ("ONE --list 0", 2, "at least 1"),
     ("ONE --list 3 -k 3", 2, "leave out -k"),
     ("ONE --list 3", 1, "was not trained on lists"),

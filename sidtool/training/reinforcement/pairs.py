@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from sidtool.recommendation import Query, QuerySession
-from sidtool.recommendation.search import ListOptions
 from sidtool.training.reinforcement.examples import ListExamples
 from sidtool.training.reinforcement.groups import NO_SPREAD
 from sidtool.training.reinforcement.policy import Policy, pad_left
@@ -58,7 +57,6 @@ def write_lists(
         queries,
         length=length,
         num_beams=num_beams,
-        options=ListOptions("beam"),
         n_lists=n_lists,
     )
     lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
