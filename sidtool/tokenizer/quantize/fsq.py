@@ -12,7 +12,7 @@ from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.kmeans import Normalize, training_rows
-from sidtool.tokenizer.quantize.rqvae import HIDDEN, Epochs
+from sidtool.tokenizer.quantize.mlp import HIDDEN, Epochs
 
 CELLS = 5
 """Approximate cells per dimension: fewer lose too much."""
