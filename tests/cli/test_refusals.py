@@ -56,7 +56,7 @@ CASES = [
     ("BUILD --empty-text shrug", 2, "'drop'"),
     ("BUILD --set collaborative_dim=4", 2, "option collaborative_dim needs --interactions"),
     ("BUILD --interactions events.csv --set collaborative_weight=2", 2, "collaborative_weight"),
-    ("BUILD --method fsq --balanced", 2, "method fsq has no option 'balanced'"),
+    ("BUILD --method rq-vae --balanced", 2, "method rq-vae has no option 'balanced'"),
     ("BUILD --set seed=3", 2, "has no option 'seed'"),
     ("BUILD --set balanced=3", 2, "option balanced of method rq-kmeans cannot be 3"),
     ("BUILD --method rq-vae --set epochs=ten", 2, "option epochs of method rq-vae cannot be"),
