@@ -11,8 +11,8 @@ from huggingface_hub import ModelCard
 
 import sidtool
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.similarity import KnnSettings
 from sidtool.registry import open_bundle, open_memory, push
 from sidtool.registry.kinds import broken_parts
 from sidtool.tokenizer.bundle import Bundle

@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 from model_signing import verifying
 
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
-from sidtool.memory.similarity import KnnSettings
+from sidtool.memory.manifest import KnnSettings
 from sidtool.model.load import MemoryOptions
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Sources
