@@ -1,5 +1,4 @@
 from .kinds import ROOTS as ROOTS
-from .kinds import Kind as Kind
 from .kinds import broken_parts as broken_parts
 from .kinds import kind_of as kind_of
 from .kinds import read_manifest as read_manifest
@@ -10,6 +9,7 @@ from .publish import pull as pull
 from .publish import push as push
 from .publish import tag as tag
 from .records import POINTER as POINTER
+from .records import Kind as Kind
 from .records import VersionRecord as VersionRecord
 from .records import list_versions as list_versions
 from .records import read_pointer as read_pointer

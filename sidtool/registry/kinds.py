@@ -21,6 +21,7 @@ from sidtool.model.contract import (
     model_card,
     parse_contract,
 )
+from sidtool.registry.records import Kind
 from sidtool.tokenizer.bundle import (
     MAX_ROOT_BYTES,
     ROOT,
@@ -53,14 +54,11 @@ class StoredModel:
         return self.bundle.items
 
 
-Kind = Literal["bundle", "memory", "model"]
 AnyManifest = Manifest | MemoryManifest | StoredModel
 """The record of an artifact: its digest, and the SHA-256 of each object besides the root."""
 
 ROOTS: Mapping[Kind, str] = {"bundle": ROOT, "memory": ROOT, "model": CONTRACT}
 """The root document of a kind: written last, it makes an artifact complete."""
-FOLDERS: Mapping[Kind, str] = {"bundle": "bundle.zarr", "memory": "memory.zarr", "model": "model"}
-"""The folder of the objects in that of a version."""
 OUTPUTS: Mapping[Kind, OutputKind] = {"bundle": BUNDLE, "memory": MEMORY, "model": FOLDER}
 
 

@@ -17,8 +17,7 @@ from sidtool.base.checkpoint import DEFAULT_ACCESS, download, fetch_roots, is_hu
 from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.base.signatures import MAX_PEM, MAX_SIGNATURE, SIGNATURE, Signers, sign
 from sidtool.base.storage import Storage
-from sidtool.memory import Memory
-from sidtool.model import MemoryOptions
+from sidtool.memory import Memory, MemoryOptions
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
 from sidtool.registry.kinds import ROOTS, AnyManifest, kind_of, read_manifest
 from sidtool.registry.records import (
