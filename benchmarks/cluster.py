@@ -112,7 +112,7 @@ def build_memory(folder: Path, out: Path, workers: int, exchange: Exchange) -> s
     """`sidtool build-memory` without content."""
     from sidtool import build_memory as build
     from sidtool import open_bundle, open_split
-    from sidtool.integrations.ray import ClusterPairs, PairOptions
+    from sidtool.integrations.ray import ClusterPairs, RunOptions
 
     place = str(folder / "shop.zarr")
     bundle = open_bundle(place)
@@ -120,8 +120,8 @@ def build_memory(folder: Path, out: Path, workers: int, exchange: Exchange) -> s
         memory = build(open_split(folder / "split"), bundle)
         memory.save(out)
         return memory.digest
-    options = PairOptions("ray", workers)
-    with ClusterPairs.opened(folder / "split", place, out, options, exchange) as counter:
+    run = RunOptions("ray", workers, progress=exchange)
+    with ClusterPairs.opened(folder / "split", place, out, run) as counter:
         memory = build(counter.manifest, bundle, counter=counter)
         memory.save(out)
     return memory.digest
@@ -138,7 +138,7 @@ class StepFiles:
 
 STEPS = {
     "split": StepFiles(split, "split", "*.partial/.grouped/*.arrow"),
-    "make-sft": StepFiles(make_sft, "train.jsonl", "**/.*.parts/part-*"),
+    "make-sft": StepFiles(make_sft, "train.jsonl", "*.parts.partial/part-*/*"),
     "build-memory": StepFiles(build_memory, "memory.zarr", "*.pairs.partial/*/0*"),
 }
 
