@@ -129,9 +129,9 @@ def make_sft(
     (`open_split`). `weights` names the weights of the examples of events, `general` a
     general corpus whose text is mixed in; its held-out part is written beside the examples, as
     examples too. `threads` (None: one per core) divide the work; the examples are the same.
-    `writer` makes them of its own inputs in place of this process (`ClusterExamples`). Without `model` (an
-    extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
-    enforced. Training events and queries of items that the bundle
+    `writer` makes them of its own inputs in place of this process (`ClusterExamples`). Without
+    `model` (an extended model's folder) or `tokenizer`, examples are not measured and `max_length`
+    is not enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
     evaluated on the same users. With an adopted `model`, examples of the task next-item have the
     prompt that it was adopted with, unless `options` has templates of that task. A dry run writes
