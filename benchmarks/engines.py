@@ -202,7 +202,7 @@ def write_model(folder: Path, scale: Scale, codes: Any) -> None:
 
     from sidtool.base.output import new_dir
     from sidtool.model.contract.contract import Contract
-    from sidtool.model.contract.folder import write_contract
+    from sidtool.model.contract.output import write_contract
     from sidtool.model.contract.stage_record import ExtendParams, StageRecord
     from sidtool.model.structure import add_sid_tokens
     from sidtool.tokenizer.bundle.bundle import Bundle

@@ -20,7 +20,8 @@ from sidtool.evaluation.baselines import (
     popularity,
 )
 from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
-from sidtool.memory.similarity import KnnSettings, item_similarity
+from sidtool.memory.manifest import KnnSettings
+from sidtool.memory.similarity import item_similarity
 
 K = 10
 KS = (5, 10)

@@ -8,7 +8,8 @@ from sidtool.data.split.values import Example
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
 from sidtool.evaluation.similarity_tuning import Grid, coordinate_search
-from sidtool.memory.similarity import KnnSettings, item_similarity
+from sidtool.memory.manifest import KnnSettings
+from sidtool.memory.similarity import item_similarity
 
 GRID: Grid = {
     "recency": (1.0, 0.9, 0.75, 0.6, 0.45, 0.3),

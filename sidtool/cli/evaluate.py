@@ -22,7 +22,6 @@ from sidtool.evaluation import (
 from sidtool.examples import TaskCatalogOptions
 from sidtool.integrations.ray import WorkerOptions
 from sidtool.model import MemoryOptions, ModelOptions
-from sidtool.recommendation.search import ListOptions
 
 if TYPE_CHECKING:
     from sidtool.model import LoadedModel
@@ -117,7 +116,6 @@ def evaluate_lists(
     split: options.Split,
     settings: ListEvaluationOptions,
     compared: Comparison,
-    lists: ListOptions,
     memory: MemoryOptions,
     use: ModelOptions,
     json: options.Json = False,
@@ -134,7 +132,7 @@ def evaluate_lists(
         measured = evaluate_split(
             loaded,
             split,
-            replace(settings, lists=lists),
+            settings,
             against=compared.load(use),
             progress=reports.get("evaluate"),
         )

@@ -11,7 +11,6 @@ from .build import check_vectors as check_vectors
 from .build import content_of as content_of
 from .build import needs_vectors as needs_vectors
 from .build import rebuild_memory as rebuild_memory
-from .content import DEFAULT_WEIGHT as DEFAULT_WEIGHT
 from .content import ItemContent as ItemContent
 from .content import content_gain as content_gain
 from .content import content_similarity as content_similarity
@@ -22,6 +21,8 @@ from .distribution import MemoryIndex as MemoryIndex
 from .gate import LIMIT as LIMIT
 from .gate import Gate as Gate
 from .gate import standardize as standardize
+from .manifest import DEFAULT_WEIGHT as DEFAULT_WEIGHT
+from .manifest import KnnSettings as KnnSettings
 from .manifest import MemoryManifest as MemoryManifest
 from .memory import Memory as Memory
 from .memory import is_memory as is_memory
@@ -40,7 +41,6 @@ from .rows import SparseRows as SparseRows
 from .rows import padded_rows as padded_rows
 from .rows import shards_beside as shards_beside
 from .similarity import CountedPairs as CountedPairs
-from .similarity import KnnSettings as KnnSettings
 from .similarity import age_weights as age_weights
 from .similarity import count_events as count_events
 from .similarity import history_scores as history_scores

@@ -19,10 +19,10 @@ from sidtool.data.split import (
     item_sequences,
 )
 from sidtool.memory.content import ItemContent, content_similarity
-from sidtool.memory.manifest import MemoryManifest
+from sidtool.memory.manifest import KnnSettings, MemoryManifest
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import Shards, SparseRows
-from sidtool.memory.similarity import CountedPairs, KnnSettings, count_events, similar_items
+from sidtool.memory.similarity import CountedPairs, count_events, similar_items
 from sidtool.tokenizer.bundle import Bundle, library_versions, now
 
 DEFAULT = KnnSettings(reverse=0.3, normalization=0.3, neighbors=100)

@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
-from sidtool.base.options import check_options, option
-from sidtool.base.records import JsonRecord, Rule
 from sidtool.data import Vectors
+from sidtool.memory.manifest import DEFAULT_WEIGHT, ContentSettings
 from sidtool.tokenizer import cluster, unit
 from sidtool.tokenizer.bundle import Bundle
 
@@ -126,26 +125,8 @@ def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     return np.argpartition(values, -count, axis=1)[:, -count:]
 
 
-DEFAULT_WEIGHT = 0.8
-LARGEST_WEIGHT = 100.0
 NEW_ITEM_GAIN = 0.5
 """How much larger similarity by content is for an item without events, as a share."""
-
-
-@dataclass(frozen=True)
-class ContentSettings(JsonRecord):
-    """How content was compared. Raises UsageError for a value out of range."""
-
-    source: Literal["vectors", "codes"] = option()
-    """The items' vectors, or their codes alone."""
-    weight: float = option(DEFAULT_WEIGHT, above=0, maximum=LARGEST_WEIGHT)
-    """Similarity by content of two items with the same vector and many events. It is added to that
-    of their events."""
-    vectors: Annotated[str, Rule("empty or a SHA-256", "(?:[0-9a-f]{64})?")] = ""
-    """SHA-256 of the (n, dim) float32 vectors; empty if the source is the codes."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, eq=False)

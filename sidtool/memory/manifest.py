@@ -1,18 +1,63 @@
-"""The manifest of a memory: every value that is not an array."""
+"""The manifest of a memory: its settings, and every other value that is not an array."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import Digest, JsonRecord, Number, Rule
 from sidtool.data.split import SplitReference
-from sidtool.memory.content import ContentSettings
-from sidtool.memory.similarity import KnnSettings
 from sidtool.tokenizer.bundle import Identity, check_names
 
 FORMAT = 1
 """The memory format that this version writes, and the newest that it reads."""
+
+
+@dataclass(frozen=True)
+class KnnSettings(JsonRecord):
+    """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
+    the cosine of the item columns.
+
+    Raises UsageError for a number out of range."""
+
+    distance: float = option(0.85, above=0, maximum=1)
+    """Weight of a pair per position between its events: of `gap` positions, `distance ** (gap -
+    1)`."""
+    reverse: float = option(1.0, minimum=0, maximum=1)
+    """Weight of a pair against its order; 1: symmetric."""
+    normalization: float = option(0.5, minimum=0, maximum=1)
+    """Exponent of the items' numbers of events that divide a similarity; 0.5: cosine. Lower favors
+    items with many events."""
+    shrinkage: float = option(0.0, minimum=0)
+    """Lowers the similarity of rare items, as a summand of the denominator."""
+    neighbors: int | None = option(None, minimum=1)
+    """Most similar items kept per item."""
+    recency: float = option(0.75, above=0, maximum=1)
+    """Weight of a history's item per later item."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+DEFAULT_WEIGHT = 0.8
+LARGEST_WEIGHT = 100.0
+
+
+@dataclass(frozen=True)
+class ContentSettings(JsonRecord):
+    """How content was compared. Raises UsageError for a value out of range."""
+
+    source: Literal["vectors", "codes"] = option()
+    """The items' vectors, or their codes alone."""
+    weight: float = option(DEFAULT_WEIGHT, above=0, maximum=LARGEST_WEIGHT)
+    """Similarity by content of two items with the same vector and many events. It is added to that
+    of their events."""
+    vectors: Annotated[str, Rule("empty or a SHA-256", "(?:[0-9a-f]{64})?")] = ""
+    """SHA-256 of the (n, dim) float32 vectors; empty if the source is the codes."""
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True)

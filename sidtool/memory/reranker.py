@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from sidtool.base.documents import canonical
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.base.records import JsonRecord, Rule
-from sidtool.memory.content import ContentSettings
 from sidtool.memory.gate import LIMIT
-from sidtool.memory.manifest import MemoryManifest
-from sidtool.memory.similarity import KnnSettings
+from sidtool.memory.manifest import ContentSettings, KnnSettings, MemoryManifest
 
 RERANK_FEATURES = (
     "log p_model",

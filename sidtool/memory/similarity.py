@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.base.options import check_options, option
-from sidtool.base.records import JsonRecord
 from sidtool.base.threads import in_threads
 from sidtool.data.split import (
     BLOCK_PAIRS,
@@ -21,6 +19,7 @@ from sidtool.data.split import (
     ranges,
     sum_pairs,
 )
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import Shards, SparseRows, padded_rows, store_rows
 
 GROUP_ENTRY = 80
@@ -29,32 +28,6 @@ benchmarks/memory_scale.py measures both."""
 BLOCK_ENTRY = 160
 BLOCK_ENTRIES = 1 << 19
 """Entries of a block of items without a budget."""
-
-
-@dataclass(frozen=True)
-class KnnSettings(JsonRecord):
-    """How item-kNN weights events. With `distance` 1, `recency` 1 and no shrinkage, similarity is
-    the cosine of the item columns.
-
-    Raises UsageError for a number out of range."""
-
-    distance: float = option(0.85, above=0, maximum=1)
-    """Weight of a pair per position between its events: of `gap` positions, `distance ** (gap -
-    1)`."""
-    reverse: float = option(1.0, minimum=0, maximum=1)
-    """Weight of a pair against its order; 1: symmetric."""
-    normalization: float = option(0.5, minimum=0, maximum=1)
-    """Exponent of the items' numbers of events that divide a similarity; 0.5: cosine. Lower favors
-    items with many events."""
-    shrinkage: float = option(0.0, minimum=0)
-    """Lowers the similarity of rare items, as a summand of the denominator."""
-    neighbors: int | None = option(None, minimum=1)
-    """Most similar items kept per item."""
-    recency: float = option(0.75, above=0, maximum=1)
-    """Weight of a history's item per later item."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
 
 
 @dataclass(frozen=True, eq=False)

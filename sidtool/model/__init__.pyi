@@ -37,6 +37,7 @@ from .sharded import local_part as local_part
 from .sharded import part_like as part_like
 from .sharded import whole as whole
 from .sharded import whole_model as whole_model
+from .structure import ModelKind as ModelKind
 from .structure import check_embedding_rows as check_embedding_rows
 from .structure import check_positions as check_positions
 from .structure import check_token_ids as check_token_ids

@@ -1,5 +1,5 @@
-"""Loads the weights of a model folder. An adapter folder (PEFT's format) is merged into its base,
-which is located by path and verified by digest."""
+"""Loads the weights of a model folder. The adapters of a folder (PEFT's format) are merged into its
+base."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -14,16 +14,11 @@ from sidtool.base.checkpoint import (
     loading,
     read_object,
     read_weights,
-    settings_digests,
-    weight_digests,
 )
 from sidtool.base.errors import CompatibilityError, DataError
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.folder import read_contract
-from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.pretrained import (
     Dtype,
-    load_config,
     load_model,
     locate,
 )
@@ -51,19 +46,17 @@ _NOT_READ = (
 
 
 def load_weights(
-    folder: Path,
-    contract: Contract,
+    bases: list[tuple[Path, Contract]],
     *,
     dtype: Dtype | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The model in a folder, as `load_model` returns it, with the weights that its contract
-    records; adapters are merged in float32.
+    """The last model of `with_bases`, as `load_model` returns it, with the weights that its
+    contract records; adapters are merged in float32.
 
-    Raises CompatibilityError if the base of an adapter is missing, has changed or has other SID
-    tokens, DataError for damaged adapters, IntegrityError for other weights than the recorded
+    Raises DataError for damaged adapters, IntegrityError for other weights than the recorded
     ones."""
-    (whole, whole_contract), *adapters = _with_bases(folder, contract)
+    (whole, whole_contract), *adapters = bases
     model = load_model(
         locate(str(whole), trust_remote_code=trust_remote_code),
         dtype="float32" if adapters else dtype,
@@ -78,35 +71,8 @@ def load_weights(
         model = _merge_adapter(model, adapter, adapter_contract)
         check_finite(model, adapter)
     model = model.to(dtype=getattr(torch, dtype or "float32")).eval()
-    check_finite(model, folder)
+    check_finite(model, bases[-1][0])
     return model
-
-
-def read_config(folder: Path, contract: Contract, *, trust_remote_code: bool = False) -> Any:
-    """The configuration of the network that `load_weights` loads, without its weights. Raises as it
-    does."""
-    whole, _ = _with_bases(folder, contract)[0]
-    checkpoint = locate(str(whole), trust_remote_code=trust_remote_code)
-    return load_config(checkpoint, trust_remote_code=trust_remote_code)
-
-
-def _with_bases(folder: Path, contract: Contract) -> list[tuple[Path, Contract]]:
-    """A model folder and its contract behind the folder that its adapters change, that behind its
-    own base, and so on: the first is a whole model."""
-    chain = [(folder, contract)]
-    while (reference := contract.base_folder) is not None:
-        base = _find_base(folder, reference)
-        if base.resolve() in [member.resolve() for member, _ in chain]:
-            raise CompatibilityError(f"{folder} is an adapter whose base is itself")
-        base_contract = read_contract(base)
-        if base_contract.tokens != contract.tokens:
-            raise CompatibilityError(
-                f"{folder} has SID tokens from id {contract.token_start}, its base {base} has "
-                f"others, from id {base_contract.token_start}, or in another order"
-            )
-        chain.insert(0, (base, base_contract))
-        folder, contract = base, base_contract
-    return chain
 
 
 def _merge_adapter(model: Any, folder: Path, contract: Contract) -> Any:
@@ -149,25 +115,6 @@ def _stating_tied_head(model: Any) -> Iterator[None]:
         yield
     finally:
         model.config.tie_word_embeddings = stated
-
-
-def _find_base(folder: Path, base: ModelReference) -> Path:
-    """The base at its recorded path, or beside the adapter if both were moved together."""
-    recorded = Path(base.path)
-    for path in (recorded, folder.resolve().parent / recorded.name):
-        if not path.is_dir():
-            continue
-        check_folder(path)
-        # contracts of earlier versions record no other files
-        has_files = not base.files or settings_digests(path) == base.files
-        if weight_digests(path) == base.weights and has_files:
-            return path
-    problem = "has other weights or files" if recorded.is_dir() else "does not exist"
-    raise CompatibilityError(
-        f"{folder} is an adapter over {recorded}, which {problem}",
-        hint="put that model there or beside the adapter; `sidtool merge` writes a model that "
-        "needs no base",
-    )
 
 
 def peft_task(model: Any) -> str:

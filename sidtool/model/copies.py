@@ -19,14 +19,12 @@ from sidtool.memory import Memory, MemoryIndex
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import CONTRACT, MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
-    copy_model,
     embedded_contract,
     model_folder,
     read_contract,
     read_embedded,
-    refuse_base_as_output,
-    write_contract,
 )
+from sidtool.model.contract.output import copy_model, refuse_base_as_output, write_contract
 from sidtool.model.contract.stage_record import (
     MergeParams,
     ModelReference,

@@ -19,7 +19,8 @@ from sidtool.base.output import new_dir, refuse_existing
 from sidtool.base.output_name import FOLDER
 from sidtool.model.contract.card import check_license
 from sidtool.model.contract.contract import CONTRACT, Contract
-from sidtool.model.contract.folder import embedded_contract, write_contract
+from sidtool.model.contract.folder import embedded_contract
+from sidtool.model.contract.output import write_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
 from sidtool.model.pretrained import (
     Checkpoint,

@@ -21,7 +21,7 @@ from sidtool.base.extras import require
 from sidtool.base.options import option
 from sidtool.base.signatures import Signer
 from sidtool.memory import Gate, Memory, Reranker
-from sidtool.model.adapter import load_weights, read_config
+from sidtool.model.adapter import load_weights
 from sidtool.model.contract.compat import Verdict, check_bundle
 from sidtool.model.contract.contract import (
     MEMORY_COPY,
@@ -29,9 +29,22 @@ from sidtool.model.contract.contract import (
     MemoryBinding,
     check_mixture,
 )
-from sidtool.model.contract.folder import check_files, model_folder, open_bundle_copy, read_contract
+from sidtool.model.contract.folder import (
+    check_files,
+    model_folder,
+    open_bundle_copy,
+    read_contract,
+    with_bases,
+)
 from sidtool.model.contract.stored import push_model, verify_model
-from sidtool.model.pretrained import Checkpoint, Dtype, check_device, load_tokenizer
+from sidtool.model.pretrained import (
+    Checkpoint,
+    Dtype,
+    check_device,
+    load_config,
+    load_tokenizer,
+    locate,
+)
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.model.structure import check_block, check_embedding_rows, check_token_ids, model_kind
 from sidtool.tokenizer.bundle import Bundle
@@ -341,7 +354,8 @@ def _load(
     contract, bundle, verdict = check_model_folder(folder, bundle)
     weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
     tokenizer = _load_tokenizer(folder, contract, trust_remote_code)
-    model = load_weights(folder, contract, dtype=dtype, trust_remote_code=trust_remote_code)
+    bases = with_bases(folder, contract)
+    model = load_weights(bases, dtype=dtype, trust_remote_code=trust_remote_code)
     if model_kind(model.config) != contract.kind:
         raise CompatibilityError(
             f"{folder} has {model_kind(model.config)} weights, its contract says {contract.kind}"
@@ -360,7 +374,9 @@ def load_without_weights(
     """A checked model folder whose network has nothing but its configuration. Raises as
     `load_model_folder` does before it reads weights."""
     tokenizer = _load_tokenizer(folder, contract, trust_remote_code)
-    config = read_config(folder, contract, trust_remote_code=trust_remote_code)
+    whole, _ = with_bases(folder, contract)[0]
+    checkpoint = locate(str(whole), trust_remote_code=trust_remote_code)
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     network = SimpleNamespace(config=config)
     return LoadedModel(network, tokenizer, contract, bundle, Verdict("same"))
 

@@ -10,13 +10,15 @@ loss, and a prompt has the same tokens with and without its answer. A space righ
 therefore be a token (`Ġ`), so templates put none there."""
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.model.contract.contract import ModelKind
 from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
 from sidtool.model.prompt.tokens import NO_TOKEN, FieldTokens, SidTokens, UserTokens
 from sidtool.tokenizer.sid import SidSpace
+
+ModelKind = Literal["causal", "encoder-decoder"]
+
 
 Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 

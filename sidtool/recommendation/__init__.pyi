@@ -6,6 +6,7 @@ from .recommendations import answer_each as answer_each
 from .recommendations import count_unknown as count_unknown
 from .recommendations import recommend as recommend
 from .recommendations import recommend_to_file as recommend_to_file
+from .recommendations import user_requests as user_requests
 from .recommendations import warn_of_unknown as warn_of_unknown
 from .requests import Answer as Answer
 from .requests import BadRequest as BadRequest
@@ -14,7 +15,6 @@ from .requests import Recommendation as Recommendation
 from .requests import Request as Request
 from .requests import read_parquet_requests as read_parquet_requests
 from .requests import read_request_file as read_request_file
-from .requests import user_requests as user_requests
 from .rerank import FeatureIndex as FeatureIndex
 from .result_file import write_result_table as write_result_table
 from .search.results import RankedQueries as RankedQueries

@@ -6,7 +6,6 @@ query a model through `QuerySession`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,6 @@ from sidtool.recommendation.search.results import (
     check_scores,
     padded_lists,
 )
-from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.windows import WINDOW, in_windows
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
@@ -316,33 +314,25 @@ class QuerySession:
         *,
         length: int,
         num_beams: int,
-        options: ListOptions,
         n_lists: int = 1,
     ) -> list[list[ItemList]]:
         """Up to `n_lists` lists of each query, distinct as sequences of SIDs: of `length` items, or
-        all that its filter leaves. Draws follow from the options' seed and the query's prompt.
+        all that its filter leaves.
 
         Raises as `search.list_search.search_lists`, and UsageError if there is a memory."""
         from sidtool.recommendation.search.list_search import search_lists
 
         self.check_lists()
-        prompts = [query.prompt for query in queries]
-        seeded = [np.array([options.seed, *ids], dtype=np.int64).tobytes() for ids in prompts]
-        # 63 bits for the draws of a prompt: the same in any batch and place
-        seeds = [int.from_bytes(sha256(data).digest()[:8], "little") >> 1 for data in seeded]
         return search_lists(
             model,
-            prompts,
+            [query.prompt for query in queries],
             self.trie,
             self.tokens,
             length=length,
             num_beams=num_beams,
             n_lists=n_lists,
-            options=options,
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
-            codebook=self.bundle.codebook if options.mmr else None,
-            seeds=seeds,
         )
 
     def check_lists(self) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolWarning, UsageError
 from sidtool.base.extras import data_frame
 from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import RESULTS
 from sidtool.base.progress import Progress
+from sidtool.data import EventColumns
+from sidtool.data.split import user_histories
 from sidtool.model import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommender import Recommender
@@ -185,3 +187,20 @@ def warn_of_unknown(counts: Mapping[str, int]) -> None:
         if counts.get(key):
             # 2: the caller
             warnings.warn(f"{counts[key]} {message}", SidtoolWarning, stacklevel=2)
+
+
+def user_requests(
+    events: Path, users: Sequence[str] | None = None, *, recorded: EventColumns | None = None
+) -> list[Request | BadRequest]:
+    """A request of each of `users`, in their order, or of all users; a user without events becomes
+    a BadRequest. Arguments and errors as in `user_histories`."""
+    histories = user_histories(events, recorded=recorded)
+    requests: list[Request | BadRequest] = []
+    for user in histories if users is None else users:
+        if user in histories:
+            items, fields = histories[user]
+            requests.append(Request(user, items, fields=fields))
+        else:
+            error = DataError(f"user {user!r} has no events in {events}")
+            requests.append(BadRequest(error, None, user))
+    return requests

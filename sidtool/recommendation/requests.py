@@ -5,7 +5,7 @@ answer."""
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
@@ -14,8 +14,7 @@ from typing import IO, Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError, SidtoolError
-from sidtool.data import NO_FIELDS, EventColumns, Fields
-from sidtool.data.split import user_histories
+from sidtool.data import NO_FIELDS, Fields
 from sidtool.data.tables import PARQUET, library_errors, parquet_rows
 
 LINE_LIMIT = 1 << 25
@@ -252,23 +251,6 @@ def _similar_key(key: str) -> str | None:
 
 def _brief(value: Any) -> str:
     return json.dumps(value, default=repr, skipkeys=True)[:80]
-
-
-def user_requests(
-    events: Path, users: Sequence[str] | None = None, *, recorded: EventColumns | None = None
-) -> list[Request | BadRequest]:
-    """A request of each of `users`, in their order, or of all users; a user without events becomes
-    a BadRequest. Arguments and errors as in `user_histories`."""
-    histories = user_histories(events, recorded=recorded)
-    requests: list[Request | BadRequest] = []
-    for user in histories if users is None else users:
-        if user in histories:
-            items, fields = histories[user]
-            requests.append(Request(user, items, fields=fields))
-        else:
-            error = DataError(f"user {user!r} has no events in {events}")
-            requests.append(BadRequest(error, None, user))
-    return requests
 
 
 Answer = Recommendation | BadRequest

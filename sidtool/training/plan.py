@@ -10,10 +10,9 @@ from typing import Any
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data.split import check_split
 from sidtool.examples import Lineage, check_same_bundle, find_task, read_lineage
-from sidtool.model import Dtype, check_model_folder
+from sidtool.model import Dtype, ModelKind, check_model_folder
 from sidtool.model.contract import (
     Contract,
-    ModelKind,
     check_model_split,
     further_splits,
     model_folder,

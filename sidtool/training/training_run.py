@@ -16,9 +16,9 @@ from sidtool.base.errors import UsageError
 from sidtool.base.output import partial_path
 from sidtool.data.split import SplitReference
 from sidtool.examples import LIST_TASK, Lineage, answers_with_sids
+from sidtool.model import ModelKind
 from sidtool.model.contract import (
     Contract,
-    ModelKind,
     ModelNormalize,
     ModelReference,
     SftRecord,

@@ -5,7 +5,8 @@ import numpy as np
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.memory.similarity import KnnSettings, item_similarity
+from sidtool.memory.manifest import KnnSettings
+from sidtool.memory.similarity import item_similarity
 
 
 def test_tuning_selects_the_last_item_where_only_it_matters() -> None:

@@ -13,8 +13,9 @@ from sidtool.data.split.values import UserSequence
 from sidtool.evaluation import baselines
 from sidtool.evaluation.baselines import UNTUNED, Catalog, item_knn, popularity
 from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.rows import ITEM, Shards
-from sidtool.memory.similarity import BLOCK_ENTRY, KnnSettings, item_similarity
+from sidtool.memory.similarity import BLOCK_ENTRY, item_similarity
 from tests.shared_data import DATA
 
 BEAUTY = DATA / "beauty"

@@ -14,8 +14,9 @@ from sidtool.evaluation.mixture_candidates import Candidates, K, gains
 from sidtool.evaluation.mixture_choice import FACTORS, LOSS, MixtureChoice, choose_for_new_items
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
-from sidtool.memory.content import ContentSettings, ItemContent
+from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.manifest import ContentSettings
 from sidtool.model.load import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model

@@ -11,7 +11,7 @@ from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items
 from sidtool.data.split.files import SplitOptions, make_split
 from sidtool.data.split.list_targets import ListTargets
-from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.record import SessionRule
 from sidtool.data.split.split import Split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
 from sidtool.examples.example_file import encode_example, example_json, read_training_examples

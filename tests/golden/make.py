@@ -11,17 +11,16 @@ import numpy as np
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.items import Items, make_items
 from sidtool.data.split.files import SplitOptions, make_split, write_split
-from sidtool.data.split.record import Cuts, SplitReference
-from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.record import Cuts, SessionRule, SplitReference
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import UserSequence
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.sft_options import SftOptions
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from sidtool.memory.build import build_memory
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.reranker import N_FEATURES, SHAPES, Network, Reranker
-from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.contract import CONTRACT, Contract, MemoryBinding
 from sidtool.model.contract.stage_record import (
     AdoptParams,

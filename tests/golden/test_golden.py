@@ -10,13 +10,13 @@ import pytest
 from sidtool.data.fields.fields import Fields, FieldTypes
 from sidtool.data.split.examples import read_examples
 from sidtool.data.split.files import read_split
-from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.record import SessionRule
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import FurtherTarget
 from sidtool.examples.example_file import prompt_and_completion, read_training_examples
 from sidtool.examples.lineage import read_lineage
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.similarity import KnnSettings
 from sidtool.model.contract.folder import read_contract
 from sidtool.model.prompt.prompts import HistoryPrompt, ListPrompt, TextPrompt
 from sidtool.tokenizer.bundle import Bundle, verify

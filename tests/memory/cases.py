@@ -7,8 +7,8 @@ import numpy as np
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.memory.build import build_memory
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.similarity import KnnSettings
 from sidtool.tokenizer.bundle.bundle import Bundle
 from tests.bundles import small_bundle
 

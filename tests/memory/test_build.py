@@ -11,7 +11,8 @@ from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example
 from sidtool.evaluation.similarity_tuning import tune_similarity
 from sidtool.memory.build import build_memory, rebuild_memory
-from sidtool.memory.similarity import KnnSettings, item_similarity
+from sidtool.memory.manifest import KnnSettings
+from sidtool.memory.similarity import item_similarity
 from sidtool.tokenizer.bundle.bundle import Bundle
 from sidtool.tokenizer.make.add import add_items
 from tests.bundles import small_bundle

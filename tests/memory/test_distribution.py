@@ -11,8 +11,8 @@ from sidtool.memory import distribution as module
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.similarity import KnnSettings
 from tests.bundles import small_bundle
 from tests.memory.cases import random_histories, small_memory, split_of
 

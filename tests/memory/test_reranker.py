@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from sidtool.base.errors import CompatibilityError, UsageError
-from sidtool.memory.content import ContentSettings
+from sidtool.memory.manifest import ContentSettings, KnnSettings
 from sidtool.memory.reranker import N_FEATURES, PARAMETERS, RERANK_FEATURES, Reranker
-from sidtool.memory.similarity import KnnSettings
 from tests.memory.cases import small_memory
 from tests.memory.rerankers import random_reranker
 

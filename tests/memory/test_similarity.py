@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidtool.memory.similarity import KnnSettings, history_scores, item_similarity, largest
+from sidtool.memory.manifest import KnnSettings
+from sidtool.memory.similarity import history_scores, item_similarity, largest
 
 SEQUENCES = [np.array([0, 1, 2]), np.array([1, 0]), np.array([0, 1])]
 

@@ -11,9 +11,10 @@ import torch
 
 from sidtool.memory.content import ItemContent, content_similarity
 from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import SparseRows
-from sidtool.memory.similarity import CountedPairs, KnnSettings, count_events, similar_items
+from sidtool.memory.similarity import CountedPairs, count_events, similar_items
 from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend

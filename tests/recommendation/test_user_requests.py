@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.recommendation.requests import BadRequest, Request, read_request_file, user_requests
+from sidtool.recommendation.recommendations import user_requests
+from sidtool.recommendation.requests import BadRequest, Request, read_request_file
 from sidtool.recommendation.result_file import write_result_table
 from tests.cli.road import write_lines
 from tests.data.tables.files import write_table

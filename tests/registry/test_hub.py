@@ -19,8 +19,8 @@ from sidtool.base.errors import (
     RefusedError,
     UsageError,
 )
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
-from sidtool.memory.similarity import KnnSettings
 from sidtool.registry import open_bundle, open_memory, push
 from sidtool.registry.kinds import broken_parts
 from sidtool.tokenizer.bundle import Bundle

@@ -7,8 +7,8 @@ import pytest
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError
 from sidtool.base.storage.storage import Storage
+from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory, verify_memory
-from sidtool.memory.similarity import KnnSettings
 from sidtool.model.load import MemoryOptions, choose_memory
 from sidtool.registry import log, open_memory, publish, pull, push, tag
 from sidtool.registry.publish import Pushed

@@ -20,7 +20,7 @@ from model_signing import signing, verifying
 from sigstore.models import ClientTrustConfig
 
 from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
-from sidtool.memory.similarity import KnnSettings
+from sidtool.memory.manifest import KnnSettings
 from sidtool.model.load import MemoryOptions
 from sidtool.recommendation.serve.serve_options import ServeOptions
 from sidtool.recommendation.serve.served import Sources

@@ -35,10 +35,10 @@ from .packed import PackedSequences as PackedSequences
 from .packed import consecutive as consecutive
 from .packed import ranges as ranges
 from .record import Protocol as Protocol
+from .record import SessionRule as SessionRule
 from .record import SplitManifest as SplitManifest
 from .record import SplitReference as SplitReference
 from .record import check_split as check_split
-from .sessions import SessionRule as SessionRule
 from .split import Split as Split
 from .split import SplitOrigin as SplitOrigin
 from .split import count_leaks as count_leaks

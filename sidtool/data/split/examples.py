@@ -17,8 +17,7 @@ from typing import Any
 
 from sidtool.base.errors import DataError
 from sidtool.data.fields.fields import NO_FIELDS, Fields
-from sidtool.data.split.sessions import is_division
-from sidtool.data.split.values import Example, FurtherTarget, UserSequence
+from sidtool.data.split.values import Example, FurtherTarget, UserSequence, is_division
 from sidtool.data.tables.json_tables import is_id, json_lines
 
 MAX_POSITION = 1 << 31

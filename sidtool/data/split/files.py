@@ -47,8 +47,8 @@ from sidtool.data.split.protocols import (
     temporal,
 )
 from sidtool.data.split.read_parts import read_logs, read_windows
-from sidtool.data.split.record import SPLIT_FORMAT, Cuts, Protocol, SplitManifest
-from sidtool.data.split.sessions import SessionRule, read_sessions
+from sidtool.data.split.record import SPLIT_FORMAT, Cuts, Protocol, SessionRule, SplitManifest
+from sidtool.data.split.sessions import read_sessions
 from sidtool.data.split.split import Split, SplitOrigin
 from sidtool.data.split.write_parts import file_name, folder_name, write_logs, write_windows
 from sidtool.data.tables.locate import parquet_files

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data.fields.fields import FieldTypes, need_feedback_of_numbers
-from sidtool.data.split.sessions import spans
-from sidtool.data.split.values import Event, UserSequence
+from sidtool.data.split.values import Event, UserSequence, spans
 
 LENGTH = 10
 """The largest number of items in a list, unless it is given."""

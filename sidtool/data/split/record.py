@@ -1,20 +1,64 @@
 """The stored record of a split: its manifest, and the reference that everything made from it
 carries."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from sidtool.base.errors import CompatibilityError, IntegrityError, UsageError
+from sidtool.base.options import check_options, option
 from sidtool.base.records import Count, Digest, JsonRecord, Number, Rule
 from sidtool.data.columns import EventColumns
 from sidtool.data.fields.fields import FieldTypes
-from sidtool.data.split.sessions import SessionRule
-from sidtool.data.times import units_per_second
+from sidtool.data.times import NUMBER, units_per_second
 
 SPLIT_FORMAT = 4
 """The newest format of a split folder that this version reads, and the one that it writes."""
 Protocol = Literal["leave-one-out", "last-session", "temporal", "given"]
+
+
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION = re.compile(r"(?P<number>.+?)(?P<unit>[smhd]?)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a number, or of one with a unit (s, m, h, d), like 30m. Raises UsageError."""
+    match = DURATION.fullmatch(text.strip())
+    if match is None or not NUMBER.fullmatch(match["number"]):
+        raise UsageError(f"{text!r} is no time", hint="like 1800, 30m, 12h or 1d")
+    return float(match["number"]) * SECONDS[match["unit"] or "s"]
+
+
+@dataclass(frozen=True)
+class SessionRule(JsonRecord):
+    """How events are divided into sessions; the manifest of a split records it.
+
+    Raises UsageError unless there is either a gap or a column, and for a gap that is not above
+    0."""
+
+    gap: float | None = option(
+        None, above=0, reads=parse_duration, flag="--session-gap", metavar="TIME"
+    )
+    """An event that comes so long after the user's previous one begins a session: seconds, or like
+    30m, 12h or 1d. Required by last-session, else recorded for lists."""
+    column: str | None = option(None, flag="--session-column")
+    """Column that names a user's sessions, in place of --session-gap."""
+
+    def __post_init__(self) -> None:
+        if (self.gap is None) == (self.column is None):
+            raise UsageError("give either --session-gap or --session-column")
+        check_options(self)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of events that the rule reads, apart from ids and order."""
+        return () if self.column is None else (self.column,)
+
+    def __str__(self) -> str:
+        if self.gap is None:
+            return f"by column {self.column}"
+        return f"{self.gap:g} seconds apart"
 
 
 def line_format(fields: FieldTypes | None, sessions: SessionRule | None) -> int:

@@ -3,10 +3,7 @@
 A user's sessions are given as the indexes at which they start: (0, 3, 7) are the events 0 to 2, 3
 to 6, and those from 7 on."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,54 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError, UsageError
-from sidtool.base.options import check_options, option
-from sidtool.base.records import JsonRecord
 from sidtool.data.fields.field_columns import event_seconds
 from sidtool.data.interactions import Interactions
 from sidtool.data.split.packed import Ragged
-from sidtool.data.times import NUMBER
-
-SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-DURATION = re.compile(r"(?P<number>.+?)(?P<unit>[smhd]?)")
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of a number, or of one with a unit (s, m, h, d), like 30m. Raises UsageError."""
-    match = DURATION.fullmatch(text.strip())
-    if match is None or not NUMBER.fullmatch(match["number"]):
-        raise UsageError(f"{text!r} is no time", hint="like 1800, 30m, 12h or 1d")
-    return float(match["number"]) * SECONDS[match["unit"] or "s"]
-
-
-@dataclass(frozen=True)
-class SessionRule(JsonRecord):
-    """How events are divided into sessions; the manifest of a split records it.
-
-    Raises UsageError unless there is either a gap or a column, and for a gap that is not above
-    0."""
-
-    gap: float | None = option(
-        None, above=0, reads=parse_duration, flag="--session-gap", metavar="TIME"
-    )
-    """An event that comes so long after the user's previous one begins a session: seconds, or like
-    30m, 12h or 1d. Required by last-session, else recorded for lists."""
-    column: str | None = option(None, flag="--session-column")
-    """Column that names a user's sessions, in place of --session-gap."""
-
-    def __post_init__(self) -> None:
-        if (self.gap is None) == (self.column is None):
-            raise UsageError("give either --session-gap or --session-column")
-        check_options(self)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of events that the rule reads, apart from ids and order."""
-        return () if self.column is None else (self.column,)
-
-    def __str__(self) -> str:
-        if self.gap is None:
-            return f"by column {self.column}"
-        return f"{self.gap:g} seconds apart"
+from sidtool.data.split.record import SessionRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,18 +71,6 @@ def _named_begins(
     begins = np.ones(len(keys), dtype=np.bool_)
     begins[1:] = end[:-1] < np.arange(1, len(keys))
     return begins
-
-
-def spans(starts: Sequence[int], n_events: int) -> list[range]:
-    """The indexes of the events of each session of a user with `n_events`."""
-    stops = (*starts[1:], n_events)
-    return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]
-
-
-def is_division(starts: Sequence[int], n_events: int) -> bool:
-    """Whether these are the starts of sessions of `n_events` events."""
-    ascend = all(earlier < later for earlier, later in pairwise(starts))
-    return bool(starts) and starts[0] == 0 and ascend and starts[-1] < n_events
 
 
 def are_divisions(sessions: Ragged, n_events: NDArray[np.integer[Any]]) -> bool:

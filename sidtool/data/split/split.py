@@ -22,11 +22,11 @@ from sidtool.data.split.packing import pack_parts
 from sidtool.data.split.record import (
     Cuts,
     Protocol,
+    SessionRule,
     SplitCounts,
     SplitManifest,
     SplitReference,
 )
-from sidtool.data.split.sessions import SessionRule
 from sidtool.data.split.values import Event, Example, UserSequence
 
 T = TypeVar("T")

@@ -207,7 +207,7 @@ def _makers(
     )
     search: dict[str, RecommendOptions] = {}
     if loaded.contract.list_prompt is not None:
-        search[LISTS] = replace(ranking, list=options.lists)
+        search[LISTS] = replace(ranking, list=True)
     if loaded.contract.history_prompt is not None:
         search[TOP_ITEMS] = ranking
     if not search:
@@ -284,7 +284,6 @@ def _settings(options: ListEvaluationOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "on": options.on,
         "num_beams": options.num_beams,
-        "lists": asdict(options.lists),
         "exclude_seen": options.exclude_seen,
         "order": options.order,
         "seed": options.seed,

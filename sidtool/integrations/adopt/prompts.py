@@ -10,7 +10,7 @@ import numpy as np
 from sidtool.base.errors import CompatibilityError, UsageError
 from sidtool.data import FieldTypes
 from sidtool.integrations.adopt.known_prompts import AdoptOptions, Preset, PromptPreset, preset_for
-from sidtool.model.contract import ModelKind
+from sidtool.model import ModelKind
 from sidtool.model.prompt import (
     HISTORY_SLOT,
     HistoryPrompt,

@@ -21,6 +21,7 @@ from sidtool.base.work_folder import open_work_folder
 from sidtool.data.split import SplitManifest, is_split_folder, read_split, stored_manifest
 from sidtool.integrations.ray.output import RESTART, PartFolder, PartReport
 from sidtool.integrations.ray.run import RunOptions, make_parts
+from sidtool.integrations.ray.shards import part_count
 from sidtool.integrations.ray.workers import WorkerOptions
 from sidtool.memory import (
     BlockFiles,
@@ -33,9 +34,6 @@ from sidtool.memory import (
     write_block,
 )
 from sidtool.registry import open_source
-
-BLOCKS = 64
-"""Blocks of items."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ class ClusterPairs:
         manifest = stored_manifest(split)
         run = RunOptions(options.engine, options.workers, progress=progress)
         made_from = {
+            "blocks": part_count(manifest.counts.train_events),
             "split": manifest.digest,
             "files": digest_strings(manifest.files.keys(), manifest.files.values()),
             "bundle": open_source(bundle).identity.digest,
@@ -112,7 +111,8 @@ class ClusterPairs:
 
     def count(self, ids: Sequence[str], distance: float) -> NDArray[np.int64]:
         """As `PairCounter.count`; each part of the users is a file of the work folder."""
-        self.blocks = ItemBlocks(len(ids), min(BLOCKS, len(ids)))
+        n_blocks = part_count(self.manifest.counts.train_events)
+        self.blocks = ItemBlocks(len(ids), min(n_blocks, len(ids)))
         counts = self.folder.subfolder(f"counts-{distance!r}")
         folders = self.manifest.folders if self.manifest.parts > 1 else [None]
         shards = [PairPart(number, folder) for number, folder in enumerate(folders)]

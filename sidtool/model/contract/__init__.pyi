@@ -16,13 +16,12 @@ from .contract import CONTRACT as CONTRACT
 from .contract import MEMORY_COPY as MEMORY_COPY
 from .contract import Contract as Contract
 from .contract import MemoryBinding as MemoryBinding
-from .contract import ModelKind as ModelKind
 from .contract import ModelNormalize as ModelNormalize
 from .folder import model_folder as model_folder
 from .folder import open_bundle_copy as open_bundle_copy
 from .folder import read_contract as read_contract
-from .folder import refuse_base_as_output as refuse_base_as_output
-from .folder import write_contract as write_contract
+from .output import refuse_base_as_output as refuse_base_as_output
+from .output import write_contract as write_contract
 from .stage_record import AdoptParams as AdoptParams
 from .stage_record import Forgetting as Forgetting
 from .stage_record import ModelReference as ModelReference

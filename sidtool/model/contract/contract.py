@@ -30,6 +30,7 @@ from sidtool.model.prompt.tokens import (
     TokenTable,
     UserTokens,
 )
+from sidtool.model.structure import ModelKind
 from sidtool.tokenizer.bundle import Identity, check_names
 from sidtool.tokenizer.sid import SidSpace
 
@@ -55,7 +56,6 @@ _OPTIONAL = (
 """Keys that are left out where there is nothing."""
 
 ModelNormalize = Literal["level", "trie"]
-ModelKind = Literal["causal", "encoder-decoder"]
 
 
 @dataclass(frozen=True)

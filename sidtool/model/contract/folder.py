@@ -1,8 +1,6 @@
-"""The contract in a model folder: how the folder is found, read and completed, and which folders an
-adapter folder needs. Every command that makes a model ends with `write_contract`."""
+"""The contract in a model folder: how the folder is found and read, and which folders an adapter
+folder needs."""
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,30 +15,29 @@ from sidtool.base.checkpoint import (
     MAX_JSON,
     HubAccess,
     check_file,
+    check_folder,
     download,
     download_model,
     fetch_roots,
     is_hub_url,
-    model_digests,
     only_folder,
     read_object,
     required_signers,
+    settings_digests,
     verify_copy,
+    weight_digests,
 )
-from sidtool.base.digests import cached_digest, file_digest
-from sidtool.base.documents import sealed_text
+from sidtool.base.digests import cached_digest
 from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     IntegrityError,
-    SidtoolError,
     UsageError,
 )
-from sidtool.base.output import write_whole
-from sidtool.model.contract.card import MODEL_CARD, model_card
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
+from sidtool.model.contract.stage_record import ModelReference
 from sidtool.model.contract.stored import REPOSITORY, located, parse_contract, read_stored_model
-from sidtool.tokenizer.bundle import ROOT, Bundle
+from sidtool.tokenizer.bundle import Bundle
 
 
 def model_folder(
@@ -172,50 +169,42 @@ def embedded_contract(folder: Path) -> Mapping[str, Any] | None:
     return value if isinstance(value, Mapping) else None
 
 
-def copy_model(folder: Path, contract: Contract, target: Path) -> None:
-    """Copy the files of a model folder, without its contract, into the folder `target`. Raises
-    IntegrityError if the copies are not those that the contract records."""
-    # checkpoints have the old contract
-    skip = shutil.ignore_patterns(CONTRACT, "checkpoint-*")
-    shutil.copytree(folder, target, dirs_exist_ok=True, ignore=skip)
-    check_files(target, contract)
+def with_bases(folder: Path, contract: Contract) -> list[tuple[Path, Contract]]:
+    """A model folder and its contract behind the folder that its adapters change, that behind its
+    own base, and so on: the first is a whole model. A base is located by path and verified by
+    digest.
+
+    Raises CompatibilityError if a base is missing, has changed or has other SID tokens."""
+    chain = [(folder, contract)]
+    while (reference := contract.base_folder) is not None:
+        base = _find_base(folder, reference)
+        if base.resolve() in [member.resolve() for member, _ in chain]:
+            raise CompatibilityError(f"{folder} is an adapter whose base is itself")
+        base_contract = read_contract(base)
+        if base_contract.tokens != contract.tokens:
+            raise CompatibilityError(
+                f"{folder} has SID tokens from id {contract.token_start}, its base {base} has "
+                f"others, from id {base_contract.token_start}, or in another order"
+            )
+        chain.insert(0, (base, base_contract))
+        folder, contract = base, base_contract
+    return chain
 
 
-def write_contract(folder: Path, contract: Contract, bundle: Bundle) -> Contract:
-    """Complete a model folder: the bundle's copy, the model card, and sid.json last, so that a
-    folder with a contract has its bundle. Returns the contract with the digests of the folder's
-    files. config.json contains the contract, too, because it survives `save_pretrained`."""
-    bundle.save(folder / BUNDLE_COPY, force=True)
-    roots = [f"{name}/{ROOT}" for name in (BUNDLE_COPY, MEMORY_COPY) if (folder / name).is_dir()]
-    digests = model_digests(folder) | {name: file_digest(folder / name) for name in roots}
-    if (folder / CONFIG).is_file():
-        del digests[CONFIG]
-        embedded = replace(contract, files=digests).to_json()
-        settings = read_object(folder / CONFIG) | {EMBEDDED: embedded}
-        # as transformers spells it
-        write_whole(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
-        digests[CONFIG] = file_digest(folder / CONFIG)
-    stored = replace(contract, files=digests)
-    write_whole(folder / MODEL_CARD, model_card(stored, bundle))
-    write_whole(folder / CONTRACT, sealed_text(stored.to_json()))
-    return stored
-
-
-def refuse_base_as_output(out: Path, contract: Contract, *others: Path) -> None:
-    """Raise UsageError if a model with the bases of `contract`, and with `others`, would replace
-    one of them: nothing could load it then."""
-    bases = [path.resolve() for path in others]
-    seen: set[Path] = set()
-    while contract.base_folder is not None:
-        base = Path(contract.base_folder.path).resolve()
-        if base in seen:
-            break
-        seen.add(base)
-        try:
-            contract = read_contract(base)
-        except SidtoolError:
-            break  # a base that was moved or removed cannot be replaced
-    if out.resolve() in (*bases, *seen):
-        raise UsageError(
-            f"{out} is the base of the adapters that would replace it", hint="write to another path"
-        )
+def _find_base(folder: Path, base: ModelReference) -> Path:
+    """The base at its recorded path, or beside the adapter if both were moved together."""
+    recorded = Path(base.path)
+    for path in (recorded, folder.resolve().parent / recorded.name):
+        if not path.is_dir():
+            continue
+        check_folder(path)
+        # contracts of earlier versions record no other files
+        has_files = not base.files or settings_digests(path) == base.files
+        if weight_digests(path) == base.weights and has_files:
+            return path
+    problem = "has other weights or files" if recorded.is_dir() else "does not exist"
+    raise CompatibilityError(
+        f"{folder} is an adapter over {recorded}, which {problem}",
+        hint="put that model there or beside the adapter; `sidtool merge` writes a model that "
+        "needs no base",
+    )

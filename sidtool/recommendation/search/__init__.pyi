@@ -30,7 +30,6 @@ from .results import BeamResult as BeamResult
 from .results import Normalize as Normalize
 from .results import best_leaves as best_leaves
 from .search_options import BeamOptions as BeamOptions
-from .search_options import ListOptions as ListOptions
 from .search_options import SearchOptions as SearchOptions
 from .search_options import SeenOptions as SeenOptions
 from .search_options import excludes_seen as excludes_seen

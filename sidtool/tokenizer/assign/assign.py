@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from sidtool.base.errors import UsageError
 from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.overflow import place_overflow, ranks
-from sidtool.tokenizer.assign.policy import CollisionCounts, Policy, check_policy, equal_rows
+from sidtool.tokenizer.assign.policy import (
+    Assigned,
+    CollisionCounts,
+    Policy,
+    check_policy,
+    equal_rows,
+)
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import MAX_CODES, Codes, Levels
 
@@ -26,21 +32,6 @@ HEADROOM = 4
 
 Rows = NDArray[np.intp]
 """Item indices."""
-
-
-@dataclass(frozen=True)
-class Assigned:
-    """Final codes, in the order of the items.
-
-    `codes` is (n, levels) uint16, with one more level than the raw codes under `append`;
-    `level_sizes` are its level sizes; `reassigned` is (n,) bool: items whose final code is not
-    their nearest one."""
-
-    codes: Codes
-    level_sizes: tuple[int, ...]
-    reassigned: NDArray[np.bool_]
-    before: CollisionCounts
-    after: CollisionCounts
 
 
 def assign(

@@ -41,6 +41,21 @@ class CollisionCounts(JsonRecord):
         return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
 
 
+@dataclass(frozen=True)
+class Assigned:
+    """Final codes, in the order of the items.
+
+    `codes` is (n, levels) uint16, with one more level than the raw codes under `append`;
+    `level_sizes` are its level sizes; `reassigned` is (n,) bool: items whose final code is not
+    their nearest one."""
+
+    codes: Codes
+    level_sizes: tuple[int, ...]
+    reassigned: NDArray[np.bool_]
+    before: CollisionCounts
+    after: CollisionCounts
+
+
 def equal_rows(codes: Codes) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Row indices sorted by codes, and the lengths of the runs of equal codes in that order."""
     order = np.lexsort(codes.T[::-1]) if codes.shape[1] else np.arange(len(codes))

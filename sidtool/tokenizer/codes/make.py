@@ -20,8 +20,8 @@ from sidtool.base.errors import DataError, SidtoolWarning
 from sidtool.base.output import cache_array, cached_array, whole_file
 from sidtool.base.progress import Progress
 from sidtool.data import VectorSource
-from sidtool.tokenizer.assign.assign import Assigned, assign
-from sidtool.tokenizer.assign.policy import Policy
+from sidtool.tokenizer.assign.assign import assign
+from sidtool.tokenizer.assign.policy import Assigned, Policy
 from sidtool.tokenizer.codes.measure import codebook_report
 from sidtool.tokenizer.codes.report import CodebookReport
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams

@@ -4,13 +4,15 @@ Layer i of a network called "in" has the float32 arrays `in_{i}_weight` (from, t
 (to,); the activation between layers is max(x, 0)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data import Vectors
 
+HIDDEN = (512, 256, 128)
+Epochs = Annotated[int, "Passes over the vectors in training."]
 BLOCK = 1024
 """Rows computed at once. Shorter blocks are padded: a matrix product of another shape rounds
 differently, and codes must not depend on the other rows."""

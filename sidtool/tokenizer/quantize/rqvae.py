@@ -13,10 +13,7 @@ from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.quantize import rqkmeans
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.quantize.kmeans import Normalize, kmeans, nearest, training_rows
-
-HIDDEN = (512, 256, 128)
-
-Epochs = Annotated[int, "Passes over the vectors in training."]
+from sidtool.tokenizer.quantize.mlp import HIDDEN, Epochs
 
 
 def fit(

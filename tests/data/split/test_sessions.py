@@ -17,8 +17,9 @@ from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.extension import extended
 from sidtool.data.split.files import SplitOptions, make_split, read_split, split_events, write_split
 from sidtool.data.split.histories import user_histories
-from sidtool.data.split.sessions import SessionRule, is_division, parse_duration, spans
+from sidtool.data.split.record import SessionRule, parse_duration
 from sidtool.data.split.split import Split, count_leaks
+from sidtool.data.split.values import is_division, spans
 from tests.data.split.lines import write_lines
 
 START = 880_000_000

@@ -12,8 +12,7 @@ from sidtool.base.errors import DataError, IntegrityError, UsageError
 from sidtool.data.columns import EventNames
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.split.files import SplitOptions, make_split, read_manifest, read_split
-from sidtool.data.split.record import SplitManifest
-from sidtool.data.split.sessions import SessionRule
+from sidtool.data.split.record import SessionRule, SplitManifest
 from sidtool.data.split.user_parts import PartPlan
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from tests.data.tables.files import write_table

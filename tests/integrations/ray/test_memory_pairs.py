@@ -69,7 +69,7 @@ def same(one: Memory, other: Memory) -> bool:
 def test_the_memory_is_that_of_one_process(
     shop: Path, tmp_path: Path, blocks: int, with_content: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_pairs, "BLOCKS", blocks)
+    monkeypatch.setattr(memory_pairs, "part_count", lambda _: blocks)
     bundle = Bundle.open(shop / "shop.zarr")
     settings = replace(DEFAULT, neighbors=5, shrinkage=2.0)
     content = ItemContent.of(bundle, weight=0.5) if with_content else None

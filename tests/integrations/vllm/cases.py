@@ -14,7 +14,7 @@ import torch
 from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.integrations.vllm.settings import RequestSettings
 from sidtool.model.contract.contract import Contract
-from sidtool.model.contract.folder import write_contract
+from sidtool.model.contract.output import write_contract
 from sidtool.model.contract.stage_record import ExtendParams, StageRecord
 from sidtool.model.prompt.tokens import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle.bundle import Bundle

@@ -11,7 +11,8 @@ import pytest
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.data.split.record import Cuts, SplitReference
 from sidtool.model.contract.contract import Contract, MemoryBinding
-from sidtool.model.contract.folder import open_bundle_copy, read_contract, write_contract
+from sidtool.model.contract.folder import open_bundle_copy, read_contract
+from sidtool.model.contract.output import write_contract
 from sidtool.model.contract.stage_record import (
     ExtendParams,
     MergeParams,

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import SidtoolError, UsageError
-from sidtool.tokenizer.assign.assign import Assigned, assign, assign_group, assign_pairs
-from sidtool.tokenizer.assign.policy import CollisionCounts
+from sidtool.tokenizer.assign.assign import assign, assign_group, assign_pairs
+from sidtool.tokenizer.assign.policy import Assigned, CollisionCounts
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Levels
