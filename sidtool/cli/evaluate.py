@@ -84,7 +84,7 @@ def evaluate(
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
     item-kNN; of a model with a memory also the model alone, the memory alone and,
     with a re-ranker, the mixture."""
-    from sidtool.evaluation import check_names, check_thresholds, model_metric_names
+    from sidtool.evaluation import check_names, check_thresholds, model_metric_names, verdict
     from sidtool.evaluation import evaluate as evaluate_split
 
     thresholds = compared.values()
@@ -108,7 +108,7 @@ def evaluate(
         )
     say_evaluation(evaluation, details=details, json=json)
     check_thresholds(evaluation.metrics, thresholds)
-    next_step("sidtool recommend {model} --history ITEM,ITEM -k 10", model=model)
+    next_step(verdict(evaluation).next_step(evaluation, str(model)))
 
 
 def evaluate_lists(

@@ -114,6 +114,8 @@ def evaluate(
             progress=progress,
         )
         settings = {"on": options.on, **evaluation.settings, "seen": reason}
+        if (tied := held_out.split.tied_share) is not None:
+            settings["tied_targets"] = round(tied, 4)
         return replace(evaluation, settings=settings)
 
 
@@ -231,6 +233,7 @@ def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> 
     if loaded.memory is not None and uses_memory(loaded):
         knn = asdict(loaded.memory.memory.manifest.settings)
         settings["memory"] = {**loaded.memory.to_json(), **knn}
+        settings["memory"]["content"] = loaded.memory.memory.manifest.content is not None
     return settings
 
 

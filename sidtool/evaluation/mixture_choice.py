@@ -296,13 +296,20 @@ def choose_for_new_items(
         each for each in FACTORS if _hits(cautious.ranks(warm.with_factor(each))).mean() >= lowest
     )
     after = _hits(cautious.ranks(warm.with_factor(factor)))
+    mixture = float(gains(cautious.ranks(candidates.with_factor(factor))).mean())
+    judged_on_warm = {
+        f"{name} of warm targets, without new items": value
+        for name, value in cautious.summary.items()
+        if name != "users"
+    }
     measured = {
-        "users": float(candidates.users),
-        "ndcg@10 mixture": float(gains(cautious.ranks(candidates.with_factor(factor))).mean()),
+        **{name: choice.summary[name] for name in ("users", "ndcg@10 model", "ndcg@10 memory")},
+        "ndcg@10 mixture": mixture,
+        **judged_on_warm,
         f"{METRIC} of warm targets": float(after.mean()),
         f"{METRIC} of warm targets, without new items": float(before.mean()),
     }
-    return replace(cautious, summary=cautious.summary | measured), factor
+    return replace(cautious, summary=measured), factor
 
 
 def _hits(ranks: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -88,6 +88,11 @@ def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> N
     assert choice.summary["ndcg@10 mixture"] == pytest.approx(gains(ranks).mean())
     assert choice.summary["hr@10 of warm targets, without new items"] == before.mean()
     assert choice.summary["users"] == USERS
+    # the memory's own figure is of all users, beside the one that the factor was chosen with
+    of_all = MixtureChoice.of(candidates).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory"] == of_all
+    of_warm = MixtureChoice.of(without.select(without.is_warm)).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory of warm targets, without new items"] == of_warm
 
 
 def test_new_items_that_hurt_nobody_keep_their_scores() -> None:

@@ -228,7 +228,7 @@ def empty_part(plan: PartPlan, number: int) -> SplitPart:
     """What is known of a part without events, which has no files."""
     nothing = hashlib.sha256(bytes(16)).hexdigest()  # the numbers of users and of items: 0
     digests = (nothing,) * len(plan.buckets(number))
-    counts = SplitCounts(0, 0, 0, 0, repeated_targets=0)
+    counts = SplitCounts(0, 0, 0, 0, repeated_targets=0, tied_targets=0)
     return SplitPart(counts, BucketDigests(digests, digests, digests), None, {})
 
 
