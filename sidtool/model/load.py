@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from sidtool.base.checkpoint import HubAccess, HubCommit, HubPush, folder_or_url
 from sidtool.base.errors import (
     CompatibilityError,
+    DataError,
     IntegrityError,
     SidtoolError,
     SidtoolWarning,
@@ -20,15 +21,16 @@ from sidtool.base.errors import (
 from sidtool.base.extras import require
 from sidtool.base.options import option
 from sidtool.base.signatures import Signer
-from sidtool.memory import Gate, Memory, Reranker
+from sidtool.memory import (
+    DEFAULT_MEMORY_POWER,
+    DEFAULT_MEMORY_WEIGHT,
+    DEFAULT_NEW_ITEM_FACTOR,
+    Memory,
+    WeightedMemory,
+)
 from sidtool.model.adapter import load_weights
 from sidtool.model.contract.compat import Verdict, check_bundle
-from sidtool.model.contract.contract import (
-    MEMORY_COPY,
-    Contract,
-    MemoryBinding,
-    check_mixture,
-)
+from sidtool.model.contract.contract import MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
     check_files,
     model_folder,
@@ -45,57 +47,20 @@ from sidtool.model.pretrained import (
     load_tokenizer,
     locate,
 )
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import check_block, check_embedding_rows, check_token_ids, model_kind
+from sidtool.model.structure import (
+    check_block,
+    check_embedding_rows,
+    check_token_ids,
+    is_encoder_decoder,
+    max_positions,
+    model_kind,
+)
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
-DEFAULT_WEIGHT = 0.3
-"""Weight of a memory that was not tuned with the model."""
-DEFAULT_POWER = 2.0
-DEFAULT_NEW_ITEM_FACTOR = 0.8
-"""Of items without training events, where there was nothing to choose it on: on Beauty, new targets
-keep most of their recall, and others lose little (docs/memory.md)."""
-
-
-@dataclass(frozen=True, eq=False)
-class WeightedMemory:
-    """A memory in use: p(item) = (1 - weight) p_model(item) + weight p_memory(item), where
-    p_memory is the memory's scores raised to `power`, those of new items times `new_item_factor`,
-    and normalized.
-
-    Raises UsageError as `check_mixture`."""
-
-    memory: Memory
-    weight: float = DEFAULT_WEIGHT
-    power: float = DEFAULT_POWER
-    gate: Gate | None = None
-    """Gives each request its own weight; None gives all `weight`."""
-    new_item_factor: float = 1.0
-    """Multiplies the raised scores of items without training events."""
-    reranker: Reranker | None = None
-    """Orders the first items of the mixture again."""
-
-    def __post_init__(self) -> None:
-        check_mixture(self.weight, self.power, self.new_item_factor)
-
-    @property
-    def is_used(self) -> bool:
-        """Whether it has a part in any recommendation."""
-        return self.gate is not None or self.weight > 0
-
-    def to_json(self) -> dict[str, Any]:
-        """What determines its part in a recommendation, as JSON values."""
-        gate = None if self.gate is None else self.gate.to_json()
-        weight = self.weight if self.gate is None else None
-        values = {
-            "digest": self.memory.digest,
-            "weight": weight,
-            "power": self.power,
-            "gate": gate,
-            "new_item_factor": self.new_item_factor,
-        }
-        return values if self.reranker is None else {**values, "reranker": self.reranker.digest}
+Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 
 
 @dataclass(frozen=True)
@@ -136,8 +101,8 @@ def choose_memory(
             f"{binding.digest[:12]}"
         )
     memory.check_bundle(bundle)
-    weight = DEFAULT_WEIGHT if binding is None else binding.weight
-    power = DEFAULT_POWER if binding is None else binding.power
+    weight = DEFAULT_MEMORY_WEIGHT if binding is None else binding.weight
+    power = DEFAULT_MEMORY_POWER if binding is None else binding.power
     is_tuned = options.weight is None and options.power is None
     reranker = binding.reranker if binding is not None and is_tuned and options.rerank else None
     if reranker is not None:
@@ -404,3 +369,18 @@ def with_bundle(
         raise CompatibilityError(f"{folder} has another model than the one that was loaded")
     weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
     return replace(loaded, bundle=bundle, verdict=verdict, memory=weighted)
+
+
+def fit_prompt(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
+    """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
+    contract may allow more than the model has positions. Raises DataError if there is no room.
+
+    An encoder has positions of its own, which only the prompt takes."""
+    room = max_positions(model)
+    if prompt is None or room is None:
+        return prompt
+    if not is_encoder_decoder(model):
+        room -= n_answer
+    if room < 1:
+        raise DataError(f"the model has no position before an answer of task {prompt.task}")
+    return replace(prompt, max_length=min(room, prompt.max_length))
