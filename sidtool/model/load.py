@@ -9,16 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from sidtool.base.checkpoint import HubAccess, folder_or_url
+from sidtool.base.checkpoint import HubAccess, HubCommit, HubPush, folder_or_url
 from sidtool.base.errors import (
     CompatibilityError,
     DataError,
+    IntegrityError,
     SidtoolError,
     SidtoolWarning,
     UsageError,
 )
 from sidtool.base.extras import require
 from sidtool.base.options import option
+from sidtool.base.signatures import Signer
 from sidtool.memory import (
     DEFAULT_MEMORY_POWER,
     DEFAULT_MEMORY_WEIGHT,
@@ -37,6 +39,7 @@ from sidtool.model.contract.folder import (
     read_contract,
     with_bases,
 )
+from sidtool.model.contract.stored import push_model, verify_model
 from sidtool.model.pretrained import (
     Checkpoint,
     Dtype,
@@ -132,6 +135,8 @@ class LoadedModel:
     `recommendation.search.beam.beam_search` is: an engine that has the weights"""
     name: str = ""
     """the last part of the path or reference that it was loaded from"""
+    folder: Path | None = None
+    """where its files are"""
 
     @classmethod
     def from_pretrained(
@@ -142,18 +147,55 @@ class LoadedModel:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        signed_by: str | Path | None = None,
         device: str | None = None,
         dtype: Dtype | None = None,
         trust_remote_code: bool = False,
     ) -> "LoadedModel":
         """Load a model of the Hugging Face hub, `ORG/NAME`, or a folder, with its bundle and
-        memory, all checked. As `load_model_folder`, which takes another bundle or memory."""
-        access = HubAccess(revision, token, cache_dir, local_files_only)
+        memory, all checked. As `load_model_folder`, which takes another bundle or memory.
+        `signed_by` is a file of public keys or certificates in PEM, or `keyless:IDENTITY@ISSUER`.
+        Raises IntegrityError, too, unless a model of the hub is signed so."""
+        access = HubAccess(revision, token, cache_dir, local_files_only, signed_by)
         source = folder_or_url(name_or_path)
         folder = model_folder(source, access, trust_remote_code=trust_remote_code)
         return load_model_folder(
             folder, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str = "Push with sidtool",
+        license: str | None = None,
+        tag: str | None = None,
+        sign: str | Path | None = None,
+    ) -> HubCommit:
+        """Write the files that it was loaded from, with a card, to a repository of the Hugging Face
+        hub, in one commit. As `Bundle.push_to_hub`.
+
+        Raises UsageError if it has another bundle or memory than its folder, CompatibilityError or
+        IntegrityError if the folder has another model now, or is damaged."""
+        memory, own = self.memory, self.contract.memory
+        digests = (None if memory is None else memory.memory.digest, own and own.digest)
+        if self.folder is None or self.verdict.kind != "same" or digests[0] != digests[1]:
+            raise UsageError(
+                "the model has another bundle or memory than its folder",
+                hint="rebind or tune-memory writes a folder with it",
+            )
+        for name, reason in verify_model(str(self.folder)):
+            raise IntegrityError(f"{self.folder}: {name}: {reason}")
+        if read_contract(self.folder) != self.contract:
+            raise CompatibilityError(
+                f"{self.folder} has another model than the one that was loaded"
+            )
+        signer = None if sign is None else Signer.of(sign)
+        how = HubPush(revision, token, private, commit_message, tag, signer)
+        return push_model(self.folder, repo_id, license, how)
 
     def __repr__(self) -> str:
         """Base model, network, number of weights, and the bundle; reads no array."""
@@ -248,7 +290,7 @@ def load_model_folder(
         loaded = load()
     if contract is not None and loaded.contract != contract:
         raise CompatibilityError(f"{folder} has another model now than when the command began")
-    return replace(loaded, name=name)
+    return replace(loaded, name=name, folder=folder)
 
 
 def _load(
