@@ -39,7 +39,7 @@ from sidtool.model.contract.folder import (
     read_contract,
     with_bases,
 )
-from sidtool.model.contract.stored import push_model, verify_model
+from sidtool.model.contract.push import push_model, verify_model
 from sidtool.model.pretrained import (
     Checkpoint,
     Dtype,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage import Storage, is_zip
-from sidtool.memory import MemoryManifest, is_memory, memory_card, verify_memory
+from sidtool.memory import MemoryManifest, is_memory, memory_card
 from sidtool.model.contract import (
     BUNDLE_COPY,
     CONTRACT,
@@ -16,7 +16,6 @@ from sidtool.model.contract import (
     model_card,
     parse_stored_model,
     read_stored_model,
-    verify_model,
 )
 from sidtool.registry.records import Kind
 from sidtool.tokenizer.bundle import (
@@ -26,7 +25,6 @@ from sidtool.tokenizer.bundle import (
     bundle_card,
     parse_root,
     read_root,
-    verify,
 )
 
 AnyManifest = Manifest | MemoryManifest | StoredModel
@@ -60,13 +58,6 @@ def parse_manifest(location: str, root: bytes, kind: Kind) -> AnyManifest:
         return parse_stored_model(location, root)
     value = parse_root(location, root, kind)
     return MemoryManifest.from_json(value) if kind == "memory" else Manifest.from_json(value)
-
-
-def broken_parts(location: str) -> list[tuple[str, str]]:
-    """Everything that is wrong with a stored artifact: (object, reason); empty if it is intact."""
-    if is_model(location):
-        return verify_model(location)
-    return verify_memory(location) if is_memory(location) else verify(location)
 
 
 def published_card(

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import offline
 from sidtool.base.errors import UsageError
-from sidtool.base.extras import require
+from sidtool.base.extras import offline, require
 from sidtool.base.options import settings_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import offline
 from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.extras import offline
 from sidtool.base.options import settings_from
 from sidtool.base.progress import Log, Progress
 from sidtool.training.execution import train_and_publish
