@@ -4,13 +4,13 @@ their texts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from json.encoder import encode_basestring
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sidtool.data import Texts
 from sidtool.data.split import PackedSequences, Split, consecutive, ranges
 
 BLOCK = 1 << 18
@@ -62,7 +62,7 @@ class TrainEvents:
         """The rows of the items that users have, ascending"""
         self.longest = int(self._train.items.lengths.max(initial=0))
         """The events of the user who has most"""
-        self.user_ids = self._train.users.names
+        self.user_ids = self._train.store.users
         """The ids of users by code"""
 
     def __len__(self) -> int:
@@ -93,8 +93,6 @@ class TrainEvents:
             yield self._train.take(slice(users.start + start, users.start + stop))
 
 
-ADDED = 1 << 16
-"""Texts that are objects at once."""
 Numbers = NDArray[np.int64]
 BlockCopies = Callable[[int], Numbers]
 """The number of copies of each of the next n examples."""
@@ -124,18 +122,28 @@ class LineTexts:
         """Add texts -> the number of the first one; the others follow."""
         import pyarrow as pa
 
-        first = self._n_texts
-        stream = iter(texts)
-        while block := list(islice(stream, ADDED)):  # those of ten million users are no list
-            self._arrays.append(pa.array(block, pa.large_string()))
-            self._n_texts += len(block)
-        return first
+        return self._add(pa.array(texts, pa.large_string()))
 
-    def add_by_row(self, texts: Iterable[str], rows: Numbers) -> Numbers:
-        """Add the texts of ascending rows -> the number of each row's text."""
-        numbers = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
-        numbers[rows] = self.add(texts) + np.arange(len(rows))
-        return numbers
+    def add_escaped(self, texts: Texts, before: str = "", after: str = "") -> int:
+        """Add texts as they stand within a JSON string, between two others, as `add`."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        in_json = texts.arrow
+        data = np.frombuffer(in_json.buffers()[2] or b"", dtype=np.uint8)
+        if ((data < ord(" ")) | (data == ord('"')) | (data == ord("\\"))).any():
+            in_json = pa.array(escaped(texts), pa.large_string())
+        in_json = in_json.cast(pa.large_string())
+        if before or after:
+            parts = [pa.scalar(text, pa.large_string()) for text in (before, after, "")]
+            in_json = pc.binary_join_element_wise(parts[0], in_json, parts[1], parts[2])
+        return self._add(in_json)
+
+    def _add(self, texts: Any) -> int:
+        first = self._n_texts
+        self._arrays.append(texts)
+        self._n_texts += len(texts)
+        return first
 
     def joined(self, numbers: Numbers) -> Any:
         """The bytes of texts, one after the other, as a buffer."""
@@ -209,6 +217,14 @@ class CatalogSpans:
             LinePart(2 * sizes, numbers),
             LinePart(has_end, ends[has_end]),
         ]
+
+
+def by_row(first: int, rows: Numbers) -> Numbers:
+    """The numbers of the texts of ascending rows, the first of which has a number: those of other
+    rows are 0."""
+    numbers = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
+    numbers[rows] = first + np.arange(len(rows))
+    return numbers
 
 
 def escaped(texts: Iterable[str]) -> Iterator[str]:

@@ -4,7 +4,7 @@ and their lineage."""
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from json.encoder import encode_basestring
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sidtool.base.options import options_from
 from sidtool.base.output import locked, partial_path, publish, refuse_existing, remove
 from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
-from sidtool.base.threads import thread_count
+from sidtool.base.threads import arrow_threads, in_threads, meanwhile, thread_count
 from sidtool.data import GeneralOptions, Items, Query
 from sidtool.data.split import PackedExamples, Split, open_split, ranges, write_examples
 from sidtool.examples.blocks import BLOCK, LinePart, LineTexts, line_by_line, line_part
@@ -55,10 +55,9 @@ class SftInputs:
     queries: Sequence[Query] = ()
     tokenizer: Any | None = None
 
-    def open(self, progress: Progress | None = None) -> SftJob:
+    def open(self, progress: Progress | None = None, threads: int = 1) -> SftJob:
         """Read what is not read yet, and check that it fits. Raises as `make_sft`."""
-        options, tokenizer, split = self.options, self.tokenizer, self.split
-        bundle = self.bundle
+        options, tokenizer, bundle = self.options, self.tokenizer, self.bundle
         if not isinstance(bundle, Bundle):
             bundle = open_source(str(bundle))
         prompt, field_tokens = None, NO_FIELD_TOKENS
@@ -72,12 +71,11 @@ class SftInputs:
             prompt = contract.history_prompt if is_adopted else None
             if prompt is not None and prompt.task in options.templates:
                 prompt = None
-        items, queries, columns = self._catalog(bundle)
+        reads: list[Callable[[Bundle], Any]] = [self._catalog, self._split]
+        catalog, split = in_threads(lambda read: read(bundle), reads, threads)
+        items, queries, columns = catalog
         if options.columns is None:
             options = replace(options, columns=columns)
-        if not isinstance(split, Split):
-            event_columns = bundle.manifest.made_from.event_columns
-            split = open_split(split, recorded=event_columns)
         check_bundle_split(bundle, "the split of the training examples", split.reference)
         maker = ExampleMaker(
             bundle, items, options, tokenizer, queries, split.fields, prompt, field_tokens
@@ -86,7 +84,12 @@ class SftInputs:
         general = None
         if self.general is not None:
             general = GeneralExamples.read(self.general, maker)
-        return SftJob(bundle, items, split, options, maker, weights, general, progress)
+        return SftJob(bundle, items, split, options, maker, weights, general, progress, threads)
+
+    def _split(self, bundle: Bundle) -> Split:
+        if isinstance(self.split, Split):
+            return self.split
+        return open_split(self.split, recorded=bundle.manifest.made_from.event_columns)
 
     def _catalog(self, bundle: Bundle) -> tuple[Items, Sequence[Query], tuple[str, ...] | None]:
         """The catalog, the queries, and the columns that running text shows, None for all."""
@@ -170,11 +173,13 @@ def make_sft(
         queries,
         tokenizer,
     )
-    job = replace(inputs.open(progress), threads=thread_count(threads))
-    job.check_ids()
-    if dry_run:
-        return job.lineage(job.write(None), {})
-    return _written(job, out, force, writer or SftJob.write)
+    n_threads = thread_count(threads)
+    with arrow_threads(n_threads):
+        job = inputs.open(progress, n_threads)
+        job.check_ids()
+        if dry_run:
+            return job.lineage(job.write(None), {})
+        return _written(job, out, force, writer or SftJob.write)
 
 
 def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Lineage:
@@ -189,12 +194,15 @@ def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Line
         remove(stage)
         stage.mkdir()
         try:
-            tasks = writer(job, stage / out.name)
-            write_validation(stage / side["valid"].name, job.split.valid)
+            write_valid = partial(write_validation, stage / side["valid"].name, job.split.valid)
+            with meanwhile(write_valid, job.threads):
+                tasks = writer(job, stage / out.name)
             if job.general is not None:
                 with (stage / side["general"].name).open("wb") as stream:
                     job.write_examples(stream, job.general.held_out)
-            digests = {path.name: file_digest(path) for path in sorted(stage.iterdir())}
+            paths = sorted(stage.iterdir())
+            in_order = in_threads(file_digest, paths, job.threads)
+            digests = {path.name: digest for path, digest in zip(paths, in_order, strict=True)}
             lineage = job.lineage(tasks, digests)
             write_lineage(lineage, stage / side["meta"].name)
             side["meta"].unlink(missing_ok=True)  # from here on an old output is no longer whole
@@ -227,26 +235,27 @@ def write_validation(path: Path, examples: PackedExamples) -> None:
     if examples.store.has_fields or (examples.targets.lengths > 1).any():
         write_examples(path, examples)
         return
-    texts = LineTexts()
-    users = texts.add(f'{{"user": {encode_basestring(user)}' for user in examples.store.users)
-    items = list(map(encode_basestring, examples.names))
-    first_items = texts.add([f', "history": [{item}' for item in items])
-    next_items = texts.add([f", {item}" for item in items])
-    targets = texts.add([f'], "item": {item}' for item in items])
-    no_history = texts.add([', "history": ['])
+    texts, names = LineTexts(), examples.names
+    head = texts.add(['{"user": "', '", "history": ['])
+    opening = head + 1
+    users = texts.add_escaped(examples.store.users)
+    first_items = texts.add_escaped(names, '"', '"')
+    next_items = texts.add_escaped(names, ', "', '"')
+    targets = texts.add_escaped(names, '], "item": "', '"')
     distinct, position_of = np.unique(examples.positions, return_inverse=True)
     positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
     with path.open("wb") as stream:
         for start, stop in ranges(examples.histories.lengths, BLOCK):
             part = examples.take(slice(start, stop))
             sizes = part.histories.lengths
+            one_each = np.ones_like(sizes)
             history = part.histories.joined + np.int64(next_items)
-            is_empty = sizes == 0
-            oldest = (np.cumsum(sizes) - sizes)[~is_empty]
+            oldest = (np.cumsum(sizes) - sizes)[sizes > 0]
             history[oldest] += first_items - next_items
             parts = [
+                line_part(one_each * head),
                 line_part(part.user_codes + np.int64(users)),
-                LinePart(is_empty, np.full(int(is_empty.sum()), no_history)),
+                line_part(one_each * opening),
                 LinePart(sizes, history),
                 line_part(part.items + np.int64(targets)),
                 line_part(position_of[start:stop] + positions),
