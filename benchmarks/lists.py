@@ -42,7 +42,6 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Request
-from sidtool.recommendation.search.search_options import ListOptions
 
 ITEMS = "items"
 LISTS = "lists"
@@ -72,12 +71,10 @@ SHOWN = ("recall", "ndcg", "kendall_tau", "diversity", "novelty")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How sessions are found, what lists are, and how they are searched for."""
+    """How sessions are found, and what lists are."""
 
     sessions: tuple[str, str]
     """the option of `split` that says what a session is, and its value"""
-    searches: Mapping[str, ListOptions]
-    """how lists are searched for, by the name of the system"""
     length: int = 10
     stride: int | None = None
     num_beams: int = 10
@@ -170,8 +167,8 @@ class ListRun(VariantRun):
         )
         chosen: dict[str, RecommendOptions] = {}
         if loaded.contract.list_prompt is not None:
-            for label, search in self.protocol.searches.items():
-                chosen[f"{name}: {label}"] = replace(ranking, list=search)
+            chosen[f"{name}: lists"] = replace(ranking, list=True)
+            chosen[f"{name}: greedy lists"] = replace(ranking, list=True, num_beams=1)
         # the ranking keeps all beams that it is given, so it gets as many as items at least
         n_beams = max(self.protocol.length, self.protocol.num_beams)
         chosen[f"{name}: top items"] = replace(ranking, num_beams=n_beams)
@@ -297,7 +294,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=10, help="items of a list")
     parser.add_argument("--stride", type=int, help="make-sft --list-stride (default: the length)")
     parser.add_argument("--num-beams", type=int, default=10, help="partial lists that are kept")
-    parser.add_argument("--mmr", type=float, default=0.5, help="of the diversified lists")
     parser.add_argument("--timed", type=int, default=64, help="requests that are timed")
     return parser.parse_args(arguments)
 
@@ -307,13 +303,8 @@ def protocol_of(args: argparse.Namespace) -> Protocol:
     sessions = ("--session-column", args.session_column)
     if args.session_gap is not None:
         sessions = ("--session-gap", args.session_gap)
-    searches = {
-        "lists": ListOptions(),
-        "greedy lists": ListOptions(search="greedy"),
-        f"lists, MMR {args.mmr:g}": ListOptions(mmr=args.mmr),
-    }
     beams = {"num_beams": args.num_beams, "timed": args.timed}
-    return Protocol(sessions, searches, args.length, args.stride, **beams)
+    return Protocol(sessions, args.length, args.stride, **beams)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,7 +26,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "rq-kmeans+": {"method": "rq-kmeans+"},
     "opq": {"method": "opq"},
     "pq": {"method": "pq"},
-    "fsq": {"method": "fsq"},
 }
 PARTS: tuple[Literal["valid", "test"], ...] = ("valid", "test")
 METRICS = {"hr@10": "R@10", "ndcg@10": "N@10"}

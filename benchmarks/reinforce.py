@@ -1,6 +1,6 @@
 """Compare reinforcement with spending its compute on more supervised training.
 
-    python benchmarks/reinforce.py DATA -o WORK [--seeds 0,1,2] [--only "joint DPO; more SFT"]
+    python benchmarks/reinforce.py DATA -o WORK [--seeds 0,1,2] [--only "GRPO; more SFT"]
 
 The recipe's model of each seed is the start of every variant: weighted supervised training, the
 algorithms of `sidtool rl`, and two controls that take about as many seconds as these on average:
@@ -46,10 +46,9 @@ WEIGHTED = "weighted SFT"
 HACKED = "collaborative reward alone"
 
 ALGORITHMS: Mapping[str, Mapping[str, object]] = {
-    "joint DPO": {"algorithm": "dpo"},
     "GRPO": {"algorithm": "grpo", "beta": 1e-3, "sft_weight": 0},
     "GSPO": {"algorithm": "gspo"},
-    "ECPO, first difference": {"algorithm": "ecpo", "first_difference": True},
+    "ECPO": {"algorithm": "ecpo"},
     HACKED: {"algorithm": "grpo", "reward": "collaborative=1", "beta": 0, "sft_weight": 0},
 }
 """Settings of `sidtool rl`. Where nothing else is set, the reward is MiniOneRec's and the

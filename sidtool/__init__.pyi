@@ -68,7 +68,6 @@ from .recipes import write_example as write_example
 from .recommendation import RecommendOptions as RecommendOptions
 from .recommendation import Request as Request
 from .recommendation import recommend as recommend
-from .recommendation.search import ListOptions as ListOptions
 from .recommendation.search import SidLogitsProcessor as SidLogitsProcessor
 from .recommendation.serve import Listening as Listening
 from .recommendation.serve import ServeLimits as ServeLimits

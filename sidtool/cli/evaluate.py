@@ -22,7 +22,6 @@ from sidtool.evaluation import (
 from sidtool.examples import TaskCatalogOptions
 from sidtool.integrations.ray import WorkerOptions
 from sidtool.model import MemoryOptions, ModelOptions
-from sidtool.recommendation.search import ListOptions
 
 if TYPE_CHECKING:
     from sidtool.model import LoadedModel
@@ -85,7 +84,7 @@ def evaluate(
     """Evaluate recommendations on held-out users over the full catalog, beside popularity and
     item-kNN; of a model with a memory also the model alone, the memory alone and,
     with a re-ranker, the mixture."""
-    from sidtool.evaluation import check_names, check_thresholds, model_metric_names
+    from sidtool.evaluation import check_names, check_thresholds, model_metric_names, verdict
     from sidtool.evaluation import evaluate as evaluate_split
 
     thresholds = compared.values()
@@ -109,7 +108,7 @@ def evaluate(
         )
     say_evaluation(evaluation, details=details, json=json)
     check_thresholds(evaluation.metrics, thresholds)
-    next_step("sidtool recommend {model} --history ITEM,ITEM -k 10", model=model)
+    next_step(verdict(evaluation).next_step(evaluation, str(model)))
 
 
 def evaluate_lists(
@@ -117,7 +116,6 @@ def evaluate_lists(
     split: options.Split,
     settings: ListEvaluationOptions,
     compared: Comparison,
-    lists: ListOptions,
     memory: MemoryOptions,
     use: ModelOptions,
     json: options.Json = False,
@@ -134,7 +132,7 @@ def evaluate_lists(
         measured = evaluate_split(
             loaded,
             split,
-            replace(settings, lists=lists),
+            settings,
             against=compared.load(use),
             progress=reports.get("evaluate"),
         )

@@ -16,7 +16,7 @@ from sidtool.cli.terminal.pace import progress
 from sidtool.integrations.ray import RunOptions, WorkerOptions
 from sidtool.model import MemoryOptions, ModelOptions
 from sidtool.recommendation import ItemOptions, RecommendOptions
-from sidtool.recommendation.search import ListOptions, seen_reason
+from sidtool.recommendation.search import seen_reason
 
 if TYPE_CHECKING:
     from sidtool.data import Fields
@@ -141,7 +141,6 @@ def recommend(
     source: RequestSource,
     choices: RecommendOptions,
     output: Output,
-    lists: ListOptions,
     memory: MemoryOptions,
     use: ModelOptions,
     workers: WorkerOptions,
@@ -156,7 +155,7 @@ def recommend(
     from sidtool.model.contract import targets_repeat
     from sidtool.recommendation import Outcome, answer_each, recommend_to_file
 
-    choices = _with_list(choices, output.list_length, lists)
+    choices = _with_list(choices, output.list_length)
     choices = replace(choices, fields=source.shared_fields())
     if output.candidates is not None and choices.allow is not None:
         raise UsageError("--candidates is an allow list already", hint="leave out --allow")
@@ -167,7 +166,7 @@ def recommend(
     if output.out is not None:
         refuse_existing(output.out, force, RESULTS)
     loaded = inference.load_model(model, use, memory)
-    _check_shown(choices.fields, loaded, is_list=choices.list is not None)
+    _check_shown(choices.fields, loaded, is_list=choices.list)
     requests = source.requests(loaded)
     outcome = Outcome()
     with progress("recommend") as reports:
@@ -229,17 +228,13 @@ def _check_history(items: Sequence[str], bundle: "Bundle") -> None:
     )
 
 
-def _with_list(
-    choices: RecommendOptions, length: int | None, lists: ListOptions
-) -> RecommendOptions:
-    """The options with those of a list. Raises UsageError for options of lists without --list."""
-    if length is not None and choices.k != ItemOptions.k:
+def _with_list(choices: RecommendOptions, length: int | None) -> RecommendOptions:
+    """The options with the length of a list, if it is given. Raises UsageError for -k beside it."""
+    if length is None:
+        return choices
+    if choices.k != ItemOptions.k:
         raise UsageError("--list is the number of items: leave out -k")
-    if length is not None:
-        return replace(choices, k=length, list=lists)
-    if lists != ListOptions():
-        raise UsageError("--list-search, --seed and --mmr require --list")
-    return choices
+    return replace(choices, k=length, list=True)
 
 
 def _recommend_by_workers(
@@ -255,7 +250,7 @@ def _recommend_by_workers(
 
     if file in (None, "-") or output.out is None:
         raise UsageError("--engine ray needs --file FOLDER of Parquet requests, and -o FOLDER")
-    if choices.list is not None:
+    if choices.list:
         raise UsageError("--list is for one process: leave out --engine")
     with progress("recommend") as reports:
         outcome = recommend_folder(

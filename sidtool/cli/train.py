@@ -51,6 +51,14 @@ def train(
             "several."
         ),
     ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Stop after this time, with a validation. The model records the step; --set "
+            "stop_step=STEP instead of this makes the same model.",
+        ),
+    ] = None,
     trust_remote_code: options.Trust = False,
     how: options.Writing = options.Writing(),
 ) -> None:
@@ -81,6 +89,7 @@ def train(
         summaries = run_stages(
             planned,
             force=how.force,
+            max_minutes=max_minutes,
             progress=lambda number: steps_of(report.get(labels[number - 1])),
             log=log,
             notify=notify,

@@ -27,26 +27,30 @@ from sidtool.evaluation.groups import (
     target_weights,
 )
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
-from sidtool.evaluation.metrics import averages, metric_names, metric_values
+from sidtool.evaluation.metrics import (
+    averages,
+    coverage,
+    effective_items,
+    metric_names,
+    metric_values,
+)
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import (
+    ITEM_KNN,
     IndexedExamples,
     Ranker,
     Ranking,
+    SystemValues,
     rank_examples,
     rank_index,
 )
 from sidtool.evaluation.results import (
-    ITEM_KNN,
     MEMORY_ALONE,
     MIXTURE,
     MODEL_ALONE,
     NO_EXAMPLES,
     Evaluation,
     Slice,
-    SystemValues,
-    coverage,
-    effective_items,
     examples_digest,
     group_averages,
     positions_in,
@@ -114,6 +118,8 @@ def evaluate(
             progress=progress,
         )
         settings = {"on": options.on, **evaluation.settings, "seen": reason}
+        if (tied := held_out.split.tied_share) is not None:
+            settings["tied_targets"] = round(tied, 4)
         return replace(evaluation, settings=settings)
 
 
@@ -231,6 +237,7 @@ def _model_settings(loaded: LoadedModel, normalize: Normalize | None = None) -> 
     if loaded.memory is not None and uses_memory(loaded):
         knn = asdict(loaded.memory.memory.manifest.settings)
         settings["memory"] = {**loaded.memory.to_json(), **knn}
+        settings["memory"]["content"] = loaded.memory.memory.manifest.content is not None
     return settings
 
 

@@ -1,6 +1,6 @@
 """The options of evaluations, shared by the library and the command line."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -8,10 +8,9 @@ from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, group, option, read_ids
 from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH
-from sidtool.evaluation.metrics import KS, metric_names
-from sidtool.evaluation.ranking import COVERED
+from sidtool.evaluation.metrics import COVERED, KS, metric_names
 from sidtool.examples import TaskCatalogOptions, named_task
-from sidtool.recommendation.search import BeamOptions, ListOptions, SearchOptions, SeenOptions
+from sidtool.recommendation.search import BeamOptions, SearchOptions, SeenOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +68,6 @@ class ListEvaluationOptions(UnknownOptions, HeldOutOptions, SearchOptions):
     order: str | None = option(None, metavar="FIELD")
     """Feedback by which the items of a session are ordered, the largest first. Default: as the
     lists of the training were."""
-    lists: ListOptions = field(default_factory=ListOptions)
-    """How lists are searched for."""
     baselines: bool = True
 
 

@@ -3,19 +3,15 @@
 A share is the mean difference over the mean of the system that the model is compared with; the ends
 of its interval are those of the paired difference over the same mean."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
 from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.held_out import OTHER_MODEL
-from sidtool.evaluation.results import (
-    ITEM_KNN,
-    MEMORY_ALONE,
-    MIXTURE,
-    MODEL_ALONE,
-    StoredEvaluation,
-)
+from sidtool.evaluation.ranking import ITEM_KNN
+from sidtool.evaluation.results import MEMORY_ALONE, MIXTURE, MODEL_ALONE, StoredEvaluation
 
 Standing = Literal["ahead", "level", "behind", "unknown"]
 """Where a model stands beside another system: "level" if the 95% interval of the difference
@@ -27,6 +23,8 @@ FEW_USERS = 500
 """With fewer users the sentences say so: intervals are wide."""
 MANY_NEW = 0.1
 """From this share of targets on, advice is about new items."""
+MANY_TIED = 0.2
+"""From this share of tied targets on, the verdict says so."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,22 @@ class EvaluationVerdict(JsonRecord):
     standing: Standing
     """Of the model as it recommends, with its memory if it has one, beside item-kNN."""
     sentences: tuple[str, ...]
-    """The answer first."""
+    """The answer first: yes, no or unknown."""
     advice: str
     """What to try next."""
 
     def __str__(self) -> str:
-        return "; ".join(self.sentences)
+        answer, first, *others = self.sentences
+        return "; ".join([f"{answer}. {first[0].upper()}{first[1:]}", *others])
+
+    def next_step(self, evaluation: StoredEvaluation, model: str) -> str:
+        """What a command ends with: recommendations for a real history, if the answer is yes or
+        unknown; else the advice."""
+        if self.standing not in ("ahead", "unknown"):
+            return self.advice
+        history = evaluation.samples[0].history[-3:] if evaluation.samples else ("ITEM", "ITEM")
+        command = ("sidtool", "recommend", model, "--history", ",".join(history), "-k", "10")
+        return shlex.join(command)
 
 
 def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
@@ -49,7 +57,7 @@ def verdict(evaluation: StoredEvaluation) -> EvaluationVerdict:
 
     Without item-kNN the standing is "unknown", and the first sentence has the metric alone."""
     compared = _Compared(evaluation, deciding_metric(evaluation))
-    sentences = [compared.with_item_knn()]
+    sentences = [compared.answer(), compared.with_item_knn()]
     if compared.standing(MEMORY_ALONE) != "unknown":
         sentences.append(f"model with memory {compared.place(MEMORY_ALONE, 'the memory alone')}")
     if compared.standing(MIXTURE) != "unknown":
@@ -97,27 +105,44 @@ class _Compared:
         assert difference is not None
         return _place(difference, self.evaluation.baselines[system][self.metric], other, figures)
 
+    def answer(self) -> str:
+        """Whether to use the model, in a few words."""
+        as_good = self.standing(MEMORY_ALONE) in ("level", "behind")
+        return {
+            "ahead": "Yes: use it" + (", though its memory alone is as good" if as_good else ""),
+            "level": "No: it is not measurably better than item-kNN",
+            "behind": "No: item-kNN is better",
+            "unknown": "Unknown: item-kNN was not measured beside it",
+        }[self.standing(ITEM_KNN)]
+
     def with_item_knn(self) -> str:
-        """The first sentence; of a model with a memory, the model alone comes first."""
+        """How far from item-kNN; of a model with a memory, the model alone comes last."""
         evaluation, metric = self.evaluation, self.metric
         value = _number(evaluation.metrics[metric])
         if self.difference(ITEM_KNN) is None:
             ends = map(_number, evaluation.confidence_interval.get(metric, ()))
-            return f"model {metric} {value} (95% interval {' to '.join(ends) or 'unknown'})"
+            return f"the model has {metric} {value} (95% interval {' to '.join(ends) or 'unknown'})"
         base = evaluation.baselines[ITEM_KNN][metric]
         figures = f"{metric} {value} against {_number(base)}"
         alone = evaluation.differences_from_item_knn.get(MODEL_ALONE, {}).get(metric)
         if MODEL_ALONE not in evaluation.baselines:
-            return f"model {self.place(ITEM_KNN, 'item-kNN', figures)}"
+            return f"the model is {self.place(ITEM_KNN, 'item-kNN', figures)}"
+        with_memory = f"with its memory the model is {self.place(ITEM_KNN, 'item-kNN', figures)}"
         if alone is None:  # of a version that did not measure it
-            return f"model with memory {self.place(ITEM_KNN, 'item-kNN', figures)}"
-        with_memory = self.place(ITEM_KNN, figures=figures)
-        return f"model {_place(alone, base, 'item-kNN')}, with memory {with_memory}"
+            return with_memory
+        return f"{with_memory}, without {_place(alone, base)}"
 
 
 def _limits(evaluation: StoredEvaluation) -> list[str]:
-    """What limits the figures: new items, targets that nothing can recommend, few users."""
+    """What limits the figures: tied times, new items, targets that nothing can recommend, few
+    users."""
     sentences = []
+    tied = evaluation.settings.get("tied_targets") or 0
+    if tied > MANY_TIED:
+        sentences.append(
+            f"{_share(tied)} of targets have the time of the event before them: the rows of the "
+            "file order the two, and figures may be too high"
+        )
     new = share_of_new_targets(evaluation)
     if new:
         sentences.append(f"{_share(new)} of targets are new items")
@@ -135,16 +160,20 @@ def _limits(evaluation: StoredEvaluation) -> list[str]:
 def _advice(compared: _Compared) -> str:
     standing = compared.standing(ITEM_KNN)
     over_memory = compared.standing(MEMORY_ALONE)
+    memory = compared.evaluation.settings.get("memory", {})
     if standing == "unknown":
         return "evaluate on a split with training events, which has item-kNN beside the model"
     if over_memory == "unknown" and standing != "ahead":
         return "add a memory: build-memory, then tune-memory"
-    if share_of_new_targets(compared.evaluation) >= MANY_NEW:
+    if share_of_new_targets(compared.evaluation) >= MANY_NEW and not memory.get("content"):
         return "give the memory content for new items: build-memory --items CATALOG"
     if over_memory == "behind" or over_memory == "level":
         return "train longer, or serve the memory alone: the model adds nothing measurable to it"
     if standing != "ahead":
-        return "look for overfitting, too few events or collapsed levels: docs/choosing.md"
+        return (
+            "train longer (fit --minutes); where validation has stopped improving, look for "
+            "overfitting, too few events or collapsed levels: docs/choosing.md"
+        )
     return "train a second seed before you rely on small differences"
 
 
@@ -154,7 +183,7 @@ def _standing(difference: Difference) -> Standing:
     return "behind" if difference.high < 0 else "level"
 
 
-def _place(difference: Difference, base: float, other: str, figures: str = "") -> str:
+def _place(difference: Difference, base: float, other: str = "", figures: str = "") -> str:
     """Where a model stands beside a system of the mean `base`, named `other` unless it was just
     before; with more `figures` before the interval."""
     spell = _signed if base == 0 else _percent

@@ -5,13 +5,21 @@ their texts."""
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.data import Texts
-from sidtool.data.split import PackedSequences, Split, consecutive, ranges
+from sidtool.data.split import (
+    PackedExamples,
+    PackedSequences,
+    Split,
+    consecutive,
+    ranges,
+    write_examples,
+)
 
 BLOCK = 1 << 18
 """Items that are shown in a block, unless those of a single user are more."""
@@ -181,6 +189,39 @@ def line_by_line(parts: Sequence[LinePart]) -> Numbers:
     for place, part in enumerate(parts):
         numbers[consecutive(starts[:, place], part.sizes)] = part.numbers
     return numbers
+
+
+def write_validation(path: Path, examples: PackedExamples) -> None:
+    """Write the lines of `write_examples`."""
+    if examples.store.has_fields or (examples.targets.lengths > 1).any():
+        write_examples(path, examples)
+        return
+    texts, names = LineTexts(), examples.names
+    head = texts.add(['{"user": "', '", "history": ['])
+    opening = head + 1
+    users = texts.add_escaped(examples.store.users)
+    first_items = texts.add_escaped(names, '"', '"')
+    next_items = texts.add_escaped(names, ', "', '"')
+    targets = texts.add_escaped(names, '], "item": "', '"')
+    distinct, position_of = np.unique(examples.positions, return_inverse=True)
+    positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
+    with path.open("wb") as stream:
+        for start, stop in ranges(examples.histories.lengths, BLOCK):
+            part = examples.take(slice(start, stop))
+            sizes = part.histories.lengths
+            one_each = np.ones_like(sizes)
+            history = part.histories.joined + np.int64(next_items)
+            oldest = (np.cumsum(sizes) - sizes)[sizes > 0]
+            history[oldest] += first_items - next_items
+            parts = [
+                line_part(one_each * head),
+                line_part(part.user_codes + np.int64(users)),
+                line_part(one_each * opening),
+                LinePart(sizes, history),
+                line_part(part.items + np.int64(targets)),
+                line_part(position_of[start:stop] + positions),
+            ]
+            stream.write(texts.joined(line_by_line(parts)))
 
 
 class CatalogSpans:

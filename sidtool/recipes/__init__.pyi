@@ -1,3 +1,6 @@
+from .commands import Commands as Commands
+from .commands import flag as flag
+from .commands import set_words as set_words
 from .example import WHEELS as WHEELS
 from .example import Example as Example
 from .example import unpack_wheels as unpack_wheels
@@ -6,6 +9,7 @@ from .fitting import FitOptions as FitOptions
 from .fitting import Fitted as Fitted
 from .fitting import fit as fit
 from .fitting import plan_fit as plan_fit
+from .profile import Inputs as Inputs
 from .recipe import RECIPES as RECIPES
 from .recipe import Recipe as Recipe
 from .recipe import recipe_names as recipe_names

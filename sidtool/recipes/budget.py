@@ -1,16 +1,21 @@
 """Keeps a budget of minutes: a short training is measured, and then the number of epochs and of
-users is chosen so that training, memory and evaluation end in time."""
+users is chosen so that training, memory and evaluation end in time. The training itself is measured
+next: it ends early if it is much slower, and the users behind it are chosen again."""
 
+import json
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from sidtool.base.documents import parse_json
 from sidtool.base.errors import DataError
+from sidtool.base.output import write_whole
 from sidtool.base.records import JsonRecord
 from sidtool.data.split import read_manifest
 from sidtool.examples import read_lineage
+from sidtool.model.contract import TrainParams, read_contract
 from sidtool.recipes.plan import Plan
 from sidtool.recipes.profile import Choices, batch_size
 from sidtool.recipes.steps import Step
@@ -32,7 +37,12 @@ LEAST_SHARE = 0.3
 """Of the whole budget; training, memory and evaluation get at least that."""
 MARGIN = 0.9
 """Of the time that is left; the rest is for starts of commands and slower steps."""
+LATEST = 1.15
+"""Of the whole budget; what the training may take until it is stopped, with the evaluation of
+MIN_USERS users behind it at half the speed."""
 FILE = "budget.json"
+TRAINING, TUNING = "training", "weight of the memory"
+"""The steps behind which the users of later ones are chosen again."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +106,7 @@ def probe(plan: Plan) -> Step:
         "eval_users": PROBE_USERS,
     }
     out = plan.folder / "probe"
-    command = plan.train(settings)
-    return Step("speed", (*command, "-o", out, "--force"), out)
+    return replace(plan.training(out, settings), name="speed")
 
 
 def read_speed(probe: Path, valid: int) -> Speed:
@@ -133,6 +142,67 @@ def choose_within(
         tuning_users=_part(work.valid, share),
         test_users=_part(work.test, share),
     )
+
+
+@dataclass
+class Budget:
+    """The time of one call, and what was chosen by it. Choices are in a file, so that a killed call
+    continues with the same."""
+
+    work: Work
+    speed: Speed
+    total: float
+    """Seconds."""
+    file: Path
+    record: dict[str, Any]
+    """What the file has."""
+
+    def training_minutes(self, choices: Choices, spent: float) -> float:
+        """When the training is stopped."""
+        work, speed = self.work, self.speed
+        users = _user_costs(work, min(MIN_USERS, work.valid), min(MIN_USERS, work.test))
+        latest = LATEST * self.total - spent - 2 * speed.user * users
+        tuning, test = choices.tuning_users or work.valid, choices.test_users or work.test
+        after = speed.user * _user_costs(work, tuning, test)
+        planned = expected_seconds(choices, work, speed) - after
+        return max(planned, latest) / 60
+
+    def choose_again(self, choices: Choices, model: Path, done: str, spent: float) -> Choices:
+        """The choices behind the step `done`, by the speed of the training in `model` and the time
+        that is left, as they were recorded if they were."""
+        if done not in (TRAINING, TUNING):
+            return choices
+        if done not in self.record:
+            chosen = self._chosen(choices, model, has_tuned=done == TUNING, spent=spent)
+            self.record[done] = chosen.to_json()
+            write_whole(self.file, json.dumps(self.record, indent=1) + "\n")
+        return Choices.from_json(self.record[done])
+
+    def _chosen(self, choices: Choices, model: Path, *, has_tuned: bool, spent: float) -> Choices:
+        work = self.work
+        user = self.speed.user * slowness(model, choices, work, self.speed)
+        cost = user * _user_costs(work, 0 if has_tuned else work.valid, work.test)
+        share = min(1.0, MARGIN * max(0.0, self.total - spent) / max(cost, 1e-9))
+        params = read_contract(model).params
+        assert isinstance(params, TrainParams)
+        return replace(
+            choices,
+            tuning_users=choices.tuning_users if has_tuned else _part(work.valid, share),
+            test_users=_part(work.test, share),
+            stop_step=params.options.get("stop_step"),
+        )
+
+
+def slowness(model: Path, choices: Choices, work: Work, speed: Speed) -> float:
+    """How many times as long as planned a training took until its last log line, 1 without any."""
+    lines = (model / MACHINE_FILE).read_text(encoding="utf-8").splitlines()
+    if not lines:
+        return 1.0
+    last = parse_json(lines[-1])
+    all_steps = (choices.epochs or work.epochs) * work.steps_per_epoch
+    users = work.validations * (choices.eval_users or work.eval_users)
+    planned = last["step"] * (speed.step + speed.user * users / all_steps)
+    return float(last["seconds"] / max(planned, 1e-9))
 
 
 def _part(users: int, share: float) -> int | None:

@@ -2,7 +2,6 @@
 evaluation, report."""
 
 import json
-import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,11 +20,12 @@ from sidtool.base.output_lock import hold_lock
 from sidtool.base.records import JsonRecord
 from sidtool.data import CatalogNames, EventNames, UnknownOptions
 from sidtool.data.prepare import clean, read_tables, report
-from sidtool.evaluation import EvaluationVerdict
+from sidtool.evaluation import EvaluationVerdict, StoredEvaluation
 from sidtool.recipes.budget import (
     FILE,
+    TRAINING,
+    Budget,
     Speed,
-    Work,
     choose_within,
     expected_seconds,
     probe,
@@ -168,16 +168,16 @@ def fit(
         road.total = 1 + len(plan.steps())
         for step in plan.before_training():
             road.do(step)
-        plan, work = _within_budget(plan, road)
-        for step in plan.from_training():
-            road.do(step)
+        plan, budget = _within_budget(plan, road)
+        plan = _train_and_evaluate(plan, budget, road)
         script = out / SCRIPT
         write_whole(script, shell_script([first, *plan.steps()], f"sidtool fit {items} {events}"))
         evaluation = parse_json(plan.metrics.read_bytes())
         verdict = EvaluationVerdict.from_json(evaluation["verdict"])
+        stored = StoredEvaluation.from_json(evaluation)
         return Fitted(
             verdict=verdict,
-            next=_advice(verdict, plan, work),
+            next=verdict.next_step(stored, str(plan.model)),
             model=str(plan.model),
             report=str(plan.page),
             script=str(script),
@@ -185,7 +185,7 @@ def fit(
             profile=profile,
             choices=plan.choices,
             seconds=round(road.spent, 1),
-            warnings=tuple(steps.warnings),
+            warnings=(*steps.warnings, *_remarks(plan, profile, budget)),
         )
 
 
@@ -264,16 +264,41 @@ def _plan(options: FitOptions, inputs: Inputs, profile: DataProfile | None, out:
     return Plan(recipe, inputs, out, options.encoder, options.seed, options.model, choices)
 
 
-def _advice(verdict: EvaluationVerdict, plan: Plan, work: Work | None) -> str:
-    """What to try next: more time, if that is what the model lacked."""
-    if verdict.standing == "ahead":
-        return f"sidtool serve {shlex.quote(str(plan.model))}"
-    if work is None or plan.choices.epochs is None or plan.choices.epochs >= work.epochs:
-        return verdict.advice
-    return f"more --minutes: the model had {plan.choices.epochs:g} of {work.epochs:g} epochs"
+def _remarks(plan: Plan, profile: DataProfile, budget: Budget | None) -> Iterator[str]:
+    """What limits the result: time, and events of low ratings."""
+    choices = plan.choices
+    if budget is not None and choices.epochs is not None:
+        enough, stopped = budget.work.epochs, ""
+        if choices.stop_step is not None:
+            stopped = f", and was stopped at step {choices.stop_step}, slower than measured before"
+        if stopped or choices.epochs < enough:
+            yield (
+                f"the model had {choices.epochs:g} of {enough:g} epochs{stopped}: "
+                "--minutes gives it more time"
+            )
+    if profile.rating is not None and not plan.recipe.settings("split").get("target"):
+        yield (
+            f"every event counts, whatever its {profile.rating}: docs/fit.md says how a recipe "
+            "leaves low ones out"
+        )
 
 
-def _within_budget(plan: Plan, road: _Road) -> tuple[Plan, Work | None]:
+def _train_and_evaluate(plan: Plan, budget: Budget | None, road: _Road) -> Plan:
+    """Run the training and the steps behind it; returns the plan with what was chosen between."""
+    for name in [step.name for step in plan.from_training()]:
+        (step,) = (step for step in plan.from_training() if step.name == name)
+        if budget is not None and name == TRAINING:
+            limit = budget.training_minutes(plan.choices, road.spent)
+            step = replace(step, unrecorded=("--max-minutes", f"{limit:.3f}"))
+        road.do(step)
+        if budget is not None:
+            model, spent = plan.folder / "model", road.spent
+            choices = budget.choose_again(plan.choices, model, name, spent)
+            plan = replace(plan, choices=choices)
+    return plan
+
+
+def _within_budget(plan: Plan, road: _Road) -> tuple[Plan, Budget | None]:
     """The plan with the epochs and users that there is time for. The choice is recorded, so that a
     killed run continues with the same."""
     work = work_of(plan)
@@ -293,9 +318,10 @@ def _within_budget(plan: Plan, road: _Road) -> tuple[Plan, Work | None]:
         remove(step.output)
     speed = Speed.from_json(record["speed"])
     choices = Choices.from_json(record["choices"])
+    budget = Budget(work, speed, 60 * road.minutes, file, record)
     road.expected_end = road.spent + expected_seconds(choices, work, speed)
     road.notify(
         f"{choices.epochs:g} of {work.epochs:g} epochs; {speed.step * 1000:.0f} ms a step, "
         f"{speed.user * 1000:.0f} ms a validation user"
     )
-    return replace(plan, choices=choices), work
+    return replace(plan, choices=choices), budget

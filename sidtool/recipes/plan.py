@@ -1,12 +1,11 @@
 """The steps of the road from two files to an evaluation, as sidtool's command lines."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from sidtool.base.errors import UsageError
-from sidtool.base.options import options_of
+from sidtool.recipes.commands import Commands, flag, given_flags, step
 from sidtool.recipes.profile import Choices, Inputs
 from sidtool.recipes.recipe import Recipe
 from sidtool.recipes.steps import Step
@@ -80,22 +79,22 @@ class Plan:
         """All steps, in order."""
         return [*self.before_training(), *self.from_training()]
 
+    @property
+    def commands(self) -> Commands:
+        """The commands of the recipe on this data."""
+        return Commands(self.recipe, self.inputs, self.choices.text_template)
+
     def before_training(self) -> Iterator[Step]:
         """The steps up to the training, and the memory, which needs no model."""
-        names = given_flags(self.inputs.names)
-        options = (*self.recipe.options("split"), *names)
-        yield self._step("split", self.split, "split", self.inputs.events, *options)
-        yield self._step(
-            "codebook",
+        commands = self.commands
+        yield commands.split(self.split, *self.recipe.options("split"))
+        yield commands.codebook(
             self.bundle,
-            *("build-codebook", self.inputs.items, *given_flags(self.inputs.columns)),
             *("--encoder", _path_or_word(self.encoder)),
-            *_flag("--interactions", self.split if self.recipe.has_cooccurrence else None),
-            *self.recipe.options("codebook"),
-            *_flag("--text-template", self.choices.text_template),
+            *flag("--interactions", self.split if self.recipe.has_cooccurrence else None),
         )
         yield from self._untrained_model()
-        history = _flag("--history-length", self.choices.history)
+        history = flag("--history-length", self.choices.history)
         yield self._examples("examples", "sft", *history)
         if self.recipe.has("cpt"):
             columns = [word for name in self.choices.text_columns for word in ("--field", name)]
@@ -103,54 +102,40 @@ class Plan:
         if self.recipe.has("labels"):
             yield self._examples("examples of labels", "labels")
         if self.recipe.has("memory"):
-            yield self._step(
-                "memory",
-                self.memory,
-                *("build-memory", self.split, self.bundle, "--items", self.inputs.items),
-                *self.recipe.options("memory"),
-            )
+            options = ("--items", self.inputs.items, *self.recipe.options("memory"))
+            yield commands.memory(self.split, self.bundle, self.memory, *options)
         if self.recipe.has("pretrain"):
-            command = self._train(self.initial, "cpt", "pretrain")
-            yield self._step("continued pre-training", self.folder / "pretrained", *command)
+            pretrained = self.folder / "pretrained"
+            yield self._training("continued pre-training", "pretrain", "cpt", pretrained)
 
     def from_training(self) -> Iterator[Step]:
         """The training and the steps that need its model."""
-        yield self._step("training", self.folder / "model", *self.train({}))
+        commands = self.commands
+        yield self.training(self.folder / "model", {})
         if self.recipe.has("reward"):
-            command = self._train(self.initial, "labels", "reward")
-            yield self._step("reward model", self.folder / "reward", *command)
+            yield self._training("reward model", "reward", "labels", self.folder / "reward")
         if self.recipe.has("rl"):
-            yield self._step("rewards", self.trained, *self._rl())
+            yield step("rewards", self.trained, *self._rl())
         if self.recipe.has("memory"):
-            yield self._step(
-                "weight of the memory",
-                self.model,
-                *("tune-memory", self.trained, self.split, self.memory),
-                *_flag("--users", self.choices.tuning_users),
-            )
-        limit = _flag("--limit", self.choices.test_users)
+            users = flag("--users", self.choices.tuning_users)
+            yield commands.tuning(self.trained, self.split, self.memory, self.model, *users)
+        limit = flag("--limit", self.choices.test_users)
         allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
-        command = ("evaluate", self.model, self.split, *self.recipe.options("evaluate"))
-        command = (*command, *limit, *allowed, "--json")
-        yield Step("evaluation", command, self.metrics, saves_stdout=True)
+        yield commands.evaluation(self.model, self.split, self.metrics, *limit, *allowed)
         if self.recipe.has("lists"):
             command = ("evaluate-lists", self.model, self.split, *self.recipe.options("lists"))
             command = (*command, *limit, "--json")
             yield Step("evaluation of lists", command, self.folder / "lists.json", True)
-        yield self._step("report", self.page, "report", self.metrics)
+        yield step("report", self.page, "report", self.metrics)
 
     def _untrained_model(self) -> Iterator[Step]:
         """The steps that make the model that is trained. Raises UsageError if the recipe is for a
         language model and none was named."""
         base: object = self.folder / "base"
         if self.recipe.has("model"):
-            yield self._step(
-                "model",
-                self.folder / "base",
-                *("init-model", self.inputs.items, "--bundle", self.bundle, "--seed", self.seed),
-                *self.recipe.options("model"),
-                *_flag("--set", self.choices.model_setting),
-            )
+            setting = flag("--set", self.choices.model_setting)
+            options = ("--bundle", self.bundle, *setting)
+            yield self.commands.untrained(self.folder / "base", self.seed, *options)
         elif self.base is None:
             raise UsageError(
                 f"recipe {self.recipe.name} needs a language model",
@@ -158,37 +143,17 @@ class Plan:
             )
         else:
             base = _path_or_word(self.base)
-        yield self._step(
-            "tokens",
-            self.initial,
-            *("extend-model", base, self.bundle, "--seed", self.seed),
-            *self.recipe.options("extend"),
-        )
+        yield self.commands.tokens(base, self.bundle, self.initial, self.seed)
 
     def _examples(self, name: str, part: str, *options: object) -> Step:
-        template = self.recipe.folder / f"{part}.template.json"
-        return self._step(
-            name,
-            self.examples_of(part),
-            *("make-sft", self.bundle, self.inputs.items, self.split, "--model", self.initial),
-            *self.recipe.options(part),
-            *(("--template", ("sequence=", template)) if template.is_file() else ()),
-            *_switch("--allow-unknown", self.inputs.allow_unknown),
-            *options,
-        )
+        allowed = _switch("--allow-unknown", self.inputs.allow_unknown)
+        made = (self.bundle, self.split, self.initial, self.examples_of(part))
+        return replace(self.commands.examples(part, *made, *allowed, *options), name=name)
 
-    def _train(
-        self, start: Path, examples: str, part: str, settings: Mapping[str, object] | None = None
-    ) -> tuple[object, ...]:
-        values = {"seed": self.seed} | dict(settings or {})
-        set_values = {name: value for name, value in values.items() if value is not None}
-        pairs = (
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in set_values.items()
-        )
-        words = [word for pair in pairs for word in ("--set", pair)]
-        options = self.recipe.options(part)
-        return ("train", start, self.examples_of(examples), *options, *words)
+    def _training(self, name: str, part: str, examples: str, out: Path) -> Step:
+        """A training beside that of the model."""
+        inputs = (self.initial, self.examples_of(examples), out)
+        return replace(self.commands.training(part, *inputs, {"seed": self.seed}), name=name)
 
     def _rl(self) -> tuple[object, ...]:
         command = ("rl", self.folder / "model", self.examples, *self.recipe.options("rl"))
@@ -198,17 +163,17 @@ class Plan:
         reward = ("label=", self.folder / "reward")
         return (*command, "--reward-input", reward, "--split", self.split)
 
-    def train(self, settings: Mapping[str, object]) -> tuple[object, ...]:
-        """The command that trains, without its output; `settings` replace the chosen ones."""
+    def training(self, out: Path, settings: Mapping[str, object]) -> Step:
+        """The training of the model; `settings` replace the chosen ones."""
         start = self.folder / "pretrained" if self.recipe.has("pretrain") else self.initial
         chosen: dict[str, object] = {
+            "seed": self.seed,
             "num_train_epochs": self.choices.epochs,
             "eval_users": self.choices.eval_users,
+            "stop_step": self.choices.stop_step,
         }
-        return self._train(start, "sft", "train", chosen | dict(settings))
-
-    def _step(self, name: str, output: Path, *command: object) -> Step:
-        return Step(name, (*command, "-o", output, "--force"), output)
+        values = chosen | dict(settings)
+        return self.commands.training("train", start, self.examples, out, values)
 
 
 def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
@@ -223,21 +188,6 @@ def check_step(inputs: Inputs, folder: Path, *, fixes: bool) -> Step:
         data = folder / "data"
         return Step("check", (*command, "--fix", data), data)
     return Step("check", (*command, "--json"), folder / "check.json", saves_stdout=True)
-
-
-def given_flags(options: Any) -> tuple[str, ...]:
-    """The flags of the options of a dataclass that are not their defaults, and their values."""
-    words: list[str] = []
-    for entry, declared in options_of(type(options)):
-        value = getattr(options, entry.name)
-        if value != entry.default:
-            flag = declared.flag or f"--{entry.name.replace('_', '-')}"
-            words += [flag, str(value)]
-    return tuple(words)
-
-
-def _flag(flag: str, value: object) -> tuple[object, ...]:
-    return () if value is None else (flag, value)
 
 
 def _switch(flag: str, is_given: bool) -> tuple[str, ...]:

@@ -21,6 +21,10 @@ TEXT_SAMPLE = 2000
 MIN_TEXT_SHARE = 0.5
 """Of the cells of a column of text that are not empty and have letters."""
 
+RATINGS = ("rating", "ratings", "score", "stars", "feedback")
+"""Ends of the names of columns that have ratings."""
+MOST_RATINGS = 101
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -49,6 +53,8 @@ class DataProfile(JsonRecord):
     """Columns beside the title with text."""
     longest: int = 0
     """Events of the user with the most."""
+    rating: str | None = None
+    """The column of the events that has ratings, if there is one."""
 
 
 def measure(catalog: CatalogTable, table: EventTable, checked: Report) -> DataProfile:
@@ -59,7 +65,17 @@ def measure(catalog: CatalogTable, table: EventTable, checked: Report) -> DataPr
         users=checked.users or 0,
         text_columns=tuple(_text_columns(catalog))[:TEXT_COLUMNS],
         longest=max(Counter(table.users).values(), default=0),
+        rating=_rating_column(table),
     )
+
+
+def _rating_column(table: EventTable) -> str | None:
+    """The first column with the name of a rating whose cells have two to MOST_RATINGS values."""
+    for name, cells in table.cells.items():
+        plain = "".join(char for char in name.lower() if char.isalpha())
+        if plain.endswith(RATINGS) and 2 <= len(set(cells)) <= MOST_RATINGS:
+            return name
+    return None
 
 
 def _text_columns(catalog: CatalogTable) -> Iterator[str]:
@@ -119,6 +135,8 @@ class Choices(JsonRecord):
     """Validation users that choose the weight of a memory; None: all."""
     test_users: int | None = None
     """Test users; None: all."""
+    stop_step: int | None = None
+    """The step at which the training was stopped, because it took too long; None: at its end."""
 
 
 def text_template(profile: DataProfile) -> str | None:

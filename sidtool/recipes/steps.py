@@ -59,6 +59,8 @@ class Step:
     output: Path
     saves_stdout: bool = False
     """Whether the output is what the command prints."""
+    unrecorded: tuple[str, ...] = ()
+    """Further words, which neither its record nor a script has: limits of time, say."""
 
     @property
     def arguments(self) -> list[str]:
@@ -149,10 +151,10 @@ class Steps:
             if step.saves_stdout:
                 partial = output.with_name(f"{output.name}.partial")
                 with partial.open("w", encoding="utf-8") as stream:
-                    ran = run_command(step.arguments, stream)
+                    ran = run_command([*step.arguments, *step.unrecorded], stream)
             else:
                 # what a step prints goes to stderr: only the result of all belongs on stdout
-                ran = run_command(step.arguments, sys.stderr)
+                ran = run_command([*step.arguments, *step.unrecorded], sys.stderr)
             record["warnings"] = list(ran.warnings)
         finally:
             record["seconds"] = [*record["seconds"], round(self.clock() - started, 1)]

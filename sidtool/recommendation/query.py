@@ -6,7 +6,6 @@ query a model through `QuerySession`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.memory import RERANKED
+from sidtool.memory import NO_PRIOR, RERANKED, Mixture, Prior
 from sidtool.model import LoadedModel, fit_prompt
 from sidtool.model.prompt import (
     HistoryPrompt,
@@ -27,14 +26,7 @@ from sidtool.model.prompt import (
 )
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import (
-    NO_PRIOR,
-    Mixture,
-    Prior,
-    RankedItems,
-    mix,
-    rank_items,
-)
+from sidtool.recommendation.search.mixture import RankedItems, check_normalize, mix, rank_items
 from sidtool.recommendation.search.results import (
     BeamResult,
     ItemList,
@@ -43,7 +35,6 @@ from sidtool.recommendation.search.results import (
     check_scores,
     padded_lists,
 )
-from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.windows import WINDOW, in_windows
 from sidtool.tokenizer.bundle import Bundle, Trie
 from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
@@ -107,10 +98,11 @@ class QuerySession:
                 )
             item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
             n_answer += (list_length - 1) * item_tokens
-        mixture = Mixture.of(loaded.memory, loaded.bundle, normalize)
-        reranking = None
-        if mixture is not None:
-            reranking = Reranking.of(loaded.memory, mixture.index, loaded.bundle)
+        mixture, reranking = None, None
+        if (memory := loaded.memory) is not None and memory.is_used:
+            check_normalize(normalize)
+            mixture = Mixture.of(memory, loaded.bundle)
+            reranking = Reranking.of(memory, mixture.index, loaded.bundle)
         return cls(
             loaded.bundle,
             loaded.tokenizer,
@@ -316,33 +308,25 @@ class QuerySession:
         *,
         length: int,
         num_beams: int,
-        options: ListOptions,
         n_lists: int = 1,
     ) -> list[list[ItemList]]:
         """Up to `n_lists` lists of each query, distinct as sequences of SIDs: of `length` items, or
-        all that its filter leaves. Draws follow from the options' seed and the query's prompt.
+        all that its filter leaves.
 
         Raises as `search.list_search.search_lists`, and UsageError if there is a memory."""
         from sidtool.recommendation.search.list_search import search_lists
 
         self.check_lists()
-        prompts = [query.prompt for query in queries]
-        seeded = [np.array([options.seed, *ids], dtype=np.int64).tobytes() for ids in prompts]
-        # 63 bits for the draws of a prompt: the same in any batch and place
-        seeds = [int.from_bytes(sha256(data).digest()[:8], "little") >> 1 for data in seeded]
         return search_lists(
             model,
-            prompts,
+            [query.prompt for query in queries],
             self.trie,
             self.tokens,
             length=length,
             num_beams=num_beams,
             n_lists=n_lists,
-            options=options,
             normalize=self.normalize,
             filters=[query.leaf_filter for query in queries],
-            codebook=self.bundle.codebook if options.mmr else None,
-            seeds=seeds,
         )
 
     def check_lists(self) -> None:

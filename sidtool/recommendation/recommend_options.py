@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from sidtool.base.errors import UsageError
 from sidtool.base.options import option, read_ids
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.recommendation.search.search_options import ListOptions, SearchOptions
+from sidtool.recommendation.search.search_options import SearchOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class RecommendOptions(ItemOptions):
     stops at the first request that cannot be answered, too."""
     explain: bool = option(False)
     """Show the memory's share of each item and the items it is based on."""
-    list: ListOptions | None = None
+    list: bool = False
     """Recommend one list, in the order in which the model writes it, in place of the k best next
     items; k is its length, and beams are partial lists. Needs a model that was trained on lists."""
     fields: Fields = field(default=NO_FIELDS, hash=False)
@@ -38,5 +38,5 @@ class RecommendOptions(ItemOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.list is not None and self.explain:
+        if self.list and self.explain:
             raise UsageError("a list has no explanation: a memory has no part in it")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.errors import DataError, SidtoolWarning, UsageError
+from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.base.extras import data_frame
 from sidtool.base.options import options_from
 from sidtool.base.output import refuse_existing
@@ -38,7 +38,8 @@ def recommend(
     **given: Any,
 ) -> "Recommendations":
     """Recommend k items for each request, in order, as the requests are read. The options may also
-    be given as keywords; `.to_pandas()` of the result is a table of all items.
+    be given as keywords; `.to_pandas()` of the result is a table of all items. Answers to a list
+    of requests are kept, have a length and may be read again; those to an iterator are not.
 
     k items are returned whenever the filters leave k; `missing` of a recommendation is the number
     that it lacks. If `candidates` are given, each of them is scored exactly instead of a beam
@@ -64,24 +65,78 @@ def recommend(
     options = options_from(RecommendOptions, options, given)
     if isinstance(requests, Request):
         raise UsageError("the requests are a list: sidtool.recommend(model, [request])")
-    return Recommendations(
-        answer_each(model, requests, options, candidates=candidates, stop=True, progress=progress)
+    answers = answer_each(
+        model, requests, options, candidates=candidates, stop=True, progress=progress
     )
+    return Recommendations(answers, len(requests) if isinstance(requests, Sequence) else None)
+
+
+SHOWN = 3
+"""Answers in the representation of several."""
 
 
 class Recommendations(Iterator[Recommendation]):
-    """The answers to requests, in their order; each is made when it is read."""
+    """The answers to requests, in their order; each is made when it is read. Those to a list of
+    requests are kept: they have a length and places, and may be read again."""
 
-    def __init__(self, answers: Iterator[Answer]) -> None:
+    def __init__(self, answers: Iterator[Answer], n_requests: int | None = None) -> None:
         self._answers = answers
+        self._n_requests = n_requests
+        """None for requests that are no list; their answers are not kept."""
+        self._kept: list[Recommendation] = []
+        self._failed: Exception | None = None
+        self._next = 0
+
+    def __len__(self) -> int:
+        if self._n_requests is None:
+            raise TypeError("the requests have no length: pass a list of them")
+        return self._n_requests
+
+    def __getitem__(self, place: int) -> Recommendation:
+        """The answer to the request at a place; makes those before it."""
+        place = range(len(self))[place]
+        while len(self._kept) <= place:
+            if self._failed is not None:
+                raise self._failed
+            try:
+                self._kept.append(self._read())
+                if len(self._kept) == self._n_requests:
+                    next(self._answers, None)  # which warns of unknown ids
+            except Exception as error:
+                self._failed = error
+                raise
+        return self._kept[place]
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return self if self._n_requests is None else map(self.__getitem__, range(len(self)))
 
     def __next__(self) -> Recommendation:
+        if self._n_requests is None:
+            return self._read()
+        if self._next >= len(self):
+            raise StopIteration
+        self._next += 1
+        return self[self._next - 1]
+
+    def _read(self) -> Recommendation:
         answer = next(self._answers)
         assert isinstance(answer, Recommendation)  # the error of a bad one is raised
         return answer
 
+    def __repr__(self) -> str:
+        """The number of answers and the first ones, which are made for it."""
+        if self._n_requests is None:
+            return "<Recommendations, made as they are read>"
+        lines = [f"<{len(self)} recommendations>"]
+        try:
+            lines += [f"  {self[place]!r}" for place in range(min(SHOWN, len(self)))]
+        except SidtoolError as error:
+            lines.append(f"  {error}")
+        return "\n".join([*lines, "  ..."] if len(self) > SHOWN else lines)
+
     def to_pandas(self) -> Any:
-        """The answers that were not read yet as a `pandas.DataFrame`, a row for each item.
+        """All answers as a `pandas.DataFrame`, a row for each item; of requests that are no list,
+        those that were not read yet.
 
         Columns: `request` (its number among these answers, from 0), `user`, `rank` (from 1),
         `item_id`, `title`, `sid` and `score`; a request without items has no row. Raises

@@ -51,7 +51,7 @@ class Recommender:
         """Look up the lists of items; `session` is one of this model with these scores, if there
         is one already. Raises DataError as `recommend` does."""
         loaded = load_model_folder(model) if isinstance(model, str | Path) else model
-        list_length = None if options.list is None else options.k
+        list_length = options.k if options.list else None
         session = session or QuerySession.of(loaded, options.normalize, list_length=list_length)
         if list_length is not None:
             session.check_lists()
@@ -112,14 +112,13 @@ class Recommender:
     def _rank(self, queries: Sequence[Query]) -> Sequence[RankedItems | ItemList]:
         """The k best items of each query, with a memory by the mixture; or its list of k items."""
         options = self.options
-        if options.list is not None:
+        if options.list:
             # candidates are what a list may contain: their scores depend on the items before them
             lists = self.session.search_lists(
                 self.model,
                 queries,
                 length=options.k,
                 num_beams=options.num_beams,
-                options=options.list,
             )
             return [best[0] if best else EMPTY_LIST for best in lists]
         if self.candidates is not None:
@@ -166,7 +165,7 @@ class Recommender:
             unknown_denied=_n_unknown(prepared.denied),
             missing=self.options.k - len(rows),
             explanations=explanations,
-            list_score=None if self.options.list is None else float(sum(scores)),
+            list_score=float(sum(scores)) if self.options.list else None,
         )
 
     def prepare(self, request: Request | BadRequest) -> "Prepared | BadRequest":
@@ -199,7 +198,7 @@ class Recommender:
             if request.text is None:
                 fields = request.fields.over(self.options.fields)
                 prompt = session.from_history(history, fields, user=request.user)
-            elif self.options.list is not None:
+            elif self.options.list:
                 raise DataError("a list follows a history, not a text")
             else:
                 prompt = session.from_text(request.text)

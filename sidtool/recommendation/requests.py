@@ -19,6 +19,8 @@ from sidtool.data.tables import PARQUET, library_errors, parquet_rows
 
 LINE_LIMIT = 1 << 25
 """Bytes of a line that is too long to be read: a history of a million items fits."""
+SHOWN = 5
+"""Titles in the representation of a recommendation."""
 KEYS = ("user", "history", "text", "allow", "deny", "fields")
 
 
@@ -135,6 +137,13 @@ class Recommendation:
     """One per item, if they were requested."""
     list_score: float | None = None
     """Log-probability of the list, the sum of `scores`; None for items that are no list."""
+
+    def __repr__(self) -> str:
+        """The user and the first titles, or ids where there are none."""
+        names = [title or item for title, item in zip(self.titles, self.items, strict=True)]
+        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        user = "" if self.user is None else f" for {self.user}"
+        return f"<{len(names)} items{user}: {shown}>"
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""

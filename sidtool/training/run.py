@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.checkpoint import offline
+from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.options import settings_from
 from sidtool.base.output import refuse_existing
@@ -78,6 +79,7 @@ def train(
     teachers: Sequence[str | Path] = (),
     force: bool = False,
     reuse: bool = False,
+    max_minutes: float | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     log: Log | None = None,
@@ -97,8 +99,9 @@ def train(
 
     A run that was killed resumes from its last checkpoint when called again with the same
     arguments, and ends with the same weights. With `reuse`, an output of the same run is not made
-    again. `progress` receives (done, total) steps, `log` each log line and validation, `notify` one
-    line on what the run starts from.
+    again. After `max_minutes` the training stops with a validation and records `stop_step`, with
+    which a run without this limit makes the same model. `progress` receives (done, total) steps,
+    `log` each log line and validation, `notify` one line on what the run starts from.
 
     Raises UsageError if the output exists, settings do not fit together or an unfinished run had
     different ones; CompatibilityError if model, bundle, examples and teachers do not belong
@@ -137,11 +140,14 @@ def train(
     refuse_existing(out, force, FOLDER)
     with quiet(), offline():
         arguments = run_config(run)
+        if max_minutes is not None and arguments.world_size > 1:
+            raise UsageError("max_minutes is for one process: several would stop at other steps")
 
         def build() -> Any:
             from sidtool.training.setup import build_trainer
 
-            return build_trainer(run, arguments, progress, log, forgetting)
+            seconds = None if max_minutes is None else 60 * max_minutes
+            return build_trainer(run, arguments, progress, log, forgetting, seconds)
 
         check = None if forgetting is None else forgetting.measure_after
         finished = train_and_publish(run, arguments, build, force=force, check=check)
@@ -302,11 +308,15 @@ def run_stages(
     planned: Sequence[PlannedStage],
     *,
     force: bool = False,
+    max_minutes: float | None = None,
     progress: Callable[[int], Progress | None] | None = None,
     log: Log | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> list[TrainingSummary]:
-    """Run as `train_stages` what `plan_stages` has planned."""
+    """Run as `train_stages` what `plan_stages` has planned. `max_minutes` is as in `train`; raises
+    UsageError if there are several stages."""
+    if max_minutes is not None and len(planned) > 1:
+        raise UsageError("max_minutes is for one stage: the configuration lists several")
     summaries = []
     for number, stage in enumerate(planned, start=1):
         run = stage.run
@@ -320,6 +330,7 @@ def run_stages(
             teachers=run.teacher_dirs,
             force=force,
             reuse=number < len(planned),
+            max_minutes=max_minutes,
             trust_remote_code=run.trust_remote_code,
             progress=progress(number) if progress else None,
             log=log,

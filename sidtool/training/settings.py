@@ -82,6 +82,8 @@ class TrainOptions(StageOptions):
     no held-out target of the split is an item of its own history."""
     early_stopping_patience: int | None = option(None, minimum=1)
     """Stop after this many validations without a better metric. Default: train to the end."""
+    stop_step: int | None = option(None, minimum=1)
+    """Stop at this step, with a validation, as `--max-minutes` did. Default: train to the end."""
 
     def __post_init__(self) -> None:
         check_options(self)

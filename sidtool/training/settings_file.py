@@ -151,7 +151,9 @@ def typed_fields(vocabulary: Vocabulary, fields: Mapping[str, Any]) -> dict[str,
 def _check_smallest(key: str, value: Any) -> None:
     is_given_number = isinstance(value, int | float)
     if key == "num_train_epochs" and not 0 < value < math.inf:
-        raise UsageError(f"num_train_epochs must be above 0, not {value}: nothing would be trained")
+        raise UsageError(
+            f"num_train_epochs must be above 0, not {value:g}: nothing would be trained"
+        )
     if key == "max_steps" and value < 1 and value != -1:
         raise UsageError(
             f"max_steps must be at least 1, not {value}",

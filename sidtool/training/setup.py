@@ -1,5 +1,6 @@
 """Builds the trainer of a run: model, tokenized examples, loss, teachers, validation, callbacks."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from sidtool.training.loop.trainer import (
     EncoderDecoderTrainer,
     SidTrainer,
 )
-from sidtool.training.loop.watched import ProgressCallback
+from sidtool.training.loop.watched import ProgressCallback, StopCallback
 from sidtool.training.loss.augment import (
     Augmentation,
     AugmentationCallback,
@@ -59,10 +60,11 @@ def build_trainer(
     progress: Progress | None,
     log: Log | None,
     check: ForgettingCheck | None = None,
+    max_seconds: float | None = None,
 ) -> SidTrainer:
     """Load the model of a run and everything that trains it; `arguments` is as `run_config`
     makes it. `check` measures the model now; what it measures after the training is written with
-    the model.
+    the model. After `max_seconds` the training stops, and the model records the step.
 
     Raises UsageError if settings do not fit the model or the examples, CompatibilityError if model
     and teachers do not belong together, DataError if examples are malformed."""
@@ -99,11 +101,16 @@ def build_trainer(
         callbacks.append(AugmentationCallback(examples))
     if run.valid and options.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
+    stop = StopCallback(options.stop_step, max_seconds)
+    callbacks.append(stop)
     contract = run.new_contract()
 
     def write(folder: Path, best: Selection | None) -> None:
         forgetting = None if check is None else check.result
-        write_contract(folder, contract.with_best(best, forgetting), run.bundle)
+        made = contract
+        if stop.step != options.stop_step:
+            made = replace(run, options=replace(options, stop_step=stop.step)).new_contract()
+        write_contract(folder, made.with_best(best, forgetting), run.bundle)
 
     trainer_class: Any = EncoderDecoderTrainer
     if contract.kind == "causal":
@@ -122,6 +129,7 @@ def build_trainer(
         muon=options.optimizer == "muon",
         teachers=teachers,
     )
+    stop.trainer = trainer
     if check is not None:
         check.measure_before(trainer)
     return trainer

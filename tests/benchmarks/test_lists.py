@@ -27,11 +27,11 @@ def test_all_models_end_with_a_table(
 
     work = tmp_path / "work"
     options = ("--recipe", recipe_folder, "--encoder", tmp_path / "encoder", "--length", "3")
-    options += ("--session-gap", "30m", "--num-beams", "4", "--timed", "3", "--mmr", "0.3")
+    options += ("--session-gap", "30m", "--num-beams", "4", "--timed", "3")
     arguments = [str(part) for part in (data, "-o", work, *options, "--seeds", "0")]
     assert main(arguments) == 0
     result = json.loads((work / "result-test.json").read_text())
-    searches = ("lists", "greedy lists", "lists, MMR 0.3")
+    searches = ("lists", "greedy lists")
     names = ("lists", "both", "aligned")
     of_lists = [f"{name}: {each}" for name in names for each in (*searches, "top items")]
     assert set(result["systems"]) == {"items: top items", "popularity", "item-knn", *of_lists}

@@ -54,25 +54,6 @@ def test_filters_and_files_work_as_for_items(list_model: Path, tmp_path: Path) -
     assert set(done(*candidates).json["items"]) <= {"i5", "i6", "i7"}
 
 
-def test_searches_and_diversity_are_options(list_model: Path) -> None:
-    command = ("recommend", list_model, *HISTORY, "--list", 5, "--json")
-    greedy = done(*command, "--list-search", "greedy").json
-    assert greedy["items"] == done(*command, "--num-beams", 1).json["items"]
-    draw = (*command, "--list-search", "gumbel", "--seed", 3)
-    assert done(*draw).json["items"] == done(*draw).json["items"]
-    assert len(done(*command, "--mmr", 2).json["items"]) == 5
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [(("--list", "3", "--list-search", "gumbel", "--mmr", "1"), "beam or greedy")],
-)
-def test_options_that_do_not_fit_are_usage_errors(
-    list_model: Path, more: tuple[str, ...], message: str
-) -> None:
-    assert message in refused(2, "recommend", list_model, *HISTORY, *more)
-
-
 def test_a_model_without_lists_is_refused_in_one_line(models: Callable[..., Path]) -> None:
     error = refused(1, "recommend", models("llama"), *HISTORY, "--list", 3)
     assert "was not trained on lists" in error

@@ -13,13 +13,13 @@ SMALL = (
 def test_rl_prints_validations_its_summary_and_the_next_command(road: Road, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ("rl", road.tuned, road.examples, "-o", out, *SMALL)
-    ran = done(*command, "--reward", "prefix=1,exact=0.5", "--algorithm", "ecpo", "--json")
+    ran = done(*command, "--reward", "rank=1,exact=0.5", "--algorithm", "ecpo", "--json")
     assert ran.json["algorithm"] == "ecpo"
     assert ran.json["model"] == str(out)
     assert (ran.json["steps"], ran.json["groups"]) == (2, 4)
     lines = ran.err.splitlines()
     assert lines[0].startswith(f"ecpo starts from {road.tuned}")
-    assert "reward prefix=1,exact=0.5" in lines[0]
+    assert "reward rank=1,exact=0.5" in lines[0]
     assert any(line.startswith("step 0") and "start hr@10 " in line for line in lines)
     (validation,) = [line for line in lines if line.startswith("step 2") and "survival@1" in line]
     for name in ("hr@10", "coverage@10", "reward", "dead groups", "kl", "worse slices"):

@@ -8,10 +8,10 @@ from sidtool.data.split.split import Split
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
-from sidtool.evaluation.results import NO_EXAMPLES, Averages, Slice, StoredEvaluation
+from sidtool.evaluation.results import NO_EXAMPLES, Averages, Sample, Slice, StoredEvaluation
 from sidtool.evaluation.verdicts import deciding_metric, verdict
 from sidtool.memory.build import build_memory
-from sidtool.model.load import WeightedMemory
+from sidtool.memory.index import WeightedMemory
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 
@@ -30,6 +30,7 @@ def evaluated(
     new: int = 0,
     missing: int = 0,
     users: int = 1000,
+    tied: float = 0.0,
 ) -> StoredEvaluation:
     """An evaluation of 1,000 examples beside item-kNN of .06, and others of the same value."""
     differences = differences or {}
@@ -45,7 +46,7 @@ def evaluated(
         coverage={},
         effective_items={},
         counts={"users": users, "targets_not_recommendable": missing},
-        settings={},
+        settings={"tied_targets": tied},
         differences_from_item_knn={"model alone": alone} if alone else {},
     )
 
@@ -53,7 +54,8 @@ def evaluated(
 def test_a_model_alone_is_placed_beside_item_knn() -> None:
     behind = verdict(evaluated(0.053, differences={"item-knn": gain(-0.007, -0.012, -0.003)}))
     assert str(behind) == (
-        "model 12% behind item-kNN (ndcg@10 .0530 against .0600, 95% interval -20% to -5%)"
+        "No: item-kNN is better. The model is 12% behind item-kNN "
+        "(ndcg@10 .0530 against .0600, 95% interval -20% to -5%)"
         "; item-kNN is not tuned"
     )
     assert behind.standing == "behind"
@@ -61,7 +63,8 @@ def test_a_model_alone_is_placed_beside_item_knn() -> None:
     level = verdict(evaluated(0.061, differences={"item-knn": gain(0.001, -0.003, 0.006)}))
     assert level.standing == "level"
     assert level.sentences == (
-        "model level with item-kNN (ndcg@10 .0610 against .0600, 95% interval -5% to +10%)",
+        "No: it is not measurably better than item-kNN",
+        "the model is level with item-kNN (ndcg@10 .0610 against .0600, 95% interval -5% to +10%)",
         "item-kNN is not tuned",
     )
     hopeless = verdict(evaluated(0.001, differences={"item-knn": gain(-0.059, -0.07, -0.05)}))
@@ -80,8 +83,9 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
         evaluated(0.0714, differences=differences, alone=gain(-0.0066, -0.01, -0.003), new=40)
     )
     assert answer.sentences == (
-        "model 11% behind item-kNN (95% interval -17% to -5%), with memory 19% ahead "
-        "(ndcg@10 .0714 against .0600, 95% interval +12% to +26%)",
+        "Yes: use it",
+        "with its memory the model is 19% ahead of item-kNN (ndcg@10 .0714 against .0600, "
+        "95% interval +12% to +26%), without 11% behind (95% interval -17% to -5%)",
         "model with memory 5% ahead of the memory alone (95% interval +2% to +8%)",
         "item-kNN is not tuned",
         "4% of targets are new items",
@@ -91,40 +95,63 @@ def test_a_model_with_a_memory_is_placed_with_and_without_it() -> None:
     reranked = verdict(
         evaluated(0.0714, differences=differences, alone=gain(-0.007, -0.01, -0.003))
     )
-    assert reranked.sentences[2] == "re-ranked 4% ahead of the mixture (95% interval +2% to +5%)"
+    assert reranked.sentences[3] == "re-ranked 4% ahead of the mixture (95% interval +2% to +5%)"
 
 
 def test_a_model_that_adds_nothing_to_its_memory_is_advised_against() -> None:
     differences = {"item-knn": gain(0.01, 0.007, 0.015), "memory alone": gain(0.001, -0.002, 0.003)}
     answer = verdict(evaluated(differences=differences, alone=gain(-0.02, -0.03, -0.01)))
+    assert answer.sentences[0] == "Yes: use it, though its memory alone is as good"
     assert "model with memory level with the memory alone" in str(answer)
     assert "serve the memory alone" in answer.advice
 
 
 def test_what_limits_the_figures_is_said() -> None:
     differences = {"item-knn": gain(0.01, 0.007, 0.015), "other model": gain(-0.01, -0.02, -0.002)}
-    answer = verdict(evaluated(differences=differences, new=150, missing=15, users=60))
-    assert answer.sentences[1:] == (
+    evaluation = evaluated(differences=differences, new=150, missing=15, users=60, tied=0.34)
+    answer = verdict(evaluation)
+    assert answer.sentences[2:] == (
         "model 17% behind the other model (95% interval -33% to -3%)",
         "item-kNN is not tuned",
+        "34% of targets have the time of the event before them: the rows of the file order the "
+        "two, and figures may be too high",
         "15% of targets are new items",
         "1.5% of targets cannot be recommended",
         "with 60 users only large differences show",
     )
     assert answer.advice == "give the memory content for new items: build-memory --items CATALOG"
+    evaluation.settings.update({"tied_targets": 0.2, "memory": {"content": True}})
+    answer = verdict(evaluation)
+    assert "have the time" not in str(answer)
+    assert answer.advice == "train a second seed before you rely on small differences"
+
+
+def test_a_command_ends_with_recommendations_or_the_advice() -> None:
+    ahead = evaluated(differences={"item-knn": gain(0.01, 0.006, 0.012)})
+    answer = verdict(ahead)
+    command = "sidtool recommend 'my model' --history {} -k 10"
+    assert answer.next_step(ahead, "my model") == command.format("ITEM,ITEM")
+    sample = Sample("u1", 0, ("a", "b", "c", "d"), "e", {})
+    history = answer.next_step(replace(ahead, samples=(sample,)), "my model")
+    assert history == command.format("b,c,d")
+    behind = evaluated(0.05, differences={"item-knn": gain(-0.01, -0.02, -0.006)})
+    assert verdict(behind).next_step(behind, "my model") == verdict(behind).advice
 
 
 def test_without_item_knn_the_metric_is_said_alone() -> None:
     answer = verdict(evaluated())
     assert answer.standing == "unknown"
-    assert answer.sentences == ("model ndcg@10 .0700 (95% interval .0500 to .0900)",)
+    assert str(answer) == (
+        "Unknown: item-kNN was not measured beside it. "
+        "The model has ndcg@10 .0700 (95% interval .0500 to .0900)"
+    )
 
 
 def test_a_baseline_without_hits_has_no_percentages() -> None:
     evaluation = evaluated(0.02, differences={"item-knn": gain(0.02, 0.01, 0.03)})
     evaluation.baselines["item-knn"][METRIC] = 0.0
     assert str(verdict(evaluation)) == (
-        "model .0200 ahead of item-kNN "
+        "Yes: use it. The model is .0200 ahead of item-kNN "
         "(ndcg@10 .0200 against .0000, 95% interval +0.0100 to +0.0300)"
         "; item-kNN is not tuned"
     )
@@ -151,8 +178,8 @@ def test_an_evaluation_has_the_intervals_that_the_verdict_needs() -> None:
         assert differences[METRIC].mean == pytest.approx(mean)
     # the other model is the model alone
     assert from_item_knn["other model"] == from_item_knn["model alone"]
-    first = verdict(evaluation).sentences[0]
-    assert first.startswith("model ")
-    assert ", with memory " in first
+    second = verdict(evaluation).sentences[1]
+    assert second.startswith("with its memory the model is ")
+    assert ", without " in second
     stored = StoredEvaluation.from_json(evaluation.to_json())
     assert verdict(stored) == verdict(evaluation)

@@ -1,12 +1,26 @@
 """The budget of time: what is chosen for a speed, and the speed that a log shows."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from sidtool.base.errors import DataError
-from sidtool.recipes.budget import Speed, Work, choose_within, expected_seconds, read_speed
+from sidtool.recipes.budget import (
+    EVALUATION_COST,
+    TRAINING,
+    TUNING,
+    TUNING_COST,
+    Budget,
+    Speed,
+    Work,
+    choose_within,
+    expected_seconds,
+    read_speed,
+)
 from sidtool.recipes.profile import Choices
+from tests.recipes.conftest import Finished
 
 WORK = Work(
     steps_per_epoch=300,
@@ -60,3 +74,48 @@ def test_the_speed_leaves_out_the_start_and_the_validation(tmp_path: Path) -> No
     log.write_text('{"step": 1, "seconds": 1.0}\n')
     with pytest.raises(DataError, match="1 log lines"):
         read_speed(tmp_path, valid=40)
+
+
+@pytest.mark.parametrize("slowness", [0.5, 1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize(("step", "user"), [(0.1, 0.0005), (0.1, 0.005), (0.02, 0.01)])
+def test_a_machine_that_becomes_slower_keeps_the_budget(
+    slowness: float, step: float, user: float, finished: Finished, tmp_path: Path
+) -> None:
+    total, speed = 600.0, Speed(step, user)
+    clock = 60.0
+    choices = choose_within(Choices(), WORK, speed, total=total, spent=clock)
+    assert choices.epochs is not None
+    budget = Budget(WORK, speed, total, tmp_path / "budget.json", {})
+    all_steps = choices.epochs * WORK.steps_per_epoch
+    validations = WORK.validations * (choices.eval_users or WORK.eval_users)
+    needed = slowness * (all_steps * step + validations * user)
+    limit = 60 * budget.training_minutes(choices, clock)
+    share = min(1.0, limit / needed)
+    model = tmp_path / "model"
+    shutil.copytree(finished.folder / "model", model)
+    line = {"step": share * all_steps, "seconds": share * needed}
+    (model / "machine.jsonl").write_text(json.dumps(line) + "\n")
+    clock += share * needed
+
+    choices = budget.choose_again(choices, model, TRAINING, clock)
+    clock += slowness * user * TUNING_COST * (choices.tuning_users or WORK.valid)
+    choices = budget.choose_again(choices, model, TUNING, clock)
+    clock += slowness * user * EVALUATION_COST * (choices.test_users or WORK.test)
+    assert clock <= 1.3 * total
+    if slowness <= 1:
+        assert share == 1
+    # a call that was killed continues with the same
+    stored = json.loads(budget.file.read_text())
+    again = Budget(WORK, speed, total, budget.file, stored)
+    assert again.choose_again(Choices(), model, TUNING, clock) == choices
+
+
+def test_users_behind_a_slow_training_are_fewer(finished: Finished, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(finished.folder / "model", model)
+    (model / "machine.jsonl").write_text('{"step": 6000, "seconds": 1400}\n')
+    budget = Budget(WORK, Speed(0.1, 0.005), 1000, tmp_path / "budget.json", {})
+    planned = Choices(epochs=20.0)
+    chosen = budget.choose_again(planned, model, TRAINING, 950)
+    assert chosen.tuning_users == chosen.test_users == 1285  # in 45 seconds
+    assert budget.choose_again(planned, model, "evaluation", 990) == planned

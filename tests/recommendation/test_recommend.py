@@ -484,6 +484,43 @@ def test_answers_as_a_table_of_pandas(shop: LoadedModel) -> None:
     assert table["score"].tolist() == [*first.scores, *last.scores]
 
 
+def test_answers_to_a_list_are_kept_and_shown_by_titles(shop: LoadedModel) -> None:
+    ids = ids_of(shop)
+    requests = [Request(f"u{n}", (ids[n], "unknown")) for n in range(4)]
+    found = recommend(shop, requests, k=6)
+    with pytest.warns(SidtoolWarning, match="4 ids in the histories are not in the bundle"):
+        answers = list(found)
+    assert [answer.user for answer in answers] == ["u0", "u1", "u2", "u3"]
+    assert len(found) == 4
+    assert (found[3], found[-4]) == (answers[3], next(found))
+    with pytest.raises(IndexError):
+        found[4]
+    first = found[0]
+    shown = repr(found).splitlines()
+    assert shown[:2] == ["<4 recommendations>", f"  {first!r}"]
+    assert shown[3:] == [f"  {found[2]!r}", "  ..."]
+    assert repr(first) == f"<6 items for u0: {', '.join(first.titles[:5])}, ...>"
+    nameless = replace(first, user=None, items=first.items[:1], titles=("",))
+    assert repr(nameless) == f"<1 items: {first.items[0]}>"
+
+
+def test_answers_to_an_iterator_are_read_once(shop: LoadedModel) -> None:
+    found = recommend(shop, iter([Request("u"), Request("v")]), k=2)
+    assert repr(found) == "<Recommendations, made as they are read>"
+    assert [next(found).user, *(answer.user for answer in found)] == ["u", "v"]
+    assert list(found) == []
+    with pytest.raises(TypeError, match="pass a list of them"):
+        len(found)
+
+
+def test_a_bad_request_among_others_is_shown_and_raised_again(shop: LoadedModel) -> None:
+    found = recommend(shop, [Request("u"), Request("v", text="red")], k=2)
+    for _ in range(2):
+        with pytest.raises(DataError):
+            found[1]
+    assert repr(found).splitlines()[0] == "<2 recommendations>"
+
+
 def test_a_table_needs_pandas(shop: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingPackageError, match="pandas is not installed: pip install pandas"):

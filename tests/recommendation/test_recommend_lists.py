@@ -17,7 +17,6 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend, recommend_to_file
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search.list_search import search_lists
-from sidtool.recommendation.search.search_options import ListOptions
 from tests.bundles import small_bundle
 from tests.loaded import loaded_model
 
@@ -42,11 +41,9 @@ def ids_of(shop: LoadedModel) -> list[str]:
     return [str(item) for item in shop.bundle.items.ids]
 
 
-def lists_of(
-    shop: LoadedModel, requests: Any, list_options: Any = None, **options: Any
-) -> list[Recommendation]:
+def lists_of(shop: LoadedModel, requests: Any, **options: Any) -> list[Recommendation]:
     """The lists of requests, four items each."""
-    options = {"k": 4, "num_beams": 3, "list": list_options or ListOptions(), **options}
+    options = {"k": 4, "num_beams": 3, "list": True, **options}
     return list(recommend(shop, requests, RecommendOptions(**options)))
 
 
@@ -90,7 +87,7 @@ def test_filters_hold_for_every_place_of_a_list(shop: LoadedModel) -> None:
 def test_candidates_are_what_a_list_may_contain(shop: LoadedModel) -> None:
     ids = ids_of(shop)
     candidates = ids[10:16]
-    options = RecommendOptions(k=6, num_beams=3, list=ListOptions())
+    options = RecommendOptions(k=6, num_beams=3, list=True)
     with pytest.warns(SidtoolWarning, match="lists of 4 items, not 6"):
         (answer,) = recommend(shop, [Request("u", (ids[0],))], options, candidates=candidates)
     assert sorted(answer.items) == sorted(candidates)
@@ -99,22 +96,12 @@ def test_candidates_are_what_a_list_may_contain(shop: LoadedModel) -> None:
 def test_items_that_share_a_sid_are_each_in_a_list_once() -> None:
     shop = list_shop(duplicates=True)
     allowed = tuple(ids_of(shop)[:12])
-    options = RecommendOptions(k=20, num_beams=2, allow=allowed, list=ListOptions())
+    options = RecommendOptions(k=20, num_beams=2, allow=allowed, list=True)
     with pytest.warns(SidtoolWarning, match="not 20"):
         (answer,) = recommend(shop, [Request("u", (ids_of(shop)[30],))], options)
     assert sorted(answer.items) == sorted(allowed)
     assert len(set(answer.sids)) < len(answer.sids)
     assert answer.missing == 8
-
-
-def test_draws_follow_from_seed_and_request(shop: LoadedModel) -> None:
-    ids = ids_of(shop)
-    requests = [Request(f"u{n}", tuple(ids[n : n + 3])) for n in range(6)]
-    answers = lists_of(shop, requests, ListOptions("gumbel"))
-    again = lists_of(shop, requests[::-1], ListOptions("gumbel"))[::-1]
-    others = lists_of(shop, requests, ListOptions("gumbel", seed=1))
-    assert [answer.items for answer in answers] == [answer.items for answer in again]
-    assert [answer.items for answer in answers] != [answer.items for answer in others]
 
 
 def test_a_model_that_was_not_trained_on_lists_is_refused() -> None:
@@ -124,13 +111,11 @@ def test_a_model_that_was_not_trained_on_lists_is_refused() -> None:
 
 
 def test_texts_and_explanations_are_refused(shop: LoadedModel) -> None:
-    (bad,) = answer_each(
-        shop, [Request(text="red")], RecommendOptions(k=2, list=ListOptions()), stop=False
-    )
+    (bad,) = answer_each(shop, [Request(text="red")], RecommendOptions(k=2, list=True), stop=False)
     assert isinstance(bad, BadRequest)
     assert "follows a history" in str(bad.error)
     with pytest.raises(UsageError, match="no explanation"):
-        RecommendOptions(list=ListOptions(), explain=True)
+        RecommendOptions(list=True, explain=True)
 
 
 def test_a_list_has_room_in_the_positions_of_the_model() -> None:
@@ -146,7 +131,7 @@ def test_a_list_has_room_in_the_positions_of_the_model() -> None:
 def test_lists_are_written_to_files(shop: LoadedModel, tmp_path: Path, name: str) -> None:
     ids = ids_of(shop)
     requests = [Request("u1", (ids[0],)), Request("u2", tuple(ids[1:3]))]
-    options = RecommendOptions(k=4, num_beams=2, list=ListOptions())
+    options = RecommendOptions(k=4, num_beams=2, list=True)
     recommend_to_file(shop, requests, tmp_path / name, options)
     if name.endswith("jsonl"):
         rows = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,8 @@ from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import SidSpace
 from sidtool.training.loop.checkpoints import TOTALS_FILE, last_checkpoint
 from sidtool.training.loop.watched import ProgressCallback
-from sidtool.training.loss.loss import Loss, narrows_exactly, packs_exactly
+from sidtool.training.loss.loss import Loss
+from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 from sidtool.training.run import TrainingSummary, train
 from sidtool.training.settings import TrainOptions
 from sidtool.training.training_run import HISTORY_FILE, MACHINE_FILE
@@ -101,6 +103,35 @@ def test_partial_heads_and_packing_are_exact(architecture: str, tied: bool) -> N
             assert [len(block) for block in narrow] == [4, 0, 2]
             torch.testing.assert_close(narrow[0], wanted, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(narrow[2], full[1:3, 50:60], atol=1e-5, rtol=1e-5)
+
+
+def test_a_training_stops_after_its_time_and_records_the_step(
+    tmp_path: Path, models: Make, examples: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, made = models("gpt2"), examples(sequence=1.0)
+
+    def run(name: str, **given: Any) -> TrainingSummary:
+        sft_fields, valid = {**FAST, **OFTEN}, valid_of(made)
+        return train(base, made, tmp_path / name, sft_fields=sft_fields, valid=valid, **given)
+
+    def killed(*args: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sidtool.training.loop.watched.WatchedTrainer.write_model", killed)
+        with pytest.raises(Stopped):
+            run("limited", options=SMALL, max_minutes=0)
+    assert run("limited", options=SMALL).steps == 1
+    params = read_contract(tmp_path / "limited").params
+    assert isinstance(params, TrainParams)
+    assert params.options["stop_step"] == 1
+
+    assert run("repeated", options=replace(SMALL, stop_step=1)).steps == 1
+    assert read_contract(tmp_path / "repeated").params == params
+    assert same(weights(tmp_path / "repeated"), weights(tmp_path / "limited"))
+    logs = [(tmp_path / name / HISTORY_FILE).read_text() for name in ("limited", "repeated")]
+    assert logs[0] == logs[1]
+    assert "eval_ndcg@10" in logs[0]
 
 
 def test_eager_attention_is_not_packed(tmp_path: Path) -> None:

@@ -208,6 +208,7 @@ def read_split(folder: Path, only: str | None = None) -> Split:
             manifest.cuts,
             manifest.counts.left_out,
             manifest.counts.repeated_targets,
+            manifest.counts.tied_targets,
             manifest.extends,
             manifest.fields,
             manifest.sessions,

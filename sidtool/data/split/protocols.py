@@ -62,7 +62,8 @@ def leave_one_out(
     users = np.arange(len(starts))
     train = logs.sequences(users, trained)
     parts = (train, logs.examples(evaluated, valid), logs.examples(evaluated, test))
-    return _counted(Split("leave-one-out", *parts, None, logs.origin(None, left_out)))
+    split = Split("leave-one-out", *parts, None, logs.origin(None, left_out))
+    return _counted(split, interactions)
 
 
 def last_session(
@@ -94,7 +95,8 @@ def last_session(
         logs.session_examples(evaluated, sessions, part) for part in (valid, test)
     )
     origin = logs.origin(None, left_out)
-    return _counted(Split("last-session", train, valid_part, test_part, None, origin))
+    split = Split("last-session", train, valid_part, test_part, None, origin)
+    return _counted(split, interactions)
 
 
 def temporal(
@@ -131,7 +133,7 @@ def temporal(
         for chosen in (is_held_out & ~is_test, is_held_out & is_test)
     )
     origin = logs.origin(cuts, len(starts) - len(trained))
-    return _counted(Split("temporal", train, valid, test, None, origin))
+    return _counted(Split("temporal", train, valid, test, None, origin), interactions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,10 +241,17 @@ def refuse_empty(protocol: Protocol, counts: SplitCounts) -> None:
         )
 
 
-def _counted(split: Split) -> Split:
-    """The split with the number of repeated targets."""
+def _counted(split: Split, interactions: Interactions | None = None) -> Split:
+    """The split with the numbers of repeated targets and, of events with times, of tied ones."""
     repeated = split.valid.repeated_targets + split.test.repeated_targets
-    return replace(split, origin=replace(split.origin, repeated_targets=repeated))
+    tied = None
+    if interactions is not None:
+        users, moments = interactions.users.codes, interactions.order
+        is_tied = np.zeros(len(users), dtype=np.bool_)
+        is_tied[1:] = (users[1:] == users[:-1]) & (moments[1:] == moments[:-1])
+        tied = sum(int(is_tied[part.targets.joined].sum()) for part in (split.valid, split.test))
+    origin = replace(split.origin, repeated_targets=repeated, tied_targets=tied)
+    return replace(split, origin=origin)
 
 
 def _count_before(interactions: Interactions, cut: float) -> NDArray[np.int64]:

@@ -187,6 +187,9 @@ class SplitCounts(JsonRecord):
     show or may show a held-out event."""
     repeated_targets: int | None = None
     """Held-out targets that are items of their own history; None in splits before 0.3."""
+    tied_targets: int | None = None
+    """Held-out targets at the time of the user's event before them: the rows of the file order the
+    two. None under `given`, whose windows have no times, and in splits before 0.3."""
 
     @property
     def targets_repeat(self) -> bool | None:
@@ -249,8 +252,9 @@ class SplitManifest(JsonRecord):
         """The JSON object that is stored, without fields or sessions where there are none, without
         `drops_events` where it is false, and without `parts` where there is one."""
         value = super().to_json()
-        if self.counts.repeated_targets is None:
-            del value["counts"]["repeated_targets"]
+        for name in ("repeated_targets", "tied_targets"):
+            if value["counts"][name] is None:
+                del value["counts"][name]
         for name in ("fields", "sessions", "drops_events"):
             if not value[name] and value[name] != {}:
                 del value[name]

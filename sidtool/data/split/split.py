@@ -45,6 +45,8 @@ class SplitOrigin:
     """As `SplitCounts.left_out`."""
     repeated_targets: int | None = None
     """As `SplitCounts.repeated_targets`."""
+    tied_targets: int | None = None
+    """As `SplitCounts.tied_targets`."""
     extends: tuple[str, ...] = ()
     """As `SplitReference.extends`."""
     fields: FieldTypes | None = None
@@ -112,6 +114,14 @@ class Split:
         """The targets of validation and test."""
         return HeldOutEvents((self.valid, self.test))
 
+    @property
+    def tied_share(self) -> float | None:
+        """The share of the targets of validation and test that are tied, as
+        `SplitCounts.tied_targets`."""
+        tied = self.origin.tied_targets
+        n_targets = sum(int(part.targets.lengths.sum()) for part in (self.valid, self.test))
+        return None if tied is None else tied / max(1, n_targets)
+
     @cached_property
     def leaked_events(self) -> int:
         """The number of training events that are held out: must be 0."""
@@ -175,6 +185,7 @@ class Split:
             windows=0 if self.windows is None else len(self.windows),
             left_out=self.origin.left_out,
             repeated_targets=self.origin.repeated_targets,
+            tied_targets=self.origin.tied_targets,
         )
 
     def manifest(self, files: dict[str, str]) -> SplitManifest:

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import Digest, JsonRecord
-from sidtool.data.coded import Texts
+from sidtool.data.coded import Column, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import FieldTypes
 from sidtool.data.interactions import (
     ITEM,
-    RUN_EVENTS,
     filled_ids,
     runs_of_cells,
     with_iso_times,
@@ -35,9 +34,11 @@ from sidtool.data.split.packed import BUCKETS, user_buckets
 from sidtool.data.split.protocols import refuse_empty
 from sidtool.data.split.record import SPLIT_FORMAT, SplitCounts, SplitManifest
 from sidtool.data.split.write_parts import folder_name, write_logs
-from sidtool.data.tables.opening import Column
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
+
+GROUPED_ROWS = 1 << 19
+"""Rows of a file that are grouped together: a batch of each part is of so many rows."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def group_rows(plan: PartPlan, columns: EventColumns, source: Path, out: Path) -
     schema = pa.schema([(name, pa.string()) for name in names])
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.OSFile(str(out), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as file:
-        for run in runs_of_cells(batches, RUN_EVENTS):
+        for run in runs_of_cells(batches, GROUPED_ROWS):
             first = int(counts.sum())
             for content, name in ((USER, columns.user), (ITEM, columns.item)):
                 filled_ids(source, content, run[name], first)
@@ -167,7 +168,9 @@ def gather_rows(grouped: Sequence[Path], part: int, parts: int, out: Path) -> No
     for path in grouped:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         batches += [reader.get_batch(at) for at in range(part, reader.num_record_batches, parts)]
-    pq.write_table(pa.Table.from_batches(batches).combine_chunks(), out, compression="none")
+    # reading texts as codes, which few of them repeat, would take most of the time
+    table = pa.Table.from_batches(batches).combine_chunks()
+    pq.write_table(table, out, compression="none", use_dictionary=False)
 
 
 def _by_part(users: Column, parts: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -226,7 +229,7 @@ def empty_part(plan: PartPlan, number: int) -> SplitPart:
     """What is known of a part without events, which has no files."""
     nothing = hashlib.sha256(bytes(16)).hexdigest()  # the numbers of users and of items: 0
     digests = (nothing,) * len(plan.buckets(number))
-    counts = SplitCounts(0, 0, 0, 0, repeated_targets=0)
+    counts = SplitCounts(0, 0, 0, 0, repeated_targets=0, tied_targets=0)
     return SplitPart(counts, BucketDigests(digests, digests, digests), None, {})
 
 

@@ -25,8 +25,8 @@ from sidtool.evaluation.lists.list_metrics import (
     list_metric_names,
     list_values,
 )
+from sidtool.evaluation.metrics import coverage
 from sidtool.evaluation.options import ListEvaluationOptions
-from sidtool.evaluation.results import coverage
 from sidtool.model import LoadedModel
 from sidtool.model.contract import TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend
@@ -207,7 +207,7 @@ def _makers(
     )
     search: dict[str, RecommendOptions] = {}
     if loaded.contract.list_prompt is not None:
-        search[LISTS] = replace(ranking, list=options.lists)
+        search[LISTS] = replace(ranking, list=True)
     if loaded.contract.history_prompt is not None:
         search[TOP_ITEMS] = ranking
     if not search:
@@ -284,7 +284,6 @@ def _settings(options: ListEvaluationOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "on": options.on,
         "num_beams": options.num_beams,
-        "lists": asdict(options.lists),
         "exclude_seen": options.exclude_seen,
         "order": options.order,
         "seed": options.seed,

@@ -17,6 +17,15 @@ from sidtool.data.tables import FREE_ROWS, PARQUET, ROWS_PER_BYTE, library_error
 
 ROWS = 4096
 """Rows of a shard, a multiple of the queries that a model is given together."""
+PART_EVENTS = 1 << 19
+"""Events of a part of the users, and of a block of items: their memory stays the same for more
+events, up to those of MAX_PARTS."""
+MIN_PARTS = 8
+"""Parts of few events: workers share them."""
+MAX_PARTS = 1024
+"""Parts of many events. A part has a piece of a file for each block."""
+TEXT_ROW = 32
+"""Bytes of an event in a file whose rows are not counted."""
 
 
 _VERSION_KEYS = (
@@ -153,6 +162,24 @@ def row_count(url: str) -> int:
     if not 0 <= rows <= FREE_ROWS + ROWS_PER_BYTE * size:
         raise DataError(f"{url} claims {rows} rows in {size} bytes")
     return rows
+
+
+def count_events(urls: Sequence[str]) -> int:
+    """About how many rows tables have: those in Parquet are counted, others follow from bytes."""
+    total = 0
+    for url in urls:
+        if url.lower().endswith(PARQUET):
+            total += row_count(url)
+            continue
+        filesystem, path = open_store(url)
+        with library_errors(Path(url)):
+            total += int(filesystem.size(path) or 0) // TEXT_ROW
+    return total
+
+
+def part_count(events: int) -> int:
+    """How many parts events have: the same for any number of workers, so that outputs are, too."""
+    return min(max(MIN_PARTS, -(-events // PART_EVENTS)), MAX_PARTS)
 
 
 def _pieces(sizes: Sequence[tuple[str, int]], first: int, stop: int) -> tuple[Piece, ...]:

@@ -32,10 +32,14 @@ from sidtool.data.split import (
 )
 from sidtool.integrations.ray.output import PartFolder, PartReport, part_folder
 from sidtool.integrations.ray.run import RunOptions, make_parts
-from sidtool.integrations.ray.shards import file_versions, local_file, table_urls
+from sidtool.integrations.ray.shards import (
+    count_events,
+    file_versions,
+    local_file,
+    part_count,
+    table_urls,
+)
 
-PARTS = 64
-"""Parts by default."""
 GROUPED = ".grouped"
 """The folder of grouped rows, while the split is made."""
 
@@ -46,7 +50,8 @@ class PartOptions(RunOptions):
 
     parts: int | None = option(None, minimum=2, maximum=BUCKETS, panel="Workers")
     """Parts that users are divided into, each made alone and stored in files of its own. Default:
-    64 with --engine ray, else the files are those of all users."""
+    one for each 500,000 events with --engine ray, from 8 to 1,024, else the files are those of all
+    users."""
 
     @property
     def is_divided(self) -> bool:
@@ -95,8 +100,9 @@ def split_in_parts(
         40
     """
     run = run or PartOptions()
-    plan = PartPlan(options_from(SplitOptions, options, given), run.parts or PARTS)
     urls = table_urls(events)
+    n_parts = run.parts or part_count(count_events(urls))
+    plan = PartPlan(options_from(SplitOptions, options, given), n_parts)
     versions = file_versions(urls)
     path, kept = local_file(urls[0])
     columns = plan.columns_of(path)

@@ -17,8 +17,6 @@ from .driver import decoding_method as decoding_method
 from .driver import evaluation_mode as evaluation_mode
 from .driver import require_mask as require_mask
 from .filters import LeafFilter as LeafFilter
-from .mixture import LOG_ZERO as LOG_ZERO
-from .mixture import Prior as Prior
 from .mixture import RankedItems as RankedItems
 from .mixture import check_normalize as check_normalize
 from .partial_head import DecodingHead as DecodingHead
@@ -30,7 +28,6 @@ from .results import BeamResult as BeamResult
 from .results import Normalize as Normalize
 from .results import best_leaves as best_leaves
 from .search_options import BeamOptions as BeamOptions
-from .search_options import ListOptions as ListOptions
 from .search_options import SearchOptions as SearchOptions
 from .search_options import SeenOptions as SeenOptions
 from .search_options import excludes_seen as excludes_seen

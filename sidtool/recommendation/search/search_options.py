@@ -1,9 +1,8 @@
 """The options of searches, which recommendations, evaluations and services share."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
-from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, option
 from sidtool.recommendation.search.results import Normalize
 
@@ -55,31 +54,3 @@ def seen_reason(chosen: bool | None, targets_repeat: bool | None) -> str:
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(SeenOptions, BeamOptions):
     """How items are searched for. Raises UsageError for a number out of range."""
-
-
-ListSearch = Literal["beam", "greedy", "gumbel"]
-"""How a list is chosen: the best of several partial lists, the best code at each step, or a draw
-from the model's distribution over lists."""
-
-
-@dataclass(frozen=True)
-class ListOptions:
-    """How lists are searched for, and how much their items should differ.
-
-    Raises UsageError for a negative number, and for an option that the search does not use."""
-
-    search: ListSearch = option("beam", flag="--list-search", panel="Lists")
-    """Keep --num-beams partial lists (beam), keep one (greedy), or draw a list from the model
-    (gumbel)."""
-    seed: int = option(0, minimum=0, panel="Lists")
-    """Of gumbel: the same seed and request give the same list."""
-    mmr: float = option(0.0, minimum=0, panel="Lists")
-    """Subtract this times the largest cosine similarity to an earlier item of the list, by the
-    vectors of the codebook (maximal marginal relevance)."""
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        if self.search == "gumbel" and self.mmr:
-            raise UsageError(
-                "MMR changes what is the best list: it needs search beam or greedy, not gumbel"
-            )

@@ -12,7 +12,6 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.data import Vectors
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.requests import BadRequest, Request
-from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.serve_options import ServeLimits
 
 
@@ -31,9 +30,9 @@ class Choices:
         range."""
         chosen = dict(self.given)
         if "list" in chosen:
-            chosen |= {"k": chosen["list"], "list": ListOptions()}
+            chosen |= {"k": chosen["list"], "list": True}
         if self.candidates is not None:
-            chosen = {"k": max(1, len(self.candidates)), **chosen, "list": None}
+            chosen = {"k": max(1, len(self.candidates)), **chosen, "list": False}
         return replace(defaults, **chosen)
 
 

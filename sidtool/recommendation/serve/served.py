@@ -197,7 +197,7 @@ class Served:
             self._recommenders.move_to_end(choices)
             return self._recommenders[choices]
         options = choices.options(self.defaults)
-        if options.list is not None:
+        if options.list:
             made = Recommender.of(self.loaded, options, None)  # lists have a prompt of their own
         elif choices.candidates is None:
             made = self.base.with_options(options)
@@ -215,7 +215,7 @@ class Served:
         if choices.candidates is not None:
             return len(choices.candidates) * trie.levels
         options = self.recommender(choices).options
-        if options.list is not None:
+        if options.list:
             return options.num_beams * options.k * trie.levels
         beams = min(max(options.num_beams, options.k), trie.n_leaves)
         return beams * (trie.levels - 1)

@@ -16,8 +16,9 @@ from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays
 from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
-from sidtool.tokenizer.bundle.identity import Identity, all_arrays, identify
-from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids
+from sidtool.tokenizer.bundle.identity import Identity
+from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
+from sidtool.tokenizer.bundle.layout import all_arrays, bundle_layout, identify
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
@@ -26,11 +27,7 @@ from sidtool.tokenizer.bundle.manifest import (
     library_versions,
     now,
 )
-from sidtool.tokenizer.bundle.stored import (
-    StoredBundle,
-    broken_parts,
-    bundle_layout,
-)
+from sidtool.tokenizer.bundle.stored import StoredBundle, broken_parts
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip, read_root, write_group
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder
@@ -223,13 +220,13 @@ class Bundle(StoredBundle, OnHub):
 
     def sid(self, item_id: str, *, begin_end_tokens: bool = False) -> str:
         """The spelled SID of an item. Raises DataError if the bundle does not have it."""
-        items = self.items_with_ids([item_id])
+        items = self.items_with_ids([text_id(item_id)])
         return self.space.spell(items.codes[items.row(item_id)], begin_end_tokens=begin_end_tokens)
 
     def title(self, item_id: str) -> str:
         """The title of an item, "" if the bundle has no titles. Raises DataError if the bundle does
         not have the item."""
-        items = self.items_with_ids([item_id])
+        items = self.items_with_ids([text_id(item_id)])
         return items.title(items.row(item_id))
 
     def similar(self, item_id: str, k: int = 10) -> list[str]:
@@ -241,7 +238,7 @@ class Bundle(StoredBundle, OnHub):
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}")
         items = self.items
-        row = items.row(item_id)
+        row = items.row(text_id(item_id))
         others = self.active[self.active != row]
         for depth in range(self.space.levels, -1, -1):
             first, stop = items.rows_under(items.codes[row, :depth].tolist())

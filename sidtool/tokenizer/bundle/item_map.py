@@ -219,3 +219,11 @@ class ItemMap:
     def title(self, row: int) -> str:
         """The title at a row, "" if the bundle has no titles."""
         return self.titles[row] if self.titles is not None else ""
+
+
+def text_id(item_id: object) -> str:
+    """An item id. Raises DataError for what is no string: 12 and "12" may be two ids, and "012" a
+    third."""
+    if not isinstance(item_id, str):
+        raise DataError(f"an item id is a string, like {str(item_id)!r}, not {item_id!r}")
+    return item_id

@@ -10,7 +10,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.extras import require
 from sidtool.base.progress import Progress
 from sidtool.data import Vectors, VectorSource
-from sidtool.tokenizer.quantize import fsq, pq, rqkmeans, rqvae
+from sidtool.tokenizer.quantize import pq, rqkmeans, rqvae
 from sidtool.tokenizer.quantize.codebook import Codebook
 from sidtool.tokenizer.sid import Levels
 
@@ -49,14 +49,13 @@ class Quantizer:
         return options
 
 
-Method = Literal["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq", "fsq"]
+Method = Literal["rq-kmeans", "rq-kmeans+", "rq-vae", "pq", "opq"]
 METHODS: dict[str, Quantizer] = {
     "rq-kmeans": Quantizer(rqkmeans.fit),
     "rq-kmeans+": Quantizer(rqvae.fit_warm, "models"),
     "rq-vae": Quantizer(rqvae.fit, "models"),
     "pq": Quantizer(pq.fit),
     "opq": Quantizer(pq.fit_rotated),
-    "fsq": Quantizer(fsq.fit, "models"),
 }
 """The methods by name."""
 

@@ -46,12 +46,11 @@ class Scale:
 class Autoencoder(nn.Module):
     """Two perceptrons; with `skip` each adds its input to its output and starts as the identity."""
 
-    def __init__(self, widths: Sequence[int], *, skip: bool = False, bound: bool = False) -> None:
+    def __init__(self, widths: Sequence[int], *, skip: bool = False) -> None:
         super().__init__()
         self.encoder = perceptron(widths)
         self.decoder = perceptron(widths[::-1])
         self.skip = skip
-        self.bound = bound
         if skip:
             for last in (self.encoder[-1], self.decoder[-1]):
                 nn.init.zeros_(last.weight)
@@ -60,9 +59,7 @@ class Autoencoder(nn.Module):
     def encode(self, rows: Tensor) -> Tensor:
         """(batch, dim) -> (batch, width)."""
         latent = self.encoder(rows)
-        if self.skip:
-            latent = latent + rows
-        return torch.tanh(latent) if self.bound else latent
+        return latent + rows if self.skip else latent
 
     def decode(self, latent: Tensor) -> Tensor:
         """(batch, width) -> (batch, dim)."""

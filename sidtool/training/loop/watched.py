@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_callback import ExportableState
 
 from sidtool.base.errors import DataError
 from sidtool.base.progress import Progress
@@ -49,6 +50,10 @@ class WatchedTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self.continue_counts(checkpoint)
         self._load_from_checkpoint(str(checkpoint))
+        stored = self.state.stateful_callbacks.get(StopCallback.__name__, {"attributes": {}})
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, StopCallback):
+                callback.step = stored["attributes"].get("step", callback.step)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
             self._load_best_model()
 
@@ -106,18 +111,23 @@ class WatchedTrainer(Trainer):
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: the contract describes the model."""
 
+    @property
+    def seconds(self) -> float:
+        """The time in training, of earlier calls too."""
+        started = time.monotonic() if self._started_at is None else self._started_at
+        return self._earlier_seconds + time.monotonic() - started
+
     def totals(self) -> Totals:
         """The counts of the run until now; every process must call this."""
         loss = torch.tensor(self._loss_sum / self.args.world_size, dtype=torch.float64)
         if self.args.world_size > 1:
             loss = self.accelerator.reduce(loss.to(self.args.device))
         seen = self.accelerator.reduce(self.n_seen).tolist()
-        seconds = 0.0 if self._started_at is None else time.monotonic() - self._started_at
         logged_loss, logged_step = self._logged
         return Totals(
             loss.item(),
             tuple(seen),
-            self._earlier_seconds + seconds,
+            self.seconds,
             logged_loss,
             logged_step,
             self.args.world_size,
@@ -159,6 +169,34 @@ class WatchedTrainer(Trainer):
             step = self.state.global_step
             totals.write(Path(self.args.output_dir) / f"checkpoint-{step}")
         super()._save_checkpoint(*args, **kwargs)
+
+
+class StopCallback(TrainerCallback, ExportableState):
+    """Ends a training at a step, or at the first one after so many seconds, with a log line, a
+    validation and a checkpoint, where the run has these at all."""
+
+    def __init__(self, step: int | None, max_seconds: float | None) -> None:
+        self.step = step
+        """The step at which the training stops; None while it is not known."""
+        self._max_seconds = max_seconds
+        self.trainer: WatchedTrainer | None = None
+        """Whose time counts."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint stores."""
+        return {"args": {}, "attributes": {"step": self.step}}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop here if it is time."""
+        assert self.trainer is not None
+        is_last = state.global_step >= state.max_steps
+        if self._max_seconds is not None and self.step is None and not is_last:
+            self.step = state.global_step if self.trainer.seconds > self._max_seconds else None
+        if self.step is not None and state.global_step >= self.step:
+            control.should_training_stop = True
+            control.should_log = args.logging_strategy != "no"
+            control.should_evaluate = args.eval_strategy != "no"
+            control.should_save = args.save_strategy != "no"
 
 
 class ProgressCallback(TrainerCallback):

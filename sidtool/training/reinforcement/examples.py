@@ -45,8 +45,6 @@ class RlExamples:
     """(n,): where it stops"""
     targets: ItemRows
     """(n,): the first active item with the target's SID"""
-    values: NDArray[np.float64] | None
-    """(n,): the weight of each event; None if the examples have none"""
     users: tuple[str, ...]
     """(n,): the user of each event, "" if its example names none"""
     left_out: int
@@ -196,9 +194,7 @@ def read_rl_examples(
     codes = array("i")  # token ids of codes
     starts = array("q")
     stops = array("q")
-    values = array("d")
     users = []
-    is_weighted = False
     for example in read_training_examples(path):
         if example["task"] != task:
             continue
@@ -210,9 +206,7 @@ def read_rl_examples(
         for position in np.flatnonzero(is_target).tolist():
             starts.append(first_item)
             stops.append(first_item + position)
-            values.append(weights[position])
             users.append(sys.intern(example.get("user", "")))
-        is_weighted |= "weight" in example
     rows, first_active = find_items(np.frombuffer(codes, dtype=np.int32), tokens, bundle, path)
     stop_array = np.frombuffer(stops, dtype=np.int64)
     start_array = np.frombuffer(starts, dtype=np.int64)
@@ -230,7 +224,6 @@ def read_rl_examples(
         starts=start_array[usable],
         stops=stop_array[usable],
         targets=ItemRows(targets[usable]),
-        values=np.frombuffer(values, dtype=np.float64)[usable] if is_weighted else None,
         users=tuple(compress(users, usable.tolist())),
         left_out=int((~usable).sum()),
         exclude_seen=exclude_seen,
@@ -315,7 +308,6 @@ def read_list_examples(
         starts=np.concatenate([[0], stops[:-1]]).astype(np.int64),
         stops=stops.astype(np.int64),
         targets=ItemRows(np.array([rows[0] for rows in targets], dtype=np.int64)),
-        values=None,
         users=tuple(users),
         left_out=left_out,
         exclude_seen=exclude_seen,

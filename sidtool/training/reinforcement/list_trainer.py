@@ -5,169 +5,46 @@ An epoch is a round: its pairs are written by the model with which it begins, wh
 policy is compared with. Settings, validation, checkpoints and resumption are those of groups."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
+from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback
 
 from sidtool.base.errors import DataError
 from sidtool.data import Fields
 from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession
-from sidtool.recommendation.search import ListOptions
 from sidtool.tokenizer.sid import ItemRows
-from sidtool.training.loop.trainer import class_forward
-from sidtool.training.reinforcement.examples import ListExamples
-from sidtool.training.reinforcement.groups import NO_SPREAD, PromptRecord
+from sidtool.training.loop.machine import class_forward
 from sidtool.training.reinforcement.judge import ListValues, Measurement
 from sidtool.training.reinforcement.objective import preference_loss
-from sidtool.training.reinforcement.policy import Policy, pad_left
+from sidtool.training.reinforcement.pairs import (
+    ListPair,
+    ListRewardFunction,
+    PairMaker,
+    load_pairs,
+    save_pairs,
+    stack_pairs,
+    write_lists,
+)
 from sidtool.training.reinforcement.rewards.hits import list_recall
 from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix, RewardContext
 from sidtool.training.reinforcement.settings import RlOptions
 from sidtool.training.reinforcement.trainer import GroupTrainer
 
-ListRewardFunction = Callable[[ListGroups], Matrix]
-"""Lists -> (n, G) rewards."""
-
-
-@dataclass(frozen=True, eq=False)
-class ListPair(PromptRecord):
-    """Two lists for one example, the better first, and the list that really followed."""
-
-    codes: torch.Tensor
-    """(3, m, L): of the better list, the worse one and the targets"""
-    valid: torch.Tensor
-    """(3, m) bool: False behind the last item"""
-    reference: torch.Tensor
-    """(2,): log-probability of either list under the model that wrote them"""
-    rewards: torch.Tensor
-    """(2,): equal rewards are no preference"""
-    mean_reward: torch.Tensor
-    """(): of all candidates"""
-
-
-def write_lists(
-    session: QuerySession,
-    model: Any,
-    queries: Sequence[Query],
-    *,
-    length: int,
-    num_beams: int,
-    n_lists: int = 1,
-) -> NDArray[np.int64]:
-    """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1 where
-    there is no item."""
-    found = session.search_lists(
-        model,
-        queries,
-        length=length,
-        num_beams=num_beams,
-        options=ListOptions("beam"),
-        n_lists=n_lists,
-    )
-    lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
-    for row, candidates in enumerate(found):
-        for place, one in enumerate(candidates):
-            rows = session.trie.item_rows(one.positions)
-            lists[row, place, : len(rows)] = rows
-    return lists
-
-
-@dataclass(frozen=True, eq=False)
-class PairMaker:
-    """Makes pairs for examples by their number."""
-
-    session: QuerySession
-    """of lists"""
-    examples: ListExamples
-    reward: ListRewardFunction
-    length: int
-    """items per list"""
-    options: RlOptions
-
-    @torch.no_grad()
-    def make(self, model: Any, policy: Policy, numbers: Sequence[int]) -> dict[int, ListPair]:
-        """The pairs of examples by their number, from lists that a model writes; `policy` is its
-        own."""
-        examples = self.examples
-        queries = [examples.query(self.session, number) for number in numbers]
-        n_lists = self.options.candidate_lists
-        lists = write_lists(
-            self.session,
-            model,
-            queries,
-            length=self.length,
-            num_beams=n_lists,
-            n_lists=n_lists,
-        )
-        values = examples.list_values
-        groups = ListGroups(
-            [examples.history(number) for number in numbers],
-            lists,
-            [examples.list_targets[number] for number in numbers],
-            None if values is None else [values[number] for number in numbers],
-            list(map(examples.fields_before, numbers)),
-        )
-        # a place without a list is neither the best nor the worst
-        rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)
-        chosen = self._chosen(lists, rewards, groups.targets)  # (n, 3, m) rows
-        codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
-        code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
-        valid = torch.from_numpy(chosen >= 0)
-        prompts = [torch.tensor(query.prompt) for query in queries]
-        ids, mask = pad_left(prompts)
-        inputs = (
-            ids.repeat_interleave(2, dim=0),
-            mask.repeat_interleave(2, dim=0),
-            code_tensor[:, :2].flatten(0, 1),
-            valid[:, :2].flatten(0, 1),
-        )
-        log_probs = policy.list_log_probs(model, *(tensor.to(model.device) for tensor in inputs))
-        reference = log_probs.sum((-2, -1)).view(-1, 2).cpu()
-        pairs = {}
-        for row, number in enumerate(numbers):
-            of_prompt = rewards[row][~np.isnan(rewards[row])]
-            best, worst, mean = 0.0, 0.0, 0.0
-            if len(of_prompt):
-                best, worst, mean = of_prompt.max(), of_prompt.min(), of_prompt.mean()
-            if best - worst <= NO_SPREAD:  # equal but for rounding
-                worst = best
-            pairs[number] = ListPair(
-                prompts[row],
-                code_tensor[row],
-                valid[row],
-                reference[row],
-                torch.tensor([best, worst], dtype=torch.float64),
-                torch.tensor(mean, dtype=torch.float64),
-            )
-        return pairs
-
-    def _chosen(
-        self, lists: NDArray[np.int64], rewards: Matrix, targets: Sequence[NDArray[np.int64]]
-    ) -> NDArray[np.int64]:
-        """(n, 3, m) rows: the best list, the worst one and the targets. A prompt without any list
-        has its targets in place of both."""
-        chosen = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
-        for row, of_prompt in enumerate(rewards):
-            following = targets[row][: self.length]
-            chosen[row, :, : len(following)] = following
-            if not np.isnan(of_prompt).all():
-                chosen[row, 0] = lists[row, np.nanargmax(of_prompt)]
-                # of equally bad lists, the one that the model finds likeliest
-                chosen[row, 1] = lists[row, np.nanargmin(of_prompt)]
-        return chosen
+REFERENCE_FILE = "reference.safetensors"
+"""The weights of the reference of a round, in each checkpoint."""
 
 
 class ListTrainer(GroupTrainer):
     """Trains a policy on pairs of lists."""
-
-    record_kind = ListPair
 
     def __init__(
         self, *arguments: Any, pairs: PairMaker, validation: "ListValidation", **named: Any
@@ -175,25 +52,52 @@ class ListTrainer(GroupTrainer):
         super().__init__(*arguments, **named)
         self.pairs = pairs
         self.validation = validation
+        self.of_round: dict[int, ListPair] = {}
         self.add_callback(_RoundCallback(self))
 
     def begin_round(self) -> None:
         """The policy of now writes the lists of the next round, and is its reference."""
         policy = self.accelerator.unwrap_model(self.model)
         self.ref_model.load_state_dict(policy.state_dict())
-        self.records = {}
+        self.of_round = {}
 
-    def make_records(self, numbers: list[int]) -> dict[int, Any]:
-        """The pairs of examples, by their number, for this round."""
-        assert self.reference_policy is not None
-        return self.pairs.make(self.ref_model, self.reference_policy, numbers)
-
-    def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
-        """A batch of pairs, whose rewards are logged."""
-        self.recent["reward"] += [float(pair.mean_reward) for pair in records]
-        is_dead = [float(pair.rewards[0] == pair.rewards[1]) for pair in records]
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """A batch of pairs, made once per example and round, whose rewards are logged."""
+        numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
+        new = [number for number in dict.fromkeys(numbers) if number not in self.of_round]
+        if new:
+            assert self.reference_policy is not None
+            with self.accelerator.autocast():
+                self.of_round |= self.pairs.make(self.ref_model, self.reference_policy, new)
+        pairs = [self.of_round[number] for number in numbers]
+        self.count(sum(len(pair.prompt) for pair in pairs), len(numbers))
+        self.recent["reward"] += [float(pair.mean_reward) for pair in pairs]
+        is_dead = [float(pair.rewards[0] == pair.rewards[1]) for pair in pairs]
         self.recent["dead_groups"] += is_dead
-        return super().stack(records)
+        batch = stack_pairs(pairs, self.num_generations)
+        return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_model(self.ref_model, str(folder / REFERENCE_FILE))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Every process saves the pairs that it made, beside its random state."""
+        if self.of_round:
+            save_pairs(self.of_round, self._pairs_file(Path(output_dir)))
+        super()._save_rng_state(output_dir)
+
+    def _pairs_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"groups_{self.args.process_index}.safetensors"
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        checkpoint = Path(resume_from_checkpoint)
+        load_model(self.ref_model, str(checkpoint / REFERENCE_FILE))
+        if self._pairs_file(checkpoint).exists():
+            self.of_round = load_pairs(self._pairs_file(checkpoint))
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """The preference of the better list, and the cross-entropy of the targets."""
@@ -212,10 +116,10 @@ class ListTrainer(GroupTrainer):
         is_preference = once["rewards"][:, 0] > once["rewards"][:, 1]
         losses = preference_loss(
             of_lists[:, 0],
-            of_lists[:, 1:2],
+            of_lists[:, 1],
             once["reference"][:, 0],
-            once["reference"][:, 1:2],
-            is_preference.unsqueeze(1),
+            once["reference"][:, 1],
+            is_preference,
             beta=self.beta,
         )
         preferred = losses.detach()[is_preference] < math.log(2)

@@ -64,11 +64,10 @@ class GroupObjective(GRPOTrainer):
             old = inputs.get("old_per_token_logps")
             # without old ones they are those of this step: every ratio is 1
             if self.options.algorithm == "ecpo" and old is not None:
-                advantages = inputs["advantages"]
                 inputs["old_per_token_logps"] = clip_early(
                     of_items,
                     old,
-                    advantages if advantages.dim() > 1 else advantages[:, None],
+                    inputs["advantages"][:, None],
                     inputs["tool_mask"],
                     bound=1 + self.epsilon_high + EARLY_CLIP,
                     level=self.importance_sampling_level,
@@ -76,14 +75,11 @@ class GroupObjective(GRPOTrainer):
         return of_items, entropies[:, :size].reshape(-1, levels), None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """TRL's loss, or the preference of the targets, and the cross-entropy of the targets."""
+        """TRL's loss and the cross-entropy of the targets."""
         # a copy: a buffered batch is used again in the next iteration
         self._loss_inputs = dict(inputs)
         try:
-            if self.options.algorithm == "dpo":
-                loss = self._preference(model, self._loss_inputs)
-            else:
-                loss = super()._compute_loss(model, self._loss_inputs)
+            loss = super()._compute_loss(model, self._loss_inputs)
         finally:
             self._loss_inputs = None
         if divergence := self._metrics["train"].get("kl"):
@@ -94,27 +90,6 @@ class GroupObjective(GRPOTrainer):
             weight = self.options.sft_weight / self.current_gradient_accumulation_steps
             loss = loss + weight * cross_entropy
         return loss
-
-    def _preference(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """The preference of the targets, the last of the SIDs of each group."""
-        once = {name: tensor[:: self.num_generations] for name, tensor in inputs.items()}
-        with self.accelerator.autocast():
-            log_probs, _ = self.maker.policy.scores(
-                model, once["prompt_ids"], once["prompt_mask"], once["codes"]
-            )
-        self._target_log_probs = log_probs[:, -1].contiguous()
-        of_sids = log_probs.sum(-1)  # (n, G + 1)
-        losses = preference_loss(
-            of_sids[:, -1],
-            of_sids[:, :-1],
-            once["reference"][:, -1],
-            once["reference"][:, :-1],
-            once["valid"],
-            beta=self.beta,
-        )
-        preferred = losses.detach() < math.log(2)
-        self._metrics["train"]["preferred"].append(float(preferred.float().mean()))
-        return losses.mean() / self.current_gradient_accumulation_steps
 
 
 def clip_early(
@@ -131,7 +106,7 @@ def clip_early(
 
     ECPO (arXiv:2508.20900) so keeps the gradient of an item that the policy already moved away
     from, but bounds its size; plain clipping does not bound ratios at negative advantages.
-    `advantages` are (n, 1) or (n, L), `mask` is (n, L). At the level "sequence", where TRL's ratio
+    `advantages` are (n, 1), `mask` is (n, L). At the level "sequence", where TRL's ratio
     is that of the mean log-probability, all codes of a sequence are shifted alike."""
     log_probs = log_probs.detach()
     log_ratio = log_probs - old_log_probs
@@ -148,20 +123,16 @@ def preference_loss(
     rejected: torch.Tensor,
     chosen_reference: torch.Tensor,
     rejected_reference: torch.Tensor,
-    valid: torch.Tensor,
+    is_preference: torch.Tensor,
     *,
     beta: float,
 ) -> torch.Tensor:
-    """(n,): the loss of preferring one item to several others: S-DPO (arXiv:2406.09215).
+    """(n,): the loss of DPO, of preferring one sequence to another: -log sigmoid(r_chosen -
+    r_rejected), with r = beta * (log pi - log pi_reference).
 
-    With r = beta * (log pi - log pi_reference), the loss is -log sigmoid(-log sum exp(r_rejected -
-    r_chosen)), which is the cross-entropy of a softmax over the chosen item and the rejected ones.
-    `chosen` and its reference are (n,) log-probabilities of whole SIDs, `rejected` and theirs
-    (n, N), of which those with `valid` (n, N) count. A group without a rejected item has the loss
+    All are (n,), log-probabilities of whole sequences. A pair that is no preference has the loss
     0."""
-    rewards = beta * (chosen - chosen_reference)
-    others = beta * (rejected - rejected_reference)
-    gaps = (others - rewards[:, None]).masked_fill(~valid, -torch.inf)
-    # -log sigmoid(-x) is log(1 + exp(x)), and exp(x) is the sum over the rejected items
-    zero = torch.zeros_like(gaps[:, :1])
-    return torch.cat([zero, gaps], dim=1).logsumexp(dim=1)
+    gaps = beta * (rejected - rejected_reference) - beta * (chosen - chosen_reference)
+    gaps = gaps.masked_fill(~is_preference, -torch.inf)
+    # -log sigmoid(-x) is log(exp(0) + exp(x))
+    return torch.stack([torch.zeros_like(gaps), gaps], dim=1).logsumexp(dim=1)

@@ -57,7 +57,7 @@ class RlRun(Run):
     valid: Path
     options: RlOptions
     rewards: "tuple[RewardTerm, ...]"
-    """of items, of lists with `ipa`; none with `dpo`"""
+    """of items, of lists with `ipa`"""
     reward_inputs: "Mapping[str, RewardInput]"
     """of the rewards that have one, by their name"""
     fields: Split | None
@@ -68,7 +68,7 @@ class RlRun(Run):
     @property
     def needs_start(self) -> bool:
         """Whether the objective compares the policy with the start."""
-        return self.options.algorithm in ("dpo", "ipa") or bool(self.config_fields["beta"])
+        return self.options.algorithm == "ipa" or bool(self.config_fields["beta"])
 
     @cached_property
     def input_records(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class RlRun(Run):
         seen = seen_reason(self.options.exclude_seen, self.lineage.split.targets_repeat)
         return (
             f"{self.options.algorithm} starts from {self.start()}, {groups}, "
-            f"reward {self.options.reward or 'none'}; {seen}"
+            f"reward {self.options.reward}; {seen}"
         )
 
 
@@ -148,12 +148,11 @@ def plan_rl(
 
     refuse_existing(out, force, FOLDER)
     paths = reward_inputs or {}
-    if options.reward is None and options.algorithm != "dpo":
-        reward = "ndcg=1" if options.algorithm == "ipa" else "exact=1,rank=1"
-        options = replace(options, reward=reward)
-    fields = complete_fields(options, typed_fields(RL_SETTINGS, grpo_fields))
     is_of_lists = options.algorithm == "ipa"
-    rewards = parse_rewards(options.reward, lists=is_of_lists) if options.reward else ()
+    if options.reward is None:
+        options = replace(options, reward="ndcg=1" if is_of_lists else "exact=1,rank=1")
+    fields = complete_fields(options, typed_fields(RL_SETTINGS, grpo_fields))
+    rewards = parse_rewards(str(options.reward), lists=is_of_lists)
     _check_rewards(rewards, paths, options)
     lineage = read_lineage(examples)
     options = options.with_seen(lineage.split.targets_repeat)
@@ -305,18 +304,18 @@ def complete_fields(options: RlOptions, fields: Mapping[str, Any]) -> dict[str, 
         if complete.get(name, choices[0]) not in choices:
             spelled = ", ".join(map(str, choices))
             raise UsageError(f"{name} must be one of {spelled}, not {complete[name]!r}")
-    is_preference = options.algorithm in ("dpo", "ipa")
-    for name in POLICY_GRADIENT_FIELDS if is_preference else ():
-        if name in fields:
-            raise UsageError(f"{name} has no effect with algorithm={options.algorithm}")
-    if is_preference and not complete["beta"]:
-        raise UsageError(f"algorithm={options.algorithm} requires a beta greater than 0")
     size = complete["num_generations"]
-    if options.algorithm == "ipa" and size != 2:
-        raise UsageError(
-            f"num_generations is 2 with algorithm=ipa, the lists of a pair, not {size}",
-            hint="--set candidate_lists=N is the number of lists that are compared",
-        )
+    if options.algorithm == "ipa":
+        for name in POLICY_GRADIENT_FIELDS:
+            if name in fields:
+                raise UsageError(f"{name} has no effect with algorithm=ipa")
+        if not complete["beta"]:
+            raise UsageError("algorithm=ipa requires a beta greater than 0")
+        if size != 2:
+            raise UsageError(
+                f"num_generations is 2 with algorithm=ipa, the lists of a pair, not {size}",
+                hint="--set candidate_lists=N is the number of lists that are compared",
+            )
     batch = complete["per_device_train_batch_size"]
     if type(size) is not int or size < 2:
         raise UsageError(f"num_generations must be at least 2, not {size}")

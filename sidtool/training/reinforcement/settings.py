@@ -15,7 +15,7 @@ LIST_METRICS = ("list_recall", "list_reward")
 """Validation metrics of lists: the share of the held-out session that a list has, and its
 reward."""
 
-Algorithm = Literal["grpo", "gspo", "ecpo", "dpo", "ipa"]
+Algorithm = Literal["grpo", "gspo", "ecpo", "ipa"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,13 @@ class ObjectiveOptions:
 
     algorithm: Algorithm = option("grpo")
     """The objective: policy gradients with clipped ratios (`grpo`, `gspo`), with ratios
-    bounded at negative advantages too (`ecpo`), preference of the target to the other items of
-    its group (`dpo`, S-DPO, offline: the groups are those of the start), or of the best list that
-    the model writes to the worst (`ipa`, for models of lists; each epoch is a round, whose lists
-    are those of the model with which it begins)."""
+    bounded at negative advantages too (`ecpo`), or preference of the best list that the model
+    writes to the worst (`ipa`, for models of lists; each epoch is a round, whose lists are those
+    of the model with which it begins)."""
     reward: str | None = option(None)
-    """Sum of rewards with weights, as `rank=1,prefix=0.5`; MODULE:FUNCTION is one of your own.
+    """Sum of rewards with weights, as `exact=1,rank=0.5`; MODULE:FUNCTION is one of your own.
     Lists (`ipa`) have rewards of their own: `recall`, `ndcg`, `value`, `collaborative`, `label`.
-    Default: `exact=1,rank=1`, and `ndcg=1` for lists; `dpo` uses none."""
+    Default: `exact=1,rank=1`, and `ndcg=1` for lists."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,6 @@ class RlOptions(ObjectiveOptions, SeenOptions):
     """With the reward `label`, the condition that a label fulfills to count, as `rating>=4`."""
     candidate_lists: int = option(8, minimum=2)
     """Lists that are compared for each history, with `ipa`."""
-    first_difference: bool = option(False)
-    """Add an advantage for each code, by the first code that differs from the target's."""
     sft_weight: float = option(0.1, minimum=0)
     """Weight of the cross-entropy of the targets, beside the objective."""
     metric_for_best_model: str = option("ndcg@10")
@@ -60,10 +57,6 @@ class RlOptions(ObjectiveOptions, SeenOptions):
         check_options(self)
         if self.algorithm != "ipa" and self.candidate_lists != RlOptions.candidate_lists:
             raise UsageError(f"candidate_lists has no effect with algorithm={self.algorithm}")
-        if self.algorithm in ("dpo", "ipa") and self.first_difference:
-            raise UsageError(f"first_difference=true has no effect with algorithm={self.algorithm}")
-        if self.algorithm == "dpo" and self.reward is not None:
-            raise UsageError("a reward has no effect with algorithm=dpo")
         if self.algorithm != "ipa" or self.metric_for_best_model not in LIST_METRICS:
             parse_metric(self.metric_for_best_model)
 
@@ -77,11 +70,10 @@ ALGORITHM_DEFAULTS: Mapping[Algorithm, Mapping[str, Any]] = {
         "epsilon_high": 4e-4,
     },
     "ecpo": {"loss_type": "grpo"},
-    "dpo": {"beta": 1.0},
     "ipa": {"beta": 0.1, "num_generations": 2, "per_device_train_batch_size": 32},
 }
-"""Fields of GRPOConfig that make an algorithm: those of the papers of GSPO (arXiv:2507.18071) and
-S-DPO (arXiv:2406.09215). A batch of `ipa` counts the two lists of a pair."""
+"""Fields of GRPOConfig that make an algorithm, as those of the paper of GSPO (arXiv:2507.18071). A
+batch of `ipa` counts the two lists of a pair."""
 
 RL_DEFAULTS: Mapping[str, Any] = COMMON_DEFAULTS | {
     "learning_rate": 1e-4,
@@ -110,7 +102,7 @@ POLICY_GRADIENT_FIELDS = (
     "scale_rewards",
     "importance_sampling_level",
 )
-"""Fields of GRPOConfig that `dpo` and `ipa`, whose loss is that of preferences, do not read."""
+"""Fields of GRPOConfig that `ipa`, whose loss is that of preferences, does not read."""
 
 _HAVE_EFFECT = """
 beta delta disable_dropout entropy_coef entropy_coef_delta entropy_coef_max entropy_coef_min

@@ -24,7 +24,8 @@ from sidtool.training.reinforcement.examples import (
 )
 from sidtool.training.reinforcement.groups import GroupMaker
 from sidtool.training.reinforcement.judge import Judge
-from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation, PairMaker
+from sidtool.training.reinforcement.list_trainer import ListTrainer, ListValidation
+from sidtool.training.reinforcement.pairs import PairMaker
 from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import RewardContext, reward_sum

@@ -7,14 +7,12 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 from trl.trainer.utils import RepeatSampler, split_tensor_dict
@@ -22,27 +20,18 @@ from trl.trainer.utils import RepeatSampler, split_tensor_dict
 from sidtool.model import LoadedModel
 from sidtool.model.contract import write_contract
 from sidtool.tokenizer.sid import Leaves
-from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.reinforcement.groups import (
     GroupMaker,
-    OfflineGroup,
     Rollouts,
-    first_difference,
     first_items,
     lacks_signal,
-    load_records,
-    make_offline,
-    save_records,
-    stack,
 )
 from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
 from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
 from sidtool.training.reinforcement.rewards.reward import Groups
-
-REFERENCE_FILE = "reference.safetensors"
-"""The weights of a moving reference, in each checkpoint."""
 
 RewardFunction = Callable[[Groups], NDArray[np.float64]]
 """Groups -> (n, G) rewards."""
@@ -52,9 +41,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
     """Trains a policy on groups of items.
 
     `reference` is the frozen start with its policy, if the objective needs one."""
-
-    record_kind: Callable[..., Any] = OfflineGroup
-    """what preference learning stores of an example"""
 
     def __init__(
         self,
@@ -108,8 +94,6 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         self.add_callback(WholeGenerations(max(1, cycle)))
         self._buffered_inputs: Any = None
         self._rollouts: Rollouts | None = None
-        self.moves_reference = self.options.algorithm == "ipa"
-        self.records: dict[int, Any] = {}
         self.recent = defaultdict(list)
         # tokens of prompts and groups, groups
         self.n_seen = torch.zeros(2, dtype=torch.int64, device=args.device)
@@ -157,14 +141,13 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
             histories=[examples.history(number) for number in numbers.tolist()],
             items=np.where(rollouts.valid, items, -1),
             targets=examples.targets[numbers],
-            values=None if examples.values is None else examples.values[numbers],
             fields=list(map(examples.fields_before, numbers.tolist())),
         )
         rewards = self._reward(groups)  # (n, G)
         dead = lacks_signal(rewards, rollouts.valid)
         self.recent["reward"].append(float(rewards[rollouts.valid].mean()))
         self.recent["dead_groups"].append(float(dead.mean()))
-        self._count(sum(map(len, rollouts.prompts)), len(numbers))
+        self.count(sum(map(len, rollouts.prompts)), len(numbers))
         codes = trie.leaf_codes(Leaves(rollouts.leaves.ravel()))  # (n * G, levels)
         learned = np.repeat(rollouts.valid.ravel()[:, None], trie.levels, axis=1)
         scored = np.where(rollouts.valid, rewards, np.nan).ravel().tolist()
@@ -178,72 +161,19 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         }
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's batch, with advantages of single codes, and the targets."""
-        numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
-        if self.options.algorithm in ("dpo", "ipa"):
-            # made once per example, by the start or for a round
-            new = [number for number in dict.fromkeys(numbers) if number not in self.records]
-            if new:
-                with self.accelerator.autocast():
-                    self.records |= self.make_records(new)
-            records = [self.records[number] for number in numbers]
-            self._count(sum(len(record.prompt) for record in records), len(numbers))
-            batch = self.stack(records)
-            return {name: tensor.to(self.args.device) for name, tensor in batch.items()}
+        """TRL's batch, with the targets."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        assert self._rollouts is not None
-        rollouts = self._rollouts
-        targets = self.maker.target_leaves(np.array(numbers))
-        target_codes = self.maker.session.trie.leaf_codes(targets)
-        if self.options.first_difference:
-            flat_leaves = Leaves(rollouts.leaves.ravel())
-            item_codes = self.maker.session.trie.leaf_codes(flat_leaves)
-            item_codes = item_codes.reshape(*rollouts.leaves.shape, -1)
-            by_code = first_difference(item_codes, target_codes, rollouts.valid)
-            by_code = by_code.reshape(-1, by_code.shape[-1])  # (rows, levels)
-            of_codes = torch.from_numpy(by_code).float().to(self.args.device)
-            output["advantages"] = output["advantages"][:, None] + of_codes
         if self.options.sft_weight:
+            numbers = [int(row["prompt"]) for row in inputs[:: self.num_generations]]
+            targets = self.maker.target_leaves(np.array(numbers))
+            target_codes = self.maker.session.trie.leaf_codes(targets)
             # for a batch that is split by rows
             of_rows = np.repeat(target_codes.astype(np.int64), self.num_generations, axis=0)
             output["target_codes"] = torch.from_numpy(of_rows).to(self.args.device)
         return output
 
-    def make_records(self, numbers: list[int]) -> dict[int, Any]:
-        """The groups that the start makes for examples, by their number."""
-        assert self.reference_policy is not None
-        return make_offline(self.maker, self.ref_model, self.reference_policy, numbers)
-
-    def stack(self, records: list[Any]) -> dict[str, torch.Tensor]:
-        """A batch with one row per item, as TRL's."""
-        return stack(records, self.num_generations)
-
-    # ---- files ----
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save and self.moves_reference:
-            folder = Path(output_dir or self.args.output_dir)
-            save_model(self.ref_model, str(folder / REFERENCE_FILE))
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        """Every process saves the records that it made, beside its random state."""
-        if self.records:
-            save_records(self.records, self._records_file(Path(output_dir)))
-        super()._save_rng_state(output_dir)
-
-    def _records_file(self, checkpoint: Path) -> Path:
-        return checkpoint / f"groups_{self.args.process_index}.safetensors"
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        checkpoint = Path(resume_from_checkpoint)
-        if self.moves_reference:
-            load_model(self.ref_model, str(checkpoint / REFERENCE_FILE))
-        if self._records_file(checkpoint).exists():
-            self.records = load_records(self.record_kind, self._records_file(checkpoint))
-
-    def _count(self, tokens: int, groups: int) -> None:
+    def count(self, tokens: int, groups: int) -> None:
+        """Count the tokens of the prompts of some groups."""
         self.n_seen += torch.tensor([tokens, groups]).to(self.n_seen.device)
 
 

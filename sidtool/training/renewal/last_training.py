@@ -154,6 +154,7 @@ def training_settings(
     that."""
     names = {field.name for field in fields(TrainOptions)}
     recorded = {name: value for name, value in last.options.items() if name in names}
+    recorded.pop("stop_step", None)  # of a schedule that is another now
     train_options = TrainOptions(**recorded)
     if train_options.stage == "lora":
         if options.learning_rate is None:

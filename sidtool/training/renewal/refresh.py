@@ -173,6 +173,12 @@ def run_refresh(
     # a model with a memory is trained beside the output, which then gets the renewed memory; a
     # resumed call keeps a model that is trained
     trained = out.with_name(f"{out.name}.trained.partial") / "model"
+
+    def say(text: str) -> None:
+        """A line about the model, not about its copy with the newer bundle."""
+        if notify:
+            notify(text.replace(str(work / "model"), str(plan.model_dir)))
+
     with locked(out):
         pass  # refuse at once what the training would refuse when all of this is done
     with locked(work):
@@ -195,7 +201,7 @@ def run_refresh(
                 trust_remote_code=plan.trust_remote_code,
                 progress=progress,
                 log=log,
-                notify=notify,
+                notify=say,
             )
             if memory is not None and plan.contract.memory is not None:
                 _bind(trained, memory, plan.contract.memory, plan.split, out, force=force)

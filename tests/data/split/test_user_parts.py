@@ -184,6 +184,8 @@ def test_files_of_different_columns_are_named(tmp_path: Path) -> None:
     table = pq.read_table(last)
     names = ["ts" if name == "timestamp" else name for name in table.column_names]
     pq.write_table(table.rename_columns(names), last)
-    message = "2.parquet has its events in the columns user_id, item_id, ts, another file in user_id"
+    message = (
+        "2.parquet has its events in the columns user_id, item_id, ts, another file in user_id"
+    )
     with pytest.raises(DataError, match=message):
         divide(events, tmp_path / "split", SplitOptions())

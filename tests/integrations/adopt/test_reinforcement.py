@@ -95,19 +95,11 @@ class Oracle:
         return scores
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "normalize"),
-    [
-        ("grpo", "level"),
-        pytest.param("grpo", "trie", marks=pytest.mark.slow),
-        pytest.param("dpo", "level", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("normalize", ["level", pytest.param("trie", marks=pytest.mark.slow)])
 def test_log_probabilities_are_those_over_the_table(
     adopted: tuple[Foreign, Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    algorithm: Any,
     normalize: str,
 ) -> None:
     system, start, examples = adopted
@@ -144,7 +136,7 @@ def test_log_probabilities_are_those_over_the_table(
         start,
         examples,
         tmp_path / "reinforced",
-        options=RlOptions(algorithm=algorithm, eval_users=4, eval_num_beams=8),
+        options=RlOptions(eval_users=4, eval_num_beams=8),
         grpo_fields=GRPO_FIELDS,
         allow_worse_slices=True,
         log=logs.append,

@@ -121,13 +121,3 @@ class ListModel:
             ]
             beams = sorted(longer, key=lambda each: -each[1])[:width]
         return beams
-
-    def draw_probabilities(self, length: int) -> dict[Codes, float]:
-        """Every list -> its probability if each code is drawn among those that are open."""
-        probabilities: dict[Codes, float] = {}
-        for written, score in self.all_lists(length):
-            for depth in range(len(written)):
-                shares = self.steps(written[:depth])[self.open_codes(written[:depth])]
-                score -= float(np.logaddexp.reduce(shares))
-            probabilities[written] = float(np.exp(score))
-        return probabilities

@@ -13,9 +13,8 @@ from sidtool.base.errors import DataError, UsageError
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.recommendation.search import driver
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.list_search import gumbel_noise, perturb_children, search_lists
+from sidtool.recommendation.search.list_search import search_lists
 from sidtool.recommendation.search.results import ItemList
-from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.sid import SidSpace
 from tests.models import tiny_encoder_decoder, tiny_model
@@ -143,67 +142,19 @@ def test_a_narrow_beam_is_a_beam_search(
         np.testing.assert_allclose(one.scores, item_scores, atol=1e-4)
 
 
-def test_greedy_is_one_beam_and_each_item_is_the_next_of_the_longer_history() -> None:
-    trie, tokens, model = _case()
-    greedy = ListOptions(search="greedy")
-    ((one,),) = search_lists(model, [[9, 8]], trie, tokens, length=5, num_beams=50, options=greedy)
-    ((other,),) = search_lists(model, [[9, 8]], trie, tokens, length=5, num_beams=1)
-    assert one.leaves.tolist() == other.leaves.tolist()
-    assert len(set(one.leaves.tolist())) == 5
-
-
 def test_lists_do_not_depend_on_the_batch() -> None:
     trie, tokens, model = _case()
     rng = np.random.default_rng(1)
     prompts = [prompt(rng, length) for length in (3, 20, 7)] + [[]]
     denied = np.arange(trie.n_items - 2)
     filters = [None, LeafFilter.of(trie, None, denied), None, None]
-    for search in ("beam", "gumbel"):
-        options = ListOptions(search=search)
-        wanted = {"length": 4, "num_beams": 3, "options": options, "filters": filters}
-        together = search_lists(model, prompts, trie, tokens, **wanted)
-        apart = search_lists(model, prompts, trie, tokens, token_budget=1, **wanted)
-        assert [len(lists) for lists in together] == [1, 1, 1, 0]
-        assert len(together[1][0].leaves) == 2
-        for one, other in zip(together, apart, strict=True):
-            assert [each.leaves.tolist() for each in one] == [
-                each.leaves.tolist() for each in other
-            ]
-
-
-def test_draws_follow_the_model_and_are_distinct() -> None:
-    codes = np.array([[0, 0, 0], [0, 1, 0], [0, 1, 0], [1, 2, 2]], dtype=np.uint16)
-    trie = Trie.from_codes(codes, SIZES)
-    tokens = space(SIZES, True)
-    model = model_of("llama", tokens)
-    n_draws = 1000
-    options = ListOptions(search="gumbel")
-    lists = search_lists(
-        model,
-        [[9, 8, 7]] * n_draws,
-        trie,
-        tokens,
-        length=2,
-        num_beams=1,
-        n_lists=2,
-        options=options,
-        seeds=range(n_draws),
-    )
-    oracle = list_model(model, [9, 8, 7], trie, tokens, "level", None)
-    expected = oracle.draw_probabilities(2)
-    scores = dict(oracle.all_lists(2))
-    assert len(expected) == 7  # of 3 SIDs, one of them twice
-    firsts = [codes_of(first, trie) for first, _ in lists]
-    seconds = [codes_of(second, trie) for _, second in lists]
-    assert all(one != other for one, other in zip(firsts, seconds, strict=True))
-    for sids, probability in expected.items():
-        error = 4 * np.sqrt(probability * (1 - probability) / n_draws)
-        assert firsts.count(sids) / n_draws == pytest.approx(probability, abs=error)
-        # the second is drawn from what the first leaves
-        second = sum(p * probability / (1 - p) for one, p in expected.items() if one != sids)
-        error = 4 * np.sqrt(second * (1 - second) / n_draws)
-        assert seconds.count(sids) / n_draws == pytest.approx(second, abs=error)
-    assert lists[0][0].score == pytest.approx(scores[firsts[0]], abs=1e-4)
+    wanted = {"length": 4, "num_beams": 3, "filters": filters}
+    together = search_lists(model, prompts, trie, tokens, **wanted)
+    apart = search_lists(model, prompts, trie, tokens, token_budget=1, **wanted)
+    assert [len(lists) for lists in together] == [1, 1, 1, 0]
+    assert len(together[1][0].leaves) == 2
+    for one, other in zip(together, apart, strict=True):
+        assert [each.leaves.tolist() for each in one] == [each.leaves.tolist() for each in other]
 
 
 @pytest.mark.parametrize("n_requests", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -217,7 +168,6 @@ def test_random_requests_get_legal_lists(n_requests: int) -> None:
         trie = Trie.from_codes(codes, SIZES, active)
         prompts = [prompt(rng, int(rng.integers(1, 6))) for _ in range(250)]
         filters = [_random_filter(rng, trie) for _ in prompts]
-        search = str(rng.choice(["beam", "greedy", "gumbel"]))
         length = int(rng.integers(1, 9))
         lists = search_lists(
             _noise_model(tokens),
@@ -226,10 +176,8 @@ def test_random_requests_get_legal_lists(n_requests: int) -> None:
             tokens,
             length=length,
             num_beams=int(rng.integers(1, 4)),
-            options=ListOptions(search=search),
             normalize=str(rng.choice(["level", "trie", "vocabulary"])),
             filters=filters,
-            seeds=rng.integers(1 << 30, size=len(prompts)).tolist(),
         )
         for leaf_filter, found in zip(filters, lists, strict=True):
             if leaf_filter is not None and not leaf_filter.n_eligible:
@@ -309,22 +257,3 @@ def _noise_model(tokens: SidTokens, _made: dict[int, Any] = {}) -> Any:  # noqa:
             num_key_value_heads=1,
         )
     return _made[size]
-
-
-@given(
-    parent=st.floats(-30, 30),
-    log_probs=st.lists(st.floats(-60, 0), min_size=1, max_size=6),
-    seed=st.integers(0, 1000),
-)
-@settings(max_examples=60, deadline=None)
-def test_the_largest_child_has_the_value_of_its_node(
-    parent: float, log_probs: list[float], seed: int
-) -> None:
-    values = torch.tensor([[*log_probs, -1.0]], dtype=torch.float64)
-    valid = torch.tensor([[True] * len(log_probs) + [False]])
-    noise = gumbel_noise(tuple(values.shape), torch.Generator().manual_seed(seed))
-    perturbed = perturb_children(torch.tensor([parent], dtype=torch.float64), values, valid, noise)
-    assert perturbed[0, -1] == -torch.inf
-    assert perturbed.max().item() == pytest.approx(parent)
-    order = (values + noise)[0, :-1].argsort()
-    assert (perturbed[0, :-1][order].diff() >= -1e-9).all()

@@ -16,7 +16,6 @@ from sidtool.model.load import LoadedModel
 from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import answer_each, recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
-from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.batcher import Busy
 from sidtool.tokenizer.make.encode import decode, encode
 from tests.bundles import small_bundle
@@ -353,7 +352,7 @@ def test_a_catalog_without_items_is_served(make_client: MakeClient) -> None:
 def test_a_list_is_that_of_recommend(make_client: MakeClient) -> None:
     model = list_shop()
     client = make_client(model)
-    options = replace(OPTIONS.recommend, k=3, list=ListOptions())
+    options = replace(OPTIONS.recommend, k=3, list=True)
     requests = [{"history": ["i1", "i2"]}, {"history": ["i3"], "deny": ["i4"]}]
     expected = list(recommend(model, map(Request.from_json, requests), options))
     answers = client.post("/v1/recommend", json={"requests": requests, "list": 3}).json()["answers"]

@@ -16,7 +16,6 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import BadRequest, Recommendation, Request
 from sidtool.recommendation.search import beam
-from sidtool.recommendation.search.search_options import ListOptions
 from sidtool.recommendation.serve.batcher import Answered, Batcher, Busy, Delivery, Waiting
 from sidtool.recommendation.serve.bodies import Choices
 from sidtool.recommendation.serve.metrics import Metrics
@@ -273,7 +272,7 @@ def test_stopping_answers_what_waits(make_batcher: MakeBatcher) -> None:
 
 
 def test_candidates_are_scored_where_a_service_recommends_lists() -> None:
-    defaults = RecommendOptions(k=10, list=ListOptions())
+    defaults = RecommendOptions(k=10, list=True)
     assert Choices().options(defaults).list is not None
     scored = Choices(candidates=("i1", "i2")).options(defaults)
-    assert (scored.k, scored.list) == (2, None)
+    assert (scored.k, scored.list) == (2, False)

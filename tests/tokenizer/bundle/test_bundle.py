@@ -277,6 +277,9 @@ def test_title_of_an_item(tmp_path: Path) -> None:
         assert opened.title(bundle.items.ids[row]) == bundle.items.title(row) != ""
     with pytest.raises(DataError, match="no item 'gone' in this bundle"):
         opened.title("gone")
+    for look_up in (opened.sid, opened.title, opened.similar):
+        with pytest.raises(DataError, match="an item id is a string, like '1', not 1"):
+            look_up(1)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("duplicates", [False, True])

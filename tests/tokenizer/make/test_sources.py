@@ -68,7 +68,7 @@ def built(
     options = BuildOptions(
         (8, 8, 4),
         method,  # type: ignore[arg-type]
-        {"epochs": 2} if method in ("rq-vae", "rq-kmeans+", "fsq") else {},
+        {"epochs": 2} if method in ("rq-vae", "rq-kmeans+") else {},
         fusion=FusionOptions(**{"collaborative_dim": 6, **settings}),  # type: ignore[arg-type]
         seed=seed,
     )
@@ -135,8 +135,8 @@ def test_the_same_seed_gives_the_same_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        *("rq-kmeans", "pq", "fsq"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("rq-kmeans+", "rq-vae", "opq")),
+        *("rq-kmeans", "pq", "rq-vae"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("rq-kmeans+", "opq")),
     ],
 )
 def test_every_method_supports_co_occurrence_and_later_items(tmp_path: Path, method: str) -> None:

@@ -8,7 +8,7 @@ from sidtool.data.vectors import Vectors
 from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import Codes
 
-QUICK = {"rq-vae": {"epochs": 8}, "rq-kmeans+": {"epochs": 3}, "fsq": {"epochs": 8}}
+QUICK = {"rq-vae": {"epochs": 8}, "rq-kmeans+": {"epochs": 3}}
 """Options that make a method quick enough for a test."""
 
 

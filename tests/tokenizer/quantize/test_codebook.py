@@ -152,3 +152,12 @@ def test_large_codebooks_encode_level_by_level(seed, offset):
         encoded = replace(codebook).encode(vectors)
     clear = margins > 1e-4
     assert (encoded[clear] == codes[clear]).all()
+
+
+def test_latents_of_bundles_by_fsq_are_bounded():
+    vectors = vectors_of(0, 20, 4)
+    weight = vectors_of(1, 4, 3)
+    network = {"in_0_weight": weight, "in_0_bias": np.zeros(3, dtype=np.float32)}
+    params = QuantizerParams(dim=4, bound="tanh")
+    codebook = Codebook("fsq", (vectors_of(2, 5, 3),), network, params)
+    np.testing.assert_allclose(codebook.transform(vectors), np.tanh(vectors @ weight), rtol=1e-5)

@@ -7,7 +7,7 @@ import torch
 from sidtool.base.errors import UsageError
 from sidtool.tokenizer.assign.assign import assign
 from sidtool.tokenizer.codes.measure import level_use, residual_variance
-from sidtool.tokenizer.quantize import METHODS, fit, fsq
+from sidtool.tokenizer.quantize import METHODS, fit
 from tests.tokenizer.quantize.material import QUICK, mixture, slow_codes, vectors_of
 
 
@@ -108,13 +108,6 @@ def test_the_rotation_is_orthogonal_and_helps_with_correlated_dimensions():
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(12), atol=1e-5)
     lost = [residual_variance(vectors, book, book.encode(vectors))[-1] for book in (plain, turned)]
     assert lost[1] < 0.8 * lost[0]
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [(256, [8, 8, 4]), (100, [5, 5, 4]), (7, [7]), (2, [2]), (1, [1])]
-)
-def test_a_grid_has_as_many_cells_as_codes(size, expected):
-    assert sorted(fsq.cells_per_dimension(size), reverse=True) == expected
 
 
 def test_training_lowers_the_error_of_the_k_means_initialization():

@@ -1,4 +1,4 @@
-"""Events out of training examples: histories, targets and values."""
+"""Events out of training examples: histories and targets."""
 
 import json
 from pathlib import Path
@@ -46,8 +46,6 @@ def test_every_target_of_a_sequence_becomes_an_event(tmp_path: Path) -> None:
     histories = [examples.history(number).tolist() for number in range(len(examples))]
     assert histories == [[3], [3, 5], [7, 8]]
     assert examples.targets.tolist() == [5, 3, 9]
-    assert examples.values is not None
-    assert examples.values.tolist() == [1, 1, 4]
     assert examples.left_out == 0
     (events,) = examples.events(BUNDLE)
     assert events.items == (IDS[5], IDS[3], IDS[9])
@@ -86,7 +84,6 @@ def test_next_item_examples_have_their_target_in_the_completion(tmp_path: Path) 
     examples = read(path, "next-item")
     assert examples.history(0).tolist() == [2, 4]
     assert examples.targets.tolist() == [6]
-    assert examples.values is None
 
 
 def test_events_are_those_of_the_split(made: Path, bundle: Bundle, split: Split) -> None:

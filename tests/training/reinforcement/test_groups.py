@@ -10,7 +10,7 @@ from sidtool.model.load import LoadedModel, load_model_folder
 from sidtool.model.prompt.segments import prompt_encoder
 from sidtool.recommendation.query import Query, QuerySession
 from sidtool.training.reinforcement.examples import read_rl_examples
-from sidtool.training.reinforcement.groups import GroupMaker, Rollouts
+from sidtool.training.reinforcement.groups import GroupMaker, Rollouts, lacks_signal
 from sidtool.training.reinforcement.policy import Policy
 
 NUMBERS = np.arange(12)
@@ -50,3 +50,11 @@ def test_seen_items_are_excluded(loaded: LoadedModel, made: Path) -> None:
         positions = maker.session.trie.positions(maker.examples.history(number))
         seen = maker.session.trie.leaves(positions)
         assert not np.isin(rollouts.leaves[row], seen).any()
+
+
+def test_equal_rewards_give_no_signal() -> None:
+    rewards = np.array([[1.0, 0.0, 0.0, 9.0], [2.0, 2.0, 2.0, 2.0]])
+    valid = np.array([[True, True, True, False], [True, True, True, True]])
+    assert lacks_signal(rewards, valid).tolist() == [False, True]
+    not_first = np.array([[False, True, True, False]] * 2)
+    assert lacks_signal(rewards, not_first).tolist() == [True, True]

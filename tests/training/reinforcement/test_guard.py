@@ -109,11 +109,6 @@ def test_a_model_has_learned_what_its_rewards_learned(
     assert params.learned_from == (first.reference,)
 
 
-def test_the_reward_value_needs_weights(tmp_path: Path, tuned: Path, made: Path) -> None:
-    with pytest.raises(UsageError, match=r"value needs weights, which .*train.jsonl has not"):
-        plan_rl(tuned, made, tmp_path / "out", RlOptions(reward="value=1"), {})
-
-
 @pytest.mark.slow
 def test_a_collaborative_reward_alone_is_hacked_and_refused(
     tmp_path: Path, tuned: Path, made: Path, bundle: Bundle, split: Split

@@ -163,8 +163,6 @@ def test_what_does_not_fit_lists_is_refused(
         plan(list_model, examples(sequence=1.0))
     with pytest.raises(CompatibilityError, match="was not trained"):
         plan(models("llama"), made_lists)
-    with pytest.raises(UsageError, match="first_difference=true has no effect"):
-        plan(list_model, made_lists, first_difference=True)
     with pytest.raises(UsageError, match="candidate_lists must be at least 2"):
         plan(list_model, made_lists, candidate_lists=1)
     with pytest.raises(UsageError, match="hr@K or ndcg@K"):
@@ -181,8 +179,7 @@ def test_pairs_are_the_best_and_the_worst_list(
     from sidtool.model.prompt.segments import prompt_encoder
     from sidtool.recommendation.query import QuerySession
     from sidtool.training.reinforcement.examples import read_list_examples
-    from sidtool.training.reinforcement.groups import load_records, save_records
-    from sidtool.training.reinforcement.list_trainer import ListPair, PairMaker
+    from sidtool.training.reinforcement.pairs import PairMaker, load_pairs, save_pairs
     from sidtool.training.reinforcement.policy import Policy
     from sidtool.training.reinforcement.rewards.reward import ListGroups
 
@@ -218,8 +215,8 @@ def test_pairs_are_the_best_and_the_worst_list(
     flat = replace(maker, reward=lambda groups: 0.2 + 1e-16 * reward(groups))
     (pair,) = flat.make(loaded.model, policy, [0]).values()
     assert pair.rewards[0] == pair.rewards[1]
-    save_records(pairs, tmp_path / "pairs.safetensors")
-    stored = load_records(ListPair, tmp_path / "pairs.safetensors")
+    save_pairs(pairs, tmp_path / "pairs.safetensors")
+    stored = load_pairs(tmp_path / "pairs.safetensors")
     assert list(stored) == [0, 3]
     for number, pair in pairs.items():
         assert torch.equal(stored[number].codes, pair.codes)

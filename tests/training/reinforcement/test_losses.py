@@ -10,18 +10,13 @@ from sidtool.training.reinforcement.objective import clip_early, preference_loss
 
 def test_preference_loss_by_hand() -> None:
     chosen = torch.tensor([-1.0, -1.0])
-    rejected = torch.tensor([[-2.0, -0.5, -9.0], [-1.0, -1.0, -1.0]])
-    reference = torch.zeros(2, 3)
-    valid = torch.tensor([[True, True, False], [False, False, False]])
-    loss = preference_loss(chosen, rejected, torch.zeros(2), reference, valid, beta=2.0)
-    # r: chosen -2; rejected -4 and -1
-    by_hand = -math.log(math.exp(-2) / (math.exp(-2) + math.exp(-4) + math.exp(-1)))
-    assert loss.tolist() == pytest.approx([by_hand, 0.0])
-    # with one rejected item it is DPO
-    (pair,) = preference_loss(
-        chosen[:1], rejected[:1, :1], torch.zeros(1), reference[:1, :1], valid[:1, :1], beta=0.1
-    ).tolist()
-    assert pair == pytest.approx(-math.log(1 / (1 + math.exp(-0.1 * (-1.0 + 2.0)))))
+    rejected = torch.tensor([-2.0, -0.5])
+    is_preference = torch.tensor([True, False])
+    loss = preference_loss(
+        chosen, rejected, torch.zeros(2), torch.tensor([0.5, 0.0]), is_preference, beta=0.1
+    )
+    # r: chosen -0.1, rejected -0.25
+    assert loss.tolist() == pytest.approx([-math.log(1 / (1 + math.exp(-0.15))), 0.0])
 
 
 def test_early_clipping_bounds_ratios_at_negative_advantages_only() -> None:

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import UsageError
-from sidtool.tokenizer.sid import Codes
 from sidtool.training.reinforcement.rewards.reward import (
     Groups,
     ListGroups,
@@ -33,43 +32,11 @@ def rank(groups: Groups, context: RewardContext) -> Matrix:
     return np.where(hits.any(axis=1, keepdims=True), penalties, 0.0)
 
 
-def prefix(groups: Groups, context: RewardContext) -> Matrix:
-    """The share of the target's codes that the item has up to the first that differs."""
-    item_codes, target_codes = _codes(groups, context)
-    equal = item_codes == target_codes
-    depth = np.cumprod(equal, axis=-1).sum(axis=-1)  # (n, G)
-    return np.where(groups.items >= 0, depth / equal.shape[-1], 0.0)
-
-
-def ndcg(groups: Groups, context: RewardContext) -> Matrix:
-    """What an item adds to the NDCG of its group: that of the group less that of the group without
-    the item. The hit has its discount, an item before it what the hit loses by its rank."""
-    hits = _hits(groups, context)
-    discounts = _discounts(hits.shape[1])
-    rank_of_hit = hits.argmax(axis=1)  # (n,)
-    gain = discounts[rank_of_hit]
-    gain_without = discounts[np.maximum(rank_of_hit - 1, 0)]  # one rank higher
-    before = np.arange(hits.shape[1]) < rank_of_hit[:, None]  # (n, G)
-    rewards = np.where(before, (gain - gain_without)[:, None], np.where(hits, gain[:, None], 0.0))
-    return np.where(hits.any(axis=1, keepdims=True), rewards, 0.0)
-
-
-def value(groups: Groups, context: RewardContext) -> Matrix:
-    """The weight of the training example (a rating, a price, a watch time) for the target's SID,
-    else 0."""
-    return _hits(groups, context) * _weights(groups)[:, None]
-
-
-def _codes(groups: Groups, context: RewardContext) -> tuple[Codes, Codes]:
-    """(n, G, levels) codes of the items, any codes for -1, and (n, 1, levels) of the targets."""
-    codes = context.bundle.items.codes
-    return codes[np.maximum(groups.items, 0)], codes[groups.targets][:, None]
-
-
 def _hits(groups: Groups, context: RewardContext) -> NDArray[np.bool_]:
     """(n, G): whether an item has the target's SID. A policy cannot tell such items apart."""
-    item_codes, target_codes = _codes(groups, context)
-    hits: NDArray[np.bool_] = (item_codes == target_codes).all(axis=-1) & (groups.items >= 0)
+    codes = context.bundle.items.codes
+    has_codes = (codes[groups.items] == codes[groups.targets][:, None]).all(axis=-1)
+    hits: NDArray[np.bool_] = has_codes & (groups.items >= 0)
     return hits
 
 
@@ -83,7 +50,11 @@ def list_recall(groups: ListGroups, _: RewardContext) -> Matrix:
 
 def list_value(groups: ListGroups, _: RewardContext) -> Matrix:
     """The share of the targets' weights that the list has."""
-    return _gained_share(groups, _weights(groups))
+    if groups.values is None:
+        raise UsageError(
+            "reward value needs training examples with weights", hint="make-sft --weight COLUMN"
+        )
+    return _gained_share(groups, groups.values)
 
 
 def list_ndcg(groups: ListGroups, _: RewardContext) -> Matrix:
@@ -121,14 +92,6 @@ def _gains(groups: ListGroups, values: Sequence[NDArray[np.float64]] | None) -> 
 
 
 # ---- both ----
-
-
-def _weights(groups: Groups | ListGroups) -> Any:
-    if groups.values is None:
-        raise UsageError(
-            "reward value needs training examples with weights", hint="make-sft --weight COLUMN"
-        )
-    return groups.values
 
 
 def _discounts(size: int) -> NDArray[np.float64]:

@@ -144,7 +144,7 @@ def open_memory(path: str, facts: RunFacts) -> RewardInput:
 
 def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
     """Item-kNN scores of a memory: 1 for the best item for a history, 0 for items that are not
-    among its `distribution.ITEMS` best.
+    among its `index.ITEMS` best.
 
     Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
     index = MemoryIndex.of(memory, bundle)
@@ -165,17 +165,16 @@ def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
 REWARDS: dict[str, Reward] = {
     "exact": Reward(hits.exact),
     "rank": Reward(hits.rank),
-    "prefix": Reward(hits.prefix),
     "recall": Reward(of_lists=hits.list_recall),
-    "ndcg": Reward(hits.ndcg, hits.list_ndcg),
-    "value": Reward(hits.value, hits.list_value, needs_weights=True),
+    "ndcg": Reward(of_lists=hits.list_ndcg),
+    "value": Reward(of_lists=hits.list_value, needs_weights=True),
     "collaborative": Reward(open_input=open_memory),
     "label": Reward(open_input=open_labels, settings=(POSITIVE,)),
 }
 
 
 def parse_rewards(text: str, *, lists: bool = False) -> tuple[RewardTerm, ...]:
-    """Parse `rank=1,prefix=0.5`: names of REWARDS of items or of lists, or functions as
+    """Parse `exact=1,rank=0.5`: names of REWARDS of items or of lists, or functions as
     MODULE:FUNCTION, with weights; the weight is 1 if not given.
 
     Raises UsageError for an unknown or repeated name, a weight that is not a number other than 0,

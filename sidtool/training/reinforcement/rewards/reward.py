@@ -34,8 +34,6 @@ class Groups:
     """(n, G): each group from the item that the policy prefers; -1 is an answer that is no item"""
     targets: NDArray[np.int64]
     """(n,): the item of each training example"""
-    values: NDArray[np.float64] | None = None
-    """(n,): the weight of each training example, if the examples have weights"""
     fields: Sequence[Fields] | None = None
     """n fields, known before the next item of each history, if a reward reads them"""
 

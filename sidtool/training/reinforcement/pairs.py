@@ -1,0 +1,185 @@
+"""The pairs of lists that preference learning compares for each example, made once for a round, and
+stored in checkpoints. Made again beside other examples, they would differ in the last bits, and a
+resumed run in its weights."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from sidtool.recommendation import Query, QuerySession
+from sidtool.training.reinforcement.examples import ListExamples
+from sidtool.training.reinforcement.groups import NO_SPREAD
+from sidtool.training.reinforcement.policy import Policy, pad_left
+from sidtool.training.reinforcement.rewards.reward import ListGroups, Matrix
+from sidtool.training.reinforcement.settings import RlOptions
+
+ListRewardFunction = Callable[[ListGroups], Matrix]
+"""Lists -> (n, G) rewards."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListPair:
+    """Two lists for one example, the better first, and the list that really followed."""
+
+    prompt: torch.Tensor
+    """(P,) token ids"""
+    codes: torch.Tensor
+    """(3, m, L): of the better list, the worse one and the targets"""
+    valid: torch.Tensor
+    """(3, m) bool: False behind the last item"""
+    reference: torch.Tensor
+    """(2,): log-probability of either list under the model that wrote them"""
+    rewards: torch.Tensor
+    """(2,): equal rewards are no preference"""
+    mean_reward: torch.Tensor
+    """(): of all candidates"""
+
+
+def write_lists(
+    session: QuerySession,
+    model: Any,
+    queries: Sequence[Query],
+    *,
+    length: int,
+    num_beams: int,
+    n_lists: int = 1,
+) -> NDArray[np.int64]:
+    """(n, n_lists, length) bundle rows of the lists that a model writes for each query, -1 where
+    there is no item."""
+    found = session.search_lists(
+        model,
+        queries,
+        length=length,
+        num_beams=num_beams,
+        n_lists=n_lists,
+    )
+    lists = np.full((len(queries), n_lists, length), -1, dtype=np.int64)
+    for row, candidates in enumerate(found):
+        for place, one in enumerate(candidates):
+            rows = session.trie.item_rows(one.positions)
+            lists[row, place, : len(rows)] = rows
+    return lists
+
+
+@dataclass(frozen=True, eq=False)
+class PairMaker:
+    """Makes pairs for examples by their number."""
+
+    session: QuerySession
+    """of lists"""
+    examples: ListExamples
+    reward: ListRewardFunction
+    length: int
+    """items per list"""
+    options: RlOptions
+
+    @torch.no_grad()
+    def make(self, model: Any, policy: Policy, numbers: Sequence[int]) -> dict[int, ListPair]:
+        """The pairs of examples by their number, from lists that a model writes; `policy` is its
+        own."""
+        examples = self.examples
+        queries = [examples.query(self.session, number) for number in numbers]
+        n_lists = self.options.candidate_lists
+        lists = write_lists(
+            self.session,
+            model,
+            queries,
+            length=self.length,
+            num_beams=n_lists,
+            n_lists=n_lists,
+        )
+        values = examples.list_values
+        groups = ListGroups(
+            [examples.history(number) for number in numbers],
+            lists,
+            [examples.list_targets[number] for number in numbers],
+            None if values is None else [values[number] for number in numbers],
+            list(map(examples.fields_before, numbers)),
+        )
+        # a place without a list is neither the best nor the worst
+        rewards = np.where((lists >= 0).any(axis=-1), self.reward(groups), np.nan)
+        chosen = self._chosen(lists, rewards, groups.targets)  # (n, 3, m) rows
+        codes = self.session.bundle.items.codes[np.maximum(chosen, 0)].astype(np.int64)
+        code_tensor = torch.from_numpy(codes)  # (n, 3, m, L)
+        valid = torch.from_numpy(chosen >= 0)
+        prompts = [torch.tensor(query.prompt) for query in queries]
+        ids, mask = pad_left(prompts)
+        inputs = (
+            ids.repeat_interleave(2, dim=0),
+            mask.repeat_interleave(2, dim=0),
+            code_tensor[:, :2].flatten(0, 1),
+            valid[:, :2].flatten(0, 1),
+        )
+        log_probs = policy.list_log_probs(model, *(tensor.to(model.device) for tensor in inputs))
+        reference = log_probs.sum((-2, -1)).view(-1, 2).cpu()
+        pairs = {}
+        for row, number in enumerate(numbers):
+            of_prompt = rewards[row][~np.isnan(rewards[row])]
+            best, worst, mean = 0.0, 0.0, 0.0
+            if len(of_prompt):
+                best, worst, mean = of_prompt.max(), of_prompt.min(), of_prompt.mean()
+            if best - worst <= NO_SPREAD:  # equal but for rounding
+                worst = best
+            pairs[number] = ListPair(
+                prompts[row],
+                code_tensor[row],
+                valid[row],
+                reference[row],
+                torch.tensor([best, worst], dtype=torch.float64),
+                torch.tensor(mean, dtype=torch.float64),
+            )
+        return pairs
+
+    def _chosen(
+        self, lists: NDArray[np.int64], rewards: Matrix, targets: Sequence[NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """(n, 3, m) rows: the best list, the worst one and the targets. A prompt without any list
+        has its targets in place of both."""
+        chosen = np.full((len(lists), 3, self.length), -1, dtype=np.int64)
+        for row, of_prompt in enumerate(rewards):
+            following = targets[row][: self.length]
+            chosen[row, :, : len(following)] = following
+            if not np.isnan(of_prompt).all():
+                chosen[row, 0] = lists[row, np.nanargmax(of_prompt)]
+                # of equally bad lists, the one that the model finds likeliest
+                chosen[row, 1] = lists[row, np.nanargmin(of_prompt)]
+        return chosen
+
+
+def stack_pairs(pairs: Sequence[ListPair], rows: int) -> dict[str, torch.Tensor]:
+    """A batch with `rows` rows for each pair, which a trainer may split by rows: all have what the
+    pair has."""
+    ids, mask = pad_left([pair.prompt for pair in pairs])
+    once = {"prompt_ids": ids, "prompt_mask": mask}
+    for field in fields(ListPair):
+        if field.name != "prompt":
+            once[field.name] = torch.stack([getattr(pair, field.name) for pair in pairs])
+    return {name: tensor.repeat_interleave(rows, dim=0) for name, tensor in once.items()}
+
+
+def save_pairs(pairs: Mapping[int, ListPair], path: Path) -> None:
+    """Store at least one pair by the number of its example."""
+    prompts = [pair.prompt for pair in pairs.values()]
+    tensors = stack_pairs(list(pairs.values()), 1)
+    del tensors["prompt_ids"], tensors["prompt_mask"]
+    tensors["prompt"] = torch.cat(prompts)
+    tensors["length"] = torch.tensor([len(prompt) for prompt in prompts])
+    tensors["number"] = torch.tensor(list(pairs))
+    save_file(tensors, path)
+
+
+def load_pairs(path: Path) -> dict[int, ListPair]:
+    """The pairs that `save_pairs` stored."""
+    tensors = load_file(path)
+    numbers = tensors.pop("number").tolist()
+    prompts = tensors.pop("prompt").split(tensors.pop("length").tolist())
+    return {
+        number: ListPair(prompts[row], **{name: rows[row] for name, rows in tensors.items()})
+        for row, number in enumerate(numbers)
+    }
