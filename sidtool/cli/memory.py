@@ -291,7 +291,7 @@ def _content(
 ) -> "ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""
-    from sidtool.memory import DEFAULT_WEIGHT, ItemContent, content_of
+    from sidtool.memory import CONTENT_WEIGHT, ItemContent, content_of
 
     if weight == 0:
         return None
@@ -302,5 +302,5 @@ def _content(
     if vectors is None and weight is None:
         return None
     if weight is None:
-        weight = DEFAULT_WEIGHT if recorded is None else recorded.weight
+        weight = CONTENT_WEIGHT if recorded is None else recorded.weight
     return ItemContent.of(bundle, vectors, weight)

@@ -16,8 +16,8 @@ from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.index import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
 from sidtool.memory.manifest import ContentSettings
-from sidtool.model.load import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model
 
