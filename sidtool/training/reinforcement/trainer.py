@@ -30,7 +30,7 @@ from sidtool.training.reinforcement.examples import RlExamples
 from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
 from sidtool.training.reinforcement.objective import GroupObjective
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.rewards.reward import Groups, lacks_signal
+from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, lacks_signal
 from sidtool.training.reinforcement.settings import RlOptions
 
 
@@ -78,10 +78,6 @@ def first_items(trie: Trie, leaves: Leaves) -> ItemRows:
     return trie.item_rows(SidPositions(positions))
 
 
-RewardFunction = Callable[[Groups], NDArray[np.float64]]
-"""Groups -> (n, G) rewards."""
-
-
 class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
     """Trains a policy on groups of items.
 
@@ -96,7 +92,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer, GroupObjective):
         *,
         write_contract: Callable[[Path, Selection | None], object],
         maker: GroupMaker,
-        reward: RewardFunction,
+        reward: GroupReward,
         reference: tuple[Any, Policy] | None,
         judge: Judge,
         refuses_worse_slices: bool,
