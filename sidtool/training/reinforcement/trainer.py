@@ -6,13 +6,12 @@ the parent classes."""
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from numpy.typing import NDArray
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig
 from trl.trainer.utils import RepeatSampler, split_tensor_dict
@@ -31,10 +30,7 @@ from sidtool.training.reinforcement.groups import (
 from sidtool.training.reinforcement.judge import Judge, JudgedTrainer
 from sidtool.training.reinforcement.plan import RlRun
 from sidtool.training.reinforcement.policy import Policy
-from sidtool.training.reinforcement.rewards.reward import Groups
-
-RewardFunction = Callable[[Groups], NDArray[np.float64]]
-"""Groups -> (n, G) rewards."""
+from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups
 
 
 class GroupTrainer(WatchedTrainer, JudgedTrainer):
@@ -49,7 +45,7 @@ class GroupTrainer(WatchedTrainer, JudgedTrainer):
         args: GRPOConfig,
         *,
         maker: GroupMaker,
-        reward: RewardFunction,
+        reward: GroupReward,
         reference: tuple[Any, Policy] | None,
         judge: Judge,
         refuses_worse_slices: bool,

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sidtool.data.items import make_items
-from sidtool.data.split.files import SplitOptions, split_events
+from sidtool.data.split.files import split_events
+from sidtool.data.split.make import SplitOptions
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
 from sidtool.evaluation.evaluation import evaluate
