@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sidtool.base.checkpoint import MAX_JSON, HubCommit, HubPush, hub_url, upload
 from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, RefusedError
+from sidtool.base.markdown import with_dataset
 from sidtool.base.signatures import SIGNATURE
 from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest, verify_memory
@@ -181,7 +182,7 @@ def push_model(folder: Path, repo_id: str, license: str | None, how: HubPush) ->
     files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
     contract = replace(model.contract, license=license or model.contract.license)
     card = model_card(contract, Bundle.open(folder / BUNDLE_COPY), reference=url)
-    files[MODEL_CARD] = card.encode()
+    files[MODEL_CARD] = with_dataset(card, how.dataset).encode()
     if how.signer is not None:
         signed = {
             REPOSITORY: model.signed_objects,
