@@ -18,7 +18,6 @@ from sidtool.data.split import (
     SplitReference,
 )
 from sidtool.data.tables import require_regular
-from sidtool.examples.event_weights import WeightRecord
 from sidtool.model.prompt import (
     FieldValues,
     Format,
@@ -32,6 +31,22 @@ from sidtool.tokenizer.bundle import Bundle, Identity
 
 LINEAGE_FORMAT = 1
 """The newest lineage format that this version reads and the one that it writes."""
+
+
+@dataclass(frozen=True)
+class WeightRecord(JsonRecord):
+    """What the lineage records of weights, over all training events."""
+
+    expression: str
+    clip: float | None
+    smallest: float
+    mean: float
+    largest: float
+    clipped: int
+    """Training events whose weight was lowered."""
+    effective_events: float
+    """(sum of weights)^2 / sum of squares: the number of events of equal weight whose mean varies
+    as much (L. Kish, 1965)."""
 
 
 @dataclass(frozen=True)

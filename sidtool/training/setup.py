@@ -9,7 +9,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback
 
 from sidtool.base.errors import UsageError
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.data.split import read_examples
 from sidtool.evaluation import Validator, item_knn_metrics
 from sidtool.examples import TokenizedExamples
@@ -41,7 +41,7 @@ from sidtool.training.loss.augment import (
 )
 from sidtool.training.loss.loss import Loss, load_teachers
 from sidtool.training.plan import weight_dtype
-from sidtool.training.training_run import Log, TrainingRun
+from sidtool.training.training_run import TrainingRun
 
 
 def check_inputs(run: TrainingRun, loaded: LoadedModel) -> None:

@@ -18,12 +18,11 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import ExportableState
 
 from sidtool.base.errors import DataError
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.model import Lora, TokenEmbeddings, gathered, is_sharded, part_like, whole
 from sidtool.model.contract import Selection
 from sidtool.training.loop.checkpoints import Totals, check_number, check_weights
 from sidtool.training.loop.machine import peak_cuda_gib, resident_gib
-from sidtool.training.training_run import Log
 
 
 class WatchedTrainer(Trainer):
