@@ -145,6 +145,8 @@ class TrainingRun(Run):
         for name in ("fsdp", "fsdp_config"):
             settings.pop(name, None)
         step = batch_size * batches * processes
+        if self.options.divide_examples:
+            settings["processes"] = processes
         return {**self.fingerprint, "settings": settings, "examples of a step": step}
 
     @cached_property
