@@ -31,6 +31,9 @@ from sidtool.model.prompt import (
 )
 from sidtool.tokenizer.bundle import Bundle
 
+LARGEST_WEIGHT = float(np.finfo(np.float32).max)
+
+
 Per = Literal["user", "event", "item", "query", "document"]
 """What has an example: the history of a user, a training event (or a window of a split by given
 windows), an item of the catalog, a search query, or a document of a general corpus."""

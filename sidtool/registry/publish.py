@@ -21,7 +21,6 @@ from sidtool.registry.kinds import (
     OUTPUTS,
     ROOTS,
     AnyManifest,
-    broken_parts,
     kind_of,
     published_card,
     read_manifest,
@@ -37,7 +36,7 @@ from sidtool.registry.references import (
     sign_version,
     split_reference,
 )
-from sidtool.registry.source import Source, check_source, push_to_hub
+from sidtool.registry.source import Source, broken_parts, check_source, push_to_hub
 from sidtool.registry.transfer import download, upload, upload_root
 from sidtool.tokenizer.bundle import ROOT, Manifest, new_zip
 

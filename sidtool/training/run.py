@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sidtool.base.checkpoint import offline
 from sidtool.base.errors import UsageError
-from sidtool.base.extras import require
+from sidtool.base.extras import offline, require
 from sidtool.base.options import settings_from
 from sidtool.base.output import refuse_existing
 from sidtool.base.output_name import FOLDER
-from sidtool.base.progress import Progress
+from sidtool.base.progress import Log, Progress
 from sidtool.examples import validation_users
 from sidtool.model.contract import Forgetting, TrainParams, read_contract
 from sidtool.tokenizer.bundle import Bundle
@@ -24,7 +23,7 @@ from sidtool.training.execution import Finished, ForgettingCheck, train_and_publ
 from sidtool.training.loop.machine import peak_cuda_gib, peak_rss_gib, quiet
 from sidtool.training.plan import plan_training, run_config
 from sidtool.training.settings import StageSettings, TrainOptions
-from sidtool.training.training_run import Log, TrainingRun
+from sidtool.training.training_run import TrainingRun
 
 
 @dataclass(frozen=True)

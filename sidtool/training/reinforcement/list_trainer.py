@@ -108,7 +108,7 @@ class ListTrainer(GroupTrainer):
         once = {name: tensor[::2] for name, tensor in inputs.items()}
         n_lists = 3 if self.options.sft_weight else 2
         with self.accelerator.autocast():
-            log_probs = self.maker.policy.list_log_probs(
+            log_probs = self.policy.list_log_probs(
                 model,
                 once["prompt_ids"].repeat_interleave(n_lists, dim=0),
                 once["prompt_mask"].repeat_interleave(n_lists, dim=0),

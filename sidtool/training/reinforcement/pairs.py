@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sidtool.recommendation import Query, QuerySession
 from sidtool.training.reinforcement.examples import ListExamples
-from sidtool.training.reinforcement.groups import NO_SPREAD
 from sidtool.training.reinforcement.policy import Policy, pad_left
-from sidtool.training.reinforcement.rewards.reward import GroupReward, Groups, Matrix
+from sidtool.training.reinforcement.rewards.reward import NO_SPREAD, GroupReward, Groups, Matrix
 from sidtool.training.reinforcement.settings import RlOptions
 
 

@@ -136,3 +136,16 @@ def _reward(term: RewardTerm, groups: Groups, context: RewardContext) -> Matrix:
     n_items = (groups.items >= 0).sum(axis=-1)  # (n, G)
     means: Matrix = scores.sum(axis=-1) / np.maximum(n_items, 1)
     return means
+
+
+NO_SPREAD = 1e-8
+"""Rewards of a group that differ by less give no signal."""
+
+
+def lacks_signal(rewards: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n,): whether all valid items of a group have the same of (n, G) rewards, so that none is
+    better."""
+    highest = np.where(valid, rewards, -np.inf).max(axis=1)
+    lowest = np.where(valid, rewards, np.inf).min(axis=1)
+    flat: NDArray[np.bool_] = ~(highest - lowest > NO_SPREAD)
+    return flat
