@@ -104,7 +104,7 @@ def _item_fields(lineage: Lineage, contract: Contract, options: TrainOptions) ->
     """The field tokens beside the items of sequences. Raises UsageError if the items are to change
     their order, and what stands beside them cannot move with them."""
     prompt = lineage.history_prompt
-    if prompt is None or prompt.task != "sequence":
+    if prompt is None or not prompt.is_sequence:
         return BARE_SIDS
     fields = ItemFields.of(prompt, contract.fields)
     if fields is None and (options.reverse_prob or options.shuffle_span):

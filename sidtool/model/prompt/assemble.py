@@ -164,7 +164,7 @@ def history_prompt_ids(
     items = _newest_items(prompt, tokens.space, history, titles, fields)
     encoder = prompt_encoder(tokenizer, tokens)
     ending = [begin(tokens.space)]
-    if prompt.task == "sequence" and prompt.item:
+    if prompt.is_sequence and prompt.item:
         separator = [template(prompt.separator)] if len(items) else []
         opening = next_item_segments(prompt.opening, fields, prompt.frame.tokens)
         ending = [*separator, *opening, *ending]

@@ -89,10 +89,15 @@ class HistoryPrompt(_Prompt):
         )
 
     @property
+    def is_sequence(self) -> bool:
+        """Whether it is a sequence of items that goes on with the next one."""
+        return self.task == "sequence"
+
+    @property
     def opening(self) -> str:
-        """What stands before the SID that is to be recommended: in a sequence, which goes on with
-        the next item, the begin of that item's form."""
-        return opening(self.item) if self.task == "sequence" else ""
+        """What stands before the SID that is to be recommended: in a sequence the begin of that
+        item's form."""
+        return opening(self.item) if self.is_sequence else ""
 
     @property
     def _field_slots(self) -> list[Slot]:
