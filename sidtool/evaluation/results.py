@@ -24,6 +24,7 @@ Metrics = dict[str, float]
 
 ITEM_KNN = "item-knn"
 """The baseline that a verdict is about."""
+POPULARITY = "popularity"
 MODEL_ALONE = "model alone"
 """A model with a memory, without it."""
 MEMORY_ALONE = "memory alone"

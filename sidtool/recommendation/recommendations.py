@@ -4,7 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from sidtool.base.errors import DataError, SidtoolError, SidtoolWarning, UsageError
 from sidtool.base.extras import data_frame
@@ -54,7 +54,8 @@ def recommend(
     for one request in place of several. As the answers are read, raises DataError if the allow or
     deny list names no item of the bundle, if a candidate is unknown, or if the model's scores are
     NaN; and, after the answers to the requests before it, for a request that the model was not
-    trained for or that `options.strict` refuses, and UsageError for what is no Request.
+    trained for or that `options.strict` refuses, and UsageError for what is no Request, which in a
+    list is raised at once.
 
     Examples:
         >>> requests = [sidtool.Request(user="u1", history=("b001", "b002"))]
@@ -65,6 +66,8 @@ def recommend(
     options = options_from(RecommendOptions, options, given)
     if isinstance(requests, Request):
         raise UsageError("the requests are a list: sidtool.recommend(model, [request])")
+    if isinstance(requests, Sequence):
+        check_requests(requests)
     answers = answer_each(
         model, requests, options, candidates=candidates, stop=True, progress=progress
     )
@@ -92,8 +95,14 @@ class Recommendations(Iterator[Recommendation]):
             raise TypeError("the requests have no length: pass a list of them")
         return self._n_requests
 
-    def __getitem__(self, place: int) -> Recommendation:
-        """The answer to the request at a place; makes those before it."""
+    @overload
+    def __getitem__(self, place: int) -> Recommendation: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Recommendation]: ...
+    def __getitem__(self, place: int | slice) -> Recommendation | list[Recommendation]:
+        """The answer to the request at a place, or those of a slice; makes those before it."""
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
         place = range(len(self))[place]
         while len(self._kept) <= place:
             if self._failed is not None:
@@ -152,6 +161,16 @@ class Recommendations(Iterator[Recommendation]):
         return data_frame(rows, columns)
 
 
+def check_requests(requests: Sequence[object]) -> None:
+    """Raise UsageError for the first of several requests that is none."""
+    for request in requests:
+        if not isinstance(request, Request | BadRequest):
+            raise UsageError(
+                f"a request is a sidtool.Request, not {type(request).__name__}: "
+                "sidtool.Request(history=[...])"
+            )
+
+
 def answer_each(
     model: LoadedModel | str | Path,
     requests: Iterable[Request | BadRequest],
@@ -172,12 +191,7 @@ def answer_each(
     else:
         windows = in_windows(requests, WINDOW, total, progress)
     for window in windows:
-        for request in window:
-            if not isinstance(request, Request | BadRequest):
-                raise UsageError(
-                    f"a request is a sidtool.Request, not {type(request).__name__}: "
-                    "sidtool.Request(history=[...])"
-                )
+        check_requests(window)
         for answer in run.answer(window):
             if isinstance(answer, BadRequest):
                 if stop:
