@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from data_path import item_count, write_bundle, write_catalog, write_events
 from environment import command_line, environment
@@ -32,6 +33,8 @@ FILES = 8
 """Files of events."""
 STORE = 128 << 20
 """Bytes of a node's object store."""
+STARTS = 5
+"""How often a cluster is started."""
 WORKERS = (0, 1, 2)
 """0 is one process."""
 
@@ -112,7 +115,7 @@ def build_memory(folder: Path, out: Path, workers: int, exchange: Exchange) -> s
     """`sidtool build-memory` without content."""
     from sidtool import build_memory as build
     from sidtool import open_bundle, open_split
-    from sidtool.integrations.ray import ClusterPairs, PairOptions
+    from sidtool.integrations.ray import ClusterPairs, RunOptions
 
     place = str(folder / "shop.zarr")
     bundle = open_bundle(place)
@@ -120,8 +123,8 @@ def build_memory(folder: Path, out: Path, workers: int, exchange: Exchange) -> s
         memory = build(open_split(folder / "split"), bundle)
         memory.save(out)
         return memory.digest
-    options = PairOptions("ray", workers)
-    with ClusterPairs.opened(folder / "split", place, out, options, exchange) as counter:
+    run = RunOptions("ray", workers, progress=exchange)
+    with ClusterPairs.opened(folder / "split", place, out, run) as counter:
         memory = build(counter.manifest, bundle, counter=counter)
         memory.save(out)
     return memory.digest
@@ -138,7 +141,7 @@ class StepFiles:
 
 STEPS = {
     "split": StepFiles(split, "split", "*.partial/.grouped/*.arrow"),
-    "make-sft": StepFiles(make_sft, "train.jsonl", "**/.*.parts/part-*"),
+    "make-sft": StepFiles(make_sft, "train.jsonl", "*.parts.partial/part-*/*"),
     "build-memory": StepFiles(build_memory, "memory.zarr", "*.pairs.partial/*/0*"),
 }
 
@@ -183,16 +186,27 @@ def run_command(step: str, folder: Path, workers: int) -> Command:
     )
 
 
+def started(head: dict[str, Any]) -> Any:
+    """A cluster of one node. Ray gives up after 30 seconds, which it may take on a busy machine."""
+    from ray.cluster_utils import Cluster
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            return Cluster(initialize_head=True, head_node_args=head)
+        except Exception:  # Ray raises bare ones
+            if attempt == STARTS:
+                raise
+    return None
+
+
 @contextmanager
 def two_nodes() -> Iterator[str]:
     """A cluster of two raylets, each on one core -> its address."""
-    from ray.cluster_utils import Cluster
-
     cores = sorted(os.sched_getaffinity(0))
     node = {"num_cpus": 1, "object_store_memory": STORE}
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     os.sched_setaffinity(0, cores[:1])
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    cluster = started(node | {"include_dashboard": False})
     try:
         os.sched_setaffinity(0, cores[-1:])
         cluster.add_node(**node)

@@ -32,6 +32,7 @@ from decoder_cases import (
 from decoder_encoder import T5Shape, encoder_decoder
 from decoder_memory import with_memory
 from decoder_sides import check_results, prefix_function, run_beam, run_generate
+from environment import command_line, environment
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,8 @@ def main() -> None:
                     flush=True,
                 )
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        command = command_line("decoder.py", sys.argv[1:])
+        print(json.dumps({**found, "command": command, **environment()}, indent=1))
 
 
 if __name__ == "__main__":

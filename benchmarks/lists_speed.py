@@ -11,6 +11,7 @@ another device. `--quick` uses small sizes, which only show that the script work
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from decoder_cases import LEVELS, medians, prompts_of, qwen3, trie_and_tokens
 from decoder_cases import catalog as random_catalog
+from environment import command_line, environment
 
 LENGTH = 10
 """Items of a list."""
@@ -167,7 +169,8 @@ def main() -> None:
             numbers = [f"{value:.3g}" for value in asdict(ratios).values()]
             print(f"| {' | '.join(numbers)} |", flush=True)
     if arguments.json:
-        print(json.dumps(results, indent=1))
+        command = command_line("lists_speed.py", sys.argv[1:])
+        print(json.dumps({"cases": results, "command": command, **environment()}, indent=1))
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ from training_speed import CASES, prepare
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.partial_head import PartialHead
 from sidtool.tokenizer.sid import Leaves
-from sidtool.training.loop.machine import quiet
-from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.machine import class_forward, quiet
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import pad_left
 from sidtool.training.reinforcement.run import grpo_config

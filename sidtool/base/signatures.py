@@ -1,16 +1,20 @@
 """Detached signatures over named objects, by OpenSSF Model Signing: offline, with elliptic-curve
-keys or certificates. A signature lists the SHA-256 of every object."""
+keys or certificates, or with Sigstore, by an identity and without a key. A signature lists the
+SHA-256 of every object."""
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sidtool.base.errors import DataError, IntegrityError, UsageError, first_line
+from sidtool.base.errors import DataError, IntegrityError, SidtoolError, UsageError, first_line
 from sidtool.base.extras import require
 
 SIGNATURE = ".sig"
@@ -22,62 +26,170 @@ MAX_PEM = 1 << 16
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
-def sign(name: str, digests: Mapping[str, str], key: str | Path) -> bytes:
-    """The signature over objects with these SHA-256 digests, by a file with a private key in PEM.
-    If it also has certificates, that of the key first, they are part of the signature. Raises
-    UsageError if the file is not such a key, DataError if it cannot be read."""
-    require("sign")
+KEYLESS = "keyless"
+"""In place of a key: Sigstore signs for an identity, such as an account or a job of CI."""
+PASSWORD = "SIDTOOL_SIGN_PASSWORD"
+"""Has the password of an encrypted private key."""
+TOKEN = "SIGSTORE_IDENTITY_TOKEN"
+"""Has the OpenID Connect token of an identity, by Sigstore's own name."""
+SIGNED_BY = "SIDTOOL_SIGNED_BY"
+"""Names signers that everything published must have, whatever its registry says."""
+_KEYS = "openssl ecparam -genkey -name prime256v1 -noout -out key.pem makes a private key"
+_OFFLINE = "it needs a network and Sigstore's public servers; a key works offline"
+
+
+@dataclass(frozen=True)
+class Signer:
+    """What signs: a private key, or an identity."""
+
+    name: str
+    configured: Callable[[], Any]
+    """what signs by the library, as it is just before it signs"""
+
+    @classmethod
+    def of(cls, key: str | Path) -> "Signer":
+        """A file with a private key in PEM, whose password is in SIDTOOL_SIGN_PASSWORD if it is
+        encrypted, or "keyless". If the file also has certificates, that of the key first, they are
+        part of the signature.
+
+        Raises UsageError if the file is not such a key or there is no identity, DataError if it
+        cannot be read or Sigstore cannot be reached."""
+        require("sign")
+        from model_signing import signing
+
+        if str(key) != KEYLESS:
+            config = _key_config(Path(key))
+            return cls(str(key), lambda: config)
+        _reach_sigstore("sign")
+        token = cache(_identity_token)  # of minutes, so it is asked for late, and once
+        return cls(
+            "the identity",
+            lambda: signing.Config().use_sigstore_signer(identity_token=token()),
+        )
+
+    def sign(self, name: str, digests: Mapping[str, str]) -> bytes:
+        """The signature over objects with these SHA-256 digests. Raises UsageError if the library
+        does not sign."""
+        with TemporaryDirectory() as work:
+            out = Path(work) / "signature"
+            try:
+                config = self.configured()
+                config.set_hashing_config(_given(name, digests)).sign(name, out)
+            except SidtoolError:
+                raise
+            except Exception as error:  # the errors of the libraries have no common class
+                raise UsageError(f"{self.name} cannot sign: {first_line(error)}") from error
+            return out.read_bytes()
+
+
+def _key_config(key: Path) -> Any:
     from model_signing import signing
 
-    is_certified = "CERTIFICATE" in dict(_blocks(_read_pem(Path(key))))
-    config = signing.Config().set_hashing_config(_given(name, digests))
-    with TemporaryDirectory() as work:
-        out = Path(work) / "signature"
-        try:
-            if is_certified:
-                config.use_certificate_signer(
-                    private_key=key, signing_certificate=key, certificate_chain=[key]
+    text = _read_pem(key)
+    config = signing.Config()
+    try:
+        with _decrypted(key, text) as private_key:
+            if "CERTIFICATE" in dict(_blocks(text)):
+                return config.use_certificate_signer(
+                    private_key=private_key, signing_certificate=key, certificate_chain=[key]
                 )
-            else:
-                config.use_elliptic_key_signer(private_key=key)
-            config.sign(name, out)
-        except Exception as error:  # the errors of cryptography have no common class
-            raise UsageError(f"{key} cannot sign: {first_line(error)}", hint=_KEYS) from error
-        return out.read_bytes()
+            return config.use_elliptic_key_signer(private_key=private_key)
+    except SidtoolError:
+        raise
+    except Exception as error:  # the errors of cryptography have no common class
+        raise UsageError(f"{key} cannot sign: {first_line(error)}", hint=_KEYS) from error
 
 
-_KEYS = "openssl ecparam -genkey -name prime256v1 -noout -out key.pem makes a private key"
+@contextmanager
+def _decrypted(key: Path, text: str) -> Iterator[Path]:
+    """Where the library reads a private key: in its file, or decrypted from a pipe."""
+    if "ENCRYPTED" not in text:
+        yield key
+        return
+    password = os.environ.get(PASSWORD)
+    if not password:
+        raise UsageError(f"{key} is encrypted", hint=f"put its password into {PASSWORD}")
+    from cryptography.hazmat.primitives import serialization
+
+    private_key = serialization.load_pem_private_key(text.encode(), password.encode())
+    plain = private_key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    reader, writer = os.pipe()  # so that no decrypted key is on a disk
+    try:
+        with os.fdopen(writer, "wb") as stream:
+            stream.write(plain)
+        yield Path(f"/dev/fd/{reader}")
+    finally:
+        os.close(reader)
+
+
+def _reach_sigstore(verb: str) -> None:
+    """Raise DataError unless Sigstore's roots of trust can be fetched."""
+    from sigstore.models import ClientTrustConfig
+
+    try:
+        ClientTrustConfig.production()
+    except Exception as error:  # of several HTTP and TUF libraries
+        raise DataError(f"cannot {verb} keyless: {first_line(error)}", hint=_OFFLINE) from error
+
+
+def _identity_token() -> str:
+    """The token of the identity that signs: given, of a job of CI, or by a browser."""
+    from sigstore import models, oidc
+
+    token = os.environ.get(TOKEN) or oidc.detect_credential()
+    if token:
+        return token
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "there is no identity to sign by: this is neither a job of CI nor a terminal",
+            hint=f"{TOKEN} may have an OpenID Connect token",
+        )
+    url = models.ClientTrustConfig.production().signing_config.get_oidc_url()
+    return str(oidc.Issuer(url).identity_token())
 
 
 @dataclass(frozen=True)
 class Signers:
-    """Who may sign: the PEM text of public keys, and of certificates that others lead to."""
+    """Who may sign: public keys and certificates that others lead to, in PEM, and identities, a
+    line `keyless:IDENTITY@ISSUER` each."""
 
-    pem: str
+    text: str
 
     @classmethod
-    def read(cls, path: str | Path) -> "Signers":
-        """Those in a file. Raises DataError if it cannot be read, UsageError if a key or
-        certificate in it is damaged, or there is none."""
-        signers = cls(_read_pem(Path(path)))
+    def read(cls, signed_by: str | Path) -> "Signers":
+        """Those in a file, or `keyless:IDENTITY@ISSUER` itself. Raises DataError if the file cannot
+        be read, UsageError if a key, certificate or identity is damaged, or there is none."""
+        spelled = str(signed_by)
+        is_identity = spelled.startswith(f"{KEYLESS}:")
+        signers = cls(spelled if is_identity else _read_pem(Path(signed_by)))
         try:
             signers.check()
         except ValueError as error:
+            if is_identity:
+                raise UsageError(str(error)) from error
             raise UsageError(
-                f"{path} is not a file of public keys or certificates: {error}",
+                f"{signed_by} is not a file of public keys or certificates: {error}",
                 hint="openssl ec -in key.pem -pubout -out key.pub makes the public key",
             ) from error
         return signers
 
     def check(self) -> None:
-        """Raise ValueError unless every key and certificate can be used, and there is one."""
+        """Raise ValueError unless every key, certificate and identity can be used, and there is
+        one."""
         require("sign")
-        with _verifiers(self.pem):
-            pass
+        identities = list(_identities(self.text))
+        with _verifiers(self.text) as verifiers:
+            if not verifiers and not identities:
+                raise ValueError("it has no PEM block")
 
     def verify(self, what: str, digests: Mapping[str, str], signature: bytes | None) -> None:
         """Raise IntegrityError unless one of the signers signed exactly these objects: their names
-        and SHA-256. The error calls them `what`."""
+        and SHA-256. The error calls them `what`. Raises DataError if Sigstore cannot be reached,
+        which verifies the signature of an identity."""
         require("sign")
         if signature is None:
             raise IntegrityError(f"{what} is not signed")
@@ -85,9 +197,12 @@ class Signers:
         try:
             # a signature of the first versions names no key: the library would print a warning
             material = json.loads(signature)["verificationMaterial"]
-            if not (material.get("x509CertificateChain") or material["publicKey"]["hint"]):
+            is_keyless = "certificate" in material
+            if not (
+                is_keyless or material.get("x509CertificateChain") or material["publicKey"]["hint"]
+            ):
                 raise ValueError("it names no key")
-            with _verifiers(self.pem) as verifiers, TemporaryDirectory() as work:
+            with self._verifiers(is_keyless) as verifiers, TemporaryDirectory() as work:
                 path = Path(work) / "signature"
                 path.write_bytes(signature)
                 for verifier in verifiers:
@@ -96,9 +211,43 @@ class Signers:
                         return verifier.verify(what, path)
                     except Exception as error:
                         reason = reason or first_line(error)
+            reason = reason or f"it is by {'an identity' if is_keyless else 'a key'}"
         except (ValueError, KeyError, TypeError) as error:
             reason = first_line(error)
         raise IntegrityError(f"the signature of {what} is not valid: {reason}")
+
+    @contextmanager
+    def _verifiers(self, is_keyless: bool) -> Iterator[list[Any]]:
+        """What verifies a signature by an identity, or else by a key."""
+        if not is_keyless:
+            with _verifiers(self.text) as verifiers:
+                yield verifiers
+            return
+        from model_signing import verifying
+
+        identities = list(_identities(self.text))
+        if identities:
+            _reach_sigstore("verify")
+        yield [
+            verifying.Config().use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
+            for identity, issuer in identities
+        ]
+
+
+def published_signers(signed_by: str | Path | None = None) -> list[Signers]:
+    """Who must have signed what is published: those that are given, and those of
+    SIDTOOL_SIGNED_BY. Raises as `Signers.read`."""
+    return [Signers.read(each) for each in (signed_by, os.environ.get(SIGNED_BY)) if each]
+
+
+def _identities(text: str) -> Iterator[tuple[str, str]]:
+    """Each identity and who vouches for it. Raises ValueError for one without an issuer."""
+    for line in text.splitlines():
+        if line.startswith(f"{KEYLESS}:"):
+            identity, _, issuer = line.removeprefix(f"{KEYLESS}:").strip().rpartition("@")
+            if not identity or not issuer.startswith("https://") or not line.isascii():
+                raise ValueError(f"{line!r} is not {KEYLESS}:IDENTITY@https://ISSUER")
+            yield identity, issuer
 
 
 def _given(name: str, digests: Mapping[str, str]) -> Any:
@@ -145,8 +294,6 @@ def _verifiers(pem: str) -> Iterator[list[Any]]:
                 verifiers.append(config)
         except Exception as error:
             raise ValueError(first_line(error)) from error
-        if not verifiers:
-            raise ValueError("it has no PEM block")
         yield verifiers
 
 

@@ -81,8 +81,9 @@ def verify(
     signed_by: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE",
-            help="Also check the signature beside it, by these public keys or certificates in PEM.",
+            metavar="SIGNERS",
+            help="Also check its signature, by these public keys or certificates in PEM, or "
+            "keyless:IDENTITY@ISSUER.",
         ),
     ] = None,
     json: options.Json = False,

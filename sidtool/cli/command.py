@@ -21,7 +21,7 @@ from sidtool.cli.terminal.console import detail, joined_lines, note, one_line_er
 
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Data": (
-        *("items", "id_column", "title_column", "text_template", "empty_text", "field"),
+        *("items", "id_column", "title_column", "text_template", "field"),
         *("embeddings", "by_row", "interactions", "queries", "query_text"),
         *("only_items", "hide_text_of"),
         *("user_column", "item_column", "order_column", "rating_column", "order", "info", "keys"),

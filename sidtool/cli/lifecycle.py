@@ -11,7 +11,8 @@ from sidtool.base.options import read_ids
 from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
-from sidtool.tokenizer import CatalogOptions, NewItemOptions
+from sidtool.data import CatalogNames
+from sidtool.tokenizer import CatalogOptions
 
 if TYPE_CHECKING:
     from sidtool.model import Outlook
@@ -24,7 +25,7 @@ MAX_LISTED = 5
 def add_items(
     bundle: options.Bundle,
     out: options.Out,
-    columns: NewItemOptions,
+    columns: CatalogNames,
     items: Annotated[
         Path | None,
         typer.Argument(metavar="[ITEMS]", help="New items, in any format of build-codebook."),
@@ -52,7 +53,7 @@ def add_items(
         raise UsageError("give ITEMS to add, --remove FILE, or both")
     if embeddings and encoder is not None:
         raise UsageError("give either --encoder or --embeddings")
-    if items is None and (embeddings or encoder or columns != NewItemOptions()):
+    if items is None and (embeddings or encoder or columns != CatalogNames()):
         raise UsageError("options for vectors, encoder and columns need ITEMS")
     refuse_existing(out, how.force, BUNDLE)
     opened = open_source(bundle)

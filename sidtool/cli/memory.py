@@ -15,7 +15,7 @@ from sidtool.cli.terminal import options
 from sidtool.cli.terminal.console import next_step, note, say, say_json, say_table
 from sidtool.cli.terminal.pace import progress
 from sidtool.evaluation import TuneMemoryOptions, TuneSimilarityOptions
-from sidtool.integrations.ray import PairOptions
+from sidtool.integrations.ray import ResumableWorkers
 from sidtool.memory import DEFAULT
 from sidtool.recommendation.search import seen_reason
 
@@ -92,10 +92,8 @@ class Building:
         if self.tune and self.memory is not None:
             raise UsageError("--tune holds all pairs in memory: it takes no --memory")
 
-    def check_workers(self, workers: PairOptions) -> None:
+    def check_workers(self, workers: ResumableWorkers) -> None:
         """Raise UsageError for options that do not go with workers."""
-        if workers.engine == "local" and workers.resume:
-            raise UsageError("--resume requires --engine ray: one process starts again")
         if workers.engine == "local":
             return
         for flag, value in (("--tune", self.tune), ("--memory", self.memory is not None)):
@@ -111,7 +109,7 @@ def build_memory(
     search: TuneSimilarityOptions,
     source: VectorInputs,
     building: Building,
-    workers: PairOptions = PairOptions(),
+    workers: ResumableWorkers = ResumableWorkers(),
     how: options.Writing = options.Writing(),
 ) -> None:
     """Build a memory: which items co-occur in the training events of a split."""
@@ -233,19 +231,19 @@ def _say_plan(
 
 @contextmanager
 def _counting(
-    split: Path, bundle: str, out: Path, workers: PairOptions
+    split: Path, bundle: str, out: Path, workers: ResumableWorkers
 ) -> Iterator["ClusterPairs | None"]:
     """What counts pairs by workers; None in this process."""
     if workers.engine == "local":
         yield None
         return
-    from sidtool.integrations.ray import ClusterPairs
+    from sidtool.integrations.ray import ClusterPairs, RunOptions
 
-    with (
-        progress("build-memory") as reports,
-        ClusterPairs.opened(split, bundle, out, workers, reports.get("build-memory")) as counter,
-    ):
-        yield counter
+    with progress("build-memory") as reports:
+        report = reports.get("build-memory")
+        run = RunOptions("ray", workers.workers, resume=workers.resume, progress=report)
+        with ClusterPairs.opened(split, bundle, out, run) as counter:
+            yield counter
 
 
 @contextmanager
@@ -291,7 +289,7 @@ def _content(
 ) -> "ItemContent | None":
     """The content of a bundle's items; None if it is not used. Without vectors it is that of an
     earlier memory, which a weight changes."""
-    from sidtool.memory import DEFAULT_WEIGHT, ItemContent, content_of
+    from sidtool.memory import CONTENT_WEIGHT, ItemContent, content_of
 
     if weight == 0:
         return None
@@ -302,5 +300,5 @@ def _content(
     if vectors is None and weight is None:
         return None
     if weight is None:
-        weight = DEFAULT_WEIGHT if recorded is None else recorded.weight
+        weight = CONTENT_WEIGHT if recorded is None else recorded.weight
     return ItemContent.of(bundle, vectors, weight)

@@ -75,7 +75,8 @@ def push(
     sign: Annotated[
         str | None,
         typer.Option(
-            metavar="KEY", help="Sign the version with this private key in PEM, and certificates."
+            metavar="KEY",
+            help="Sign with this private key in PEM, and certificates; keyless: by an identity.",
         ),
     ] = None,
     dry_run: options.DryRun = False,
@@ -191,7 +192,10 @@ def policy(
     ],
     signed_by: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Public keys or certificates in PEM; one must sign."),
+        typer.Option(
+            metavar="SIGNERS",
+            help="Public keys or certificates in PEM, or keyless:IDENTITY@ISSUER; one must sign.",
+        ),
     ] = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Require no signature any more.")

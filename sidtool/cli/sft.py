@@ -10,7 +10,7 @@ from sidtool.cli.terminal.console import next_step, note, say, say_json, say_tab
 from sidtool.cli.terminal.pace import progress
 from sidtool.data import GeneralOptions
 from sidtool.examples import SftInputs, SftOptions, TaskCatalogOptions, WeightOptions
-from sidtool.integrations.ray import WorkerOptions
+from sidtool.integrations.ray import ResumableWorkers
 
 if TYPE_CHECKING:
     from sidtool.examples import Lineage
@@ -25,7 +25,7 @@ def make_sft(
     catalog: TaskCatalogOptions,
     weights: WeightOptions | None,
     general: GeneralOptions | None,
-    workers: WorkerOptions,
+    workers: ResumableWorkers,
     model: Annotated[
         str | None,
         typer.Option(help="Extended model whose tokenizer measures and formats the examples."),
@@ -41,7 +41,8 @@ def make_sft(
         from sidtool.integrations.ray import ClusterExamples, RunOptions
 
         inputs = SftInputs(bundle, items, split, sft, catalog, model, weights)
-        writer = ClusterExamples(inputs, RunOptions(workers.engine, workers.workers))
+        run = RunOptions("ray", workers.workers, resume=workers.resume)
+        writer = ClusterExamples(inputs, run)
     with progress("examples") as report:
         lineage = write_sft(
             bundle,

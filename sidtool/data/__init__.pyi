@@ -19,7 +19,6 @@ from .general_text import GeneralRecord as GeneralRecord
 from .general_text import GeneralText as GeneralText
 from .general_text import pieces as pieces
 from .items import CatalogNames as CatalogNames
-from .items import EmptyText as EmptyText
 from .items import Items as Items
 from .items import TextNames as TextNames
 from .items import make_items as make_items

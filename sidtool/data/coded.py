@@ -14,6 +14,11 @@ BLOCK = 1 << 16
 """Texts that are objects at once while all are read."""
 
 
+Column = Any
+"""A pyarrow ChunkedArray of strings. pyarrow is imported where it is used, so its types are not
+named here."""
+
+
 @dataclass(frozen=True, eq=False)
 class Coded(Generic[T], Sequence[T]):
     """n values: value i is `names[codes[i]]`. A slice is coded too."""

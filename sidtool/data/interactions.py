@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError
 from sidtool.base.threads import in_threads, read_ahead
-from sidtool.data.coded import ArrowCodes, Coded, Texts
+from sidtool.data.coded import ArrowCodes, Coded, Column, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, REST, USER, Spill, sort_events
-from sidtool.data.tables.opening import Column
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import (
     check_one_unit,

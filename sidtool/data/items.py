@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import DataError, SidtoolWarning, UsageError
@@ -29,8 +29,6 @@ BROKEN_LIST = re.compile(r"""\[['"].*['"]\]""", re.DOTALL)
 """A Python list whose members contain unescaped quotes: one in 200 of MiniOneRec's descriptions."""
 SEPARATORS = " .,;:|/-–—"
 """Characters that are left out in front of the first field that is not empty."""
-
-EmptyText = Literal["error", "id", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,6 @@ def read_items(
     title_column: str | None = None,
     text_template: str | None = None,
     fields: Sequence[str] = (),
-    empty_text: EmptyText = "id",
     recorded: CatalogColumns | None = None,
 ) -> Items:
     """Read a catalog from a file of any type (`tables.CONTAINERS`).
@@ -94,8 +91,7 @@ def read_items(
     Columns that are not named are those that a bundle has `recorded`, if the file has them, or
     guessed from ID_COLUMNS and TITLE_COLUMNS. In the template,
     `{title}` is the title column, any other `{name}` a column of the file. An item with an empty
-    text gets its id as text ("id", with a SidtoolWarning), is left out ("drop", with a
-    SidtoolWarning) or is an error ("error"). With an empty template every text is the id.
+    text gets its id as text, with a SidtoolWarning. With an empty template every text is the id.
 
     Raises UsageError for a missing column, DataError for malformed rows, empty and duplicate
     ids."""
@@ -117,12 +113,19 @@ def read_items(
     titles = plain[title_name] if title_name else ("",) * len(ids)
     columns_of_text = {name: plain[source] for name, source in sources.items()}
     texts = _render_all(template, columns_of_text, len(ids)) if template else list(ids)
-    rows = _rows_to_keep(path, ids, texts, empty_text)
+    empty = [row for row, text in enumerate(texts) if not text]
+    if empty:
+        warnings.warn(
+            f"{path}: {len(empty)} of {len(ids)} items have no text (first: {ids[empty[0]]!r}, row "
+            f"{empty[0] + 1}); their id is used as text",
+            SidtoolWarning,
+            stacklevel=2,
+        )
     items = make_items(
-        _take(ids, rows),
-        _take(titles, rows),
-        tuple(texts[row] or ids[row] for row in rows),
-        fields={name: _take(plain[sources[name]], rows) for name in fields},
+        ids,
+        titles,
+        tuple(text or item for text, item in zip(texts, ids, strict=True)),
+        fields={name: plain[sources[name]] for name in fields},
         template=template,
     )
     return replace(items, columns=columns)
@@ -272,33 +275,6 @@ def _check_ids(path: Path, ids: tuple[str, ...]) -> None:
                 hint="an item has one row; drop the other",
             )
         first_row[item] = row
-
-
-def _rows_to_keep(
-    path: Path, ids: tuple[str, ...], texts: list[str], empty_text: EmptyText
-) -> Sequence[int]:
-    """The rows to keep; warns of rows without text."""
-    empty = [row for row, text in enumerate(texts) if not text]
-    if not empty:
-        return range(len(ids))
-    first = f"{ids[empty[0]]!r}, row {empty[0] + 1}"
-    message = f"{path}: {len(empty)} of {len(ids)} items have no text (first: {first})"
-    if empty_text == "error":
-        raise DataError(
-            message, hint="--empty-text id uses their id as text, --empty-text drop leaves them out"
-        )
-    if empty_text == "id":
-        warnings.warn(f"{message}; their id is used as text", SidtoolWarning, stacklevel=3)
-        return range(len(ids))
-    warnings.warn(f"{message}; they are left out", SidtoolWarning, stacklevel=3)
-    rows = [row for row, text in enumerate(texts) if text]
-    if not rows:
-        raise DataError(f"{path}: none of {len(ids)} items has text")
-    return rows
-
-
-def _take(column: Sequence[str], rows: Sequence[int]) -> tuple[str, ...]:
-    return tuple(column) if len(rows) == len(column) else tuple(column[row] for row in rows)
 
 
 def _flatten(members: Sequence[Any]) -> list[str]:

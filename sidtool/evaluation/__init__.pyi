@@ -15,6 +15,7 @@ from .memory_tuning import tune_memory as tune_memory
 from .metrics import KINDS as KINDS
 from .metrics import check_names as check_names
 from .metrics import check_thresholds as check_thresholds
+from .metrics import coverage as coverage
 from .metrics import metric_names as metric_names
 from .metrics import metric_values as metric_values
 from .metrics import model_metric_names as model_metric_names
@@ -34,15 +35,14 @@ from .results import Evaluation as Evaluation
 from .results import Metrics as Metrics
 from .results import Sample as Sample
 from .results import StoredEvaluation as StoredEvaluation
-from .results import coverage as coverage
 from .similarity_tuning import TuneSimilarityOptions as TuneSimilarityOptions
 from .similarity_tuning import tune_similarity as tune_similarity
-from .tasks.label_answers import SharedPrompt as SharedPrompt
-from .tasks.label_answers import answer_probabilities as answer_probabilities
+from .tasks.answer_scores import SharedPrompt as SharedPrompt
+from .tasks.answer_scores import answer_losses as answer_losses
+from .tasks.answer_scores import answer_probabilities as answer_probabilities
+from .tasks.answer_scores import perplexity as perplexity
 from .tasks.task_evaluation import TaskEvaluation as TaskEvaluation
 from .tasks.task_evaluation import evaluate_task as evaluate_task
-from .tasks.text_answers import answer_losses as answer_losses
-from .tasks.text_answers import perplexity as perplexity
 from .validation import HIGH as HIGH
 from .validation import LOW as LOW
 from .validation import OF_ITEM_KNN as OF_ITEM_KNN

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from sidtool.base.threads import in_threads
 from sidtool.data.split import Example, ItemSequences, UserSequence, packed_sequences, ranges
-from sidtool.evaluation.metrics import find_targets, metric_names, metric_values
-from sidtool.evaluation.ranking import COVERED, IndexedExamples
-from sidtool.evaluation.results import ITEM_KNN, POPULARITY, SystemValues
+from sidtool.evaluation.metrics import COVERED, find_targets, metric_names, metric_values
+from sidtool.evaluation.ranking import ITEM_KNN, POPULARITY, IndexedExamples, SystemValues
 from sidtool.memory import (
     KnnSettings,
     Shards,

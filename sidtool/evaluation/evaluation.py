@@ -27,26 +27,30 @@ from sidtool.evaluation.groups import (
     target_weights,
 )
 from sidtool.evaluation.held_out import OTHER_MODEL, HeldOut, check_same_catalog, check_targets
-from sidtool.evaluation.metrics import averages, metric_names, metric_values
+from sidtool.evaluation.metrics import (
+    averages,
+    coverage,
+    effective_items,
+    metric_names,
+    metric_values,
+)
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import (
+    ITEM_KNN,
     IndexedExamples,
     Ranker,
     Ranking,
+    SystemValues,
     rank_examples,
     rank_index,
 )
 from sidtool.evaluation.results import (
-    ITEM_KNN,
     MEMORY_ALONE,
     MIXTURE,
     MODEL_ALONE,
     NO_EXAMPLES,
     Evaluation,
     Slice,
-    SystemValues,
-    coverage,
-    effective_items,
     examples_digest,
     group_averages,
     positions_in,

@@ -28,10 +28,9 @@ from sidtool.evaluation.mixture_choice import choose_for_new_items
 from sidtool.evaluation.options import TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples, example_queries
 from sidtool.evaluation.reranker_fit import choose_reranker
-from sidtool.memory import Memory, MemoryIndex, Reranker
+from sidtool.memory import Memory, MemoryIndex, Reranker, WeightedMemory
 from sidtool.model import (
     LoadedModel,
-    WeightedMemory,
     bind_memory,
     check_model_folder,
     load_model_folder,

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from sidtool.base.errors import ThresholdError, UsageError
 from sidtool.tokenizer.sid import Index
 
+COVERED = 10
+"""First recommendations of an example that coverage counts."""
+
+
 KS = (1, 3, 5, 10, 20, 50)
 KINDS = ("hr", "ndcg", "mrr")
 
@@ -131,3 +135,19 @@ def check_thresholds(metrics: Mapping[str, float], thresholds: Mapping[str, floa
         value = metrics[name]
         if not value >= threshold:
             raise ThresholdError(f"{name} is {value:.4f}, below the threshold {threshold:g}")
+
+
+def coverage(first_items: NDArray[np.int64], active_items: int) -> float:
+    """Share of the active items that are recommended to anyone."""
+    return len(np.unique(first_items[first_items >= 0])) / active_items
+
+
+def effective_items(first_items: NDArray[np.int64]) -> float:
+    """The exponential of the entropy of the recommended items: the number of items that, if all
+    were recommended equally often, would have this entropy (Hill number of order 1); 0 without
+    recommendations."""
+    _, counts = np.unique(first_items[first_items >= 0], return_counts=True)
+    if not len(counts):
+        return 0.0
+    shares = counts / counts.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from sidtool.evaluation.groups import SLICES
 from sidtool.evaluation.ranking import IndexedExamples
-from sidtool.memory import ItemDistribution, MemoryIndex
-from sidtool.recommendation.search import LOG_ZERO, RankedItems
+from sidtool.memory import LOG_ZERO, ItemDistribution, MemoryIndex
+from sidtool.recommendation.search import RankedItems
 
 K = 10
 """Cut-off of the metrics."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from sidtool.evaluation.bootstrap import intervals
 from sidtool.evaluation.mixture_candidates import Candidates, K, gains
-from sidtool.memory import LIMIT, Gate, standardize
-from sidtool.model import DEFAULT_NEW_ITEM_FACTOR
+from sidtool.memory import DEFAULT_NEW_ITEM_FACTOR, LIMIT, Gate, standardize
 
 WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 POWERS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
@@ -296,13 +295,20 @@ def choose_for_new_items(
         each for each in FACTORS if _hits(cautious.ranks(warm.with_factor(each))).mean() >= lowest
     )
     after = _hits(cautious.ranks(warm.with_factor(factor)))
+    mixture = float(gains(cautious.ranks(candidates.with_factor(factor))).mean())
+    judged_on_warm = {
+        f"{name} of warm targets, without new items": value
+        for name, value in cautious.summary.items()
+        if name != "users"
+    }
     measured = {
-        "users": float(candidates.users),
-        "ndcg@10 mixture": float(gains(cautious.ranks(candidates.with_factor(factor))).mean()),
+        **{name: choice.summary[name] for name in ("users", "ndcg@10 model", "ndcg@10 memory")},
+        "ndcg@10 mixture": mixture,
+        **judged_on_warm,
         f"{METRIC} of warm targets": float(after.mean()),
         f"{METRIC} of warm targets, without new items": float(before.mean()),
     }
-    return replace(cautious, summary=cautious.summary | measured), factor
+    return replace(cautious, summary=measured), factor
 
 
 def _hits(ranks: NDArray[np.int64]) -> NDArray[np.float64]:

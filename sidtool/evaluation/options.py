@@ -8,8 +8,7 @@ from sidtool.base.errors import UsageError
 from sidtool.base.options import check_options, group, option, read_ids
 from sidtool.data import UnknownOptions
 from sidtool.data.split import MAX_LENGTH
-from sidtool.evaluation.metrics import KS, metric_names
-from sidtool.evaluation.ranking import COVERED
+from sidtool.evaluation.metrics import COVERED, KS, metric_names
 from sidtool.examples import TaskCatalogOptions, named_task
 from sidtool.recommendation.search import BeamOptions, SearchOptions, SeenOptions
 

@@ -5,6 +5,7 @@ The items of a SID are all active items that share it, less those that may not b
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,20 @@ from numpy.typing import NDArray
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
 from sidtool.data.split import Example
-from sidtool.evaluation.metrics import TargetRanks, find_targets
+from sidtool.evaluation.metrics import (
+    COVERED,
+    TargetRanks,
+    find_targets,
+    metric_names,
+    metric_values,
+    survival_names,
+)
 from sidtool.memory import MemoryIndex
 from sidtool.model import LoadedModel
 from sidtool.recommendation import WINDOW, Query, QuerySession, RankedQueries
 from sidtool.recommendation.search import Normalize
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, Leaves, SidPositions
-
-COVERED = 10
-"""First recommendations of an example that coverage counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,3 +254,31 @@ def _eligible_per_leaf(examples: IndexedExamples, leaves: Leaves) -> NDArray[np.
             # (k, denied) matches: each takes one item away from its leaf
             sizes[row] -= (ranked[:, None] == denied_leaves).sum(axis=1)
     return sizes
+
+
+POPULARITY = "popularity"
+ITEM_KNN = "item-knn"
+"""The baseline that a verdict is about."""
+
+
+@dataclass(frozen=True, eq=False)
+class SystemValues:
+    """The metrics of one system on each of n examples, and its first recommendations."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    """(n, metrics), in the order of `names`"""
+    first_items: SidPositions
+    """(n, count): the first recommended items, by position in SID order; -1 where there are no
+    more"""
+
+    @classmethod
+    def of(cls, ranking: Ranking, ks: Sequence[int]) -> Self:
+        """The item-level metrics of a ranking, and the survival of prefixes in its beam."""
+        names = (*metric_names(ks), *survival_names(ranking.survived.shape[1]))
+        values = np.column_stack([metric_values(ranking.item_ranks, ks), ranking.survived])
+        return cls(names, values, ranking.first_items)
+
+    def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """(n, names): the values of these metrics."""
+        return self.values[:, [self.names.index(name) for name in names]]

@@ -4,17 +4,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sidtool.base.extras import data_frame
 from sidtool.base.records import JsonRecord
 from sidtool.data.split import Example, evenly_spaced
 from sidtool.evaluation.bootstrap import Difference, Groups, Interval, intervals, paired_differences
-from sidtool.evaluation.metrics import averages, metric_names, metric_values, survival_names
-from sidtool.evaluation.ranking import IndexedExamples, Ranking
+from sidtool.evaluation.metrics import (
+    averages,
+)
+from sidtool.evaluation.ranking import IndexedExamples, SystemValues
 from sidtool.model.contract import matching_rows
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions
@@ -22,37 +23,11 @@ from sidtool.tokenizer.sid import ItemRows, SidPositions
 Metrics = dict[str, float]
 """Metric name -> mean."""
 
-ITEM_KNN = "item-knn"
-"""The baseline that a verdict is about."""
-POPULARITY = "popularity"
 MODEL_ALONE = "model alone"
 """A model with a memory, without it."""
 MEMORY_ALONE = "memory alone"
 MIXTURE = "mixture"
 """A model with a memory and a re-ranker, without the latter."""
-
-
-@dataclass(frozen=True, eq=False)
-class SystemValues:
-    """The metrics of one system on each of n examples, and its first recommendations."""
-
-    names: tuple[str, ...]
-    values: NDArray[np.float64]
-    """(n, metrics), in the order of `names`"""
-    first_items: SidPositions
-    """(n, count): the first recommended items, by position in SID order; -1 where there are no
-    more"""
-
-    @classmethod
-    def of(cls, ranking: Ranking, ks: Sequence[int]) -> Self:
-        """The item-level metrics of a ranking, and the survival of prefixes in its beam."""
-        names = (*metric_names(ks), *survival_names(ranking.survived.shape[1]))
-        values = np.column_stack([metric_values(ranking.item_ranks, ks), ranking.survived])
-        return cls(names, values, ranking.first_items)
-
-    def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """(n, names): the values of these metrics."""
-        return self.values[:, [self.names.index(name) for name in names]]
 
 
 @dataclass(frozen=True)
@@ -121,22 +96,6 @@ def system_differences(
     return paired_differences(
         names, one.columns(names), other.columns(names), users, groups, seed=seed
     )
-
-
-def coverage(first_items: NDArray[np.int64], active_items: int) -> float:
-    """Share of the active items that are recommended to anyone."""
-    return len(np.unique(first_items[first_items >= 0])) / active_items
-
-
-def effective_items(first_items: NDArray[np.int64]) -> float:
-    """The exponential of the entropy of the recommended items: the number of items that, if all
-    were recommended equally often, would have this entropy (Hill number of order 1); 0 without
-    recommendations."""
-    _, counts = np.unique(first_items[first_items >= 0], return_counts=True)
-    if not len(counts):
-        return 0.0
-    shares = counts / counts.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 HISTORY = 20

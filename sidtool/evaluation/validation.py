@@ -12,8 +12,8 @@ from sidtool.base.errors import DataError
 from sidtool.data.split import Example, UserSequence
 from sidtool.evaluation.baselines import baseline_values
 from sidtool.evaluation.metrics import find_targets, metric_values
-from sidtool.evaluation.ranking import IndexedExamples, example_queries
-from sidtool.evaluation.results import ITEM_KNN, Metrics
+from sidtool.evaluation.ranking import ITEM_KNN, IndexedExamples, example_queries
+from sidtool.evaluation.results import Metrics
 from sidtool.model.prompt import HistoryPrompt, SidTokens, UserTokens
 from sidtool.recommendation import QuerySession
 from sidtool.recommendation.search import LeafFilter, Normalize

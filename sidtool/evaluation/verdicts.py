@@ -10,14 +10,8 @@ from typing import Literal
 from sidtool.base.records import JsonRecord
 from sidtool.evaluation.bootstrap import Difference
 from sidtool.evaluation.held_out import OTHER_MODEL
-from sidtool.evaluation.results import (
-    ITEM_KNN,
-    MEMORY_ALONE,
-    MIXTURE,
-    MODEL_ALONE,
-    POPULARITY,
-    StoredEvaluation,
-)
+from sidtool.evaluation.ranking import ITEM_KNN, POPULARITY
+from sidtool.evaluation.results import MEMORY_ALONE, MIXTURE, MODEL_ALONE, StoredEvaluation
 
 Standing = Literal["ahead", "level", "behind", "unknown"]
 """Where a model stands beside another system: "level" if the 95% interval of the difference

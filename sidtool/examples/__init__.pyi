@@ -19,6 +19,7 @@ from .lineage import task_counts as task_counts
 from .lineage import validation_users as validation_users
 from .prompts import check_prompt as check_prompt
 from .prompts import templates_for as templates_for
+from .sft_job import EventTotals as EventTotals
 from .sft_job import SftJob as SftJob
 from .sft_options import SftOptions as SftOptions
 from .sft_options import TaskCatalogOptions as TaskCatalogOptions

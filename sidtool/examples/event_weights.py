@@ -17,10 +17,10 @@ from sidtool.base.options import check_options, option
 from sidtool.base.records import JsonRecord
 from sidtool.data import need_feedback_of_numbers
 from sidtool.data.split import Event, Split, target_marks
-from sidtool.examples.example_file import LARGEST_WEIGHT
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import LIST_TASK, named_task
 
+LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 EXPONENTIAL = re.compile(r"exp\(\s*(?P<field>.+?)\s*/\s*(?P<temperature>[^/]+?)\s*\)")
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError
 from sidtool.base.records import is_number
 from sidtool.data.tables import json_lines
+from sidtool.examples.event_weights import LARGEST_WEIGHT
 from sidtool.examples.task import TrainingExample
 from sidtool.examples.tasks import find_task
 from sidtool.model.prompt import (
@@ -32,7 +33,6 @@ from sidtool.tokenizer.sid import SidSpace
 
 FORMS = (("text",), ("prompt", "completion"))
 """The texts that an example has."""
-LARGEST_WEIGHT = float(np.finfo(np.float32).max)
 
 
 def example_json(

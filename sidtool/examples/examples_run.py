@@ -1,14 +1,11 @@
 """make-sft: opens what training examples are made from, and writes them with the validation users
 and their lineage."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import UsageError
@@ -18,15 +15,9 @@ from sidtool.base.output_name import JSON_LINES, check_suffix
 from sidtool.base.progress import Progress
 from sidtool.base.threads import thread_count
 from sidtool.data import GeneralOptions, Items, Query
-from sidtool.data.split import PackedExamples, Split, open_split, ranges, write_examples
-from sidtool.examples.blocks import BLOCK, LinePart, LineTexts, line_by_line, line_part
+from sidtool.data.split import Split, open_split
 from sidtool.examples.event_weights import EventWeights, WeightOptions
-from sidtool.examples.lineage import (
-    Lineage,
-    TaskCounts,
-    side_files,
-    write_lineage,
-)
+from sidtool.examples.lineage import Lineage, side_files, write_lineage
 from sidtool.examples.sft_job import GeneralExamples, SftJob
 from sidtool.examples.sft_options import SftOptions, TaskCatalogOptions, read_catalog
 from sidtool.examples.training_examples import NO_FIELD_TOKENS, ExampleMaker
@@ -35,8 +26,12 @@ from sidtool.model.contract import check_bundle_split, model_folder
 from sidtool.registry import open_source
 from sidtool.tokenizer.bundle import Bundle
 
-ExampleWriter = Callable[[SftJob, Path], Mapping[str, TaskCounts]]
-"""Writes the examples of a job at a path -> their counts by task."""
+
+class ExampleWriter(Protocol):
+    """Makes examples in place of this process."""
+
+    def opened(self, out: Path, progress: Progress | None) -> AbstractContextManager[SftJob]:
+        """The job of an output, which has what it needs to write it until the block ends."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +129,9 @@ def make_sft(
     (`open_split`). `weights` names the weights of the examples of events, `general` a
     general corpus whose text is mixed in; its held-out part is written beside the examples, as
     examples too. `threads` (None: one per core) divide the work; the examples are the same.
-    `writer` writes them in place of this process (`ClusterExamples`). Without `model` (an
-    extended model's folder) or `tokenizer`, examples are not measured and `max_length` is not
-    enforced. Training events and queries of items that the bundle
+    `writer` makes them of its own inputs in place of this process (`ClusterExamples`). Without
+    `model` (an extended model's folder) or `tokenizer`, examples are not measured and `max_length`
+    is not enforced. Training events and queries of items that the bundle
     lacks are left out and counted; validation users are kept as they are, so that every bundle is
     evaluated on the same users. With an adopted `model`, examples of the task next-item have the
     prompt that it was adopted with, unless `options` has templates of that task. A dry run writes
@@ -170,14 +165,18 @@ def make_sft(
         queries,
         tokenizer,
     )
+    if writer is not None and general is not None:
+        raise UsageError("--general is mixed in by one process: leave out --engine")
+    if writer is not None and not dry_run:
+        with writer.opened(out, progress) as job:
+            job.check_ids()
+            return _written(job, out, force)
     job = replace(inputs.open(progress), threads=thread_count(threads))
     job.check_ids()
-    if dry_run:
-        return job.lineage(job.write(None), {})
-    return _written(job, out, force, writer or SftJob.write)
+    return job.lineage(job.write(None), {}) if dry_run else _written(job, out, force)
 
 
-def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Lineage:
+def _written(job: SftJob, out: Path, force: bool) -> Lineage:
     """Write the files of a job, whole or not at all: they move beside `out` when all are written,
     the lineage last."""
     side = side_files(out)
@@ -189,8 +188,8 @@ def _written(job: SftJob, out: Path, force: bool, writer: ExampleWriter) -> Line
         remove(stage)
         stage.mkdir()
         try:
-            tasks = writer(job, stage / out.name)
-            write_validation(stage / side["valid"].name, job.split.valid)
+            tasks = job.write(stage / out.name)
+            job.write_valid(stage / side["valid"].name)
             if job.general is not None:
                 with (stage / side["general"].name).open("wb") as stream:
                     job.write_examples(stream, job.general.held_out)
@@ -220,35 +219,3 @@ def _refuse_outputs(out: Path, force: bool) -> None:
         return
     for path in (out, *side.values()):
         refuse_existing(path, force)
-
-
-def write_validation(path: Path, examples: PackedExamples) -> None:
-    """Write the lines of `write_examples`."""
-    if examples.store.has_fields or (examples.targets.lengths > 1).any():
-        write_examples(path, examples)
-        return
-    texts = LineTexts()
-    users = texts.add(f'{{"user": {encode_basestring(user)}' for user in examples.store.users)
-    items = list(map(encode_basestring, examples.names))
-    first_items = texts.add([f', "history": [{item}' for item in items])
-    next_items = texts.add([f", {item}" for item in items])
-    targets = texts.add([f'], "item": {item}' for item in items])
-    no_history = texts.add([', "history": ['])
-    distinct, position_of = np.unique(examples.positions, return_inverse=True)
-    positions = texts.add([f', "position": {position}}}\n' for position in distinct.tolist()])
-    with path.open("wb") as stream:
-        for start, stop in ranges(examples.histories.lengths, BLOCK):
-            part = examples.take(slice(start, stop))
-            sizes = part.histories.lengths
-            history = part.histories.joined + np.int64(next_items)
-            is_empty = sizes == 0
-            oldest = (np.cumsum(sizes) - sizes)[~is_empty]
-            history[oldest] += first_items - next_items
-            parts = [
-                line_part(part.user_codes + np.int64(users)),
-                LinePart(is_empty, np.full(int(is_empty.sum()), no_history)),
-                LinePart(sizes, history),
-                line_part(part.items + np.int64(targets)),
-                line_part(position_of[start:stop] + positions),
-            ]
-            stream.write(texts.joined(line_by_line(parts)))

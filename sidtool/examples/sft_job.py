@@ -22,7 +22,7 @@ from sidtool.data import (
     guess_spelling,
 )
 from sidtool.data.split import Event, Split, count_leaks
-from sidtool.examples.blocks import TrainEvents
+from sidtool.examples.blocks import TrainEvents, write_validation
 from sidtool.examples.event_weights import EventWeights
 from sidtool.examples.example_file import example_json
 from sidtool.examples.lineage import ExampleCounts, Lineage, TaskCounts, task_counts
@@ -50,6 +50,20 @@ class GeneralExamples(NamedTuple):
 
 
 @dataclass(frozen=True)
+class EventTotals:
+    """What is known of all events of a split."""
+
+    n_events: int
+    """Training events"""
+    n_dropped: int
+    """Training events whose items the bundle lacks"""
+    unknown_items: Sequence[str]
+    """The items of the split that the bundle lacks"""
+    n_valid: int
+    """Validation examples"""
+
+
+@dataclass(frozen=True)
 class SftJob:
     """Everything that training examples are made from."""
 
@@ -68,6 +82,13 @@ class SftJob:
         """The training events as columns."""
         return self.maker.events(self.split)
 
+    @cached_property
+    def totals(self) -> EventTotals:
+        """The figures of all events of the split."""
+        events = self.events
+        n_valid = len(self.split.valid)
+        return EventTotals(events.n_events, events.n_dropped, events.unknown_items, n_valid)
+
     def check_ids(self) -> None:
         """Raise RefusedError if the bundle lacks the items of too many training events, or the
         catalog too many items of the bundle; warn of fewer."""
@@ -80,10 +101,10 @@ class SftJob:
         problem = "items of the bundle are not in the catalog"
         unknown = UnknownIds(len(missing), len(active_ids), problem, guess)
         unknown.check(allow_unknown=allow_unknown)
-        events = self.events
-        guess = guess_spelling(ids, events.unknown_items, "the bundle", "events")
+        totals = self.totals
+        guess = guess_spelling(ids, totals.unknown_items, "the bundle", "events")
         problem = "training events are of items that the bundle lacks"
-        unknown = UnknownIds(events.n_dropped, events.n_events, problem, guess)
+        unknown = UnknownIds(totals.n_dropped, totals.n_events, problem, guess)
         unknown.check(allow_unknown=allow_unknown)
 
     def write(self, path: Path | None) -> dict[str, TaskCounts]:
@@ -102,6 +123,10 @@ class SftJob:
                 general = self._mixed(self.general, other_tokens)
                 counts[GENERAL_TASK] = self.write_examples(stream, general)
         return task_counts(counts)
+
+    def write_valid(self, path: Path) -> None:
+        """Write the validation users."""
+        write_validation(path, self.split.valid)
 
     def write_task(
         self,
@@ -199,9 +224,9 @@ class SftJob:
             label_prompts=prompts.labels(self.split),
             text_prompt=prompts.text,
             tasks=tasks,
-            dropped_events=self.events.n_dropped,
+            dropped_events=self.totals.n_dropped,
             dropped_queries=self.maker.count_dropped_queries(self.split),
-            valid=len(self.split.valid),
+            valid=self.totals.n_valid,
             files=files,
             weights=None if self.weights is None else self.weights.record,
             general=None if self.general is None else self.general.record,

@@ -87,7 +87,7 @@ class ExampleMaker:
         self.prompts = ServedPrompts(options, frames, bundle.space, self._encoder)
         self._texts = ItemTexts(bundle, items, options.hide_text_of, options.columns)
         self._histories = Histories(bundle, options.history_length)
-        self._event_counts: NDArray[np.int64] | None = None
+        self._counted: tuple[Split, NDArray[np.int64]] | None = None
         self._check_inputs(items)
 
     def has_item(self, item: str) -> bool:
@@ -176,20 +176,26 @@ class ExampleMaker:
         context = replace(context, frames=(frame,), documents=documents)
         return list(context.task.make(context, lambda: 1))
 
+    def counts_events(self, task: str, split: Split) -> bool:
+        """Whether the number of an example of a task follows from the events of the users before,
+        and not from their number."""
+        context = self._context(task, split)
+        has_one_frame = context.same_frame or len(context.frames) == 1
+        return not (context.task.of_whole_histories or has_one_frame)
+
     def count_before(self, task: str, split: Split, users: int) -> int:
         """The number that the first example of a task has after the first `users` users of a split
         (of windows: after so many windows). It chooses between templates."""
-        context = self._context(task, split)
-        if context.task.of_whole_histories:
+        if named_task(task).of_whole_histories:
             return users
-        if context.same_frame or len(context.frames) == 1:
+        if not self.counts_events(task, split):
             return 0
-        if self._event_counts is None:
+        if self._counted is None or self._counted[0] is not split:
             numbers = range(len(split.train if split.windows is None else split.windows))
             parts = [split.of_users(slice(number, number + 1)) for number in numbers]
             per_part = [sum(1 for _ in self._histories.with_target(part)) for part in parts]
-            self._event_counts = np.cumsum([0, *per_part])
-        return int(self._event_counts[users])
+            self._counted = split, np.cumsum([0, *per_part])
+        return int(self._counted[1][users])
 
     def _within_budget(
         self,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
 from sidtool.data import Vectors
-from sidtool.memory.manifest import DEFAULT_WEIGHT, ContentSettings
+from sidtool.memory.manifest import CONTENT_WEIGHT, ContentSettings
 from sidtool.tokenizer import cluster, unit
 from sidtool.tokenizer.bundle import Bundle
 
@@ -140,7 +140,7 @@ class ItemContent:
 
     @classmethod
     def of(
-        cls, bundle: Bundle, vectors: Vectors | None = None, weight: float = DEFAULT_WEIGHT
+        cls, bundle: Bundle, vectors: Vectors | None = None, weight: float = CONTENT_WEIGHT
     ) -> "ItemContent":
         """The content by (n, dim) vectors as the codebook encodes them, in the order of the
         bundle's rows; without them by the sums of the centroids of the items' codes.

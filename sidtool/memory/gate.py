@@ -58,3 +58,14 @@ class Gate(JsonRecord):
         )
         # the clip keeps exp finite, and the weight inside of 0 and 1
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -30, 30))))
+
+
+def check_mixture(weight: float, power: float, new_item_factor: float) -> None:
+    """Raise UsageError unless a weight is from 0 to 1, a power above 0 and at most 20, and a factor
+    of new items from 0 to 1."""
+    if not 0 <= weight <= 1:
+        raise UsageError(f"the weight of a memory is from 0 to 1, not {weight}")
+    if not 0 < power <= 20:
+        raise UsageError(f"the power of a memory is above 0, at most 20, not {power}")
+    if not 0 <= new_item_factor <= 1:
+        raise UsageError(f"the factor of new items is from 0 to 1, not {new_item_factor}")

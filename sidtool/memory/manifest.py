@@ -40,7 +40,7 @@ class KnnSettings(JsonRecord):
         check_options(self)
 
 
-DEFAULT_WEIGHT = 0.8
+CONTENT_WEIGHT = 0.8
 LARGEST_WEIGHT = 100.0
 
 
@@ -50,7 +50,7 @@ class ContentSettings(JsonRecord):
 
     source: Literal["vectors", "codes"] = option()
     """The items' vectors, or their codes alone."""
-    weight: float = option(DEFAULT_WEIGHT, above=0, maximum=LARGEST_WEIGHT)
+    weight: float = option(CONTENT_WEIGHT, above=0, maximum=LARGEST_WEIGHT)
     """Similarity by content of two items with the same vector and many events. It is added to that
     of their events."""
     vectors: Annotated[str, Rule("empty or a SHA-256", "(?:[0-9a-f]{64})?")] = ""

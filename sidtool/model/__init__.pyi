@@ -10,12 +10,11 @@ from .extend import ExtendOptions as ExtendOptions
 from .extend import check_extension as check_extension
 from .extend import extend_model as extend_model
 from .extend import locate_base as locate_base
-from .load import DEFAULT_NEW_ITEM_FACTOR as DEFAULT_NEW_ITEM_FACTOR
 from .load import LoadedModel as LoadedModel
 from .load import MemoryOptions as MemoryOptions
 from .load import ModelOptions as ModelOptions
-from .load import WeightedMemory as WeightedMemory
 from .load import check_model_folder as check_model_folder
+from .load import fit_prompt as fit_prompt
 from .load import load_model_folder as load_model_folder
 from .load import load_without_weights as load_without_weights
 from .load import usable_items as usable_items
@@ -42,7 +41,6 @@ from .structure import check_embedding_rows as check_embedding_rows
 from .structure import check_positions as check_positions
 from .structure import check_token_ids as check_token_ids
 from .structure import decoder_start_id as decoder_start_id
-from .structure import fit_prompt as fit_prompt
 from .structure import freeze_unread_embeddings as freeze_unread_embeddings
 from .structure import is_encoder_decoder as is_encoder_decoder
 from .structure import max_positions as max_positions

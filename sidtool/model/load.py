@@ -7,21 +7,30 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
-from sidtool.base.checkpoint import HubAccess, folder_or_url
-from sidtool.base.errors import CompatibilityError, SidtoolError, SidtoolWarning, UsageError
+from sidtool.base.checkpoint import HubAccess, HubCommit, HubPush, folder_or_url
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    SidtoolError,
+    SidtoolWarning,
+    UsageError,
+)
 from sidtool.base.extras import require
 from sidtool.base.options import option
-from sidtool.memory import Gate, Memory, Reranker
+from sidtool.base.signatures import Signer
+from sidtool.memory import (
+    DEFAULT_MEMORY_POWER,
+    DEFAULT_MEMORY_WEIGHT,
+    DEFAULT_NEW_ITEM_FACTOR,
+    Memory,
+    WeightedMemory,
+)
 from sidtool.model.adapter import load_weights
 from sidtool.model.contract.compat import Verdict, check_bundle
-from sidtool.model.contract.contract import (
-    MEMORY_COPY,
-    Contract,
-    MemoryBinding,
-    check_mixture,
-)
+from sidtool.model.contract.contract import MEMORY_COPY, Contract, MemoryBinding
 from sidtool.model.contract.folder import (
     check_files,
     model_folder,
@@ -29,6 +38,7 @@ from sidtool.model.contract.folder import (
     read_contract,
     with_bases,
 )
+from sidtool.model.contract.stored import push_model, verify_model
 from sidtool.model.pretrained import (
     Checkpoint,
     Dtype,
@@ -37,57 +47,20 @@ from sidtool.model.pretrained import (
     load_tokenizer,
     locate,
 )
+from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
 from sidtool.model.prompt.tokens import SidTokens
-from sidtool.model.structure import check_block, check_embedding_rows, check_token_ids, model_kind
+from sidtool.model.structure import (
+    check_block,
+    check_embedding_rows,
+    check_token_ids,
+    is_encoder_decoder,
+    max_positions,
+    model_kind,
+)
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows
 
-DEFAULT_WEIGHT = 0.3
-"""Weight of a memory that was not tuned with the model."""
-DEFAULT_POWER = 2.0
-DEFAULT_NEW_ITEM_FACTOR = 0.8
-"""Of items without training events, where there was nothing to choose it on: on Beauty, new targets
-keep most of their recall, and others lose little (docs/memory.md)."""
-
-
-@dataclass(frozen=True, eq=False)
-class WeightedMemory:
-    """A memory in use: p(item) = (1 - weight) p_model(item) + weight p_memory(item), where
-    p_memory is the memory's scores raised to `power`, those of new items times `new_item_factor`,
-    and normalized.
-
-    Raises UsageError as `check_mixture`."""
-
-    memory: Memory
-    weight: float = DEFAULT_WEIGHT
-    power: float = DEFAULT_POWER
-    gate: Gate | None = None
-    """Gives each request its own weight; None gives all `weight`."""
-    new_item_factor: float = 1.0
-    """Multiplies the raised scores of items without training events."""
-    reranker: Reranker | None = None
-    """Orders the first items of the mixture again."""
-
-    def __post_init__(self) -> None:
-        check_mixture(self.weight, self.power, self.new_item_factor)
-
-    @property
-    def is_used(self) -> bool:
-        """Whether it has a part in any recommendation."""
-        return self.gate is not None or self.weight > 0
-
-    def to_json(self) -> dict[str, Any]:
-        """What determines its part in a recommendation, as JSON values."""
-        gate = None if self.gate is None else self.gate.to_json()
-        weight = self.weight if self.gate is None else None
-        values = {
-            "digest": self.memory.digest,
-            "weight": weight,
-            "power": self.power,
-            "gate": gate,
-            "new_item_factor": self.new_item_factor,
-        }
-        return values if self.reranker is None else {**values, "reranker": self.reranker.digest}
+Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 
 
 @dataclass(frozen=True)
@@ -128,8 +101,8 @@ def choose_memory(
             f"{binding.digest[:12]}"
         )
     memory.check_bundle(bundle)
-    weight = DEFAULT_WEIGHT if binding is None else binding.weight
-    power = DEFAULT_POWER if binding is None else binding.power
+    weight = DEFAULT_MEMORY_WEIGHT if binding is None else binding.weight
+    power = DEFAULT_MEMORY_POWER if binding is None else binding.power
     is_tuned = options.weight is None and options.power is None
     reranker = binding.reranker if binding is not None and is_tuned and options.rerank else None
     if reranker is not None:
@@ -177,6 +150,8 @@ class LoadedModel:
     `recommendation.search.beam.beam_search` is: an engine that has the weights"""
     name: str = ""
     """the last part of the path or reference that it was loaded from"""
+    folder: Path | None = None
+    """where its files are"""
 
     @classmethod
     def from_pretrained(
@@ -187,18 +162,55 @@ class LoadedModel:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        signed_by: str | Path | None = None,
         device: str | None = None,
         dtype: Dtype | None = None,
         trust_remote_code: bool = False,
     ) -> "LoadedModel":
         """Load a model of the Hugging Face hub, `ORG/NAME`, or a folder, with its bundle and
-        memory, all checked. As `load_model_folder`, which takes another bundle or memory."""
-        access = HubAccess(revision, token, cache_dir, local_files_only)
+        memory, all checked. As `load_model_folder`, which takes another bundle or memory.
+        `signed_by` is a file of public keys or certificates in PEM, or `keyless:IDENTITY@ISSUER`.
+        Raises IntegrityError, too, unless a model of the hub is signed so."""
+        access = HubAccess(revision, token, cache_dir, local_files_only, signed_by)
         source = folder_or_url(name_or_path)
         folder = model_folder(source, access, trust_remote_code=trust_remote_code)
         return load_model_folder(
             folder, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str = "Push with sidtool",
+        license: str | None = None,
+        tag: str | None = None,
+        sign: str | Path | None = None,
+    ) -> HubCommit:
+        """Write the files that it was loaded from, with a card, to a repository of the Hugging Face
+        hub, in one commit. As `Bundle.push_to_hub`.
+
+        Raises UsageError if it has another bundle or memory than its folder, CompatibilityError or
+        IntegrityError if the folder has another model now, or is damaged."""
+        memory, own = self.memory, self.contract.memory
+        digests = (None if memory is None else memory.memory.digest, own and own.digest)
+        if self.folder is None or self.verdict.kind != "same" or digests[0] != digests[1]:
+            raise UsageError(
+                "the model has another bundle or memory than its folder",
+                hint="rebind or tune-memory writes a folder with it",
+            )
+        for name, reason in verify_model(str(self.folder)):
+            raise IntegrityError(f"{self.folder}: {name}: {reason}")
+        if read_contract(self.folder) != self.contract:
+            raise CompatibilityError(
+                f"{self.folder} has another model than the one that was loaded"
+            )
+        signer = None if sign is None else Signer.of(sign)
+        how = HubPush(revision, token, private, commit_message, tag, signer)
+        return push_model(self.folder, repo_id, license, how)
 
     def __repr__(self) -> str:
         """Base model, network, number of weights, and the bundle; reads no array."""
@@ -293,7 +305,7 @@ def load_model_folder(
         loaded = load()
     if contract is not None and loaded.contract != contract:
         raise CompatibilityError(f"{folder} has another model now than when the command began")
-    return replace(loaded, name=name)
+    return replace(loaded, name=name, folder=folder)
 
 
 def _load(
@@ -357,3 +369,18 @@ def with_bundle(
         raise CompatibilityError(f"{folder} has another model than the one that was loaded")
     weighted = choose_memory(folder, contract.memory, bundle, memory or MemoryOptions())
     return replace(loaded, bundle=bundle, verdict=verdict, memory=weighted)
+
+
+def fit_prompt(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
+    """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
+    contract may allow more than the model has positions. Raises DataError if there is no room.
+
+    An encoder has positions of its own, which only the prompt takes."""
+    room = max_positions(model)
+    if prompt is None or room is None:
+        return prompt
+    if not is_encoder_decoder(model):
+        room -= n_answer
+    if room < 1:
+        raise DataError(f"the model has no position before an answer of task {prompt.task}")
+    return replace(prompt, max_length=min(room, prompt.max_length))

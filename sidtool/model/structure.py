@@ -9,18 +9,14 @@ them. They are not normalized and strip no space beside them, so text and tokens
 loss, and a prompt has the same tokens with and without its answer. A space right before a SID would
 therefore be a token (`Ġ`), so templates put none there."""
 
-from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from sidtool.base.errors import CompatibilityError, DataError
-from sidtool.model.prompt.prompts import HistoryPrompt, LabelPrompt, TextPrompt
 from sidtool.model.prompt.tokens import NO_TOKEN, FieldTokens, SidTokens, UserTokens
 from sidtool.tokenizer.sid import SidSpace
 
 ModelKind = Literal["causal", "encoder-decoder"]
 
-
-Prompt = TypeVar("Prompt", HistoryPrompt | None, LabelPrompt, TextPrompt | None)
 
 _POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings")
 """Keys of configurations for the number of positions; the second is LED's."""
@@ -138,21 +134,6 @@ def max_positions(model: Any) -> int | None:
     config = getattr(model, "config", None)
     values = [getattr(config, name, None) for name in _POSITIONS]
     return next((value for value in values if type(value) is int and value > 0), None)
-
-
-def fit_prompt(prompt: Prompt, model: Any, n_answer: int) -> Prompt:
-    """A prompt that leaves a model room for an answer, of which it feeds `n_answer` tokens back: a
-    contract may allow more than the model has positions. Raises DataError if there is no room.
-
-    An encoder has positions of its own, which only the prompt takes."""
-    room = max_positions(model)
-    if prompt is None or room is None:
-        return prompt
-    if not is_encoder_decoder(model):
-        room -= n_answer
-    if room < 1:
-        raise DataError(f"the model has no position before an answer of task {prompt.task}")
-    return replace(prompt, max_length=min(room, prompt.max_length))
 
 
 def check_positions(model: Any, n_prompt: int, n_answer: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data import NO_FIELDS, Fields
-from sidtool.memory import RERANKED
+from sidtool.memory import NO_PRIOR, RERANKED, Mixture, Prior
 from sidtool.model import LoadedModel, fit_prompt
 from sidtool.model.prompt import (
     HistoryPrompt,
@@ -26,14 +26,7 @@ from sidtool.model.prompt import (
 )
 from sidtool.recommendation.rerank import Reranking
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import (
-    NO_PRIOR,
-    Mixture,
-    Prior,
-    RankedItems,
-    mix,
-    rank_items,
-)
+from sidtool.recommendation.search.mixture import RankedItems, check_normalize, mix, rank_items
 from sidtool.recommendation.search.results import (
     BeamResult,
     ItemList,
@@ -105,10 +98,11 @@ class QuerySession:
                 )
             item_tokens = contract.space.levels + 2 * contract.space.has_begin_end_tokens
             n_answer += (list_length - 1) * item_tokens
-        mixture = Mixture.of(loaded.memory, loaded.bundle, normalize)
-        reranking = None
-        if mixture is not None:
-            reranking = Reranking.of(loaded.memory, mixture.index, loaded.bundle)
+        mixture, reranking = None, None
+        if (memory := loaded.memory) is not None and memory.is_used:
+            check_normalize(normalize)
+            mixture = Mixture.of(memory, loaded.bundle)
+            reranking = Reranking.of(memory, mixture.index, loaded.bundle)
         return cls(
             loaded.bundle,
             loaded.tokenizer,

@@ -17,12 +17,13 @@ from sidtool.memory import (
     KnnSettings,
     Memory,
     MemoryIndex,
+    Prior,
     Reranker,
+    WeightedMemory,
     age_weights,
     content_gain,
 )
-from sidtool.model import WeightedMemory
-from sidtool.recommendation.search.mixture import Prior, RankedItems
+from sidtool.recommendation.search.mixture import RankedItems
 from sidtool.tokenizer.bundle import Bundle
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 
@@ -209,11 +210,9 @@ class Reranking:
     index: FeatureIndex
 
     @classmethod
-    def of(
-        cls, memory: WeightedMemory | None, index: MemoryIndex, bundle: Bundle
-    ) -> "Reranking | None":
+    def of(cls, memory: WeightedMemory, index: MemoryIndex, bundle: Bundle) -> "Reranking | None":
         """None for a memory without one."""
-        if memory is None or memory.reranker is None:
+        if memory.reranker is None:
             return None
         return cls(memory.reranker, FeatureIndex.of(memory.memory, index, bundle))
 

@@ -3,55 +3,31 @@
 `sid.json` is the root document of a model folder: it has the digests of the other files, and the
 root documents of bundle and memory inside have those of their objects."""
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
-from sidtool.base.checkpoint import MAX_JSON
-from sidtool.base.errors import CompatibilityError, DataError, IntegrityError
 from sidtool.base.output_name import BUNDLE, FOLDER, MEMORY, OutputKind
 from sidtool.base.storage import Storage, is_zip
 from sidtool.memory import MemoryManifest, is_memory, memory_card, verify_memory
 from sidtool.model.contract import (
     BUNDLE_COPY,
     CONTRACT,
-    MEMORY_COPY,
-    Contract,
+    StoredModel,
     model_card,
-    parse_contract,
+    parse_stored_model,
+    read_stored_model,
+    verify_model,
 )
 from sidtool.tokenizer.bundle import (
-    MAX_ROOT_BYTES,
     ROOT,
     Bundle,
-    GroupManifest,
     Manifest,
     bundle_card,
-    check_names,
     parse_root,
     read_root,
     verify,
 )
-
-
-@dataclass(frozen=True)
-class StoredModel:
-    """What the files of a model folder must be. Training logs and the card are no part of it."""
-
-    contract: Contract
-    bundle: Manifest
-    """of the bundle inside"""
-    objects: Mapping[str, str]
-    """SHA-256 of every file except sid.json"""
-    digest: str
-    """SHA-256 of sid.json, which identifies the model"""
-
-    @property
-    def items(self) -> int:
-        """Items of the bundle, retired ones included."""
-        return self.bundle.items
-
 
 Kind = Literal["bundle", "memory", "model"]
 AnyManifest = Manifest | MemoryManifest | StoredModel
@@ -113,90 +89,3 @@ def published_card(
 def is_model(location: str) -> bool:
     """Whether there is a model folder; nothing is read."""
     return not is_zip(location) and Storage(location).has(CONTRACT)
-
-
-def read_stored_model(location: str) -> StoredModel:
-    """The record of a model folder at a path or URL. Raises as `parse_stored_model`."""
-    root = Storage(location).read(CONTRACT, limit=MAX_JSON)
-    if root is None:
-        raise DataError(f"there is no model at {location}")
-    return parse_stored_model(location, root)
-
-
-def parse_stored_model(location: str, root: bytes) -> StoredModel:
-    """The record of the model folder whose sid.json has these bytes. Raises IntegrityError if
-    sid.json is damaged or the bundle or memory inside is not the recorded one, CompatibilityError
-    if it records no digests, as contracts before 0.3."""
-    if len(root) > MAX_JSON:
-        raise IntegrityError(f"{location}/{CONTRACT} has more than {MAX_JSON} bytes")
-    contract = parse_contract(f"{location}/{CONTRACT}", root)
-    if not contract.files:
-        raise CompatibilityError(
-            f"{location}/{CONTRACT} is of an earlier sidtool, without digests of the model's files",
-            hint=f"sidtool rebind {location} {location}/{BUNDLE_COPY} -o NEW records them",
-        )
-    bundle = Manifest.from_json(_root_of(location, BUNDLE_COPY, contract, "bundle"))
-    parts: list[tuple[str, GroupManifest]] = [(BUNDLE_COPY, bundle)]
-    pairs = [(BUNDLE_COPY, bundle.digest, contract.identity.digest)]
-    if contract.memory is not None:
-        memory = MemoryManifest.from_json(_root_of(location, MEMORY_COPY, contract, "memory"))
-        parts.append((MEMORY_COPY, memory))
-        pairs.append((MEMORY_COPY, memory.digest, contract.memory.digest))
-    for name, stored, recorded in pairs:
-        if stored != recorded:
-            raise IntegrityError(
-                f"{location}/{name} has digest {stored[:12]}, the contract says {recorded[:12]}"
-            )
-    if bundle.space != contract.space:
-        raise IntegrityError(f"{location}/{BUNDLE_COPY} has another space than {CONTRACT}")
-    objects = dict(contract.files)
-    for part, manifest in parts:
-        objects |= {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
-    try:
-        check_names(objects)
-    except ValueError as error:
-        raise IntegrityError(f"{location}/{CONTRACT} is malformed: {error}") from error
-    return StoredModel(contract, bundle, objects, hashlib.sha256(root).hexdigest())
-
-
-def _root_of(
-    location: str, part: str, contract: Contract, kind: Literal["bundle", "memory"]
-) -> Mapping[str, object]:
-    """The manifest of the bundle or memory inside, as JSON. Raises IntegrityError unless it is the
-    one that the contract records."""
-    name = f"{part}/{ROOT}"
-    data = Storage(location).read(name, limit=MAX_ROOT_BYTES)
-    if data is None:
-        raise IntegrityError(f"{location} has no {name}")
-    if hashlib.sha256(data).hexdigest() != contract.files.get(name):
-        raise IntegrityError(f"{location}/{name} is not the one that {CONTRACT} records")
-    return parse_root(f"{location}/{part}", data, kind)
-
-
-def verify_model(location: str) -> list[tuple[str, str]]:
-    """Everything that is wrong with a model folder: (file, reason); empty if it is intact. Checks
-    every file against its SHA-256, and the values of bundle and memory. Raises DataError if there
-    is no model, CompatibilityError if its sid.json is of another version of sidtool."""
-    try:
-        model = read_stored_model(location)
-    except IntegrityError as error:
-        return [(CONTRACT, str(error))]
-    broken = []
-    storage = Storage(location)
-    listed = storage.listing()
-    for name, digest in sorted(model.objects.items()):
-        if name not in listed:
-            broken.append((name, "missing"))
-            continue
-        actual = hashlib.sha256()
-        for piece in storage.pieces(name, int(listed[name]["size"])):
-            actual.update(piece)
-        if actual.hexdigest() != digest:
-            broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
-    if not broken:
-        bundle = verify(f"{location}/{BUNDLE_COPY}")
-        broken = [(f"{BUNDLE_COPY}/{name}", why) for name, why in bundle]
-    if not broken and model.contract.memory is not None:
-        memory = verify_memory(f"{location}/{MEMORY_COPY}")
-        broken = [(f"{MEMORY_COPY}/{name}", why) for name, why in memory]
-    return broken

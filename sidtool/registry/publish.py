@@ -8,12 +8,12 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sidtool.base.checkpoint import HubPush
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
-from sidtool.base.extras import require
 from sidtool.base.output import new_dir, refuse_existing, whole_file
 from sidtool.base.output_name import check_parents
 from sidtool.base.progress import Progress
-from sidtool.base.signatures import SIGNATURE, Signers
+from sidtool.base.signatures import SIGNATURE, Signer, Signers
 from sidtool.base.storage import Storage, is_zip
 from sidtool.model.contract import CONTRACT, MODEL_CARD
 from sidtool.registry import records
@@ -112,22 +112,20 @@ def push(
     the files of the hub repository `hf://ORG/NAME`.
 
     A version that is published already is not written again; the pointer and the tag are set in any
-    case. `sign` is a file with a private key in PEM, which signs the version. Raises as `plan_push`
-    does, RefusedError if the registry requires a signature, IntegrityError if an object does not
-    arrive as it was sent, DataError if the store fails.
+    case. `sign` is a file with a private key in PEM, which signs the version, or "keyless", if
+    Sigstore is to sign for an identity. Raises as `plan_push` and `Signer.of` do, RefusedError if
+    the registry requires a signature, IntegrityError if an object does not arrive as it was sent,
+    DataError if the store fails.
 
     Examples:
         >>> pushed = sidtool.push("shop.zarr", "registry/shop", tag="prod", license="CC-BY-4.0")
         >>> pushed.version, pushed.new
         ('1.0', True)
     """
-    if sign is not None:
-        require("sign")
+    signer = None if sign is None else Signer.of(sign)
     if is_flat_repository(target):
-        if sign is not None:
-            raise UsageError(f"--sign signs versions of a registry, and {target} is none")
         checked = check_source(source, license)
-        commit = push_to_hub(checked, target, tag=tag)
+        commit = push_to_hub(checked, target, HubPush(tag=tag, signer=signer))
         return Pushed(
             url=commit.url,
             version=commit.id,
@@ -143,7 +141,7 @@ def push(
         record, new = plan.record, False
         published = records.read_record(registry, record.version)
         if published is None:
-            sent += _send_version(plan, sign, progress)
+            sent += _send_version(plan, signer, progress)
             published, new = records.publish_record(registry, record)
         if published.digest == record.digest:
             break
@@ -151,14 +149,14 @@ def push(
         records.refuse_other(registry, published, record)
         following = _record_of(plan.source.manifest, record.root, record.license, published)
         plan = replace(plan, record=following)
-    if sign is not None and not new:  # published before: signed if it is this one to the byte
+    if signer is not None and not new:  # published before: signed if it is this one to the byte
         if published != plan.record:
             raise RefusedError(
                 f"version {published.version} is published with another root document or license, "
                 "so it is not signed",
                 hint="pull the version and push that, with the same license",
             )
-        sign_version(registry, published, plan.source.manifest, sign)
+        sign_version(registry, published, plan.source.manifest, signer)
     pointer = records.update_pointer(
         registry, lambda current: current.with_version(record.version, tag)
     )
@@ -244,7 +242,8 @@ def policy(
     registry: str, signed_by: str | Path | None = None, *, allow_unsigned: bool = False
 ) -> str | None:
     """Require that versions of URL/NAME are signed by one of the keys or certificates in a PEM
-    file, or nothing any more; the PEM text of the policy, None without one.
+    file or by `keyless:IDENTITY@ISSUER`, or nothing any more; the text of the policy, None without
+    one.
 
     `pull`, `recommend`, `serve` and every other command refuse a version that is not signed so.
     Raises UsageError if the file has no public key or certificate.
@@ -258,9 +257,9 @@ def policy(
     if allow_unsigned:
         storage.put({POLICY: b""})
     elif signed_by is not None:
-        storage.put({POLICY: Signers.read(signed_by).pem.encode()})
+        storage.put({POLICY: Signers.read(signed_by).text.encode()})
     stored = read_policy(storage)
-    return None if stored is None else stored.pem
+    return None if stored is None else stored.text
 
 
 def _record_of(
@@ -317,11 +316,11 @@ def _registry_at(target: str) -> Storage:
     return registry
 
 
-def _send_version(plan: PushPlan, key: str | None, progress: Progress | None) -> int:
+def _send_version(plan: PushPlan, signer: Signer | None, progress: Progress | None) -> int:
     """Send everything of a version except its record: objects, card, and the root document last;
     and sign it. The objects that were sent. Raises RefusedError if the registry requires a
-    signature, and there is no key."""
-    if key is None and required_signers(plan.registry):
+    signature, and there is no signer."""
+    if signer is None and required_signers(plan.registry):
         raise RefusedError(
             f"versions of {plan.registry.location} must be signed", hint="push with --sign KEY"
         )
@@ -336,6 +335,6 @@ def _send_version(plan: PushPlan, key: str | None, progress: Progress | None) ->
     plan.registry.folder(plan.record.folder).put({CARD: card.encode()})
     # the root document marks the group as complete, so it must not appear before the other objects
     upload_root(source, target, plan.record)
-    if key is not None:
-        sign_version(plan.registry, plan.record, manifest, key)
+    if signer is not None:
+        sign_version(plan.registry, plan.record, manifest, signer)
     return sent + 1

@@ -8,19 +8,31 @@ NAME/versions/1.0-<digits>/
 """
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sidtool.base.checkpoint import DEFAULT_ACCESS, download, fetch_roots, is_hub_repository
+from sidtool.base.checkpoint import (
+    DEFAULT_ACCESS,
+    HubAccess,
+    download,
+    fetch_roots,
+    is_hub_repository,
+)
 from sidtool.base.errors import DataError, IntegrityError, UsageError
-from sidtool.base.signatures import MAX_PEM, MAX_SIGNATURE, SIGNATURE, Signers, sign
+from sidtool.base.signatures import (
+    MAX_PEM,
+    MAX_SIGNATURE,
+    SIGNATURE,
+    Signer,
+    Signers,
+    published_signers,
+)
 from sidtool.base.storage import Storage
 from sidtool.memory import Memory
 from sidtool.model import MemoryOptions
 from sidtool.model.contract import BUNDLE_COPY, CONTRACT, model_folder
-from sidtool.registry.kinds import ROOTS, AnyManifest, kind_of, read_manifest
+from sidtool.registry.kinds import FOLDERS, ROOTS, AnyManifest, kind_of, read_manifest
 from sidtool.registry.records import (
     LATEST,
     MAX_DOCUMENT,
@@ -108,13 +120,13 @@ def resolve(reference: str) -> str:
     return locate(reference)[0]
 
 
-def locate(reference: str) -> tuple[str, VersionRecord | None]:
+def locate(reference: str, access: HubAccess = DEFAULT_ACCESS) -> tuple[str, VersionRecord | None]:
     """The path or URL of what a reference names, and the record of a published version. A
     repository of the hub goes to the hub's cache."""
     if is_flat_repository(reference):
-        if fetch_roots(reference, CONTRACT, DEFAULT_ACCESS)[1]:
-            return str(model_folder(reference)), None
-        return str(download_group(reference)), None
+        if fetch_roots(reference, CONTRACT, access)[1]:
+            return str(model_folder(reference, access)), None
+        return str(download_group(reference, access=access)), None
     if is_group(reference):
         return reference, None
     registry, record = find_version(reference)
@@ -160,10 +172,13 @@ def find_version(reference: str) -> tuple[Storage, VersionRecord]:
 
 def check_signed(reference: str, signed_by: str | Path) -> None:
     """Raise IntegrityError unless a bundle, memory or model (a path, URL or reference) is signed by
-    one of the keys or certificates in a PEM file: its objects, and the record of a published
-    version. A signature is beside what it signs, under its name and `.sig`."""
+    one of the keys or certificates in a PEM file, or by `keyless:IDENTITY@ISSUER`: its objects, and
+    the record of a published version. A signature is beside what it signs, under its name and
+    `.sig`."""
     signers = Signers.read(signed_by)
-    location, record = locate(reference)
+    location, record = locate(reference, HubAccess(signed_by=signed_by))
+    if is_hub_repository(reference) and record is None:
+        return  # its copy was checked
     if record is not None:
         registry = Storage(split_reference(reference)[0])
         verify_record(registry, record, [signers])
@@ -215,8 +230,6 @@ def is_group(location: str) -> bool:
 
 
 POLICY = "signed-by.pem"
-VARIABLE = "SIDTOOL_SIGNED_BY"
-"""Names a file of signers that every published version must have, whatever its registry says."""
 _RECORD = f"record{SIGNATURE}"
 
 
@@ -224,8 +237,7 @@ def required_signers(registry: Storage) -> list[Signers]:
     """Who must have signed a version: by the policy of the registry, and by SIDTOOL_SIGNED_BY.
     Raises IntegrityError if the policy is damaged, and as `Signers.read`."""
     stored = read_policy(registry)
-    pinned = os.environ.get(VARIABLE)
-    return [*([] if stored is None else [stored]), *([Signers.read(pinned)] if pinned else [])]
+    return [*([] if stored is None else [stored]), *published_signers()]
 
 
 def read_policy(registry: Storage) -> Signers | None:
@@ -260,13 +272,15 @@ def verify_record(registry: Storage, record: VersionRecord, signers: list[Signer
     _verify(registry, record, signature, signers)
 
 
-def sign_version(registry: Storage, record: VersionRecord, manifest: AnyManifest, key: str) -> None:
+def sign_version(
+    registry: Storage, record: VersionRecord, manifest: AnyManifest, signer: Signer
+) -> None:
     """Write the signatures of a version. Raises IntegrityError if the registry requires another
-    signer, and as `sign`."""
+    signer, and as `Signer.sign`."""
     name = record_name(record.version)
-    signature = sign(name, {name: _digest(record)}, key)
+    signature = signer.sign(name, {name: _digest(record)})
     _verify(registry, record, signature, required_signers(registry))
-    objects = sign(record.group, signed_objects(manifest, record.root), key)
+    objects = signer.sign(record.group, signed_objects(manifest, record.root))
     registry.put({f"{record.folder}/{_RECORD}": signature, record.group + SIGNATURE: objects})
 
 
@@ -300,6 +314,9 @@ def verify_signature(location: str, signers: Signers) -> None:
     root = Storage(location).read(ROOTS[kind_of(manifest)]) or b""
     folder, _, name = location.rstrip("/").rpartition("/")
     signature = _read(Storage(folder or "."), name + SIGNATURE, MAX_SIGNATURE)
+    if signature is None:  # a copy of a hub repository has it inside
+        inside = FOLDERS[kind_of(manifest)] + SIGNATURE
+        signature = _read(Storage(location), inside, MAX_SIGNATURE)
     digests = signed_objects(manifest, hashlib.sha256(root).hexdigest())
     signers.verify(location, digests, signature)
 

@@ -1,19 +1,16 @@
 """What is published, in a registry or on the hub: a bundle, memory or model that was checked."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from sidtool.base.checkpoint import HubCommit, upload
+from sidtool.base.checkpoint import HubCommit, HubPush
 from sidtool.base.errors import IntegrityError, RefusedError, UsageError
 from sidtool.base.storage import Storage
 from sidtool.memory import Memory
-from sidtool.model.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, MODEL_CARD, check_license
+from sidtool.model.contract import StoredModel, check_license, push_model
 from sidtool.registry.kinds import (
     AnyManifest,
-    StoredModel,
     broken_parts,
     kind_of,
-    published_card,
     read_manifest,
 )
 from sidtool.registry.references import check_published, locate
@@ -57,21 +54,17 @@ def check_source(source: str, license: str | None) -> Source:
     return Source(Storage(location), manifest, license)
 
 
-def push_to_hub(source: Source, url: str, *, tag: str | None = None) -> HubCommit:
+def push_to_hub(source: Source, url: str, how: HubPush) -> HubCommit:
     """Write a checked artifact with its card to `hf://ORG/NAME`, in one commit. Raises as
     `Bundle.push_to_hub`, UsageError for a model that is not on this machine."""
-    storage, model = source.storage, source.manifest
-    if not isinstance(model, StoredModel):
-        kind = Bundle if kind_of(model) == "bundle" else Memory
-        opened = kind.open_verified(storage.location)
-        return opened.push_to_hub(url, license=source.license, tag=tag)
-    folder = storage.local_path
-    if folder is None:
+    storage = source.storage
+    kind = kind_of(source.manifest)
+    if kind != "model":
+        opened = (Bundle if kind == "bundle" else Memory).open_verified(storage.location)
+        return opened.upload_to(url, source.license, how)
+    if storage.local_path is None:
         raise UsageError(
             f"{storage.location} is not a folder of this machine",
             hint="sidtool pull it, and push the copy",
         )
-    files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
-    files[MODEL_CARD] = published_card(str(folder), model, url, source.license).encode()
-    replaced = [BUNDLE_COPY, MEMORY_COPY, "*.safetensors", "*.safetensors.index.json"]
-    return upload(url, files, replaced, tag=tag)
+    return push_model(storage.local_path, url, source.license, how)

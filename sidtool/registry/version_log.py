@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from sidtool.base.records import JsonRecord
 from sidtool.base.storage import Storage
 from sidtool.memory import MemoryManifest
-from sidtool.registry.kinds import StoredModel, read_manifest
+from sidtool.model.contract import StoredModel
+from sidtool.registry.kinds import read_manifest
 from sidtool.registry.records import LATEST, VersionRecord, list_records, read_pointer
 from sidtool.registry.references import check_published, locate, split_reference
 from sidtool.tokenizer.bundle import Manifest, Version

@@ -13,7 +13,6 @@ from .make.build import build_codebook as build_codebook
 from .make.build import plan_build as plan_build
 from .make.build_options import BuildOptions as BuildOptions
 from .make.build_options import CatalogOptions as CatalogOptions
-from .make.build_options import NewItemOptions as NewItemOptions
 from .make.compare import Behavior as Behavior
 from .make.compare import BundleFigures as BundleFigures
 from .make.compare import Evidence as Evidence

@@ -53,7 +53,6 @@ CASES = [
     ("BUILD --collisions later", 2, "'reassign'"),
     ("BUILD --method magic", 2, "'rq-kmeans'"),
     ("BUILD --spelling klingon", 2, "'minionerec'"),
-    ("BUILD --empty-text shrug", 2, "'drop'"),
     ("BUILD --set collaborative_dim=4", 2, "option collaborative_dim needs --interactions"),
     ("BUILD --interactions events.csv --set collaborative_weight=2", 2, "collaborative_weight"),
     ("BUILD --method rq-vae --balanced", 2, "method rq-vae has no option 'balanced'"),

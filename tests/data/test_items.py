@@ -115,20 +115,11 @@ def test_no_items_are_refused(tmp_path: Path) -> None:
         read_items(tmp_path / "x.csv")
 
 
-def test_empty_texts_are_refused_replaced_or_dropped(tmp_path: Path) -> None:
+def test_empty_texts_are_replaced_by_ids(tmp_path: Path) -> None:
     path = write_table(tmp_path / "x.csv", {"id": ["a", "b", "c"], "title": ["x", " ", "z"]})
-    with pytest.raises(DataError, match=r"1 of 3 items have no text \(first: 'b', row 2\)"):
-        read_items(path, empty_text="error")
-    with pytest.warns(SidtoolWarning, match="1 of 3 items"):
-        kept = read_items(path)
-    assert (kept.titles, kept.texts) == (("x", "", "z"), ("x", "b", "z"))
-    with pytest.warns(SidtoolWarning, match="left out"):
-        dropped = read_items(path, empty_text="drop", fields=["title"])
-    assert (dropped.ids, dropped.texts, dropped.fields["title"]) == (
-        ("a", "c"),
-        ("x", "z"),
-        ("x", "z"),
-    )
+    with pytest.warns(SidtoolWarning, match=r"1 of 3 items have no text \(first: 'b', row 2\)"):
+        items = read_items(path)
+    assert (items.titles, items.texts) == (("x", "", "z"), ("x", "b", "z"))
 
 
 words = st.text("abcXYZ019", min_size=1, max_size=6)

@@ -17,8 +17,8 @@ from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.results import Evaluation, system_differences
 from sidtool.memory.build import build_memory
+from sidtool.memory.index import WeightedMemory
 from sidtool.memory.manifest import KnnSettings
-from sidtool.model.load import WeightedMemory
 from sidtool.recommendation.query import QuerySession
 from sidtool.recommendation.search.results import Normalize
 from sidtool.recommendation.search.score import score_sids

@@ -16,8 +16,8 @@ from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
 from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.index import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
 from sidtool.memory.manifest import ContentSettings
-from sidtool.model.load import DEFAULT_NEW_ITEM_FACTOR, WeightedMemory
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model
 
@@ -88,6 +88,11 @@ def test_users_with_warm_targets_lose_less_than_the_noise(new_score: float) -> N
     assert choice.summary["ndcg@10 mixture"] == pytest.approx(gains(ranks).mean())
     assert choice.summary["hr@10 of warm targets, without new items"] == before.mean()
     assert choice.summary["users"] == USERS
+    # the memory's own figure is of all users, beside the one that the factor was chosen with
+    of_all = MixtureChoice.of(candidates).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory"] == of_all
+    of_warm = MixtureChoice.of(without.select(without.is_warm)).summary["ndcg@10 memory"]
+    assert choice.summary["ndcg@10 memory of warm targets, without new items"] == of_warm
 
 
 def test_new_items_that_hurt_nobody_keep_their_scores() -> None:

@@ -16,9 +16,8 @@ from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.evaluation.ranking import IndexedExamples
 from sidtool.evaluation.reranker_fit import Fit, RankedUsers, fit_reranker
 from sidtool.memory.build import build_memory
-from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.index import MemoryIndex, WeightedMemory
 from sidtool.memory.reranker import N_FEATURES, RERANK_FEATURES, TRAINING_EVENTS, Reranker
-from sidtool.model.load import WeightedMemory
 from sidtool.recommendation.rerank import FeatureIndex
 from tests.evaluation.shop import visits
 from tests.evaluation.test_tune_memory import trie_model

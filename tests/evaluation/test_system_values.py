@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sidtool.evaluation.results import coverage, effective_items
+from sidtool.evaluation.metrics import coverage, effective_items
 
 
 def test_coverage_is_the_share_of_items_that_anyone_sees() -> None:

@@ -12,7 +12,8 @@ from sidtool.evaluation.memory_tuning import candidates_of
 from sidtool.evaluation.mixture_choice import POWERS, WEIGHTS, Grid, grid_ranks
 from sidtool.evaluation.options import EvaluationOptions, TuneMemoryOptions
 from sidtool.memory.build import build_memory
-from sidtool.model.load import LoadedModel, WeightedMemory
+from sidtool.memory.index import WeightedMemory
+from sidtool.model.load import LoadedModel
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 

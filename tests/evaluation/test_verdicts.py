@@ -11,7 +11,7 @@ from sidtool.evaluation.options import EvaluationOptions
 from sidtool.evaluation.results import NO_EXAMPLES, Averages, Sample, Slice, StoredEvaluation
 from sidtool.evaluation.verdicts import deciding_metric, verdict
 from sidtool.memory.build import build_memory
-from sidtool.model.load import WeightedMemory
+from sidtool.memory.index import WeightedMemory
 from tests.evaluation.shop import shop, visits
 from tests.loaded import loaded_model
 

@@ -13,9 +13,8 @@ from sidtool.data.items import Items
 from sidtool.data.split.examples import write_examples
 from sidtool.data.split.split import Split, count_leaks
 from sidtool.data.split.values import Example, FurtherTarget, UserSequence
-from sidtool.examples import blocks, examples_run
+from sidtool.examples import blocks
 from sidtool.examples.example_file import example_json
-from sidtool.examples.examples_run import write_validation
 from sidtool.examples.sft_options import SftOptions
 from sidtool.examples.tasks import BLOCKS, named_task
 from sidtool.examples.training_examples import ExampleMaker
@@ -139,13 +138,13 @@ def test_the_lines_are_those_of_single_examples(
 def test_validation_users_are_those_written_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(examples_run, "BLOCK", 5)
+    monkeypatch.setattr(blocks, "BLOCK", 5)
     split = random_split(seed)  # seed 1 has further targets
     histories = [replace(example, history=("é", 'i"1')) for example in split.test]
     for examples in ((), (*split.valid, *histories), split.valid[:1]):
         part = replace(split, valid=tuple(examples), test=()).valid
         write_examples(tmp_path / "expected", part)
-        write_validation(tmp_path / "made", part)
+        blocks.write_validation(tmp_path / "made", part)
         assert (tmp_path / "made").read_bytes() == (tmp_path / "expected").read_bytes()
 
 

@@ -16,7 +16,7 @@ from sidtool.data.split.examples import read_examples
 from sidtool.data.split.list_targets import ListTargets
 from sidtool.data.split.split import Split
 from sidtool.data.split.values import Example, UserSequence
-from sidtool.examples import examples_run as module
+from sidtool.examples import sft_job as module
 from sidtool.examples.example_file import read_training_examples
 from sidtool.examples.examples_run import make_sft
 from sidtool.examples.lineage import Lineage, read_lineage, side_files

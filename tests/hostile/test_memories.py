@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, _broken_derived, _digest, _layout, verify_memory
 from tests.bundles import small_bundle

@@ -12,7 +12,7 @@ from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.data.items import make_items
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent, content_similarity
-from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory, verify_memory
 from sidtool.memory.memory import _digest as memory_digest

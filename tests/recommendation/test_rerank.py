@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from sidtool.memory.content import ItemContent, content_similarity
-from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.distribution import Prior
+from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.memory.rows import SparseRows
@@ -20,7 +21,7 @@ from sidtool.recommendation.recommend_options import RecommendOptions
 from sidtool.recommendation.recommendations import recommend
 from sidtool.recommendation.requests import Recommendation, Request
 from sidtool.recommendation.rerank import FeatureIndex, Reranking
-from sidtool.recommendation.search.mixture import Prior, RankedItems, mix
+from sidtool.recommendation.search.mixture import RankedItems, mix
 from sidtool.tokenizer.sid import ItemRows, SidPositions
 from tests.bundles import small_bundle
 from tests.memory.cases import small_memory

@@ -3,14 +3,22 @@ pushed and loaded by its own client."""
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from model_signing import verifying
 
 import sidtool
-from sidtool.base.errors import DataError, IntegrityError, RefusedError, UsageError
+from sidtool.base.errors import (
+    CompatibilityError,
+    DataError,
+    IntegrityError,
+    RefusedError,
+    UsageError,
+)
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from sidtool.registry import open_bundle, open_memory, push
@@ -22,6 +30,7 @@ from tests.doc_blocks import blocks, page
 from tests.hub import COMMIT, FakeHub, serve_hub
 from tests.memory.cases import small_memory
 from tests.registry.test_models import changed, made, model
+from tests.registry.test_signing import write_key
 
 __all__ = ["made", "model"]
 
@@ -186,6 +195,69 @@ def test_the_card_is_read_by_the_hub(server: FakeHub, model: Path) -> None:
     assert values["ndcg@10"] == 0.0713
 
 
+def test_a_signed_repository_is_read_by_its_signers(
+    server: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_key(tmp_path / "key.pem")
+    write_key(tmp_path / "other.pem")
+    signers, others = tmp_path / "key.pub", tmp_path / "other.pub"
+    bundle = small_bundle()
+    memory = small_memory(bundle, KnnSettings())
+    commit = bundle.push_to_hub("org/shop", sign=tmp_path / "key.pem")
+    memory.save(tmp_path / "nightly.zarr")
+    done("push", tmp_path / "nightly.zarr", "hf://org/nightly", "--sign", tmp_path / "key.pem")
+    assert Bundle.from_pretrained("org/shop", signed_by=signers).digest == bundle.digest
+    assert Memory.from_pretrained("org/nightly", signed_by=signers).digest == memory.digest
+    copy = server.files("org/shop", commit.id)
+    assert Bundle.from_pretrained(copy, signed_by=signers).digest == bundle.digest
+    verifier = verifying.Config().use_elliptic_key_verifier(public_key=signers)
+    verifier.verify(copy / "bundle.zarr", copy / "bundle.zarr.sig")  # without sidtool
+    done("verify", "hf://org/shop", "--signed-by", signers)
+    assert "Key mismatch" in refused(3, "verify", "hf://org/shop", "--signed-by", others)
+    with pytest.raises(IntegrityError, match="Key mismatch"):
+        Bundle.from_pretrained("org/shop", signed_by=others)
+    server.commits["org/shop", "changed"] = Path(shutil.copytree(copy, tmp_path / "changed"))
+    small_bundle(codebook=False).save(tmp_path / "changed/bundle.zarr", force=True)
+    with pytest.raises(IntegrityError, match=r"signature of bundle\.zarr .* is not valid"):
+        Bundle.from_pretrained("org/shop", revision="changed", signed_by=signers)
+    Bundle.from_pretrained("org/shop", revision="changed")  # it is whole, but another one
+    monkeypatch.setenv("SIDTOOL_SIGNED_BY", str(signers))
+    assert open_bundle("hf://org/shop").digest == bundle.digest
+    bundle.push_to_hub("org/shop", license="mit")  # a push without a key removes the signature
+    with pytest.raises(IntegrityError, match="is not signed"):
+        open_bundle("hf://org/shop")
+    assert Bundle.from_pretrained(copy).digest == bundle.digest  # nobody published a folder
+
+
+def test_a_loaded_model_is_pushed_and_signed(server: FakeHub, model: Path, tmp_path: Path) -> None:
+    write_key(tmp_path / "key.pem")
+    write_key(tmp_path / "other.pem")
+    loaded = sidtool.LoadedModel.from_pretrained(model)
+    commit = loaded.push_to_hub("org/model", license="mit", sign=tmp_path / "key.pem")
+    stored = server.files("org/model", commit.id)
+    assert broken_parts(str(stored)) == []
+    assert "license: mit" in (stored / "README.md").read_text()
+    signers = tmp_path / "key.pub"
+    for name in ("org/model", stored):
+        again = sidtool.LoadedModel.from_pretrained(name, signed_by=signers)
+        assert again.contract == loaded.contract
+        with pytest.raises(IntegrityError, match="Key mismatch"):
+            sidtool.LoadedModel.from_pretrained(name, signed_by=tmp_path / "other.pub")
+    assert Bundle.from_pretrained("org/model", signed_by=signers).digest == loaded.bundle.digest
+    done("verify", "hf://org/model", "--signed-by", signers)
+    done("verify", stored, "--signed-by", signers)
+    request = ("recommend", "hf://org/model", "--history", "item1")
+    by_another = {"SIDTOOL_SIGNED_BY": str(tmp_path / "other.pub")}
+    assert "Key mismatch" in refused(3, *request, env=by_another)
+    done(*request, env={"SIDTOOL_SIGNED_BY": str(signers)})
+    changed(model)
+    with pytest.raises(CompatibilityError, match="another model than the one that was loaded"):
+        loaded.push_to_hub("org/model")
+    without = sidtool.LoadedModel.from_pretrained(stored)
+    with pytest.raises(UsageError, match="another bundle or memory than its folder"):
+        replace(without, memory=None).push_to_hub("org/model")
+
+
 def test_the_example_of_the_page_runs(
     server: FakeHub, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,8 +287,6 @@ def test_the_commands_know_repositories(server: FakeHub, tmp_path: Path) -> None
     )
     done("verify", f"hf://org/shop@{commit}")
     assert open_bundle("hf://org/shop").digest == bundle.digest
-    with pytest.raises(UsageError, match="signs versions of a registry"):
-        push(str(tmp_path / "shop.zarr"), "hf://org/shop", sign="key.pem")
     assert "is not a hub model" in refused(2, "push", tmp_path / "shop.zarr", "hf://org/..")
 
 

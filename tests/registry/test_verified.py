@@ -16,7 +16,7 @@ from sidtool.cli.codebook import say_report
 from sidtool.cli.reports.bundle_page import bundle_page
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import MemoryIndex
+from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import MemoryManifest
 from sidtool.memory.memory import Memory, _digest
 from sidtool.model.contract.compat import event_columns

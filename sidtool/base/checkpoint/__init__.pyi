@@ -23,6 +23,7 @@ from .hub import DEFAULT_ACCESS as DEFAULT_ACCESS
 from .hub import HUB_PREFIX as HUB_PREFIX
 from .hub import HubAccess as HubAccess
 from .hub import HubCommit as HubCommit
+from .hub import HubPush as HubPush
 from .hub import cached as cached
 from .hub import download as download
 from .hub import download_model as download_model
@@ -33,7 +34,9 @@ from .hub import is_hub_repository as is_hub_repository
 from .hub import is_hub_url as is_hub_url
 from .hub import offline as offline
 from .hub import only_folder as only_folder
+from .hub import required_signers as required_signers
 from .hub import upload as upload
+from .hub import verify_copy as verify_copy
 from .weights import check_finite as check_finite
 from .weights import check_finite_files as check_finite_files
 from .weights import non_finite as non_finite

@@ -1,6 +1,7 @@
 """The Hugging Face hub: used only for a repository that is named `hf://ORG/NAME` or, at a branch,
 tag or commit, `hf://ORG/NAME@REVISION`."""
 
+import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from sidtool.base.artifact import MARKERS
 from sidtool.base.errors import DataError, RefusedError, UsageError, first_line
 from sidtool.base.extras import require
+from sidtool.base.signatures import MAX_SIGNATURE, SIGNATURE, Signer, Signers, published_signers
 
 HUB_PREFIX = "hf://"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -36,6 +38,23 @@ class HubAccess:
     token: str | bool | None = None
     cache_dir: str | Path | None = None
     local_files_only: bool = False
+    signed_by: str | Path | None = None
+    """who must have signed what is read, as `Signers.read` takes them"""
+
+
+@dataclass(frozen=True)
+class HubPush:
+    """How an artifact is written to a repository, by the names of huggingface_hub."""
+
+    revision: str | None = None
+    """a branch; the main branch if none"""
+    token: str | bool | None = None
+    private: bool | None = None
+    """whether a repository that is created is private"""
+    commit_message: str = "Push with sidtool"
+    tag: str | None = None
+    """moves to the commit"""
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,7 @@ class HubCommit:
 
 
 DEFAULT_ACCESS = HubAccess()
+DEFAULT_PUSH = HubPush()
 
 
 def is_hub_url(model: str) -> bool:
@@ -116,12 +136,12 @@ def folder_or_url(name_or_path: str | Path) -> Path | str:
 
 
 def fetch_roots(source: Path | str, root: str, access: HubAccess) -> tuple[Path, list[str]]:
-    """A repository with nothing but its documents named `root`, or the folder that it is on this
-    machine; and where they are: "" is the repository itself, a name that ends with a slash one of
-    its folders. Raises as `download` does."""
+    """A repository with nothing but its signatures and documents named `root`, or the folder that
+    it is on this machine; and where the documents are: "" is the repository itself, a name that
+    ends with a slash one of its folders. Raises as `download` does."""
     copy = source
     if not isinstance(copy, Path):
-        copy = download(copy, access, allow=[root, f"*/{root}"])
+        copy = download(copy, access, allow=[root, f"*/{root}", f"*{SIGNATURE}"])
     paths = [path for path in (copy / root, *sorted(copy.glob(f"*/{root}"))) if path.is_file()]
     return copy, ["" if path.parent == copy else f"{path.parent.name}/" for path in paths]
 
@@ -139,16 +159,33 @@ def only_folder(source: Path | str, kind: str, folders: Sequence[str]) -> str:
     )
 
 
+def required_signers(source: Path | str, access: HubAccess) -> list[Signers]:
+    """Who must have signed what is read from a repository, or from a folder of this machine, which
+    nobody published. Raises as `Signers.read`."""
+    if isinstance(source, Path):
+        return [] if access.signed_by is None else [Signers.read(access.signed_by)]
+    return published_signers(access.signed_by)
+
+
+def verify_copy(
+    signers: Sequence[Signers], copy: Path, name: str, digests: Mapping[str, str]
+) -> None:
+    """Raise IntegrityError unless each of the signers signed the artifact `name` in the copy of a
+    repository, whose objects have these SHA-256. The signature is in the repository itself, or
+    beside it as `pull` writes it."""
+    signature = None
+    for path in (copy.with_name(f"{copy.name}{SIGNATURE}"), copy / f"{name}{SIGNATURE}"):
+        if path.is_file() and path.stat().st_size <= MAX_SIGNATURE:
+            signature = path.read_bytes()
+    for each in signers:
+        each.verify(f"{name} in {copy}", digests, signature)
+
+
 def upload(
     url: str,
     files: Mapping[str, Path | bytes],
     replaced: Sequence[str],
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    private: bool | None = None,
-    commit_message: str = "Push with sidtool",
-    tag: str | None = None,
+    how: HubPush = DEFAULT_PUSH,
 ) -> HubCommit:
     """Write the files of an artifact to a repository, `hf://ORG/NAME` or `hf://ORG/NAME@BRANCH`, in
     one commit, so that they appear at once.
@@ -160,11 +197,11 @@ def upload(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import RevisionNotFoundError
 
-    repository, branch = _parse(url, revision)
-    api = HfApi(token=token)
+    repository, branch = _parse(url, how.revision)
+    api = HfApi(token=how.token)
     settings = _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
-    with _data_errors(url, "cannot be pushed to"), settings, _progress_bars_on_terminals():
-        api.create_repo(repository, private=private, exist_ok=True)
+    with _data_errors(url, "cannot be pushed to"), settings, _quietly():
+        api.create_repo(repository, private=how.private, exist_ok=True)
         if branch is not None:
             api.create_branch(repository, branch=branch, exist_ok=True)
         info = api.model_info(repository, revision=branch)
@@ -184,14 +221,14 @@ def upload(
         commit = api.create_commit(
             repository,
             [*added, *removed],
-            commit_message=commit_message,
+            commit_message=how.commit_message,
             revision=branch,
             parent_commit=info.sha,
         )
-        if tag is not None:
+        if how.tag is not None:
             with suppress(RevisionNotFoundError):  # the hub moves no tag
-                api.delete_tag(repository, tag=tag)
-            api.create_tag(repository, tag=tag, revision=commit.oid)
+                api.delete_tag(repository, tag=how.tag)
+            api.create_tag(repository, tag=how.tag, revision=commit.oid)
     url = f"{HUB_PREFIX}{repository}@{commit.oid}"
     return HubCommit(url, str(commit.oid), commit.oid != info.sha, len(files))
 
@@ -219,21 +256,27 @@ def _hub_settings(**values: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _progress_bars_on_terminals() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
+    """Without progress bars outside of terminals, and without the warning that a repository has no
+    file of a name, which is why it is asked."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
 
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
+    log = logging.getLogger("huggingface_hub._snapshot_download")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    hides_bars = not (sys.stderr.isatty() or are_progress_bars_disabled())
+    if hides_bars:
+        disable_progress_bars()
     try:
         yield
     finally:
-        enable_progress_bars()
+        log.setLevel(level)
+        if hides_bars:
+            enable_progress_bars()
 
 
 def _parse(url: str, revision: str | None) -> tuple[str, str | None]:
@@ -268,7 +311,7 @@ def _snapshot(
     # without telemetry, the hub's client also asks for no registry of agents
     requests = offline() if local else _hub_settings(HF_HUB_DISABLE_TELEMETRY=True)
     hint = None if local else _WITHOUT_THE_HUB
-    with requests, _progress_bars_on_terminals(), _data_errors(url, problem, hint):
+    with requests, _quietly(), _data_errors(url, problem, hint):
         folder = snapshot_download(
             repository,
             revision=revision,

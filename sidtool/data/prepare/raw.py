@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sidtool.base.errors import DataError
+from sidtool.data.coded import Column
 from sidtool.data.interactions import EventCoder
 from sidtool.data.tables.delimited import delimited_batches
-from sidtool.data.tables.opening import Column, read_errors
+from sidtool.data.tables.opening import read_errors
 from sidtool.data.tables.tables import column_batches, column_names
 
 BATCH = 1 << 16

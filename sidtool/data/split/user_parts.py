@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sidtool.base.digests import file_digest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.base.records import Digest, JsonRecord
-from sidtool.data.coded import Texts
+from sidtool.data.coded import Column, Texts
 from sidtool.data.columns import EventColumns, EventNames, choose_column, choose_event_columns
 from sidtool.data.event_sort import ORDER, USER
 from sidtool.data.fields.fields import FieldTypes
@@ -34,7 +34,6 @@ from sidtool.data.split.packed import BUCKETS, user_buckets
 from sidtool.data.split.protocols import refuse_empty
 from sidtool.data.split.record import SPLIT_FORMAT, SplitCounts, SplitManifest
 from sidtool.data.split.write_parts import folder_name, write_logs
-from sidtool.data.tables.opening import Column
 from sidtool.data.tables.tables import column_batches, column_names
 from sidtool.data.times import check_one_unit, check_same_kind, count_units, read_order, trimmed
 

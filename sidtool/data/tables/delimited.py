@@ -16,12 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sidtool.base.errors import DataError
-from sidtool.data.tables.opening import (
-    BLOCK_BYTES,
-    Column,
-    open_file,
-    refuse_repeated,
-)
+from sidtool.data.coded import Column
+from sidtool.data.tables.opening import BLOCK_BYTES, open_file, refuse_repeated
 
 DELIMITERS = {
     **dict.fromkeys((".csv", ".txt", ".dat"), ","),

@@ -11,7 +11,8 @@ from typing import Any
 
 from sidtool.base.documents import check_strings, parse_json, parse_json_row
 from sidtool.base.errors import DataError
-from sidtool.data.tables.opening import BLOCK_BYTES, Column, open_file, read_errors
+from sidtool.data.coded import Column
+from sidtool.data.tables.opening import BLOCK_BYTES, open_file, read_errors
 
 JSON = (".jsonl", ".ndjson", ".json")
 HEAD_ROWS = 1000

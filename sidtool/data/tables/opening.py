@@ -22,10 +22,6 @@ MAX_EXPANSION = 100
 MAX_MESSAGE = 200
 """Characters of another library's message: some quote the data."""
 
-Column = Any
-"""A pyarrow ChunkedArray of strings. pyarrow is imported where it is used, so its types are not
-named here."""
-
 
 @contextmanager
 def open_file(path: Path, *, skip_mark: bool = True) -> Iterator[BinaryIO]:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from sidtool.base.errors import DataError
+from sidtool.data.coded import Column
 from sidtool.data.tables.json_tables import as_text
-from sidtool.data.tables.opening import MAX_EXPANSION, Column, refuse_repeated
+from sidtool.data.tables.opening import MAX_EXPANSION, refuse_repeated
 from sidtool.data.tables.parquet_footer import DELTA_BYTE_ARRAY, Page, column_chunks, read_pages
 
 ROWS_AT_ONCE = 1024

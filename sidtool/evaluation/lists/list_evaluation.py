@@ -25,8 +25,8 @@ from sidtool.evaluation.lists.list_metrics import (
     list_metric_names,
     list_values,
 )
+from sidtool.evaluation.metrics import coverage
 from sidtool.evaluation.options import ListEvaluationOptions
-from sidtool.evaluation.results import coverage
 from sidtool.model import LoadedModel
 from sidtool.model.contract import TrainParams
 from sidtool.recommendation import RecommendOptions, Request, recommend

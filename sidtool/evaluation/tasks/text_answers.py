@@ -6,18 +6,16 @@ import re
 import string
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sidtool.base.errors import UsageError
 from sidtool.base.progress import Progress
+from sidtool.evaluation.tasks.answer_scores import answer_losses, perplexity
 from sidtool.evaluation.tasks.questions import Question
 from sidtool.model import (
     LoadedModel,
-    check_positions,
     decoder_start_id,
     is_encoder_decoder,
     max_positions,
@@ -25,7 +23,6 @@ from sidtool.model import (
 from sidtool.model.prompt import prompt_encoder
 from sidtool.recommendation.search import batches, evaluation_mode, padded
 
-LOGITS_PER_BATCH = 1 << 25
 TOKENS_PER_BATCH = 1 << 12
 """Tokens, prompts and answers together, that are written in one batch."""
 EXTRA_TOKENS = 8
@@ -84,49 +81,6 @@ def text_answer_metrics(
         for text, question in zip(written, questions, strict=True)
     ]
     return ("exact_match", "token_f1"), np.array(values), metrics
-
-
-def perplexity(losses: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    """exp of the mean loss over all tokens, by (n,) sums of losses and numbers of tokens."""
-    return float(np.exp(losses.sum() / max(1, counts.sum())))
-
-
-@torch.no_grad()
-def answer_losses(
-    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(n,) summed losses of the answers after their prompts, and (n,) numbers of tokens summed.
-
-    The first token of a text without a prompt follows nothing, so it is left out. Raises UsageError
-    for such a text if the model's encoder has to read a prompt."""
-    has_encoder = is_encoder_decoder(model)
-    if has_encoder and not all(prompts):
-        raise UsageError("the task has no prompts: an encoder-decoder model has nothing to encode")
-    # what the decoder reads in front of an answer
-    before = [[decoder_start_id(model)]] * len(prompts) if has_encoder else prompts
-    sequences = [[*start, *answer] for start, answer in zip(before, answers, strict=True)]
-    starts = [max(1, len(start)) for start in before]
-    lengths = [len(sequence) for sequence in sequences]
-    losses = np.zeros(len(sequences))
-    longest = max(map(len, prompts) if has_encoder else lengths, default=0)
-    with evaluation_mode(model) as bare:
-        check_positions(bare, longest, 0)
-        vocab_size = bare.get_output_embeddings().weight.shape[0]
-        for batch in batches(lengths, 0, LOGITS_PER_BATCH // vocab_size):
-            ids, mask = padded([sequences[index] for index in batch], bare.device)
-            inputs = {"input_ids": ids, "attention_mask": mask}
-            if has_encoder:
-                read, read_mask = padded([prompts[index] for index in batch], bare.device)
-                inputs = {"input_ids": read, "attention_mask": read_mask, "decoder_input_ids": ids}
-            output = bare(**inputs, use_cache=False)
-            logits = output.logits[:, :-1].float().transpose(1, 2)  # (batch, vocabulary, longest-1)
-            # (batch, longest - 1): the loss of each token but the first
-            token_losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
-            for row, index in enumerate(batch):
-                span = token_losses[row, starts[index] - 1 : lengths[index] - 1]
-                losses[index] = float(span.double().sum())
-    counts = [length - start for length, start in zip(lengths, starts, strict=True)]
-    return losses, np.array(counts)
 
 
 @torch.no_grad()

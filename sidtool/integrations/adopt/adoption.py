@@ -64,9 +64,11 @@ def adopt(
     """
     out = Path(out)
     options = options_from(AdoptOptions, options, given)
-    checkpoint, adoption = _inspect(model, source, out, options, trust_remote_code, force)
+    adoption = check_adoption(
+        model, source, out, options, trust_remote_code=trust_remote_code, force=force
+    )
     with new_dir(out, force=force) as folder:
-        _copy(checkpoint, folder)
+        _copy(adoption.checkpoint, folder)
         write_contract(folder, adoption.contract, adoption.bundle)
     return adoption
 
@@ -81,19 +83,7 @@ def check_adoption(
     force: bool = False,
 ) -> Adoption:
     """All that `adopt` checks before it writes. Raises as it does."""
-    return _inspect(model, source, Path(out), options, trust_remote_code, force)[1]
-
-
-def _inspect(
-    model: str | Path,
-    source: str | Path,
-    out: Path,
-    options: AdoptOptions,
-    trust_remote_code: bool,
-    force: bool,
-) -> tuple[Checkpoint, Adoption]:
-    """Locate a model, and check it with its map."""
-    refuse_existing(out, force, FOLDER)
+    refuse_existing(Path(out), force, FOLDER)
     require("models")
     check_license(options.license or "unknown")
     checkpoint = locate_base(
@@ -126,7 +116,8 @@ def _inspect(
         license=options.license,
     )
     n_rows = min(len(weight) for weight in vocabulary_weights(network))
-    adoption = Adoption(
+    return Adoption(
+        checkpoint=checkpoint,
         contract=contract,
         bundle=bundle,
         prompt=worked_prompt(prompt, tokenizer, tokens, usable),
@@ -138,7 +129,6 @@ def _inspect(
         equal_rows=equal_rows(network, tokens),
         sampling=sampling_settings(network),
     )
-    return checkpoint, adoption
 
 
 def _open_map(source: str | Path, tokenizer: Any) -> Bundle:

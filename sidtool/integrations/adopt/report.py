@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidtool.integrations.adopt.prompts import WorkedPrompt
+from sidtool.model import Checkpoint
 from sidtool.model.contract import Contract
 from sidtool.model.prompt import NO_TOKEN, SidTokens
 from sidtool.tokenizer.bundle import Bundle
@@ -16,6 +17,8 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_
 class Adoption:
     """What is known of a model before anything is written."""
 
+    checkpoint: Checkpoint
+    """the model's files"""
     contract: Contract
     bundle: Bundle
     prompt: WorkedPrompt

@@ -1,5 +1,4 @@
 from .memory_pairs import ClusterPairs as ClusterPairs
-from .memory_pairs import PairOptions as PairOptions
 from .models import ModelSource as ModelSource
 from .rankings import ClusterRanker as ClusterRanker
 from .ray_service import serve_on_ray as serve_on_ray
@@ -12,4 +11,5 @@ from .training_examples import ClusterExamples as ClusterExamples
 from .vectors import ItemColumns as ItemColumns
 from .vectors import embed_folder as embed_folder
 from .vectors import encode_folder as encode_folder
+from .workers import ResumableWorkers as ResumableWorkers
 from .workers import WorkerOptions as WorkerOptions

@@ -14,15 +14,12 @@ from numpy.typing import NDArray
 
 from sidtool.base.digests import digest_strings
 from sidtool.base.errors import UsageError
-from sidtool.base.options import option
 from sidtool.base.output import locked, remove
-from sidtool.base.progress import Progress
 from sidtool.base.work_folder import open_work_folder
 from sidtool.data.split import SplitManifest, is_split_folder, read_split, stored_manifest
 from sidtool.integrations.ray.output import RESTART, PartFolder, PartReport
 from sidtool.integrations.ray.run import RunOptions, make_parts
 from sidtool.integrations.ray.shards import part_count
-from sidtool.integrations.ray.workers import WorkerOptions
 from sidtool.memory import (
     BlockFiles,
     ItemBlocks,
@@ -34,14 +31,6 @@ from sidtool.memory import (
     write_block,
 )
 from sidtool.registry import open_source
-
-
-@dataclass(frozen=True)
-class PairOptions(WorkerOptions):
-    """Where pairs are counted."""
-
-    resume: bool = option(False, panel="Workers")
-    """With --engine ray, keep the counts that an interrupted run finished."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +71,7 @@ class ClusterPairs:
         split: Path,
         bundle: str,
         out: Path,
-        options: PairOptions,
-        progress: Progress | None = None,
+        run: RunOptions,
     ) -> Iterator["ClusterPairs"]:
         """With a work folder beside the output, which holds the counts until the block ends well.
 
@@ -95,7 +83,6 @@ class ClusterPairs:
                 hint=f"sidtool split {split} -o SPLIT --engine ray",
             )
         manifest = stored_manifest(split)
-        run = RunOptions(options.engine, options.workers, progress=progress)
         made_from = {
             "blocks": part_count(manifest.counts.train_events),
             "split": manifest.digest,
@@ -103,7 +90,7 @@ class ClusterPairs:
             "bundle": open_source(bundle).identity.digest,
         }
         with locked(out.with_name(f"{out.name}.pairs")) as work:
-            if not options.resume:
+            if not run.resume:
                 remove(work)
             open_work_folder(work, made_from, restart=RESTART)
             yield cls(split, manifest, bundle, PartFolder(str(work.absolute())), run)

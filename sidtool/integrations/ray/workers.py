@@ -48,6 +48,19 @@ class WorkerOptions:
             require("ray")
 
 
+@dataclass(frozen=True)
+class ResumableWorkers(WorkerOptions):
+    """Where parts of an output are made."""
+
+    resume: bool = option(False, panel="Workers")
+    """With --engine ray, keep the parts that an interrupted run finished."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume and self.engine == "local":
+            raise UsageError("--resume requires --engine ray: one process starts again")
+
+
 def run_job(
     job: Job[Shard, Result], shards: Sequence[Shard], options: WorkerOptions
 ) -> Iterator[tuple[int, Result]]:

@@ -12,13 +12,13 @@ import numpy as np
 from sidtool.base.errors import UsageError
 from sidtool.integrations.vllm.row_constraint import RowConstraint
 from sidtool.integrations.vllm.settings import RequestSettings
+from sidtool.memory import Prior
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search import (
     EMPTY_RESULT,
     BeamResult,
     LeafFilter,
     Normalize,
-    Prior,
     best_leaves,
     leaves_of,
 )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, UsageError
 from sidtool.base.records import Digest, JsonRecord, Rule
 from sidtool.data.split import SplitReference
-from sidtool.memory import Gate, Reranker
+from sidtool.memory import Gate, Reranker, check_mixture
 from sidtool.model.contract.stage_record import (
     Forgetting,
     ModelReference,
@@ -80,17 +80,6 @@ class MemoryBinding(JsonRecord):
         check_mixture(self.weight, self.power, self.new_item_factor)
         if self.reranker is not None:
             self.reranker.check()
-
-
-def check_mixture(weight: float, power: float, new_item_factor: float) -> None:
-    """Raise UsageError unless a weight is from 0 to 1, a power above 0 and at most 20, and a factor
-    of new items from 0 to 1."""
-    if not 0 <= weight <= 1:
-        raise UsageError(f"the weight of a memory is from 0 to 1, not {weight}")
-    if not 0 < power <= 20:
-        raise UsageError(f"the power of a memory is above 0, at most 20, not {power}")
-    if not 0 <= new_item_factor <= 1:
-        raise UsageError(f"the factor of new items is from 0 to 1, not {new_item_factor}")
 
 
 @dataclass(frozen=True)

@@ -22,20 +22,21 @@ from sidtool.base.checkpoint import (
     is_hub_url,
     only_folder,
     read_object,
+    required_signers,
     settings_digests,
+    verify_copy,
     weight_digests,
 )
 from sidtool.base.digests import cached_digest
-from sidtool.base.documents import check_seal, parse_json
 from sidtool.base.errors import (
     CompatibilityError,
     DataError,
     IntegrityError,
-    RefusedError,
     UsageError,
 )
 from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
 from sidtool.model.contract.stage_record import ModelReference
+from sidtool.model.contract.stored import REPOSITORY, located, parse_contract, read_stored_model
 from sidtool.tokenizer.bundle import Bundle
 
 
@@ -46,8 +47,10 @@ def model_folder(
     downloaded into the hub's cache, with its bundle and memory; it is the repository itself, or one
     folder of it.
 
-    Raises UsageError for another URL, DataError if the hub does not give the model."""
+    Raises UsageError for another URL, DataError if the hub does not give the model, IntegrityError
+    unless a model with a contract is signed as it must be."""
     if isinstance(location, Path):
+        _check_signed(location, location, "", access)
         return location
     if "://" in location and not is_hub_url(location):
         raise UsageError(
@@ -65,7 +68,15 @@ def model_folder(
     download_model(repository, access, folder=folder, trust_remote_code=trust_remote_code)
     parts = [f"{folder}{BUNDLE_COPY}/*", f"{folder}{MEMORY_COPY}/*"]
     download(repository, access, allow=parts)
+    _check_signed(location, copy, folder, access)
     return copy / folder
+
+
+def _check_signed(source: str | Path, copy: Path, folder: str, access: HubAccess) -> None:
+    signers = required_signers(source, access)
+    if signers:
+        model = read_stored_model(str(copy / folder))
+        verify_copy(signers, copy, folder.rstrip("/") or REPOSITORY, model.signed_objects)
 
 
 def read_contract(folder: Path) -> Contract:
@@ -110,32 +121,7 @@ def read_embedded(folder: Path) -> Contract | None:
     """The copy of the contract in the configuration of a model folder; None if it has none. Raises
     DataError if the configuration is damaged, and as `parse_contract`."""
     value = embedded_contract(folder)
-    return None if value is None else _located(f"{folder / CONFIG}", value)
-
-
-def parse_contract(location: str, data: bytes) -> Contract:
-    """The contract in the bytes of a sid.json. Raises CompatibilityError for a newer format,
-    IntegrityError if it is damaged; both name the location."""
-    try:
-        value = parse_json(data)
-    except ValueError as error:
-        raise IntegrityError(f"{location} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{location} is damaged: it has no JSON object")
-    contract = _located(location, value)
-    try:
-        check_seal(value)
-    except ValueError as error:
-        raise IntegrityError(f"{location} is damaged: {error}") from error
-    return contract
-
-
-def _located(location: str, value: Mapping[str, Any]) -> Contract:
-    """The contract of a JSON object; errors name the location."""
-    try:
-        return Contract.from_json(value)
-    except RefusedError as error:
-        raise type(error)(f"{location}: {error}", hint=error.shell_hint) from error
+    return None if value is None else located(f"{folder / CONFIG}", value)
 
 
 def check_files(folder: Path, contract: Contract) -> None:

@@ -17,8 +17,6 @@ from .driver import decoding_method as decoding_method
 from .driver import evaluation_mode as evaluation_mode
 from .driver import require_mask as require_mask
 from .filters import LeafFilter as LeafFilter
-from .mixture import LOG_ZERO as LOG_ZERO
-from .mixture import Prior as Prior
 from .mixture import RankedItems as RankedItems
 from .mixture import check_normalize as check_normalize
 from .partial_head import DecodingHead as DecodingHead

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sidtool.memory import NO_PRIOR, Prior
 from sidtool.model.prompt import SidTokens
 from sidtool.recommendation.search.columns import token_columns
 from sidtool.recommendation.search.device_trie import FilterArrays, TrieArrays, trie_arrays
@@ -25,7 +26,7 @@ from sidtool.recommendation.search.driver import (
     tree_tokens,
 )
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import NO_PRIOR, Prior, check_normalize
+from sidtool.recommendation.search.mixture import check_normalize
 from sidtool.recommendation.search.results import (
     EMPTY_RESULT,
     BeamResult,

@@ -6,6 +6,7 @@ from .bundle import verify as verify
 from .hub import OnHub as OnHub
 from .hub import bundle_card as bundle_card
 from .hub import download_group as download_group
+from .hub import signed_objects as signed_objects
 from .identity import Identity as Identity
 from .item_map import ItemMap as ItemMap
 from .item_map import StringArray as StringArray

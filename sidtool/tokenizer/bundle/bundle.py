@@ -17,8 +17,9 @@ from sidtool.data import Vectors, VectorSource
 from sidtool.tokenizer.assign.policy import Policy, check_policy
 from sidtool.tokenizer.bundle.arrays import StoredArrays
 from sidtool.tokenizer.bundle.hub import OnHub, bundle_card
-from sidtool.tokenizer.bundle.identity import Identity, all_arrays, identify
+from sidtool.tokenizer.bundle.identity import Identity
 from sidtool.tokenizer.bundle.item_map import ItemMap, check_ids, text_id
+from sidtool.tokenizer.bundle.layout import all_arrays, bundle_layout, identify
 from sidtool.tokenizer.bundle.manifest import (
     BuildChange,
     Collisions,
@@ -27,11 +28,7 @@ from sidtool.tokenizer.bundle.manifest import (
     library_versions,
     now,
 )
-from sidtool.tokenizer.bundle.stored import (
-    StoredBundle,
-    broken_parts,
-    bundle_layout,
-)
+from sidtool.tokenizer.bundle.stored import StoredBundle, broken_parts
 from sidtool.tokenizer.bundle.trie import Trie
 from sidtool.tokenizer.bundle.zarr_group import ROOT, new_zip, read_root, write_group
 from sidtool.tokenizer.encoder.lexical import LexicalEncoder

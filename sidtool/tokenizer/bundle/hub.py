@@ -1,6 +1,7 @@
 """Bundles and memories in a repository of the Hugging Face hub: the objects of the Zarr group and a
 card, in the repository itself or in one folder of it."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,13 +18,16 @@ from sidtool.base.checkpoint import (
     HUB_PREFIX,
     HubAccess,
     HubCommit,
+    HubPush,
     download,
     fetch_roots,
     folder_or_url,
     hub_url,
     is_hub_repository,
     only_folder,
+    required_signers,
     upload,
+    verify_copy,
 )
 from sidtool.base.markdown import (
     front_matter,
@@ -33,6 +37,7 @@ from sidtool.base.markdown import (
     shell_word,
     table,
 )
+from sidtool.base.signatures import SIGNATURE, Signer
 from sidtool.base.storage import Storage
 from sidtool.tokenizer.bundle.manifest import Manifest, flat_record
 from sidtool.tokenizer.bundle.zarr_group import ROOT, Kind, read_root
@@ -46,7 +51,7 @@ def download_group(
     """The local folder of the one bundle or memory of a repository, ORG/NAME or a URL of the hub,
     or of a folder; any kind unless one is given. Nothing but its objects is downloaded. Raises
     DataError if there is none or the hub does not give it, IntegrityError if its root document is
-    damaged."""
+    damaged, or not signed as it must be."""
     source = folder_or_url(name_or_path)
     copy, folders = fetch_roots(source, ROOT, access)
     wanted = [kind] if kind is not None else get_args(Kind)
@@ -57,12 +62,22 @@ def download_group(
         if describe(copy / folder) == f"a {each}"
     }
     folder = only_folder(source, " or ".join(wanted), list(found))
+    signers = required_signers(source, access)
+    if signers:
+        name = folder.rstrip("/") or f"{found[folder]}.zarr"
+        verify_copy(signers, copy, name, signed_objects(copy / folder, found[folder]))
     if not isinstance(source, Path):
         objects = read_root(Storage(copy / folder), found[folder])["objects"]
         # the commit, so that both downloads are of one version
         at_commit = replace(access, revision=copy.name)
         download(source.partition("@")[0], at_commit, allow=[folder + name for name in objects])
     return copy / folder
+
+
+def signed_objects(folder: Path, kind: Kind) -> dict[str, str]:
+    """The SHA-256 of every object of a bundle or memory, by its root document, and of that."""
+    objects = read_root(Storage(folder), kind)["objects"]
+    return {**objects, ROOT: hashlib.sha256((folder / ROOT).read_bytes()).hexdigest()}
 
 
 class OnHub(ABC):
@@ -99,14 +114,16 @@ class OnHub(ABC):
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
+        signed_by: str | Path | None = None,
     ) -> Self:
         """Open one of the Hugging Face hub, `ORG/NAME`, or a folder that is a copy of a repository.
 
         It is the repository itself or one folder of it, such as the bundle in that of a model. Only
         its own objects go to the hub's cache, as HF_HOME, HF_TOKEN and HF_HUB_OFFLINE say, and all
-        of them are checked as by `sidtool verify`. Raises DataError if there is none or the hub
-        does not give it, IntegrityError if it is damaged."""
-        access = HubAccess(revision, token, cache_dir, local_files_only)
+        of them are checked as by `sidtool verify`. `signed_by` is a file of public keys or
+        certificates in PEM, or `keyless:IDENTITY@ISSUER`. Raises DataError if there is none or the
+        hub does not give it, IntegrityError if it is damaged, or not signed so."""
+        access = HubAccess(revision, token, cache_dir, local_files_only, signed_by)
         folder = download_group(name_or_path, cls.kind, access)
         # a repository may have a card, pictures and other files beside them
         return cls.open_verified(folder, alone=False)
@@ -121,12 +138,19 @@ class OnHub(ABC):
         commit_message: str = "Push with sidtool",
         license: str | None = None,
         tag: str | None = None,
+        sign: str | Path | None = None,
     ) -> HubCommit:
         """Write it with a card to a repository of the Hugging Face hub, in one commit. It is a
         folder, `bundle.zarr` or `memory.zarr`, and replaces what is in it; `tag` moves to the
-        commit. Raises RefusedError if the repository has another kind of artifact, DataError if the
-        hub refuses."""
-        url = hub_url(repo_id)
+        commit. `sign` is a file with a private key in PEM, or "keyless". Raises RefusedError if the
+        repository has another kind of artifact, DataError if the hub refuses, and as
+        `Signer.of`."""
+        signer = None if sign is None else Signer.of(sign)
+        how = HubPush(revision, token, private, commit_message, tag, signer)
+        return self.upload_to(hub_url(repo_id), license, how)
+
+    def upload_to(self, url: str, license: str | None, how: HubPush) -> HubCommit:
+        """As `push_to_hub`, to the URL of a repository."""
         with TemporaryDirectory() as work:
             folder = Path(work) / f"{self.kind}.zarr"
             self.save(folder)
@@ -136,16 +160,11 @@ class OnHub(ABC):
                 if path.is_file()
             }
             files[CARD] = self.card(url, license).encode()
-            return upload(
-                url,
-                files,
-                [folder.name],
-                revision=revision,
-                token=token,
-                private=private,
-                commit_message=commit_message,
-                tag=tag,
-            )
+            signature = f"{folder.name}{SIGNATURE}"
+            if how.signer is not None:
+                digests = signed_objects(folder, self.kind)
+                files[signature] = how.signer.sign(folder.name, digests)
+            return upload(url, files, [folder.name, signature], how)
 
 
 def bundle_card(manifest: Manifest, reference: str, license: str | None) -> str:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from sidtool.base.errors import IntegrityError, SidtoolError, UsageError
 from sidtool.base.storage import Storage
-from sidtool.tokenizer.bundle.arrays import Expected, RowRange, StoredArrays
-from sidtool.tokenizer.bundle.identity import identify, index_arrays
+from sidtool.tokenizer.bundle.arrays import RowRange, StoredArrays
 from sidtool.tokenizer.bundle.item_map import BLOCK, IdIndex, ItemMap, StringArray
+from sidtool.tokenizer.bundle.layout import identify, index_arrays
 from sidtool.tokenizer.bundle.manifest import Manifest
 from sidtool.tokenizer.bundle.zarr_group import broken_objects
 from sidtool.tokenizer.encoder.lexical import ARRAYS, LEXICAL, LexicalEncoder
@@ -285,29 +285,3 @@ def _broken_rows(bundle: StoredBundle, items: ItemMap) -> list[tuple[str, str]]:
             break
         seen.add(items.ids[row])
     return broken
-
-
-def bundle_layout(manifest: Manifest) -> dict[str, Expected]:
-    """Type and shape of the arrays that the format defines."""
-    n = manifest.items
-    levels = manifest.space.levels
-    blocks = -(-n // BLOCK)  # rounded up
-    codebook: dict[str, Expected] = {
-        f"codebook/level_{level}": ("float32", (size, None))
-        for level, size in enumerate(manifest.space.sizes)
-    }
-    return codebook | {
-        "encoder/components": ("float16", (None, manifest.made_by.encoder.dim)),
-        "encoder/feature_hash": ("uint64", (None,)),
-        "encoder/idf": ("float32", (None,)),
-        "items/id_bytes": ("uint8", (None,)),
-        "items/id_offset": ("int64", (n + 1,)),
-        "items/sid": ("uint16", (n, levels)),
-        "items/retired": ("bool", (n,)),
-        "items/title_bytes": ("uint8", (None,)),
-        "items/title_offset": ("int64", (n + 1,)),
-        "index/id_hash": ("uint64", (n,)),
-        "index/id_row": ("uint32", (n,)),
-        "index/id_hash_first": ("uint64", (blocks,)),
-        "index/sid_first": ("uint16", (blocks, levels)),
-    }

@@ -40,6 +40,10 @@ from sidtool.tokenizer.quantize.fusion import (
 from sidtool.tokenizer.quantize.mlp import Arrays
 from sidtool.tokenizer.sid import Levels
 
+EVENT_DISTANCE = 5
+"""Two events of a user co-occur if they are at most this far apart."""
+DECAY = 0.85
+"""Factor on the weight of a pair for each event between the two."""
 MIN_EIGENVALUE = 1e-6
 """Eigenvalues below this share of the largest are rounding errors."""
 
@@ -207,9 +211,7 @@ def build(
     recipe: dict[str, Any] = {}  # describes the training part only
     made_from: dict[str, Any] = {}  # no part of the identity, as it has what a split holds out
     if split is not None:
-        cooccurrence = count_cooccurrence(
-            split, items.ids, window=options.fusion.window, decay=options.fusion.decay
-        )
+        cooccurrence = count_cooccurrence(split, items.ids, window=EVENT_DISTANCE, decay=DECAY)
         recipe = {"collaborative": {"mode": "fused", **asdict(cooccurrence.record)}}
         made_from = {"split": split.reference.to_json()}
     vectors, fusion, fusion_arrays = _fused(sources, options, cooccurrence)
@@ -292,7 +294,7 @@ def _fused(
         joined,
         factors(ppmi(cooccurrence.counts), dims, options.seed),
         cooccurrence.events,
-        options.fusion,
+        options.fusion.collaborative_weight,
     )
     return VectorSource.of(fused), fusion, arrays
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sidtool.base.options import check_options, option
-from sidtool.data import CatalogColumns, CatalogNames, EmptyText, Items, TextNames, read_items
+from sidtool.data import CatalogColumns, Items, TextNames, read_items
 from sidtool.tokenizer.assign.policy import Policy
 from sidtool.tokenizer.quantize import Method, check_method
 from sidtool.tokenizer.quantize.fusion import FusionOptions
@@ -14,15 +14,7 @@ from sidtool.tokenizer.sid import Levels, SidSpace, Spelling
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewItemOptions(CatalogNames):
-    """How a catalog is read whose texts have a template already."""
-
-    empty_text: EmptyText = option("id")
-    """Item without text: use its id as text, drop it, or fail."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CatalogOptions(NewItemOptions, TextNames):
+class CatalogOptions(TextNames):
     """How a catalog is read (see `data.items.read_items`)."""
 
 

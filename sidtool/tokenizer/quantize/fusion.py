@@ -21,8 +21,11 @@ from sidtool.tokenizer.quantize.mlp import Arrays, by_blocks, check_network, for
 CHUNK = 8192
 COLLABORATIVE = "collaborative"
 """Name of the network that predicts collaborative vectors."""
-MAX_OPTION = 1e30
-"""A larger penalty or prior has no further effect; near infinity it would give NaN."""
+PRIOR = 2.0
+"""An item with c training events has c / (c + PRIOR) of its observed collaborative vector, and the
+rest of the predicted one."""
+RIDGE = 1.0
+"""Penalty of the regression, in units of the mean variance of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,6 @@ class FusionOptions:
     """Width of the collaborative vectors."""
     collaborative_weight: float = option(0.5, above=0, below=1)
     """Their share of the squared norm; the other sources have the rest."""
-    window: int = option(5, minimum=1)
-    """Two events of a user co-occur if they are at most this far apart."""
-    decay: float = option(0.85, above=0, maximum=1)
-    """Factor on the weight of a pair for each event between the two."""
-    prior: float = option(2.0, minimum=0, maximum=MAX_OPTION)
-    """An item with c training events has c / (c + prior) of its observed collaborative vector, and
-    the rest of the predicted one."""
-    ridge: float = option(1.0, minimum=0, maximum=MAX_OPTION)
-    """Penalty of the regression, in units of the mean variance of its inputs."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -153,16 +147,16 @@ def add_collaborative(
     vectors: Vectors,
     collaborative: Vectors,
     events: NDArray[np.int64],
-    options: FusionOptions,
+    share: float,
 ) -> tuple[Fusion, dict[str, NDArray[Any]], Vectors]:
     """Add collaborative vectors to a fusion -> fusion, arrays, and (n, width) fused vectors.
 
     `vectors` is (n, sum of dims); `collaborative` is (n, collaborative_dim), zero for items without
-    one; `events` (n,) is the number of training events of each item. The ridge regression with
+    one; `events` (n,) is the number of training events of each item, and `share` that of the
+    collaborative part in the squared norm. The ridge regression with
     intercept is fitted in closed form on the items that have a collaborative vector. The mixture of
     observed and predicted vector is not scaled to unit norm: it is the expected collaborative
     vector, and the centroid nearest to an expectation is the one nearest on average."""
-    share = options.collaborative_weight
     sources = tuple(
         FusedSource(source.dim, source.width, source.weight * (1 - share))
         for source in fusion.sources
@@ -170,15 +164,15 @@ def add_collaborative(
     inputs = fuse({}, Fusion(sources), vectors)
     observed = unit(collaborative) * np.float32(sqrt(share))
     is_warm = collaborative.any(axis=1)
-    trust = np.where(is_warm, events / np.maximum(events + options.prior, 1e-9), 0)
+    trust = np.where(is_warm, events / (events + PRIOR), 0)
     trust = trust.astype(np.float32)[:, None]  # (n, 1)
-    arrays = _ridge(inputs[is_warm], observed[is_warm], options.ridge)
+    arrays = _ridge(inputs[is_warm], observed[is_warm])
     part = CollaborativePart(
         dim=int(collaborative.shape[1]),
         weight=share,
         warm_items=int(is_warm.sum()),
-        prior=float(options.prior),
-        ridge=float(options.ridge),
+        prior=PRIOR,
+        ridge=RIDGE,
     )
     fusion = Fusion(sources, part)
     fused = fuse(arrays, fusion, vectors)
@@ -195,7 +189,7 @@ def fix_signs(columns: NDArray[np.float64]) -> NDArray[np.float64]:
     return columns * np.where(largest < 0, -1, 1)
 
 
-def _ridge(inputs: Vectors, targets: Vectors, penalty: float) -> dict[str, NDArray[np.float32]]:
+def _ridge(inputs: Vectors, targets: Vectors) -> dict[str, NDArray[np.float32]]:
     """The network that predicts (n, to) targets from (n, from) inputs."""
     n, width = inputs.shape
     input_mean = inputs.mean(axis=0, dtype=np.float64)
@@ -203,7 +197,7 @@ def _ridge(inputs: Vectors, targets: Vectors, penalty: float) -> dict[str, NDArr
     variance = _products(inputs, inputs) - n * np.outer(input_mean, input_mean)
     covariance = _products(inputs, targets) - n * np.outer(input_mean, target_mean)
     # never 0: there may be fewer rows than columns
-    strength = max(penalty, 1e-6) * (np.trace(variance) / width or 1.0)
+    strength = RIDGE * (np.trace(variance) / width or 1.0)
     weight = np.linalg.solve(variance + strength * np.eye(width), covariance)
     bias = target_mean - input_mean @ weight
     return {

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sidtool.data import Vectors
-
+Rows = NDArray[np.float32]
+"""(rows, width): vectors, or what a layer makes of them."""
 HIDDEN = (512, 256, 128)
 Epochs = Annotated[int, "Passes over the vectors in training."]
 BLOCK = 1024
@@ -25,7 +25,7 @@ def has(arrays: Arrays, network: str) -> bool:
     return f"{network}_0_weight" in arrays
 
 
-def forward(arrays: Arrays, network: str, vectors: Vectors) -> Vectors:
+def forward(arrays: Arrays, network: str, vectors: Rows) -> Rows:
     """(n, from) -> (n, to) float32; the vectors themselves if there is no such network."""
     layer = 0
     while f"{network}_{layer}_weight" in arrays:
@@ -56,7 +56,7 @@ def check_network(arrays: Arrays, network: str, width: int) -> int:
     return width
 
 
-def by_blocks(function: Callable[[Vectors], Vectors], vectors: Vectors, width: int) -> Vectors:
+def by_blocks(function: Callable[[Rows], Rows], vectors: Rows, width: int) -> Rows:
     """(n, from) -> (n, width) float32 in padded blocks: a row's result does not depend on others.
     `function` maps a block to as many rows of at most `width` values; zeros fill up the rest."""
     result = np.zeros((len(vectors), width), dtype=np.float32)
@@ -67,14 +67,14 @@ def by_blocks(function: Callable[[Vectors], Vectors], vectors: Vectors, width: i
     return result
 
 
-def padded(rows: Vectors) -> Vectors:
+def padded(rows: Rows) -> Rows:
     """A whole block: the rows, followed by zeros."""
     block = np.zeros((BLOCK, rows.shape[1]), dtype=np.float32)
     block[: len(rows)] = rows
     return block
 
 
-def unit(vectors: Vectors) -> Vectors:
+def unit(vectors: Rows) -> Rows:
     """(n, dim) rows scaled to length 1; rows of zeros stay zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     norms[norms == 0] = 1

@@ -8,8 +8,11 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from sidtool.base.errors import UsageError
 
@@ -181,3 +184,15 @@ def check_active(arguments: Any, accelerator: Any) -> None:
 def is_set(variable: str) -> bool:
     """Whether a variable of the environment says yes, as accelerate reads it."""
     return os.environ.get(variable, "false").lower() in ("true", "1")
+
+
+@contextmanager
+def class_forward(model: nn.Module) -> Iterator[None]:
+    """Use the forward of the model's class: TRL and accelerate replace it by closures, which cannot
+    be copied."""
+    patched = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if patched is not None:
+            model.__dict__["forward"] = patched

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import nn
 from torch.optim import Optimizer
 from transformers import (
     PrinterCallback,
@@ -35,7 +34,7 @@ from sidtool.model import (
 from sidtool.model.contract import Selection
 from sidtool.recommendation.search import PartialHead, full_blocks
 from sidtool.training.loop.checkpoints import check_weights
-from sidtool.training.loop.machine import check_active, float32_attention
+from sidtool.training.loop.machine import check_active, class_forward, float32_attention
 from sidtool.training.loop.optimizer import MuonAdamW
 from sidtool.training.loop.watched import ShardedTrainer
 from sidtool.training.loss.augment import AugmentedExamples
@@ -47,7 +46,8 @@ from sidtool.training.loss.batches import (
     Targets,
     parts_by_length,
 )
-from sidtool.training.loss.loss import Loss, Teachers, narrows_exactly, packs_exactly
+from sidtool.training.loss.loss import Loss, Teachers
+from sidtool.training.loss.probes import narrows_exactly, packs_exactly
 
 Examples = TokenizedExamples | AugmentedExamples
 
@@ -306,15 +306,3 @@ def _counting(collate: Collator) -> Collator:
         return collate(batch) | {"tokens": torch.tensor(n_tokens)}
 
     return collate_and_count
-
-
-@contextmanager
-def class_forward(model: nn.Module) -> Iterator[None]:
-    """Use the forward of the model's class: TRL and accelerate replace it by closures, which cannot
-    be copied."""
-    patched = model.__dict__.pop("forward", None)
-    try:
-        yield
-    finally:
-        if patched is not None:
-            model.__dict__["forward"] = patched

@@ -31,7 +31,7 @@ from sidtool.evaluation import (
 from sidtool.recommendation import Query, QuerySession, RankedQueries
 from sidtool.tokenizer.sid import Leaves
 from sidtool.training.loop.checkpoints import check_weights
-from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.machine import class_forward
 from sidtool.training.reinforcement.objective import GroupObjective
 from sidtool.training.reinforcement.settings import LIST_METRICS, RlOptions
 

@@ -22,7 +22,7 @@ from sidtool.data import Fields
 from sidtool.data.split import Example
 from sidtool.recommendation import Query, QuerySession
 from sidtool.tokenizer.sid import ItemRows
-from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.machine import class_forward
 from sidtool.training.reinforcement.judge import ListValues, Measurement
 from sidtool.training.reinforcement.objective import preference_loss
 from sidtool.training.reinforcement.pairs import (

@@ -20,7 +20,7 @@ from trl.trainer.utils import RepeatSampler, split_tensor_dict
 from sidtool.model import LoadedModel
 from sidtool.model.contract import write_contract
 from sidtool.tokenizer.sid import Leaves
-from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.machine import class_forward
 from sidtool.training.loop.watched import WatchedTrainer
 from sidtool.training.reinforcement.groups import (
     GroupMaker,

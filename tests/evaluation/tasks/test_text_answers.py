@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sidtool.base.errors import UsageError
+from sidtool.evaluation.tasks.answer_scores import answer_losses
 from sidtool.evaluation.tasks.questions import Question
-from sidtool.evaluation.tasks.text_answers import _write, answer_losses, text_answer_metrics
+from sidtool.evaluation.tasks.text_answers import _write, text_answer_metrics
 from sidtool.model.prompt.segments import catalog, prompt_encoder, template
 from sidtool.model.prompt.tokens import SidTokens
 from sidtool.tokenizer.sid import SidSpace

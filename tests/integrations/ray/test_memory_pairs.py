@@ -11,7 +11,8 @@ import pytest
 from sidtool.base.errors import DataError, UsageError
 from sidtool.data.split.files import open_split
 from sidtool.integrations.ray import memory_pairs
-from sidtool.integrations.ray.memory_pairs import ClusterPairs, PairOptions
+from sidtool.integrations.ray.memory_pairs import ClusterPairs
+from sidtool.integrations.ray.run import RunOptions
 from sidtool.integrations.ray.split_parts import PartOptions, split_in_parts
 from sidtool.memory.build import DEFAULT, build_memory
 from sidtool.memory.content import ItemContent
@@ -22,7 +23,7 @@ from sidtool.tokenizer.quantize.codebook import Codebook, QuantizerParams
 from sidtool.tokenizer.sid import SidSpace
 from tests.data.split.test_user_parts import write_events
 
-LOCAL = PairOptions()
+LOCAL = RunOptions()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def shop_of(ids: list[str]) -> Bundle:
 
 
 def count(
-    shop: Path, out: Path, options: PairOptions = LOCAL, split: str = "split", **how: Any
+    shop: Path, out: Path, options: RunOptions = LOCAL, split: str = "split", **how: Any
 ) -> Memory:
     """The memory that workers count, saved and opened again."""
     bundle = Bundle.open(shop / "shop.zarr")
@@ -98,7 +99,7 @@ def test_a_run_continues_with_what_is_counted(
     assert not out.exists()
     monkeypatch.setattr(memory_pairs, "write_block", write)
     monkeypatch.setattr(memory_pairs, "count_part", None)  # all are counted
-    resumed = count(shop, out, PairOptions(resume=True))
+    resumed = count(shop, out, RunOptions(resume=True))
     one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
     assert same(resumed, one)
 
@@ -123,4 +124,4 @@ def test_what_cannot_be_counted_is_refused(shop: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_of_two")
 def test_two_workers_count_the_same(shop: Path, tmp_path: Path) -> None:
     one = build_memory(open_split(shop / "split"), Bundle.open(shop / "shop.zarr"))
-    assert same(count(shop, tmp_path / "m.zarr", PairOptions("ray", 2)), one)
+    assert same(count(shop, tmp_path / "m.zarr", RunOptions("ray", 2)), one)

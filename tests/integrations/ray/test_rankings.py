@@ -11,7 +11,7 @@ from sidtool.evaluation.evaluation import evaluate_examples
 from sidtool.evaluation.options import EvaluationOptions
 from sidtool.integrations.ray.rankings import ClusterRanker
 from sidtool.memory.build import build_memory
-from sidtool.model.load import WeightedMemory
+from sidtool.memory.index import WeightedMemory
 from sidtool.recommendation.search.results import Normalize
 from tests.evaluation.shop import shop, visits
 from tests.integrations.ray.sources import LoadedSource

@@ -8,13 +8,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sidtool.base.errors import RefusedError, UsageError
+from sidtool.base.errors import DataError, RefusedError, UsageError
 from sidtool.base.progress import Progress
 from sidtool.data.fields.field_columns import FieldName, FieldOptions
 from sidtool.data.general_text import GeneralOptions
 from sidtool.data.items import Items
-from sidtool.data.split.files import SplitOptions, make_split, write_split
+from sidtool.data.split.files import (
+    SplitOptions,
+    make_split,
+    read_split,
+    stored_manifest,
+    write_split,
+)
 from sidtool.data.split.split import Split
+from sidtool.examples import examples_run
 from sidtool.examples.blocks import EventBlock
 from sidtool.examples.event_weights import WeightOptions
 from sidtool.examples.examples_run import SftInputs, make_sft
@@ -120,15 +127,66 @@ def test_a_worker_reads_one_part_of_a_split_in_parts(
     manifest = split_in_parts(str(events), folder, run=PartOptions(parts=4))
     inputs = replace(inputs, split=folder)
     sizes = []
-    monkeypatch.setattr(training_examples, "_write_part", noting(sizes))
-    check_same(inputs, tmp_path, users=2)
-    assert len(sizes) > 2 * len(manifest.folders)
-    assert sum(size == manifest.counts.users for size in sizes) == 1  # of the catalog's task
+    monkeypatch.setattr(training_examples, "_write_shard", noting(sizes))
+    monkeypatch.setattr(examples_run, "open_split", None)  # reads all parts
+    one = make(replace(inputs, split=read_split(folder)), tmp_path / "one.jsonl")
+    parts = make(inputs, tmp_path / "parts.jsonl", ClusterExamples(inputs, RunOptions()))
+    assert {**parts, "files": None} == {**one, "files": None}
+    for name in ("{}.jsonl", "{}.valid.jsonl"):
+        made = [(tmp_path / name.format(way)).read_bytes() for way in ("one", "parts")]
+        assert made[0] == made[1]
+    assert len(sizes) == len(manifest.folders) + 1  # of the catalog's task
+    assert max(sizes) < manifest.counts.users
+
+
+@pytest.mark.parametrize("tasks", [{"sequence": 1.0}, {"query-to-sid": 1.0, "next-item": 1.0}])
+def test_splits_in_parts(
+    tmp_path: Path, bundle: Bundle, catalog: Items, tasks: dict[str, float]
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks=tasks)
+    folder = tmp_path / "in-parts"
+    fields = SplitOptions(fields=FieldOptions((FieldName("rating"),), target=("rating>=2",)))
+    split_in_parts(str(events), folder, fields, run=PartOptions(parts=4))
+    check_same(replace(inputs, split=folder, weights=WeightOptions("rating")), tmp_path)
+
+
+def test_a_run_continues_with_finished_parts(
+    tmp_path: Path, bundle: Bundle, catalog: Items, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = rated_events(tmp_path / "events.csv")
+    inputs = inputs_of(tmp_path, bundle, catalog, make_split(events), tasks={"sequence": 1.0})
+    inputs = replace(inputs, split=tmp_path / "in-parts")
+    split_in_parts(str(events), tmp_path / "in-parts", run=PartOptions(parts=64))
+    out = tmp_path / "train.jsonl"
+    write = training_examples._write_shard
+    calls = []
+
+    def fail_at_the_third(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise DataError("the disk is full")
+        return write(*arguments)
+
+    monkeypatch.setattr(training_examples, "_write_shard", fail_at_the_third)
+    with pytest.raises(DataError, match="the disk is full"):
+        make(inputs, out, ClusterExamples(inputs, RunOptions()))
+    assert not out.exists()
+    others = replace(inputs, options=replace(inputs.options, seed=5))
+    resumed = RunOptions(resume=True)
+    with pytest.raises(UsageError, match="different options"):
+        make(others, out, ClusterExamples(others, resumed))
+    make(inputs, out, ClusterExamples(inputs, resumed))
+    make(inputs, tmp_path / "one.jsonl")
+    assert out.read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    shards = len(stored_manifest(tmp_path / "in-parts").folders)
+    assert len(calls) == 3 + shards - 2  # the two that were finished are not made again
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def noting(sizes: list[int]) -> Any:
-    """`_write_part` that notes of how many users the job is."""
-    write = training_examples._write_part
+    """`_write_shard` that notes of how many users the job is."""
+    write = training_examples._write_shard
 
     def noted(job: SftJob, *arguments: Any) -> Any:
         sizes.append(len(job.split.train))
@@ -199,4 +257,4 @@ def test_general_text_and_leaks_are_refused(
     monkeypatch.setattr(EventBlock, "count_held_out", lambda *_: 1)
     with pytest.raises(RefusedError, match="held-out events are in"):
         make_sft(*arguments, **shared)
-    assert not list(tmp_path.glob("*train*"))
+    assert [path.name for path in tmp_path.glob("*train*")] == ["train.jsonl.parts.partial"]

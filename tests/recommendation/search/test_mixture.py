@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidtool.base.errors import UsageError
-from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.distribution import NO_PRIOR, ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import NO_PRIOR, Prior, mix, rank_items
+from sidtool.recommendation.search.mixture import mix, rank_items
 from tests.recommendation.search.cases import (
     SOME_ARCHITECTURES,
     make,

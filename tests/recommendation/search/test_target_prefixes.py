@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.distribution import ItemDistribution, Prior
 from sidtool.recommendation.search.beam import beam_search
 from sidtool.recommendation.search.filters import LeafFilter
-from sidtool.recommendation.search.mixture import Prior
 from sidtool.tokenizer.bundle.trie import Trie
 from tests.recommendation.search.cases import make, model_of, path_log_probs, prompt
 

@@ -116,10 +116,10 @@ def test_only_training_events_change_the_codebook(
 
 def test_the_recipe_records_the_sources(tmp_path: Path) -> None:
     split = split_of(tmp_path, EVENTS)
-    recipe = built(split, collaborative_weight=0.3, window=3).manifest.recipe or {}
+    recipe = built(split, collaborative_weight=0.3).manifest.recipe or {}
     assert recipe["collaborative"]["protocol"] == "leave-one-out"
     assert recipe["collaborative"]["train_events"] == split.counts.train_events
-    assert recipe["collaborative"]["window"] == 3
+    assert recipe["collaborative"]["window"] == 5
     fusion = recipe["quantizer"]["parameters"]["fusion"]
     assert fusion["sources"] == [{"dim": 10, "width": 10, "weight": 0.7}]
     assert {"dim": 6, "weight": 0.3}.items() <= fusion["collaborative"].items()
@@ -154,7 +154,7 @@ def test_every_method_supports_co_occurrence_and_later_items(tmp_path: Path, met
 def test_an_item_without_events_is_coded_by_its_text_and_one_with_many_is_not(
     tmp_path: Path,
 ) -> None:
-    bundle = built(split_of(tmp_path, EVENTS), collaborative_weight=0.6, prior=0.5)
+    bundle = built(split_of(tmp_path, EVENTS), collaborative_weight=0.6)
     raw = bundle.encode(mixture(0, N, 10))
     same = np.array(
         [

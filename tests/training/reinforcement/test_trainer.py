@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sidtool.recommendation.query import Query
-from sidtool.training.loop.trainer import class_forward
+from sidtool.training.loop.machine import class_forward
 from sidtool.training.reinforcement.plan import plan_rl
 from sidtool.training.reinforcement.policy import GroupScores, Policy
 from sidtool.training.reinforcement.run import grpo_config

@@ -144,7 +144,7 @@ def open_memory(path: str, facts: RunFacts) -> RewardInput:
 
 def memory_scores(memory: Memory, bundle: Bundle) -> Scores:
     """Item-kNN scores of a memory: 1 for the best item for a history, 0 for items that are not
-    among its `distribution.ITEMS` best.
+    among its `index.ITEMS` best.
 
     Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
     index = MemoryIndex.of(memory, bundle)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidtool.memory import distribution as module
+from sidtool.memory import index as module
 from sidtool.memory.build import build_memory
 from sidtool.memory.content import ItemContent
-from sidtool.memory.distribution import ItemDistribution, MemoryIndex
+from sidtool.memory.distribution import ItemDistribution
+from sidtool.memory.index import MemoryIndex
 from sidtool.memory.manifest import KnnSettings
 from sidtool.memory.memory import Memory
 from tests.bundles import small_bundle

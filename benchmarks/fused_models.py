@@ -1,0 +1,131 @@
+"""What models gain when their distributions over items are averaged, whatever codebooks they have.
+
+    python benchmarks/fused_models.py SPLIT MODEL MODEL ... -o FILE.json [--on valid] [--users N]
+        [--seen]
+
+The models are trained on SPLIT with bundles of the same items. Each recommends its best items by
+beam search. An item's score is the mean of its probabilities, 0 where it was not found. Full
+ranking, item level; items of the history are left out unless `--seen` is given. Two models of one
+codebook show what an ensemble gains, two of different codebooks what is gained beyond that."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from environment import command_line, environment
+from numpy.typing import NDArray
+from table import markdown
+
+from sidtool.data.split import Example, evenly_spaced, open_split
+from sidtool.evaluation.bootstrap import paired_differences
+from sidtool.evaluation.metrics import averages, find_targets, metric_names, metric_values
+from sidtool.evaluation.ranking import IndexedExamples, example_queries
+from sidtool.model import load_model_folder
+from sidtool.recommendation import WINDOW, QuerySession, in_windows
+from sidtool.tokenizer.sid import ItemRows
+
+BEAMS = 100
+KS = (1, 5, 10)
+NAMES = metric_names(KS)
+
+Scores = list[dict[str, float]]
+"""Of each example: the probability of the items that a model found."""
+
+
+def item_scores(folder: Path, examples: Sequence[Example], *, exclude_seen: bool) -> Scores:
+    """The probabilities of the items that a model without its memory finds."""
+    loaded = load_model_folder(str(folder))
+    indexed = IndexedExamples.of(loaded.bundle, examples, exclude_seen=exclude_seen)
+    session = QuerySession.of(loaded)
+    queries = example_queries(session, indexed, follow=False)
+    trie = loaded.bundle.trie()
+    ids = loaded.bundle.items.ids
+    found: Scores = []
+    for batch in in_windows(queries, WINDOW, 0, None):
+        for items in session.search_items(loaded.model, batch, k=BEAMS, num_beams=BEAMS):
+            rows = trie.item_rows(items.positions).tolist()
+            probabilities = np.exp(items.scores).tolist()
+            found.append(dict(zip((ids[row] for row in rows), probabilities, strict=True)))
+        print(f"{folder}: {len(found)} of {len(examples)}", file=sys.stderr)
+    return found
+
+
+def fused(systems: Sequence[Scores]) -> Scores:
+    """The mean of the systems' probabilities."""
+    means = []
+    for of_example in zip(*systems, strict=True):
+        total: dict[str, float] = {}
+        for scores in of_example:
+            for item, probability in scores.items():
+                total[item] = total.get(item, 0.0) + probability / len(systems)
+        means.append(total)
+    return means
+
+
+def metrics_of(scores: Scores, examples: Sequence[Example]) -> NDArray[np.float64]:
+    """(n, metrics) of the items in descending order of their scores."""
+    ranked = np.full((len(examples), max(KS)), -1, dtype=np.int64)
+    targets = np.zeros(len(examples), dtype=np.int64)
+    for row, (of_example, example) in enumerate(zip(scores, examples, strict=True)):
+        best = sorted(of_example, key=lambda item: (-of_example[item], item))[: max(KS)]
+        # the target is item 0 of its row, all others are any other number
+        ranked[row, : len(best)] = [int(item != example.item) for item in best]
+    return metric_values(find_targets(ItemRows(ranked), ItemRows(targets)), KS)
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """The metrics of each model, of all fused, and the differences from the first."""
+    split = open_split(args.split)
+    part = split.valid if args.on == "valid" else split.test
+    examples = evenly_spaced(part, args.users)
+    systems = [item_scores(model, examples, exclude_seen=not args.seen) for model in args.models]
+    values = {
+        str(model): metrics_of(scores, examples)
+        for model, scores in zip(args.models, systems, strict=True)
+    }
+    values["fused"] = metrics_of(fused(systems), examples)
+    users = [example.user for example in examples]
+    first = values[str(args.models[0])]
+    return {
+        "n": len(examples),
+        "metrics": {name: averages(NAMES, each) for name, each in values.items()},
+        "gain over the first": {
+            name: asdict(difference)
+            for name, difference in paired_differences(NAMES, values["fused"], first, users)[
+                "all"
+            ].items()
+        },
+        "command": command_line("fused_models.py", sys.argv[1:]),
+        **environment(),
+    }
+
+
+def main() -> None:
+    """Print the table and write the results file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("split", type=Path)
+    parser.add_argument("models", type=Path, nargs="+")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--on", choices=("valid", "test"), default="valid")
+    parser.add_argument("--users", type=int, help="evenly spread")
+    parser.add_argument("--seen", action="store_true")
+    args = parser.parse_args()
+    result = measure(args)
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    rows = [
+        [name, *(f"{values[metric]:.4f}" for metric in ("hr@10", "ndcg@10"))]
+        for name, values in result["metrics"].items()
+    ]
+    print(markdown(["model", "R@10", "N@10"], rows))
+    print(result["gain over the first"]["ndcg@10"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""What a model thinks of given answers: their losses, and their probabilities among others."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sidtool.base.errors import UsageError
+from sidtool.model import check_positions, decoder_start_id, is_encoder_decoder
+from sidtool.recommendation.search import (
+    Decoder,
+    DecodingHead,
+    TokenTree,
+    batches,
+    decoding_method,
+    evaluation_mode,
+    padded,
+)
+
+LOGITS_PER_BATCH = 1 << 25
+
+
+def perplexity(losses: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """exp of the mean loss over all tokens, by (n,) sums of losses and numbers of tokens."""
+    return float(np.exp(losses.sum() / max(1, counts.sum())))
+
+
+@torch.no_grad()
+def answer_losses(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(n,) summed losses of the answers after their prompts, and (n,) numbers of tokens summed.
+
+    The first token of a text without a prompt follows nothing, so it is left out. Raises UsageError
+    for such a text if the model's encoder has to read a prompt."""
+    has_encoder = is_encoder_decoder(model)
+    if has_encoder and not all(prompts):
+        raise UsageError("the task has no prompts: an encoder-decoder model has nothing to encode")
+    # what the decoder reads in front of an answer
+    before = [[decoder_start_id(model)]] * len(prompts) if has_encoder else prompts
+    sequences = [[*start, *answer] for start, answer in zip(before, answers, strict=True)]
+    starts = [max(1, len(start)) for start in before]
+    lengths = [len(sequence) for sequence in sequences]
+    losses = np.zeros(len(sequences))
+    longest = max(map(len, prompts) if has_encoder else lengths, default=0)
+    with evaluation_mode(model) as bare:
+        check_positions(bare, longest, 0)
+        vocab_size = bare.get_output_embeddings().weight.shape[0]
+        for batch in batches(lengths, 0, LOGITS_PER_BATCH // vocab_size):
+            ids, mask = padded([sequences[index] for index in batch], bare.device)
+            inputs = {"input_ids": ids, "attention_mask": mask}
+            if has_encoder:
+                read, read_mask = padded([prompts[index] for index in batch], bare.device)
+                inputs = {"input_ids": read, "attention_mask": read_mask, "decoder_input_ids": ids}
+            output = bare(**inputs, use_cache=False)
+            logits = output.logits[:, :-1].float().transpose(1, 2)  # (batch, vocabulary, longest-1)
+            # (batch, longest - 1): the loss of each token but the first
+            token_losses = torch.nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
+            for row, index in enumerate(batch):
+                span = token_losses[row, starts[index] - 1 : lengths[index] - 1]
+                losses[index] = float(span.double().sum())
+    counts = [length - start for length, start in zip(lengths, starts, strict=True)]
+    return losses, np.array(counts)
+
+
+ENDS = 64
+"""Ends that grow together on one prompt: the mask of a step is quadratic in their tokens."""
+
+
+@dataclass(frozen=True)
+class SharedPrompt:
+    """k prompts that share their start."""
+
+    start: Sequence[int]
+    """token ids, at least one"""
+    ends: Sequence[Sequence[int]]
+    """k continuations of the start, all of one length of at least 1"""
+
+    @classmethod
+    def single(cls, prompt: Sequence[int]) -> "SharedPrompt":
+        """One prompt of two tokens or more."""
+        return cls(prompt[:-1], [prompt[-1:]])
+
+
+@torch.no_grad()
+def answer_probabilities(
+    model: Any, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """For each of n prompts (k, a): the probability of each of a answers, given as token ids,
+    behind each end, among these answers.
+
+    A prompt is read once; its ends and the answers behind them are a tree over its cache.
+    Encoder-decoders, and models that no mask can steer, read every prompt with every answer anew.
+    Raises DataError if a prompt with its answer is longer than the model's positions."""
+    with evaluation_mode(model) as bare:
+        # an encoder reads a prompt as a whole, and no tree can grow on nothing
+        is_tree = not is_encoder_decoder(bare) and all(
+            prompt.start for prompt in prompts if prompt.ends
+        )
+        if not is_tree or decoding_method(bare) is None:
+            return _by_whole_sequences(bare, prompts, answers)
+        decoder = Decoder.of(bare, "it cannot score answers")
+        results: list[NDArray[np.float64]] = [np.zeros((0, len(answers)))] * len(prompts)
+        by_tokens: dict[int, list[int]] = {}  # of an end
+        for number, prompt in enumerate(prompts):
+            if prompt.ends:
+                by_tokens.setdefault(len(prompt.ends[0]), []).append(number)
+        for numbers in by_tokens.values():
+            alike = [prompts[number] for number in numbers]
+            for index, probabilities in _by_trees(decoder, alike, answers):
+                results[numbers[index]] = probabilities
+    return results
+
+
+def _by_trees(
+    decoder: Decoder, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The same for prompts whose ends have one number of tokens, each by its index, in the order in
+    which they are read."""
+    n_tokens = len(prompts[0].ends[0])
+    n_ends = min(ENDS, max(len(prompt.ends) for prompt in prompts))
+    # the last token of each end branches into the answers, whose last tokens nothing follows
+    n_appended = max(map(len, answers)) - 1
+    capacity = n_ends * (n_tokens + len(answers) * n_appended)
+    starts = [prompt.start for prompt in prompts]
+    check_positions(decoder.model, max(map(len, starts)) + n_tokens, n_appended)
+    for batch, tree in decoder.trees(starts, capacity):
+        chosen = [prompts[index] for index in batch]
+        longest = max(len(prompt.ends) for prompt in chosen)
+        # (batch, k, tokens): the last end again where there are fewer
+        padded = [
+            [*prompt.ends, *[prompt.ends[-1]] * (longest - len(prompt.ends))] for prompt in chosen
+        ]
+        ends = torch.tensor(padded, device=decoder.model.device)
+        tree.prefill()
+        scores = []
+        for part in ends.split(ENDS, dim=1):
+            scores.append(_score_ends(tree, decoder.head, part, answers))
+            tree.rewind()
+        probabilities = _softmax(torch.cat(scores, dim=1))  # (batch, k, answers)
+        for row, index in enumerate(batch):
+            yield index, probabilities[row, : len(chosen[row].ends)]
+
+
+def _score_ends(
+    tree: TokenTree, head: DecodingHead, ends: torch.Tensor, answers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """(batch, k, a) log-probabilities of answers behind (batch, k, tokens) ends. The last tokens of
+    the ends branch into the answers, which grow token by token; an answer that is shorter than
+    another goes on without being counted."""
+    batch, n_ends, _ = ends.shape
+    n_answers = len(answers)
+    longest = max(map(len, answers))
+    padded = [[*answer, *[answer[-1]] * (longest - len(answer))] for answer in answers]
+    tokens = torch.tensor(padded, device=ends.device)  # (answers, longest)
+    parents = torch.zeros(batch, n_ends, dtype=torch.long, device=ends.device)
+    # (batch, ends, 1, dim), from the second token on (batch, ends, answers, dim)
+    hidden = tree.step(ends, parents).unsqueeze(2)
+    total = torch.zeros(batch, n_ends, n_answers, device=ends.device)
+    for place in range(longest):
+        if place:
+            ids = tokens[:, place - 1].repeat(batch, n_ends)  # (batch, ends * answers)
+            # the end of each branch, later the branch itself
+            parents = torch.arange(n_ends * n_answers, device=ends.device)
+            if place == 1:
+                parents = parents // n_answers
+            flat = tree.step(ids, parents.expand(batch, -1))
+            hidden = flat.view(batch, n_ends, n_answers, -1)
+        log_probs = head.log_probs(hidden, tokens[:, place], "vocabulary")
+        # behind the first token, each answer at its own branch
+        log_probs = log_probs.diagonal(dim1=2, dim2=3) if place else log_probs.squeeze(2)
+        counted = torch.tensor([place < len(answer) for answer in answers], device=ends.device)
+        total += log_probs.masked_fill(~counted, 0.0)
+    return total
+
+
+def _by_whole_sequences(
+    model: Any, prompts: Sequence[SharedPrompt], answers: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """The same, with every prompt read whole for every answer."""
+    whole = [[*prompt.start, *end] for prompt in prompts for end in prompt.ends]
+    repeated = [sequence for sequence in whole for _ in answers]
+    losses, _ = answer_losses(model, repeated, [*answers] * len(whole))
+    scores = -losses.reshape(len(whole), len(answers))  # (ends of all prompts, answers)
+    probabilities = _softmax(torch.from_numpy(scores))
+    stops = np.cumsum([len(prompt.ends) for prompt in prompts])
+    return np.split(probabilities, stops[:-1])
+
+
+def _softmax(scores: torch.Tensor) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = scores.double().softmax(-1).cpu().numpy()
+    return probabilities

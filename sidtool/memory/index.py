@@ -1,0 +1,272 @@
+"""A memory in use: its items are looked up in a bundle, and each history has a distribution over
+them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sidtool.base.errors import CompatibilityError
+from sidtool.memory.distribution import NO_ITEMS, ItemDistribution, Prior, log_sum
+from sidtool.memory.gate import FEATURES, Gate, check_mixture
+from sidtool.memory.memory import Memory
+from sidtool.memory.reranker import Reranker
+from sidtool.memory.rows import SparseRows
+from sidtool.memory.similarity import age_weights, largest
+from sidtool.tokenizer.bundle import Bundle
+from sidtool.tokenizer.sid import ItemRows, SidPositions
+
+HISTORY = 50
+"""Items of a history that are read, the last ones: bounds the cost of a request."""
+ITEMS = 300
+"""Items of a distribution, the best ones: bounds the cost of a beam."""
+DENSE = 8
+"""Scores are summed in one array over all items if that has at most so many times the entries."""
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryIndex:
+    """A memory whose items are looked up in a bundle."""
+
+    neighbors: SparseRows
+    """By the memory's rows; its items are positions in SID order, without those not active."""
+    recency: float
+    memory_rows: NDArray[np.int64]
+    """(bundle items,): the memory's row of each, -1 if it has none"""
+    events: NDArray[np.int64]
+    """Training events of each item, by the memory's rows"""
+    n_active: int
+    is_new: NDArray[np.bool_]
+    """(n_active,): by position, the items without training events"""
+    new_item_factor: float = 1.0
+    """By which the raised scores of items without training events are multiplied."""
+
+    @classmethod
+    def of(cls, memory: Memory, bundle: Bundle, new_item_factor: float = 1.0) -> "MemoryIndex":
+        """Raises CompatibilityError unless the bundle is the memory's or a later version of it."""
+        memory.check_bundle(bundle)
+        n = memory.manifest.items
+        rows = ItemRows(np.arange(n))
+        if memory.manifest.bundle.digest != bundle.identity.digest:
+            rows = bundle.items.rows(list(memory.ids))
+            if len(np.unique(rows[rows >= 0])) != n:
+                raise CompatibilityError(
+                    "the memory has other items than the earlier version of bundle "
+                    f"{bundle.manifest.name!r} that it was built for"
+                )
+        recency = memory.manifest.settings.recency
+        index = cls.of_neighbors(memory.neighbors, memory.events, recency, bundle, rows)
+        return replace(index, new_item_factor=new_item_factor)
+
+    @classmethod
+    def of_neighbors(
+        cls,
+        neighbors: SparseRows,
+        events: NDArray[np.int64],
+        recency: float,
+        bundle: Bundle,
+        rows: ItemRows,
+    ) -> "MemoryIndex":
+        """The index of n items with their neighbors and events; `rows` are those of the items in
+        the bundle, -1 if it has none."""
+        memory_rows = np.full(len(bundle.items), -1, dtype=np.int64)
+        memory_rows[rows[rows >= 0]] = np.flatnonzero(rows >= 0)
+        is_new = np.append(events, 0)[memory_rows[bundle.active]] == 0
+        moved = _moved(neighbors, bundle.trie().positions_of(rows))
+        return cls(moved, recency, memory_rows, events, len(bundle.active), is_new)
+
+    def distributions(self, histories: Sequence[ItemRows], power: float) -> list[ItemDistribution]:
+        """The distribution for each history of bundle rows (-1: unknown), oldest first: scores as
+        those of item-kNN, raised to `power`, those of new items times `new_item_factor`, and
+        normalized. It is empty if no item of the history has an active neighbor, or none that the
+        factor leaves."""
+        return [self._distribution(history, power) for history in histories]
+
+    def _distribution(self, history: ItemRows, power: float) -> ItemDistribution:
+        positions, values, _ = self._entries(history)
+        if not len(positions):
+            return NO_ITEMS
+        items, scores = _sum_by_key(positions, values, self.n_active)
+        log_mass = float(np.log(scores.sum()))
+        best = largest(scores, ITEMS)
+        logs = np.log(scores[best])
+        log_best = float(logs.max())
+        # relative to the best item, so that a high power does not underflow
+        raised = ItemDistribution(
+            SidPositions(items[best]), power * (logs - log_best), log_mass, log_best - log_mass
+        )
+        if self.new_item_factor < 1:
+            return raised.with_factor(self.is_new[raised.positions], self.new_item_factor)
+        return replace(raised, log_probs=raised.log_probs - log_sum(raised.log_probs))
+
+    def features(
+        self,
+        histories: Sequence[ItemRows],
+        distributions: Sequence[ItemDistribution],
+    ) -> NDArray[np.float64]:
+        """(n, FEATURES) what a gate reads of n histories of bundle rows and their distributions;
+        zeros for one without items."""
+        features = np.zeros((len(histories), len(FEATURES)))
+        offsets = self.neighbors.offsets
+        for row, distribution in enumerate(distributions):
+            if not len(distribution):
+                continue
+            rows = histories[row][histories[row] >= 0]
+            stored = self.memory_rows[rows]
+            stored = stored[stored >= 0]
+            covered = np.count_nonzero(offsets[stored + 1] > offsets[stored])
+            features[row] = (
+                distribution.log_mass,
+                distribution.log_peak,
+                np.log1p(len(rows)),
+                np.log1p(self.item_events(ItemRows(rows[-1:]))[0]),
+                covered / len(rows),
+            )
+        return features
+
+    def item_events(self, rows: ItemRows) -> NDArray[np.int64]:
+        """(n,) training events of items by their bundle rows; 0 for -1 and for new items."""
+        stored = np.where(rows < 0, -1, self.memory_rows[rows])
+        return np.where(stored < 0, 0, self.events[stored])
+
+    def sources(self, history: ItemRows, positions: SidPositions) -> list[dict[int, float]]:
+        """For each of (k,) items by position, the parts of its score that the items of a history
+        have: row in the bundle -> share, largest first."""
+        neighbors, values, events = self._entries(history)
+        items = history[history >= 0][-HISTORY:]
+        sources = []
+        for position in positions.tolist():
+            matches = neighbors == position
+            parts: dict[int, float] = {}
+            pairs = zip(items[events[matches]].tolist(), values[matches].tolist(), strict=True)
+            for row, value in pairs:
+                parts[row] = parts.get(row, 0.0) + value
+            total = sum(parts.values())
+            ordered = sorted(parts.items(), key=lambda part: -part[1])
+            sources.append({row: value / total for row, value in ordered})
+        return sources
+
+    def _entries(
+        self, history: ItemRows
+    ) -> tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.int64]]:
+        """(e,) each: every neighbor of every item of a history, by its position, its weighted
+        similarity, and the index of the item among those that are read."""
+        items = history[history >= 0][-HISTORY:]
+        rows = self.memory_rows[items]
+        starts = self.neighbors.offsets[rows]
+        sizes = np.where(rows < 0, 0, self.neighbors.offsets[rows + 1] - starts)
+        # the entries of event i are starts[i] ... starts[i] + sizes[i]
+        ends = sizes.cumsum()
+        events = np.arange(len(rows)).repeat(sizes)
+        entries = np.arange(len(events)) + (starts - (ends - sizes))[events]
+        positions = self.neighbors.items[entries]
+        values = self.neighbors.weights[entries] * age_weights([len(items)], self.recency)[events]
+        present = values > 0  # a weight of an old item may be too small
+        if present.all():
+            return positions, values, events
+        return positions[present], values[present], events[present]
+
+
+def _moved(matrix: SparseRows, positions: SidPositions) -> SparseRows:
+    """The matrix with (n,) new column numbers, without the columns whose number is -1."""
+    if np.array_equal(positions, np.arange(len(positions))):
+        return matrix
+    items = positions[matrix.items]
+    present = items >= 0
+    before = np.concatenate([[0], np.cumsum(present)])
+    columns = items[present].astype(np.uint32)
+    return SparseRows(before[matrix.offsets], columns, matrix.weights[present])
+
+
+def _sum_by_key(
+    keys: NDArray[np.uint32], values: NDArray[np.float64], n_keys: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The distinct keys, ascending, and the sum of the values of each, added in their order."""
+    if n_keys <= DENSE * len(keys):
+        sums = np.bincount(keys, values, minlength=n_keys).astype(np.float64, copy=False)
+        distinct = np.flatnonzero(sums)
+        return distinct, sums[distinct]
+    # rows of neighbors are ascending runs, which a stable sort merges
+    order = keys.argsort(kind="stable")
+    ordered = keys[order]
+    is_first = np.ones(len(keys), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    sums = np.bincount(is_first.cumsum() - 1, values[order]).astype(np.float64, copy=False)
+    return ordered[is_first].astype(np.int64), sums
+
+
+DEFAULT_MEMORY_WEIGHT = 0.3
+"""Weight of a memory that was not tuned with the model."""
+DEFAULT_MEMORY_POWER = 2.0
+DEFAULT_NEW_ITEM_FACTOR = 0.8
+"""Of items without training events, where there was nothing to choose it on: on Beauty, new targets
+keep most of their recall, and others lose little (docs/memory.md)."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedMemory:
+    """A memory in use: p(item) = (1 - weight) p_model(item) + weight p_memory(item), where
+    p_memory is the memory's scores raised to `power`, those of new items times `new_item_factor`,
+    and normalized.
+
+    Raises UsageError as `check_mixture`."""
+
+    memory: Memory
+    weight: float = DEFAULT_MEMORY_WEIGHT
+    power: float = DEFAULT_MEMORY_POWER
+    gate: Gate | None = None
+    """Gives each request its own weight; None gives all `weight`."""
+    new_item_factor: float = 1.0
+    """Multiplies the raised scores of items without training events."""
+    reranker: Reranker | None = None
+    """Orders the first items of the mixture again."""
+
+    def __post_init__(self) -> None:
+        check_mixture(self.weight, self.power, self.new_item_factor)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has a part in any recommendation."""
+        return self.gate is not None or self.weight > 0
+
+    def to_json(self) -> dict[str, Any]:
+        """What determines its part in a recommendation, as JSON values."""
+        gate = None if self.gate is None else self.gate.to_json()
+        weight = self.weight if self.gate is None else None
+        values = {
+            "digest": self.memory.digest,
+            "weight": weight,
+            "power": self.power,
+            "gate": gate,
+            "new_item_factor": self.new_item_factor,
+        }
+        return values if self.reranker is None else {**values, "reranker": self.reranker.digest}
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A memory in use with one bundle."""
+
+    index: MemoryIndex
+    power: float
+    weight: float
+    gate: Gate | None = None
+    """Gives each request its own weight, in place of `weight`."""
+
+    @classmethod
+    def of(cls, memory: WeightedMemory, bundle: Bundle) -> "Mixture":
+        """Raises CompatibilityError if the memory is of another bundle."""
+        index = MemoryIndex.of(memory.memory, bundle, memory.new_item_factor)
+        return cls(index, memory.power, memory.weight, memory.gate)
+
+    def priors(self, histories: Sequence[ItemRows | None]) -> list[Prior | None]:
+        """The prior of each request by its history of bundle rows; None without a history."""
+        present = [history for history in histories if history is not None]
+        distributions = self.index.distributions(present, self.power)
+        weights = [self.weight] * len(present)
+        if self.gate is not None:
+            weights = self.gate.weights(self.index.features(present, distributions)).tolist()
+        priors = map(Prior, distributions, weights)
+        return [None if history is None else next(priors) for history in histories]

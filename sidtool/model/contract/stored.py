@@ -1,0 +1,197 @@
+"""The files that a model folder must have, by its sid.json, and how they are verified and pushed to
+the hub."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sidtool.base.checkpoint import MAX_JSON, HubCommit, HubPush, hub_url, upload
+from sidtool.base.documents import check_seal, parse_json
+from sidtool.base.errors import CompatibilityError, DataError, IntegrityError, RefusedError
+from sidtool.base.signatures import SIGNATURE
+from sidtool.base.storage import Storage
+from sidtool.memory import MemoryManifest, verify_memory
+from sidtool.model.contract.card import MODEL_CARD, model_card
+from sidtool.model.contract.contract import BUNDLE_COPY, CONTRACT, MEMORY_COPY, Contract
+from sidtool.tokenizer.bundle import (
+    MAX_ROOT_BYTES,
+    ROOT,
+    Bundle,
+    GroupManifest,
+    Manifest,
+    check_names,
+    parse_root,
+    signed_objects,
+    verify,
+)
+
+REPOSITORY = "model"
+"""The name under which the files of a model in a hub repository are signed."""
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What the files of a model folder must be. Training logs and the card are no part of it."""
+
+    contract: Contract
+    bundle: Manifest
+    """of the bundle inside"""
+    objects: Mapping[str, str]
+    """SHA-256 of every file except sid.json"""
+    digest: str
+    """SHA-256 of sid.json, which identifies the model"""
+
+    @property
+    def signed_objects(self) -> dict[str, str]:
+        """SHA-256 of every file, sid.json included."""
+        return {**self.objects, CONTRACT: self.digest}
+
+    @property
+    def items(self) -> int:
+        """Items of the bundle, retired ones included."""
+        return self.bundle.items
+
+
+def parse_contract(location: str, data: bytes) -> Contract:
+    """The contract in the bytes of a sid.json. Raises CompatibilityError for a newer format,
+    IntegrityError if it is damaged; both name the location."""
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise IntegrityError(f"{location} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{location} is damaged: it has no JSON object")
+    contract = located(location, value)
+    try:
+        check_seal(value)
+    except ValueError as error:
+        raise IntegrityError(f"{location} is damaged: {error}") from error
+    return contract
+
+
+def located(location: str, value: Mapping[str, Any]) -> Contract:
+    """The contract of a JSON object; errors name the location."""
+    try:
+        return Contract.from_json(value)
+    except RefusedError as error:
+        raise type(error)(f"{location}: {error}", hint=error.shell_hint) from error
+
+
+def read_stored_model(location: str) -> StoredModel:
+    """The record of a model folder at a path or URL. Raises as `parse_stored_model`."""
+    root = Storage(location).read(CONTRACT, limit=MAX_JSON)
+    if root is None:
+        raise DataError(f"there is no model at {location}")
+    return parse_stored_model(location, root)
+
+
+def parse_stored_model(location: str, root: bytes) -> StoredModel:
+    """The record of the model folder whose sid.json has these bytes. Raises IntegrityError if
+    sid.json is damaged or the bundle or memory inside is not the recorded one, CompatibilityError
+    if it records no digests, as contracts before 0.3."""
+    if len(root) > MAX_JSON:
+        raise IntegrityError(f"{location}/{CONTRACT} has more than {MAX_JSON} bytes")
+    contract = parse_contract(f"{location}/{CONTRACT}", root)
+    if not contract.files:
+        raise CompatibilityError(
+            f"{location}/{CONTRACT} is of an earlier sidtool, without digests of the model's files",
+            hint=f"sidtool rebind {location} {location}/{BUNDLE_COPY} -o NEW records them",
+        )
+    bundle = Manifest.from_json(_root_of(location, BUNDLE_COPY, contract, "bundle"))
+    parts: list[tuple[str, GroupManifest]] = [(BUNDLE_COPY, bundle)]
+    pairs = [(BUNDLE_COPY, bundle.digest, contract.identity.digest)]
+    if contract.memory is not None:
+        memory = MemoryManifest.from_json(_root_of(location, MEMORY_COPY, contract, "memory"))
+        parts.append((MEMORY_COPY, memory))
+        pairs.append((MEMORY_COPY, memory.digest, contract.memory.digest))
+    for name, stored, recorded in pairs:
+        if stored != recorded:
+            raise IntegrityError(
+                f"{location}/{name} has digest {stored[:12]}, the contract says {recorded[:12]}"
+            )
+    if bundle.space != contract.space:
+        raise IntegrityError(f"{location}/{BUNDLE_COPY} has another space than {CONTRACT}")
+    objects = dict(contract.files)
+    for part, manifest in parts:
+        objects |= {f"{part}/{name}": digest for name, digest in manifest.objects.items()}
+    try:
+        check_names(objects)
+    except ValueError as error:
+        raise IntegrityError(f"{location}/{CONTRACT} is malformed: {error}") from error
+    return StoredModel(contract, bundle, objects, hashlib.sha256(root).hexdigest())
+
+
+def _root_of(
+    location: str, part: str, contract: Contract, kind: Literal["bundle", "memory"]
+) -> Mapping[str, object]:
+    """The manifest of the bundle or memory inside, as JSON. Raises IntegrityError unless it is the
+    one that the contract records."""
+    name = f"{part}/{ROOT}"
+    data = Storage(location).read(name, limit=MAX_ROOT_BYTES)
+    if data is None:
+        raise IntegrityError(f"{location} has no {name}")
+    if hashlib.sha256(data).hexdigest() != contract.files.get(name):
+        raise IntegrityError(f"{location}/{name} is not the one that {CONTRACT} records")
+    return parse_root(f"{location}/{part}", data, kind)
+
+
+def verify_model(location: str) -> list[tuple[str, str]]:
+    """Everything that is wrong with a model folder: (file, reason); empty if it is intact. Checks
+    every file against its SHA-256, and the values of bundle and memory. Raises DataError if there
+    is no model, CompatibilityError if its sid.json is of another version of sidtool."""
+    try:
+        model = read_stored_model(location)
+    except IntegrityError as error:
+        return [(CONTRACT, str(error))]
+    broken = []
+    storage = Storage(location)
+    listed = storage.listing()
+    for name, digest in sorted(model.objects.items()):
+        if name not in listed:
+            broken.append((name, "missing"))
+            continue
+        actual = hashlib.sha256()
+        for piece in storage.pieces(name, int(listed[name]["size"])):
+            actual.update(piece)
+        if actual.hexdigest() != digest:
+            broken.append((name, f"its SHA-256 differs from that in {CONTRACT}"))
+    if not broken:
+        bundle = verify(f"{location}/{BUNDLE_COPY}")
+        broken = [(f"{BUNDLE_COPY}/{name}", why) for name, why in bundle]
+    if not broken and model.contract.memory is not None:
+        memory = verify_memory(f"{location}/{MEMORY_COPY}")
+        broken = [(f"{MEMORY_COPY}/{name}", why) for name, why in memory]
+    return broken
+
+
+def push_model(folder: Path, repo_id: str, license: str | None, how: HubPush) -> HubCommit:
+    """Write the files of a verified model folder with its card to a repository of the Hugging Face
+    hub, in one commit. Raises RefusedError if that has another kind of artifact, or if the model
+    needs a base; DataError if the hub refuses."""
+    model = read_stored_model(str(folder))
+    base = model.contract.base_folder
+    if base is not None:  # a folder of this machine
+        raise RefusedError(
+            f"{folder} has adapters, and needs the model {base.path}",
+            hint=f"sidtool merge {folder} -o MERGED writes a model that needs no base",
+        )
+    url = hub_url(repo_id)
+    files: dict[str, Path | bytes] = {name: folder / name for name in [*model.objects, CONTRACT]}
+    contract = replace(model.contract, license=license or model.contract.license)
+    card = model_card(contract, Bundle.open(folder / BUNDLE_COPY), reference=url)
+    files[MODEL_CARD] = card.encode()
+    if how.signer is not None:
+        signed = {
+            REPOSITORY: model.signed_objects,
+            BUNDLE_COPY: signed_objects(folder / BUNDLE_COPY, "bundle"),
+        }
+        if model.contract.memory is not None:
+            signed[MEMORY_COPY] = signed_objects(folder / MEMORY_COPY, "memory")
+        for name, digests in signed.items():
+            files[f"{name}{SIGNATURE}"] = how.signer.sign(name, digests)
+    parts = [BUNDLE_COPY, MEMORY_COPY]
+    signatures = [f"{name}{SIGNATURE}" for name in (REPOSITORY, *parts)]
+    weights = ["*.safetensors", "*.safetensors.index.json"]
+    return upload(url, files, [*parts, *signatures, *weights], how)
