@@ -39,8 +39,9 @@ class EvaluationVerdict(JsonRecord):
     """What to try next."""
 
     def __str__(self) -> str:
-        answer, first, *others = self.sentences
-        return "; ".join([f"{answer}. {first[0].upper()}{first[1:]}", *others])
+        answer, *reasons = self.sentences
+        text = "; ".join(reasons)
+        return f"{answer}. {text[:1].upper()}{text[1:]}"
 
     __repr__ = __str__
 
